@@ -1,0 +1,22 @@
+"""Errors that a person can act on: one sentence with the value met, what was expected, and the fix."""
+
+
+class TerraFMError(ValueError):
+    """A wrong setting, path, band, modality, shape or checkpoint; the command line prints it without a traceback."""
+
+
+class DamagedTileError(TerraFMError):
+    """One tile cannot be used (truncated file, missing band, NaN, only nodata); a long run replaces that sample.
+
+    Args:
+        name: What to call the tile in a log, such as ``"897U_171L/2 s2l2a"``.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"Tile {name} cannot be used: {reason}.")
+        self.name = name
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.name, self.reason)
