@@ -1,0 +1,214 @@
+"""What the encoder reads: a bare tensor, a dict of modalities, or a batch of samples that differ in them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.modalities import MODALITIES, S1RTC, S2L2A, get_modality
+
+#: Side of a patch in pixels.
+PATCH_SIZE = 16
+
+#: Stem channels that a model reads, in the order of its input's channels, by modality.
+type Columns = Mapping[str, tuple[int, ...]]
+
+
+class SensorInput(NamedTuple):
+    """A checked batch.
+
+    Args:
+        images: Modality -> float tensor (n_m, C_m, H, W); H and W are the same for all.
+        rows: Modality -> int64 (n_m,), the sample that each image belongs to; None where every sample has
+            every modality of ``images``.
+        size: Number of samples B.
+    """
+
+    images: dict[str, Tensor]
+    rows: dict[str, Tensor] | None
+    size: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(B, C, H, W), with the channels of all modalities together; timm reads the size from it."""
+        height, width = next(iter(self.images.values())).shape[-2:]
+        return self.size, sum(x.shape[1] for x in self.images.values()), height, width
+
+
+def select_columns(
+    modality: str | None = None, bands: Sequence[str] | None = None
+) -> dict[str, tuple[int, ...]]:
+    """Stem channels to read, by modality.
+
+    Args:
+        modality: The modality that ``bands`` are of; None takes every modality that has them all.
+        bands: Band names in the order of the input's channels; None means all bands of the stem. A modality
+            that lacks one of them is read in full.
+
+    Raises:
+        TerraFMError: If the modality is unknown, or a band is.
+    """
+    columns = {m.name: tuple(range(len(m.bands))) for m in MODALITIES.values()}
+    named = None if modality is None else get_modality(modality)
+    if bands is None:
+        return columns
+    names = (bands,) if isinstance(bands, str) else tuple(bands)
+    if named is not None:
+        columns[named.name] = tuple(named.band_indices(names))
+    found = named is not None
+    for other in MODALITIES.values():
+        try:
+            columns[other.name] = tuple(other.band_indices(names))
+            found = True
+        except TerraFMError:
+            continue
+    if not found:
+        known = "; ".join(f"{m.name}: {', '.join(m.bands)}" for m in MODALITIES.values())
+        raise TerraFMError(f"No modality has the bands {', '.join(names)}: name each once, out of {known}.")
+    return columns
+
+
+def input_channels(columns: Columns, modality: str | None, in_chans: int | None = None) -> int:
+    """How many channels a bare tensor has, checked against what the caller says.
+
+    Args:
+        columns: From :func:`select_columns`.
+        modality: The modality of a bare tensor, None where its channels say it.
+        in_chans: The caller's number of channels, None for the usual one.
+
+    Raises:
+        TerraFMError: If no stem reads that many channels.
+    """
+    if in_chans is not None and modality is None:
+        modality = guess_modality(in_chans, columns)
+    expected = len(columns[modality or S2L2A.name])
+    if in_chans not in (None, expected):
+        raise TerraFMError(_channel_message(in_chans, columns, modality))
+    return expected
+
+
+def guess_modality(channels: int, columns: Columns) -> str:
+    """The modality of a bare tensor: S2 L2A or S1 RTC, by its number of channels.
+
+    Where a choice of bands makes both possible it is the one whose bands were chosen.
+
+    Raises:
+        TerraFMError: If the number fits neither.
+    """
+    fitting = [m for m in (S1RTC, S2L2A) if channels == len(columns[m.name])]
+    chosen = [m for m in fitting if columns[m.name] != tuple(range(len(m.bands)))]
+    if not fitting:
+        raise TerraFMError(_channel_message(channels, columns, None))
+    return (chosen or fitting)[0].name
+
+
+def resolve_input(
+    x: Tensor | Mapping[str, Tensor] | SensorInput,
+    columns: Columns,
+    modality: str | None = None,
+    rows: Mapping[str, Tensor] | None = None,
+    size: int | None = None,
+) -> SensorInput:
+    """Checks a batch and gives it one form.
+
+    Args:
+        x: (B, C, H, W), or a dict of modality -> (n_m, C_m, H, W).
+        columns: Which stem channels the tensors hold, from :func:`select_columns`.
+        modality: What a bare tensor is; None guesses from its channels.
+        rows: Modality -> int64 (n_m,), the sample of each image, for batches whose samples differ in what
+            they have. Each sample must occur in at least one of them, and at most once in each.
+        size: Number of samples; needed with ``rows``.
+
+    Raises:
+        TerraFMError: If a modality, a channel count, a size or a type is not what a stem can read.
+    """
+    if isinstance(x, SensorInput):
+        return x
+    if isinstance(x, Mapping):
+        unknown = [name for name in x if name not in MODALITIES]
+        if unknown or not x:
+            raise TerraFMError(
+                f"The input's keys must be modalities ({_list(MODALITIES)}), got {_list(x) or 'none'}: "
+                "rename them."
+            )
+        if modality is not None and set(x) != {modality}:
+            raise TerraFMError(
+                f"`modality={modality!r}` names a bare tensor, and this is a dict: drop one of them."
+            )
+        images = {name: x[name] for name in MODALITIES if name in x}
+    else:
+        _check_layout("the input", x)
+        images = {modality or guess_modality(x.shape[1], columns): x}
+    first = next(iter(images.values()))
+    for name, image in images.items():
+        _check_image(name, image, columns)
+        if image.shape[-2:] != first.shape[-2:]:
+            seen = " and ".join(f"{x.shape[-2]}x{x.shape[-1]}" for x in (first, image))
+            raise TerraFMError(f"The modalities differ in size ({seen} px): resample them to one grid.")
+    if rows is not None:
+        return _with_rows(images, rows, size)
+    for image in images.values():
+        if image.shape[0] != first.shape[0]:
+            raise TerraFMError(
+                f"The modalities differ in their number of samples ({first.shape[0]} and {image.shape[0]}): "
+                "pass `rows` and `size` to say which image is of which sample."
+            )
+    return SensorInput(images, None, first.shape[0])
+
+
+def _with_rows(images: dict[str, Tensor], rows: Mapping[str, Tensor], size: int | None) -> SensorInput:
+    """Checks ``rows`` without reading their values, so that nothing waits for a device."""
+    if size is None or set(rows) != set(images):
+        raise TerraFMError(
+            f"`rows` must name the input's modalities ({_list(images)}) and come with `size`, the number of "
+            f"samples; got rows for {_list(rows) or 'none'} and size {size}."
+        )
+    for name, image in images.items():
+        if rows[name].shape != image.shape[:1]:
+            raise TerraFMError(
+                f"`rows[{name!r}]` must hold one index for each of the {image.shape[0]} images, got shape "
+                f"{tuple(rows[name].shape)}."
+            )
+    return SensorInput(images, {name: rows[name] for name in images}, size)
+
+
+def _check_layout(name: str, x: Tensor) -> None:
+    if x.ndim != 4:
+        raise TerraFMError(
+            f"The shape of {name} must be (batch, channels, height, width), got {tuple(x.shape)}."
+        )
+    if not x.is_floating_point():
+        raise TerraFMError(
+            f"The type of {name} must be float, got {x.dtype}: normalise as (x - (mean - 2 std)) / (4 std)."
+        )
+
+
+def _check_image(name: str, x: Tensor, columns: Columns) -> None:
+    get_modality(name)
+    _check_layout(name, x)
+    if x.shape[1] != len(columns[name]):
+        raise TerraFMError(_channel_message(x.shape[1], columns, name))
+    height, width = x.shape[-2:]
+    if height % PATCH_SIZE or width % PATCH_SIZE or not height or not width:
+        fit = [max(PATCH_SIZE, round(side / PATCH_SIZE) * PATCH_SIZE) for side in (height, width)]
+        raise TerraFMError(
+            f"An image of {height}x{width} px cannot be cut into {PATCH_SIZE}-px patches: resize or pad it, "
+            f"for example to {fit[0]}x{fit[1]}."
+        )
+
+
+def _channel_message(channels: int, columns: Columns, modality: str | None) -> str:
+    if modality is None:
+        usual = " nor ".join(f"{m.name} ({len(columns[m.name])})" for m in (S1RTC, S2L2A))
+        return (
+            f"{channels} channels are neither {usual}: say what they are with `modality=` and `bands=`, or "
+            "use terrafm_<size>_rgb for red, green and blue."
+        )
+    bands = [MODALITIES[modality].bands[column] for column in columns[modality]]
+    expected = f"{len(bands)} channels here ({', '.join(bands)})"
+    return f"{modality} has {expected}, got {channels}: name yours with `bands=`."
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(str(name) for name in names)

@@ -1,0 +1,229 @@
+"""From pixels to tokens: a stem per modality, fusion at every position, the shared projection.
+
+Parameter names, shapes and order are the published ones; those of the fusion are extra and come last.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.modalities import MODALITIES
+
+from .fusion import ModalityFusion
+from .inputs import PATCH_SIZE, Columns, SensorInput
+
+#: Height and width of the grid of learned positions: that of a 224 px image.
+POSITION_GRID = (14, 14)
+
+
+class PatchStem(nn.Conv2d):
+    """A convolution of 16x16 px and stride 16, computed as one matrix product over patches, which is faster.
+
+    The kernel keeps a column for each band of the modality, so that any checkpoint fits; ``columns`` picks
+    those that the input has. An absent band counts as being at its training mean, which normalises to 0.5.
+
+    Args:
+        bands: Number of bands of the modality.
+        dim: Width D of the output.
+        columns: Kernel columns of the input's channels, in their order.
+        factory: ``device`` and ``dtype``.
+    """
+
+    def __init__(self, bands: int, dim: int, columns: tuple[int, ...], **factory: Any) -> None:
+        super().__init__(bands, dim, kernel_size=PATCH_SIZE, stride=PATCH_SIZE, **factory)
+        self.columns = columns
+
+    def forward(self, input: Tensor, offset: Tensor | float = 0.0) -> Tensor:
+        """Embeds patches.
+
+        Args:
+            input: (B, C, H, W).
+            offset: (D,), added to the bias: the modality's vector.
+
+        Returns:
+            (B, H / 16, W / 16, D).
+        """
+        batch, channels, height, width = input.shape
+        kernel, gap = self._select()
+        patches = input.reshape(
+            batch, channels, height // PATCH_SIZE, PATCH_SIZE, width // PATCH_SIZE, PATCH_SIZE
+        )
+        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3)
+        return nn.functional.linear(patches, kernel.flatten(1), self.get_parameter("bias") + offset + gap)
+
+    def _select(self) -> tuple[Tensor, Tensor | float]:
+        """Kernel (D, C, 16, 16) of the bands that are there, and what the others add to the bias (D,)."""
+        if self.columns == tuple(range(self.in_channels)):
+            return self.weight, 0.0
+        kernels = self.weight.unbind(1)  # views: no index tensor has to reach the device
+        kernel = torch.stack([kernels[i] for i in self.columns], dim=1)
+        absent = [kernels[i].sum((1, 2)) for i in range(self.in_channels) if i not in self.columns]
+        return kernel, 0.5 * torch.stack(absent).sum(0) if absent else 0.0
+
+
+class SharedProjection(nn.Module):
+    """The projection from the stems' width D = 3 d to the transformer's d.
+
+    ``proj1`` is the value map of the fusion's attention and comes before it; the rest follows it.
+
+    Args:
+        dim: Width d of the transformer.
+        factory: ``device`` and ``dtype``.
+    """
+
+    def __init__(self, dim: int, **factory: Any) -> None:
+        super().__init__()
+        wide = 3 * dim
+        self.proj1: nn.Module = nn.Linear(wide, wide, bias=False, **factory)
+        self.norm_input = nn.LayerNorm(wide, **factory)
+        self.proj2: nn.Module = nn.Linear(wide, wide, **factory)
+        self.proj3 = nn.Linear(wide, dim, **factory)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(..., D) fused values -> (..., d) tokens."""
+        return self.proj3(self.proj2(self.norm_input(z)))
+
+
+class SensorPatchEmbed(nn.Module):
+    """Patch embedding of any mix of modalities, with the interface of timm's.
+
+    Args:
+        img_size: Nominal input size in pixels; any multiple of 16 is accepted at run time.
+        patch_size: Must be 16.
+        in_chans: Channels of a bare tensor, which timm passes; ``columns`` says it already.
+        embed_dim: Width d of the transformer.
+        columns: Stem channels that the input has, by modality.
+        device: Where to create the parameters.
+        dtype: Type of the parameters.
+        timm: Other settings of timm's patch embedding, which have no meaning here.
+    """
+
+    strict_img_size = False
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int | tuple[int, int] = PATCH_SIZE,
+        in_chans: int = 12,
+        embed_dim: int = 768,
+        *,
+        columns: Columns,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        **timm: Any,
+    ) -> None:
+        super().__init__()
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.patch_size = (PATCH_SIZE, PATCH_SIZE)
+        self.grid_size = POSITION_GRID
+        self.num_patches = POSITION_GRID[0] * POSITION_GRID[1]
+        self.set_input_size(img_size, patch_size)
+        stems = list(reversed(MODALITIES.values()))  # the published order
+        for modality in stems:
+            embed = nn.Parameter(torch.empty(1, 3 * embed_dim, **factory))
+            self.register_parameter(f"{modality.stem}_embed", embed)
+        for modality in stems:
+            stem = PatchStem(len(modality.bands), 3 * embed_dim, columns[modality.name], **factory)
+            self.add_module(f"conv2d_{modality.stem}", stem)
+        self.projection = SharedProjection(embed_dim, **factory)
+        self.fusion = ModalityFusion(3 * embed_dim, **factory)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Small random modality vectors, and stems that map a patch of the training mean to nothing but that vector.
+
+        Normalised inputs have mean 0.5. With biases around 0 that constant would outweigh what differs between tiles,
+        all tokens would start nearly alike, and DINO would collapse more easily.
+        """
+        for modality in MODALITIES.values():
+            nn.init.trunc_normal_(self.get_parameter(f"{modality.stem}_embed"), std=0.02)
+            stem = self.get_submodule(f"conv2d_{modality.stem}")
+            with torch.no_grad():
+                stem.get_parameter("bias").copy_(-0.5 * stem.get_parameter("weight").sum((1, 2, 3)))
+
+    def forward(self, x: SensorInput) -> Tensor:
+        """Embeds a checked batch.
+
+        Returns:
+            Tokens (B, H / 16, W / 16, d). One modality gives exactly the numbers of its plain stem.
+        """
+        values = [self.value(name, image) for name, image in x.images.items()]
+        if x.rows is not None:
+            fused = self.fusion(values, list(x.rows.values()), x.size)
+        elif len(values) > 1:
+            fused = self.fusion(values)
+        else:
+            fused = values[0]
+        tokens = self.projection(fused)
+        if self.training and torch.is_grad_enabled():
+            firsts = [parameter.view(-1)[0] for parameter in self._unused(x) if parameter.requires_grad]
+            if firsts:  # reads one number of each; the gradient, zero, reaches all of it
+                tokens = tokens + 0.0 * torch.stack(firsts).sum()
+        return tokens
+
+    def value(self, name: str, image: Tensor) -> Tensor:
+        """The fusion's values of one modality, (n, C, H, W) -> (n, H / 16, W / 16, D)."""
+        stem = MODALITIES[name].stem
+        offset = self.get_parameter(f"{stem}_embed")[0]
+        return self.projection.proj1(self.get_submodule(f"conv2d_{stem}")(image, offset))
+
+    def _unused(self, x: SensorInput) -> list[nn.Parameter]:
+        """Parameters that this batch leaves out: stems of other modalities, and the fusion of a single one.
+
+        Joined to the graph with weight zero they have a gradient in each step, which plain
+        DistributedDataParallel demands of every rank, whatever modalities it drew.
+        """
+        parameters: list[nn.Parameter] = []
+        for name, modality in MODALITIES.items():
+            if name not in x.images:
+                parameters.append(self.get_parameter(f"{modality.stem}_embed"))
+                parameters += self.get_submodule(f"conv2d_{modality.stem}").parameters()
+        if x.rows is None and len(x.images) == 1:
+            parameters += self.fusion.parameters()
+        return parameters
+
+    def set_input_size(
+        self,
+        img_size: int | tuple[int, int] | None = None,
+        patch_size: int | tuple[int, int] | None = None,
+    ) -> None:
+        """Changes the nominal input size; positions stay on the 14x14 grid and are resized at run time.
+
+        Raises:
+            TerraFMError: If the patch size is not 16.
+        """
+        if patch_size not in (None, PATCH_SIZE, self.patch_size):
+            raise TerraFMError(
+                f"TerraFM's patches are {PATCH_SIZE} px wide, got {patch_size}: drop `patch_size`."
+            )
+        if img_size is not None:
+            self.img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+
+    def feat_ratio(self, as_scalar: bool = True) -> int | tuple[int, int]:
+        """Pixels per token, as timm asks for it."""
+        return PATCH_SIZE if as_scalar else self.patch_size
+
+    def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
+        """Grid of tokens for an image of ``img_size`` (height, width) in pixels."""
+        return img_size[0] // PATCH_SIZE, img_size[1] // PATCH_SIZE
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Keeps its own fusion where a checkpoint has none, as the published one has, strict or not.
+
+        Raises:
+            TerraFMError: If one of checkpoint and model is folded and the other is not.
+        """
+        if f"{prefix}conv2d_s1.weight" in state_dict:
+            has_folded = f"{prefix}projection.proj1.weight" not in state_dict
+            is_folded = isinstance(self.projection.proj1, nn.Identity)
+            if has_folded != is_folded:
+                folded, plain = ("checkpoint", "model") if has_folded else ("model", "checkpoint")
+                raise TerraFMError(
+                    f"The {folded} is folded and the {plain} is not: load weights first, then reparameterize."
+                )
+            fusion = {f"{prefix}fusion.{name}": tensor for name, tensor in self.fusion.state_dict().items()}
+            if not fusion.keys() & state_dict.keys():
+                state_dict.update(fusion)
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,0 +1,148 @@
+"""Registered weights, in the form of torchvision and TorchGeo."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torchvision.transforms.v2 as T
+from torch import Tensor, nn
+from torchvision.models._api import Weights, WeightsEnum
+
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.modalities import MODALITIES, S2L2A, get_modality
+
+from .builders import PUBLISHED_URL
+
+
+def terrafm_transforms(
+    modality: str = S2L2A.name, bands: Sequence[str] | None = None, size: int = 224
+) -> nn.Module:
+    """Makes the expected preprocessing: resize, then (x - (mean - 2 std)) / (4 std), without clipping.
+
+    Args:
+        modality: The images' modality; its unit is theirs (dB for radar, digital numbers without the baseline
+            offset for optics).
+        bands: Bands of the images, in their order; all of the modality by default.
+        size: Output height and width in pixels.
+
+    Returns:
+        A module for float images (..., C, H, W).
+
+    Raises:
+        TerraFMError: If the modality or a band is unknown.
+    """
+    sensor = get_modality(modality)
+    columns = sensor.band_indices(sensor.bands if bands is None else bands)
+    low = [sensor.mean[i] - 2 * sensor.std[i] for i in columns]
+    return nn.Sequential(
+        T.Resize([size, size]), T.Normalize(mean=low, std=[4 * sensor.std[i] for i in columns])
+    )
+
+
+class _WeightName(str):
+    """A weight's full name, also equal to its short one: ``get_weight`` compares ``name == str(weight)``."""
+
+    short: str
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, str) and other[:] in (self[:], self.short)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
+
+
+class TerraFMWeights(WeightsEnum):
+    """What the weights of all sizes have in common."""
+
+    def __str__(self) -> str:
+        name = _WeightName(f"{type(self).__name__}.{self.name}")
+        name.short = self.meta["model"]
+        return name
+
+    def get_state_dict(self, *args: Any, progress: bool = True, **kwargs: Any) -> dict[str, Tensor]:
+        """The encoder's tensors by their published names, from the torch hub cache or the network.
+
+        Args:
+            args: As torchvision's; nothing but ``progress`` makes a difference.
+            progress: Whether a download shows a progress bar.
+            kwargs: See ``args``. Only tensors are ever unpickled, whatever ``weights_only`` says.
+
+        Raises:
+            TerraFMError: If the file is neither cached nor to be had, or is damaged.
+        """
+        from .checkpoint import load_encoder_state
+
+        return load_encoder_state(self, progress=progress)[0]
+
+
+class TerraFM_Tiny_Weights(TerraFMWeights):
+    """No weights: the size is ours, for quick runs."""
+
+
+class TerraFM_Small_Weights(TerraFMWeights):
+    """No weights: the authors measured this size and did not publish it."""
+
+
+class TerraFM_Base_Weights(TerraFMWeights):
+    """TerraFM-B, pretrained on Sentinel-1 RTC and Sentinel-2 L1C and L2A.
+
+    The file holds no fusion parameters: with it several modalities give their mean.
+    """
+
+    SENTINEL12_ALL_DINO = Weights(
+        url=PUBLISHED_URL,
+        transforms=terrafm_transforms,
+        meta={
+            "dataset": "Major-TOM Core",
+            "model": "terrafm_base",
+            "in_chans": len(S2L2A.bands),
+            "modalities": tuple(MODALITIES),
+            "bands": {name: modality.bands for name, modality in MODALITIES.items()},
+            "publication": "https://arxiv.org/abs/2506.06281",
+            "repo": "https://github.com/mbzuai-oryx/TerraFM",
+            "license": "MIT",
+            "ssl_method": "dino",
+            "num_params": 112_951_296,
+        },
+    )
+
+
+class TerraFM_Large_Weights(TerraFMWeights):
+    """No weights: the authors announced this size and have not published it."""
+
+
+#: The weights of each size.
+WEIGHTS: dict[str, type[TerraFMWeights]] = {
+    "terrafm_tiny": TerraFM_Tiny_Weights,
+    "terrafm_small": TerraFM_Small_Weights,
+    "terrafm_base": TerraFM_Base_Weights,
+    "terrafm_large": TerraFM_Large_Weights,
+}
+
+#: Why a size has none.
+_WITHOUT = {
+    "terrafm_tiny": "the size is ours, for quick runs",
+    "terrafm_small": "the authors measured it and did not publish it",
+    "terrafm_large": "the authors announced it and have not published it",
+}
+
+
+def registered_weights(size: str) -> TerraFMWeights:
+    """The first weight of a size.
+
+    Raises:
+        TerraFMError: If there is none.
+    """
+    for weight in WEIGHTS[size].__members__.values():
+        return weight
+    raise TerraFMError(
+        f"There are no published weights of {size} ({_WITHOUT[size]}): pass your own file as `weights`, or "
+        "pretrain."
+    )
+
+
+def find_weights(name: str) -> TerraFMWeights | None:
+    """The weight of that full or short name, None where there is none."""
+    members = (weight for weights in WEIGHTS.values() for weight in weights.__members__.values())
+    return next((weight for weight in members if name == str(weight)), None)

@@ -1,0 +1,234 @@
+"""Weights from every kind of file and place, into a model, and out again."""
+
+import functools
+import re
+import threading
+from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torchgeo.models import get_model
+from torchgeo.tasks.utils import extract_backbone
+
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.models import TerraFMViT, build_encoder, export_encoder, load_encoder_state
+
+State = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def model() -> TerraFMViT:
+    """A tiny encoder of one block, none of whose parameters are as they start."""
+    torch.manual_seed(0)
+    model = build_encoder("terrafm_tiny", depth=1).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture(scope="module")
+def state(model: TerraFMViT) -> State:
+    return model.state_dict()
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Path]:
+    """An empty torch hub cache."""
+    before = torch.hub.get_dir()
+    torch.hub.set_dir(str(tmp_path / "hub"))
+    yield tmp_path / "hub" / "checkpoints"
+    torch.hub.set_dir(before)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder and the address under which a local server offers it."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=folder)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+        thread.join()
+
+
+def assert_same(ours: State, theirs: State) -> None:
+    assert sorted(ours) == sorted(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def prefixed(prefix: str, state: State) -> State:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def lightning(state: State) -> dict[str, Any]:
+    """A pretraining checkpoint: a student that differs, heads, optimiser, settings."""
+    student = {name: tensor + 1 for name, tensor in state.items()}
+    heads = {"teacher_head.layers.0.weight": torch.zeros(2, 2), "center.center": torch.zeros(3)}
+    return {
+        "state_dict": prefixed("student.", student) | prefixed("teacher.", state) | heads,
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 0.1}]}],
+        "hyper_parameters": {"model": "terrafm_tiny", "depth": 1},
+    }
+
+
+WRAPPERS: dict[str, Callable[[State], dict]] = {
+    "flat": dict,
+    "model": lambda state: {"model": state, "epoch": 3},
+    "state_dict": lambda state: {"state_dict": prefixed("module.", state)},
+    "teacher": lambda state: {"teacher": prefixed("backbone.", state), "args": {"lr": 0.1}},
+    "compiled": lambda state: {"state_dict": prefixed("teacher._orig_mod.", state)},
+    "torchgeo": lambda state: {"state_dict": prefixed("model.", state), "hyper_parameters": {"model": "x"}},
+    "lightning": lightning,
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_every_kind_of_file(model: TerraFMViT, state: State, tmp_path: Path, wrapper: str) -> None:
+    torch.save(WRAPPERS[wrapper](state), tmp_path / "file.ckpt")
+    found, meta = load_encoder_state(tmp_path / "file.ckpt")
+    assert_same(found, state)
+    assert (meta["model"], meta["depth"], meta["embed_dim"]) == ("terrafm_tiny", 1, 192)
+    loaded = get_model("terrafm_tiny", weights=str(tmp_path / "file.ckpt"))  # of its depth, unasked
+    assert_same(loaded.state_dict(), state)
+
+
+def test_export_reproduces_the_teacher(model: TerraFMViT, state: State, tmp_path: Path) -> None:
+    torch.save(lightning(state), tmp_path / "last.ckpt")
+    paths = export_encoder(tmp_path / "last.ckpt", tmp_path / "out" / "run.v1")
+    assert [path.name for path in paths] == ["run.v1.safetensors", "run.v1.ckpt"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["run.v1.ckpt", "run.v1.safetensors"]
+    x = {"s1rtc": torch.randn(1, 2, 32, 32), "s2l2a": torch.randn(1, 12, 32, 32)}
+    for path in paths:
+        loaded = get_model("terrafm_tiny", weights=path).eval()
+        assert_same(loaded.state_dict(), state)
+        assert torch.equal(loaded(x), model(x))
+    with safe_open(paths[0], "pt") as file:
+        assert file.metadata() == {"format": "pt", "model": "terrafm_tiny", "depth": "1"}
+    name, backbone = extract_backbone(str(paths[1]))
+    assert name == "terrafm_tiny"
+    assert_same(backbone, state)
+    again = export_encoder(paths[1], paths[1])  # a name with its ending, onto itself
+    assert again == paths
+    assert_same(load_encoder_state(again[0])[0], load_encoder_state(again[1])[0])
+
+
+def test_published_layout_gets_the_models_own_fusion(state: State, tmp_path: Path) -> None:
+    published = {name: tensor for name, tensor in state.items() if ".fusion." not in name}
+    torch.save(published, tmp_path / "TerraFM-T.pth")
+    loaded = get_model(
+        "terrafm_tiny", weights=tmp_path / "TerraFM-T.pth", features_only=True, out_indices=[0]
+    )
+    own = loaded.model.state_dict()
+    assert all(torch.equal(own[name], p) for name, p in published.items() if not name.startswith("norm."))
+    assert own["patch_embed.fusion.key"].abs().max() == 0
+
+
+def test_heads(state: State, tmp_path: Path) -> None:
+    tuned = build_encoder("terrafm_tiny", depth=1, num_classes=3).state_dict()
+    torch.save({"state_dict": prefixed("model.", tuned)}, tmp_path / "tuned.ckpt")
+    same = get_model("terrafm_tiny", weights=tmp_path / "tuned.ckpt", num_classes=3)
+    assert_same(same.state_dict(), tuned)
+    for classes in (0, 4):
+        other = get_model(
+            "terrafm_tiny", weights=tmp_path / "tuned.ckpt", num_classes=classes, global_pool="avg"
+        )
+        assert other(torch.randn(1, 2, 16, 16)).shape == (1, classes or 192)
+        assert torch.equal(other.blocks[0].mlp.fc1.weight, tuned["blocks.0.mlp.fc1.weight"])
+
+
+def test_downloads_once_and_then_works_offline(state: State, server: tuple[Path, str], hub: Path) -> None:
+    folder, address = server
+    torch.save(state, folder / "TerraFM-T.pth")
+    url = f"{address}/TerraFM-T.pth"
+    assert_same(load_encoder_state(url, progress=False)[0], state)
+    assert [path.name for path in hub.iterdir()] == ["TerraFM-T.pth"]
+    (folder / "TerraFM-T.pth").unlink()
+    assert_same(get_model("terrafm_tiny", weights=url).state_dict(), state)
+
+
+def test_a_damaged_download_does_not_stay(state: State, server: tuple[Path, str], hub: Path) -> None:
+    folder, address = server
+    torch.save(state, folder / "whole.pth")
+    whole = (folder / "whole.pth").read_bytes()
+    (folder / "cut.pth").write_bytes(whole[: len(whole) // 2])
+    url = f"{address}/cut.pth"
+    with pytest.raises(TerraFMError, match=rf"{url} is damaged or not one .*try again later"):
+        load_encoder_state(url, progress=False)
+    assert list(hub.iterdir()) == []
+    (folder / "cut.pth").write_bytes(whole)
+    assert_same(load_encoder_state(url, progress=False)[0], state)
+
+
+def test_a_hash_in_the_name_is_checked(state: State, server: tuple[Path, str], hub: Path) -> None:
+    folder, address = server
+    torch.save(state, folder / "t-0123456789.pth")
+    with pytest.raises(TerraFMError, match=r"could not be downloaded .*hash"):
+        load_encoder_state(f"{address}/t-0123456789.pth", progress=False)
+    assert list(hub.iterdir()) == []
+
+
+def test_no_such_url(server: tuple[Path, str], hub: Path) -> None:
+    with pytest.raises(TerraFMError, match=f"404.*put the file at {re.escape(str(hub))}/nothing.pth"):
+        load_encoder_state(f"{server[1]}/nothing.pth", progress=False)
+
+
+def test_wrong_files(state: State, tmp_path: Path) -> None:
+    def refused(message: str, path: Path, name: str = "terrafm_tiny") -> None:
+        with pytest.raises(TerraFMError, match=message) as error:
+            get_model(name, weights=path)
+        assert "\n" not in str(error.value)
+
+    refused("There is no checkpoint file .*nowhere.ckpt", tmp_path / "nowhere.ckpt")
+    refused("There is no checkpoint file", tmp_path)
+    torch.save({"state_dict": {"conv1.weight": torch.zeros(1)}}, tmp_path / "resnet.ckpt")
+    refused("holds no TerraFM encoder", tmp_path / "resnet.ckpt")
+    torch.save([torch.zeros(1)], tmp_path / "list.pth")
+    refused("holds no TerraFM encoder", tmp_path / "list.pth")
+    torch.save({"a": state, "b": state}, tmp_path / "two.pth")
+    refused("holds 2 TerraFM encoders", tmp_path / "two.pth")
+    torch.save(Path("code"), tmp_path / "code.pth")
+    refused("is damaged or not one .Weights only load failed", tmp_path / "code.pth")
+    torch.save(state, tmp_path / "tiny.pth")
+    refused(r"holds terrafm_tiny \(192 wide\), not terrafm_small", tmp_path / "tiny.pth", "terrafm_small")
+    with pytest.raises(TerraFMError, match="has 1 blocks and the model 2: build it with depth=1"):
+        get_model("terrafm_tiny", weights=tmp_path / "tiny.pth", depth=2)
+    torch.save({name: p for name, p in state.items() if "proj2" not in name}, tmp_path / "part.pth")
+    refused("missing: patch_embed.projection.proj2.weight", tmp_path / "part.pth")
+    torch.save(state | {"extra": torch.zeros(1)}, tmp_path / "more.pth")
+    refused("unknown: extra", tmp_path / "more.pth")
+    torch.save(state | {"norm.bias": torch.zeros(5)}, tmp_path / "shape.pth")
+    refused("size mismatch for norm.bias", tmp_path / "shape.pth")
+
+
+@pytest.mark.parametrize("ending", ["ckpt", "safetensors"])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.floats(0, 1, exclude_max=True), cut=st.booleans(), noise=st.binary(min_size=1, max_size=64))
+def test_any_damage_is_one_sentence(tmp_path: Path, ending: str, at: float, cut: bool, noise: bytes) -> None:
+    """A file that was cut or overwritten somewhere either still reads as an encoder or says what is wrong."""
+    small = {"patch_embed.conv2d_s1.weight": torch.zeros(6, 2, 2, 2), "cls_token": torch.zeros(1, 1, 2)}
+    path = tmp_path / f"file.{ending}"
+    if ending == "ckpt":
+        torch.save(small, path)
+    else:
+        save_file(small, path)
+    content = path.read_bytes()
+    place = int(at * len(content))
+    path.write_bytes(content[:place] + noise + (b"" if cut else content[place + len(noise) :]))
+    message = ""
+    try:
+        load_encoder_state(path)
+    except TerraFMError as error:
+        message = str(error)
+    assert "\n" not in message

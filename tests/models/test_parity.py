@@ -1,0 +1,93 @@
+"""The published encoder: every name, shape and output, from the file that users have to their numbers."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torchgeo.models import get_model, get_weight
+
+from terrafm_tg.models import TerraFMViT
+
+FUSION = "patch_embed.fusion."
+
+
+def recipe(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
+    """Parameters of the parity README, which anyone can make again."""
+    rng = np.random.RandomState(0)
+    state = {}
+    for name, shape in shapes.items():
+        a = rng.standard_normal(shape).astype(np.float32)
+        if len(shape) == 1 and name.endswith("weight"):
+            a = 1 + np.float32(0.1) * a
+        elif len(shape) > 1 and not name.endswith(("pos_embed", "cls_token", "_embed")):
+            a = a / np.float32(math.sqrt(math.prod(shape[1:])))
+        else:
+            a = np.float32(0.1) * a
+        state[name] = torch.from_numpy(a)
+    return state
+
+
+@pytest.fixture(scope="module")
+def shapes(parity: Path) -> dict[str, dict[str, list[int]]]:
+    return json.loads((parity / "state_dict_shapes.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def published(shapes: dict, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TerraFMViT]:
+    """`terrafm_base` from a file of the published layout in an otherwise empty torch hub cache."""
+    before = torch.hub.get_dir()
+    hub = tmp_path_factory.mktemp("hub")
+    torch.hub.set_dir(str(hub))
+    file = hub / "checkpoints" / "TerraFM-B.pth"
+    file.parent.mkdir()
+    torch.save(recipe(shapes["terrafm_base"]), file)
+    yield get_model("terrafm_base", weights=get_weight("terrafm_base")).eval()
+    torch.hub.set_dir(before)
+    file.unlink()
+
+
+@pytest.mark.parametrize("name", ["terrafm_base", "terrafm_large"])
+def test_names_shapes_and_order(shapes: dict, name: str) -> None:
+    with torch.device("meta"):
+        state = get_model(name).state_dict()
+    ours = {key: list(tensor.shape) for key, tensor in state.items() if not key.startswith(FUSION)}
+    assert list(ours.items()) == list(shapes[name].items())
+    assert [key for key in state if key.startswith(FUSION)] == [
+        FUSION + part for part in ("queries", "key", "reduction")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("output", "seed", "shape", "modality"),
+    [
+        ("base_s2l1c_224_cls", 1, (2, 12, 224, 224), "s2l1c"),
+        ("base_s1_96_cls", 2, (2, 2, 96, 96), "s1rtc"),
+        ("base_s2l2a_224_cls", 3, (2, 12, 224, 224), "s2l2a"),
+    ],
+)
+def test_outputs(
+    published: TerraFMViT, parity: Path, output: str, seed: int, shape: tuple[int, ...], modality: str
+) -> None:
+    x = torch.from_numpy(np.random.RandomState(seed).standard_normal(shape).astype(np.float32))
+    with torch.inference_mode():
+        ours = published(x, modality=modality)
+    expected = np.load(parity / "expected.npz")[output]
+    np.testing.assert_allclose(ours.numpy(), expected, atol=1e-4, rtol=0)
+
+
+def test_fusing_with_the_published_file_is_the_mean(published: TerraFMViT) -> None:
+    embed = published.patch_embed
+    images = {"s1rtc": torch.randn(1, 2, 32, 32), "s2l1c": torch.randn(1, 12, 32, 32)}
+    with torch.inference_mode():
+        mean = torch.stack([embed.value(name, image) for name, image in images.items()]).mean(0)
+        torch.testing.assert_close(embed(published.sensor_input(images)), embed.projection(mean))
+
+
+def test_parameter_count(published: TerraFMViT) -> None:
+    own = sum(p.numel() for name, p in published.named_parameters() if not name.startswith(FUSION))
+    assert own == get_weight("terrafm_base").meta["num_params"]

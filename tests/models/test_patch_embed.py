@@ -1,0 +1,142 @@
+"""Stems, band choice, and any mix of modalities in a batch."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from terrafm_tg.modalities import MODALITIES
+from terrafm_tg.models import TerraFMViT, build_encoder
+
+PX = 32
+
+
+@pytest.fixture
+def model() -> TerraFMViT:
+    """Two blocks, with a fusion that is far from the mean."""
+    torch.manual_seed(0)
+    model = build_encoder("terrafm_tiny", depth=2).eval()
+    with torch.no_grad():
+        for parameter in model.patch_embed.fusion.parameters():
+            parameter.normal_(std=0.1)
+    return model
+
+
+def images(batch: int = 4) -> dict[str, Tensor]:
+    return {m.name: torch.randn(batch, len(m.bands), PX, PX) for m in MODALITIES.values()}
+
+
+def plain_stem(model: TerraFMViT, modality: str, x: Tensor, conv: bool) -> Tensor:
+    """The published stem: convolution, modality vector, projection."""
+    embed, stem = model.patch_embed, MODALITIES[modality].stem
+    layer = embed.get_submodule(f"conv2d_{stem}")
+    vector = embed.get_parameter(f"{stem}_embed")
+    if conv:
+        z = nn.functional.conv2d(x, layer.weight, layer.bias, stride=16).permute(0, 2, 3, 1) + vector
+    else:
+        z = layer(x, vector[0])
+    projection = embed.projection
+    return projection.proj3(projection.proj2(projection.norm_input(projection.proj1(z))))
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_one_modality_is_the_plain_stem(model: TerraFMViT, modality: str) -> None:
+    x = images()[modality]
+    checked = model.sensor_input(x, modality)
+    assert torch.equal(model.patch_embed(checked), plain_stem(model, modality, x, conv=False))
+    torch.testing.assert_close(model.patch_embed(checked), plain_stem(model, modality, x, conv=True))
+    assert torch.equal(model({modality: x}), model(x, modality=modality))
+    assert torch.equal(
+        model({modality: x}, rows={modality: torch.arange(4)}, size=4), model(x, modality=modality)
+    )
+
+
+def test_mixed_samples_equal_each_sample_alone(model: TerraFMViT) -> None:
+    x = images(5)
+    rows = {"s1rtc": [4, 0, 2], "s2l1c": [0, 1], "s2l2a": [3, 2, 0]}
+    taken = {name: x[name][r] for name, r in rows.items()}
+    mixed = model(taken, rows={name: torch.tensor(r) for name, r in rows.items()}, size=5)
+    for sample in range(5):
+        own = {name: x[name][[sample]] for name, r in rows.items() if sample in r}
+        torch.testing.assert_close(mixed[[sample]], model(own))
+
+
+def test_starts_as_the_mean_of_modalities() -> None:
+    model = build_encoder("terrafm_tiny", depth=1).eval()
+    embed, x = model.patch_embed, images()
+    mean = torch.stack([embed.value(name, image) for name, image in x.items()]).mean(0)
+    torch.testing.assert_close(embed(model.sensor_input(x)), embed.projection(mean))
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_bands_in_any_order(model: TerraFMViT, modality: str) -> None:
+    bands = MODALITIES[modality].bands[::-1]
+    other = build_encoder("terrafm_tiny", depth=2, modality=modality, bands=bands).eval()
+    other.load_state_dict(model.state_dict())
+    x = images()[modality]
+    torch.testing.assert_close(other(x.flip(1)), model(x, modality=modality))
+
+
+@pytest.mark.parametrize(
+    ("modality", "bands"),
+    [("s2l2a", ("B04", "B03", "B02")), ("s2l1c", ("B12",)), ("s1rtc", ("VH",)), ("s2l2a", ("b8a", "B1"))],
+)
+def test_absent_bands_count_as_their_training_mean(
+    model: TerraFMViT, modality: str, bands: tuple[str, ...]
+) -> None:
+    other = build_encoder("terrafm_tiny", depth=2, modality=modality, bands=bands).eval()
+    other.load_state_dict(model.state_dict())
+    columns = MODALITIES[modality].band_indices(bands)
+    x = torch.randn(3, len(bands), PX, PX)
+    full = torch.full((3, len(MODALITIES[modality].bands), PX, PX), 0.5)
+    full[:, columns] = x
+    torch.testing.assert_close(other(x), model(full, modality=modality))
+
+
+@pytest.mark.parametrize("present", [["s1rtc"], ["s2l2a"], ["s1rtc", "s2l1c"]])
+def test_every_parameter_has_a_gradient(model: TerraFMViT, present: list[str]) -> None:
+    x = {name: image for name, image in images().items() if name in present}
+    model.train()
+    model(x).square().mean().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    absent = {m.stem for m in MODALITIES.values() if m.name not in present}
+    for name, parameter in model.patch_embed.named_parameters():
+        unused = any(name.startswith((f"conv2d_{stem}.", f"{stem}_embed")) for stem in absent)
+        assert (parameter.grad.abs().max() == 0) == (unused or (len(present) == 1 and "fusion" in name)), name
+
+
+def test_the_zero_changes_nothing(model: TerraFMViT) -> None:
+    x = images()["s1rtc"]
+    assert torch.equal(copy.deepcopy(model).train()(x), model(x))
+
+
+def test_after_fifty_steps_the_queries_differ_and_the_reduction_moved() -> None:
+    torch.manual_seed(0)
+    model = build_encoder("terrafm_tiny", embed_dim=48, depth=1)
+    fusion = model.patch_embed.fusion
+    start = fusion.queries.detach().clone()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    x, target = {name: image[..., :16, :16] for name, image in images().items()}, torch.randn(4, 48)
+    for _ in range(50):
+        loss = (model(x) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    change = fusion.queries.detach() - start
+    assert torch.pdist(fusion.queries.detach()).min() > 0.1  # they start so
+    assert torch.pdist(change).min() > 1e-4  # and learn different things
+    assert fusion.reduction.abs().max() > 1e-3
+
+
+def test_bf16_autocast_trains(model: TerraFMViT) -> None:
+    x = images()
+    rows = {"s1rtc": torch.tensor([0, 1]), "s2l1c": torch.tensor([1, 2]), "s2l2a": torch.tensor([3])}
+    taken = {name: x[name][: len(r)] for name, r in rows.items()}
+    model.train()
+    exact = model(taken, rows=rows, size=4)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(taken, rows=rows, size=4)
+        half.float().square().mean().backward()
+    assert torch.nn.functional.cosine_similarity(half.float(), exact).min() > 0.99
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())

@@ -1,0 +1,278 @@
+"""What timm's own generic tests ask of a model, for ours, and what its size-dependent parts must do."""
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from timm.layers import PatchEmbed
+from timm.models._features import FeatureGetterNet
+from timm.models.vision_transformer import VisionTransformer
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from torch import Tensor
+
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.models import TerraFMViT, build_encoder
+
+PX = 64
+DICT = {"s1rtc": torch.randn(2, 2, PX, PX), "s2l1c": torch.randn(2, 12, PX, PX)}
+
+
+def tiny(**kwargs: object) -> TerraFMViT:
+    return timm.create_model("terrafm_tiny", depth=3, **kwargs)
+
+
+@pytest.mark.parametrize("x", [DICT["s1rtc"], DICT["s2l1c"], DICT], ids=["s1", "s2", "fused"])
+def test_forward_and_backward(x: Tensor | dict[str, Tensor]) -> None:
+    model = tiny(num_classes=7)
+    model.modality = "s2l1c" if x is DICT["s2l1c"] else None
+    logits = model(x)
+    logits.mean().backward()
+    assert logits.shape == (2, 7)
+    assert logits.isfinite().all()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(16, 16), (96, 96), (48, 160), (224, 224), (112, 448), (256, 256)]
+)
+def test_any_multiple_of_16(height: int, width: int) -> None:
+    model = tiny(modality="s1rtc").eval()
+    tokens = model.forward_features(torch.randn(1, 2, height, width))
+    assert tokens.shape == (1, 1 + height * width // 256, 192)
+
+
+def test_positions_follow_dinos_scale_factor() -> None:
+    """Cubic convolution (a = -0.75) at (i + 0.5) / scale - 0.5 with scale (h + 0.1) / 14, in float64."""
+
+    def matrix(new: int) -> np.ndarray:
+        weights = np.zeros((new, 14))
+        for i in range(new):
+            at = (i + 0.5) * 14 / (new + 0.1) - 0.5
+            for k in range(math.floor(at) - 1, math.floor(at) + 3):
+                t = abs(at - k)
+                near = 1.25 * t**3 - 2.25 * t**2 + 1
+                far = -0.75 * (t**3 - 5 * t**2 + 8 * t - 4)
+                weights[i, min(max(k, 0), 13)] += near if t <= 1 else far
+        return weights
+
+    model = tiny()
+    positions = model.pos_embed.detach().double().numpy()
+    grid = positions[0, 1:].reshape(14, 14, -1)
+    added = model._pos_embed(torch.zeros(1, 6, 9, 192)).detach().numpy()[0]
+    expected = np.einsum("yi,xj,ijd->yxd", matrix(6), matrix(9), grid).reshape(54, -1)
+    np.testing.assert_allclose(added[1:], expected, atol=1e-6)
+    np.testing.assert_allclose(added[0], positions[0, 0] + model.cls_token.detach().numpy()[0, 0], atol=1e-7)
+    assert torch.equal(model._pos_embed(torch.zeros(1, 14, 14, 192))[:, 1:], model.pos_embed[:, 1:])
+
+
+def test_same_function_as_a_plain_timm_vit() -> None:
+    """At 224 px timm's own model with the same blocks computes the same from the same tokens."""
+    torch.manual_seed(0)
+    ours = tiny(modality="s1rtc").eval()
+    plain = VisionTransformer(
+        embed_dim=192, depth=3, num_heads=3, num_classes=0, embed_layer=PatchEmbed
+    ).eval()
+    own = {name: p for name, p in ours.state_dict().items() if not name.startswith("patch_embed.")}
+    assert all(
+        name.startswith("patch_embed.") for name in plain.load_state_dict(own, strict=False).missing_keys
+    )
+    x = torch.randn(1, 2, 224, 224)
+    tokens = ours.patch_embed(ours.sensor_input(x)).flatten(1, 2)
+    plain.patch_embed = torch.nn.Identity()
+    torch.testing.assert_close(ours.forward_features(x), plain.forward_features(tokens))
+
+
+@pytest.mark.parametrize("x", [DICT["s1rtc"], DICT], ids=["tensor", "dict"])
+def test_intermediates(x: Tensor | dict[str, Tensor]) -> None:
+    model = tiny().eval()
+    final, maps = model.forward_intermediates(x)
+    torch.testing.assert_close(final, model.forward_features(x))
+    assert [m.shape for m in maps] == [(2, 192, PX // 16, PX // 16)] * 3
+    (tokens, prefix), *_ = model.forward_intermediates(
+        x, indices=[2], norm=True, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
+    )
+    torch.testing.assert_close(torch.cat([prefix, tokens], 1), final)
+    (last,) = model.get_intermediate_layers(x, 1, norm=True)
+    torch.testing.assert_close(last, tokens)
+    named = model.forward_intermediates(x, output_dict=True, stop_early=True, indices=1)
+    assert named["image_intermediates"][0].shape == maps[0].shape
+    by_call = model.forward_intermediates(
+        torch.randn(1, 12, 32, 32), modality="s2l1c", intermediates_only=True
+    )
+    assert len(by_call) == 3
+
+
+def test_features_only() -> None:
+    full = tiny().eval()
+    net = timm.create_model("terrafm_tiny", depth=3, features_only=True, out_indices=(0, 1)).eval()
+    assert isinstance(net, FeatureGetterNet)
+    assert net.feature_info.channels() == [192, 192]
+    assert net.feature_info.reduction() == [16, 16]
+    net.model.load_state_dict(full.state_dict())  # strict: a pruned encoder takes the blocks that it kept
+    expected = full.forward_intermediates(DICT, indices=[0, 1], intermediates_only=True)
+    for ours, theirs in zip(net(DICT), expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("pool", "shape"), [("token", (2, 192)), ("avg", (2, 192)), ("", (2, 17, 192))])
+def test_pooling(pool: str, shape: tuple[int, ...]) -> None:
+    model = tiny(global_pool=pool).eval()
+    features = model.forward_features(DICT)
+    expected = {"token": features[:, 0], "avg": features[:, 1:].mean(1), "": features}[pool]
+    assert model(DICT).shape == shape
+    torch.testing.assert_close(model(DICT), expected)
+
+
+def test_reset_classifier() -> None:
+    model = tiny(num_classes=5).eval()
+    assert model.get_classifier().out_features == 5
+    model.reset_classifier(9, "avg")
+    assert model(DICT).shape == (2, 9)
+    assert list(model.named_children())[-1][0] == "head"
+    model.reset_classifier(0)
+    assert (
+        model(DICT).shape
+        == model.forward_head(model.forward_features(DICT), pre_logits=True).shape
+        == (2, 192)
+    )
+    assert isinstance(model.get_classifier(), torch.nn.Identity)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients() -> None:
+    model = tiny(num_classes=2)
+    gradients = []
+    for enable in (False, True):
+        model.set_grad_checkpointing(enable)
+        model.zero_grad()
+        model(DICT).square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        assert torch.equal(plain, checkpointed)
+
+
+def test_drop_path() -> None:
+    model = tiny(drop_path_rate=0.9)
+    assert [
+        block.drop_path1.drop_prob if i else 0.0 for i, block in enumerate(model.blocks)
+    ] == pytest.approx([0.0, 0.45, 0.9])
+    torch.manual_seed(0)
+    x = {name: image.repeat(16, 1, 1, 1) for name, image in DICT.items()}
+    assert not torch.equal(model(x), model(x))
+    assert torch.equal(model.eval()(DICT), model(DICT))
+
+
+def test_layer_decay_groups() -> None:
+    model = tiny(num_classes=2)
+    groups = param_groups_layer_decay(model, weight_decay=0.05, layer_decay=0.5)
+    scale = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    named = {name: scale[id(p)] for name, p in model.named_parameters()}
+    assert {named[name] for name in named if name.startswith(("patch_embed.", "cls_", "pos_"))} == {0.5**4}
+    assert [named[f"blocks.{i}.mlp.fc1.weight"] for i in range(3)] == [0.5**3, 0.5**2, 0.5]
+    assert named["head.weight"] == 1
+    undecayed, _ = param_groups_weight_decay(model, no_weight_decay_list=model.no_weight_decay())
+    names = {name for name, p in model.named_parameters() if any(p is q for q in undecayed["params"])}
+    assert {"patch_embed.s1_embed", "patch_embed.fusion.queries", "cls_token", "pos_embed"} <= names
+    assert "patch_embed.conv2d_s1.weight" not in names
+
+
+@pytest.mark.parametrize(
+    ("name", "modality", "channels"),
+    [
+        ("", None, 12),
+        ("_s1rtc", "s1rtc", 2),
+        ("_s2l1c", "s2l1c", 12),
+        ("_s2l2a", "s2l2a", 12),
+        ("_rgb", "s2l2a", 3),
+    ],
+)
+def test_names_and_data_config(name: str, modality: str | None, channels: int) -> None:
+    model = timm.create_model(f"terrafm_tiny{name}", depth=1, in_chans=channels, num_classes=4)
+    config = resolve_model_data_config(model)
+    assert model.modality == modality
+    assert model.in_chans == channels
+    assert config["input_size"] == (channels, 224, 224)
+    assert len(config["mean"]) == len(config["std"]) == channels
+    assert model.pretrained_cfg["architecture"] == f"terrafm_tiny{name}"
+    assert model(torch.randn(1, channels, 32, 32), modality=modality or "s2l1c").shape == (1, 4)
+
+
+def test_a_modality_of_the_callers_own_replaces_the_names() -> None:
+    model = timm.create_model("terrafm_tiny_rgb", depth=1, modality="s2l1c", bands=("B08",), in_chans=1)
+    assert model(torch.randn(1, 1, 16, 16)).shape == (1, 192)
+    with pytest.raises(TerraFMError, match="s2l2a has 3 channels here"):
+        timm.create_model("terrafm_tiny_rgb", depth=1, in_chans=12)
+
+
+def test_twelve_bare_channels_warn_once() -> None:
+    model, x = tiny().eval(), torch.randn(1, 12, 32, 32)
+    with pytest.warns(UserWarning, match="12 channels is read as s2l2a.*L1C stem") as caught:
+        guessed = [model(x) for _ in range(2)]
+    assert len(caught) == 1
+    assert torch.equal(guessed[0], model(x, modality="s2l2a"))
+    assert not torch.equal(guessed[0], model(x, modality="s2l1c"))
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_saying_the_modality_does_not_warn() -> None:
+    tiny(modality="s2l2a")(torch.randn(1, 12, 32, 32))
+    tiny()(DICT)
+    tiny()(DICT["s1rtc"])
+
+
+def test_nominal_size_leaves_the_parameters_alone() -> None:
+    model = tiny(img_size=256, dynamic_img_size=True)
+    assert model.pos_embed.shape == (1, 197, 192)
+    model.set_input_size((96, 112))
+    assert model.pos_embed.shape == (1, 197, 192)
+    assert model.patch_embed.img_size == (96, 112)
+    assert model(torch.randn(1, 2, 48, 64)).shape == (1, 192)
+    with pytest.raises(TerraFMError, match="16 px wide"):
+        model.set_input_size(patch_size=14)
+
+
+def test_loading_another_size_is_refused_also_when_not_strict() -> None:
+    with pytest.raises(
+        TerraFMError, match="The checkpoint has 3 blocks and the model 2: build it with depth=3"
+    ):
+        build_encoder("terrafm_tiny", depth=2).load_state_dict(tiny().state_dict(), strict=False)
+    with pytest.raises(TerraFMError, match="384 wide and the model 192"):
+        tiny().load_state_dict(build_encoder("terrafm_small", depth=1).state_dict(), strict=False)
+
+
+def test_fills_an_absent_fusion_also_inside_another_module() -> None:
+    state = {name: p for name, p in tiny().state_dict().items() if ".fusion." not in name}
+    model = tiny()
+    kept = model.patch_embed.fusion.queries.detach().clone()
+    model.load_state_dict(state)
+    torch.nn.ModuleDict({"encoder": model}).load_state_dict(
+        {f"encoder.{name}": p for name, p in state.items()}
+    )
+    assert torch.equal(model.patch_embed.fusion.queries, kept)
+    assert all(torch.equal(model.state_dict()[name], p) for name, p in state.items())
+
+
+def test_pickles() -> None:
+    model = tiny(modality="s2l1c", bands=("B04", "B08")).eval()
+    x = torch.randn(1, 2, 32, 32)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(x), model(x))
+
+
+def test_compiles_in_one_graph() -> None:
+    model = tiny().eval()
+    rows = {"s1rtc": torch.tensor([0, 1]), "s2l1c": torch.tensor([1, 2])}
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(DICT, rows=rows, size=3), model(DICT, rows=rows, size=3))
+        torch.testing.assert_close(compiled(DICT), model(DICT))
+
+
+def test_exports() -> None:
+    model = tiny(modality="s1rtc").eval()
+    x = torch.randn(2, 2, 32, 32)
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    wide = torch.randn(5, 2, 32, 32)
+    torch.testing.assert_close(program.module()(wide), model(wide))
