@@ -1,0 +1,115 @@
+"""The views of one modality: from its native groups to the encoder's input."""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.modalities import Modality
+
+from .normalize import MISSING
+from .resample import blur_matrices, resample
+
+#: Lowest backscatter in dB. The instrument's own noise lies near -25 dB; what noise removal leaves far below
+#: it means nothing, and its logarithm would be an outlier.
+FLOOR = -40.0
+#: Pixels of views in one go: on a processor what fits into its cache, on a device what fits into its memory.
+_CHUNK = {"cpu": 2**17, "device": 2**21}
+
+
+class Views(NamedTuple):
+    """What to render: n views of one modality.
+
+    Args:
+        source: Where in the modality's stack each view's tile is, int64 (n,).
+        box: Top, bottom, left and right in fractions of the tile, (n, 4); reversed ends flip.
+        turn: Whether rows and columns are exchanged, bool (n,).
+        scale: Factor from the modality's unit to the encoder's input, per band in stem order, (n, C).
+        shift: What is then added, (n, C).
+        sigma: Standard deviation of the blur in pixels of the view, (n,).
+    """
+
+    source: Tensor
+    box: Tensor
+    turn: Tensor
+    scale: Tensor
+    shift: Tensor
+    sigma: Tensor
+
+
+def render(
+    batch: Mapping[str, Tensor],
+    modality: Modality,
+    views: Views,
+    size: int,
+    radius: int = 0,
+    extent: float = 1.0,
+) -> Tensor:
+    """Crops, resamples, converts and normalises; nothing waits for the device.
+
+    Args:
+        batch: Native tiles (``image_<modality>_10m`` and so on).
+        modality: Which.
+        views: What to render.
+        size: Height and width of the views.
+        radius: Pixels that the widest blur reads on each side; 0 for no blur.
+        extent: Largest height or width of a box.
+
+    Returns:
+        float32 (n, C, size, size) in stem order; a missing cell is 0.5.
+
+    Raises:
+        TerraFMError: If a group of bands is not in the batch.
+    """
+    stored = [(_group(batch, modality, resolution), bands) for resolution, bands in modality.native.items()]
+    groups = [(images, _complete_tiles(images), modality.band_indices(bands)) for images, bands in stored]
+    n = len(views.source)
+    out = torch.empty(n, len(modality.bands), size, size, device=views.source.device, dtype=torch.float32)
+    blur = blur_matrices(views.sigma, size, radius) if radius else None
+    for part in _chunks(n, size, out.device):
+        source, box = views.source[part], views.box[part]
+        turn, scale, shift = (
+            x[part, ..., None, None] for x in (views.turn[:, None], views.scale, views.shift)
+        )
+        here = None if blur is None else blur[part]
+        for images, complete, bands in groups:
+            whole = complete is not None and bool(complete[source].all())
+            x = resample(images, source, box, size, here, extent, whole)
+            if modality.unit == "dB":
+                x = x.clamp_(min=10 ** (FLOOR / 10)).log10_().mul_(10)
+            x = torch.where(turn, x.mT, x)
+            for channel, band in enumerate(bands):
+                torch.addcmul(shift[:, band], x[:, channel], scale[:, band], out=out[part, band])
+        out[part].nan_to_num_(nan=MISSING)
+    return out
+
+
+def _complete_tiles(images: Tensor) -> Tensor | None:
+    """Whether each image has all of its pixels, bool (B,); None where the host would wait for the answer."""
+    if images.device.type != "cpu":
+        return None
+    pixels = images.flatten(1).numpy()  # NumPy knows uint16, and passes NaN on
+    return torch.from_numpy((pixels.min(1) > 0) & (pixels.max(1) < np.inf))
+
+
+def _group(batch: Mapping[str, Tensor], modality: Modality, resolution: int) -> Tensor:
+    key = modality.native_key(resolution)
+    if key not in batch:
+        raise TerraFMError(
+            f"The batch has no {key}, so no view can be made of it: read the tiles with `native=True` and "
+            "batch them with `collate_tiles`."
+        )
+    bands = modality.native[resolution]
+    if batch[key].shape[1] != len(bands):
+        raise TerraFMError(
+            f"{key} must be (B, {len(bands)}, H, W), bands {', '.join(bands)}, got {tuple(batch[key].shape)}."
+        )
+    return batch[key]
+
+
+def _chunks(n: int, size: int, device: torch.device) -> Iterator[slice]:
+    step = max(1, _CHUNK["cpu" if device.type == "cpu" else "device"] // size**2)
+    return (slice(start, start + step) for start in range(0, n, step))

@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+import rasterio
+import torch
+from PIL import Image
+
+from terrafm_tg.modalities import MODALITIES, S2L2A
+from terrafm_tg.transforms import MultiCrop, draw_contact_sheet
+
+
+def test_every_view_of_the_first_tiles_is_drawn(make_batch, tmp_path):
+    crop = MultiCrop(global_size=32, local_size=16, local_crops=3)
+    batch = make_batch([1, 2, 3], without_s1=(2,))
+    plan = crop.plan(batch)
+    whole, views = crop.whole(batch, 32), crop(batch, plan)
+    figure = draw_contact_sheet(whole, views, plan, tiles=2)
+    shown = sum(
+        int((rows % 3 < 2).sum()) for group in (whole, *views.values()) for rows in group.rows.values()
+    )
+    assert sum(len(ax.images) for ax in figure.axes) == shown
+    assert len(figure.axes) == 2 * 3 * (1 + 2 + 2 + 3)
+    assert any(ax.lines for ax in figure.axes)
+    assert not any(ax.lines for ax in draw_contact_sheet(whole, views).axes)
+    figure.savefig(tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as picture:
+        assert np.asarray(picture)[..., :3].std() > 10
+
+
+def test_an_outline_is_where_the_view_was_cut(make_batch):
+    crop = MultiCrop(["s2l2a"], 24, 16, 0, global_scale=(0.3, 0.3), augment=False)
+    batch = make_batch([5])
+    plan = crop.plan(batch)
+    whole_tile, *_ = draw_contact_sheet(crop.whole(batch, 24), crop(batch, plan), plan).axes
+    for view in range(2):
+        outline = whole_tile.lines[2 * view]  # each is followed by its dot
+        top, bottom, left, right = plan["global_s2l2a_box"][view].numpy() * 24 - 0.5
+        assert outline.get_xdata()[:2] == pytest.approx([left, right])
+        assert outline.get_ydata()[1:3] == pytest.approx([top, bottom])
+
+
+def test_real_sensors_lie_on_each_other(real_data):
+    """L1C and L2A of one place correlate as they lie, and less when one of them is moved by two pixels."""
+    paths = sorted((real_data / "terramesh" / "S2L2A").glob("*.tif"))
+    batch = {"position": torch.arange(len(paths)), "epoch": torch.zeros(len(paths), dtype=torch.int64)}
+    for name, folder in (("s2l1c", "S2L1C"), ("s2l2a", "S2L2A")):
+        modality = MODALITIES[name]
+        batch[f"rows_{name}"] = torch.arange(len(paths))
+        images = []
+        for path in paths:
+            with rasterio.open(real_data / "terramesh" / folder / path.name) as file:
+                image = file.read()[:, :222, :222]
+            images.append(np.delete(image, 10, axis=0) if len(image) == 13 else image)  # without B10
+        for resolution, bands in modality.native.items():
+            columns, step = modality.band_indices(bands), resolution // 10
+            group = np.stack(images)[:, columns, ::step, ::step]
+            batch[modality.native_key(resolution)] = torch.from_numpy(group.astype(np.uint16))
+    whole = MultiCrop().whole(batch, 112)
+    band = S2L2A.bands.index("B08")
+    for l1c, l2a in zip(whole.x["s2l1c"][:, band], whole.x["s2l2a"][:, band], strict=True):
+        there, moved = (np.corrcoef(l1c.ravel(), other.ravel())[0, 1] for other in (l2a, l2a.roll(2, 0)))
+        assert there > 0.9
+        assert there > moved

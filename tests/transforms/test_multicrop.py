@@ -1,0 +1,345 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning.fabric.utilities.apply_func import move_data_to_device
+from scipy import stats
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.modalities import MODALITIES, S1RTC, S2L2A
+from terrafm_tg.transforms import Augment, MultiCrop, Normalize
+from terrafm_tg.transforms.render import FLOOR
+
+SMALL = {"global_size": 32, "local_size": 16, "local_crops": 3}
+
+
+def small(**changes):
+    return MultiCrop(**(SMALL | changes))
+
+
+def views_of(crop, batch):
+    """(group, view, modality, position) -> image."""
+    images = {}
+    for name, group in crop(batch, crop.plan(batch)).items():
+        assert list(group.x) == list(group.rows)
+        for modality, x in group.x.items():
+            for row, image in zip(group.rows[modality].tolist(), x, strict=True):
+                view, sample = divmod(row, len(batch["position"]))
+                images[name, view, modality, int(batch["position"][sample])] = image
+        assert sum(key[0] == name for key in images) == sum(map(len, group.rows.values()))
+    return images
+
+
+def flat_batch(value, tile=24, n=2, modality=S2L2A):
+    """Tiles of one value everywhere, of one modality."""
+    batch = {"position": torch.arange(n), "epoch": torch.zeros(n, dtype=torch.int64)}
+    batch[f"rows_{modality.name}"] = torch.arange(n)
+    for resolution, bands in modality.native.items():
+        shape = (n, len(bands), tile * 10 // resolution, tile * 10 // resolution)
+        batch[modality.native_key(resolution)] = torch.full(shape, value)
+    return batch
+
+
+def test_shapes_and_counts(make_batch):
+    batch = make_batch([3, 8, 5, 1], without_s1=(8,))
+    groups = small()(batch, small().plan(batch))
+    assert {name: group.size for name, group in groups.items()} == {
+        "teacher_global": 8, "student_global": 8, "student_local": 12,
+    }  # fmt: skip
+    for name, group in groups.items():
+        edge = 16 if name == "student_local" else 32
+        for modality, x in group.x.items():
+            assert x.shape == (len(group.rows[modality]), len(MODALITIES[modality].bands), edge, edge)
+            assert x.dtype == torch.float32
+            assert x.isfinite().all()
+            assert not x.requires_grad
+            assert len(set(group.rows[modality].tolist())) == len(x)
+        assert set(torch.cat(list(group.rows.values())).tolist()) == set(range(group.size))
+
+
+def test_a_view_depends_on_its_key_alone(make_batch):
+    """Not on the batch, its order, its size, or whether a neighbour lacks radar or pixels."""
+    crop, positions = small(), [4, 9, 2, 7, 11, 30]
+    whole = make_batch(positions, without_s1=(2,))
+    expected = views_of(crop, whole)
+    parts = [make_batch(part, without_s1=(2,)) for part in ([30, 2], [9], [11, 7, 4])]
+    parts[0]["image_s2l2a_20m"][0, :, :5] = 0  # pixels that are missing in 30 only
+    found = {}
+    for part in parts:
+        found |= views_of(crop, part)
+    assert found.keys() == expected.keys()
+    for key, image in expected.items():
+        if key[-1] != 30:
+            torch.testing.assert_close(found[key], image, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("change", ["seed", "epoch", "position"])
+def test_another_key_is_another_view(make_batch, change):
+    plan = small().plan(make_batch([5, 6]))
+    other = small(seed=1) if change == "seed" else small()
+    batch = (
+        make_batch([5, 6], epoch=1)
+        if change == "epoch"
+        else make_batch([15, 16] if change == "position" else [5, 6])
+    )
+    mine, theirs = (torch.cat([p[f"local_{m}_box"] for m in MODALITIES]) for p in (plan, other.plan(batch)))
+    assert mine.shape != theirs.shape or not torch.isclose(mine, theirs).any()
+
+
+def test_a_sample_that_no_sampler_drew_is_keyed_by_its_row(make_batch):
+    batch = make_batch([1, 2]) | {"position": torch.tensor([-1, -1]), "row": torch.tensor([10, 20])}
+    boxes = small(modality_probability=1.0).plan(batch)["global_s1rtc_box"].reshape(2, 2, 4)
+    assert not torch.isclose(boxes[:, 0], boxes[:, 1]).all()
+
+
+def test_sensors_and_networks_share_the_crop(make_batch):
+    crop = small(augment=False)
+    batch = make_batch(list(range(20)))
+    for m in MODALITIES.values():  # one picture in all bands of all sensors
+        for resolution, bands in m.native.items():
+            picture = torch.linspace(0.2, 0.9, 48 * 10 // resolution)
+            picture = picture[:, None] * picture.flip(0) ** 2
+            stored = picture if m == S1RTC else (10_000 * picture).to(torch.uint16)
+            batch[m.native_key(resolution)] = stored.expand(20, len(bands), -1, -1).contiguous()
+    shared = 0
+    images = views_of(crop, batch)
+    for (name, view, modality, position), image in images.items():
+        twin = images.get(("student_global", view, modality, position))
+        if name == "teacher_global" and twin is not None:
+            shared += 1
+            assert torch.equal(image, twin)
+        other = images.get((name, view, "s2l2a", position))
+        if modality == "s1rtc" and other is not None:
+            power = 10 ** ((image[0] * 4 * S1RTC.std[0] + S1RTC.mean[0] - 2 * S1RTC.std[0]) / 10)
+            band = S2L2A.bands.index("B03")
+            number = other[band] * 4 * S2L2A.std[band] + S2L2A.mean[band] - 2 * S2L2A.std[band]
+            torch.testing.assert_close(power, number / 10_000, atol=2e-3, rtol=0)
+    assert shared > 10
+
+
+def drawn_sets(crop, n, lack=False):
+    """Modality sets (V, B) of teacher, student's global and local views, as numbers of three bits."""
+    batch = {"position": torch.arange(n), "epoch": torch.zeros(n, dtype=torch.int64)}
+    batch |= {f"rows_{m}": torch.arange(0 if lack and m == "s1rtc" else n) for m in MODALITIES}
+    plan = crop.plan(batch)
+    sets = {}
+    for name, kind, ends in (
+        ("teacher", "global", "_teacher"),
+        ("student", "global", "_student"),
+        ("local", "local", None),
+    ):
+        views = {"global": 2, "local": SMALL["local_crops"]}[kind]
+        sets[name] = np.zeros(views * n, int)
+        for bit, m in enumerate(MODALITIES):
+            rows = plan[f"{kind}_{m}_rows"].numpy()
+            cut = plan[f"{kind}_{m}{ends}"] if ends else None
+            rows = rows[:cut] if name == "teacher" else rows[cut:]
+            sets[name][rows] += 2**bit
+    return {name: x.reshape(-1, n) for name, x in sets.items()}
+
+
+def test_modality_sets_are_uniform_and_independent():
+    sets = drawn_sets(small(), 7000)
+    views = [*sets["teacher"], *sets["student"], *sets["local"]]
+    for view in views:
+        assert stats.chisquare(np.bincount(view, minlength=8)[1:]).pvalue > 1e-3
+    for i, one in enumerate(views):
+        for other in views[:i]:
+            table = np.histogram2d(one, other, bins=7, range=[[0.5, 7.5]] * 2)[0]
+            assert stats.chi2_contingency(table).pvalue > 1e-4
+    neighbours = np.histogram2d(views[0][:-1], views[0][1:], bins=7, range=[[0.5, 7.5]] * 2)[0]
+    assert stats.chi2_contingency(neighbours).pvalue > 1e-4
+
+
+def test_samples_without_radar_never_draw_it():
+    for view in np.concatenate(list(drawn_sets(small(), 3000, lack=True).values())):
+        assert stats.chisquare(np.bincount(view, minlength=8)[[2, 4, 6]]).pvalue > 1e-3
+        assert np.bincount(view, minlength=8)[[0, 1, 3, 5, 7]].sum() == 0
+
+
+def test_without_fusion_a_view_shows_one_modality(make_batch):
+    crop, batch = small(fuse=False), make_batch([1, 2, 3, 4])
+    for group in crop(batch, crop.plan(batch)).values():
+        assert sorted(torch.cat(list(group.rows.values())).tolist()) == list(range(group.size))
+
+
+def test_one_modality_alone(make_batch):
+    crop, batch = small(modalities=["s2l2a"], local_crops=0), make_batch([1, 2])
+    groups = crop(batch, crop.plan(batch))
+    assert list(groups["teacher_global"].x) == ["s2l2a"]
+    assert groups["teacher_global"].rows["s2l2a"].tolist() == [0, 1, 2, 3]
+    assert groups["student_local"] == ({}, {}, 0)
+
+
+def test_a_modality_that_no_sample_has(make_batch):
+    batch = make_batch([1, 2], without_s1=(1, 2))
+    crop = small()
+    assert all("s1rtc" not in group.x for group in crop(batch, crop.plan(batch)).values())
+    assert list(crop.whole(batch, 32).x) == ["s2l1c", "s2l2a"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), tile=st.sampled_from([12, 66, 132, 534]), local=st.booleans())
+def test_every_band_of_every_view_shows_the_same_place(seed, tile, local):
+    """The whole path from stored integers to normalised views, all crops, flips and turns."""
+    crop = MultiCrop(["s2l2a"], 48, 16, 2, augment=False, seed=seed)
+    for axis in (0, 1):
+        batch = flat_batch(1, tile=tile, n=1)
+        for resolution, bands in S2L2A.native.items():
+            step = resolution // 10
+            ramp = 1000 + 100 * (torch.arange(tile // step) + 0.5) * step  # 100 per pixel of 10 m
+            plane = ramp[:, None] if axis == 0 else ramp
+            stored = plane.expand(1, len(bands), tile // step, tile // step).round().to(torch.uint16)
+            batch[S2L2A.native_key(resolution)] = stored.contiguous()
+        mean, std = (torch.tensor(x)[:, None, None] for x in (S2L2A.mean, S2L2A.std))
+        for group in crop(batch, crop.plan(batch)).values():
+            number = group.x["s2l2a"] * 4 * std + mean - 2 * std
+            assert (number.amax(1) - number.amin(1)).max() <= 0.05 * 100
+            assert number.amin() > 1000
+            assert number.amax() < 1000 + 100 * tile
+
+
+def test_radar_is_averaged_as_power():
+    power = torch.distributions.Exponential(1 / 0.05).sample((1, 2, 96, 96)) + 1e-6  # fully developed speckle
+    batch = flat_batch(1.0, n=1, modality=S1RTC) | {"image_s1rtc_10m": power}
+    x = small().whole(batch, 8, ["s1rtc"]).x["s1rtc"]
+    mean, std = (torch.tensor(v)[:, None, None] for v in (S1RTC.mean, S1RTC.std))
+    decibels = x * 4 * std + mean - 2 * std
+    expected = 10 * power.reshape(1, 2, 8, 12, 8, 12).mean((3, 5)).log10()
+    assert (decibels - expected).abs().mean() < 0.15
+    assert (10 * power.log10()).mean() < expected.mean() - 2  # which a mean of decibels would give
+
+
+def test_radar_below_the_floor():
+    x = small().whole(flat_batch(1e-9, modality=S1RTC), 16, ["s1rtc"]).x["s1rtc"]
+    torch.testing.assert_close(x, Normalize("s1rtc")(torch.full_like(x, FLOOR)))
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_missing_pixels_become_the_mean(make_batch, augment):
+    batch = make_batch([1, 2, 3])
+    batch["image_s2l2a_10m"][:, 1] = 0  # B03
+    batch["image_s2l1c_60m"][1] = 0  # B01 and B09 of one tile
+    batch["image_s1rtc_10m"][:, :, :, :24] = torch.tensor([-32768.0, torch.nan])[torch.arange(24) % 2]
+    crop = small(augment=augment, modality_probability=1.0)
+    for group in crop(batch, crop.plan(batch)).values():
+        assert (group.x["s2l2a"][:, S2L2A.bands.index("B03")] == 0.5).all()
+        assert (group.x["s2l2a"][:, 0] != 0.5).all()
+        for row, x in zip(group.rows["s2l1c"].tolist(), group.x["s2l1c"], strict=True):
+            assert ((x[[0, 9]] == 0.5).all() == (row % 3 == 1)).all()
+    whole = crop.whole(batch, 24).x["s1rtc"]
+    assert (whole[..., :12] == 0.5).all()
+    assert (whole[..., 12:] != 0.5).all()
+
+
+def test_augmentation_is_gain_and_offset_in_the_modalitys_unit():
+    batch, crop = flat_batch(0.1, modality=S1RTC, n=8), small(modalities=["s1rtc"])
+    plan = crop.plan(batch)
+    x = crop(batch, plan)["student_global"].x["s1rtc"]
+    shift = (
+        (x - Normalize("s1rtc")(torch.full((2, 1, 1), -10.0))) * 4 * torch.tensor(S1RTC.std)[:, None, None]
+    )
+    torch.testing.assert_close(shift, shift[..., :1, :1].expand_as(shift), atol=1e-3, rtol=0)
+    assert shift.abs().max() <= 1.5  # dB
+    assert shift.std() > 0.2
+
+
+def test_custom_augmentation(make_batch):
+    batch = make_batch([1, 2])
+    still = Augment(probability=0.0, blur_probability=0.0)
+    torch.testing.assert_close(views_of(small(augment=still), batch), views_of(small(augment=False), batch))
+
+
+def test_whole_tiles_are_north_up(make_batch):
+    batch = make_batch([1, 2, 3], without_s1=(2,))
+    batch["image_s2l2a_10m"][:, :, :24] = 100
+    batch["image_s2l2a_10m"][:, :, 24:, :24] = 9000
+    batch["image_s2l2a_10m"][:, :, 24:, 24:] = 3000
+    whole = small().whole(batch, 16, ["s1rtc", "s2l2a"])
+    assert whole.size == 3
+    assert whole.rows["s1rtc"].tolist() == [0, 2]
+    number = (
+        whole.x["s2l2a"] * 4 * torch.tensor(S2L2A.std)[:, None, None]
+        + (torch.tensor(S2L2A.mean) - 2 * torch.tensor(S2L2A.std))[:, None, None]
+    )
+    for band in (1, 2, 3, 7):
+        corners = number[0, band, [0, 0, -1, -1], [0, -1, 0, -1]]
+        torch.testing.assert_close(corners, torch.tensor([100.0, 100.0, 9000.0, 3000.0]), atol=0.5, rtol=0)
+
+
+def test_the_stored_size_of_a_group_does_not_matter():
+    """20 and 60 m bands that a file holds at 10 m."""
+    fine = flat_batch(1, tile=48, n=1)
+    coarse = dict(fine)
+    for resolution, bands in S2L2A.native.items():
+        for batch, step in ((fine, 1), (coarse, resolution // 10)):
+            ramp = 50 + 100 * (torch.arange(48 // step) + 0.5) * step
+            batch[S2L2A.native_key(resolution)] = ramp.expand(1, len(bands), 48 // step, -1).to(torch.uint16)
+    torch.testing.assert_close(
+        small().whole(fine, 32, ["s2l2a"]).x, small().whole(coarse, 32, ["s2l2a"]).x, atol=1e-3, rtol=0
+    )
+
+
+def test_nothing_waits_for_the_device(make_batch):
+    """Fake tensors of a GPU raise as soon as a value is asked for."""
+    batch = make_batch([1, 2, 3], without_s1=(2,))
+    crop = small()
+    plan = crop.plan(batch)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        device = torch.device("cuda")
+        fake = {key: torch.empty(x.shape, dtype=x.dtype, device=device) for key, x in batch.items()}
+        fake_plan = {
+            key: torch.empty(x.shape, dtype=x.dtype, device=device) if isinstance(x, torch.Tensor) else x
+            for key, x in plan.items()
+        }
+        groups = crop(fake, fake_plan)
+        assert mode is not None
+    for name, group in crop(batch, plan).items():
+        for modality, x in group.x.items():
+            assert groups[name].x[modality].shape == x.shape
+            assert groups[name].x[modality].device.type == "cuda"
+
+
+def test_autocast_changes_nothing(make_batch):
+    batch = make_batch([1, 2])
+    expected = views_of(small(), batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(views_of(small(), batch), expected, rtol=0, atol=0)
+
+
+def test_lightning_moves_the_plan(make_batch):
+    batch = make_batch([1, 2])
+    crop = small()
+    expected = crop(batch, crop.plan(batch))
+    moved = move_data_to_device(batch | {"plan": crop.plan(batch)}, "cpu")
+    torch.testing.assert_close(crop(moved, moved["plan"]), expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"global_scale": (0.0, 1.0)}, "`global_scale` is"),
+        ({"local_scale": (0.3, 0.1)}, "`local_scale` is"),
+        ({"ratio": (2.0, 1.0)}, "`ratio` is"),
+        ({"modality_probability": 0.0}, "`modality_probability` is 0.0"),
+        ({"local_crops": -1}, "-1 local crops"),
+        ({"global_size": 0}, "global ones of 0 px"),
+        ({"modalities": ["s3"]}, "'s3' is unknown"),
+    ],
+)
+def test_impossible_settings(changes, message):
+    with pytest.raises(TerraFMError, match=message):
+        MultiCrop(**changes)
+
+
+def test_impossible_batches(make_batch):
+    batch = make_batch([1, 2], without_s1=(2,))
+    with pytest.raises(TerraFMError, match="Sample 1 of the batch has none of the modalities s1rtc"):
+        MultiCrop(["s1rtc"]).plan(batch)
+    plan = small().plan(batch)
+    with pytest.raises(TerraFMError, match=r"no image_s2l2a_60m.*native=True"):
+        small()({key: x for key, x in batch.items() if key != "image_s2l2a_60m"}, plan)
+    with pytest.raises(TerraFMError, match=r"must be \(B, 4, H, W\), bands B02"):
+        small()(batch | {"image_s2l2a_10m": batch["image_s2l2a_10m"][:, :3]}, plan)
