@@ -1,0 +1,27 @@
+"""Protocols and the report: k-NN within and across sensors, same-place retrieval, on held-out cells."""
+
+from .features import FUSED, TileFeatures, collect, gather
+from .held_out import BASELINE, evaluate_held_out
+from .knn import accuracy, balanced_accuracy, knn_predict
+from .report import TRAINED, UNTRAINED, figure, table, write_report
+from .retrieval import recall
+from .scores import score
+
+__all__ = [
+    "BASELINE",
+    "FUSED",
+    "TRAINED",
+    "UNTRAINED",
+    "TileFeatures",
+    "accuracy",
+    "balanced_accuracy",
+    "collect",
+    "evaluate_held_out",
+    "figure",
+    "gather",
+    "knn_predict",
+    "recall",
+    "score",
+    "table",
+    "write_report",
+]

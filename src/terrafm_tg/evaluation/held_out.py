@@ -1,0 +1,169 @@
+"""Embeds tiles of training cells (the bank) and held-out cells (the queries), and scores encoders on them."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch import LightningDataModule
+from rich.progress import Progress
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.modalities import Modality, get_modalities
+
+from .baseline import baseline_output, standardize
+from .features import FUSED, TileFeatures, center, collect, gather
+from .knn import TEMPERATURE, K
+from .retrieval import TOP
+from .scores import score
+
+if TYPE_CHECKING:
+    from terrafm_tg.transforms.multicrop import ViewGroup
+
+#: Name of the baseline among the encoders.
+BASELINE = "band mean and deviation"
+
+
+def embed(encoder: nn.Module, views: "ViewGroup") -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Class tokens of whole tiles, from each sensor alone and from all that a tile has, fused.
+
+    Args:
+        encoder: Called as ``encoder(x, modality=name)`` and ``encoder(x, rows=rows, size=size)``.
+        views: The tiles, one view each.
+
+    Returns:
+        Embeddings, name -> (n, D), and the positions of their tiles in the batch, name -> (n,).
+    """
+    rows = {name: at for name, at in views.rows.items() if len(at)}
+    images = {name: views.x[name] for name in rows}
+    embeddings = {name: encoder(x, modality=name) for name, x in images.items()}
+    if len(rows) == 1:
+        (name,) = rows
+        return embeddings | {FUSED: embeddings[name]}, rows | {FUSED: rows[name]}
+    seen = torch.cat(list(rows.values())).unique()  # a tile may have none of these sensors
+    places = {name: torch.searchsorted(seen, at) for name, at in rows.items()}
+    return embeddings | {FUSED: encoder(images, rows=places, size=len(seen))}, rows | {FUSED: seen}
+
+
+def evaluate_held_out(
+    encoders: Mapping[str, nn.Module],
+    datamodule: LightningDataModule,
+    size: int = 224,
+    modalities: Sequence[str] | None = None,
+    device: torch.device | str = "cpu",
+    autocast: bool = False,
+    centered: bool = False,
+    baseline: bool = True,
+    progress: bool = True,
+    k: int = K,
+    temperature: float = TEMPERATURE,
+    top: int = TOP,
+) -> pd.DataFrame:
+    """Land-cover k-NN within and across sensors, and same-place retrieval, on cells that training never saw.
+
+    Under ``torch.distributed`` every rank must call it; each embeds its share and all return the same table.
+
+    Args:
+        encoders: Name -> encoder. They are evaluated in ``eval`` mode and left as they were.
+        datamodule: Its ``val_dataloader()`` gives the bank's loader (training cells) and the queries'
+            (held-out cells), both of native batches.
+        size: Height and width in pixels to which a whole tile is resized, divisible by 16.
+        modalities: Sensors to use; all by default.
+        device: Where the encoders run.
+        autocast: bfloat16 in the encoders, for speed. The comparison stays in float32.
+        centered: Remove from every embedding the mean of its sensor over the bank, so that cross-sensor
+            scores do not see a constant gap between sensors. Not part of the protocol, hence not the default.
+        baseline: Score plain statistics of the bands as well.
+        progress: Show a progress bar.
+        k: Neighbours of the k-NN.
+        temperature: Of its votes.
+        top: Length of retrieval's list.
+
+    Returns:
+        One row per score: ``encoder``, ``task``, ``bank``, ``query``, ``metric``, ``score``, ``chance``,
+        ``n_bank``, ``n_query``.
+
+    Raises:
+        TerraFMError: If the datamodule holds out no tiles.
+    """
+    sensors = get_modalities(modalities)
+    loaders = held_out_loaders(datamodule)
+    with torch.inference_mode(), _evaluating(encoders, device), Progress(disable=not progress) as bar:
+        sides = []
+        for title, loader in zip(("Bank tiles", "Held-out tiles"), loaders, strict=True):
+            batches = bar.track(loader, total=len(loader), description=title)
+            sides.append(
+                _embed_all(encoders, batches, size, sensors, torch.device(device), autocast, baseline)
+            )
+    rows: list[dict[str, Any]] = []
+    for name in sides[0]:
+        bank, query = (gather(side[name]) for side in sides)
+        if name == BASELINE:
+            bank, query = standardize(bank, bank), standardize(query, bank)
+        elif centered:
+            bank, query = center(bank, bank), center(query, bank)
+        rows += [{"encoder": name} | row for row in score(bank, query, k, temperature, top)]
+    return pd.DataFrame(rows)
+
+
+def held_out_loaders(datamodule: LightningDataModule) -> list[DataLoader[Any]]:
+    """The loaders of the bank and of the queries.
+
+    Raises:
+        TerraFMError: If the datamodule holds out no tiles.
+    """
+    loaders = datamodule.val_dataloader()
+    if not isinstance(loaders, Sequence) or len(loaders) != 2:
+        raise TerraFMError(
+            f"{type(datamodule).__name__} gives no pair of validation loaders (bank, queries): hold tiles "
+            "out by `val_share`, or remove HeldOutReport."
+        )
+    return list(loaders)
+
+
+def _embed_all(
+    encoders: Mapping[str, nn.Module],
+    batches: Iterable[dict[str, Any]],
+    size: int,
+    sensors: Sequence[Modality],
+    device: torch.device,
+    autocast: bool,
+    baseline: bool,
+) -> dict[str, dict[str, TileFeatures]]:
+    """Encoder -> sensor -> features of all tiles of one loader."""
+    from terrafm_tg.transforms.multicrop import MultiCrop
+
+    names = [m.name for m in sensors]
+    crop = MultiCrop(modalities=names).to(device)
+    outputs: dict[str, list[dict[str, Any]]] = {name: [] for name in encoders}
+    if baseline:
+        outputs[BASELINE] = []
+    for batch in batches:
+        batch = move_data_to_device({key: x for key, x in batch.items() if isinstance(x, Tensor)}, device)
+        places = {"land_cover": batch["land_cover"], "row": batch["row"]}
+        views = crop.whole(batch, size, names)
+        for name, encoder in encoders.items():
+            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+                embeddings, rows = embed(encoder, views)
+            outputs[name].append({"embeddings": embeddings, "rows": rows} | places)
+        if baseline:
+            outputs[BASELINE].append(baseline_output(batch, sensors))
+    return {name: collect(parts) for name, parts in outputs.items()}
+
+
+@contextmanager
+def _evaluating(encoders: Mapping[str, nn.Module], device: torch.device | str) -> Iterator[None]:
+    """The encoders on ``device`` and in ``eval`` mode; afterwards where and how they were."""
+    before = {name: (next(x.parameters()).device, x.training) for name, x in encoders.items()}
+    for encoder in encoders.values():
+        encoder.to(device).eval()
+    try:
+        yield
+    finally:
+        for name, encoder in encoders.items():
+            home, training = before[name]
+            encoder.to(home).train(training)

@@ -1,0 +1,183 @@
+"""The held-out scores as a table that lines up, a CSV, and a figure."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+
+from terrafm_tg.modalities import MODALITIES
+
+from .features import FUSED
+from .held_out import BASELINE
+from .scores import CROSS_SENSOR, KNN, RETRIEVAL
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: What HeldOutReport calls its two encoders; the table's column "change" is their difference.
+UNTRAINED, TRAINED = "untrained", "trained"
+
+_TITLES = {KNN: "Land-cover k-NN", CROSS_SENSOR: "Cross-sensor k-NN", RETRIEVAL: "Same place"}
+_SHORT = {"s1rtc": "S1", "s2l1c": "L1C", "s2l2a": "L2A", FUSED: "fused"}
+_ORDER = {name: i for i, name in enumerate([*MODALITIES, FUSED])}
+
+
+class Section(NamedTuple):
+    """Scores of a task in a metric: a row per sensor or ordered pair, a column per encoder and ``chance``.
+
+    Attributes:
+        title: What they are.
+        mean: Scores, the mean where there are several; NaN where none applies.
+        deviation: Standard deviation over several scores; NaN where there is one.
+    """
+
+    title: str
+    mean: pd.DataFrame
+    deviation: pd.DataFrame
+
+    @property
+    def labels(self) -> list[str]:
+        """One per row: ``S1`` for a sensor, ``S1 → L2A`` for a pair."""
+        pairs = [(_SHORT.get(a, a), _SHORT.get(b, b)) for a, b in self.mean.index]
+        return [a if a == b else f"{a} → {b}" for a, b in pairs]
+
+
+def sections(frame: pd.DataFrame) -> Iterator[Section]:
+    """Splits a tidy table of scores by task and metric, balanced accuracy last.
+
+    A score that occurs several times (runs with several seeds, concatenated) becomes its mean and deviation.
+    The first sensor of a pair is k-NN's bank or retrieval's query.
+    """
+    wanted = [(task, metric) for task in _TITLES for metric in frame.metric[frame.task == task].unique()]
+    for task, metric in sorted(wanted, key=lambda pair: pair[1].startswith("balanced")):
+        part = frame[(frame.task == task) & (frame.metric == metric)]
+        pair = ["query", "bank"] if task == RETRIEVAL else ["bank", "query"]
+        chance = part.assign(encoder="chance", score=part.chance)
+        grouped = pd.concat([chance, part]).groupby([*pair, "encoder"]).score
+        mean, deviation = (
+            wide.unstack("encoder").sort_index(
+                key=lambda names: names.map(lambda n: _ORDER.get(n, len(_ORDER)))
+            )
+            for wide in (grouped.mean(), grouped.std())
+        )
+        yield Section(f"{_TITLES[task]}: {metric.split()[0]}", mean, deviation)
+
+
+def columns(frame: pd.DataFrame) -> list[str]:
+    """Chance, the baseline, then the encoders in their order."""
+    return ["chance", *sorted(frame.encoder.unique(), key=lambda name: name != BASELINE)]
+
+
+def table(frame: pd.DataFrame, title: str = "Held-out cells") -> Table:
+    """A rich table with a row per score, 80 columns wide; ``–`` where a score does not apply.
+
+    Args:
+        frame: From :func:`~terrafm_tg.evaluation.held_out.evaluate_held_out`, or several of them
+            concatenated, whose scores then stand as mean ± standard deviation.
+        title: Above the table.
+    """
+    names = columns(frame)
+    changes = {UNTRAINED, TRAINED} <= set(names)
+    result = Table(
+        title=title, caption=_caption(frame), box=box.HORIZONTALS, padding=(0, 1, 0, 0), pad_edge=False
+    )
+    result.title_justify = result.caption_justify = "left"
+    result.add_column("", no_wrap=True)
+    for name in [*names, "change"] if changes else names:
+        result.add_column(name, justify="right", max_width=10)
+    for section in sections(frame):
+        result.add_section()
+        result.add_row(f"[bold]{section.title}[/]")
+        for i, label in enumerate(section.labels):
+            mean, deviation = section.mean.iloc[i], section.deviation.iloc[i]
+            cells = [
+                _cell(mean.get(name), deviation.get(name) if name != "chance" else None) for name in names
+            ]
+            if changes:
+                change = mean.get(TRAINED, float("nan")) - mean.get(UNTRAINED, float("nan"))
+                cells.append(
+                    "–" if pd.isna(change) else f"[{'green' if change > 0 else 'red'}]{change:+.2f}[/]"
+                )
+            result.add_row(f"  {label}", *cells)
+    return result
+
+
+def _cell(mean: float | None, deviation: float | None) -> str:
+    if mean is None or pd.isna(mean):
+        return "–"
+    return f"{mean:.2f}" + ("" if deviation is None or pd.isna(deviation) else f"±{deviation:.2f}")
+
+
+def _caption(frame: pd.DataFrame) -> str:
+    """What A → B means, how many tiles stand behind the scores, and what differences they can tell."""
+    knn, queries = frame[frame.task != RETRIEVAL], int(frame.n_query.max())
+    bank = f"{int(knn.n_bank.max())} tiles of training cells as the bank, " if len(knn) else ""
+    return (
+        "k-NN A → B: bank from A, queries from B. Same place A → B: A's tile found among B's. balanced: mean "
+        f"accuracy of the classes. Chance: always the commonest class, or any tile. {bank}{queries} held-out "
+        f"tiles as queries: two standard errors are up to {queries**-0.5:.2f}."
+    )
+
+
+def figure(frame: pd.DataFrame, title: str = "Held-out cells") -> "Figure":
+    """One line per score: chance as a tick, the baseline as a diamond, a bar from untrained to trained."""
+    from matplotlib.figure import Figure
+
+    names = columns(frame)
+    parts = [section for section in sections(frame) if "balanced" not in section.title]
+    heights = [len(section.mean) + 0.6 for section in parts]
+    fig = Figure(figsize=(7.2, 0.27 * sum(heights) + 1.6), layout="constrained")
+    axes = fig.subplots(len(parts), 1, height_ratios=heights, sharex=True, squeeze=False)[:, 0]
+    for ax, section in zip(axes, parts, strict=True):
+        _panel(ax, section, names)
+    axes[-1].set_xlim(0, 1)
+    fig.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    lines = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    below = fig.legend([lines[name] for name in names], names, loc="outside lower center", ncols=len(names))
+    below.set_frame_on(False)
+    return fig
+
+
+_STYLES: dict[str, dict[str, Any]] = {
+    "chance": {"marker": "|", "mec": "#333333", "ms": 14, "mew": 1.6},
+    BASELINE: {"marker": "D", "mfc": "white", "mec": "#7a7a7a", "ecolor": "#7a7a7a", "ms": 5.5},
+    UNTRAINED: {"marker": "o", "mfc": "white", "mec": "#d55e00", "ecolor": "#d55e00", "ms": 9, "mew": 1.6},
+    TRAINED: {"marker": "o", "mfc": "#0072b2", "mec": "#0072b2", "ecolor": "#0072b2", "ms": 6.5},
+}
+
+
+def _panel(ax: "Axes", section: Section, names: Sequence[str]) -> None:
+    mean, y = section.mean, range(len(section.mean))
+    if {UNTRAINED, TRAINED} <= set(mean):
+        ax.hlines(y, mean[UNTRAINED], mean[TRAINED], color="#9ec5de", lw=3, zorder=1)
+    for name in names:
+        if name not in mean:
+            continue
+        spread = section.deviation[name].fillna(0) if name != "chance" else None
+        style = _STYLES.get(name, {"marker": "s", "ms": 6})
+        ax.errorbar(mean[name], y, xerr=spread, ls="", label=name, clip_on=False, **style)
+    ax.set_yticks(list(y), section.labels)
+    ax.set_ylim(len(mean) - 0.4, -0.6)
+    ax.set_title(section.title, loc="left", fontsize=10)
+    ax.grid(axis="x", color="#e6e6e6", lw=0.8)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+
+
+def write_report(frame: pd.DataFrame, folder: Path | str, title: str = "Held-out cells") -> tuple[Path, Path]:
+    """Writes ``held_out.csv`` and ``held_out.png`` into ``folder``.
+
+    Returns:
+        The paths of both.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    csv, png = folder / "held_out.csv", folder / "held_out.png"
+    frame.to_csv(csv, index=False, float_format="%.6g")
+    figure(frame, title).savefig(png, dpi=150)
+    return csv, png

@@ -1,0 +1,101 @@
+"""HeldOutReport at the end of a real fit on the simulated world."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torchgeo.tasks import Classification
+
+from terrafm_tg.callbacks.held_out import HeldOutReport
+from terrafm_tg.callbacks.knn import KNNMonitor
+from terrafm_tg.datamodules import SimulatedDataModule
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.evaluation import BASELINE, TRAINED, UNTRAINED
+from terrafm_tg.tasks import TerraFM
+
+SMALL: dict[str, Any] = {
+    "model": "terrafm_tiny",
+    "depth": 1,
+    "global_size": 48,
+    "local_size": 32,
+    "local_crops": 1,
+}
+HEAD: dict[str, Any] = {"prototypes": 64, "head_hidden": 32, "head_bottleneck": 16, "alpha": 1.0, "lr": 1e-3}
+
+
+def _datamodule(root: Path, **kwargs: Any) -> SimulatedDataModule:
+    world = {"cells": 40, "cell_size": 144, "num_workers": 0}
+    return SimulatedDataModule(
+        root, **world, **({"batch_size": 16, "val_share": 0.3, "val_block": 1} | kwargs)
+    )
+
+
+def _trainer(folder: Path, *callbacks: Any, **kwargs: Any) -> Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    options = (
+        {"max_epochs": 1, "limit_train_batches": 2, "enable_checkpointing": False, "num_sanity_val_steps": 0}
+        | quiet
+        | kwargs
+    )
+    return Trainer(
+        accelerator="cpu", devices=1, default_root_dir=folder, callbacks=list(callbacks), **options
+    )
+
+
+def _task(seed: int = 0) -> TerraFM:
+    torch.manual_seed(seed)
+    return TerraFM(**SMALL, **HEAD)
+
+
+def test_table_csv_and_figure_at_the_end(
+    small_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    task = _task()
+    start = {name: x.clone() for name, x in task.teacher.state_dict().items()}
+    report = HeldOutReport()
+    trainer = _trainer(tmp_path, report, KNNMonitor())
+    trainer.fit(task, _datamodule(small_world))
+    frame = pd.read_csv(tmp_path / "held_out.csv")
+    assert set(frame.encoder) == {UNTRAINED, TRAINED, BASELINE}
+    assert (tmp_path / "held_out.png").stat().st_size > 10_000
+    printed = capsys.readouterr().out
+    assert "Held-out cells, terrafm_tiny after 2 steps" in printed
+    assert str(tmp_path / "held_out.csv") in printed
+    scores = frame.set_index(["encoder", "task", "bank", "query", "metric"]).score
+    monitored = trainer.callback_metrics
+    assert monitored["val/knn_fused"] == pytest.approx(
+        scores[TRAINED, "knn", "fused", "fused", "accuracy"], abs=1e-4
+    )
+    recall = scores[TRAINED, "retrieval", "s2l2a", "s1rtc", "recall@10"]
+    assert monitored["val/recall10_s1rtc_to_s2l2a"] == pytest.approx(recall, abs=1e-4)
+    untrained = report._encoders[UNTRAINED]
+    assert all(torch.equal(x, start[name]) for name, x in untrained.state_dict().items()), (
+        "from before the fit"
+    )
+
+
+def test_a_resumed_run_compares_with_the_same_untrained_encoder(small_world: Path, tmp_path: Path):
+    first = _trainer(tmp_path, limit_val_batches=0)
+    first.fit(_task(), _datamodule(small_world))
+    first.save_checkpoint(tmp_path / "last.ckpt")
+    report = HeldOutReport(size=32)
+    resumed = _trainer(tmp_path, report, max_epochs=2, limit_val_batches=0)
+    resumed.fit(task := _task(), _datamodule(small_world), ckpt_path=tmp_path / "last.ckpt")
+    start = _task().teacher.state_dict()
+    assert all(torch.equal(x, start[name]) for name, x in report._encoders[UNTRAINED].state_dict().items())
+    assert any(not torch.equal(x, start[name]) for name, x in task.teacher.state_dict().items())
+
+
+def test_no_held_out_tiles_stops_before_the_first_step(small_world: Path, tmp_path: Path):
+    with pytest.raises(TerraFMError, match="hold tiles out by `val_share`"):
+        _trainer(tmp_path, HeldOutReport()).fit(_task(), _datamodule(small_world, val_share=0.0))
+
+
+def test_a_task_without_a_teacher_is_named(small_world: Path, tmp_path: Path):
+    with pytest.raises(TerraFMError, match="HeldOutReport got Classification, which has no `teacher`"):
+        _trainer(tmp_path, HeldOutReport()).fit(
+            Classification(model="resnet18", num_classes=2), _datamodule(small_world)
+        )

@@ -1,0 +1,87 @@
+"""KNNMonitor in a real Trainer."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch.utils.data import DataLoader
+
+from terrafm_tg.callbacks.knn import KNNMonitor
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.evaluation.features import FUSED, collect
+from terrafm_tg.evaluation.knn import knn_predict
+from terrafm_tg.evaluation.retrieval import recall
+
+
+class Embedder(LightningModule):
+    """Gives noisy one-hot embeddings of the land cover; S1 sees only even rows, with more noise."""
+
+    def __init__(self, known: bool = True, embeds: bool = True) -> None:
+        super().__init__()
+        self.known, self.embeds = known, embeds
+        self.outputs: tuple[list[Any], list[Any]] = ([], [])
+
+    def validation_step(self, row: torch.Tensor, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        if not self.embeds:
+            return torch.zeros(())
+        land_cover = row * 7 % 5
+        generator = torch.Generator().manual_seed(int(row[0]))
+        place = torch.eye(5)[land_cover] + 0.5 * torch.randn(len(row), 5, generator=generator)
+        even = (row % 2 == 0).nonzero()[:, 0]
+        radar = place[even] + 0.5 * torch.randn(len(even), 5, generator=generator)
+        everyone = torch.arange(len(row))
+        output = {
+            "embeddings": {"s1rtc": radar, "s2l2a": place, FUSED: 2 * place},
+            "rows": {"s1rtc": even, "s2l2a": everyone, FUSED: everyone},
+            "land_cover": land_cover if self.known else torch.full_like(land_cover, -1),
+            "row": row,
+        }
+        self.outputs[dataloader_idx].append(output)
+        return output
+
+
+def _validate(module: Embedder, tmp_path: Path, **kwargs: Any) -> dict[str, float]:
+    loaders = [DataLoader(range(200), batch_size=32), DataLoader(range(1000, 1090), batch_size=32)]
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(
+        accelerator="cpu", devices=1, default_root_dir=tmp_path, callbacks=KNNMonitor(**kwargs), **quiet
+    )
+    trainer.validate(module, loaders, verbose=False)
+    return {name: value.item() for name, value in trainer.callback_metrics.items()}
+
+
+def test_logs_every_score_of_the_collected_embeddings(tmp_path: Path):
+    logged = _validate(module := Embedder(), tmp_path)
+    bank, query = (collect(outputs) for outputs in module.outputs)
+
+    def accuracy(a: str, b: str) -> float:
+        predicted = knn_predict(query[b].x, bank[a].x, bank[a].land_cover)
+        return (predicted == query[b].land_cover).float().mean().item()
+
+    expected = {f"val/knn_{name}": accuracy(name, name) for name in bank}
+    expected |= {
+        "val/knn_s1rtc_to_s2l2a": accuracy("s1rtc", "s2l2a"),
+        "val/knn_s2l2a_to_s1rtc": accuracy("s2l2a", "s1rtc"),
+        "val/recall10_s1rtc_to_s2l2a": recall(query["s1rtc"], query["s2l2a"])[0],
+        "val/recall10_s2l2a_to_s1rtc": recall(query["s2l2a"], query["s1rtc"])[0],
+    }
+    assert logged == pytest.approx(expected, abs=1e-6)
+    assert logged["val/knn_fused"] > 0.5 > 0.2, "five classes"
+
+
+def test_settings_reach_the_scores(tmp_path: Path):
+    assert "val/recall3_s1rtc_to_s2l2a" in _validate(Embedder(), tmp_path, top=3)
+    assert _validate(Embedder(), tmp_path, k=1) != _validate(Embedder(), tmp_path, k=40)
+
+
+def test_unknown_land_cover_is_said_once_and_retrieval_still_runs(tmp_path: Path):
+    with pytest.warns(UserWarning, match="land cover of all validation tiles is unknown"):
+        logged = _validate(Embedder(known=False), tmp_path)
+    assert set(logged) == {"val/recall10_s1rtc_to_s2l2a", "val/recall10_s2l2a_to_s1rtc"}
+
+
+def test_a_task_without_embeddings_is_named(tmp_path: Path):
+    with pytest.raises(TerraFMError, match=r"got Tensor from Embedder\.validation_step: return a dict"):
+        _validate(Embedder(embeds=False), tmp_path)

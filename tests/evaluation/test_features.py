@@ -1,0 +1,59 @@
+"""Collecting embeddings over batches and ranks."""
+
+from pathlib import Path
+
+import torch
+from torch import distributed, multiprocessing
+
+from terrafm_tg.evaluation.features import TileFeatures, center, collect, gather
+
+
+def _output(rows: list[int], radar: list[int]) -> dict:
+    """A batch of tiles `rows`; those at positions `radar` have S1. An embedding tells its tile."""
+    row = torch.tensor(rows)
+    at = {"s2l2a": torch.arange(len(rows)), "s1rtc": torch.tensor(radar, dtype=torch.long)}
+    embeddings = {name: row[i][:, None] + torch.tensor([[0.0, 0.5]]) for name, i in at.items()}
+    return {"embeddings": embeddings, "rows": at, "land_cover": row % 3 - 1, "row": row}
+
+
+def test_collect_keeps_each_tile_once_with_its_own_label():
+    features = collect([_output([5, 3, 9], [0, 2]), _output([3, 7], [1])])
+    assert features["s2l2a"].row.tolist() == [3, 5, 7, 9]
+    assert features["s1rtc"].row.tolist() == [5, 7, 9]
+    for tiles in features.values():
+        assert torch.equal(tiles.x[:, 0], tiles.row.float())
+        assert torch.equal(tiles.land_cover, tiles.row % 3 - 1)
+    assert features["s2l2a"].labelled().row.tolist() == [5, 7]
+
+
+def test_center_removes_the_sensor_from_both_sides():
+    x, row = torch.randn(40, 6), torch.arange(40)
+    bank = {"a": TileFeatures(x + 3, row, row), "b": TileFeatures(x - 5, row, row)}
+    query = {"a": TileFeatures(x[:9] + 3, row[:9], row[:9]), "b": TileFeatures(x[:9] - 5, row[:9], row[:9])}
+    centred = center(query, bank)
+    torch.testing.assert_close(centred["a"].x, centred["b"].x, atol=1e-5, rtol=0)
+    torch.testing.assert_close(center(bank, bank)["a"].x.mean(dim=0), torch.zeros(6), atol=1e-5, rtol=0)
+
+
+def _rank(rank: int, folder: Path) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    # The ranks' shares overlap in tile 3, as a padded list does; the second has no radar.
+    outputs = [_output([5, 3, 9], [0, 2])] if rank == 0 else [_output([3, 7], [])]
+    torch.save(
+        {name: tuple(tiles) for name, tiles in gather(collect(outputs)).items()}, folder / f"{rank}.pt"
+    )
+    distributed.destroy_process_group()
+
+
+def test_gather_gives_every_rank_all_tiles_once(tmp_path: Path):
+    multiprocessing.start_processes(_rank, (tmp_path,), nprocs=2, start_method="fork")
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert first["s2l2a"][1].tolist() == [3, 5, 7, 9]
+    assert first["s1rtc"][1].tolist() == [5, 9]
+    for name, tensors in first.items():
+        assert all(torch.equal(a, b) for a, b in zip(tensors, second[name], strict=True))
+
+
+def test_gather_alone_is_the_identity():
+    features = collect([_output([1, 2], [0])])
+    assert gather(features) is features

@@ -1,0 +1,55 @@
+"""Same-place retrieval against NumPy's sort."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from terrafm_tg.evaluation.features import TileFeatures
+from terrafm_tg.evaluation.retrieval import recall
+
+
+def _tiles(x: torch.Tensor, rows: list[int] | torch.Tensor) -> TileFeatures:
+    rows = torch.as_tensor(rows)
+    return TileFeatures(x, rows, torch.zeros_like(rows))
+
+
+@pytest.mark.parametrize("k", [1, 5, 10])
+def test_equals_a_sort(k: int):
+    rng = np.random.default_rng(0)
+    place = rng.standard_normal((120, 8))
+    a, b = (place + rng.standard_normal((120, 8)) for _ in range(2))
+    rows_a, rows_b = rng.permutation(150)[:120], rng.permutation(150)[:120]
+    found = []
+    for x, row in zip(a, rows_a, strict=True):
+        if row in rows_b:
+            cosine = b @ x / np.linalg.norm(b, axis=1) / np.linalg.norm(x)
+            found.append(row in rows_b[np.argsort(-cosine)[:k]])
+    value, chance, count = recall(
+        _tiles(torch.tensor(a), rows_a), _tiles(torch.tensor(b), rows_b), k=k, chunk=7
+    )
+    assert value == pytest.approx(np.mean(found))
+    assert (chance, count) == (pytest.approx(k / 120), len(found))
+
+
+def test_the_same_embeddings_are_found_at_once_in_any_order():
+    x, order = torch.randn(50, 4), torch.randperm(50)
+    assert recall(_tiles(x, torch.arange(50)), _tiles(x[order], order), k=1)[0] == 1.0
+
+
+def test_one_point_for_all_tiles_finds_nothing():
+    x = torch.ones(50, 4)
+    assert recall(_tiles(x, torch.arange(50)), _tiles(x, torch.arange(50)))[0] == 0.0
+
+
+def test_random_embeddings_are_at_chance():
+    a, b = torch.randn(2, 2000, 16, generator=torch.Generator().manual_seed(0))
+    value, chance, _ = recall(_tiles(a, torch.arange(2000)), _tiles(b, torch.arange(2000)), k=100)
+    assert value == pytest.approx(chance, abs=4 * math.sqrt(0.05 * 0.95 / 2000))
+
+
+def test_no_common_tile_is_not_a_number():
+    value, _, count = recall(_tiles(torch.randn(3, 4), [0, 1, 2]), _tiles(torch.randn(2, 4), [3, 4]))
+    assert math.isnan(value)
+    assert count == 0
