@@ -1,0 +1,126 @@
+"""The +1000 DN that Sentinel-2's processing baseline 04.00 added: found out from facts, recorded, taken off.
+
+Since 25 January 2022 products hold ``reflectance * 10,000 + 1000``, so that dark pixels do not clip at 0. An
+archive mixes both conventions. What is not known for certain is called unknown here, and a setting decides
+it, never a guess.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.modalities import MODALITIES
+
+OFFSET = 1000  #: DN
+UNKNOWN = -1
+_FIRST = 400  # baseline 04.00
+_AMBIGUOUS = 9999  # "N9999": reprocessed outside ESA's chain, with either convention
+
+
+def offsets_by_name(products: pd.Series) -> np.ndarray:
+    """Offset of products by the baseline in their names.
+
+    Args:
+        products: Product ids such as ``S2A_MSIL2A_20220706T085611_N0400_R007_T33NZA_20220706T153419``.
+
+    Returns:
+        int16 (n,): 1000 from baseline 04.00 on, 0 before, -1 where the name does not say (``N9999``, or no
+        baseline).
+    """
+    names = products.astype("str").str.extract(r"_N(\d{4})(?:_|$)", expand=False)
+    baseline = pd.to_numeric(names).to_numpy(float)
+    offsets = np.where(baseline >= _FIRST, OFFSET, 0)
+    return np.where(np.isnan(baseline) | (baseline == _AMBIGUOUS), UNKNOWN, offsets).astype(np.int16)
+
+
+def offset_by_pixels(bands: Mapping[str, np.ndarray]) -> int:
+    """Offset of an image by its pixels, where they leave no doubt.
+
+    Two facts are certain enough: the cirrus band B10 of L1C is nearly black without an offset (its median
+    lies above 800 DN only with one, or under a high cloud that no pixel of the scene escapes); and with an
+    offset next to no pixel of any band lies below 900 DN, which would be a reflectance below -1 %.
+
+    Args:
+        bands: Digital numbers by band name, 0 where missing.
+
+    Returns:
+        1000 or 0; -1 where neither fact holds (such as an L2A scene all of snow or cloud).
+    """
+    valid = {band: values[values > 0] for band, values in bands.items()}
+    if any(np.mean(values < 900) > 0.01 for values in valid.values() if values.size):
+        return 0
+    cirrus = valid.get("B10", np.empty(0))
+    return OFFSET if cirrus.size and np.median(cirrus) >= 800 else UNKNOWN
+
+
+def offset_beside(l2a: Mapping[str, np.ndarray], l1c: Mapping[str, np.ndarray], l1c_offset: int) -> int:
+    """Offset of an L2A image by the L1C image of the same acquisition.
+
+    Short-wave infrared passes the air almost unchanged: in B11 and B12 the dark ends (1st percentiles) of
+    both lie 0 or 1000 DN apart once the offset of L1C is gone.
+
+    Args:
+        l2a: Digital numbers by band name, 0 where missing.
+        l1c: The same of L1C.
+        l1c_offset: The offset that L1C holds.
+
+    Returns:
+        1000 or 0; -1 where the bands are more than 300 DN from either, or are not there.
+    """
+    shared = [
+        band
+        for band in ("B11", "B12")
+        if (l2a.get(band, np.empty(0)) > 0).any() and (l1c.get(band, np.empty(0)) > 0).any()
+    ]
+    dark = [[np.percentile(image[band][image[band] > 0], 1) for band in shared] for image in (l2a, l1c)]
+    apart = np.array(dark[0]) - np.array(dark[1]) + l1c_offset
+    return next((offset for offset in (0, OFFSET) if shared and (abs(apart - offset) < 300).all()), UNKNOWN)
+
+
+def remove_offset(pixels: np.ndarray, offset: int) -> np.ndarray:
+    """Digital numbers without the offset: missing pixels (0) stay 0, others become at least 1."""
+    if not offset:
+        return pixels
+    return np.where(pixels > 0, np.maximum(pixels, offset + 1) - offset, 0).astype(pixels.dtype)
+
+
+def settle(index: pd.DataFrame, modalities: Sequence[str] | None, ambiguous: str) -> pd.DataFrame:
+    """Decide the unknown offsets of a tile index by the user's setting.
+
+    Args:
+        index: A tile index with ``has_<modality>`` and ``offset_<modality>``, -1 where unknown.
+        modalities: The names that will be read; all where None.
+        ambiguous: ``"present"`` (take 1000 off), ``"absent"``, ``"drop"`` (leave the modality out there),
+            ``"error"``.
+
+    Returns:
+        The index with every offset 0 or more.
+
+    Raises:
+        TerraFMError: If the setting is unknown, or is ``"error"`` and an offset is unknown.
+    """
+    if ambiguous not in ("error", "present", "absent", "drop"):
+        raise TerraFMError(
+            f"`ambiguous_offset` must be 'error', 'present', 'absent' or 'drop', got {ambiguous!r}."
+        )
+    for name in MODALITIES if modalities is None else modalities:
+        if f"offset_{name}" not in index:
+            continue
+        has, offsets = index[f"has_{name}"].to_numpy(), index[f"offset_{name}"].to_numpy()
+        unknown = has & (offsets == UNKNOWN)
+        if not unknown.any():
+            continue
+        if ambiguous == "error":
+            raise TerraFMError(
+                f"Whether {name} holds the +1000 DN of baseline 04.00 is not known for {unknown.sum():,} of "
+                f"{has.sum():,} tiles, first {index['cell'].iat[unknown.argmax()]} "
+                f"({index[f'product_{name}'].iat[unknown.argmax()]}): set `ambiguous_offset` to 'present' "
+                "(1000 is taken off), 'absent' (nothing is) or 'drop' (they are left out)."
+            )
+        decided = np.where(unknown, OFFSET if ambiguous == "present" else 0, offsets).astype(np.int16)
+        index = index.assign(**{f"offset_{name}": decided})
+        if ambiguous == "drop":
+            index = index.assign(**{f"has_{name}": has & ~unknown})
+    return index

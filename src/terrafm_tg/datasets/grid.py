@@ -1,0 +1,70 @@
+"""Major-TOM's grid of 10 km cells: names to corners and back, for arrays of places.
+
+A cell such as ``897U_171L`` is named after its row (U north, D south of the equator) and its column (R east,
+L west of Greenwich). Rows are 180/2004 degrees high; how many columns a row has follows from the length of
+its parallel, so that cells are about 10 km wide everywhere. Numbers count from the equator and from
+Greenwich, and name the cell's bottom left corner (Francis & Czerkawski, "Major TOM", 2024; not the numbering
+of the package ``majortom-eg``).
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from terrafm_tg.errors import TerraFMError
+
+EARTH_RADIUS = 6378.137  #: km
+CELL_SIZE = 10.0  #: km
+ROWS = int(np.ceil(np.pi * EARTH_RADIUS / CELL_SIZE))  #: rows from pole to pole
+MARGIN = 340.0  #: metres by which a published picture starts before its cell, and ends behind it
+_ROUNDING = 1e-9  # of a cell: a computed corner lies in the cell that it is the corner of
+
+
+def columns(rows: ArrayLike) -> NDArray[np.int64]:
+    """How many cells there are around the globe in each row."""
+    latitude = np.radians(np.asarray(rows) * 180 / ROWS)
+    return np.ceil(2 * np.pi * EARTH_RADIUS * np.cos(latitude) / CELL_SIZE).astype(np.int64)
+
+
+def cells_at(lat: ArrayLike, lon: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Row and column of the cells that places lie in.
+
+    Args:
+        lat: Degrees north, -90 to 90.
+        lon: Degrees east; any turn of the globe.
+
+    Returns:
+        Rows (north positive) and columns (east positive).
+    """
+    lon = (np.asarray(lon, dtype=np.float64) + 180) % 360 - 180
+    rows = np.floor(np.asarray(lat, dtype=np.float64) * ROWS / 180 + _ROUNDING).astype(np.int64)
+    return rows, np.floor(lon * columns(rows) / 360 + _ROUNDING).astype(np.int64)
+
+
+def corners(rows: ArrayLike, cols: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Latitude and longitude of the cells' bottom left corners."""
+    return np.asarray(rows) * 180 / ROWS, np.asarray(cols) * 360 / columns(rows)
+
+
+def names(rows: ArrayLike, cols: ArrayLike) -> list[str]:
+    """The cells' names, such as ``897U_171L``."""
+    pairs = zip(np.atleast_1d(rows).tolist(), np.atleast_1d(cols).tolist(), strict=True)
+    return [f"{abs(r)}{'U' if r >= 0 else 'D'}_{abs(c)}{'R' if c >= 0 else 'L'}" for r, c in pairs]
+
+
+def parse(cells: Iterable[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and columns of cells by name.
+
+    Raises:
+        TerraFMError: If a name is not of Major-TOM's form.
+    """
+    signs = {"U": 1, "D": -1, "R": 1, "L": -1}
+    numbers = []
+    for cell in cells:
+        row, _, col = cell.partition("_")
+        if not (row[:-1].isdecimal() and row[-1] in "UD" and col[:-1].isdecimal() and col[-1] in "RL"):
+            raise TerraFMError(f"{cell!r} is no Major-TOM cell: expected a name such as '897U_171L'.")
+        numbers.append((int(row[:-1]) * signs[row[-1]], int(col[:-1]) * signs[col[-1]]))
+    rows, cols = np.array(numbers, dtype=np.int64).reshape(-1, 2).T
+    return rows, cols

@@ -1,0 +1,183 @@
+"""Major-TOM Core: Sentinel-1 RTC and Sentinel-2 L1C and L2A, joined by grid cell, four tiles per cell."""
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from geopandas import GeoDataFrame
+from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader, MemoryFile
+from rasterio.windows import Window
+from torchgeo.datasets.utils import Sample
+
+from terrafm_tg.errors import DamagedTileError, TerraFMError
+from terrafm_tg.modalities import MODALITIES, Modality
+
+from .base import TileDataset, check_tile_size
+from .baseline import settle
+from .index_file import fingerprint, open_index
+from .major_tom_rows import FOLDERS, find_metadata, tile_rows
+from .parquet import PartFiles
+from .tiff import native_pixels
+
+
+class MajorTOM(TileDataset):
+    """`Major-TOM Core <https://huggingface.co/Major-TOM>`_ as it is published (CC-BY-SA-4.0).
+
+    ``root`` holds ``Core-S2L2A``, ``Core-S2L1C``, ``Core-S1RTC``, any of them, each with ``metadata.parquet``
+    and ``images/part_00001.parquet`` ... (one row per row group, one GeoTIFF per band). A part of the files
+    is enough: a cell has those products whose file is on disk. Cells that lack a product are included.
+
+    A tile is a quarter of a cell, read in the cell's own UTM zone without a warp: the columns of the bands
+    asked for from one row group, and of each TIFF the quarter's window. See
+    :class:`~terrafm_tg.datasets.TileDataset` for what a sample holds, and
+    :func:`~terrafm_tg.datasets.major_tom_rows.tile_rows` for how products are joined.
+
+    The index is ``root/index.parquet`` where ``terrafm index`` has written it (then with land cover), else it
+    is made from the metadata at once. It records the offset of processing baseline 04.00 that the files hold
+    (``offset_<modality>``).
+
+    Args:
+        root: The folder.
+        modalities: ``"s1rtc"``, ``"s2l1c"``, ``"s2l2a"``, any of them; those that the root has where None.
+        native: Hand out the stored pixels instead of float32 at 10 m.
+        tile_size: Edge of a tile in 10 m pixels; half a cell's.
+        index: A tile index, or the path of one, instead of ``root/index.parquet``.
+        harmonise: Take the offset of baseline 04.00 off; False keeps the numbers as they are stored.
+        ambiguous_offset: What to do where a product's name does not tell (``N9999``): ``"error"``,
+            ``"present"`` (1000 is taken off), ``"absent"``, or ``"drop"`` (the modality is left out there).
+        remote: Read rows whose file is not on disk from their URL (only the bytes of the bands travel).
+        transforms: Applied to each sample.
+
+    Raises:
+        TerraFMError: If the root is missing, is no Major-TOM root, its index is out of date, cells are not
+            two tiles wide, an offset is ambiguous, or a setting is wrong.
+    """
+
+    filename_glob = "metadata.parquet"
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        modalities: Sequence[str] | None = None,
+        native: bool = False,
+        tile_size: int = 534,
+        index: GeoDataFrame | str | os.PathLike[str] | None = None,
+        harmonise: bool = True,
+        ambiguous_offset: str = "error",
+        remote: bool = False,
+        transforms: Callable[[Sample], Sample] | None = None,
+    ) -> None:
+        check_tile_size(tile_size)
+        self.root = self.paths = Path(root)
+        self.harmonise = harmonise
+        table, _ = open_index(index, self.root, self.scan, self.state, {}, tile_size=tile_size, remote=remote)
+        if harmonise:
+            table = settle(table, modalities, ambiguous_offset)
+        super().__init__(table, modalities, native, tile_size, transforms)
+        self._files = PartFiles()
+        self._check_cell_size()
+
+    #: Settings of :meth:`scan` that an index on disk must have been made with.
+    SETTINGS: ClassVar = {"remote": False}
+
+    @staticmethod
+    def scan(root: Path, tile_size: int, remote: bool = False) -> GeoDataFrame:
+        """The tile index, made from the metadata; see :func:`~.major_tom_rows.tile_rows`."""
+        return tile_rows(root, tile_size, remote)
+
+    @staticmethod
+    def find_tile_size(root: Path) -> int:
+        """Half the width of the first cell that can be read; the published 534 where none can."""
+        return (cell_width(root, tile_rows(root, 534, remote=True)) or 1068) // 2
+
+    @staticmethod
+    def state(root: Path) -> str:
+        """A name for the files that lie below the root: an index made for another set is out of date."""
+        folders = [path.parent for path in find_metadata(root).values()]
+        files = [file for folder in folders for file in (folder / "images").glob("*.parquet")]
+        return fingerprint([*files, *(folder / "metadata.parquet" for folder in folders)], root)
+
+    def _read(self, row: int, modality: Modality) -> dict[int, np.ndarray]:
+        name = f"{self.name(row)} {modality.name}"
+        values = self._values(row, modality, ["grid_cell", *modality.bands])
+        if values.get("grid_cell") != self.index["cell"].iat[row]:
+            raise DamagedTileError(name, f"its row group holds cell {values.get('grid_cell')}")
+        quadrant = self._quadrants[row]
+        offset = int(self.index[f"offset_{modality.name}"].iat[row]) if self.harmonise else 0
+        groups = {}
+        for resolution, bands in modality.native.items():
+            size = self.tile_size * 10 // resolution
+            window = Window(size * (quadrant % 2), size * (quadrant // 2), size, size)
+            group = []
+            for band in bands:
+                if not values.get(band):
+                    raise DamagedTileError(name, f"band {band} is missing")
+                try:
+                    with MemoryFile(values[band]) as memory, memory.open() as src:
+                        self._check_grid(row, src, resolution)
+                        group.append(native_pixels(src.read(1, window=window), modality, src.nodata, offset))
+                except (RasterioError, ValueError) as error:
+                    raise DamagedTileError(name, f"band {band}: {error}") from error
+            groups[resolution] = np.stack(group)
+        return groups
+
+    def _values(self, row: int, modality: Modality, columns: list[str]) -> dict[str, Any]:
+        """Columns of the row group that holds a tile's cell."""
+        part, group = self._locations[modality.name]
+        path = part[row] if "://" in part[row] else str(self.root / part[row])
+        try:
+            return self._files.read(path, int(group[row]), columns)
+        except OSError as error:
+            reason = f"row group {group[row]} of {part[row]} cannot be read ({error})"
+            raise DamagedTileError(f"{self.name(row)} {modality.name}", reason) from error
+
+    def _check_grid(self, row: int, src: DatasetReader, resolution: int) -> None:
+        """Refuse a picture that is not the cell's."""
+        size = 2 * self.tile_size * 10 // resolution
+        if src.shape != (size, size):
+            raise ValueError(f"it is {src.width} x {src.height} pixels, expected {size} x {size}")
+        x, y = self._footprints.origin(row)
+        x -= self._quadrants[row] % 2 * self.tile_size * 10
+        y += self._quadrants[row] // 2 * self.tile_size * 10
+        away = max(abs(src.transform.c - x), abs(src.transform.f - y))
+        if away > 10:
+            raise ValueError(f"its corner lies {away:,.0f} m from the cell's")
+
+    def _check_cell_size(self) -> None:
+        width = cell_width(self.root, self.index)
+        if width not in (None, 2 * self.tile_size):
+            raise TerraFMError(
+                f"The cells of {self.root} are {width} pixels wide, a tile is half of that: "
+                f"`tile_size` must be {width // 2}, got {self.tile_size}."
+            )
+
+    @cached_property
+    def _quadrants(self) -> np.ndarray:
+        return self.index["quadrant"].to_numpy(np.int64)
+
+    @cached_property
+    def _locations(self) -> dict[str, tuple[pd.Categorical, np.ndarray]]:
+        return {
+            m.name: (self.index[f"part_{m.name}"].array, self.index[f"group_{m.name}"].to_numpy())
+            for m in self.modalities
+        }
+
+
+def cell_width(root: Path, index: GeoDataFrame) -> int | None:
+    """Pixels of 10 m across the first cell that can be read on disk; None where none of the first few can."""
+    files = PartFiles()
+    for row in range(0, min(len(index), 16), 4):
+        for name in (name for name in FOLDERS if f"has_{name}" in index and index[f"has_{name}"].iat[row]):
+            part, group = root / index[f"part_{name}"].iat[row], int(index[f"group_{name}"].iat[row])
+            band = MODALITIES[name].native[10][0]
+            with contextlib.suppress(OSError, RasterioError):
+                blob = files.read(str(part), group, [band]).get(band)
+                with MemoryFile(blob or b"") as memory, memory.open() as src:
+                    return src.width
+    return None

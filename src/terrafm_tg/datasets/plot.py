@@ -1,0 +1,64 @@
+"""A figure of one tile: what each sensor saw."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from torchgeo.datasets.utils import Sample
+
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.modalities import MODALITIES, Modality
+
+from .pixels import to_ten_metres
+
+
+def plot_tile(sample: Sample, suptitle: str | None = None) -> Figure:
+    """Draw a sample's modalities side by side.
+
+    Args:
+        sample: A sample of a :class:`~terrafm_tg.datasets.TileDataset`, native or at 10 m.
+        suptitle: A title above all.
+
+    Returns:
+        The figure: optics as B04, B03, B02, radar as VV, VH and VV - VH (dB), each band stretched from its
+        2nd to its 98th percentile together with the others of its kind; missing pixels are white.
+
+    Raises:
+        TerraFMError: If the sample has no image.
+    """
+    images = {
+        m.title: _picture(image, m) for m in MODALITIES.values() if (image := _image(sample, m)) is not None
+    }
+    if not images:
+        raise TerraFMError(f"The sample holds no image to plot, only {', '.join(sample)}.")
+    figure, axes = plt.subplots(
+        1, len(images), figsize=(4 * len(images), 4), squeeze=False, layout="constrained"
+    )
+    for ax, (title, image) in zip(axes[0], images.items(), strict=True):
+        ax.imshow(image)
+        ax.set_title(title)
+        ax.axis("off")
+    if suptitle is not None:
+        figure.suptitle(suptitle)
+    return figure
+
+
+def _image(sample: Sample, modality: Modality) -> np.ndarray | None:
+    groups = {r: sample[key] for r in modality.native if (key := modality.native_key(r)) in sample}
+    if groups:
+        return to_ten_metres(groups, modality).numpy()
+    return sample[modality.key].numpy() if modality.key in sample else None
+
+
+def _picture(image: np.ndarray, modality: Modality) -> np.ndarray:
+    """RGB (H, W, 3) in [0, 1]."""
+    if modality.unit == "dB":
+        vv, vh = image
+        channels = [_stretch(vv), _stretch(vh), _stretch(vv - vh)]
+    else:
+        channels = list(_stretch(image[modality.band_indices(["B04", "B03", "B02"])]))
+    return np.nan_to_num(np.stack(channels, axis=-1), nan=1.0)
+
+
+def _stretch(values: np.ndarray) -> np.ndarray:
+    low, high = np.nanpercentile(values, (2, 98)) if np.isfinite(values).any() else (0.0, 1.0)
+    return np.clip((values - low) / max(high - low, 1e-6), 0, 1)

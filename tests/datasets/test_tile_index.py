@@ -1,0 +1,190 @@
+import io
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import rasterio
+import shapely
+from rasterio.transform import from_origin
+from rich.console import Console
+from tiny_files import product, tiff, write_major_tom
+
+from terrafm_tg.datasets import MajorTOM, SentinelFolder, build_index
+from terrafm_tg.datasets.index import summary_table
+from terrafm_tg.errors import TerraFMError
+
+WEST, EAST = "536U_101R", "536U_104R"  # the second lies east of the map below
+
+
+def write_raster(path, pixels, west, north, step, nodata=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grid = {"transform": from_origin(west, north, step, step), "crs": "EPSG:4326", "nodata": nodata}
+    shape = {"height": pixels.shape[0], "width": pixels.shape[1], "count": 1, "dtype": pixels.dtype}
+    with rasterio.open(path, "w", driver="GTiff", **grid, **shape) as file:
+        file.write(pixels, 1)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two cells of 24 pixels; the map (as fine as 10 m, 0.05 degrees wide) covers the western one only."""
+    rows = {
+        "s2l2a": [product("s2l2a", WEST), product("s2l2a", EAST, "N0400", date="20220601T101031")],
+        "s1rtc": [product("s1rtc", WEST)],
+    }
+    return write_major_tom(tmp_path / "root", rows)
+
+
+@pytest.fixture
+def west(root):
+    """The western cell's middle, longitude and latitude."""
+    return shapely.get_coordinates(MajorTOM(root, tile_size=12).index.geometry[:4].union_all().centroid)[0]
+
+
+@pytest.fixture
+def worldcover(tmp_path, west):
+    """Trees in the north, water in the south of the western cell; moss on the border of its eastern tiles."""
+    step = 0.05 / 600
+    codes = np.full((600, 600), 10, np.uint8)
+    codes[300:] = 80
+    codes[:300, 303:305] = 100
+    path = tmp_path / "map" / "ESA_WorldCover_10m_2021_v200_N48E012_Map.tif"
+    write_raster(path, codes, west[0] - 0.025, west[1] + 0.025, step, nodata=0)
+    return path.parent
+
+
+def test_land_cover_climate_and_region(root, worldcover, tmp_path, west):
+    write_raster(
+        tmp_path / "climate.tif", np.array([[7, 255]], np.uint8), west[0] - 1, west[1] + 1, 1.05, nodata=255
+    )
+    boxes = [shapely.box(0, 0, 1, 1), shapely.box(west[0] - 1, 40, west[0] + 0.02, 50)]
+    gpd.GeoDataFrame(geometry=boxes, crs=4326).to_crs(3035).to_file(tmp_path / "regions.gpkg")
+    index = build_index(root, worldcover, tmp_path / "climate.tif", tmp_path / "regions.gpkg", progress=False)
+    assert index.cell.tolist() == [WEST] * 4 + [EAST] * 4
+    assert index.land_cover.tolist() == [0, 0, 11, 11, -1, -1, -1, -1]  # nothing but water is ocean
+    assert index.land_cover.dtype == np.int8
+    share = np.stack(index.land_cover_share)
+    assert share.shape == (8, 11)
+    assert share[:4].sum(axis=1) == pytest.approx(1)
+    assert share[0, 0] > 0.9
+    assert 0.05 < share[1, 10] < 0.4
+    assert share[2, 7] > 0.9
+    assert index.climate.tolist() == [7] * 4 + [-1] * 4
+    assert index.region.tolist() == [1] * 4 + [-1] * 4
+    assert index.offset_s2l2a.tolist() == [0] * 4 + [1000] * 4
+
+
+def test_the_file_is_found_and_gives_the_same(root, worldcover):
+    built = build_index(root, worldcover, progress=False)
+    assert [path.name for path in root.glob("*index*")] == ["index.parquet"]  # nothing is left of the writing
+    dataset = MajorTOM(root, tile_size=12)
+    pd.testing.assert_frame_equal(
+        pd.DataFrame(dataset.index.drop(columns="land_cover_share")),
+        pd.DataFrame(built.drop(columns="land_cover_share")),
+    )
+    assert dataset.index.crs == built.crs
+    sample = dataset[dataset.tile_slice(2)]
+    assert sample["land_cover"] == 11
+    assert sample["image_s1rtc"].shape == (2, 12, 12)
+    geo = gpd.read_parquet(root / "index.parquet")
+    assert len(geo) == 8
+    assert geo.crs.to_epsg() == 4326
+
+
+def test_workers_give_the_same(root, worldcover):
+    one = build_index(root, worldcover, workers=0, progress=False)
+    two = build_index(root, worldcover, workers=2, progress=False)
+    assert one.land_cover.tolist() == two.land_cover.tolist()
+    np.testing.assert_array_equal(np.stack(one.land_cover_share), np.stack(two.land_cover_share))
+
+
+def test_maps_below_the_root_are_found(root, worldcover):
+    worldcover.rename(root / "WorldCover")
+    assert build_index(root, progress=False).land_cover.tolist()[:4] == [0, 0, 11, 11]
+
+
+def test_without_maps_everything_is_unknown(root):
+    index = build_index(root, progress=False)
+    assert set(index.land_cover) == set(index.climate) == set(index.region) == {-1}
+
+
+def test_an_index_elsewhere(root, worldcover, tmp_path):
+    build_index(root, worldcover, out=tmp_path / "mine.parquet", progress=False)
+    assert not (root / "index.parquet").exists()
+    assert MajorTOM(root, tile_size=12, index=tmp_path / "mine.parquet").index.land_cover.tolist()[:4] == [
+        0,
+        0,
+        11,
+        11,
+    ]
+
+
+def test_a_folder_of_tiffs(tmp_path):
+    for name, bands in (("S2L2A", 12), ("S2L1C", 13)):
+        (tmp_path / name).mkdir()
+        pixels = np.full((bands, 24, 24), 700, np.uint16)
+        (tmp_path / name / "a.tif").write_bytes(tiff(pixels, 32633, 400_000, 5_000_000, 10))
+    build_index(tmp_path, tile_size=12, offsets={"s2l1c": 0}, progress=False)
+    dataset = SentinelFolder(tmp_path, tile_size=12)
+    assert len(dataset) == 4
+    assert dataset.index.offset_s2l2a.tolist() == [0] * 4
+    assert (
+        SentinelFolder(tmp_path, tile_size=12, offsets={"s2l2a": 1000}).index.offset_s2l2a.tolist()
+        == [1000] * 4
+    )
+    (tmp_path / "S2L2A/b.tif").write_bytes(b"")
+    with pytest.raises(TerraFMError, match=r"made for other files than lie there now"):
+        SentinelFolder(tmp_path, tile_size=12)
+
+
+class TestBadInput:
+    def test_a_map_of_other_places(self, root, tmp_path):
+        path = tmp_path / "map" / "ESA_WorldCover_10m_2021_v200_N00E000_Map.tif"
+        write_raster(path, np.ones((30, 30), np.uint8), 0, 3, 0.1)
+        with pytest.raises(TerraFMError, match=r"1 files of ESA WorldCover .* cover none of the 8 tiles"):
+            build_index(root, path.parent, progress=False)
+        assert not (root / "index.parquet").exists()
+
+    def test_roots(self, tmp_path):
+        with pytest.raises(TerraFMError, match="nowhere is no folder"):
+            build_index(tmp_path / "nowhere")
+        with pytest.raises(TerraFMError, match="no folder that names a modality"):
+            build_index(tmp_path)
+
+    def test_maps_that_cannot_be_read(self, root, tmp_path):
+        with pytest.raises(TerraFMError, match=r"climate map .*none.tif cannot be read"):
+            build_index(root, climate=tmp_path / "none.tif")
+        with pytest.raises(TerraFMError, match=r"regions .*none.gpkg cannot be read"):
+            build_index(root, regions=tmp_path / "none.gpkg")
+        write_raster(tmp_path / "rain.tif", np.ones((3, 3), np.float32), 0, 60, 10)
+        with pytest.raises(TerraFMError, match="holds float32: expected a map of integer"):
+            build_index(root, climate=tmp_path / "rain.tif")
+
+    def test_an_index_out_of_date(self, root):
+        build_index(root, progress=False)
+        with pytest.raises(TerraFMError, match=r"made for tile_size=12, the dataset has 534"):
+            MajorTOM(root)
+        (root / "Core-S1RTC/images/part_00001.parquet").unlink()
+        with pytest.raises(TerraFMError, match=r"made for other files than lie there now"):
+            MajorTOM(root, tile_size=12)
+
+    def test_a_file_that_is_no_index(self, root):
+        path = root / "index.parquet"
+        path.write_bytes(b"PAR1 half")
+        with pytest.raises(TerraFMError, match=r"index.parquet cannot be read"):
+            MajorTOM(root, tile_size=12)
+        gpd.GeoDataFrame({"a": [1]}, geometry=[shapely.Point(0, 0)], crs=4326).to_parquet(path)
+        with pytest.raises(TerraFMError, match=r"is no tile index of ours"):
+            MajorTOM(root, tile_size=12)
+
+
+def test_a_table_for_people(root, worldcover):
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(summary_table(build_index(root, worldcover, progress=False)))
+    text = console.export_text()
+    assert "Sentinel-1 RTC" in text
+    assert "with the +1000 DN of baseline 04.00" in text
+    assert "Tree cover" in text
+    assert "50.0% of the tiles lie where ESA WorldCover is not at hand" in " ".join(text.split())
+    console.print(summary_table(build_index(root, out=root / "other.parquet", progress=False)))
+    assert "No land cover" in console.export_text()
