@@ -107,6 +107,10 @@ class TileDataset(GeoDataset, abc.ABC):
             DamagedTileError: If it cannot be read.
         """
 
+    def _read_together(self, row: int, modality: Modality) -> dict[int, dict[int, np.ndarray] | None]:
+        """Native pixels of a tile and, where that costs little more, of others: what `_read` gives, by row."""
+        return {row: self._read(row, modality)}
+
     def _transform(self, row: int) -> Affine:
         """10 m pixels to map coordinates in the tile's own CRS; here from the footprint's corner."""
         x, y = self._footprints.origin(row)

@@ -104,6 +104,29 @@ class MajorTOM(TileDataset):
         return fingerprint([*files, *(folder / "metadata.parquet" for folder in folders)], root)
 
     def _read(self, row: int, modality: Modality) -> dict[int, np.ndarray]:
+        return self._decode(row, modality, whole=False)
+
+    def _read_together(self, row: int, modality: Modality) -> dict[int, dict[int, np.ndarray]]:
+        """All tiles of the row's cell: its pictures are opened once instead of four times."""
+        cell = self._decode(row, modality, whole=True)
+        tiles = {}
+        for sister in self._sisters(row):
+            quadrant, groups = self._quadrants[sister], {}
+            for resolution, pixels in cell.items():
+                size = self.tile_size * 10 // resolution
+                top, left = size * (quadrant // 2), size * (quadrant % 2)
+                groups[resolution] = pixels[:, top : top + size, left : left + size]
+            tiles[sister] = groups
+        return tiles
+
+    def _sisters(self, row: int) -> list[int]:
+        """Rows of the tiles of a row's cell, which lie together in the index."""
+        cells = self.index["cell"].to_numpy()
+        near = range(max(0, row - 3), min(len(cells), row + 4))
+        return [other for other in near if cells[other] == cells[row]]
+
+    def _decode(self, row: int, modality: Modality, whole: bool) -> dict[int, np.ndarray]:
+        """Native groups of a tile, or of its whole cell."""
         name = f"{self.name(row)} {modality.name}"
         values = self._values(row, modality, ["grid_cell", *modality.bands])
         if values.get("grid_cell") != self.index["cell"].iat[row]:
@@ -113,7 +136,7 @@ class MajorTOM(TileDataset):
         groups = {}
         for resolution, bands in modality.native.items():
             size = self.tile_size * 10 // resolution
-            window = Window(size * (quadrant % 2), size * (quadrant // 2), size, size)
+            window = None if whole else Window(size * (quadrant % 2), size * (quadrant // 2), size, size)
             group = []
             for band in bands:
                 if not values.get(band):

@@ -1,0 +1,72 @@
+"""``terrafm fit``, ``validate``, ``test``, ``predict`` and ``profile``: LightningCLI with TerraFM's defaults."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torchgeo.datamodules
+import torchgeo.tasks
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from torchgeo.datamodules import BaseDataModule
+from torchgeo.tasks import BaseTask
+
+import terrafm_tg.datamodules
+import terrafm_tg.tasks
+
+# Both lists of classes can be named in a configuration by class name alone.
+__all__ = ["TerraFMCLI", "run_trainer"]
+
+
+class TerraFMCLI(LightningCLI):
+    """LightningCLI for any TorchGeo task and datamodule; ``TerraFM`` unless the configuration names another.
+
+    Two defaults differ from Lightning's: checkpoints appear whole or not at all (`AtomicCheckpointIO`), and settings on
+    the command line are never replaced by those of ``--ckpt_path``: the task names each one that differs.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            model_class=BaseTask,
+            datamodule_class=BaseDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            # Keep `hyper_parameters` plain: what the task's __init__ received, readable with weights_only=True.
+            load_from_checkpoint_support=False,
+            save_config_kwargs={"overwrite": True},
+            **kwargs,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Set the defaults: TerraFM, whole checkpoints, samplers that know their rank."""
+        parser.set_defaults(
+            {
+                "model": {"class_path": "terrafm_tg.tasks.TerraFM"},
+                "trainer.use_distributed_sampler": False,
+                "trainer.plugins": [{"class_path": "terrafm_tg.callbacks.AtomicCheckpointIO"}],
+            }
+        )
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration as it was given; `TerraFM.on_load_checkpoint` names every setting that differs."""
+
+
+def run_trainer(words: Sequence[str]) -> None:
+    """Run one of the trainer's commands, or ``profile``.
+
+    Args:
+        words: The command and its options.
+    """
+    # Lightning's advice on workers and GPUs is for somebody else's defaults: the configuration has chosen already.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*GPU available but not used.*")
+    if words[0] == "profile":
+        from .evaluation.profile import OPTIONS, profile_step
+
+        options = [f"--trainer.{name}={value}" for name, value in OPTIONS.items()]
+        parser = {"prog": "terrafm profile", "description": "Measure where a training step's time goes."}
+        cli = TerraFMCLI(args=["--trainer.max_steps=13", *words[1:], *options], run=False, parser_kwargs=parser)
+        profile_step(cli.model, cli.datamodule, cli.trainer)
+    else:
+        TerraFMCLI(args=list(words), parser_kwargs={"prog": "terrafm"})

@@ -1,0 +1,43 @@
+"""Fixtures shared by the suite: the simulated world, the published numbers, real satellite tiles."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def _present(path: Path, what: str) -> Path:
+    if not path.exists():
+        pytest.skip(f"{what} not found at {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real satellite tiles: `../shared/real`, or where TERRAFM_REAL_DATA points."""
+    return _present(Path(os.environ.get("TERRAFM_REAL_DATA", SHARED / "real")), "Real satellite tiles")
+
+
+@pytest.fixture(scope="session")
+def parity() -> Path:
+    """Folder with the published encoder's shapes and outputs: `../shared/parity`, or where TERRAFM_PARITY points."""
+    return _present(Path(os.environ.get("TERRAFM_PARITY", SHARED / "parity")), "The published encoder's outputs")
+
+
+@pytest.fixture(scope="session")
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of a simulated world of 40 cells of 144 px (160 tiles of 72 px), indexed."""
+    from terrafm_tg.datasets import SimulatedWorld
+
+    root = tmp_path_factory.mktemp("world")
+    SimulatedWorld(root, cells=40, cell_size=144, seed=0)
+    return root
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _threads() -> None:
+    """One thread per test process: the matrices are small and the suite runs one process per core."""
+    torch.set_num_threads(1)
