@@ -1,0 +1,218 @@
+"""ESA WorldCover: the global 10 m land-cover map, its legend, and the histogram of a tile."""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import rasterio
+import torch
+from matplotlib.colors import ListedColormap
+from rasterio.mask import raster_geometry_mask
+from shapely.geometry.base import BaseGeometry
+from torchgeo.datasets import RasterDataset
+from torchgeo.datasets.errors import DatasetNotFoundError
+
+from terrafm_tg.errors import TerraFMError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class LandCover:
+    """One class of the legend: its code in the files, its name and its colour in the published map."""
+
+    code: int
+    name: str
+    color: tuple[int, int, int]
+
+
+#: The legend of the map, in the order of the class indices 0 to 10.
+CLASSES: tuple[LandCover, ...] = (
+    LandCover(10, "Tree cover", (0, 100, 0)),
+    LandCover(20, "Shrubland", (255, 187, 34)),
+    LandCover(30, "Grassland", (255, 255, 76)),
+    LandCover(40, "Cropland", (240, 150, 255)),
+    LandCover(50, "Built-up", (250, 0, 0)),
+    LandCover(60, "Bare / sparse vegetation", (180, 180, 180)),
+    LandCover(70, "Snow and ice", (240, 240, 240)),
+    LandCover(80, "Permanent water bodies", (0, 100, 200)),
+    LandCover(90, "Herbaceous wetland", (0, 150, 160)),
+    LandCover(95, "Mangroves", (0, 207, 117)),
+    LandCover(100, "Moss and lichen", (250, 230, 160)),
+)
+#: Index of the class that the map lacks; see :func:`majority`.
+OCEAN = 11
+#: Land cover that is not known.
+UNKNOWN = -1
+#: Names of the classes 0 to 11.
+CLASS_NAMES: tuple[str, ...] = (*(c.name for c in CLASSES), "Ocean")
+#: Index of permanent water.
+WATER = 7
+#: Tiles of the complete map (60° S to 84° N); a folder with all of them says that a missing tile is open sea.
+COMPLETE = 2651
+#: The map ends here; further south nothing is ocean by absence.
+SOUTHERN_LIMIT = -60.0
+
+_INDEX_OF_CODE = np.full(256, OCEAN, dtype=np.int64)
+_INDEX_OF_CODE[[c.code for c in CLASSES]] = np.arange(len(CLASSES))
+
+
+class ESAWorldCover(RasterDataset):
+    """The `ESA WorldCover <https://esa-worldcover.org>`_ map of 2020 or 2021 at 10 m (CC-BY-4.0).
+
+    GeoTIFF tiles of 3° x 3° in EPSG:4326, named ``ESA_WorldCover_10m_2021_v200_N39W075_Map.tif``, in any
+    folder below ``paths``. A sample's ``mask`` holds class indices 0 to 10 in the order of :data:`CLASSES`,
+    and -1 where the map has no data. The map is valid for all time: it joins with images of any date.
+
+    Args:
+        paths: Folder or folders with the tiles, or the files themselves.
+        year: 2021 (algorithm v200) or 2020 (v100).
+        missing: What a place without a tile counts as in :meth:`histogram`: ``"ocean"`` (as no data, right
+            for a complete set, which has no tiles over open sea) or ``"unknown"`` (it does not count). None
+            decides by whether the folder holds all 2,651 tiles.
+        transforms: A function that takes a sample and returns a changed one.
+        cache: Keep file handles open between reads.
+        **kwargs: Further arguments of :class:`torchgeo.datasets.RasterDataset` (``crs``, ``res``).
+
+    Raises:
+        TerraFMError: If there is no tile of that year, or a setting is unknown.
+    """
+
+    filename_regex = (
+        r"^ESA_WorldCover_10m_(?P<year>\d{4})_(?P<version>v\d{3})_(?P<tile>[NS]\d{2}[EW]\d{3})_Map\."
+    )
+    is_image = False
+    all_bands = ("Map",)
+    cmap = ListedColormap([np.array(c.color) / 255 for c in CLASSES], name="ESA WorldCover")
+
+    def __init__(
+        self,
+        paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = "data/WorldCover",
+        year: int = 2021,
+        missing: str | None = None,
+        transforms: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        cache: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if year not in (2020, 2021):
+            raise TerraFMError(f"ESA WorldCover has no map of {year}: use year=2021 or year=2020.")
+        if missing not in (None, "ocean", "unknown"):
+            raise TerraFMError(
+                f"`missing` must be 'ocean' or 'unknown' (or None to decide), got {missing!r}."
+            )
+        self.year = year
+        self.filename_glob = f"ESA_WorldCover_10m_{year}_*_Map.*"
+        folders = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+        for path in folders:
+            if not Path(path).exists():
+                raise TerraFMError(
+                    f"ESA WorldCover: {path} does not exist; give the folder that holds the map's tiles."
+                )
+        try:
+            super().__init__(paths=folders, transforms=transforms, cache=cache, **kwargs)
+        except DatasetNotFoundError:
+            raise TerraFMError(
+                f"No ESA WorldCover tile in {', '.join(map(str, folders))}: expected files such as "
+                f"ESA_WorldCover_10m_{year}_{'v200' if year == 2021 else 'v100'}_N39W075_Map.tif."
+            ) from None
+        self.missing = missing or ("ocean" if len(self.index) >= COMPLETE else "unknown")
+
+    def _merge_or_stack(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """What TorchGeo reads, the map's codes, as class indices; -1 where there is no data."""
+        classes = torch.from_numpy(_INDEX_OF_CODE)[super()._merge_or_stack(*args, **kwargs).long()]
+        return torch.where(classes == OCEAN, UNKNOWN, classes)
+
+    def histogram(self, geometry: BaseGeometry) -> np.ndarray:
+        """How many pixels of each class lie in a place, read in the map's own grid without a warp.
+
+        Args:
+            geometry: A polygon in EPSG:4326; pixels count by their centres. It may span several tiles.
+
+        Returns:
+            int64 (12,): the counts of the classes 0 to 10, and of pixels without data (no tile included where
+            ``missing="ocean"``). All zero where the map does not cover the place.
+        """
+        counts = np.zeros(len(CLASSES) + 1, dtype=np.int64)
+        covered = 0.0
+        for i in self.index.sindex.query(geometry, predicate="intersects"):
+            part = geometry.intersection(self.index.geometry.iloc[i])
+            if part.area == 0:  # they only touch
+                continue
+            covered += part.area
+            with rasterio.open(self.index.filepath.iloc[i]) as src:
+                outside, _, window = raster_geometry_mask(src, [part], crop=True)
+                codes = src.read(1, window=window)[~outside]
+            counts += np.bincount(_INDEX_OF_CODE[codes], minlength=len(counts))
+        if self.missing == "ocean":
+            counts[OCEAN] += round((geometry.area - covered) / (self.res[0] * self.res[1]))
+        return counts
+
+    def plot(
+        self,
+        sample: dict[str, Any],
+        show_titles: bool = True,
+        suptitle: str | None = None,
+        class_names: bool = True,
+    ) -> "Figure":
+        """Draw the map of a sample in the published colours.
+
+        Args:
+            sample: A sample of this dataset; ``prediction`` is drawn beside the mask where it has one.
+            show_titles: Write a title above each map.
+            suptitle: A title above all.
+            class_names: Add a legend of the classes that occur.
+
+        Returns:
+            The figure.
+        """
+        import matplotlib.pyplot as plt
+        from matplotlib.patches import Patch
+
+        keys = [key for key in ("mask", "prediction") if key in sample]
+        fig, axes = plt.subplots(1, len(keys), figsize=(4 * len(keys), 4), squeeze=False)
+        for ax, key in zip(axes[0], keys, strict=True):
+            classes = np.ma.masked_less(np.asarray(sample[key]).squeeze(), 0)
+            ax.imshow(classes, cmap=self.cmap, vmin=0, vmax=len(CLASSES) - 1, interpolation="none")
+            ax.axis("off")
+            if show_titles:
+                ax.set_title(key.capitalize())
+        if class_names:
+            present = sorted(
+                {int(c) for key in keys for c in np.unique(sample[key]) if 0 <= c < len(CLASSES)}
+            )
+            handles = [Patch(color=self.cmap(c), label=CLASSES[c].name) for c in present]
+            fig.legend(handles=handles, loc="outside lower center", ncols=3, fontsize="small", frameon=False)
+        if suptitle is not None:
+            fig.suptitle(suptitle)
+        return fig
+
+
+def majority(histogram: np.ndarray, latitude: float, ocean_share: float = 0.95) -> int:
+    """The land cover of a tile from its histogram, with the ocean that WorldCover's legend lacks.
+
+    The most frequent of the 12 counts decides. It is *ocean* where that is "no data" (the map has none over
+    open sea), or water that, with "no data", fills at least ``ocean_share`` of the tile: a lake or a river
+    leaves a shore in almost every 5 km tile. South of 60° S, where the map ends, nothing is ocean by absence.
+
+    Args:
+        histogram: (12,) counts as from :meth:`ESAWorldCover.histogram`.
+        latitude: Of the tile's centre, in degrees.
+        ocean_share: Share of water and "no data" from which a tile of water is ocean.
+
+    Returns:
+        Class index 0 to 10, 11 for ocean, -1 where it is not known.
+    """
+    histogram = np.asarray(histogram)
+    total = histogram.sum()
+    if total == 0:
+        return UNKNOWN
+    top = int(histogram.argmax())
+    if latitude < SOUTHERN_LIMIT:
+        return UNKNOWN if top == OCEAN else top
+    if top == WATER and histogram[WATER] + histogram[OCEAN] >= ocean_share * total:
+        return OCEAN
+    return top

@@ -1,0 +1,171 @@
+import numpy as np
+import pandas as pd
+import pytest
+import rasterio
+import torch
+from matplotlib import pyplot as plt
+from rasterio.transform import from_origin
+from shapely import box
+
+from terrafm_tg.datasets.esa_worldcover import CLASS_NAMES, CLASSES, OCEAN, UNKNOWN, ESAWorldCover, majority
+from terrafm_tg.errors import TerraFMError
+
+PIXELS = 40  # per degree; the real map has 12,000
+RES = 1 / PIXELS
+
+
+def write_tile(folder, lat, lon, codes, year=2021, version="v200"):
+    corner = f"{'N' if lat >= 0 else 'S'}{abs(lat):02d}{'E' if lon >= 0 else 'W'}{abs(lon):03d}"
+    path = folder / f"ESA_WorldCover_10m_{year}_{version}_{corner}_Map.tif"
+    size = codes.shape[0]
+    with rasterio.open(
+        path, "w", driver="GTiff", width=size, height=size, count=1, dtype="uint8", nodata=0,
+        crs="EPSG:4326", transform=from_origin(lon, lat + 3, 3 / size, 3 / size),
+    ) as file:  # fmt: skip
+        file.write(codes, 1)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two neighbouring tiles of random codes (12 of them, 0 included), west and east of 3° E."""
+    rng = np.random.default_rng(0)
+    codes = np.array([0, *(c.code for c in CLASSES)], dtype=np.uint8)
+    for lon in (0, 3):
+        write_tile(tmp_path, 48, lon, rng.choice(codes, (3 * PIXELS, 3 * PIXELS)))
+    return tmp_path
+
+
+def pixels(folder, west, south, east, north):
+    """All codes whose pixel centres lie in a box, by brute force."""
+    found = []
+    for path in sorted(folder.glob("*.tif")):
+        with rasterio.open(path) as src:
+            rows, cols = np.mgrid[: src.height, : src.width]
+            x, y = src.bounds.left + (cols + 0.5) * RES, src.bounds.top - (rows + 0.5) * RES
+            found.append(src.read(1)[(x > west) & (x < east) & (y > south) & (y < north)])
+    return np.concatenate(found)
+
+
+def test_legend_is_the_published_one():
+    assert [c.code for c in CLASSES] == [10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 100]
+    assert len(CLASS_NAMES) == 12
+    assert CLASS_NAMES[OCEAN] == "Ocean"
+    assert CLASSES[9].color == (0, 207, 117)
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        pytest.param((0.51, 48.53, 1.22, 49.01), id="within a tile"),
+        pytest.param((2.51, 49.93, 3.62, 50.51), id="across two tiles"),
+        pytest.param((-1.0, 47.0, 0.31, 48.51), id="over the map's edge"),
+    ],
+)
+def test_histogram_counts_each_pixel_once(folder, bounds):
+    codes = pixels(folder, *bounds)
+    counts = ESAWorldCover(folder, missing="unknown").histogram(box(*bounds))
+    assert counts.dtype == np.int64
+    assert counts.tolist() == [(codes == c.code).sum() for c in CLASSES] + [(codes == 0).sum()]
+    assert counts.sum() > 100
+
+
+def test_histogram_of_a_turned_polygon_leaves_out_the_corners_of_its_box(folder):
+    diamond = (
+        box(1.0, 49.0, 2.0, 50.0).intersection(box(1.0, 49.0, 2.0, 50.0).buffer(0)).centroid.buffer(0.5, 1)
+    )
+    counts = ESAWorldCover(folder, missing="unknown").histogram(diamond)
+    assert counts.sum() == pytest.approx(0.5 * PIXELS**2, rel=0.03)
+
+
+def test_place_without_a_tile(folder):
+    nowhere = box(20, 10, 21, 11)
+    assert ESAWorldCover(folder).missing == "unknown"  # two tiles are not the complete map
+    assert ESAWorldCover(folder).histogram(nowhere).sum() == 0
+    counts = ESAWorldCover(folder, missing="ocean").histogram(nowhere)
+    assert counts[OCEAN] == counts.sum() == pytest.approx(PIXELS**2, abs=1)
+
+
+def histogram(**counts):
+    out = np.zeros(12, dtype=np.int64)
+    for name, count in counts.items():
+        out[{"tree": 0, "grass": 2, "water": 7, "wetland": 8, "none": 11}[name]] = count
+    return out
+
+
+@pytest.mark.parametrize(
+    ("counts", "latitude", "expected"),
+    [
+        (histogram(tree=60, grass=40), 10, 0),
+        (histogram(water=60, grass=40), 10, 7),  # a lake and its shore
+        (histogram(water=94, grass=6), 10, 7),
+        (histogram(water=95, grass=5), 10, OCEAN),
+        (histogram(water=55, none=45), 10, OCEAN),  # the coast, where the map ends
+        (histogram(none=60, grass=40), 10, OCEAN),
+        (histogram(none=40, grass=60), 10, 2),
+        (histogram(none=100), -59, OCEAN),
+        (histogram(none=100), -61, UNKNOWN),  # south of the map nothing is known
+        (histogram(water=100), -61, 7),
+        (histogram(), 10, UNKNOWN),
+    ],
+)
+def test_majority(counts, latitude, expected):
+    assert majority(counts, latitude) == expected
+
+
+def test_share_of_water_from_which_it_is_ocean_is_a_setting():
+    assert majority(histogram(water=80, grass=20), 0, ocean_share=0.8) == OCEAN
+    assert majority(histogram(water=100), 0, ocean_share=1.1) == 7
+
+
+def test_mask_holds_class_indices_and_is_valid_at_any_date(folder):
+    dataset = ESAWorldCover(folder)
+    when = slice(pd.Timestamp("2023-05-01"), pd.Timestamp("2023-05-02"), 1)
+    sample = dataset[0.5:1.5:RES, 48.5:49.5:RES, when]
+    codes = pixels(folder, 0.5, 48.5, 1.5, 49.5).reshape(PIXELS, PIXELS)
+    expected = np.full(codes.shape, UNKNOWN)
+    for number, c in enumerate(CLASSES):
+        expected[codes == c.code] = number
+    assert sample["mask"].dtype == torch.int64
+    np.testing.assert_array_equal(sample["mask"], expected)
+
+
+def test_transforms_see_class_indices(folder):
+    seen = []
+    dataset = ESAWorldCover(
+        folder, transforms=lambda sample: seen.append(sample["mask"].max().item()) or sample
+    )
+    dataset[0.5:1.5:RES, 48.5:49.5:RES]
+    assert seen == [10]
+
+
+def test_plot_draws_the_published_colours(folder):
+    dataset = ESAWorldCover(folder)
+    sample = dataset[0.5:1.5:RES, 48.5:49.5:RES]
+    sample["prediction"] = sample["mask"].clone()
+    figure = dataset.plot(sample, suptitle="Land cover")
+    shown = figure.axes[0].images[0]
+    color = shown.to_rgba(np.array([[9]]), bytes=True)[0, 0, :3]
+    assert tuple(color) == CLASSES[9].color
+    assert len(figure.axes) == 2
+    plt.close(figure)
+
+
+def test_only_the_year_asked_for_is_read(tmp_path):
+    write_tile(tmp_path, 48, 0, np.full((30, 30), 10, np.uint8), year=2020, version="v100")
+    write_tile(tmp_path, 48, 0, np.full((30, 30), 40, np.uint8))
+    assert majority(ESAWorldCover(tmp_path, year=2020).histogram(box(1, 49, 2, 50)), 49) == 0
+    assert majority(ESAWorldCover(tmp_path).histogram(box(1, 49, 2, 50)), 49) == 3
+
+
+def test_bad_input_is_named(tmp_path):
+    with pytest.raises(TerraFMError, match="does not exist"):
+        ESAWorldCover(tmp_path / "absent")
+    with pytest.raises(
+        TerraFMError, match=r"No ESA WorldCover tile in .*expected files such as ESA_WorldCover_10m_2021"
+    ):
+        ESAWorldCover(tmp_path)
+    with pytest.raises(TerraFMError, match="no map of 2019"):
+        ESAWorldCover(tmp_path, year=2019)
+    with pytest.raises(TerraFMError, match="'ocean' or 'unknown'"):
+        ESAWorldCover(tmp_path, missing="sea")
