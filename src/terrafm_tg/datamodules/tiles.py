@@ -1,0 +1,278 @@
+"""What feeds the Trainer with tiles: split, sampler, loaders."""
+
+import abc
+import logging
+import math
+import multiprocessing
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric.utilities.data import suggested_max_num_workers
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from torchgeo.datamodules import BaseDataModule
+
+from terrafm_tg.datasets.base import TileDataset
+from terrafm_tg.datasets.esa_worldcover import CLASS_NAMES
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.samplers import LandCoverSampler
+
+from .cache import CachedTiles
+from .faults import DamageLog, FaultTolerant
+from .loader import TileDataLoader
+from .split import even_pick, split_blocks
+
+_log = logging.getLogger(__name__)
+
+#: Settings that change how fast tiles come, not which.
+_RESOURCES = {
+    *("num_workers", "cache", "cache_limit", "max_damaged_share"),
+    *("pin_memory", "prefetch_factor", "persistent_workers"),
+}
+
+
+class TileDataModule(BaseDataModule):
+    """Base of the datamodules that feed batches of native-resolution tiles.
+
+    A batch is that of :func:`~terrafm_tg.datasets.collate_tiles` and ``damaged`` (see
+    :class:`~terrafm_tg.datamodules.faults.FaultTolerant`). It is neither normalised nor augmented here: the
+    views are made on the device, by the task. The loaders:
+
+    * training: the draws of a :class:`~terrafm_tg.samplers.LandCoverSampler` over the training cells; the
+    epoch's
+      incomplete last batch is left out; resumable;
+    * validation: two loaders, the *bank* (tiles of training cells) and the *queries* (of held-out cells),
+    each an even
+      pick over land cover; none where ``val_share`` is 0;
+    * test: the bank, and all tiles of held-out cells; * prediction: all tiles of the index, in its order. A
+    sample whose ``damaged`` is not negative shows another tile.
+
+    Args:
+        modalities: What to read; all that the data have where None.
+        batch_size: Tiles per step and process.
+        num_workers: Processes that read, per training process; one less than its cores, at most 16, where
+            None.
+        val_share: Share of the tiles to hold out, in whole blocks of cells; 0 for none.
+        val_block: Edge of such a block in cells.
+        val_gap: Cells left out between training and held-out ones.
+        val_bank: Tiles in the bank; as many as there are draws to choose from where None.
+        val_queries: Tiles to query; all held-out ones where None.
+        power: Power of inverse land-cover frequency that tiles are drawn with; 0 draws all equally often.
+        by: Index columns that define the frequency: ``land_cover``, ``climate``, ``region``.
+        ocean_keep: Probability that an ocean cell is kept.
+        epoch_length: Tiles per epoch over all processes; the number of training tiles where None.
+        seed: Of the split, the picks and the draws.
+        cache: Keep decoded tiles in memory that the workers share
+            (:class:`~terrafm_tg.datamodules.cache.CachedTiles`).
+        cache_limit: Most gigabytes for that; 80 % of the available memory where None.
+        max_damaged_share: Share of replaced samples from which on a run ends.
+        pin_memory: Read into page-locked memory; where None, if there is a GPU.
+        prefetch_factor: Batches that each worker reads ahead.
+        persistent_workers: Keep training workers from epoch to epoch.
+
+    Raises:
+        TerraFMError: From ``setup("fit")``: if a batch is a single tile, or larger than an epoch; if the
+            split leaves nothing, or there are more processes than tiles.
+    """
+
+    # The task's own hook is used instead of TorchGeo's, which would normalise every image with one mean.
+    on_after_batch_transfer = LightningDataModule.on_after_batch_transfer
+
+    def __init__(
+        self,
+        modalities: Sequence[str] | None = None,
+        batch_size: int = 64,
+        num_workers: int | None = None,
+        val_share: float = 0.1,
+        val_block: int = 4,
+        val_gap: int = 1,
+        val_bank: int | None = 2000,
+        val_queries: int | None = 1000,
+        power: float = 0.5,
+        by: Sequence[str] = ("land_cover",),
+        ocean_keep: float = 0.02,
+        epoch_length: int | None = None,
+        seed: int = 0,
+        cache: bool = False,
+        cache_limit: float | None = None,
+        max_damaged_share: float = 0.05,
+        pin_memory: bool | None = None,
+        prefetch_factor: int = 2,
+        persistent_workers: bool = True,
+    ) -> None:
+        super().__init__(TileDataset, batch_size, num_workers or 0)
+        # logger=False: Lightning refuses to log a setting, such as a seed, that the task has too with another
+        # value.
+        self.save_hyperparameters(logger=False)
+        paths = {name: os.fspath(v) for name, v in self.hparams.items() if isinstance(v, os.PathLike)}
+        self.hparams.update(paths)  # plain values only: a checkpoint must load with weights_only=True
+        self.damage = DamageLog(max_damaged_share)
+
+    @abc.abstractmethod
+    def make_dataset(self) -> TileDataset:
+        """The dataset, with ``native=True``; called once per process."""
+
+    @cached_property
+    def tiles(self) -> TileDataset:
+        """The dataset as it lies on disk."""
+        return self.make_dataset()
+
+    @cached_property
+    def split(self) -> tuple[np.ndarray, np.ndarray]:
+        """Index rows of training and of held-out tiles."""
+        options = self.hparams
+        rows = split_blocks(
+            self.tiles.index, options["val_share"], options["val_block"], options["val_gap"], options["seed"]
+        )
+        train, held_out = map(len, rows)
+        rank_zero_info(f"{train} tiles to train on, {held_out} held out, of {len(self.tiles.index)}.")
+        return rows
+
+    @cached_property
+    def sampler(self) -> LandCoverSampler:
+        """Draws the training tiles."""
+        options = self.hparams
+        return LandCoverSampler(
+            self.tiles,
+            self.split[0],
+            options["epoch_length"],
+            options["power"],
+            options["by"],
+            options["ocean_keep"],
+            options["seed"],
+        )
+
+    @property
+    def land_cover_share(self) -> np.ndarray:
+        """Share of the training draws per land-cover class, (12,); tells dual centering what is frequent."""
+        return self.sampler.land_cover_share()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the 12 land-cover classes."""
+        return CLASS_NAMES
+
+    def setup(self, stage: str) -> None:
+        """Read the index and, to train, check that the settings fit it.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+
+        Raises:
+            TerraFMError: See the class.
+        """
+        self.dataset = self.tiles
+        if stage != "fit":
+            return
+        if self.batch_size < 2:
+            raise TerraFMError(
+                f"`batch_size` is {self.batch_size}: training compares the samples of a batch, so give at "
+                "least 2."
+            )
+        batch, length = self.batch_size * self.sampler.world_size, self.sampler.global_length
+        if batch > length:
+            raise TerraFMError(
+                f"One step takes {batch} tiles ({self.batch_size} in each of {self.sampler.world_size} "
+                f"processes) and an epoch has {length}: lower `batch_size`, or raise `epoch_length`."
+            )
+
+    def train_dataloader(self) -> TileDataLoader:
+        """Draws of the current epoch; every process has the same number of batches."""
+        persistent = self.hparams["persistent_workers"]
+        return self._loader(self._source, self.sampler, drop_last=True, persistent_workers=persistent)
+
+    def val_dataloader(self) -> list[TileDataLoader]:
+        """The bank and the queries; nothing where no tile is held out."""
+        return [self._in_order(self._source, rows) for rows in (self.bank, self.queries) if len(self.queries)]
+
+    def test_dataloader(self) -> list[TileDataLoader]:
+        """The bank and all held-out tiles; nothing where no tile is held out."""
+        held_out = self.split[1]
+        return [self._in_order(self.tiles, rows) for rows in (self.bank, held_out) if len(held_out)]
+
+    def predict_dataloader(self) -> TileDataLoader:
+        """All tiles, in the order of the index."""
+        return self._in_order(self.tiles, np.arange(len(self.tiles.index)))
+
+    @cached_property
+    def bank(self) -> np.ndarray:
+        """Index rows of the k-NN bank, ascending: training tiles, even over land cover."""
+        return self._pick(np.sort(self.sampler.rows), self.hparams["val_bank"])
+
+    @cached_property
+    def queries(self) -> np.ndarray:
+        """Index rows of the queries, ascending: held-out tiles, even over land cover."""
+        return self._pick(self.split[1], self.hparams["val_queries"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The settings that decide which tiles come when; part of each checkpoint."""
+        return {name: value for name, value in self.hparams.items() if name not in _RESOURCES}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Name each setting that differs from the checkpoint's; this run's is used."""
+        for name, value in self.state_dict().items():
+            saved = state_dict.get(name, value)
+            if _words(saved) != _words(value):
+                _log.warning(
+                    "`%s` was %s when the checkpoint was written and is %s now: other tiles follow than in "
+                    "an uninterrupted run.",
+                    name,
+                    saved,
+                    value,
+                )
+
+    def _pick(self, rows: np.ndarray, count: int | None) -> np.ndarray:
+        cover = self.tiles.index.get("land_cover", np.full(len(self.tiles.index), -1))
+        rows = even_pick(np.asarray(cover), rows, count, self.hparams["seed"])
+        # `ddp` synchronises buffers in each forward pass: all ranks need the same number of batches.
+        return rows[: len(rows) - len(rows) % self.sampler.world_size]
+
+    def _in_order(self, tiles: TileDataset, rows: np.ndarray) -> TileDataLoader:
+        seed = self.hparams["seed"]
+        return self._loader(
+            tiles, LandCoverSampler(tiles, rows, power=0, ocean_keep=1, seed=seed, shuffle=False)
+        )
+
+    def _loader(self, tiles: TileDataset, sampler: LandCoverSampler, **options: Any) -> TileDataLoader:
+        workers = min(self._workers, math.ceil(len(sampler) / self.batch_size))
+        if workers:
+            options |= {"num_workers": workers, "prefetch_factor": self.hparams["prefetch_factor"]}
+            if self.hparams["cache"] and "fork" in multiprocessing.get_all_start_methods():
+                options["multiprocessing_context"] = "fork"
+        else:
+            options.pop("persistent_workers", None)
+        pin = self.hparams["pin_memory"]
+        return TileDataLoader(
+            FaultTolerant(tiles, sampler),
+            self.damage,
+            sampler=sampler,
+            batch_size=self.batch_size,
+            pin_memory=torch.cuda.is_available() if pin is None else pin,
+            **options,
+        )
+
+    @cached_property
+    def _source(self) -> TileDataset:
+        """What is read: the tiles, or a cache of those that training and validation need."""
+        if not self.hparams["cache"]:
+            return self.tiles
+        rows = np.union1d(self.sampler.rows, self.queries)
+        return CachedTiles(self.tiles, rows, self.hparams["cache_limit"], self._local_processes)
+
+    @property
+    def _workers(self) -> int:
+        workers = self.hparams["num_workers"]
+        return min(suggested_max_num_workers(self._local_processes), 16) if workers is None else workers
+
+    @property
+    def _local_processes(self) -> int:
+        return 1 if self.trainer is None else self.trainer.num_devices
+
+
+def _words(value: Any) -> list[str]:
+    """A setting as words, so that ``("land_cover",)`` from Python equals ``["land_cover"]`` from YAML."""
+    return [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]

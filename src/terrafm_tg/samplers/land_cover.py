@@ -1,0 +1,223 @@
+"""The sampler of pretraining: an epoch is one list of draws, weighted by land cover, that ranks share."""
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+import torch.distributed as dist
+from torch.utils.data import DistributedSampler
+from torchgeo.samplers import GeoSampler
+
+from terrafm_tg.datasets.base import TileDataset, TileSlice
+from terrafm_tg.datasets.esa_worldcover import OCEAN
+from terrafm_tg.errors import TerraFMError
+
+_log = logging.getLogger(__name__)
+
+#: Expected counts are kept as fixed-point numbers with this many binary places, so that their sums are exact.
+_BITS = 32
+#: Golden ratio in that fixed point: adding it from epoch to epoch spreads the phases most evenly.
+_GOLDEN = 2654435769
+
+
+class LandCoverSampler(GeoSampler, DistributedSampler):
+    """Draws tiles with weights by land cover; sees one epoch as one list, of which each rank takes its share.
+
+    The expected count of a tile in an epoch is ``w = length * p`` with ``p`` proportional to ``share **
+    -power``, where ``share`` is the share of the tile's group among the kept tiles. Systematic sampling makes
+    the real count ⌊w⌋ or ⌈w⌉ in every epoch, keeps each group's count within one of its expectation too, and
+    turns a tile of weight 1/4 up about every fourth epoch. The list is then permuted by (seed, epoch). A
+    draw's ``position`` in it is what all later randomness is keyed by, so nothing depends on rank, worker or
+    micro-batch.
+
+    Ocean (paper, Data): a cell is ocean where more than half of its tiles with known land cover are. All
+    tiles of such a cell are kept or dropped together, by a hash of (seed, cell). Ocean tiles of a land cell
+    stay.
+
+    It is a ``DistributedSampler`` by name only: Lightning then leaves it as it is, whatever
+    ``use_distributed_sampler``. Memory is O(rows), once: the arrays below, and the current epoch's list of
+    row numbers.
+
+    Args:
+        dataset: Gives the index and the slices.
+        rows: Candidate rows of the index; all where None.
+        length: Draws per epoch over all ranks; the number of kept tiles where None.
+        power: Power of inverse frequency: 0 draws every tile equally often, 1 every group.
+        by: Index columns that form a group, such as ``("land_cover", "climate", "region")``. Unknown is a
+            value too.
+        ocean_keep: Probability that an ocean cell is kept.
+        seed: Of the ocean cells, the draws and the order.
+        rank: This process; asked of ``torch.distributed`` when first needed where None.
+        world_size: Number of processes; likewise.
+        shuffle: Permute the list and drop the tail that does not go round all ranks (training); otherwise
+            rows come in their own order and none is dropped (evaluation).
+
+    Raises:
+        TerraFMError: If a setting is out of range, a column is missing, no tile is left, or there are more
+            processes than draws.
+    """
+
+    def __init__(
+        self,
+        dataset: TileDataset,
+        rows: np.ndarray | None = None,
+        length: int | None = None,
+        power: float = 0.5,
+        by: Sequence[str] = ("land_cover",),
+        ocean_keep: float = 0.02,
+        seed: int = 0,
+        rank: int | None = None,
+        world_size: int | None = None,
+        shuffle: bool = True,
+    ) -> None:
+        if not np.isfinite(power):
+            raise TerraFMError(f"`power` is {power}: give a finite number, such as 0.5.")
+        if not 0 <= ocean_keep <= 1:
+            raise TerraFMError(f"`ocean_keep` is {ocean_keep}: give a probability from 0 to 1.")
+        if length is not None and length < 1:
+            raise TerraFMError(
+                f"The epoch's length is {length}: give at least 1, or none for the number of tiles."
+            )
+        self.tiles = dataset
+        self.seed, self.shuffle, self.epoch = seed, shuffle, 0
+        self.start = 0  # this rank's first draw; a resumed loader sets it
+        self._rank, self._world_size = rank, world_size
+
+        index = dataset.index
+        candidates = np.arange(len(index)) if rows is None else np.asarray(rows)
+        kept = candidates[~_dropped_ocean(index, ocean_keep, seed)[candidates]]
+        if len(kept) == 0:
+            raise TerraFMError(
+                f"No tile is left to draw from: of {len(candidates)}, `ocean_keep={ocean_keep}` drops those "
+                "in ocean cells: raise it, or check the index."
+            )
+        self.global_length = len(kept) if length is None else length
+        self.rows = kept.astype(np.int32)
+        groups = _groups(index.iloc[kept], by if power else ())
+        weights = np.bincount(groups)[groups] ** -float(power)
+        fixed = np.rint(weights / weights.sum() * self.global_length * 2.0**_BITS).astype(np.int64)
+        fixed[fixed.argmax()] += (self.global_length << _BITS) - fixed.sum()  # rounding: below 0.001 draws
+        # Systematic sampling walks the groups one by one, tiles of a group in random order: in index order, a
+        # step of four tiles would meet the same quadrant of every cell.
+        shuffled = np.random.default_rng([seed, 0]).permutation(len(kept))
+        self._order = shuffled[np.argsort(groups[shuffled], kind="stable")].astype(np.int32)
+        self._cumulative = np.cumsum(fixed[self._order])
+
+        land_cover = _column(index, "land_cover")[kept]
+        known = land_cover >= 0
+        self._share = np.bincount(land_cover[known], fixed[known], OCEAN + 1) / fixed.sum()
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes.
+
+        Raises:
+            TerraFMError: If there are more of them than draws.
+        """
+        size = _processes()[1] if self._world_size is None else self._world_size
+        if size > self.global_length:
+            raise TerraFMError(
+                f"{size} processes cannot share {self.global_length} tiles: start at most "
+                f"{self.global_length} processes, or give more tiles."
+            )
+        return size
+
+    @property
+    def _place(self) -> int:
+        return _processes()[0] if self._rank is None else self._rank
+
+    @property
+    def expected_counts(self) -> np.ndarray:
+        """How often each of ``rows`` is expected in an epoch, float64."""
+        counts = np.empty(len(self.rows))
+        counts[self._order] = np.diff(self._cumulative, prepend=0) / 2.0**_BITS
+        return counts
+
+    def land_cover_share(self) -> np.ndarray:
+        """Expected share of the draws per class, (12,); tiles of unknown class count only below the line."""
+        return self._share
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose list the next iteration gives; Lightning calls it."""
+        self.epoch = epoch
+
+    def global_rows(self) -> np.ndarray:
+        """The epoch's whole list: the index row of each position, (global_length,)."""
+        phase = int(np.random.default_rng([self.seed, 1]).integers(1 << _BITS))
+        phase = (phase + (self.epoch if self.shuffle else 0) * _GOLDEN) % (1 << _BITS)
+        counts = np.empty(len(self.rows), np.int64)
+        counts[self._order] = np.diff((self._cumulative + phase) >> _BITS, prepend=0)
+        draws = np.repeat(self.rows, counts)
+        return np.random.default_rng([self.seed, 2, self.epoch]).permutation(draws) if self.shuffle else draws
+
+    def random_row(self, rng: np.random.Generator) -> int:
+        """One row drawn by the same weights, to stand in for a tile that cannot be read."""
+        place = np.searchsorted(self._cumulative, rng.integers(self._cumulative[-1]), side="right")
+        return int(self.rows[self._order[place]])
+
+    def __len__(self) -> int:
+        """Draws of this rank in an epoch."""
+        if self.shuffle:
+            return self.global_length // self.world_size
+        return len(range(self._place, self.global_length, self.world_size))
+
+    def __iter__(self) -> Iterator[TileSlice]:
+        """Yield this rank's draws, from its ``start``-th on."""
+        epoch, rank, ranks = self.epoch, self._place, self.world_size
+        mine = self.global_rows()[rank::ranks][
+            : len(self)
+        ].copy()  # a copy, so that the whole list can be freed
+        for place in range(self.start, len(mine)):
+            yield self.tiles.tile_slice(int(mine[place]), position=rank + place * ranks, epoch=epoch)
+
+
+def _processes() -> tuple[int, int]:
+    """This process's rank, and how many there are."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def _column(index: pd.DataFrame, name: str) -> np.ndarray:
+    """A class column as integers, unknown as -1; all unknown where land cover was never looked up.
+
+    Raises:
+        TerraFMError: If the index has no such column.
+    """
+    if name in index:
+        return index[name].fillna(-1).to_numpy(np.int64)
+    if name == "land_cover":
+        return np.full(len(index), -1)
+    raise TerraFMError(
+        f"The index has no column {name!r} to weigh tiles by: write it with `terrafm index`, or leave it out "
+        "of `by`."
+    )
+
+
+def _groups(index: pd.DataFrame, by: Sequence[str]) -> np.ndarray:
+    """The number of each tile's group: one group per combination of values that occurs."""
+    groups = np.zeros(len(index), np.int64)
+    for name in by:
+        values = pd.factorize(_column(index, name))[0]
+        groups = pd.factorize(groups * (values.max() + 1) + values)[0]
+    if list(by) == ["land_cover"] and len(index) and (_column(index, "land_cover") < 0).all():
+        _log.warning(
+            "Land cover is unknown for all %d tiles, so each is drawn equally often: write it with "
+            "`terrafm index` and a WorldCover folder to weigh tiles by it.",
+            len(index),
+        )
+    return groups
+
+
+def _dropped_ocean(index: pd.DataFrame, keep: float, seed: int) -> np.ndarray:
+    """Whether each tile lies in an ocean cell that is left out, bool (rows,)."""
+    land_cover = _column(index, "land_cover")
+    if keep == 1 or not (land_cover == OCEAN).any():
+        return np.zeros(len(index), bool)
+    codes, names = pd.factorize(index["cell"].to_numpy(object))
+    ocean = 2 * np.bincount(codes, land_cover == OCEAN) > np.bincount(codes, land_cover >= 0)
+    # SipHash keyed by the seed: the same on every machine, whatever else the index holds.
+    hashes = pd.util.hash_array(names[ocean], hash_key=f"{seed % 2**64:016x}")
+    ocean[ocean] = hashes / 2.0**64 >= keep
+    return ocean[codes]

@@ -1,0 +1,114 @@
+"""A run killed with SIGKILL and resumed has the batches and losses of one that was not killed."""
+
+import functools
+import json
+import multiprocessing
+import signal
+
+import pytest
+import toy_runs
+
+EVERY_3 = {"every_n_train_steps": 3}
+# 6 batches of 5 in each epoch of 31 draws. (trainer, loader, checkpoint) settings, and the batch in which it
+# dies.
+RUNS = {
+    "in mid-epoch, two workers": ({"max_epochs": 3}, {"num_workers": 2}, {"every_n_train_steps": 4}, 10),
+    "in the first epoch": ({"max_epochs": 2}, {"num_workers": 2}, EVERY_3, 4),
+    "on the last batch of an epoch": ({"max_epochs": 3}, {"num_workers": 2}, {"every_n_train_steps": 6}, 8),
+    "at the end of an epoch": ({"max_epochs": 3}, {"num_workers": 1}, {"every_n_epochs": 1}, 14),
+    "after the last batch, with validation": (
+        {"max_epochs": 3, "val_check_interval": 1.0},
+        {"num_workers": 1},
+        {"every_n_epochs": 1, "save_on_train_epoch_end": False},
+        9,
+    ),
+    "with validation in mid-epoch": (
+        {"max_epochs": 3, "val_check_interval": 2},
+        {"num_workers": 2, "persistent_workers": False},
+        {"every_n_epochs": 1, "save_on_train_epoch_end": False},
+        9,
+    ),
+    "with accumulation": (
+        {"max_epochs": 3, "accumulate_grad_batches": 2},
+        {"num_workers": 2},
+        {"every_n_train_steps": 2},
+        10,
+    ),
+    "with accumulation, on the last batch": (
+        {"max_epochs": 3, "accumulate_grad_batches": 4},
+        {"num_workers": 0},
+        {"every_n_train_steps": 2},
+        9,
+    ),
+    "counted in steps": (
+        {"max_steps": 15, "max_epochs": -1},
+        {"num_workers": 2},
+        {"every_n_train_steps": 4},
+        10,
+    ),
+    "counted in steps, on the last batch": (
+        {"max_steps": 15, "max_epochs": -1},
+        {"num_workers": 2},
+        {"every_n_train_steps": 6},
+        9,
+    ),
+    "with fewer batches than there are": (
+        {"max_epochs": 3, "limit_train_batches": 4},
+        {"num_workers": 2},
+        {"every_n_train_steps": 4},
+        6,
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server():
+    """Forks processes that have imported everything and have never run a backward pass."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(toy_runs.PRELOAD)
+    return context
+
+
+@pytest.fixture(scope="module")
+def whole_run(server, tmp_path_factory):
+    """Lines of a run that is not killed; without workers, validation, checkpoints: none may matter."""
+
+    @functools.cache
+    def lines(trainer: str) -> list[str]:
+        folder = tmp_path_factory.mktemp("whole")
+        settings = {"trainer": json.loads(trainer), "data": {"num_workers": 0}, "checkpoint": {}}
+        assert start(server, folder, "whole", settings) == 0
+        return (folder / "whole.jsonl").read_text().splitlines()
+
+    return lines
+
+
+def start(server, *args, **kwargs) -> int:
+    process = server.Process(target=toy_runs.run, args=args, kwargs=kwargs)
+    process.start()
+    process.join(120)
+    return process.exitcode
+
+
+@pytest.mark.parametrize("case", RUNS)
+def test_killed_and_resumed_equals_not_killed(case, server, whole_run, tmp_path) -> None:
+    trainer, data, checkpoint, kill_at = RUNS[case]
+    settings = {"trainer": trainer, "data": data, "checkpoint": checkpoint}
+    assert start(server, tmp_path, "killed", settings, kill_at=kill_at) == -signal.SIGKILL
+    assert start(server, tmp_path, "resumed", settings, resume=True) == 0
+
+    whole = whole_run(json.dumps({k: v for k, v in trainer.items() if k != "val_check_interval"}))
+    killed, resumed = (
+        (tmp_path / f"{name}.jsonl").read_text().splitlines() for name in ("killed", "resumed")
+    )
+    assert killed == whole[: kill_at + 1]
+    assert len(set(whole)) == len(whole)
+    done = len(whole) - len(resumed)
+    assert 0 < done <= kill_at + 1
+    assert resumed == whole[done:]
+
+
+def test_workers_do_not_matter(server, whole_run, tmp_path) -> None:
+    settings = {"trainer": {"max_epochs": 2}, "data": {"num_workers": 3}, "checkpoint": {}}
+    assert start(server, tmp_path, "three", settings) == 0
+    assert (tmp_path / "three.jsonl").read_text().splitlines() == whole_run(json.dumps({"max_epochs": 2}))
