@@ -1,0 +1,10 @@
+"""Callbacks and checkpoint plugin: what watches a run, keeps it and sums it up."""
+
+from .checkpoint_io import AtomicCheckpointIO
+from .collapse import CollapseMonitor
+from .contact_sheet import ContactSheet
+from .held_out import HeldOutReport
+from .knn import KNNMonitor
+from .summary import RunSummary
+
+__all__ = ["AtomicCheckpointIO", "CollapseMonitor", "ContactSheet", "HeldOutReport", "KNNMonitor", "RunSummary"]

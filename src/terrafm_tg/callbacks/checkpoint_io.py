@@ -1,0 +1,76 @@
+"""Checkpoints that are whole at every moment."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.utilities.types import _PATH
+
+from terrafm_tg.errors import TerraFMError
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its path, flushes it to the disk and renames it.
+
+    Lightning's own plugin writes to the temp directory and moves it, and where that is another filesystem the
+    path shows a file that still grows. A run that is killed while it writes leaves the checkpoint before, and
+    a ``.<name>.part`` that the next one replaces.
+
+    Example:
+        >>> Trainer(plugins=[AtomicCheckpointIO()])
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None
+    ) -> None:
+        """Saves; a URL (``s3://``) is left to Lightning, since object stores show whole files only."""
+        if "://" in str(path):
+            return super().save_checkpoint(checkpoint, path, storage_options)
+        path = Path(path)
+        part = path.with_name(f".{path.name}.part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+
+    def load_checkpoint(
+        self, path: _PATH, map_location: Any = lambda storage, loc: storage, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Loads, without running code from the file unless ``weights_only`` is False.
+
+        Raises:
+            TerraFMError: If there is no such file, or it is no checkpoint.
+        """
+        try:
+            checkpoint = super().load_checkpoint(path, map_location, weights_only is not False)
+        except FileNotFoundError as error:
+            raise TerraFMError(f"There is no checkpoint at {path}: correct `ckpt_path`.") from error
+        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, OSError) as error:
+            reason = str(error).partition("\n")[0].rstrip(".")
+            raise TerraFMError(
+                f"The checkpoint {path} cannot be read ({reason}): it is damaged or no checkpoint, use "
+                "another."
+            ) from error
+        if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+            raise TerraFMError(
+                f"{path} is not a checkpoint of Lightning (it has no `state_dict`): use another."
+            )
+        return checkpoint
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the rename itself survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,136 @@
+"""Pictures of a run: its curves, and what dual centering does for each land-cover class."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_INK, _FAINT, _FREQUENT, _RARE = "#1b1f24", "#9aa4ae", "#2f6fb3", "#d1642b"
+_PANELS = {
+    "train/loss": "Loss",
+    "train/teacher_entropy": "Teacher entropy (nats)",
+    "train/kl": "KL(teacher ‖ student) (nats)",
+    "train/embedding_std": "Embedding deviation (0: one point)",
+    "train/effective_rank": "Effective rank of embeddings",
+}
+
+
+def draw_curves(metrics: pd.DataFrame, prototypes: int) -> "Figure | None":
+    """Loss, entropy, KL, deviation, rank and k-NN over the steps; None where nothing was logged.
+
+    Args:
+        metrics: What ``CSVLogger`` wrote.
+        prototypes: Number of prototypes K, whose ln K is drawn beside loss and entropy.
+    """
+    from matplotlib.figure import Figure
+
+    panels = {name: title for name, title in _PANELS.items() if name in metrics}
+    if not panels:
+        return None
+    figure = Figure(figsize=(12, 6.4), layout="constrained")
+    axes = figure.subplots(2, 3).flatten()
+    for ax, (name, title) in zip(axes, panels.items(), strict=False):
+        values = metrics[["step", name]].dropna()
+        ax.plot(values["step"], values[name], color=_FREQUENT, alpha=0.3, lw=1)
+        smooth = values[name].rolling(max(1, len(values) // 20), min_periods=1, center=True).mean()
+        ax.plot(values["step"], smooth, color=_FREQUENT, lw=1.8)
+        if name in ("train/loss", "train/teacher_entropy"):
+            ax.axhline(math.log(prototypes), color=_FAINT, ls="--", lw=1)
+            end = ax.get_yaxis_transform()
+            text = f"ln K = {math.log(prototypes):.2f}"
+            ax.text(
+                1,
+                math.log(prototypes),
+                text,
+                transform=end,
+                ha="right",
+                va="bottom",
+                color=_FAINT,
+                fontsize=8,
+            )
+        _style(ax, title)
+    for ax in axes[len(panels) : -1]:
+        ax.set_visible(False)
+    _draw_knn(axes[-1], metrics)
+    return figure
+
+
+def _draw_knn(ax: "Axes", metrics: pd.DataFrame) -> None:
+    names = sorted(name for name in metrics if name.startswith("val/knn_"))
+    ax.set_visible(bool(names))
+    for name in names:
+        values = metrics[["step", name]].dropna()
+        label = name.removeprefix("val/knn_").replace("_to_", " → ")
+        ax.plot(
+            values["step"],
+            values[name],
+            marker="o",
+            ms=3,
+            lw=1.4,
+            ls="--" if "→" in label else "-",
+            label=label,
+        )
+    if names:
+        ax.legend(fontsize=7, frameon=False, ncols=2)
+    _style(ax, "k-NN accuracy, held-out cells")
+
+
+def draw_land_cover(metrics: pd.DataFrame, prototypes: int, frequent: Sequence[bool]) -> "Figure | None":
+    """Teacher entropy and spread of top-k prototypes per class, at the first and the last validation.
+
+    The paper's own evidence for dual centering: rare classes gain both.
+
+    Args:
+        metrics: What ``CSVLogger`` wrote.
+        prototypes: Number of prototypes K.
+        frequent: Whether each class (0-11) counts as frequent.
+    """
+    from matplotlib.figure import Figure
+
+    from terrafm_tg.tasks.land_cover import class_names
+
+    titles = {title.lower().replace(" ", "_"): title for title in class_names()}
+    present = [slug for slug in titles if f"val/entropy/{slug}" in metrics]
+    if not present:
+        return None
+    figure = Figure(figsize=(10, 0.36 * len(present) + 1.6), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    panels = (
+        ("entropy", f"Teacher entropy (nats; uniform is {math.log(prototypes):.1f})"),
+        ("spread", "Spread of top-10 prototypes (1: none shared)"),
+    )
+    for ax, (name, title) in zip(axes, panels, strict=True):
+        for y, slug in enumerate(present):
+            values = metrics.get(f"val/{name}/{slug}", pd.Series(dtype=float)).dropna()
+            if values.empty:
+                continue
+            first, last = values.iloc[0], values.iloc[-1]
+            color = _FREQUENT if frequent[list(titles).index(slug)] else _RARE
+            ax.plot([first, last], [y, y], color=color, lw=1.5, alpha=0.5)
+            ax.plot(first, y, "o", mfc="white", mec=color, ms=6)
+            ax.plot(last, y, "o", color=color, ms=7)
+        _style(ax, title, xlabel="")
+    axes[0].set_yticks(range(len(present)), [titles[slug] for slug in present])
+    axes[0].invert_yaxis()
+    handles = [
+        axes[1].plot([], [], "o", color=_FREQUENT, label="frequent class")[0],
+        axes[1].plot([], [], "o", color=_RARE, label="rare class")[0],
+        axes[1].plot([], [], "o", mfc="white", mec=_INK, label="first validation")[0],
+        axes[1].plot([], [], "o", color=_INK, label="last validation")[0],
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return figure
+
+
+def _style(ax: "Axes", title: str, xlabel: str = "optimiser step") -> None:
+    ax.set_title(title, fontsize=10, loc="left", color=_INK)
+    ax.set_xlabel(xlabel, fontsize=8, color=_INK)
+    ax.tick_params(labelsize=8)
+    ax.grid(color="#e5e8eb", lw=0.7)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,112 @@
+"""At the end of a run: where the checkpoint is, what to do next, and pictures of how it went."""
+
+import inspect
+import time
+from pathlib import Path
+
+import pandas as pd
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from rich.console import Console
+
+from terrafm_tg.tasks.settings import plain
+
+
+class RunSummary(Callback):
+    """Prints where the checkpoint is and what to do next, and draws the logged curves into the run's folder.
+
+    The pictures need a ``CSVLogger`` among the Trainer's loggers: ``curves.png`` (loss, teacher entropy, KL,
+    spread of the embeddings, k-NN) and ``land_cover.png`` (teacher entropy and spread of prototypes per
+    class).
+
+    Args:
+        figures: Whether to draw.
+    """
+
+    def __init__(self, figures: bool = True) -> None:
+        self.figures = figures
+        self._start = time.monotonic()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock, and names the settings that are not the paper's base recipe."""
+        self._start = time.monotonic()
+        changed = _other_settings(pl_module)
+        if trainer.is_global_zero and changed:
+            _print("Not the paper's base recipe (its value in brackets)", changed, [])
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints and draws, on the first rank."""
+        if trainer.is_global_zero and not trainer.fast_dev_run:
+            minutes, seconds = divmod(round(time.monotonic() - self._start), 60)
+            paths = self._draw(trainer, pl_module) if self.figures else []
+            lines = [
+                f"{trainer.global_step} steps, {trainer.current_epoch} epochs in {minutes} min {seconds} s"
+            ]
+            _print("Pretrained", lines + _next_steps(trainer, pl_module), paths)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Says how to go on after an interruption."""
+        path = checkpoint_path(trainer)
+        if trainer.is_global_zero and path is not None:
+            _print("Interrupted", [f"step {trainer.global_step}", f"resume with --ckpt_path {path}"], [])
+
+    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> list[Path]:
+        from .figures import draw_curves, draw_land_cover
+
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, CSVLogger)]
+        if not loggers:
+            return []
+        loggers[0].save()
+        folder = Path(loggers[0].log_dir)
+        if not (folder / "metrics.csv").exists():
+            return []
+        metrics = pd.read_csv(folder / "metrics.csv")
+        frequent = pl_module.center.frequent.tolist()
+        figures = {
+            "curves.png": draw_curves(metrics, pl_module.hparams["prototypes"]),
+            "land_cover.png": draw_land_cover(metrics, pl_module.hparams["prototypes"], frequent),
+        }
+        drawn = {folder / name: figure for name, figure in figures.items() if figure is not None}
+        for path, figure in drawn.items():
+            figure.savefig(path, dpi=130)
+        return list(drawn)
+
+
+def checkpoint_path(trainer: Trainer) -> Path | None:
+    """The run's last checkpoint, None where it wrote none."""
+    for callback in trainer.checkpoint_callbacks:
+        for name in ("last_model_path", "best_model_path"):
+            if getattr(callback, name, ""):
+                return Path(getattr(callback, name))
+    return None
+
+
+def _other_settings(pl_module: LightningModule) -> list[str]:
+    """The task's settings that differ from their defaults, which are the paper's; not those of place and chance."""
+    defaults = inspect.signature(type(pl_module).__init__).parameters
+    return [
+        f"{name:<22}{value} ({defaults[name].default})"
+        for name, value in pl_module.hparams.items()
+        if name in defaults and name not in ("seed", "contact_sheet") and plain(value) != plain(defaults[name].default)
+    ]
+
+
+def _next_steps(trainer: Trainer, pl_module: LightningModule) -> list[str]:
+    path = checkpoint_path(trainer)
+    if path is None:
+        return ["no checkpoint was written: add a ModelCheckpoint to the Trainer's callbacks"]
+    out = path.with_name("encoder")
+    depth = pl_module.hparams["depth"]
+    shape = "" if depth is None else f", depth={depth}"
+    return [
+        f"checkpoint    {path}",
+        f"export it     terrafm export {path} {out}",
+        f'and use it    get_model("{pl_module.hparams["model"]}"{shape}, weights="{out}.safetensors")',
+    ]
+
+
+def _print(title: str, lines: list[str], paths: list[Path]) -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"[bold]{title}[/bold]")
+    for line in [*lines, *(f"figure        {path}" for path in paths)]:
+        console.print(f"  {line}", markup=False)

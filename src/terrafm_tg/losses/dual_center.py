@@ -1,0 +1,93 @@
+"""Dual centering: the teacher's logits minus a mean over all samples and one over frequent land covers."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+#: WorldCover's 11 classes and ocean.
+CLASSES = 12
+
+
+class DualCenter(nn.Module):
+    """Centres the teacher's logits g as ``g - alpha * c - (1 - alpha) * c_h`` (TerraFM, "Dual centering").
+
+    c is DINO's running mean of the logits; c_h is the same running mean over only those samples whose
+    land-cover class is frequent. Subtracting c_h takes from the frequent classes what they would otherwise
+    win, and leaves it to the rare ones.
+
+    :meth:`accumulate` adds up a micro-batch; :meth:`update` moves the centres once per optimiser step, by the
+    sums *and counts* of all ranks. Where nobody met a frequent sample, c_h stays as it is. The centres are
+    float32 and, like the choice of frequent classes, part of the state dict.
+
+    Args:
+        dim: Number of prototypes K.
+        momentum: Share of the old centre that an update keeps.
+        alpha: Weight of c; 1 is DINO's own centering.
+
+    Attributes:
+        centers: c and c_h, float32 (2, K).
+        frequent: Whether a class (0-11) is frequent, bool (13,); the last stands for unknown land cover (-1):
+            never.
+    """
+
+    centers: Tensor
+    frequent: Tensor
+
+    def __init__(self, dim: int, momentum: float = 0.9, alpha: float = 0.8) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.alpha = alpha
+        self.register_buffer("centers", torch.zeros(2, dim))
+        self.register_buffer("frequent", torch.zeros(CLASSES + 1, dtype=torch.bool))
+        # Sums over this rank's samples since the last update, and their counts in the last column, (2, K +
+        # 1). Not a buffer: DDP would overwrite every rank's sums by the first rank's at each forward pass.
+        self._pending: Tensor | None = None
+
+    def set_frequent(self, classes: Sequence[int]) -> None:
+        """Chooses the frequent classes.
+
+        Args:
+            classes: Land-cover classes, 0-11.
+        """
+        self.frequent.zero_()
+        self.frequent[list(classes)] = True
+
+    def forward(self, teacher: Tensor) -> Tensor:
+        """Centred logits, float32.
+
+        Args:
+            teacher: The teacher's logits, (..., K).
+        """
+        everywhere, frequent = self.centers
+        return teacher.float() - torch.lerp(frequent, everywhere, self.alpha)
+
+    @torch.no_grad()
+    def accumulate(self, teacher: Tensor, land_cover: Tensor) -> None:
+        """Adds a micro-batch to what the next update takes in.
+
+        Args:
+            teacher: The teacher's logits before centering, (V, B, K).
+            land_cover: Class of each sample, 0-11 or -1 for unknown, int64 (B,).
+        """
+        views, batch, dim = teacher.shape
+        if self._pending is None:
+            self._pending = torch.zeros(2, dim + 1, device=teacher.device)
+        per_sample = teacher.float().sum(dim=0)
+        weight = self.frequent[land_cover].float()  # -1 is the last entry
+        self._pending[0, :-1] += per_sample.sum(dim=0)
+        self._pending[0, -1] += views * batch
+        self._pending[1, :-1] += (per_sample * weight[:, None]).sum(dim=0)
+        self._pending[1, -1] += views * weight.sum()
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Moves both centres by what all ranks accumulated since the last update; call it on every rank."""
+        if self._pending is None:
+            return
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(self._pending)
+        sums, counts = self._pending[:, :-1], self._pending[:, -1:]
+        moved = self.centers.lerp(sums / counts.clamp(min=1), 1 - self.momentum)
+        self.centers.copy_(torch.where(counts > 0, moved, self.centers))
+        self._pending = None

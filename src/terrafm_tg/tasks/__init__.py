@@ -1,0 +1,5 @@
+"""LightningModules: TerraFM's pretraining."""
+
+from .terrafm import TerraFM
+
+__all__ = ["TerraFM"]

@@ -1,0 +1,43 @@
+"""DINO's projection head with logits in float32."""
+
+import warnings
+
+import torch
+from lightly.models.modules.heads import DINOProjectionHead
+from torch import Tensor, nn
+
+
+class ProjectionHead(DINOProjectionHead):
+    """lightly's DINO head (two hidden layers, bottleneck, weight-normed last layer) whose logits are float32.
+
+    Under autocast the hidden layers run in low precision; the normalised bottleneck times the prototypes does
+    not, since the softmax divides these logits by a temperature of 0.04.
+
+    Args:
+        input_dim: Width of the encoder.
+        hidden_dim: Width of the hidden layers.
+        bottleneck_dim: Width before the prototypes.
+        output_dim: Number of prototypes K.
+        norm_last_layer: Keep the prototypes at length one.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        hidden_dim: int = 2048,
+        bottleneck_dim: int = 256,
+        output_dim: int = 65536,
+        norm_last_layer: bool = True,
+    ) -> None:
+        with warnings.catch_warnings():
+            # lightly builds the head by torch's older weight_norm; nothing here depends on which.
+            warnings.simplefilter("ignore", FutureWarning)
+            super().__init__(
+                input_dim, hidden_dim, bottleneck_dim, output_dim, norm_last_layer=norm_last_layer
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, float32 (N, K), of embeddings (N, D)."""
+        x = self.layers(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.last_layer(nn.functional.normalize(x.float(), dim=-1))

@@ -1,0 +1,100 @@
+import os
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from terrafm_tg.callbacks import AtomicCheckpointIO
+from terrafm_tg.errors import TerraFMError
+
+BIG = {"state_dict": {"w": torch.arange(2_000_000)}}
+
+
+def other_filesystem(path: Path) -> Path:
+    """A folder on another filesystem than the temp directory."""
+    for root in ("/dev/shm", str(Path.home()), str(Path.cwd())):
+        if os.path.isdir(root) and os.access(root, os.W_OK) and os.stat(root).st_dev != path.stat().st_dev:
+            return Path(tempfile.mkdtemp(dir=root))
+    pytest.skip("There is one filesystem only.")
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_checkpoint_is_whole_at_every_moment(tmp_path: Path, elsewhere: bool) -> None:
+    """A reader that looks all the time sees the old checkpoint or the new one, never a part of either."""
+    folder = other_filesystem(tmp_path) if elsewhere else tmp_path
+    path, io = folder / "last.ckpt", AtomicCheckpointIO()
+    io.save_checkpoint(BIG, path)
+    size, seen, done = path.stat().st_size, set(), threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            seen.add(path.stat().st_size)
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    for _ in range(5):
+        io.save_checkpoint(BIG, path)
+    done.set()
+    reader.join()
+    assert seen == {size}
+    assert torch.equal(io.load_checkpoint(path)["state_dict"]["w"], BIG["state_dict"]["w"])
+    assert [file.name for file in folder.iterdir()] == ["last.ckpt"]
+
+
+def test_a_failed_save_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    path, io = tmp_path / "last.ckpt", AtomicCheckpointIO()
+    io.save_checkpoint(BIG, path)
+    before = path.read_bytes()
+    with pytest.raises((AttributeError, TypeError, RuntimeError)):
+        io.save_checkpoint({"state_dict": BIG["state_dict"], "cannot be pickled": lambda: None}, path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_leftover_of_a_killed_run_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    (tmp_path / ".last.ckpt.part").write_bytes(b"half")
+    AtomicCheckpointIO().save_checkpoint(BIG, path)
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_makes_the_folder(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint(BIG, path)
+    assert path.exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "empty", "other"])
+def test_a_damaged_checkpoint_gives_one_sentence(tmp_path: Path, damage: str) -> None:
+    path, io = tmp_path / "last.ckpt", AtomicCheckpointIO()
+    io.save_checkpoint(BIG, path)
+    whole = path.read_bytes()
+    content = {"cut": whole[: len(whole) // 2], "text": b"not a checkpoint", "empty": b"", "other": whole}
+    path.write_bytes(content[damage])
+    if damage == "other":
+        torch.save([1, 2], path)
+    with pytest.raises(TerraFMError) as error:
+        io.load_checkpoint(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_checkpoint_gives_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(TerraFMError, match="There is no checkpoint at"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "no.ckpt")
+
+
+class Payload:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, ("true",)
+
+
+def test_no_code_runs_from_a_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": {}, "payload": Payload()}, path)
+    with pytest.raises(TerraFMError, match="cannot be read"):
+        AtomicCheckpointIO().load_checkpoint(path)

@@ -1,0 +1,95 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+
+from terrafm_tg.callbacks import AtomicCheckpointIO, RunSummary
+from terrafm_tg.callbacks.figures import draw_curves, draw_land_cover
+
+
+def fit(folder: Path, *, save: bool = True, max_epochs: int = 2) -> Trainer:
+    """A real run of TerraFM over two batches."""
+    import sys
+
+    sys.path.append(str(Path(__file__).parents[1] / "tasks"))
+    from tiny_terrafm import loader, make_batch, tiny_terrafm, trainer
+
+    callbacks = [RunSummary()]
+    if save:
+        callbacks.append(ModelCheckpoint(folder / "checkpoints", save_last=True))
+    run = trainer(
+        folder,
+        max_epochs=max_epochs,
+        logger=CSVLogger(folder, name="", version=""),
+        callbacks=callbacks,
+        enable_checkpointing=save,
+        plugins=[AtomicCheckpointIO()],
+        log_every_n_steps=1,
+    )
+    run.fit(tiny_terrafm(), loader([make_batch(2), make_batch(2, 2)]), [loader([make_batch(6)])] * 2)
+    return run
+
+
+def test_says_where_the_checkpoint_is_and_what_to_do_next(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    fit(tmp_path)
+    said = capsys.readouterr().out
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert last.exists()
+    assert f"terrafm export {last} {tmp_path / 'checkpoints' / 'encoder'}" in said
+    assert f'get_model("terrafm_tiny", depth=2, weights="{tmp_path}/checkpoints/encoder.safetensors")' in said
+    assert "4 steps, 2 epochs" in said
+    for name in ("curves.png", "land_cover.png"):
+        assert f"{tmp_path / name}" in said
+        assert (tmp_path / name).stat().st_size > 10_000
+
+
+def test_says_that_nothing_was_saved(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    fit(tmp_path, save=False, max_epochs=1)
+    assert "no checkpoint was written" in capsys.readouterr().out
+
+
+def test_says_how_to_resume_after_an_interruption(capsys: pytest.CaptureFixture) -> None:
+    save = SimpleNamespace(last_model_path="runs/a/last.ckpt", best_model_path="")
+    trainer = SimpleNamespace(checkpoint_callbacks=[save], is_global_zero=True, global_step=7)
+    RunSummary().on_exception(trainer, None, KeyboardInterrupt())
+    said = capsys.readouterr().out
+    assert "step 7" in said
+    assert "--ckpt_path runs/a/last.ckpt" in said
+
+
+def metrics() -> pd.DataFrame:
+    """As CSVLogger writes them: a row per logging call, empty where it was not about that name."""
+    steps = np.arange(0, 200, 10)
+    train = pd.DataFrame({"step": steps, "train/loss": 6 - steps / 100, "train/teacher_entropy": 5 - steps / 100})
+    val = pd.DataFrame({"step": [99, 199], "val/entropy/tree_cover": [3.0, 2.0], "val/entropy/mangroves": [1.0, 2.5],
+                        "val/spread/tree_cover": [0.5, 0.6], "val/knn_s1rtc": [0.2, 0.4],
+                        "val/knn_s1rtc_to_s2l2a": [0.1, 0.3]})  # fmt: skip
+    return pd.concat([train, val])
+
+
+def test_curves_show_what_was_logged() -> None:
+    figure = draw_curves(metrics(), 1024)
+    visible = {ax.get_title(loc="left"): ax for ax in figure.axes if ax.get_visible()}
+    assert set(visible) == {"Loss", "Teacher entropy (nats)", "k-NN accuracy, held-out cells"}
+    np.testing.assert_allclose(visible["Loss"].lines[0].get_ydata(), 6 - np.arange(0, 200, 10) / 100)
+    labels = [text.get_text() for text in visible["k-NN accuracy, held-out cells"].get_legend().get_texts()]
+    assert labels == ["s1rtc", "s1rtc → s2l2a"]
+
+
+def test_land_cover_shows_first_and_last_validation_per_class() -> None:
+    figure = draw_land_cover(metrics(), 1024, [True] + [False] * 12)
+    entropy = figure.axes[0]
+    assert [label.get_text() for label in entropy.get_yticklabels()] == ["Tree cover", "Mangroves"]
+    assert list(entropy.lines[0].get_xdata()) == [3.0, 2.0]
+    assert list(entropy.lines[3].get_xdata()) == [1.0, 2.5]
+
+
+def test_nothing_is_drawn_of_nothing() -> None:
+    empty = pd.DataFrame({"step": [0], "epoch": [0]})
+    assert draw_curves(empty, 64) is None
+    assert draw_land_cover(empty, 64, [False] * 13) is None

@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from terrafm_tg.losses import DualCenter
+
+FREQUENT = (0, 7, 11)
+
+
+def make_center(dim: int, alpha: float = 0.8) -> DualCenter:
+    center = DualCenter(dim, momentum=0.9, alpha=alpha)
+    center.set_frequent(FREQUENT)
+    return center
+
+
+def test_equals_a_float64_oracle() -> None:
+    """Frequent, rare and unknown samples over several steps, some made of two micro-batches."""
+    generator = np.random.default_rng(0)
+    center, dim = make_center(32), 32
+    c, c_h = np.zeros(dim), np.zeros(dim)
+    for step in range(6):
+        batches = [
+            (generator.normal(loc=0.5, size=(2, n, dim)), generator.choice([0, 3, 7, 9, 11, -1], size=n))
+            for n in ([5] if step % 2 else [4, 6])
+        ]
+        for logits, land_cover in batches:
+            centred = center(torch.tensor(logits, dtype=torch.float32))
+            np.testing.assert_allclose(centred, logits - 0.8 * c - 0.2 * c_h, atol=1e-5)
+            center.accumulate(torch.tensor(logits, dtype=torch.float32), torch.tensor(land_cover))
+        center.update()
+        everything = np.concatenate([logits.reshape(-1, dim) for logits, _ in batches])
+        chosen = np.concatenate([x[:, np.isin(kind, FREQUENT)].reshape(-1, dim) for x, kind in batches])
+        c = 0.9 * c + 0.1 * everything.mean(axis=0)
+        if len(chosen):
+            c_h = 0.9 * c_h + 0.1 * chosen.mean(axis=0)
+        np.testing.assert_allclose(center.centers, np.stack([c, c_h]), atol=1e-6)
+
+
+def test_a_batch_without_frequent_samples_leaves_the_second_center_alone() -> None:
+    center = make_center(8)
+    center.accumulate(torch.randn(2, 4, 8), torch.tensor([0, 3, -1, 7]))
+    center.update()
+    before = center.centers.clone()
+    assert before[1].abs().min() > 0
+    center.accumulate(torch.randn(2, 3, 8), torch.tensor([3, -1, 9]))
+    center.update()
+    assert torch.equal(center.centers[1], before[1])
+    assert not torch.equal(center.centers[0], before[0])
+
+
+def test_an_update_without_samples_changes_nothing() -> None:
+    center = make_center(8)
+    center.centers.fill_(1.0)
+    center.update()
+    assert torch.equal(center.centers, torch.ones(2, 8))
+
+
+def test_stays_float32_and_in_the_checkpoint() -> None:
+    center = make_center(8)
+    center.accumulate(torch.randn(2, 3, 8, dtype=torch.bfloat16), torch.tensor([0, 1, 2]))
+    center.update()
+    state = center.state_dict()
+    assert set(state) == {"centers", "frequent"}
+    assert state["centers"].dtype == torch.float32
+    restored = DualCenter(8)
+    restored.load_state_dict(state)
+    assert torch.equal(restored.centers, center.centers)
+    assert restored.frequent.nonzero().flatten().tolist() == list(FREQUENT)
+
+
+def _share(rank: int, path: str, logits: torch.Tensor, land_cover: torch.Tensor, counts: list[int]) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{path}/store", rank=rank, world_size=2)
+    share = slice(0, counts[0]) if rank == 0 else slice(counts[0], None)
+    center = make_center(logits.shape[-1])
+    for step in range(len(logits)):
+        center.accumulate(logits[step][:, share], land_cover[step, share])
+        center.update()
+    torch.save(center.centers, f"{path}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("counts", [[3, 5]])
+def test_two_processes_equal_one(tmp_path, counts: list[int]) -> None:
+    """The second rank holds no frequent sample; means of rank means would differ from the joint mean."""
+    logits = torch.randn(4, 2, sum(counts), 16)
+    land_cover = torch.tensor([0, 7, 3, 9, 9, -1, 4, 5]).expand(4, -1)
+    joint = make_center(16)
+    for x, kind in zip(logits, land_cover, strict=True):
+        joint.accumulate(x, kind)
+        joint.update()
+    mp.start_processes(_share, (str(tmp_path), logits, land_cover, counts), nprocs=2, start_method="spawn")
+    for rank in range(2):
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), joint.centers, rtol=1e-6, atol=1e-7)

@@ -1,0 +1,133 @@
+"""Trains in processes of its own: two ranks against one, killed runs against one that was not.
+
+Started by test_terrafm_processes.py as a script, so that processes can be forked before any thread exists.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from tiny_terrafm import ALL, make_sample, tiny_terrafm, trainer
+
+from terrafm_tg.callbacks import AtomicCheckpointIO
+from terrafm_tg.datamodules import SimulatedDataModule
+from terrafm_tg.datasets.base import collate_tiles
+
+#: Sensors of the joint batch's four tiles at each step: the first half is rank 0's, the second rank 1's.
+DRAWS = [
+    (("s1rtc",), ("s1rtc",), ("s2l2a",), ("s2l2a",)),
+    (("s1rtc", "s2l1c"), ("s1rtc",), ALL, ("s2l2a",)),
+    (ALL, ALL, ALL, ALL),
+    (("s2l1c",), ("s2l1c",), ("s1rtc",), ("s1rtc", "s2l2a")),
+]
+
+
+class Halves(torch.utils.data.Dataset):
+    """The joint batch in one process, a half of it in each of two."""
+
+    def __len__(self) -> int:
+        return len(DRAWS)
+
+    def __getitem__(self, step: int) -> dict[str, Any]:
+        samples = [make_sample(4 * step + i, sensors) for i, sensors in enumerate(DRAWS[step])]
+        if torch.distributed.is_initialized():
+            rank = torch.distributed.get_rank()
+            samples = samples[2 * rank : 2 * rank + 2]
+        return collate_tiles(samples)
+
+
+class Record(Callback):
+    """Keeps what the steps of a run did, and writes it at the end."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+        self.losses: list[torch.Tensor] = []
+        self.grads: list[dict[str, torch.Tensor]] = []
+        self.centers: list[torch.Tensor] = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        named = [*pl_module.student.named_parameters(), *pl_module.student_head.named_parameters()]
+        self.grads.append({name: p.grad.clone() for name, p in named if p.grad is not None})
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.losses.append(outputs["loss"].detach().clone())
+        self.centers.append(pl_module.center.centers.clone())
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        content = {name: getattr(self, name) for name in ("losses", "grads", "centers")}
+        torch.save(content, self.folder / f"{self.name}_{trainer.global_rank}.pt")
+
+
+def ranks(folder: Path) -> None:
+    """Two processes, then one with the joint batch."""
+    for name, settings in (("two", {"devices": 2, "strategy": "ddp_fork"}), ("one", {"devices": 1})):
+        # A small step, since Adam turns the rounding of a tiny gradient into a step of full size.
+        task = tiny_terrafm(drop_path=0.0, lr=1e-6, min_lr=1e-6)
+        run = trainer(folder, max_epochs=1, callbacks=[Record(folder, name)], **settings)
+        run.fit(task, torch.utils.data.DataLoader(Halves(), batch_size=None))
+
+
+class LossFile(Callback):
+    """Appends every loss to a file at once, and may kill the process, as a scheduler would."""
+
+    def __init__(self, path: Path, kill_after: int | None = None) -> None:
+        self.path, self.kill_after = path, kill_after
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        key = f"{trainer.current_epoch}/{batch_idx}"
+        with self.path.open("a") as file:
+            file.write(json.dumps([key, outputs["loss"].item().hex(), batch["position"].tolist()]) + "\n")
+        if trainer.fit_loop.epoch_loop.total_batch_idx + 1 == self.kill_after:
+            os.killpg(0, signal.SIGKILL)
+
+
+def fit(folder: Path, world: Path, name: str, accumulate: int, kill_after: int | None, resume: bool) -> None:
+    """One run over two epochs of six batches; checkpoints every two optimiser steps."""
+    os.setsid()  # a kill takes its workers too
+    data = SimulatedDataModule(
+        root=world, cells=40, cell_size=144, batch_size=4, num_workers=1, epoch_length=24, val_share=0.1
+    )
+    saves = folder / f"checkpoints_{accumulate}_{name.removesuffix('_resumed')}"
+    save = ModelCheckpoint(saves, filename="last", every_n_train_steps=2, enable_version_counter=False)
+    run = trainer(
+        folder,
+        max_epochs=2,
+        accumulate_grad_batches=accumulate,
+        callbacks=[LossFile(folder / f"{name}_{accumulate}.txt", kill_after), save],
+        enable_checkpointing=True,
+        plugins=[AtomicCheckpointIO()],
+        num_sanity_val_steps=0,
+        limit_val_batches=1,
+        val_check_interval=0.5,
+    )
+    run.fit(tiny_terrafm(frequent_classes=None), data, ckpt_path=saves / "last.ckpt" if resume else None)
+
+
+def kills(folder: Path, world: Path) -> None:
+    """Runs that were not interrupted, and for each place of a kill one that was, with its continuation."""
+    fork = multiprocessing.get_context("fork")
+
+    def apart(call: Callable[..., None], *args: Any) -> int | None:
+        process = fork.Process(target=call, args=args)
+        process.start()
+        process.join()
+        return process.exitcode
+
+    for accumulate, place in ((1, 7), (2, 5)):
+        assert apart(fit, folder, world, "whole", accumulate, None, False) == 0
+        assert apart(fit, folder, world, "killed", accumulate, place, False) == -signal.SIGKILL
+        assert apart(fit, folder, world, "killed_resumed", accumulate, None, True) == 0
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    work = Path(sys.argv[2])
+    ranks(work) if sys.argv[1] == "ranks" else kills(work, Path(sys.argv[3]))

@@ -1,0 +1,39 @@
+import copy
+
+import torch
+from torch import nn
+
+from terrafm_tg.models import build_encoder
+from terrafm_tg.tasks.head import ProjectionHead
+from terrafm_tg.tasks.optimization import DECAY, NO_DECAY, clip_each_, parameter_groups
+
+
+def test_biases_and_vectors_are_not_decayed_but_token_and_positions_are() -> None:
+    encoder = build_encoder("terrafm_tiny", depth=2)
+    head = ProjectionHead(192, 64, 32, 16)
+    names = {p: f"{name}" for module in (encoder, head) for name, p in module.named_parameters()}
+    groups = {g["name"]: {names[p] for p in g["params"]} for g in parameter_groups((encoder, head))}
+    assert {"cls_token", "pos_embed", "blocks.0.attn.qkv.weight", "last_layer.weight_v"} <= groups[DECAY]
+    assert {"norm.bias", "norm.weight", "blocks.1.mlp.fc1.bias", "layers.0.bias"} <= groups[NO_DECAY]
+    assert not any(name.endswith("bias") for name in groups[DECAY])
+    trained = {name for p, name in names.items() if p.requires_grad}
+    assert groups[DECAY] | groups[NO_DECAY] == trained
+    assert "last_layer.weight_g" not in trained
+
+
+def test_clips_each_tensor_as_dino_does() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3), nn.Linear(3, 3))
+    for scale, p in zip((0.01, 10, 100, 1e-3), model.parameters(), strict=False):
+        p.grad = torch.randn_like(p) * scale
+    expected = copy.deepcopy(model)
+    for p, original in zip(expected.parameters(), model.parameters(), strict=True):
+        p.grad = None if original.grad is None else original.grad.clone()
+        if p.grad is not None:  # DINO's utils.clip_gradients
+            coefficient = 3.0 / (p.grad.norm(2) + 1e-6)
+            if coefficient < 1:
+                p.grad.mul_(coefficient)
+    clip_each_(model.parameters(), 3.0)
+    for p, original in zip(expected.parameters(), model.parameters(), strict=True):
+        assert (p.grad is None) == (original.grad is None)
+        if p.grad is not None:
+            torch.testing.assert_close(original.grad, p.grad)
