@@ -33,3 +33,11 @@ def test_formulas_stand_beside_code():
 def test_links_lead_somewhere(page: Path):
     missing = [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()]
     assert not missing, f"{page.name} links to {', '.join(missing)}"
+
+
+def test_the_examples_of_the_quick_start_run(small_world: Path, tmp_path: Path):
+    """In their order, in one namespace, as a reader would type them."""
+    names = {"world": small_world, "out": tmp_path}
+    for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs/quick_start.md").read_text(), re.DOTALL):
+        exec(compile(code, "docs/quick_start.md", "exec"), names)
+    assert names["embedding"].shape == (4, 192)

@@ -58,9 +58,10 @@ def run_trainer(words: Sequence[str]) -> None:
     Args:
         words: The command and its options.
     """
-    # Lightning's advice on workers and GPUs is for somebody else's defaults: the configuration has chosen already.
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*GPU available but not used.*")
+    # Advice on what the configuration has chosen already, and notes between Lightning, torch and this command itself.
+    for message in ("does not have many workers", "GPU available but not used", "LightningCLI's args parameter is",
+                    "isinstance.treespec, LeafSpec", "is not supported by the model summary"):  # fmt: skip
+        warnings.filterwarnings("ignore", f".*{message}.*")
     if words[0] == "profile":
         from .evaluation.profile import OPTIONS, profile_step
 

@@ -360,3 +360,14 @@ class TestPublishedCells:
         }
         with pytest.raises(TerraFMError, match="N9999"):
             MajorTOM(root)
+
+
+def test_tiles_read_together_are_the_tiles_read_alone(root):
+    dataset = tiny(root, native=True)
+    for row in range(len(dataset)):
+        for modality in (m for m in dataset.modalities if dataset.index[f"has_{m.name}"].iat[row]):
+            together = dataset._read_together(row, modality)
+            assert len(together) == 4
+            for other, groups in together.items():
+                for resolution, pixels in dataset._read(other, modality).items():
+                    np.testing.assert_array_equal(groups[resolution], pixels)

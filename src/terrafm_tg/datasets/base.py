@@ -108,7 +108,7 @@ class TileDataset(GeoDataset, abc.ABC):
         """
 
     def _read_together(self, row: int, modality: Modality) -> dict[int, dict[int, np.ndarray] | None]:
-        """Native pixels of a tile and, where that costs little more, of others: what `_read` gives, by row."""
+        """What `_read` gives, by row: of this tile and, where that costs little more, of others."""
         return {row: self._read(row, modality)}
 
     def _transform(self, row: int) -> Affine:

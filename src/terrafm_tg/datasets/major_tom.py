@@ -106,10 +106,13 @@ class MajorTOM(TileDataset):
     def _read(self, row: int, modality: Modality) -> dict[int, np.ndarray]:
         return self._decode(row, modality, whole=False)
 
-    def _read_together(self, row: int, modality: Modality) -> dict[int, dict[int, np.ndarray]]:
+    def _read_together(self, row: int, modality: Modality) -> dict[int, dict[int, np.ndarray] | None]:
         """All tiles of the row's cell: its pictures are opened once instead of four times."""
-        cell = self._decode(row, modality, whole=True)
-        tiles = {}
+        try:
+            cell = self._decode(row, modality, whole=True)
+        except DamagedTileError:  # this quarter may be whole
+            return {row: self._read(row, modality)}
+        tiles: dict[int, dict[int, np.ndarray] | None] = {}
         for sister in self._sisters(row):
             quadrant, groups = self._quadrants[sister], {}
             for resolution, pixels in cell.items():

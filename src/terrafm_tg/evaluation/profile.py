@@ -18,9 +18,9 @@ STAGES = {
     "views": "views",
     "teacher": "teacher",
     "student": "student",
-    "loss": "loss and centres",
+    "loss": "loss",
     "backward": "backward",
-    "average": "teacher average",
+    "average": "teacher average, centres",
     "optimizer_step": "clipping, optimiser",
 }
 #: Trainer options of a profiling run: some steps, and nothing beside them.
