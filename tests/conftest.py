@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 import torch
 
@@ -24,7 +25,9 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def parity() -> Path:
     """Folder with the published encoder's shapes and outputs: `../shared/parity`, or where TERRAFM_PARITY points."""
-    return _present(Path(os.environ.get("TERRAFM_PARITY", SHARED / "parity")), "The published encoder's outputs")
+    return _present(
+        Path(os.environ.get("TERRAFM_PARITY", SHARED / "parity")), "The published encoder's outputs"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +38,10 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("world")
     SimulatedWorld(root, cells=40, cell_size=144, seed=0)
     return root
+
+
+# Imported here, so that its log handler does not keep the captured stream of whichever test imports it first.
+pl.seed_everything(0, verbose=False)
 
 
 @pytest.fixture(autouse=True, scope="session")

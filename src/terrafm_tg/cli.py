@@ -11,8 +11,14 @@ from .errors import TerraFMError
 
 #: Tools besides the trainer's own commands: where the function lives, and what it does.
 TOOLS = {
-    "simulate": ("terrafm_tg.commands:simulate", "write a simulated world in Major-TOM's and WorldCover's file formats"),
-    "index": ("terrafm_tg.commands:index", "build the tile index: where each modality lies, land cover, climate, region"),
+    "simulate": (
+        "terrafm_tg.commands:simulate",
+        "write a simulated world in Major-TOM's and WorldCover's formats",
+    ),
+    "index": (
+        "terrafm_tg.commands:index",
+        "build the tile index: files, dates, baseline, land cover, climate, region",
+    ),
     "export": ("terrafm_tg.commands:export", "write the teacher encoder of a checkpoint for other projects"),
 }
 #: Commands that take the trainer's configurations.
@@ -45,7 +51,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"terrafm-tg {version('terrafm-tg')}")
         return
     if words[0] not in TOOLS | TRAINER:
-        print(f"terrafm: error: {words[0]!r} is not a command: use one of {', '.join(TRAINER | TOOLS)}.", file=sys.stderr)
+        print(
+            f"terrafm: error: {words[0]!r} is not a command: use one of {', '.join(TRAINER | TOOLS)}.",
+            file=sys.stderr,
+        )
         raise SystemExit(2)
     try:
         if words[0] in TRAINER:
@@ -56,11 +65,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             from jsonargparse import auto_cli
 
             auto_cli(_tool(words[0]), args=words[1:], prog=f"terrafm {words[0]}", as_positional=True)
-    except _expected_errors() as error:
-        print(f"terrafm: error: {error}", file=sys.stderr)
+    except Exception as error:
+        known = _for_people(error)
+        if known is None:
+            raise
+        print(f"terrafm: error: {known}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print("terrafm: stopped. What was written before is whole; run the same command again to go on.", file=sys.stderr)
+        print(
+            "terrafm: stopped. What was written before is whole; run the same command again to go on.",
+            file=sys.stderr,
+        )
         raise SystemExit(130) from None
 
 
@@ -69,10 +84,17 @@ def _tool(name: str) -> Callable[..., None]:
     return getattr(import_module(module), function)
 
 
-def _expected_errors() -> tuple[type[BaseException], ...]:
-    """Errors whose message is meant for the user; TorchGeo's is looked up only where TorchGeo is loaded already."""
+def _for_people(error: BaseException | None) -> BaseException | None:
+    """The error whose message is meant for the user, among this one and those that it was raised from.
+
+    jsonargparse wraps what a class raises when it is instantiated. TorchGeo's error is looked up only where TorchGeo is
+    loaded already.
+    """
     datasets = sys.modules.get("torchgeo.datasets")
-    return (TerraFMError, datasets.DatasetNotFoundError) if datasets else (TerraFMError,)
+    known = (TerraFMError, datasets.DatasetNotFoundError) if datasets else TerraFMError
+    while error is not None and not isinstance(error, known):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _help() -> str:

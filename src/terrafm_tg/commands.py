@@ -3,7 +3,9 @@
 from pathlib import Path
 
 
-def simulate(root: Path, cells: int = 700, cell_size: int = 1068, seed: int = 0, workers: int = 2) -> None:
+def simulate(
+    root: Path, cells: int = 700, cell_size: int = 1068, seed: int = 0, workers: int | None = None
+) -> None:
     """Write a simulated world in Major-TOM's and ESA WorldCover's own file formats.
 
     Args:
@@ -11,7 +13,7 @@ def simulate(root: Path, cells: int = 700, cell_size: int = 1068, seed: int = 0,
         cells: Number of grid cells; each gives four tiles.
         cell_size: Pixels of 10 m along a cell's side, a multiple of 12; Major-TOM's is 1068.
         seed: The same seed gives the same world, byte for byte.
-        workers: Processes that render at the same time.
+        workers: Processes that render at the same time; one per core by default.
     """
     from .datasets.simulated import simulate as write_world
 
@@ -25,7 +27,8 @@ def index(
     worldcover: Path | None = None,
     climate: Path | None = None,
     regions: Path | None = None,
-    workers: int = 2,
+    tile_size: int | None = None,
+    workers: int | None = None,
 ) -> None:
     """Build the tile index of a dataset: where each modality lies, its dates and baseline, land cover, climate, region.
 
@@ -34,14 +37,16 @@ def index(
         worldcover: Folder of ESA WorldCover tiles; `WorldCover` below the root is found by itself.
         climate: GeoTIFF of climate zone codes (Köppen-Geiger, such as Beck 2023).
         regions: Vector file whose polygons are the world regions.
-        workers: Processes that read at the same time.
+        tile_size: Edge of a tile in 10 m pixels, as the datamodule will have it; half a cell, or 534, by default.
+        workers: Processes that read at the same time; one per core where there is much to do, by default.
     """
     from rich.console import Console
 
     from .datasets import build_index
     from .datasets.index import summary_table
 
-    rows = build_index(root, worldcover=worldcover, climate=climate, regions=regions, workers=workers)
+    size = {} if tile_size is None else {"tile_size": tile_size}
+    rows = build_index(root, worldcover=worldcover, climate=climate, regions=regions, workers=workers, **size)
     console = Console()
     console.print(summary_table(rows))
     console.print(f"{len(rows):,} tiles in {root / 'index.parquet'}")

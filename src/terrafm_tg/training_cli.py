@@ -2,19 +2,16 @@
 
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
-import torchgeo.datamodules
-import torchgeo.tasks
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torchgeo.datamodules import BaseDataModule
 from torchgeo.tasks import BaseTask
 
-import terrafm_tg.datamodules
-import terrafm_tg.tasks
-
-# Both lists of classes can be named in a configuration by class name alone.
-__all__ = ["TerraFMCLI", "run_trainer"]
+# Imported classes can be named in a configuration by class name alone: TorchGeo's by the imports above, and ours.
+for _package in ("tasks", "datamodules", "callbacks"):
+    import_module(f"terrafm_tg.{_package}")
 
 
 class TerraFMCLI(LightningCLI):
@@ -67,7 +64,9 @@ def run_trainer(words: Sequence[str]) -> None:
 
         options = [f"--trainer.{name}={value}" for name, value in OPTIONS.items()]
         parser = {"prog": "terrafm profile", "description": "Measure where a training step's time goes."}
-        cli = TerraFMCLI(args=["--trainer.max_steps=13", *words[1:], *options], run=False, parser_kwargs=parser)
+        cli = TerraFMCLI(
+            args=["--trainer.max_steps=13", *words[1:], *options], run=False, parser_kwargs=parser
+        )
         profile_step(cli.model, cli.datamodule, cli.trainer)
     else:
         TerraFMCLI(args=list(words), parser_kwargs={"prog": "terrafm"})

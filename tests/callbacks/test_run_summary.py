@@ -35,7 +35,9 @@ def fit(folder: Path, *, save: bool = True, max_epochs: int = 2) -> Trainer:
     return run
 
 
-def test_says_where_the_checkpoint_is_and_what_to_do_next(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_says_where_the_checkpoint_is_and_what_to_do_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     fit(tmp_path)
     said = capsys.readouterr().out
     last = tmp_path / "checkpoints" / "last.ckpt"
@@ -65,7 +67,9 @@ def test_says_how_to_resume_after_an_interruption(capsys: pytest.CaptureFixture)
 def metrics() -> pd.DataFrame:
     """As CSVLogger writes them: a row per logging call, empty where it was not about that name."""
     steps = np.arange(0, 200, 10)
-    train = pd.DataFrame({"step": steps, "train/loss": 6 - steps / 100, "train/teacher_entropy": 5 - steps / 100})
+    train = pd.DataFrame(
+        {"step": steps, "train/loss": 6 - steps / 100, "train/teacher_entropy": 5 - steps / 100}
+    )
     val = pd.DataFrame({"step": [99, 199], "val/entropy/tree_cover": [3.0, 2.0], "val/entropy/mangroves": [1.0, 2.5],
                         "val/spread/tree_cover": [0.5, 0.6], "val/knn_s1rtc": [0.2, 0.4],
                         "val/knn_s1rtc_to_s2l2a": [0.1, 0.3]})  # fmt: skip

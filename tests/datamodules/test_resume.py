@@ -61,6 +61,15 @@ RUNS = {
 }  # fmt: skip
 
 
+#: Left to `make soak`; the others cover the same branches, if not in every combination.
+LONG = (
+    "in the first epoch",
+    "after the last batch, with validation",
+    "with accumulation, on the last batch",
+    "counted in steps",
+)
+
+
 @pytest.fixture(scope="module")
 def server():
     """Forks processes that have imported everything and have never run a backward pass."""
@@ -90,7 +99,9 @@ def start(server, *args, **kwargs) -> int:
     return process.exitcode
 
 
-@pytest.mark.parametrize("case", RUNS)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.soak if case in LONG else ()) for case in RUNS]
+)
 def test_killed_and_resumed_equals_not_killed(case, server, whole_run, tmp_path) -> None:
     trainer, data, checkpoint, kill_at = RUNS[case]
     settings = {"trainer": trainer, "data": data, "checkpoint": checkpoint}

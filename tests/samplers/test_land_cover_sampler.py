@@ -194,6 +194,8 @@ def test_replacements_follow_the_weights() -> None:
         ({"power": float("nan")}, "`power` is nan"),
         ({"ocean_keep": 1.5}, "`ocean_keep` is 1.5"),
         ({"length": 0}, "length is 0"),
+        ({"seed": -1}, "`seed` is -1"),
+        ({"by": "cover"}, "no column 'cover'"),
         ({"rows": np.array([], int)}, "No tile is left"),
     ],
 )
@@ -240,9 +242,10 @@ def test_two_real_processes_partition_the_list() -> None:
     processes = [context.Process(target=_two_processes, args=(rank, port, queue)) for rank in (0, 1)]
     for process in processes:
         process.start()
-    parts = dict(queue.get() for _ in processes)
     for process in processes:
-        process.join()
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    parts = dict(queue.get() for _ in processes)
     whole = LandCoverSampler(make_tiles([0] * 40 + [5] * 10), length=60)
     whole.set_epoch(2)
     assert [position for position, _ in parts[0]] == list(range(0, 60, 2))

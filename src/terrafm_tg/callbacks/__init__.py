@@ -7,4 +7,11 @@ from .held_out import HeldOutReport
 from .knn import KNNMonitor
 from .summary import RunSummary
 
-__all__ = ["AtomicCheckpointIO", "CollapseMonitor", "ContactSheet", "HeldOutReport", "KNNMonitor", "RunSummary"]
+__all__ = [
+    "AtomicCheckpointIO",
+    "CollapseMonitor",
+    "ContactSheet",
+    "HeldOutReport",
+    "KNNMonitor",
+    "RunSummary",
+]

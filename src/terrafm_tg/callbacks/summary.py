@@ -87,7 +87,9 @@ def _other_settings(pl_module: LightningModule) -> list[str]:
     return [
         f"{name:<22}{value} ({defaults[name].default})"
         for name, value in pl_module.hparams.items()
-        if name in defaults and name not in ("seed", "contact_sheet") and plain(value) != plain(defaults[name].default)
+        if name in defaults
+        and name not in ("seed", "contact_sheet")
+        and plain(value) != plain(defaults[name].default)
     ]
 
 

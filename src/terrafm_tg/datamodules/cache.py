@@ -1,8 +1,8 @@
 """Decoded tiles in memory that all worker processes of a run share, so that each tile is decoded once."""
 
-import logging
 import mmap
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,6 @@ from lightning.pytorch.utilities import rank_zero_info
 from terrafm_tg.datasets.base import TileDataset
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import Modality
-
-_log = logging.getLogger(__name__)
 
 _EMPTY, _FILLED, _ABSENT = 0, 1, 2
 #: Tiles tried to learn the size of a modality's groups; a damaged one does not tell it.
@@ -112,7 +110,9 @@ class CachedTiles(TileDataset):
         return {}
 
     def __getstate__(self) -> dict[str, Any]:
-        _log.warning("A spawned worker cannot share the cache: it decodes every tile it reads.")
+        warnings.warn(
+            "Spawned workers cannot share the cache: they decode every tile they read.", stacklevel=2
+        )
         return self.__dict__ | {"_slots": np.full_like(self._slots, -1), "_state": {}, "_groups": {}}
 
 

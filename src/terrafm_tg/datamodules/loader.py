@@ -58,13 +58,11 @@ class TileDataLoader(DataLoader[Any]):
         """Go on behind the batches that were handed out when ``state`` was taken.
 
         Where the batch or the epoch's length differ from the checkpoint's, that is said, and the epoch goes
-        on at the whole batch nearest to where it stopped.
+        on at the last whole batch before the one at which it stopped.
         """
         frame = self._frame()
-        for name, meaning in (
-            ("batch_size", "tiles a batch over all processes"),
-            ("length", "draws an epoch"),
-        ):
+        meanings = {"batch_size": "tiles a batch over all processes", "length": "draws an epoch"}
+        for name, meaning in meanings.items():
             if state[name] != frame[name]:
                 _log.warning(
                     "The checkpoint was written with %d %s and this run has %d: its batches differ from "
@@ -73,10 +71,8 @@ class TileDataLoader(DataLoader[Any]):
                     meaning,
                     frame[name],
                 )
-        self._epoch, self._skip = (
-            state["epoch"],
-            state["batches"] * state["batch_size"] // frame["batch_size"],
-        )
+        self._epoch = state["epoch"]
+        self._skip = state["batches"] * state["batch_size"] // frame["batch_size"]
         if self._skip >= len(self):
             self._epoch, self._skip = self._epoch + 1, 0
         self._batches = self._skip

@@ -69,7 +69,9 @@ def _blocks(rows: np.ndarray, centre: np.ndarray, block: int) -> np.ndarray:
     """The number of each cell's block; columns of a block have the width of cells in its middle row."""
     block_rows = rows // block
     block_cols = np.floor(centre % 360 / 360 * grid.columns(block_rows * block + block // 2) / block)
-    return pd.factorize(block_rows * 10_000 + block_cols)[0]  # a row has at most 4,008 cells
+    return np.unique(block_rows * 10_000 + block_cols, return_inverse=True)[
+        1
+    ]  # rows have at most 4,008 cells
 
 
 def _near(
@@ -77,7 +79,7 @@ def _near(
 ) -> np.ndarray:
     """Whether fewer than ``gap`` whole cells lie between each cell and the nearest held-out one."""
     near = np.zeros(len(rows), bool)
-    turn = 1000.0  # degrees that set grid rows apart on one sorted line
+    turn = 2000.0  # degrees that set grid rows apart on one sorted line
     ours, theirs, theirs_width = centre % 360, centre[held_out] % 360, width[held_out]
     # Each row's line goes once more round the globe on both sides.
     line = np.concatenate([rows[held_out] * turn + theirs + around for around in (-360, 0, 360)])
@@ -108,7 +110,5 @@ def even_pick(land_cover: np.ndarray, rows: np.ndarray, count: int | None, seed:
         return rows
     known = rows[land_cover[rows] >= 0]
     rows = np.random.default_rng([seed, 5]).permutation(known if len(known) else rows)
-    turn = (
-        pd.Series(land_cover[rows]).groupby(land_cover[rows]).cumcount()
-    )  # first one of each class, then the next
+    turn = pd.Series(rows).groupby(land_cover[rows]).cumcount()  # one of each class, then the next
     return np.sort(rows[np.argsort(turn, kind="stable")[:count]])

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torchgeo.datamodules import BaseDataModule
 
@@ -59,7 +60,7 @@ class TileDataModule(BaseDataModule):
         val_share: Share of the tiles to hold out, in whole blocks of cells; 0 for none.
         val_block: Edge of such a block in cells.
         val_gap: Cells left out between training and held-out ones.
-        val_bank: Tiles in the bank; as many as there are draws to choose from where None.
+        val_bank: Tiles in the bank; all training tiles where None.
         val_queries: Tiles to query; all held-out ones where None.
         power: Power of inverse land-cover frequency that tiles are drawn with; 0 draws all equally often.
         by: Index columns that define the frequency: ``land_cover``, ``climate``, ``region``.
@@ -213,7 +214,9 @@ class TileDataModule(BaseDataModule):
         return {name: value for name, value in self.hparams.items() if name not in _RESOURCES}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Name each setting that differs from the checkpoint's; this run's is used."""
+        """Name each setting that differs from that of the run which goes on; this run's is used."""
+        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return
         for name, value in self.state_dict().items():
             saved = state_dict.get(name, value)
             if _words(saved) != _words(value):

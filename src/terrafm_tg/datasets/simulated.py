@@ -73,21 +73,8 @@ def simulate(
     if cell_size % 12 or not 24 <= cell_size <= FULL_SIZE:
         raise TerraFMError(f"`cell_size` must be a multiple of 12 from 24 to {FULL_SIZE}, got {cell_size}.")
     settings = {"version": VERSION, "seed": seed, "cells": cells, "cell_size": cell_size}
-    found = read_settings(root)
-    if found == settings:
+    if _holds(root, settings):
         return root
-    if found is not None:
-        differ = (
-            f"{name} {found.get(name)}, not {value}"
-            for name, value in settings.items()
-            if found.get(name) != value
-        )
-        raise TerraFMError(
-            f"{root} holds another simulated world ({'; '.join(differ)}): remove it or name another folder."
-        )
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise TerraFMError(f"{root} exists and is no simulated world: name a folder that is absent or empty.")
-
     planet = Planet(seed)
     chosen = planet.cells(cells)
     beside = root.with_name(f"{root.name}.partial")
@@ -115,6 +102,23 @@ def read_settings(root: str | os.PathLike[str]) -> dict[str, int] | None:
     """``version``, ``seed``, ``cells`` and ``cell_size`` of the world in ``root``, None if there is none."""
     marker = Path(root) / MARKER
     return json.loads(marker.read_text()) if marker.is_file() else None
+
+
+def _holds(root: Path, settings: dict[str, int]) -> bool:
+    """Whether the root is that world already; an error where it is anything else but empty or absent."""
+    found = read_settings(root)
+    if found is not None and found != settings:
+        differ = [
+            f"{key} {found.get(key)}, not {value}"
+            for key, value in settings.items()
+            if found.get(key) != value
+        ]
+        raise TerraFMError(
+            f"{root} holds another simulated world ({'; '.join(differ)}): remove it or name another folder."
+        )
+    if found is None and root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise TerraFMError(f"{root} exists and is no simulated world: name a folder that is absent or empty.")
+    return found is not None
 
 
 def _encode(planet: Planet, cells: list[GridCell], size: int, workers: int | None) -> Iterator[EncodedCell]:
@@ -160,12 +164,10 @@ class SimulatedWorld(MajorTOM):
         transforms: Callable[[Sample], Sample] | None = None,
         **settings: Any,
     ) -> None:
-        given = {"cells": cells, "cell_size": cell_size, "seed": seed}
         there = read_settings(root) or {"cells": 700, "cell_size": 264, "seed": 0}
-        wanted = {name: there[name] if value is None else value for name, value in given.items()}
-        path = simulate(root, workers=workers, **wanted)
+        cells = there["cells"] if cells is None else cells
+        cell_size = there["cell_size"] if cell_size is None else cell_size
+        path = simulate(root, cells, cell_size, there["seed"] if seed is None else seed, workers)
         if not (path / INDEX).exists():
             build_index(path)
-        super().__init__(
-            path, modalities, native, tile_size=wanted["cell_size"] // 2, transforms=transforms, **settings
-        )
+        super().__init__(path, modalities, native, cell_size // 2, transforms=transforms, **settings)

@@ -79,6 +79,8 @@ class LandCoverSampler(GeoSampler, DistributedSampler):
             raise TerraFMError(
                 f"The epoch's length is {length}: give at least 1, or none for the number of tiles."
             )
+        if seed < 0:
+            raise TerraFMError(f"`seed` is {seed}: give 0 or more.")
         self.tiles = dataset
         self.seed, self.shuffle, self.epoch = seed, shuffle, 0
         self.start = 0  # this rank's first draw; a resumed loader sets it
@@ -94,6 +96,7 @@ class LandCoverSampler(GeoSampler, DistributedSampler):
             )
         self.global_length = len(kept) if length is None else length
         self.rows = kept.astype(np.int32)
+        by = (by,) if isinstance(by, str) else by
         groups = _groups(index.iloc[kept], by if power else ())
         weights = np.bincount(groups)[groups] ** -float(power)
         fixed = np.rint(weights / weights.sum() * self.global_length * 2.0**_BITS).astype(np.int64)
@@ -139,13 +142,13 @@ class LandCoverSampler(GeoSampler, DistributedSampler):
         return self._share
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose list the next iteration gives; Lightning calls it."""
-        self.epoch = epoch
+        """Choose the epoch whose list the next iteration gives; Lightning calls it. Evaluation has one list."""
+        self.epoch = epoch if self.shuffle else 0
 
     def global_rows(self) -> np.ndarray:
         """The epoch's whole list: the index row of each position, (global_length,)."""
         phase = int(np.random.default_rng([self.seed, 1]).integers(1 << _BITS))
-        phase = (phase + (self.epoch if self.shuffle else 0) * _GOLDEN) % (1 << _BITS)
+        phase = (phase + self.epoch * _GOLDEN) % (1 << _BITS)
         counts = np.empty(len(self.rows), np.int64)
         counts[self._order] = np.diff((self._cumulative + phase) >> _BITS, prepend=0)
         draws = np.repeat(self.rows, counts)
@@ -165,9 +168,7 @@ class LandCoverSampler(GeoSampler, DistributedSampler):
     def __iter__(self) -> Iterator[TileSlice]:
         """Yield this rank's draws, from its ``start``-th on."""
         epoch, rank, ranks = self.epoch, self._place, self.world_size
-        mine = self.global_rows()[rank::ranks][
-            : len(self)
-        ].copy()  # a copy, so that the whole list can be freed
+        mine = self.global_rows()[rank::ranks][: len(self)].copy()  # so that the whole list can be freed
         for place in range(self.start, len(mine)):
             yield self.tiles.tile_slice(int(mine[place]), position=rank + place * ranks, epoch=epoch)
 

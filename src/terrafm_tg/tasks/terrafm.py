@@ -86,7 +86,6 @@ class TerraFM(TeacherEmbedding):
         TerraFMError: If a setting is impossible.
     """
 
-    monitor = "train/loss"
     schedules: Schedules
     _saved_schedules: dict[str, Any] | None = None
 

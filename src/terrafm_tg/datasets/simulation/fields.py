@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
@@ -149,5 +150,5 @@ class Parcels:
 
 def block_mean(images: np.ndarray, factor: int) -> np.ndarray:
     """Mean over blocks of ``factor`` x ``factor`` pixels: (..., H, W) to (..., H/factor, W/factor)."""
-    rows = sum(images[..., i::factor, :] for i in range(factor))
-    return sum(rows[..., i::factor] for i in range(factor)) * np.float32(1 / factor**2)
+    rows = reduce(np.add, [images[..., i::factor, :] for i in range(factor)])
+    return reduce(np.add, [rows[..., i::factor] for i in range(factor)]) * np.float32(1 / factor**2)

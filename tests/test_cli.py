@@ -1,0 +1,216 @@
+"""The `terrafm` command as a person meets it: help, a whole run, and one sentence for each mistake."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from terrafm_tg.cli import main
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+OVERLAYS = sorted(
+    path.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml") if path.stem != "pretrain"
+)
+#: A run of seconds.
+TINY = """
+trainer: {accelerator: cpu, devices: 1, precision: 32-true, max_epochs: 2, log_every_n_steps: 1,
+  num_sanity_val_steps: 0, enable_progress_bar: false, enable_model_summary: false, limit_train_batches: 4}
+model: {init_args: {model: terrafm_tiny, depth: 2, global_size: 48, local_size: 32, local_crops: 2, prototypes: 64,
+  head_hidden: 64, head_bottleneck: 32}}
+data: {init_args: {batch_size: 4, num_workers: 0, val_bank: 24, val_queries: 12, val_block: 2}}
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, small_world: Path) -> list[str]:
+    """Options of a run of seconds into the test's folder."""
+    overlay = tmp_path / "tiny.yaml"
+    overlay.write_text(TINY)
+    stack = [
+        f"--config={CONF / 'pretrain.yaml'}",
+        f"--config={CONF / 'data/major_tom.yaml'}",
+        f"--config={overlay}",
+    ]
+    return [
+        *stack,
+        f"--data.root={small_world}",
+        "--data.tile_size=72",
+        f"--trainer.default_root_dir={tmp_path / 'run'}",
+        f"--trainer.logger.init_args.save_dir={tmp_path / 'run'}",
+    ]
+
+
+def fails(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one sentence that a wrong command prints; nothing of a traceback comes with it."""
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    error = capsys.readouterr().err
+    assert stop.value.code, error
+    assert "Traceback" not in error
+    return error.strip().splitlines()[-1]
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    for command in ("fit", "validate", "test", "predict", "simulate", "index", "export", "profile"):
+        assert f"\n  {command} " in text
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_overlay_stacks_on_the_base_recipe(overlay: str, capsys: pytest.CaptureFixture[str]) -> None:
+    # quick.yaml and long.yaml are about the simulated world
+    stack = ["pretrain.yaml", *(["data/simulated.yaml"] if "/" not in overlay else []), overlay]
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *(f"--config={CONF / name}" for name in stack), "--print_config"])
+    assert stop.value.code == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    own = yaml.safe_load((CONF / overlay).read_text())
+    for part in ("model", "data"):
+        for name, value in own.get(part, {}).get("init_args", {}).items():
+            assert config[part]["init_args"][name] == value, f"{part}.{name}"
+
+
+def test_the_base_recipe_is_the_papers(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", f"--config={CONF / 'pretrain.yaml'}", "--print_config"])
+    model = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+    paper = {
+        "model": "terrafm_base", "global_size": 224, "local_size": 96, "global_scale": [0.25, 1.0],
+        "local_scale": [0.05, 0.25], "modality_probability": 0.5, "fuse": True, "alpha": 0.8, "prototypes": 65536,
+        "center_momentum": 0.9, "teacher_temp": [0.04, 0.06], "teacher_momentum": [0.996, 1.0], "drop_path": 0.1,
+        "head_hidden": 2048, "head_bottleneck": 256, "weight_decay": [0.04, 0.4], "clip_grad": 3.0, "lr": 5e-4,
+        "lr_batch": 256, "warmup_epochs": 10, "temp_warmup_epochs": 30, "min_lr": 1e-6,
+    }  # fmt: skip
+    assert {name: model[name] for name in paper} == paper
+
+
+def test_simulate_index_fit_resume_export_load(
+    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole way, with the figure and table at the end, and the teacher bit for bit at the other side."""
+    from torchgeo.models import get_model
+
+    from terrafm_tg.models import load_encoder_state
+
+    world = tmp_path / "world"
+    main(["simulate", str(world), "--cells=24", "--cell_size=144", "--workers=0"])
+    main(["index", str(world)])
+    assert "96 tiles" in capsys.readouterr().out
+    report = ["--trainer.callbacks+=terrafm_tg.callbacks.HeldOutReport", f"--data.root={world}"]
+    sheet = tmp_path / "views.png"
+    main(["fit", *tiny, *report, f"--model.contact_sheet={sheet}"])
+    printed = capsys.readouterr().out
+    assert "Not the paper's base recipe" in printed
+    assert "depth" in printed
+    assert "Same place: recall@10" in printed
+    folder = tmp_path / "run/lightning_logs/version_0"
+    for path in (sheet, folder / "held_out.png", folder / "held_out.csv", folder / "curves.png"):
+        assert path.stat().st_size > 1000, path
+    last = folder / "checkpoints/last.ckpt"
+    main(["fit", *tiny, f"--data.root={world}", f"--ckpt_path={last}", "--trainer.max_epochs=3"])
+    resumed = tmp_path / "run/lightning_logs/version_1"
+    steps = pd.read_csv(resumed / "metrics.csv")["step"]
+    assert steps.min() == 8
+    main(["export", str(resumed / "checkpoints/last.ckpt"), str(tmp_path / "encoder")])
+    state = torch.load(resumed / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    exported, _ = load_encoder_state(tmp_path / "encoder.safetensors")
+    for name, value in exported.items():
+        assert torch.equal(value, state[f"teacher.{name}"]), name
+    model = get_model("terrafm_tiny", weights=tmp_path / "encoder.safetensors", depth=2)
+    assert model(torch.rand(2, 12, 32, 32), modality="s2l2a").shape == (2, 192)
+
+
+def test_profile_prints_the_stages(tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main(["profile", *tiny, "--trainer.max_steps=5"])
+    printed = capsys.readouterr().out
+    for stage in ("loader", "views", "teacher", "student", "backward", "samples/s"):
+        assert stage in printed
+    shares = [float(line.rsplit("%", 1)[0].split()[-1]) for line in printed.splitlines() if "%" in line]
+    assert sum(shares[:-1]) == pytest.approx(100, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--data.root=nowhere"], "nowhere"),
+        (["--data.modalities=[s3]"], "s3"),
+        (["--model.modalities=[s3]"], "s3"),
+        (["--model.model=terrafm_huge"], "terrafm_huge"),
+        (["--model.global_size=100"], "100"),
+        (["--data.batch_size=1"], "batch"),
+        (["--data.batch_size=4000"], "4000"),
+        (["--model.alpha=2"], "alpha"),
+        (["--ckpt_path=none.ckpt"], "none.ckpt"),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_is_one_sentence(
+    options: list[str], said: str, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = fails(capsys, "fit", *tiny, *options)
+    assert said in message
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tiny: list[str], tmp_path: Path, capsys) -> None:
+    main(["fit", *tiny, "--trainer.max_epochs=1"])
+    last = tmp_path / "run/lightning_logs/version_0/checkpoints/last.ckpt"
+    message = fails(capsys, "fit", *tiny, f"--ckpt_path={last}", "--model.lr=0.5")
+    assert "lr" in message
+    assert "0.5" in message
+    damaged = tmp_path / "damaged.ckpt"
+    damaged.write_bytes(last.read_bytes()[:5000])
+    assert "damaged.ckpt" in fails(capsys, "fit", *tiny, f"--ckpt_path={damaged}")
+    assert "damaged.ckpt" in fails(capsys, "export", str(damaged), str(tmp_path / "out"))
+
+
+def test_a_worldcover_folder_elsewhere_is_refused(small_world: Path, tmp_path: Path, capsys) -> None:
+    import rasterio
+    from rasterio.transform import from_origin
+
+    folder = tmp_path / "map"
+    folder.mkdir()
+    profile = {"driver": "GTiff", "width": 36, "height": 36, "count": 1, "dtype": "uint8", "crs": "EPSG:4326"}
+    name = "ESA_WorldCover_10m_2021_v200_S78W180_Map.tif"
+    with rasterio.open(
+        folder / name, "w", **profile, transform=from_origin(-180, -75, 1 / 12, 1 / 12)
+    ) as file:
+        file.write(np.full((1, 36, 36), 10, np.uint8))
+    root = tmp_path / "world"
+    shutil.copytree(small_world, root)
+    (root / "index.parquet").unlink()
+    assert "WorldCover" in fails(capsys, "index", str(root), f"--worldcover={folder}")
+
+
+def test_unknown_command_and_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "'fitt' is not a command" in fails(capsys, "fitt")
+    assert "no_such" in fails(capsys, "simulate", "x", "--no_such=1")
+
+
+@pytest.mark.parametrize("data", ["terramesh", "major_tom"])
+def test_fit_on_real_tiles(data: str, tiny: list[str], tmp_path: Path, real_data: Path, capsys) -> None:
+    """Five TerraMesh sites in all three sensors; two Major-TOM cells in L2A."""
+    root = tmp_path / data
+    shutil.copytree(real_data / data, root)
+    kind = "folder" if data == "terramesh" else "major_tom"
+    size = (
+        ["--data.tile_size=222"]
+        if data == "terramesh"
+        else ["--data.tile_size=534", "--data.ambiguous_offset=present"]
+    )
+    words = [word for word in tiny if not word.startswith(("--data.tile_size", "--config"))]
+    overlay = next(word for word in tiny if word.endswith("tiny.yaml"))
+    stack = [f"--config={CONF / 'pretrain.yaml'}", f"--config={CONF / 'data' / kind}.yaml", overlay]
+    sheet = tmp_path / "views.png"
+    sensors = [] if data == "terramesh" else ["--model.modalities=[s2l2a]"]
+    more = [*size, *sensors, f"--data.root={root}", "--data.val_share=0", f"--model.contact_sheet={sheet}"]
+    main(["fit", *stack, *words, *more, "--trainer.max_steps=2", "--trainer.limit_val_batches=0", "--model.alpha=1"])
+    assert sheet.stat().st_size > 10_000
+    losses = pd.read_csv(tmp_path / "run/lightning_logs/version_0/metrics.csv")["train/loss"].dropna()
+    assert np.isfinite(losses).all()
+    assert len(losses) == 2
