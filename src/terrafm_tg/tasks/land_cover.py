@@ -48,10 +48,10 @@ def frequent_by_share(share: np.ndarray | None) -> list[int]:
         met = (
             "the land cover of every tile is unknown"
             if present == 0
-            else f"{present} class(es), equally often"
+            else f"all {present} classes come equally often"
         )
         raise TerraFMError(
-            f"Dual centering needs land-cover classes that are drawn more often than others, but met {met}: "
+            f"Dual centering needs land-cover classes that are drawn more often than others, but {met}: "
             "build the index with `terrafm index --worldcover`, name `frequent_classes`, or set `alpha: 1` "
             "for one centre only."
         )
