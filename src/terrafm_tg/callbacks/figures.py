@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _INK, _FAINT, _FREQUENT, _RARE = "#1b1f24", "#9aa4ae", "#2f6fb3", "#d1642b"
+#: Colour by the sensor of the queries, and line by the sensor of the bank where that is another.
+_QUERY = {"fused": _INK, "s1rtc": _RARE, "s2l1c": "#3f9b6c", "s2l2a": _FREQUENT}
+_BANK = {"s1rtc": "--", "s2l1c": "-.", "s2l2a": ":"}
 _PANELS = {
     "train/loss": "Loss",
     "train/teacher_entropy": "Teacher entropy (nats)",
@@ -61,20 +64,14 @@ def draw_curves(metrics: pd.DataFrame, prototypes: int) -> "Figure | None":
 
 
 def _draw_knn(ax: "Axes", metrics: pd.DataFrame) -> None:
-    names = sorted(name for name in metrics if name.startswith("val/knn_"))
+    names = [name for name in metrics if name.startswith("val/knn_")]
     ax.set_visible(bool(names))
-    for name in names:
+    for name in sorted(names, key=lambda name: ("_to_" in name, name)):
         values = metrics[["step", name]].dropna()
-        label = name.removeprefix("val/knn_").replace("_to_", " → ")
-        ax.plot(
-            values["step"],
-            values[name],
-            marker="o",
-            ms=3,
-            lw=1.4,
-            ls="--" if "→" in label else "-",
-            label=label,
-        )
+        bank, _, query = name.removeprefix("val/knn_").rpartition("_to_")
+        label = f"{bank} → {query}" if bank else query
+        style = {"ls": _BANK.get(bank, "-"), "color": _QUERY.get(query, _FAINT), "lw": 1.1 if bank else 2}
+        ax.plot(values["step"], values[name], marker="o", ms=3, label=label, **style)
     if names:
         ax.legend(fontsize=7, frameon=False, ncols=2)
     _style(ax, "k-NN accuracy, held-out cells")
@@ -118,10 +115,13 @@ def draw_land_cover(metrics: pd.DataFrame, prototypes: int, frequent: Sequence[b
     axes[0].set_yticks(range(len(present)), [titles[slug] for slug in present])
     axes[0].invert_yaxis()
     handles = [
-        axes[1].plot([], [], "o", color=_FREQUENT, label="frequent class")[0],
-        axes[1].plot([], [], "o", color=_RARE, label="rare class")[0],
-        axes[1].plot([], [], "o", mfc="white", mec=_INK, label="first validation")[0],
-        axes[1].plot([], [], "o", color=_INK, label="last validation")[0],
+        axes[1].plot([], [], "o", color=color, mfc=face, label=label)[0]
+        for label, color, face in (
+            ("frequent class", _FREQUENT, _FREQUENT),
+            ("rare class", _RARE, _RARE),
+            ("first validation", _INK, "white"),
+            ("last validation", _INK, _INK),
+        )
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure

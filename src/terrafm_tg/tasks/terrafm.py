@@ -185,10 +185,6 @@ class TerraFM(TeacherEmbedding):
                 f"`precision` {self.trainer.precision!r} would round the centres and the teacher's average: "
                 "use 'bf16-mixed', '16-mixed' or '32-true'."
             )
-        if self.trainer.strategy.root_device.type == "cpu":
-            # The processor's flash kernel, made for long sequences, takes a quarter of a small model's step.
-            for block in (*self.student.blocks, *self.teacher.blocks):
-                block.attn.fused_attn = False
         if stage == "fit" and self.hparams["alpha"] < 1:
             names = self.hparams["frequent_classes"]
             share = getattr(self.trainer.datamodule, "land_cover_share", None)
@@ -310,6 +306,7 @@ class TerraFM(TeacherEmbedding):
 
     def on_train_start(self) -> None:
         """Makes the schedules; names what a resumed run changes in them, such as its length or batch."""
+        self._fuse_attention(self.device.type != "cpu")
         self.schedules = make_schedules(self.hparams, self.trainer)
         present = plain(asdict(self.schedules))
         saved = self._saved_schedules or present
@@ -322,6 +319,10 @@ class TerraFM(TeacherEmbedding):
             rank_zero_warn(
                 f"This run's schedules are not the checkpoint's: {'; '.join(changed)}. The new ones hold."
             )
+
+    def on_train_end(self) -> None:
+        """Gives the encoders their usual attention kernel back."""
+        self._fuse_attention(True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the schedules."""
@@ -346,6 +347,11 @@ class TerraFM(TeacherEmbedding):
     def _pairs(self) -> tuple[tuple[nn.Module, nn.Module], ...]:
         """Each follower with its leader."""
         return (self.teacher, self.student), (self.teacher_head, self.student_head)
+
+    def _fuse_attention(self, fused: bool) -> None:
+        """Chooses the attention kernel; the processor's fused one takes a quarter of a small model's training step."""
+        for block in (*self.student.blocks, *self.teacher.blocks):
+            block.attn.fused_attn = fused
 
     @staticmethod
     def _encode(encoder: nn.Module, views: ViewGroup) -> Tensor:
