@@ -29,7 +29,7 @@ HEAD: dict[str, Any] = {"prototypes": 64, "head_hidden": 32, "head_bottleneck": 
 def _datamodule(root: Path, **kwargs: Any) -> SimulatedDataModule:
     world = {"cells": 40, "cell_size": 144, "num_workers": 0}
     return SimulatedDataModule(
-        root, **world, **({"batch_size": 16, "val_share": 0.3, "val_block": 1} | kwargs)
+        root, **world, **({"batch_size": 8, "val_share": 0.25, "val_block": 2} | kwargs)
     )
 
 
