@@ -209,7 +209,17 @@ def test_fit_on_real_tiles(data: str, tiny: list[str], tmp_path: Path, real_data
     sheet = tmp_path / "views.png"
     sensors = [] if data == "terramesh" else ["--model.modalities=[s2l2a]"]
     more = [*size, *sensors, f"--data.root={root}", "--data.val_share=0", f"--model.contact_sheet={sheet}"]
-    main(["fit", *stack, *words, *more, "--trainer.max_steps=2", "--trainer.limit_val_batches=0", "--model.alpha=1"])
+    main(
+        [
+            "fit",
+            *stack,
+            *words,
+            *more,
+            "--trainer.max_steps=2",
+            "--trainer.limit_val_batches=0",
+            "--model.alpha=1",
+        ]
+    )
     assert sheet.stat().st_size > 10_000
     losses = pd.read_csv(tmp_path / "run/lightning_logs/version_0/metrics.csv")["train/loss"].dropna()
     assert np.isfinite(losses).all()

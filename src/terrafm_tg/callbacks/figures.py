@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -70,7 +70,11 @@ def _draw_knn(ax: "Axes", metrics: pd.DataFrame) -> None:
         values = metrics[["step", name]].dropna()
         bank, _, query = name.removeprefix("val/knn_").rpartition("_to_")
         label = f"{bank} → {query}" if bank else query
-        style = {"ls": _BANK.get(bank, "-"), "color": _QUERY.get(query, _FAINT), "lw": 1.1 if bank else 2}
+        style: dict[str, Any] = {
+            "ls": _BANK.get(bank, "-"),
+            "color": _QUERY.get(query, _FAINT),
+            "lw": 1.1 if bank else 2,
+        }
         ax.plot(values["step"], values[name], marker="o", ms=3, label=label, **style)
     if names:
         ax.legend(fontsize=7, frameon=False, ncols=2)
