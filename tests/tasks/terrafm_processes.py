@@ -90,13 +90,15 @@ class LossFile(Callback):
 
 
 def fit(folder: Path, world: Path, name: str, accumulate: int, kill_after: int | None, resume: bool) -> None:
-    """One run over two epochs of six batches; checkpoints every two optimiser steps."""
+    """One run over two epochs of four batches; a checkpoint every two batches."""
     os.setsid()  # a kill takes its workers too
     data = SimulatedDataModule(
-        root=world, cells=40, cell_size=144, batch_size=4, num_workers=1, epoch_length=24, val_share=0.1
+        root=world, cells=40, cell_size=144, batch_size=4, num_workers=1, epoch_length=16, val_share=0.1
     )
     saves = folder / f"checkpoints_{accumulate}_{name.removesuffix('_resumed')}"
-    save = ModelCheckpoint(saves, filename="last", every_n_train_steps=2, enable_version_counter=False)
+    save = ModelCheckpoint(
+        saves, filename="last", every_n_train_steps=2 // accumulate, enable_version_counter=False
+    )
     run = trainer(
         folder,
         max_epochs=2,
@@ -121,7 +123,7 @@ def kills(folder: Path, world: Path) -> None:
         process.join()
         return process.exitcode
 
-    for accumulate, place in ((1, 7), (2, 5)):
+    for accumulate, place in ((1, 5), (2, 3)):
         assert apart(fit, folder, world, "whole", accumulate, None, False) == 0
         assert apart(fit, folder, world, "killed", accumulate, place, False) == -signal.SIGKILL
         assert apart(fit, folder, world, "killed_resumed", accumulate, None, True) == 0

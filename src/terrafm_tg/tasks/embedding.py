@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchgeo.tasks import BaseTask
 
 from terrafm_tg.losses import DualCenter
+from terrafm_tg.models import TerraFMViT
 from terrafm_tg.transforms import MultiCrop
 
 from .land_cover import class_names
@@ -22,7 +23,7 @@ class TeacherEmbedding(BaseTask):
     ``val/spread/<class>``; k-NN scores are left to callbacks, which receive the embeddings.
     """
 
-    teacher: nn.Module
+    teacher: TerraFMViT
     teacher_head: nn.Module
     center: DualCenter
     multicrop: MultiCrop

@@ -11,6 +11,8 @@ from PIL import Image
 from rasterio.crs import CRS
 from rasterio.io import MemoryFile
 
+from terrafm_tg.datasets.esa_worldcover import CLASSES
+
 from . import optics, radar
 from .cell import GridCell
 from .latents import draw_latents
@@ -19,8 +21,7 @@ from .product import Product, plan_products
 from .spectra import BANDS
 from .surface import Ground, render_ground
 
-#: WorldCover's codes of the classes 0 to 10.
-CODES = np.array([10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 100], dtype=np.uint8)
+_CODES = np.array([c.code for c in CLASSES], dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def encode_cell(planet: Planet, cell: GridCell, size: int) -> EncodedCell:
         size: Pixels across its picture at 10 m, a multiple of 12.
     """
     ground = render_ground(draw_latents(planet, cell, size))
-    encoded = EncodedCell(cell, np.where(ground.open_sea, 0, CODES[ground.land_cover]).astype(np.uint8))
+    encoded = EncodedCell(cell, np.where(ground.open_sea, 0, _CODES[ground.land_cover]).astype(np.uint8))
     scenes: dict[datetime, optics.OpticalScene] = {}  # both levels of one date show the same sky
     with rasterio.Env():
         for modality, product in plan_products(planet.seed, cell).items():

@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from terrafm_tg.datasets.esa_worldcover import WATER
+
 from .latents import Latents
 
-WATER = 7
 _SHARPNESS = 7.0  # of the transition from one class to the next
 
 

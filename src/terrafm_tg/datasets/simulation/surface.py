@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from terrafm_tg.datasets.esa_worldcover import WATER
+
 from .land_cover import land_cover, open_sea
 from .latents import Latents
 
@@ -48,7 +50,7 @@ _PATTERN = np.array(
     ],
     dtype=np.float32,
 )
-_SHRUB, _CROP, _TOWN, _WATER, _MARSH, _MANGROVE, _MOSS = 1, 3, 4, 7, 8, 9, 10
+_SHRUB, _CROP, _TOWN, _MARSH, _MANGROVE, _MOSS = 1, 3, 4, 8, 9, 10
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def render_ground(latents: Latents) -> Ground:
     cover.move("herb", "roof", 0.12 * town * houses)
     cover.move("roof", "street", 0.25 * town * (blocks.edge <= 1.0))
     cover.move("roof", "crown", 0.25 * town * (blocks.second > 0.8))
-    lane = 0.3 * ((latents.roads.edge < 1.2) & (latents.people > 0.35) & (share[_WATER] < 0.5))
+    lane = 0.3 * ((latents.roads.edge < 1.2) & (latents.people > 0.35) & (share[WATER] < 0.5))
     for name in ("herb", "soil", "crown", "dry"):
         cover.move(name, "street", lane)
 
