@@ -65,17 +65,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             from jsonargparse import auto_cli
 
             auto_cli(_tool(words[0]), args=words[1:], prog=f"terrafm {words[0]}", as_positional=True)
-    except Exception as error:
+    except (
+        ValueError,
+        FileNotFoundError,
+    ) as error:  # TerraFMError and TorchGeo's DatasetNotFoundError are such
         known = _for_people(error)
         if known is None:
             raise
         print(f"terrafm: error: {known}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print(
-            "terrafm: stopped. What was written before is whole; run the same command again to go on.",
-            file=sys.stderr,
-        )
+        print("terrafm: stopped. What was written before is whole.", file=sys.stderr)
         raise SystemExit(130) from None
 
 
@@ -93,7 +93,7 @@ def _for_people(error: BaseException | None) -> BaseException | None:
     datasets = sys.modules.get("torchgeo.datasets")
     known = (TerraFMError, datasets.DatasetNotFoundError) if datasets else TerraFMError
     while error is not None and not isinstance(error, known):
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
     return error
 
 
