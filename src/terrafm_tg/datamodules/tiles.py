@@ -44,13 +44,12 @@ class TileDataModule(BaseDataModule):
     views are made on the device, by the task. The loaders:
 
     * training: the draws of a :class:`~terrafm_tg.samplers.LandCoverSampler` over the training cells; the
-    epoch's
-      incomplete last batch is left out; resumable;
+      epoch's incomplete last batch is left out; resumable;
     * validation: two loaders, the *bank* (tiles of training cells) and the *queries* (of held-out cells),
-    each an even
-      pick over land cover; none where ``val_share`` is 0;
-    * test: the bank, and all tiles of held-out cells; * prediction: all tiles of the index, in its order. A
-    sample whose ``damaged`` is not negative shows another tile.
+      each an even pick over land cover; none where ``val_share`` is 0;
+    * test: the bank, and all tiles of held-out cells;
+    * prediction: all tiles of the index, in its order. A sample whose ``damaged`` is not negative shows
+      another tile.
 
     Args:
         modalities: What to read; all that the data have where None.

@@ -45,8 +45,7 @@ def build_index(
         workers: Processes that read the map; 0 for this one, None for one per core where there is much to do.
         progress: Show a bar.
         **settings: Of the dataset's ``scan``: ``tile_size`` (half a cell, or 534, where not given),
-        ``remote``;
-            ``folders``, ``bands``, ``offsets``, ``max_days``.
+            ``remote``; ``folders``, ``bands``, ``offsets``, ``max_days``.
 
     Returns:
         The index, as the dataset has it: ``land_cover`` (0 to 10, 11 ocean, -1 unknown),

@@ -16,8 +16,7 @@ def reparameterize(model: TerraFMViT) -> TerraFMViT:
     """Folds ``proj1`` into each stem's convolution, and ``proj2`` into ``proj3``: exact up to rounding.
 
     The fusion stays as it is, since it acts on ``proj1``'s output. The result's state dict has not the shapes
-    of a
-    checkpoint: load first, fold then.
+    of a checkpoint: load first, fold then.
 
     Args:
         model: The encoder; it is not changed.

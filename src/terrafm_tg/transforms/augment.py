@@ -1,11 +1,12 @@
 """Augmentations that reflectance and radar backscatter know in nature; all but the blur are affine per band.
 
-Optics: illumination scales all bands together (sun angle, slope), calibration and the seasons each band a
-    little, and haze adds light that falls with wavelength. Radar: incidence and calibration shift all
-    decibels together and each polarisation a little. Both: the resolution varies (Gaussian blur; in radar
-    before the logarithm, which is multi-looking). Colour jitter for photographs (hue, saturation,
-    solarisation, grey) has no meaning in either. The paper does not say which augmentations it used;
-    `MultiCrop(augment=False)` uses none but the crops.
+* Optics: illumination scales all bands together (sun angle, slope), calibration and the seasons each band a
+  little, and haze adds light that falls with wavelength.
+* Radar: incidence and calibration shift all decibels together and each polarisation a little.
+* Both: the resolution varies (Gaussian blur; in radar before the logarithm, which is multi-looking).
+
+Colour jitter for photographs (hue, saturation, solarisation, grey) has no meaning in either. The paper does
+not say which augmentations it used; `MultiCrop(augment=False)` uses none but the crops.
 """
 
 import math
