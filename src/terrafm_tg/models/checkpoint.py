@@ -71,7 +71,7 @@ def load_encoder_state(
     place = source if isinstance(source, str) else os.fspath(source)
     remote = urlparse(place).scheme in ("http", "https", "file")
     content = _read_url(place, progress) if remote else _read(Path(place))
-    state = _find_encoder(content, place)
+    state = find_encoder(content, place)
     width = state["cls_token"].shape[-1]
     found = next((name for name, size in SIZES.items() if size["embed_dim"] == width), None)
     if expected not in (None, found):
@@ -155,8 +155,16 @@ def export_encoder(checkpoint: str | os.PathLike[str], out: str | os.PathLike[st
     return paths
 
 
-def _find_encoder(content: object, source: str) -> dict[str, Tensor]:
-    """The encoder's tensors by their published names, wherever they are nested; the teacher's of several."""
+def find_encoder(content: object, source: str) -> dict[str, Tensor]:
+    """The encoder's tensors by their published names, wherever they are nested; the teacher's of several.
+
+    Args:
+        content: Nested dicts with tensors.
+        source: What a message calls them.
+
+    Raises:
+        TerraFMError: If there is no encoder or more than one, or it is incomplete.
+    """
     tensors = {name.replace("_orig_mod.", ""): tensor for name, tensor in _flatten(content)}
     prefixes = [name.removesuffix(_ANCHOR) for name in tensors if name.endswith(_ANCHOR)]
     chosen = [prefix for prefix in prefixes if prefix.endswith("teacher.")] or prefixes

@@ -1,4 +1,4 @@
-"""Registers the encoder with timm and TorchGeo as they are imported, or at once where they already are.
+"""Registers the encoder with timm, TorchGeo and smp as they are imported, or at once where they already are.
 
 Importing this package costs nothing then; importing TorchGeo's models takes seconds.
 """
@@ -41,9 +41,27 @@ def register_torchgeo() -> None:
         weights[name] = weights[builder] = WEIGHTS[split_name(name)[0]]
 
 
+def register_smp() -> None:
+    """Adds the encoder to the table of segmentation_models_pytorch, from which TorchGeo's dense tasks take theirs."""
+    from segmentation_models_pytorch.encoders import encoders
+
+    from .smp_encoder import smp_entry
+
+    for name in BUILDERS:
+        encoders[name] = smp_entry(name)
+
+
+#: What registers the names with a library, by the module whose import calls for it.
+LIBRARIES = {
+    "timm": register_timm,
+    "torchgeo.models": register_torchgeo,
+    "segmentation_models_pytorch.encoders": register_smp,
+}
+
+
 def install() -> None:
     """Registers with each library now if it has been imported, else as soon as it is."""
-    for library, register in (("timm", register_timm), ("torchgeo.models", register_torchgeo)):
+    for library, register in LIBRARIES.items():
         if library in sys.modules:
             register()
         else:
