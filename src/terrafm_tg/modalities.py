@@ -27,6 +27,7 @@ class Modality:
         nodata: Value of missing pixels in the stored files.
         mean: Training mean per band, in ``unit``.
         std: Training standard deviation per band, in ``unit``.
+        extra: Bands that files of the product may hold and the stem has no kernel for.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Modality:
     nodata: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    extra: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -74,8 +76,20 @@ class Modality:
                     f"Band {name!r} is not one of {self.name}'s bands ({', '.join(self.bands)}): correct `bands`."
                 )
         if len(set(names)) < len(names) or not names:
-            raise TerraFMError(f"`bands` must name each band once and at least one, got {list(bands)!r}.")
+            raise TerraFMError(
+                f"`bands` must name at least one band of {self.name}, and each once, got {', '.join(names) or 'none'}."
+            )
         return [self.bands.index(name) for name in names]
+
+    def stem_columns(self, bands: Iterable[str]) -> tuple[int | None, ...]:
+        """The stem channel of each of ``bands``, None for a band of ``extra``, which is read past.
+
+        Raises:
+            TerraFMError: If a band is not of this modality or named twice, or the stem has none of them.
+        """
+        names = [_canonical(band) for band in bands]
+        indices = iter(self.band_indices(name for name in names if name not in self.extra))
+        return tuple(None if name in self.extra else next(indices) for name in names)
 
 
 def _canonical(band: str) -> str:
@@ -86,6 +100,8 @@ def _canonical(band: str) -> str:
 
 _S2_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
 _S2_RESOLUTIONS = (60, 10, 10, 10, 20, 20, 20, 10, 20, 60, 20, 20)
+#: The cirrus band: in L1C's 13-band files, and in no stem.
+_S2_EXTRA = ("B10",)
 
 S1RTC = Modality(
     name="s1rtc",
@@ -114,6 +130,7 @@ S2L1C = Modality(
         581.6321, 619.9756, 714.7784, 1018.3657, 1021.4312, 1116.4055,
         1265.8559, 1234.6123, 1374.9582, 608.362, 1547.9093, 1336.0316,
     ),
+    extra=_S2_EXTRA,
 )  # fmt: skip
 S2L2A = Modality(
     name="s2l2a",
@@ -131,6 +148,7 @@ S2L2A = Modality(
         2761.4226, 807.365, 919.6919, 1221.4198, 1265.8146, 1323.0764,
         1428.7845, 1459.0343, 1497.9797, 1577.071, 1738.6128, 1620.8854,
     ),
+    extra=_S2_EXTRA,
 )  # fmt: skip
 
 #: All modalities by name, in the order of the paper.

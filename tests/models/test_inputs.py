@@ -1,5 +1,6 @@
 """Every input that the encoder cannot read is refused in one sentence that says what to do."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -30,8 +31,11 @@ def image(channels: int, height: int = 32, width: int = 48, batch: int = 2) -> T
         (image(2, 8, 16), {}, "8x16 px"),
         (image(2)[0], {}, r"must be \(batch, channels, height, width\), got \(2, 32, 48\)"),
         (image(2).int(), {}, r"must be float, got torch.int32: normalise"),
+        (np.zeros((2, 2, 32, 32)), {}, "must be a float tensor, got ndarray"),
+        ({"s1rtc": [1.0]}, {}, "type of s1rtc must be a float tensor, got list"),
         ({}, {}, "got none"),
         ({"image_s1rtc": image(2)}, {}, "keys must be modalities .* got image_s1rtc"),
+        ({"s1rtc": image(2), "label": torch.ones(2)}, {}, "got s1rtc, label: rename or drop"),
         ({"s1rtc": image(2)}, {"modality": "s2l2a"}, "names a bare tensor"),
         ({"s1rtc": image(2), "s2l2a": image(2)}, {}, "s2l2a has 12 channels"),
         ({"s1rtc": image(2), "s2l2a": image(12, 48, 48)}, {}, "differ in size .32x48 and 48x48 px."),
@@ -56,7 +60,17 @@ def test_refused(x: Tensor | dict[str, Tensor], kwargs: dict, message: str) -> N
     ("kwargs", "message"),
     [
         ({"modality": "optical"}, "Modality 'optical' is unknown"),
-        ({"modality": "s2l1c", "bands": ["B02", "B10"]}, "Band 'B10' is not one of s2l1c's bands"),
+        ({"modality": "s2l1c", "bands": ["B02", "B13"]}, "Band 'B13' is not one of s2l1c's bands"),
+        ({"modality": "s1rtc", "bands": ["VV", "HH"]}, "Band 'HH' is not one of s1rtc's bands .VV, VH."),
+        ({"modality": "s2l1c", "bands": ["B10"]}, "at least one band of s2l1c, and each once, got none"),
+        ({"modality": "s2l1c", "bands": []}, "at least one band"),
+        ({"modality": "s2l1c", "bands": ["B2", "B02"]}, "each once, got B02, B02"),
+        ({"bands": {"s3": ["B02"]}}, "Modality 's3' is unknown"),
+        ({"bands": {"s1rtc": ["B02"]}}, "Band 'B02' is not one of s1rtc's bands"),
+        (
+            {"modality": "s2l1c", "in_chans": 13},
+            "s2l1c has 12 channels here .*, got 13: name yours with `bands=`",
+        ),
         ({"bands": ["B02", "VV"]}, "No modality has the bands B02, VV"),
         ({"bands": ["B02", "B02"]}, "No modality has the bands B02, B02"),
         ({"in_chans": 5}, "5 channels are neither"),
@@ -66,8 +80,10 @@ def test_refused(x: Tensor | dict[str, Tensor], kwargs: dict, message: str) -> N
     ],
 )
 def test_refused_by_the_builder(kwargs: dict, message: str) -> None:
-    with pytest.raises(TerraFMError, match=message):
+    with pytest.raises(TerraFMError, match=message) as error:
         build_encoder("terrafm_tiny", depth=1, **kwargs)
+    assert "\n" not in str(error.value)
+    assert str(error.value).endswith(".")
 
 
 def test_unknown_model() -> None:

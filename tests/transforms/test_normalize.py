@@ -78,7 +78,9 @@ def test_missing_pixels_and_integers():
     [
         ("s2l2a", torch.rand(12, 8, 8), "reflectance: multiply it by 10,000"),
         ("s2l1c", torch.rand(2, 12, 8, 8), "reflectance: multiply it by 10,000"),
+        ("s2l2a", torch.randint(0, 256, (12, 8, 8), dtype=torch.uint8), "8-bit picture"),
         ("s1rtc", torch.rand(2, 8, 8), "linear power: take 10 \\* log10"),
+        ("s1rtc", torch.full((2, 8, 8), -32768.0), "set missing pixels to NaN"),
     ],
 )
 def test_another_unit_warns_once(modality, x, hint):
@@ -90,6 +92,14 @@ def test_another_unit_warns_once(modality, x, hint):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         normalize(x)
+
+
+def test_each_sensor_of_a_sample_warns_for_itself():
+    normalize = Normalize()
+    with pytest.warns(UserWarning, match="must be in") as record:
+        normalize({"image_s1rtc": torch.rand(2, 8, 8), "image_s2l1c": torch.rand(12, 8, 8)})
+    assert ["in dB" in str(w.message) for w in record] == [True, False]
+    assert {w.filename for w in record} == {__file__}
 
 
 def test_the_right_unit_does_not_warn():
@@ -116,6 +126,42 @@ def test_the_right_unit_does_not_warn():
 def test_bad_input(make, x, message):
     with pytest.raises(TerraFMError, match=message):
         make()(x)
+
+
+def test_says_what_it_takes():
+    assert repr(Normalize("s2l2a", ["B04", "B08"])) == "Normalize(s2l2a in DN (B04, B08))"
+    assert "s1rtc in dB (VV, VH); s2l1c in DN" in repr(Normalize())
+
+
+def test_one_band_by_its_name():
+    x = image(S1RTC)
+    torch.testing.assert_close(Normalize("s1rtc", "VH")(x[1:]), Normalize("s1rtc")(x)[1:])
+
+
+def test_dicts_of_modalities_go_on_into_the_encoder():
+    x = {"s1rtc": image(S1RTC)[None], "s2l2a": image(S2L2A)[None]}
+    output = Normalize()(x)
+    assert list(output) == list(x)
+    torch.testing.assert_close(output["s2l2a"], Normalize("s2l2a")(x["s2l2a"]))
+
+
+@pytest.mark.parametrize("leading", [(), (2,), (2, 3)])
+def test_resizes_images_and_mask(leading):
+    sample = {"image": image(S2L2A, size=12).expand(*leading, -1, -1, -1), "label": torch.tensor(1)}
+    sample["mask"] = torch.randint(0, 1000, (*leading, 12, 12))
+    output = Normalize("s2l2a", size=(24, 36))(sample)
+    assert output["image"].shape == (*leading, 12, 24, 36)
+    assert output["mask"].dtype == torch.int64
+    assert torch.equal(output["mask"], sample["mask"].repeat_interleave(2, -2).repeat_interleave(3, -1))
+    assert Normalize("s2l2a")(sample)["mask"] is sample["mask"]
+    mean = torch.tensor(S2L2A.mean)[:, None, None].expand(*leading, -1, 10, 10)
+    torch.testing.assert_close(Normalize("s2l2a", size=7)(mean), torch.full((*leading, 12, 7, 7), 0.5))
+
+
+def test_a_missing_pixel_does_not_spread_when_resized():
+    x = image(S1RTC, size=8)
+    x[:, 2, 2] = torch.nan
+    assert Normalize("s1rtc", size=16)(x).isfinite().all()
 
 
 def test_moves_and_pickles():

@@ -3,11 +3,11 @@
 timm and torchvision are imported when a model is built, so that registering the names costs nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.modalities import MODALITIES, S2L2A, get_modality
+from terrafm_tg.modalities import MODALITIES, S2L2A, Modality, get_modality
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -77,7 +77,7 @@ def build_encoder(
     """
     from timm.models import build_model_with_cfg
 
-    from .inputs import input_channels, select_columns
+    from .inputs import guess_modality, input_channels, select_columns
     from .vit import TerraFMViT
 
     if name not in BUILDERS:
@@ -86,8 +86,9 @@ def build_encoder(
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
     if "modality" not in kwargs:  # a modality of the caller's own replaces the name's, and its bands
         kwargs = preset | kwargs
-    columns = select_columns(kwargs.get("modality"), kwargs.get("bands"))
-    kwargs["in_chans"] = input_channels(columns, kwargs.get("modality"), kwargs.get("in_chans"))
+    modality = kwargs.get("modality")
+    columns = select_columns(modality, kwargs.get("bands"))
+    kwargs["in_chans"] = input_channels(columns, modality, kwargs.get("in_chans"))
 
     # timm itself loads what a caller's own pretrained_cfg points to, such as a local folder.
     by_timm = "pretrained_cfg_overlay" in kwargs or not isinstance(kwargs.get("pretrained_cfg"), str | None)
@@ -106,6 +107,9 @@ def build_encoder(
         feature_cfg={"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"},
         **(SIZES[size] | kwargs),
     )
+    if not by_timm:
+        bare = guess_modality(kwargs["in_chans"], columns) if modality is None else modality
+        model.pretrained_cfg |= data_config(get_modality(bare), columns[bare])
     if checkpoint is not None:
         load_weights(model if isinstance(model, TerraFMViT) else model.model, checkpoint, str(source))
     return model
@@ -140,20 +144,32 @@ BUILDERS |= {size + ending: _variant(size + ending) for size in SIZES for ending
 def _timm_cfg(name: str) -> dict[str, Any]:
     """For timm, a ``pretrained_cfg``: source, input size, and normalisation in the modality's unit."""
     size, preset = split_name(name)
-    modality = get_modality(preset.get("modality", S2L2A.name))
-    columns = modality.band_indices(preset.get("bands", modality.bands))
-    return {
+    sensor = get_modality(preset.get("modality", S2L2A.name))
+    return data_config(sensor, sensor.stem_columns(preset.get("bands", sensor.bands))) | {
         "url": PUBLISHED_URL if size == "terrafm_base" else None,
         "num_classes": 0,
-        "input_size": (len(columns), 224, 224),
-        "mean": tuple(modality.mean[i] - 2 * modality.std[i] for i in columns),
-        "std": tuple(4 * modality.std[i] for i in columns),
         "crop_pct": 1.0,
         "classifier": "head",
         "license": "mit",
         "origin_url": "https://github.com/mbzuai-oryx/TerraFM",
         "paper_name": "TerraFM: A Scalable Foundation Model for Unified Multisensor Earth Observation",
         "paper_ids": "arXiv:2506.06281",
+    }
+
+
+def data_config(modality: Modality, columns: Sequence[int | None]) -> dict[str, Any]:
+    """What timm's ``resolve_model_data_config`` reads: input size, mean and deviation in the modality's unit.
+
+    A channel that no stem reads keeps its values.
+
+    Args:
+        modality: The modality of a bare tensor.
+        columns: The stem channel of each channel of the tensor.
+    """
+    return {
+        "input_size": (len(columns), 224, 224),
+        "mean": tuple(0.0 if i is None else modality.mean[i] - 2 * modality.std[i] for i in columns),
+        "std": tuple(1.0 if i is None else 4 * modality.std[i] for i in columns),
     }
 
 

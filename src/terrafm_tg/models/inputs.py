@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from terrafm_tg.errors import TerraFMError
@@ -11,8 +12,11 @@ from terrafm_tg.modalities import MODALITIES, S1RTC, S2L2A, get_modality
 #: Side of a patch in pixels.
 PATCH_SIZE = 16
 
-#: Stem channels that a model reads, in the order of its input's channels, by modality.
-type Columns = Mapping[str, tuple[int, ...]]
+#: The stem channel of each channel of the input, by modality; None for one that is read past (B10).
+type Columns = Mapping[str, tuple[int | None, ...]]
+
+#: Band names in the order of the input's channels; by modality where modalities differ.
+type Bands = Sequence[str] | Mapping[str, Sequence[str]]
 
 
 class SensorInput(NamedTuple):
@@ -36,30 +40,32 @@ class SensorInput(NamedTuple):
         return self.size, sum(x.shape[1] for x in self.images.values()), height, width
 
 
-def select_columns(
-    modality: str | None = None, bands: Sequence[str] | None = None
-) -> dict[str, tuple[int, ...]]:
+def select_columns(modality: str | None = None, bands: Bands | None = None) -> Columns:
     """Stem channels to read, by modality.
 
     Args:
         modality: The modality that ``bands`` are of; None takes every modality that has them all.
         bands: Band names in the order of the input's channels; None means all bands of the stem. A modality
-            that lacks one of them is read in full.
+            that lacks one of them, or is not a key of the mapping, is read in full.
 
     Raises:
         TerraFMError: If the modality is unknown, or a band is.
     """
-    columns = {m.name: tuple(range(len(m.bands))) for m in MODALITIES.values()}
+    columns: dict[str, tuple[int | None, ...]] = {
+        m.name: tuple(range(len(m.bands))) for m in MODALITIES.values()
+    }
     named = None if modality is None else get_modality(modality)
     if bands is None:
         return columns
-    names = (bands,) if isinstance(bands, str) else tuple(bands)
+    if isinstance(bands, Mapping):
+        return columns | {name: get_modality(name).stem_columns(_names(own)) for name, own in bands.items()}
+    names = _names(bands)
     if named is not None:
-        columns[named.name] = tuple(named.band_indices(names))
+        columns[named.name] = named.stem_columns(names)
     found = named is not None
     for other in MODALITIES.values():
         try:
-            columns[other.name] = tuple(other.band_indices(names))
+            columns[other.name] = other.stem_columns(names)
             found = True
         except TerraFMError:
             continue
@@ -67,6 +73,11 @@ def select_columns(
         known = "; ".join(f"{m.name}: {', '.join(m.bands)}" for m in MODALITIES.values())
         raise TerraFMError(f"No modality has the bands {', '.join(names)}: name each once, out of {known}.")
     return columns
+
+
+def _names(bands: Sequence[str]) -> tuple[str, ...]:
+    """One band may stand alone."""
+    return (bands,) if isinstance(bands, str) else tuple(bands)
 
 
 def input_channels(columns: Columns, modality: str | None, in_chans: int | None = None) -> int:
@@ -130,7 +141,7 @@ def resolve_input(
         if unknown or not x:
             raise TerraFMError(
                 f"The input's keys must be modalities ({_list(MODALITIES)}), got {_list(x) or 'none'}: "
-                "rename them."
+                "rename or drop the others (image_s2l2a is s2l2a)."
             )
         if modality is not None and set(x) != {modality}:
             raise TerraFMError(
@@ -174,6 +185,8 @@ def _with_rows(images: dict[str, Tensor], rows: Mapping[str, Tensor], size: int 
 
 
 def _check_layout(name: str, x: Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise TerraFMError(f"The type of {name} must be a float tensor, got {type(x).__name__}: convert it.")
     if x.ndim != 4:
         raise TerraFMError(
             f"The shape of {name} must be (batch, channels, height, width), got {tuple(x.shape)}."
@@ -190,6 +203,11 @@ def _check_image(name: str, x: Tensor, columns: Columns) -> None:
     if x.shape[1] != len(columns[name]):
         raise TerraFMError(_channel_message(x.shape[1], columns, name))
     height, width = x.shape[-2:]
+    if torch.compiler.is_exporting() and not (isinstance(height, int) and isinstance(width, int)):
+        raise TerraFMError(
+            "Only the batch may be dynamic in an export, and height or width is too (the positions are resized "
+            "for one size): export once for each size."
+        )
     if height % PATCH_SIZE or width % PATCH_SIZE or not height or not width:
         fit = [max(PATCH_SIZE, round(side / PATCH_SIZE) * PATCH_SIZE) for side in (height, width)]
         raise TerraFMError(
@@ -205,8 +223,9 @@ def _channel_message(channels: int, columns: Columns, modality: str | None) -> s
             f"{channels} channels are neither {usual}: say what they are with `modality=` and `bands=`, or "
             "use terrafm_<size>_rgb for red, green and blue."
         )
-    bands = [MODALITIES[modality].bands[column] for column in columns[modality]]
-    expected = f"{len(bands)} channels here ({', '.join(bands)})"
+    sensor = get_modality(modality)
+    bands = [sensor.extra[0] if column is None else sensor.bands[column] for column in columns[modality]]
+    expected = f"{len(bands)} channel{'s' * (len(bands) > 1)} here ({', '.join(bands)})"
     return f"{modality} has {expected}, got {channels}: name yours with `bands=`."
 
 

@@ -22,18 +22,20 @@ class PatchStem(nn.Conv2d):
     """A convolution of 16x16 px and stride 16, computed as one matrix product over patches, which is faster.
 
     The kernel keeps a column for each band of the modality, so that any checkpoint fits; ``columns`` picks
-    those that the input has. An absent band counts as being at its training mean, which normalises to 0.5.
+    those that the input has. An absent band counts as being at its training mean, which normalises to 0.5; a
+    channel of the input without a column is not read.
 
     Args:
         bands: Number of bands of the modality.
         dim: Width D of the output.
-        columns: Kernel columns of the input's channels, in their order.
+        columns: The kernel column of each channel of the input, None for a channel to read past.
         factory: ``device`` and ``dtype``.
     """
 
-    def __init__(self, bands: int, dim: int, columns: tuple[int, ...], **factory: Any) -> None:
+    def __init__(self, bands: int, dim: int, columns: tuple[int | None, ...], **factory: Any) -> None:
         super().__init__(bands, dim, kernel_size=PATCH_SIZE, stride=PATCH_SIZE, **factory)
-        self.columns = columns
+        self.columns = [column for column in columns if column is not None]
+        self.channels = [channel for channel, column in enumerate(columns) if column is not None]
 
     def forward(self, input: Tensor, offset: Tensor | float = 0.0) -> Tensor:
         """Embeds patches.
@@ -45,6 +47,8 @@ class PatchStem(nn.Conv2d):
         Returns:
             (B, H / 16, W / 16, D).
         """
+        if len(self.channels) < input.shape[1]:
+            input = torch.stack([input[:, channel] for channel in self.channels], dim=1)
         batch, channels, height, width = input.shape
         kernel, gap = self._select()
         patches = input.reshape(
@@ -55,7 +59,7 @@ class PatchStem(nn.Conv2d):
 
     def _select(self) -> tuple[Tensor, Tensor | float]:
         """Kernel (D, C, 16, 16) of the bands that are there, and what the others add to the bias (D,)."""
-        if self.columns == tuple(range(self.in_channels)):
+        if self.columns == list(range(self.in_channels)):
             return self.weight, 0.0
         kernels = self.weight.unbind(1)  # views: no index tensor has to reach the device
         kernel = torch.stack([kernels[i] for i in self.columns], dim=1)

@@ -3,7 +3,7 @@
 import functools
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 import torch
@@ -15,6 +15,7 @@ from terrafm_tg.modalities import MODALITIES, S2L2A
 
 from .inputs import (
     PATCH_SIZE,
+    Bands,
     SensorInput,
     guess_modality,
     input_channels,
@@ -37,7 +38,9 @@ class TerraFMViT(VisionTransformer):
         modality: What a bare tensor is. Without it 2 channels are ``s1rtc``, and 12 are ``s2l2a`` with one
             warning.
         bands: Bands of the input in the order of its channels, any subset of the modality's; all by default.
-            They apply to each modality that has them. An absent band counts as being at its training mean.
+            They apply to each modality that has them; where modalities differ, a mapping of modality to
+            bands. An absent band counts as being at its training mean; B10, which the 13-band files of
+            Sentinel-2 L1C have and no stem reads, may be named and is read past.
         in_chans: Channels of a bare tensor; follows from the two above and is checked against them.
         img_size: Nominal size in pixels, for timm's tools; positions are learned on a 14x14 grid and resized.
         num_classes: Number of classes; 0 returns the embedding.
@@ -64,7 +67,7 @@ class TerraFMViT(VisionTransformer):
     def __init__(
         self,
         modality: str | None = None,
-        bands: Sequence[str] | None = None,
+        bands: Bands | None = None,
         in_chans: int | None = None,
         img_size: int | tuple[int, int] = 224,
         num_classes: int = 0,

@@ -1,41 +1,39 @@
 """Registered weights, in the form of torchvision and TorchGeo."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torchvision.transforms.v2 as T
 from torch import Tensor, nn
 from torchvision.models._api import Weights, WeightsEnum
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.modalities import MODALITIES, S2L2A, get_modality
+from terrafm_tg.modalities import MODALITIES, S2L2A
 
 from .builders import PUBLISHED_URL
 
 
 def terrafm_transforms(
-    modality: str = S2L2A.name, bands: Sequence[str] | None = None, size: int = 224
+    modality: str | None = S2L2A.name,
+    bands: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    size: int | None = 224,
 ) -> nn.Module:
-    """Makes the expected preprocessing: resize, then (x - (mean - 2 std)) / (4 std), without clipping.
+    """Makes the expected preprocessing: (x - (mean - 2 std)) / (4 std), without clipping, then a resize.
 
     Args:
-        modality: The images' modality; its unit is theirs (dB for radar, digital numbers without the baseline
-            offset for optics).
+        modality: What a bare tensor or a sample's ``image`` is; its unit is theirs (dB for radar, digital numbers
+            without the baseline offset for optics). Keys ``image_<modality>`` say it themselves.
         bands: Bands of the images, in their order; all of the modality by default.
-        size: Output height and width in pixels.
+        size: Output height and width in pixels; None keeps the images' own.
 
     Returns:
-        A module for float images (..., C, H, W).
+        A :class:`~terrafm_tg.transforms.Normalize`, for images, batches and samples.
 
     Raises:
         TerraFMError: If the modality or a band is unknown.
     """
-    sensor = get_modality(modality)
-    columns = sensor.band_indices(sensor.bands if bands is None else bands)
-    low = [sensor.mean[i] - 2 * sensor.std[i] for i in columns]
-    return nn.Sequential(
-        T.Resize([size, size]), T.Normalize(mean=low, std=[4 * sensor.std[i] for i in columns])
-    )
+    from terrafm_tg.transforms import Normalize
+
+    return Normalize(modality, bands, size)
 
 
 class _WeightName(str):

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ def affine(modality: Modality, bands: Sequence[str] | None = None) -> tuple[Tens
 
     Args:
         modality: Whose statistics to use.
-        bands: Bands of x in order; all of the stem's where None.
+        bands: Bands of x in order; all of the stem's where None. One that no stem reads (B10) becomes 0.5.
 
     Returns:
         ``scale`` and ``shift``, float64 (C,).
@@ -26,25 +27,26 @@ def affine(modality: Modality, bands: Sequence[str] | None = None) -> tuple[Tens
     Raises:
         TerraFMError: If the modality lacks a band.
     """
-    columns = modality.band_indices(modality.bands if bands is None else bands)
-    mean, std = (
-        torch.tensor(values, dtype=torch.float64)[columns] for values in (modality.mean, modality.std)
-    )
-    return 1 / (4 * std), MISSING - mean / (4 * std)
+    columns = modality.stem_columns(modality.bands if bands is None else bands)
+    scale = [0.0 if i is None else 1 / (4 * modality.std[i]) for i in columns]
+    shift = [MISSING if i is None else MISSING - modality.mean[i] / (4 * modality.std[i]) for i in columns]
+    return torch.tensor(scale, dtype=torch.float64), torch.tensor(shift, dtype=torch.float64)
 
 
 class Normalize(nn.Module):
     """Normalises Sentinel-1 in decibels and Sentinel-2 in digital numbers as the encoder expects them.
 
-    A missing pixel (NaN or infinite) becomes 0.5, the band's mean. Values whose range cannot be the unit,
-    reflectance from 0 to 1 or radar in linear power, bring one warning.
+    A missing pixel (NaN or infinite) becomes 0.5, the band's mean. Values whose range cannot be the unit, such
+    as reflectance from 0 to 1 or radar in linear power, bring one warning per modality.
 
     Args:
         modality: What ``image``, or a bare tensor, is: ``s1rtc`` (dB), ``s2l1c`` or ``s2l2a`` (digital
             numbers: reflectance x 10,000 without the offset of processing baseline 04.00). Not needed for
             dicts with ``image_<modality>`` keys.
         bands: Bands of that modality in the order of the channels, any subset; for several modalities a
-            mapping of modality to bands. All of the stem's bands by default.
+            mapping of modality to bands. All of the stem's bands by default. The same list fits the encoder.
+        size: Height and width in pixels, or one number for both, to resize images to after normalisation
+            (bilinear, antialiased), and with them a sample's ``mask`` (nearest pixel); None keeps the size.
 
     Raises:
         TerraFMError: If a modality or band is unknown.
@@ -56,16 +58,20 @@ class Normalize(nn.Module):
     """
 
     def __init__(
-        self, modality: str | None = None, bands: Sequence[str] | Mapping[str, Sequence[str]] | None = None
+        self,
+        modality: str | None = None,
+        bands: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+        size: int | tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.modality = None if modality is None else get_modality(modality).name
+        self.size = (size, size) if isinstance(size, int) else size
         if bands is not None and not isinstance(bands, Mapping):
             if modality is None:
                 raise TerraFMError(
                     "`bands` without `modality` could be of any sensor: name the modality too."
                 )
-            bands = {modality: bands}
+            bands = {modality: [bands] if isinstance(bands, str) else bands}
         self.bands = {m.name: (bands or {}).get(m.name) for m in get_modalities()}
         for name in bands or {}:
             get_modality(name)
@@ -75,11 +81,18 @@ class Normalize(nn.Module):
             self.register_buffer(f"{m.name}_shift", shift.float(), persistent=False)
         self._checked: set[str] = set()
 
+    def extra_repr(self) -> str:
+        """What it takes: modality, bands and unit."""
+        sensors = [get_modality(self.modality)] if self.modality else get_modalities()
+        lines = [f"{m.name} in {m.unit} ({', '.join(self.bands[m.name] or m.bands)})" for m in sensors]
+        return "; ".join(lines) + (f"; size={self.size}" if self.size else "")
+
     def forward(self, x: Tensor | dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
         """Normalises an image, or every image of a sample or batch.
 
         Args:
-            x: (..., C, H, W), or a dict with ``image_<modality>`` (and ``image``, where ``modality`` is set).
+            x: (..., C, H, W), or a dict with ``image_<modality>`` or ``<modality>`` (and ``image``, where
+                ``modality`` is set).
 
         Returns:
             The same with float images; a dict is copied, and its other entries are kept.
@@ -89,15 +102,20 @@ class Normalize(nn.Module):
         """
         if isinstance(x, Tensor):
             return self._normalize(x, self._named("a bare tensor"))
-        names = {m.key: m.name for m in get_modalities() if m.key in x}
+        names = {key: m.name for m in get_modalities() for key in (m.key, m.name) if key in x}
         if "image" in x:
             names["image"] = self._named("the key 'image'")
         if not names:
             keys = ", ".join(m.key for m in get_modalities())
             raise TerraFMError(
-                f"Nothing to normalise among the keys {', '.join(x)}: expected one of image, {keys}."
+                f"Nothing to normalise among the keys {', '.join(x) or '(none)'}: expected one of image, {keys}."
             )
-        return x | {key: self._normalize(x[key], name) for key, name in names.items()}
+        sample = x | {key: self._normalize(x[key], name) for key, name in names.items()}
+        if self.size and "mask" in x:
+            mask = x["mask"]
+            near = _resize(mask.unsqueeze(-3).double(), self.size, mode="nearest-exact")
+            sample["mask"] = near.squeeze(-3).to(mask.dtype)
+        return sample
 
     def _named(self, what: str) -> str:
         if self.modality is None:
@@ -111,13 +129,14 @@ class Normalize(nn.Module):
             bands = ", ".join(self.bands[name] or modality.bands)
             raise TerraFMError(
                 f"{name} must be (..., {len(scale)}, H, W) with the bands {bands}, got {tuple(x.shape)}: "
-                "name yours with `bands=`."
+                "name yours with `bands=`, or another sensor with `modality=`."
             )
         if not torch.compiler.is_compiling():
             self._check_unit(x, modality)
         x = x.to(scale.dtype) if not x.is_floating_point() else x
         y = x * scale.to(x)[:, None, None] + shift.to(x)[:, None, None]
-        return torch.where(torch.isfinite(y), y, MISSING)
+        y = torch.where(torch.isfinite(y), y, MISSING)
+        return _resize(y, self.size, mode="bilinear", antialias=True) if self.size else y
 
     def _check_unit(self, x: Tensor, modality: Modality) -> None:
         """Looks at the first image of each modality that has any pixel."""
@@ -127,15 +146,32 @@ class Normalize(nn.Module):
         if not len(values):
             return
         self._checked.add(modality.name)
-        low, high = values.min().item(), values.max().item()
-        if modality.unit == "dB" and low >= 0:
-            hint = "this looks like linear power: take 10 * log10 of it"
-        elif modality.unit == "DN" and high <= 2 and high > 0:
-            hint = "this looks like reflectance: multiply it by 10,000"
-        else:
-            return
-        warnings.warn(
-            f"{modality.title} must be in {modality.unit}, but lies from {low:.4g} to {high:.4g}: {hint}.",
-            UserWarning,
-            stacklevel=6,  # the caller of the module
-        )
+        hint = _hint(modality.unit, values.min().item(), values.max().item(), x.dtype)
+        if hint:
+            warnings.warn(
+                f"{modality.title} must be in {modality.unit}, but lies from {values.min().item():.4g} to "
+                f"{values.max().item():.4g}: {hint}.",
+                UserWarning,
+                stacklevel=6,  # the caller of the module
+            )
+
+
+def _hint(unit: str, low: float, high: float, dtype: torch.dtype) -> str | None:
+    """What values from ``low`` to ``high`` are if they cannot be in ``unit``."""
+    if unit == "dB" and low >= 0:
+        return "this looks like linear power: take 10 * log10 of it"
+    if unit == "dB" and low < -200:
+        return "no backscatter is that low: set missing pixels to NaN, and undo a stored scale"
+    if unit == "DN" and dtype == torch.uint8:
+        return "this looks like an 8-bit picture, whose stretch is unknown: take the product's own numbers"
+    if unit == "DN" and 0 < high <= 2:
+        return "this looks like reflectance: multiply it by 10,000"
+    return None
+
+
+def _resize(x: Tensor, size: tuple[int, int], **how: Any) -> Tensor:
+    """(..., C, H, W) -> (..., C, *size)."""
+    if x.shape[-2:] == size:
+        return x
+    y = nn.functional.interpolate(x.reshape(-1, *x.shape[-3:]), size, **how)
+    return y.reshape(*x.shape[:-2], *size)
