@@ -21,6 +21,7 @@ from terrafm_tg.models import build_encoder
 from terrafm_tg.transforms import MultiCrop, ViewGroup
 from terrafm_tg.transforms.random import keyed_uniform
 
+from .centered_stems import CenteredStems
 from .embedding import TeacherEmbedding
 from .head import ProjectionHead
 from .land_cover import frequent_by_name, frequent_by_share
@@ -152,6 +153,7 @@ class TerraFM(TeacherEmbedding):
         for follower, leader in self._pairs():
             follower.load_state_dict(leader.state_dict())
             follower.requires_grad_(False).eval()
+        self.stems = CenteredStems(self.student)
         self.student.set_grad_checkpointing(h["grad_checkpointing"])
         crops = ("global_size", "local_size", "local_crops", "global_scale", "local_scale")
         draws = ("modality_probability", "fuse", "augment", "seed")
@@ -260,7 +262,8 @@ class TerraFM(TeacherEmbedding):
         return loss
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Freezes the prototypes in the first steps."""
+        """Freezes the prototypes in the first steps, and centres the stems' gradients."""
+        self.stems.center_gradients_()
         self.student_head.freeze_last_layer = self.schedules.frozen
         self.student_head.cancel_last_layer_gradients(self.global_step)
 
@@ -297,7 +300,9 @@ class TerraFM(TeacherEmbedding):
         values = self.schedules.at(self.global_step)
         decay = {"name": DECAY, "weight_decay": values.weight_decay}
         update_param_groups(optimizer, {"lr": values.lr}, [decay])
+        sums = self.stems.kernel_sums()
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.stems.follow_(sums)
         with self.trainer.profiler.profile("average"):
             average = get_ema_multi_avg_fn(values.teacher_momentum)
             for teacher, student in self._pairs():
