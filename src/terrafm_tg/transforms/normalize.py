@@ -1,5 +1,6 @@
 """The encoder's normalisation, (x - (mean - 2 std)) / (4 std) without clipping (`paper.md`, Data)."""
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,9 +29,10 @@ def affine(modality: Modality, bands: Sequence[str] | None = None) -> tuple[Tens
         TerraFMError: If the modality lacks a band.
     """
     columns = modality.stem_columns(modality.bands if bands is None else bands)
-    scale = [0.0 if i is None else 1 / (4 * modality.std[i]) for i in columns]
-    shift = [MISSING if i is None else MISSING - modality.mean[i] / (4 * modality.std[i]) for i in columns]
-    return torch.tensor(scale, dtype=torch.float64), torch.tensor(shift, dtype=torch.float64)
+    # An infinite deviation: whatever the channel holds becomes MISSING.
+    mean = torch.tensor([0.0 if i is None else modality.mean[i] for i in columns], dtype=torch.float64)
+    std = torch.tensor([math.inf if i is None else modality.std[i] for i in columns], dtype=torch.float64)
+    return 1 / (4 * std), MISSING - mean / (4 * std)
 
 
 class Normalize(nn.Module):
