@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from .builders import build_encoder, terrafm_base, terrafm_large, terrafm_small, terrafm_tiny
     from .checkpoint import export_encoder, load_encoder_state, load_weights
     from .folding import reparameterize
+    from .onnx import export_onnx
     from .vit import TerraFMViT
     from .weights import TerraFM_Base_Weights, terrafm_transforms
 
@@ -15,6 +16,7 @@ __all__ = [
     "TerraFM_Base_Weights",
     "build_encoder",
     "export_encoder",
+    "export_onnx",
     "load_encoder_state",
     "load_weights",
     "reparameterize",
@@ -29,6 +31,7 @@ _MODULES = {
     "builders": ("build_encoder", "terrafm_base", "terrafm_large", "terrafm_small", "terrafm_tiny"),
     "checkpoint": ("export_encoder", "load_encoder_state", "load_weights"),
     "folding": ("reparameterize",),
+    "onnx": ("export_onnx",),
     "vit": ("TerraFMViT",),
     "weights": ("TerraFM_Base_Weights", "terrafm_transforms"),
 }

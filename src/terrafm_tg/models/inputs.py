@@ -203,10 +203,10 @@ def _check_image(name: str, x: Tensor, columns: Columns) -> None:
     if x.shape[1] != len(columns[name]):
         raise TerraFMError(_channel_message(x.shape[1], columns, name))
     height, width = x.shape[-2:]
-    if torch.compiler.is_exporting() and not (isinstance(height, int) and isinstance(width, int)):
+    if isinstance(height * width, torch.SymInt) and torch.compiler.is_exporting():
         raise TerraFMError(
-            "Only the batch may be dynamic in an export, and height or width is too (the positions are resized "
-            "for one size): export once for each size."
+            "In an export only the batch may be dynamic, and the height or width is too: the positions are "
+            "resized for one size, so export once for each."
         )
     if height % PATCH_SIZE or width % PATCH_SIZE or not height or not width:
         fit = [max(PATCH_SIZE, round(side / PATCH_SIZE) * PATCH_SIZE) for side in (height, width)]

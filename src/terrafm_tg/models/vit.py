@@ -195,6 +195,8 @@ class TerraFMViT(VisionTransformer):
         antialiasing.
         """
         height, width = x.shape[1:3]
+        if torch.jit.is_tracing():  # a trace is of one size, and hands out sizes as tensors
+            height, width = int(height), int(width)
         grid = self.patch_embed.grid_size
         token, positions = self.pos_embed[:, :1], self.pos_embed[:, 1:]
         if (height, width) != grid:

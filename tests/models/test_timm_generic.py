@@ -1,0 +1,226 @@
+"""What timm's generic model tests ask of every model it lists, asked of every registered name.
+
+The names are built 48 wide and 3 blocks deep; the true sizes are built without memory.
+"""
+
+import pytest
+import timm
+import torch
+from timm.models import group_parameters
+from timm.models._features import FeatureGetterNet
+from torch import Tensor, nn
+
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.models.builders import BUILDERS, SIZES
+
+pytestmark = pytest.mark.filterwarnings("ignore:A bare tensor of 12 channels")
+
+DIM, DEPTH, PX = 48, 3, 32
+GRID = PX // 16
+NAMES = list(BUILDERS)
+DICT = {"s1rtc": torch.randn(2, 2, PX, PX), "s2l2a": torch.randn(2, 12, PX, PX)}
+
+
+def make(name: str = "terrafm_tiny", **kwargs: object) -> nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model(name, embed_dim=DIM, depth=DEPTH, num_heads=3, **kwargs)
+
+
+def images(model: nn.Module) -> Tensor:
+    return torch.randn(2, model.pretrained_cfg["input_size"][0], PX, PX)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_forward(name: str) -> None:
+    model = make(name).eval()
+    x = images(model)
+    with torch.no_grad():
+        out, tokens = model(x), model.forward_features(x)
+    assert out.shape == (2, DIM)
+    assert tokens.shape == (2, 1 + GRID**2, DIM)
+    assert out.isfinite().all()
+    torch.testing.assert_close(model.forward_head(tokens), out)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_configuration_agrees_with_the_model(name: str) -> None:
+    model = make(name, num_classes=7)
+    config = timm.get_pretrained_cfg(name)
+    assert model.pretrained_cfg == model.default_cfg
+    assert model.pretrained_cfg["architecture"] == name
+    assert model.pretrained_cfg["input_size"] == config.input_size == (model.in_chans, 224, 224)
+    assert model.pretrained_cfg["mean"] == config.mean
+    assert model.pretrained_cfg["std"] == config.std
+    assert len(config.mean) == model.in_chans
+    assert config.num_classes == 0
+    assert f"{config.classifier}.weight" in model.state_dict()
+    assert model.get_classifier() is model.get_submodule(config.classifier)
+    # Named, it would be adapted to the number of channels; ours keeps all columns and chooses when it runs.
+    assert config.first_conv is None
+    assert timm.is_model_pretrained(name) == name.startswith("terrafm_base")
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_true_sizes(name: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name)
+        tokens = model.forward_features(torch.empty(2, 2, 96, 96))
+    size = SIZES[name]
+    assert model.num_features == model.head_hidden_size == model.embed_dim == size["embed_dim"]
+    assert len(model.blocks) == size["depth"]
+    assert tokens.shape == (2, 37, size["embed_dim"])
+    assert [part["num_chs"] for part in model.feature_info] == [size["embed_dim"]] * size["depth"]
+
+
+@pytest.mark.parametrize(
+    "name", ["terrafm_tiny", "terrafm_tiny_s1rtc", "terrafm_tiny_s2l1c", "terrafm_tiny_rgb"]
+)
+def test_gradients(name: str) -> None:
+    model = make(name, num_classes=7).train()
+    logits = model(images(model))
+    assert logits.shape == (2, 7)
+    logits.mean().backward()
+    assert [part for part, p in model.named_parameters() if p.grad is None] == []
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    assert all(p.grad.abs().sum() > 0 for part, p in model.named_parameters() if part.startswith("blocks."))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_only(name: str) -> None:
+    net = make(name, features_only=True).eval()
+    assert isinstance(net, FeatureGetterNet)
+    assert list(net.feature_info.out_indices) == [0, 1, 2]
+    assert net.feature_info.channels() == [DIM] * 3
+    assert net.feature_info.reduction() == [16] * 3
+    with torch.no_grad():
+        maps = net(images(net))
+    assert [m.shape for m in maps] == [(2, DIM, GRID, GRID)] * 3
+    assert all(m.isfinite().all() for m in maps)
+
+
+@pytest.mark.parametrize(("indices", "kept"), [((0, 2), [0, 2]), ((1,), [1]), ((-2,), [1]), (2, [1, 2])])
+def test_features_only_out_indices(indices: int | tuple[int, ...], kept: list[int]) -> None:
+    full = make().eval()
+    net = make(features_only=True, out_indices=indices).eval()
+    assert len(net.model.blocks) == max(kept) + 1
+    net.model.load_state_dict(full.state_dict())
+    expected = full.forward_intermediates(DICT, indices=kept, intermediates_only=True)
+    for ours, theirs in zip(net(DICT), expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("x", [DICT["s1rtc"], DICT], ids=["tensor", "dict"])
+@pytest.mark.parametrize("norm", [False, True])
+def test_intermediates(x: Tensor | dict[str, Tensor], norm: bool) -> None:
+    model = make().eval()
+    final, maps = model.forward_intermediates(x, norm=norm)
+    torch.testing.assert_close(final, model.forward_features(x))
+    assert [m.shape for m in maps] == [(2, DIM, GRID, GRID)] * DEPTH
+    lists = model.forward_intermediates(x, norm=norm, output_fmt="NLC", intermediates_only=True)
+    for m, tokens in zip(maps, lists, strict=True):
+        assert torch.equal(m.flatten(2).transpose(1, 2), tokens)
+    if norm:
+        assert torch.equal(lists[-1], final[:, 1:])
+    early = model.forward_intermediates(x, indices=[0], norm=norm, stop_early=True, intermediates_only=True)
+    assert torch.equal(early[0], maps[0])
+    with_token = model.forward_intermediates(
+        x, indices=1, norm=norm, return_prefix_tokens=True, intermediates_only=True
+    )
+    assert torch.equal(with_token[0][0], maps[-1])
+    assert with_token[0][1].shape == (2, 1, DIM)
+    named = model.forward_intermediates(x, norm=norm, output_dict=True, return_prefix_tokens=True)
+    assert torch.equal(named["image_features"], final)
+    assert len(named["image_intermediates"]) == len(named["image_intermediates_prefix"]) == DEPTH
+
+
+@pytest.mark.parametrize("prune_norm", [False, True])
+def test_prune_intermediate_layers(prune_norm: bool) -> None:
+    full, model = make(num_classes=3).eval(), make(num_classes=3).eval()
+    assert model.prune_intermediate_layers([0, 1], prune_norm=prune_norm) == [0, 1]
+    assert len(model.blocks) == 2
+    assert isinstance(model.norm, nn.Identity) == prune_norm
+    assert isinstance(model.get_classifier(), nn.Identity)
+    expected = full.forward_intermediates(DICT, indices=[0, 1], intermediates_only=True)
+    for ours, theirs in zip(model.forward_intermediates(DICT)[1], expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("pool", ["token", "avg", "max", "avgmax", "map"])
+def test_reset_classifier(pool: str) -> None:
+    model = make(num_classes=5, global_pool=pool).eval()
+    tokens = model.forward_features(DICT)
+    before = model(DICT)
+    assert before.shape == (2, 5)
+    model.reset_classifier(9)
+    assert model(DICT).shape == (2, 9)
+    assert torch.equal(model.forward_features(DICT), tokens)
+    model.reset_classifier(0)
+    assert model(DICT).shape == model.forward_head(tokens, pre_logits=True).shape == (2, DIM)
+    model.reset_classifier(0, "")
+    assert torch.equal(model(DICT), tokens)
+    if pool != "map":  # timm: a pooling by attention is chosen when the model is built
+        model.reset_classifier(4, "avg")
+        torch.testing.assert_close(model(DICT), model.get_classifier()(tokens[:, 1:].mean(1)))
+
+
+def test_parameter_groups_follow_depth() -> None:
+    model = make(num_classes=2)
+    layers = group_parameters(model, model.group_matcher(), reverse=True)
+    of = {name: layers[name] for name, _ in model.named_parameters()}
+    first = {name for name, layer in of.items() if layer == 0}
+    assert first == {name for name in of if name.startswith(("patch_embed.", "cls_token", "pos_embed"))}
+    assert any(".fusion." in name for name in first)
+    for i in range(DEPTH):
+        own = {name for name, layer in of.items() if layer == i + 1}
+        last = {"norm.weight", "norm.bias"} if i == DEPTH - 1 else set()  # timm: with the block before it
+        assert own == {name for name in of if name.startswith(f"blocks.{i}.")} | last
+    assert {name for name, layer in of.items() if layer == DEPTH + 1} == {"head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize("x", [DICT["s1rtc"], DICT], ids=["tensor", "dict"])
+def test_compiles_with_gradients(x: Tensor | dict[str, Tensor]) -> None:
+    model = make(num_classes=2).eval()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    gradients = []
+    for run in (model, compiled):
+        model.zero_grad()
+        run(x).square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    for plain, traced in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, traced)
+
+
+def test_compiles_for_another_size() -> None:
+    model = make().eval()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        for height, width in ((32, 32), (48, 32), (64, 80)):
+            x = torch.randn(2, 2, height, width)
+            torch.testing.assert_close(compiled(x), model(x))
+
+
+@pytest.mark.parametrize("x", [DICT["s1rtc"], DICT], ids=["tensor", "dict"])
+def test_export_is_exact(x: Tensor | dict[str, Tensor]) -> None:
+    model = make().eval()
+    batch = {0: torch.export.Dim("batch")}
+    spec = batch if isinstance(x, Tensor) else dict.fromkeys(x, batch)
+    program = torch.export.export(model, (x,), dynamic_shapes=(spec,)).module()
+    wide = x[:1] if isinstance(x, Tensor) else {name: image.repeat(3, 1, 1, 1) for name, image in x.items()}
+    assert torch.equal(program(x), model(x))
+    torch.testing.assert_close(program(wide), model(wide))
+
+
+def test_a_dynamic_size_is_refused_in_words() -> None:
+    side = 16 * torch.export.Dim("rows", min=2, max=20)
+    with pytest.raises(TerraFMError, match=r"only the batch may be dynamic.*export once for each\.$"):
+        torch.export.export(make().eval(), (DICT["s1rtc"],), dynamic_shapes=({2: side},))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace.*")
+def test_traces() -> None:
+    """timm's ViT can be scripted, too; TorchScript has no type for a tensor or a dict, so ours is traced."""
+    model = make().eval()
+    x = torch.randn(3, 2, PX, PX)
+    with torch.no_grad():
+        traced = torch.jit.trace(model, (DICT["s1rtc"],), check_trace=False)
+        torch.testing.assert_close(traced(x), model(x))
