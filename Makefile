@@ -48,9 +48,10 @@ docs: $(READY)  ## build the documentation into site/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]" -c constraints.txt
 	$(BIN)/mkdocs build --strict
 
-bench: $(READY)  ## samples per second and the share of each stage of the step on this machine
+bench: $(READY)  ## on this machine: the share of each stage of a training step, and the encoder's forward
 	$(BIN)/terrafm profile --config conf/pretrain.yaml --config conf/size/tiny.yaml --config conf/data/simulated.yaml \
 	  --config conf/hardware/cpu.yaml --config conf/quick.yaml
+	OMP_NUM_THREADS=1 $(BIN)/terrafm profile encoder
 
 clean:  ## remove what was built, not what was trained
 	rm -rf build dist site .pytest_cache .ruff_cache .mypy_cache src/*.egg-info

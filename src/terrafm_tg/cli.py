@@ -19,7 +19,14 @@ TOOLS = {
         "terrafm_tg.commands:index",
         "build the tile index: files, dates, baseline, land cover, climate, region",
     ),
-    "export": ("terrafm_tg.commands:export", "write the teacher encoder of a checkpoint for other projects"),
+    "export": (
+        "terrafm_tg.commands:export",
+        "write the teacher encoder of a checkpoint for other projects, also as ONNX",
+    ),
+    "profile encoder": (
+        "terrafm_tg.commands:profile_encoder",
+        "measure the encoder's forward against a plain implementation",
+    ),
 }
 #: Commands that take the trainer's configurations.
 TRAINER = {
@@ -50,21 +57,23 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         print(f"terrafm-tg {version('terrafm-tg')}")
         return
-    if words[0] not in TOOLS | TRAINER:
+    command = " ".join(words[:2]) if " ".join(words[:2]) in TOOLS else words[0]
+    if command not in TOOLS | TRAINER:
         print(
-            f"terrafm: error: {words[0]!r} is not a command: use one of {', '.join(TRAINER | TOOLS)}.",
+            f"terrafm: error: {command!r} is not a command: use one of {', '.join(TRAINER | TOOLS)}.",
             file=sys.stderr,
         )
         raise SystemExit(2)
     try:
-        if words[0] in TRAINER:
+        if command in TRAINER:
             from .training_cli import run_trainer
 
             run_trainer(words)
         else:
             from jsonargparse import auto_cli
 
-            auto_cli(_tool(words[0]), args=words[1:], prog=f"terrafm {words[0]}", as_positional=True)
+            options = words[len(command.split()) :]
+            auto_cli(_tool(command), args=options, prog=f"terrafm {command}", as_positional=True)
     except (
         ValueError,
         FileNotFoundError,
@@ -113,7 +122,7 @@ def _help() -> str:
             "examples:",
             "  terrafm fit --config conf/pretrain.yaml --config conf/data/simulated.yaml",
             "  terrafm fit --config conf/pretrain.yaml --print_config",
-            "  terrafm export runs/pretrain/checkpoints/last.ckpt encoder",
+            "  terrafm export runs/pretrain/checkpoints/last.ckpt encoder --onnx s2l2a",
             "",
             "terrafm COMMAND --help lists a command's options.",
         ]

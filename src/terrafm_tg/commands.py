@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from .errors import TerraFMError
+
 
 def simulate(
     root: Path, cells: int = 700, cell_size: int = 1068, seed: int = 0, workers: int | None = None
@@ -52,17 +54,71 @@ def index(
     console.print(f"{len(rows):,} tiles in {root / 'index.parquet'}")
 
 
-def export(checkpoint: Path, out: Path) -> None:
+def export(
+    checkpoint: Path,
+    out: Path,
+    onnx: str | list[str] | None = None,
+    bands: list[str] | dict[str, list[str]] | None = None,
+    size: int | str = 224,
+    fold: bool = False,
+) -> None:
     """Write the teacher encoder of a pretraining checkpoint for other projects.
 
     Makes OUT.safetensors, and OUT.ckpt for the `weights=` of TorchGeo's tasks; both load with
-    `get_model("terrafm_<size>", weights=path)`.
+    `get_model("terrafm_<size>", weights=path)`. With --onnx also OUT.onnx, checked against the encoder.
 
     Args:
-        checkpoint: A checkpoint that `terrafm fit` wrote.
+        checkpoint: A checkpoint that `terrafm fit` wrote, or what else `get_model(..., weights=...)` takes.
         out: Path of the new files, without an ending.
+        onnx: Modality that OUT.onnx reads, or several that it fuses, such as s2l2a or [s1rtc,s2l2a].
+        bands: For ONNX: bands of the input in the order of its channels, such as [B04,B03,B02]; all by default.
+        size: For ONNX: height and width in pixels, one number or such as 224x320. Only the batch is dynamic.
+        fold: For ONNX: whether to fold the stem's linear maps, which is faster and exact up to rounding.
     """
-    from .models import export_encoder
+    from .models import build_encoder, export_encoder, export_onnx, load_encoder_state, reparameterize
 
-    for path in export_encoder(checkpoint, out):
+    paths = list(export_encoder(checkpoint, out))
+    if onnx is not None:
+        name = load_encoder_state(paths[0])[1]["model"]
+        if name is None:
+            raise TerraFMError(
+                f"{checkpoint} is of no registered size: load it in Python and call export_onnx()."
+            )
+        modalities = [onnx] if isinstance(onnx, str) else onnx
+        own = modalities[0] if len(modalities) == 1 else None
+        encoder = build_encoder(name, paths[0], modality=own, bands=bands)
+        sides = [int(side) if side.isdigit() else side for side in str(size).split("x")]
+        pixels = (sides[0], sides[1]) if len(sides) == 2 else sides[0]
+        encoder = reparameterize(encoder) if fold else encoder
+        paths.append(export_onnx(encoder, paths[0].with_suffix(".onnx"), modalities, pixels))
+    for path in paths:
         print(path)
+
+
+def profile_encoder(
+    model: str | list[str] = "terrafm_base",
+    modality: str = "s2l2a",
+    size: int = 224,
+    batch: int = 8,
+    rounds: int = 5,
+    compile: bool = False,
+    device: str | None = None,
+) -> None:
+    """Measure the encoder's forward (folded, fused attention) against a plain implementation of the same numbers.
+
+    All variants run in turn, several rounds long, and ratios are taken within a round. With one thread on a CPU
+    (OMP_NUM_THREADS=1) processor time counts, which other programs disturb less than wall time.
+
+    Args:
+        model: Names of encoders.
+        modality: What they read.
+        size: Height and width in pixels.
+        batch: Images per forward.
+        rounds: Rounds of which the median counts.
+        compile: Whether to measure `torch.compile` too; it takes minutes to start on a CPU.
+        device: Such as cuda or cpu; a GPU where there is one by default.
+    """
+    from .evaluation.encoder_speed import print_encoder_speed
+
+    for name in [model] if isinstance(model, str) else model:
+        print_encoder_speed(name, modality, size, batch, rounds, compiled=compile, device=device)

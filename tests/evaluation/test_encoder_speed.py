@@ -1,0 +1,54 @@
+"""The plain implementation computes the same numbers, and the table says what was measured."""
+
+import pytest
+import torch
+
+from terrafm_tg.cli import main
+from terrafm_tg.evaluation.encoder_speed import PlainEncoder, encoder_speed, forward_flops
+from terrafm_tg.models import TerraFMViT, build_encoder, reparameterize
+
+
+@pytest.fixture(scope="module")
+def model() -> TerraFMViT:
+    torch.manual_seed(0)
+    return build_encoder("terrafm_tiny", depth=2, modality="s2l2a").eval()
+
+
+@pytest.mark.parametrize(("modality", "channels"), [("s1rtc", 2), ("s2l2a", 12)])
+@pytest.mark.parametrize("px", [224, 48])
+def test_the_same_numbers(model: TerraFMViT, modality: str, channels: int, px: int) -> None:
+    x = torch.randn(2, channels, px, px)
+    torch.testing.assert_close(
+        PlainEncoder(model, modality)(x), model(x, modality=modality), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_every_variant_is_measured(model: TerraFMViT) -> None:
+    rows = encoder_speed(model, size=32, batch=2, rounds=3)
+    assert [row.variant for row in rows] == ["plain, fp32", "encoder, fp32", "plain, bf16", "encoder, bf16"]
+    assert rows[0].ratio == 1
+    for row in rows:
+        assert row.seconds > 0
+        assert row.images_per_second == pytest.approx(2 / row.seconds)
+    assert model.patch_embed.projection.proj1.weight.ndim == 2  # not folded
+
+
+def test_operations_are_the_arithmetics(model: TerraFMViT) -> None:
+    """Folding leaves a convolution, one map to d, and blocks of 12 d^2 per token and attention."""
+    patches, d = 4, 192
+    stem = patches * (12 * 256 * 3 * d + 3 * d * d)
+    block = (patches + 1) * 12 * d * d + 2 * (patches + 1) ** 2 * d
+    assert forward_flops(reparameterize(model), "s2l2a", 32) == 2 * (stem + 2 * block)
+    assert forward_flops(model, "s2l2a", 32) == 2 * (stem + 2 * block + 2 * patches * (3 * d) ** 2)
+
+
+def test_the_command_prints_ratios(capsys: pytest.CaptureFixture[str]) -> None:
+    main(
+        ["profile", "encoder", "--model=terrafm_tiny", "--size=32", "--batch=1", "--rounds=1", "--device=cpu"]
+    )
+    printed = capsys.readouterr().out
+    for part in ("plain, fp32", "encoder, bf16", "x plain", "1.00", "TFLOP/s"):
+        assert part in printed
+    with pytest.raises(SystemExit):
+        main(["profile", "encoder", "--model=terrafm_huge"])
+    assert "'terrafm_huge' is unknown" in capsys.readouterr().err
