@@ -1,9 +1,11 @@
-"""Datamodules: what feeds the Trainer with batches of native-resolution tiles."""
+"""Datamodules: what feeds the Trainer with native-resolution tiles, or with labelled images for fine-tuning."""
 
 from .cache import CachedTiles
 from .faults import DamageLog, FaultTolerant
 from .loader import TileDataLoader
 from .major_tom import MajorTOMDataModule
+from .sensor_oscd import SensorOSCDDataModule
+from .sensors import SensorDataModule
 from .sentinel_folder import SentinelFolderDataModule
 from .simulated import SimulatedDataModule
 from .split import even_pick, split_blocks
@@ -14,6 +16,8 @@ __all__ = [
     "DamageLog",
     "FaultTolerant",
     "MajorTOMDataModule",
+    "SensorDataModule",
+    "SensorOSCDDataModule",
     "SentinelFolderDataModule",
     "SimulatedDataModule",
     "TileDataLoader",
