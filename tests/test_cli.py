@@ -13,7 +13,9 @@ from terrafm_tg.cli import main
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 OVERLAYS = sorted(
-    path.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml") if path.stem != "pretrain"
+    path.relative_to(CONF).as_posix()
+    for path in CONF.rglob("*.yaml")
+    if path.stem != "pretrain" and path.parent.name != "finetune"
 )
 #: A run of seconds.
 TINY = """

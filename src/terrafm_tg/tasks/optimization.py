@@ -54,12 +54,8 @@ def global_batch(trainer: Trainer) -> int:
     return int(size) * trainer.world_size * trainer.accumulate_grad_batches
 
 
-def make_schedules(settings: Any, trainer: Trainer) -> Schedules:
-    """The schedules of this run.
-
-    Args:
-        settings: TerraFM's hyper-parameters.
-        trainer: The trainer; its dataloader is set up, and gives the number of steps.
+def count_steps(trainer: Trainer) -> tuple[int, int]:
+    """Optimiser steps of the whole run and of one epoch; sets up the train dataloader.
 
     Raises:
         TerraFMError: If the run has no end.
@@ -70,9 +66,22 @@ def make_schedules(settings: Any, trainer: Trainer) -> Schedules:
             f"This run has {steps} optimiser steps, but the schedules need an end: set the Trainer's "
             "`max_epochs` or `max_steps`."
         )
-    steps = int(steps)
     batches = trainer.num_training_batches
     per_epoch = steps if batches == float("inf") else -(-int(batches) // trainer.accumulate_grad_batches)
+    return int(steps), per_epoch
+
+
+def make_schedules(settings: Any, trainer: Trainer) -> Schedules:
+    """The schedules of this run.
+
+    Args:
+        settings: TerraFM's hyper-parameters.
+        trainer: The trainer; its dataloader is set up, and gives the number of steps.
+
+    Raises:
+        TerraFMError: If the run has no end, or its batch size is unknown.
+    """
+    steps, per_epoch = count_steps(trainer)
     scale = 1.0 if settings.lr_batch is None else global_batch(trainer) / settings.lr_batch
     names = ("warmup_epochs", "temp_warmup_epochs", "freeze_last_layer_epochs")
     lr_warmup, temp_warmup, frozen = (warmup_steps(n, settings[n], per_epoch, steps) for n in names)

@@ -1,0 +1,55 @@
+"""Short fine-tuning runs on made-up batches."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+SIZE = 32
+
+
+def samples(count: int, **values: Any) -> list[dict[str, Any]]:
+    """Samples with the `i`-th of each value."""
+    return [{key: value[i] for key, value in values.items()} for i in range(count)]
+
+
+def images(channels: int, count: int, generator: torch.Generator | None = None) -> Tensor:
+    """Normalised noise, (count, channels, 32, 32)."""
+    return 0.5 + 0.2 * torch.randn(count, channels, SIZE, SIZE, generator=generator)
+
+
+def loader(data: list[dict[str, Any]], batch_size: int = 4, shuffle: bool = False) -> DataLoader:
+    """Batches of them."""
+    return DataLoader(
+        data, batch_size=batch_size, shuffle=shuffle, generator=torch.Generator().manual_seed(0)
+    )
+
+
+def trainer(folder: Path, *callbacks: Callback, epochs: int = 1, **settings: Any) -> Trainer:
+    """A silent Trainer on the CPU."""
+    return Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=folder,
+        callbacks=list(callbacks),
+        **settings,
+    )
+
+
+class Rates(Callback):
+    """Notes each step's learning rate, (scale, rate) per group, as the optimiser took it."""
+
+    def __init__(self) -> None:
+        self.steps: list[list[tuple[float, float]]] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        groups = trainer.optimizers[0].param_groups
+        self.steps.append([(group["lr_scale"], group["lr"]) for group in groups])

@@ -1,0 +1,177 @@
+"""What the task learns, its scores against scikit-learn's, and what it says of batches that do not fit."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from finetune_runs import SIZE, images, loader, samples, trainer
+from lightning.pytorch import seed_everything
+from sklearn.metrics import average_precision_score
+from torch import Tensor
+
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.models import build_encoder
+from terrafm_tg.tasks import FineTuneClassification
+from terrafm_tg.tasks.finetune_mixing import SensorMixup
+from terrafm_tg.transforms import Normalize
+
+
+def task(**settings: Any) -> FineTuneClassification:
+    """A tiny one."""
+    return FineTuneClassification(**({"model": "terrafm_tiny", "depth": 2, "num_classes": 2} | settings))
+
+
+def two_lights(count: int, seed: int) -> dict[str, Tensor]:
+    """Four classes: radar bright or dark, and optics bright or dark. Either sensor alone leaves two to guess from."""
+    generator = torch.Generator().manual_seed(seed)
+    bright = torch.randint(2, (count, 2), generator=generator)
+    level = (bright - 0.5)[:, :, None, None, None]
+    return {
+        "image_s1rtc": images(2, count, generator) + level[:, 0],
+        "image_s2l2a": images(12, count, generator) + level[:, 1],
+        "label": 2 * bright[:, 0] + bright[:, 1],
+    }
+
+
+def test_it_learns_what_both_sensors_together_say(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    train, test = two_lights(64, seed=1), two_lights(64, seed=2)
+    accuracy = {}
+    for sensors in (["s1rtc", "s2l2a"], ["s2l2a"]):
+        keys = [f"image_{name}" for name in sensors] + ["label"]
+        module = task(modalities=sensors, num_classes=4, lr=2e-3, warmup_epochs=2, drop_path=0.0)
+        run = trainer(tmp_path, epochs=12)
+        run.fit(module, loader(samples(64, **{key: train[key] for key in keys}), 16, shuffle=True))
+        run.test(module, loader(samples(64, **{key: test[key] for key in keys}), 32), verbose=False)
+        accuracy[len(sensors)] = float(run.callback_metrics["test_OverallAccuracy"])
+    assert accuracy[2] > 0.95
+    assert accuracy[1] < 0.65
+
+
+def test_mean_average_precision_is_scikit_learns(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(2, (40, 5), generator=generator)
+    data = loader(samples(40, image=images(12, 40, generator), label=labels), 7)
+    module = task(task="multilabel", num_labels=5, modalities=["s2l1c"])
+    torch.nn.init.normal_(module.model.head.weight, std=0.1)  # logits of both signs, and some within 0 to 1
+    run = trainer(tmp_path)
+    scores = torch.cat(run.predict(module, data)).numpy()
+    run.test(module, data, verbose=False)
+    for name, average in (("Overall", "micro"), ("Average", "macro")):
+        expected = average_precision_score(labels.numpy(), scores, average=average)
+        assert float(run.callback_metrics[f"test_{name}AveragePrecision"]) == pytest.approx(
+            expected, abs=1e-5
+        )
+
+
+def test_mixup_mixes_all_sensors_and_the_target_alike() -> None:
+    seed_everything(0, verbose=False)
+    for several in (False, True):
+        index = torch.arange(6.0)[:, None, None, None]
+        target = torch.eye(6, dtype=torch.long) if several else torch.arange(6)
+        mix = SensorMixup(6, mixup=1.0, cutmix=0.0, label_smoothing=0.0, multilabel=several)
+        mixed, soft = mix({"s1rtc": index.expand(6, 2, 4, 4), "s2l2a": index.expand(6, 12, 4, 4)}, target)
+        share = soft.diagonal()
+        assert torch.allclose(soft.sum(1), torch.ones(6))
+        assert 0 < share[0] < 1
+        expected = share * torch.arange(6) + (1 - share) * torch.arange(6).flip(0)
+        assert torch.allclose(mixed["s1rtc"], expected[:, None, None, None].expand(6, 2, 4, 4))
+        assert torch.allclose(mixed["s2l2a"], expected[:, None, None, None].expand(6, 12, 4, 4))
+
+
+def test_cutmix_cuts_one_box_out_of_all_sensors() -> None:
+    seed_everything(3, verbose=False)
+    index = torch.arange(2.0)[:, None, None, None]
+    mix = SensorMixup(2, mixup=0.0, cutmix=1.0, label_smoothing=0.0, multilabel=False)
+    mixed, soft = mix(
+        {"s1rtc": index.expand(2, 2, 16, 16), "s2l2a": index.expand(2, 12, 16, 16)}, torch.arange(2)
+    )
+    boxes = {name: image[0].mean(0) for name, image in mixed.items()}
+    assert torch.equal(boxes["s1rtc"], boxes["s2l2a"])
+    assert set(boxes["s1rtc"].unique().tolist()) == {0.0, 1.0}
+    assert float(soft[0, 1]) == pytest.approx(boxes["s1rtc"].mean().item())
+
+
+@pytest.mark.parametrize("kind", ["multiclass", "multilabel"])
+def test_mixup_and_smoothing_train(kind: str, tmp_path: Path) -> None:
+    label = torch.randint(2, (4, 3)) if kind == "multilabel" else torch.arange(4) % 3
+    module = task(
+        task=kind,
+        num_classes=3,
+        num_labels=3,
+        modalities=["s1rtc"],
+        mixup=0.8,
+        cutmix=1.0,
+        label_smoothing=0.1,
+    )
+    run = trainer(tmp_path)
+    run.fit(module, loader(samples(4, image=images(2, 4), label=label)))
+    assert torch.isfinite(run.callback_metrics["train_loss"])
+    assert not any(name.startswith("train_Overall") for name in run.callback_metrics)
+
+
+def test_raw_batches_are_normalised_on_request() -> None:
+    decibels = torch.randn(2, 2, SIZE, SIZE) * 5 - 15
+    module = task(modalities=["s1rtc"], normalize=True).eval()
+    found = module.predict_step({"image": decibels}, 0)
+    expected = module.model(Normalize("s1rtc")(decibels), modality="s1rtc").softmax(1)
+    assert torch.allclose(found, expected)
+    with pytest.raises(TerraFMError, match=r"s1rtc has a median of -1\d"):
+        task(modalities=["s1rtc"]).predict_step({"image": decibels}, 0)
+
+
+def test_weights_from_a_file(tmp_path: Path) -> None:
+    encoder = build_encoder("terrafm_tiny", depth=2)
+    torch.save(encoder.state_dict(), tmp_path / "encoder.pth")
+    state = task(weights=str(tmp_path / "encoder.pth"), modalities=["s2l2a"]).model.state_dict()
+    for name, tensor in encoder.state_dict().items():
+        assert torch.equal(state[name], tensor), name
+
+
+BATCH = {"image": torch.full((2, 12, SIZE, SIZE), 0.5), "label": torch.tensor([0, 1])}
+
+
+@pytest.mark.parametrize(
+    ("settings", "batch", "said"),
+    [
+        ({}, BATCH, "Nothing says which sensor the batch's key 'image' is of"),
+        ({}, {"image_s1": BATCH["image"]}, "'image_s1' names no sensor of TerraFM: expected image_s1rtc"),
+        (
+            {"modalities": ["s1rtc"]},
+            {"image_s2l2a": BATCH["image"]},
+            "holds image_s2l2a, but `modalities` are s1rtc",
+        ),
+        ({}, {"label": BATCH["label"]}, "holds no image"),
+        ({"modalities": ["s2l2a"]}, {"image": BATCH["image"]}, "has no 'label'"),
+        (
+            {"modalities": ["s2l2a"]},
+            BATCH | {"label": torch.tensor([0, 7])},
+            "the class 7, but `num_classes: 2`",
+        ),
+        ({"modalities": ["s2l2a"]}, BATCH | {"label": torch.zeros(2, 3)}, "set `task: multilabel`"),
+        (
+            {"modalities": ["s2l2a"], "task": "multilabel", "num_labels": 19},
+            BATCH | {"label": torch.zeros(2, 43)},
+            r"shape \(2, 43\), but `num_labels: 19`",
+        ),
+        (
+            {"modalities": ["s2l2a"], "mixup": 0.8},
+            {"image": BATCH["image"][:1], "label": BATCH["label"][:1]},
+            "1 is odd: set an even `batch_size`",
+        ),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_one_sentence(
+    settings: dict[str, Any], batch: dict[str, Tensor], said: str
+) -> None:
+    with pytest.raises(TerraFMError, match=said) as error:
+        task(**settings).training_step(batch, 0)
+    assert str(error.value).endswith(".")
+
+
+def test_settings_that_do_not_fit_are_one_sentence() -> None:
+    with pytest.raises(TerraFMError, match="`task: multilabel` needs `num_labels`"):
+        task(task="multilabel")
+    with pytest.raises(TerraFMError, match="s3"):
+        task(modalities=["s3", "s1rtc"])

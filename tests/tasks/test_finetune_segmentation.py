@@ -1,0 +1,91 @@
+"""Segmentation learns from fused sensors; change detection steps with layer decay; messages for wrong batches."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from finetune_runs import Rates, images, loader, samples, trainer
+from torch import Tensor
+
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.tasks import FineTuneChangeDetection, FineTuneSegmentation
+
+
+def task(**settings: Any) -> FineTuneSegmentation:
+    """A tiny one."""
+    small = {"model": "terrafm_tiny", "depth": 2, "num_classes": 2, "decoder": "linear"}
+    return FineTuneSegmentation(**(small | settings))
+
+
+def scenes(count: int, seed: int) -> dict[str, Tensor]:
+    """Four classes, radar bright or dark and optics bright or dark, in squares of 16 px; a strip is unlabelled."""
+    generator = torch.Generator().manual_seed(seed)
+    bright = torch.randint(2, (count, 2, 2, 2), generator=generator)
+    bright = bright.repeat_interleave(16, 2).repeat_interleave(16, 3)
+    mask = 2 * bright[:, 0] + bright[:, 1]
+    mask[:, :3] = 255
+    return {
+        "image_s1rtc": images(2, count, generator) + (bright[:, :1] - 0.5),
+        "image_s2l1c": images(12, count, generator) + (bright[:, 1:] - 0.5),
+        "mask": mask,
+    }
+
+
+def test_it_learns_what_both_sensors_together_say(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = task(
+        num_classes=4, ignore_index=255, lr=2e-3, warmup_epochs=2, drop_path=0.0, label_smoothing=0.1
+    )
+    run = trainer(tmp_path, epochs=15)
+    run.fit(module, loader(samples(48, **scenes(48, seed=1)), 12, shuffle=True))
+    run.test(module, loader(samples(32, **scenes(32, seed=2)), 16), verbose=False)
+    assert float(run.callback_metrics["test_AverageJaccardIndex"]) > 0.8  # 16-px logits, enlarged
+    predicted = run.predict(module, loader(samples(2, **scenes(2, seed=3))))[0]["probabilities"]
+    assert predicted.shape == (2, 4, 32, 32)
+    assert torch.allclose(predicted.sum(1), torch.ones(2, 32, 32))
+
+
+@pytest.mark.parametrize("loss", ["ce", "focal", "dice"])
+def test_upernet_trains_with_each_loss(loss: str, tmp_path: Path) -> None:
+    settings = {"decoder": "upernet", "num_classes": 4, "ignore_index": 255, "freeze_backbone": True}
+    module = task(modalities=["s1rtc", "s2l1c"], loss=loss, **settings)
+    before = {name: p.clone() for name, p in module.model.state_dict().items()}
+    trainer(tmp_path).fit(module, loader(samples(4, **scenes(4, seed=1))))
+    changed = {name for name, p in module.model.state_dict().items() if not torch.equal(p, before[name])}
+    assert "segmentation_head.0.weight" in changed
+    assert not any(name.startswith("encoder.") for name in changed)
+
+
+def test_change_detection_has_layer_decay(tmp_path: Path) -> None:
+    data = samples(2, image=torch.rand(2, 2, 2, 32, 32), mask=torch.randint(2, (2, 1, 32, 32)))
+    module = FineTuneChangeDetection(
+        model="upernet",
+        backbone="terrafm_tiny_s1rtc",
+        in_channels=2,
+        lr=1e-3,
+        warmup_epochs=0,
+        layer_decay=0.5,
+    )
+    rates = Rates()
+    trainer(tmp_path, rates, epochs=2).fit(module, loader(data, 2))
+    assert {scale for scale, _ in rates.steps[0]} == {0.5**power for power in range(14)}
+    assert {rate / scale for scale, rate in rates.steps[0]} == {1e-3}
+
+
+IMAGE = torch.full((2, 2, 32, 32), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("batch", "said"),
+    [
+        ({"image": IMAGE}, "has no 'mask'"),
+        ({"image": IMAGE, "mask": torch.zeros(2, 5)}, r"shape \(2, 5\)"),
+        ({"image": IMAGE, "mask": torch.zeros(2, 16, 16)}, "masks are 16x16 px and the images 32x32"),
+        ({"image": IMAGE, "mask": torch.full((2, 32, 32), 255)}, "the class 255, but `num_classes: 2`"),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_one_sentence(batch: dict[str, Tensor], said: str) -> None:
+    with pytest.raises(TerraFMError, match=said) as error:
+        task(modalities=["s1rtc"]).training_step(batch, 0)
+    assert str(error.value).endswith(".")
