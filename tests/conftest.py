@@ -1,11 +1,15 @@
 """Fixtures shared by the suite: the simulated world, the published numbers, real satellite tiles."""
 
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
+
+from data.published_weights import recipe
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -28,6 +32,27 @@ def parity() -> Path:
     return _present(
         Path(os.environ.get("TERRAFM_PARITY", SHARED / "parity")), "The published encoder's outputs"
     )
+
+
+@pytest.fixture(scope="session")
+def published_file(parity: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """`TerraFM-B.pth` in the published layout, with the parity README's numbers (450 MB, gone after the session)."""
+    shapes = json.loads((parity / "state_dict_shapes.json").read_text())["terrafm_base"]
+    path = tmp_path_factory.mktemp("published") / "TerraFM-B.pth"
+    torch.save(recipe(shapes), path)
+    yield path
+    path.unlink()
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Path]:
+    """An empty folder as the torch hub cache's checkpoints."""
+    before = torch.hub.get_dir()
+    torch.hub.set_dir(str(tmp_path / "hub"))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    yield folder
+    torch.hub.set_dir(before)
 
 
 @pytest.fixture(scope="session")

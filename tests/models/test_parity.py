@@ -1,35 +1,16 @@
 """The published encoder: every name, shape and output, from the file that users have to their numbers."""
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from torchgeo.models import get_model, get_weight
 
+from data.published_weights import FUSION
 from terrafm_tg.models import TerraFMViT
-
-FUSION = "patch_embed.fusion."
-
-
-def recipe(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
-    """Parameters of the parity README, which anyone can make again."""
-    rng = np.random.RandomState(0)
-    state = {}
-    for name, shape in shapes.items():
-        a = rng.standard_normal(shape).astype(np.float32)
-        if len(shape) == 1 and name.endswith("weight"):
-            a = 1 + np.float32(0.1) * a
-        elif len(shape) > 1 and not name.endswith(("pos_embed", "cls_token", "_embed")):
-            a = a / np.float32(math.sqrt(math.prod(shape[1:])))
-        else:
-            a = np.float32(0.1) * a
-        state[name] = torch.from_numpy(a)
-    return state
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +19,15 @@ def shapes(parity: Path) -> dict[str, dict[str, list[int]]]:
 
 
 @pytest.fixture(scope="module")
-def published(shapes: dict, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TerraFMViT]:
+def published(published_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TerraFMViT]:
     """`terrafm_base` from a file of the published layout in an otherwise empty torch hub cache."""
     before = torch.hub.get_dir()
     hub = tmp_path_factory.mktemp("hub")
     torch.hub.set_dir(str(hub))
-    file = hub / "checkpoints" / "TerraFM-B.pth"
-    file.parent.mkdir()
-    torch.save(recipe(shapes["terrafm_base"]), file)
+    (hub / "checkpoints").mkdir()
+    (hub / "checkpoints" / "TerraFM-B.pth").hardlink_to(published_file)
     yield get_model("terrafm_base", weights=get_weight("terrafm_base")).eval()
     torch.hub.set_dir(before)
-    file.unlink()
 
 
 @pytest.mark.parametrize("name", ["terrafm_base", "terrafm_large"])

@@ -75,7 +75,7 @@ def test_model_weights() -> None:
     [("terrafm_large", "announced"), ("terrafm_small", "measured"), ("terrafm_tiny", "ours")],
 )
 def test_asking_for_weights_that_are_not_published(name: str, reason: str) -> None:
-    for ask in ({"weights": True}, {"pretrained": True}):
+    for ask in ({"weights": name}, {"weights": True}, {"pretrained": True}):
         with pytest.raises(TerraFMError, match=f"no published weights of {name} .*{reason}"):
             get_model(name, **ask)
 

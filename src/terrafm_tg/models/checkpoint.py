@@ -208,7 +208,7 @@ def _read(path: Path, url: str | None = None) -> dict[str, Any]:
 
 
 def _read_url(url: str, progress: bool) -> dict[str, Any]:
-    """The content of a URL's file in the torch hub cache, which a download enters only if it can be read."""
+    """The content of a URL's file in the torch hub cache, which a download enters only if it holds an encoder."""
     name = Path(urlparse(url).path).name
     target = Path(torch.hub.get_dir(), "checkpoints", name)
     if target.is_file():
@@ -219,6 +219,7 @@ def _read_url(url: str, progress: bool) -> dict[str, Any]:
     try:
         torch.hub.download_url_to_file(url, str(partial), sha256[1] if sha256 else None, progress)
         content = _read(partial, url)
+        find_encoder(content, url)
         os.replace(partial, target)
     except (OSError, http.client.HTTPException, RuntimeError) as error:
         raise TerraFMError(

@@ -74,6 +74,30 @@ class TerraFMWeights(WeightsEnum):
         return load_encoder_state(self, progress=progress)[0]
 
 
+#: What the paper reports for the base model, in percent: benchmark and protocol -> data set -> score, on all of the
+#: training data (accuracy; for m-bigearthnet F1; Copernicus-Bench's BigEarthNet mAP; segmentation mIoU).
+_SCORES = {
+    "GEO-Bench k-NN": {"m-eurosat": 94.2, "m-bigearthnet": 68.7, "m-so2sat": 55.1, "m-brick-kiln": 94.5},
+    "GEO-Bench fine-tuned": {
+        "m-eurosat": 98.1,
+        "m-bigearthnet": 72.6,
+        "m-so2sat": 64.9,
+        "m-brick-kiln": 98.7,
+    },
+    "GEO-Bench segmentation probe": {"m-cashew-plant": 34.1, "m-SA-crop-type": 33.0},
+    "Copernicus-Bench frozen": {
+        "Cloud-S2": 67.9,
+        "EuroSAT-S1": 87.8,
+        "EuroSAT-S2": 99.1,
+        "BigEarthNet-S1": 76.9,
+        "BigEarthNet-S2": 84.4,
+        "DFC2020-S1": 55.4,
+        "DFC2020-S2": 63.8,
+        "LCZ-S2": 87.0,
+    },
+}
+
+
 class TerraFM_Tiny_Weights(TerraFMWeights):
     """No weights: the size is ours, for quick runs."""
 
@@ -102,6 +126,7 @@ class TerraFM_Base_Weights(TerraFMWeights):
             "license": "MIT",
             "ssl_method": "dino",
             "num_params": 112_951_296,
+            "scores": _SCORES,
         },
     )
 
@@ -141,6 +166,12 @@ def registered_weights(size: str) -> TerraFMWeights:
 
 
 def find_weights(name: str) -> TerraFMWeights | None:
-    """The weight of that full or short name, None where there is none."""
+    """The weight of that full or short name, None where it names none.
+
+    Raises:
+        TerraFMError: If it is the short name of a size without weights.
+    """
+    if name in WEIGHTS:
+        return registered_weights(name)
     members = (weight for weights in WEIGHTS.values() for weight in weights.__members__.values())
     return next((weight for weight in members if name == str(weight)), None)
