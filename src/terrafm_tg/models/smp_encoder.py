@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from terrafm_tg.errors import TerraFMError
@@ -79,7 +78,9 @@ class TerraFMEncoder(TerraFMViT):
                 "upernet, unet or segformer."
             )
         size, preset = split_name(name)
-        super().__init__(**(SIZES[size] | preset | settings))
+        if "modality" not in settings:  # a modality of the caller's own replaces the name's, and its bands
+            settings = preset | settings
+        super().__init__(**(SIZES[size] | settings))
         self.name = name
         self.dates = 1
 
