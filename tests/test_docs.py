@@ -2,8 +2,14 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+import yaml
+
+from data.bigearthnet import data as bigearthnet
+from data.eurosat import data as eurosat
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -35,9 +41,61 @@ def test_links_lead_somewhere(page: Path):
     assert not missing, f"{page.name} links to {', '.join(missing)}"
 
 
+def _run(page: str, names: dict[str, Any], **replaced: str) -> dict[str, Any]:
+    """Runs a page's examples in their order, in one namespace, as a reader would type them.
+
+    Args:
+        page: Its file in `docs`.
+        names: What the page supposes to be there.
+        replaced: Words that stand for others, to make the examples small.
+    """
+    for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL):
+        for old, new in replaced.items():
+            code = code.replace(old, new)
+        exec(compile(code, f"docs/{page}", "exec"), names)
+    return names
+
+
 def test_the_examples_of_the_quick_start_run(small_world: Path, tmp_path: Path):
-    """In their order, in one namespace, as a reader would type them."""
-    names = {"world": small_world, "out": tmp_path}
-    for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs/quick_start.md").read_text(), re.DOTALL):
-        exec(compile(code, "docs/quick_start.md", "exec"), names)
+    names = _run("quick_start.md", {"world": small_world, "out": tmp_path})
     assert names["embedding"].shape == (4, 192)
+
+
+def test_the_examples_for_torchgeo_run(hub: Path, tmp_path: Path):
+    """With a file of the published layout in the cache: the base model, as the page says it."""
+    from terrafm_tg.cli import main
+    from terrafm_tg.models import build_encoder
+
+    with torch.device("meta"):
+        shapes = {name: p.shape for name, p in build_encoder("terrafm_base").state_dict().items()}
+    state = {name: 0.02 * torch.randn(shape) for name, shape in shapes.items() if ".fusion." not in name}
+    torch.save(state, hub / "TerraFM-B.pth")
+    eurosat.create(tmp_path / "eurosat")
+    names = _run("use_in_torchgeo.md", {"eurosat": tmp_path / "eurosat"})
+    (hub / "TerraFM-B.pth").unlink()
+    assert names["embedding"].shape == names["fused"].shape == (2, 768)
+    assert names["data"].batch_size == 4
+
+    text = re.search(r"```yaml\n(.*?)```", (ROOT / "docs/use_in_torchgeo.md").read_text(), re.DOTALL)[1]
+    assert yaml.safe_load(text)["model"]["init_args"]["weights"] == "terrafm_base"
+    (tmp_path / "my_task.yaml").write_text(text.replace("terrafm_base_s2l1c", "terrafm_tiny_s2l1c"))
+    options = {"data.root": tmp_path / "eurosat", "data.size": 32, "data.batch_size": 4, "model.weights": "null",
+               "trainer.accelerator": "cpu", "trainer.max_epochs": 1, "trainer.default_root_dir": tmp_path,
+               "trainer.logger": "false"}  # fmt: skip
+    main(["fit", f"--config={tmp_path / 'my_task.yaml'}", *(f"--{k}={v}" for k, v in options.items())])
+
+
+def test_the_examples_of_fine_tuning_run(tmp_path: Path):
+    eurosat.create(tmp_path / "eurosat")
+    bigearthnet.create(tmp_path / "bigearthnet")
+    places = {name: tmp_path / name for name in ("eurosat", "bigearthnet")}
+    small = {'weights="terrafm_base"': "weights=None", "terrafm_base": "terrafm_tiny"}
+    small |= {"size=224": "size=32", "size=128": "size=32", "Trainer(": 'Trainer(accelerator="cpu", '}
+    names = _run("fine_tune.md", places | {"out": tmp_path}, **small)
+    assert names["probabilities"][0].shape == (4, 10)
+    assert 0 <= names["scores"][0]["test_OverallAveragePrecision"] <= 1
+
+
+def test_the_examples_of_the_stems_run():
+    names = _run("which_stem.md", {}, terrafm_base="terrafm_tiny")
+    assert names["surface"].shape == names["top"].shape == (1, 192)
