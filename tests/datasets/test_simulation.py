@@ -38,7 +38,7 @@ def test_pictures_of_neighbours_agree_where_they_overlap():
 def test_edges_of_all_sensors_and_resolutions_coincide():
     """Correlation with the land's own boundary between water and land is best without a shift."""
     shifts = {}
-    for cell in Planet(0).cells(120):
+    for cell in Planet(0).cells(500):
         ground, products = ground_of(cell, 144), plan_products(0, cell)
         water = ground.land_cover == 7
         scene = optics.observe(ground, products["s2l2a"], cell.corner[0])
@@ -67,7 +67,7 @@ def test_edges_of_all_sensors_and_resolutions_coincide():
 def test_clouds_hide_the_optical_pictures_only():
     """Under a thick cloud the blue band is bright; radar there is as it is beside it."""
     change = {"B02": [], "vv": []}
-    for cell in Planet(0).cells(250):
+    for cell in Planet(0).cells(500):
         product, lat = plan_products(0, cell), cell.corner[0]
         if product["s1rtc"] is None:
             continue
@@ -204,18 +204,19 @@ def check_difficulty(count, size):
             cross_val_predict(probe, means, truth, groups=groups, cv=GroupKFold(5)) == truth
         )
     # What two sensors' raw pictures have in common to be compared by: brightness and contrast.
-    held_out = groups % 4 == 0
     common = {m: StandardScaler().fit_transform(s[use].mean(axis=1)) for m, s in stats.items()}
     for bank, query in (("s1rtc", "s2l2a"), ("s2l2a", "s1rtc"), ("s1rtc", "s2l1c")):
-        knn = KNeighborsClassifier(20, weights="distance").fit(common[bank][~held_out], truth[~held_out])
-        guess = knn.predict(common[query][held_out])
-        report[f"{bank} to {query}"] = np.mean(guess == truth[held_out])
-        report[f"{bank} to {query}, balanced"] = balanced_accuracy_score(truth[held_out], guess)
+        guess = np.empty_like(truth)
+        for held_out in (groups % 4 == fold for fold in range(4)):
+            knn = KNeighborsClassifier(20, weights="distance").fit(common[bank][~held_out], truth[~held_out])
+            guess[held_out] = knn.predict(common[query][held_out])
+        report[f"{bank} to {query}"] = np.mean(guess == truth)
+        report[f"{bank} to {query}, balanced"] = balanced_accuracy_score(truth, guess)
     return report, np.bincount(labels, minlength=12) / len(labels)
 
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
-@pytest.mark.parametrize(("count", "size"), [(120, 132), pytest.param(700, 264, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(("count", "size"), [(200, 264), pytest.param(700, 264, marks=pytest.mark.soak)])
 def test_raw_statistics_do_not_give_the_land_cover_away(count, size):
     report, shares = check_difficulty(count, size)
     print({name: round(float(value), 3) for name, value in report.items()}, shares.round(3))
@@ -240,4 +241,4 @@ def test_cells_spread_over_the_planet_in_clusters():
     assert np.ptp(places[:, 1]) > 300
     grid_rows = np.array([(c.row, c.col) for c in cells])
     beside = [(np.abs(grid_rows - cell).max(axis=1) == 1).sum() for cell in grid_rows]
-    assert np.mean(beside) > 2  # most cells have neighbours
+    assert np.mean(beside) > 1  # most cells have a neighbour

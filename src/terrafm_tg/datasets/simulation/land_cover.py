@@ -6,7 +6,7 @@ from terrafm_tg.datasets.esa_worldcover import WATER
 
 from .latents import Latents
 
-_SHARPNESS = 7.0  # of the transition from one class to the next
+_SHARPNESS = 14.0  # of the transition from one class to the next
 
 
 def land_cover(latents: Latents) -> tuple[np.ndarray, np.ndarray]:
@@ -23,7 +23,7 @@ def land_cover(latents: Latents) -> tuple[np.ndarray, np.ndarray]:
     moist, warm, wet, people = latents.moist, latents.warm, latents.wet, latents.people
     vigour, rocks = n["vigour"], n["rocks"]
     lake = 4 * (0.4 * n["basin"] + climate["lakes"] - 0.86)
-    farmed = 2.6 * np.minimum(people - 0.5, 0.22) + 0.45 * (latents.fields.first - 0.5)
+    farmed = 2.6 * np.minimum(people - 0.5, 0.22) + 0.28 * (latents.fields.first - 0.5)
     scores = np.stack(
         [
             # tree cover: rain, warmth, few people
@@ -38,7 +38,7 @@ def land_cover(latents: Latents) -> tuple[np.ndarray, np.ndarray]:
             # cropland: people, flat, not cold; parcel by parcel
             0.75 + farmed - 1.4 * np.abs(moist - 0.52) - steep - 0.1 * np.maximum(5 - warm, 0),
             # built-up: block by block
-            6.5 * (people - 0.86) + 0.5 * (latents.blocks.first - 0.5),
+            6.5 * (people - 0.86) + 0.3 * (latents.blocks.first - 0.5),
             # bare: no rain, or steep rock
             0.72 - 3.0 * (moist - 0.10) + 0.30 * rocks + 0.5 * (steep - 0.8),
             # snow and ice

@@ -99,7 +99,7 @@ def _in_season(ground: Ground, summer: float, rng: np.random.Generator) -> np.nd
     """
     climate = ground.climate
     swing = min(max((24 - climate["temperature"]) / 20, 0.1), 1.0)
-    green = 1 - 0.45 * swing * (1 - summer) + rng.normal(0, 0.12) - 0.25 * (0.5 - climate["moisture"])
+    green = 1 - 0.35 * swing * (1 - summer) + rng.normal(0, 0.10) - 0.25 * (0.5 - climate["moisture"])
     green = min(max(green, 0.1), 1.0)
     cover = Cover(ground.cover.copy())
     fallen = 0.75 * climate["leaf_loss"] * min(1.0, 1.4 * (1 - green))
@@ -107,7 +107,7 @@ def _in_season(ground: Ground, summer: float, rng: np.random.Generator) -> np.nd
         cover.move("crown", target, share * fallen * ground.cover[0])
     for target, share in (("dry", 0.75), ("soil", 0.25)):
         cover.move("herb", target, share * (1 - green) * ground.cover[1])
-    depth, recent = rng.random(), rng.random() < 0.6
+    depth, recent = rng.random(), rng.random() < 0.4
     frost = climate["temperature"] + 11 * swing * summer
     if frost < 1 and recent:
         lying = np.clip(0.25 + 0.5 * depth - 0.03 * frost + 0.4 * ground.texture, 0, 0.9)

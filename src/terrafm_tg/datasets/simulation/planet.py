@@ -25,6 +25,7 @@ LARGE_SCALE = (
     "soil_bright",
     "leaf_loss",  # 0 evergreen to 1 deciduous
     "leaf_color",
+    "clumping",  # how strongly patterns show, 0 faint to 1 stark
 )
 #: Share of the clusters of cells per theme; the tail is long as on Earth.
 THEMES = {
@@ -84,7 +85,7 @@ class Planet:
     def cells(self, count: int) -> list[GridCell]:
         """Clusters of neighbouring cells, spread over climates with the shares of :data:`THEMES`.
 
-        A cluster is 2x2 to 3x3 cells and at least 25 cells (250 km) from the next, so that a split by blocks
+        A cluster is 1x1 to 2x2 cells and at least 25 cells (250 km) from the next, so that a split by blocks
         of cells with a gap between them loses few.
 
         Args:
@@ -113,7 +114,7 @@ class Planet:
             theme = min(THEMES, key=lambda t: (made[t] + 0.5) / THEMES[t])
             place = int(np.argmin(np.where(free, badness[theme], np.inf)))
             free[place] = False
-            rows, cols = rng.integers(2, 4, size=2)
+            rows, cols = rng.integers(1, 3, size=2)
             cluster = [
                 GridCell(int(row[place]) + r, int(col[place]) + c) for r in range(rows) for c in range(cols)
             ]

@@ -29,24 +29,25 @@ def observe(ground: Ground, product: Product) -> np.ndarray:
     # Across a cell the angle really changes by 0.7°; eightfold, the trend shows in one picture.
     steepness = rng.uniform(30, 45) - 38 + 5.6 * range_ - 6 * np.clip(look * ground.slope[0], -1.5, 1.5)
 
-    rain, wind = rng.normal(0, 0.16), rng.uniform(0, 1)
+    rain, sap, wind = rng.normal(0, 0.25), rng.normal(0, 1.0), rng.uniform(0, 1)
     rough = ground.roughness + ground.climate["roughness"] - 0.5
     surface = _power(-19.5 + 8.0 * np.clip(ground.moisture + rain, 0, 1) + 7.0 * rough - 0.28 * steepness)
-    volume = _power(-10.2 + 4.0 * ground.climate["biomass"] - 0.07 * steepness)
+    volume = _power(-10.2 + sap + 4.0 * ground.climate["biomass"] - 0.07 * steepness)
     mirror = _power(-25 + 11 * wind - 0.45 * steepness + 2 * ground.texture)
     ice = _power(rng.uniform(-19, -8) - 0.15 * steepness + 8 * ground.texture)
     canopy = np.clip(crown + shade, 0, 1) * np.clip(1 + 1.3 * ground.texture, 0.1, 2.5)
     plants = (herb + 0.5 * dry) * (0.25 + 0.8 * ground.growth)
     open_ground = soil + street + 0.5 * dry + lichen + 0.4 * herb
+    depolarised = 0.03 * (soil + street) + 0.14 * lichen + 0.08 * (0.5 * dry + 0.4 * herb)
     flooded = np.clip(4 * water * (herb + crown), 0, 1) * (1 - water)
     facing = abs(np.cos(2 * rng.uniform(0, np.pi)))  # streets along the orbit or across
     walls = ground.walls * _power(-1.0 + 7.0 * facing - 0.1 * steepness)
 
     vv = volume * (canopy + 0.32 * plants) + surface * open_ground + mirror * water + ice * snow
     vv += 0.16 * flooded + walls + roof * _power(-8.0)
-    vh = volume * (0.24 * canopy + 0.055 * plants) + 0.07 * surface * open_ground + 0.03 * mirror * water
-    vh += 0.12 * ice * snow + 0.014 * flooded + 0.09 * walls + roof * _power(-15.0)
-    power = np.stack([vv, vh]) * _power(rng.normal(0, 0.4)) + _THERMAL[:, None, None]
+    vh = volume * (0.28 * canopy + 0.05 * plants) + surface * depolarised + 0.03 * mirror * water
+    vh += 0.22 * ice * snow + 0.014 * flooded + 0.09 * walls + roof * _power(-15.0)
+    power = np.stack([vv, vh]) * _power(rng.normal(0, 2.5)) + _THERMAL[:, None, None]
     power *= rng.standard_gamma(LOOKS, size=power.shape, dtype=np.float32) * np.float32(1 / LOOKS)
     outside = swath_edge(shape, product, share=SWATH_EDGES)
     if outside is not None:

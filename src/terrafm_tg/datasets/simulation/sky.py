@@ -70,9 +70,9 @@ def clouds(shape: tuple[int, int], product: Product, sun: Sun) -> tuple[np.ndarr
     kind, few, many = rng.random(), rng.uniform(0.4, 2.2), rng.uniform(-0.8, 0.5)
     veil, base = max(0.0, rng.normal(0.0, 0.05)), rng.uniform(60, 200)
     opacity, shadow = np.full(shape, veil, dtype=np.float32), np.zeros(shape, dtype=np.float32)
-    if kind < 0.65:
+    if kind < 0.8:
         return opacity, shadow
-    level = few if kind < 0.95 else many
+    level = few if kind < 0.98 else many
     above = Frame(np.arange(shape[1]) + 0.5, np.arange(shape[0]) + 0.5, mix(product.key, key_of("sky")))
     reach = min(base, 220 / max(float(np.hypot(sun.east, sun.north)), 1e-6))  # height of the clouds in pixels
     sunward = replace(above, x=above.x + reach * sun.east, y=above.y - reach * sun.north)

@@ -35,14 +35,15 @@ def local_spectra(climate: dict[str, float], rng: np.random.Generator) -> np.nda
     spectra = dict(zip((*MATERIALS, "cloud"), _SPECTRA.copy(), strict=True))
     tilt = np.log(WAVELENGTHS / 0.8)
     red, bright = climate["soil_red"] - 0.5, climate["soil_bright"] - 0.5
-    spectra["soil"] *= np.exp(1.1 * bright + 0.9 * red * np.clip(tilt, -0.6, 0.3)) * (
+    spectra["soil"] *= np.exp(0.6 * bright + 0.6 * red * np.clip(tilt, -0.6, 0.3)) * (
         1 - 0.35 * climate["moisture"]
     )
     spectra["dry"] *= np.exp(0.5 * bright)
-    leaves = 0.7 * (climate["leaf_color"] - 0.5) * (1 - 0.6 * tilt)
+    leaves = 0.4 * (climate["leaf_color"] - 0.5) * (1 - 0.6 * tilt)
     spectra["crown"] *= np.exp(leaves)
     spectra["herb"] *= np.exp(0.6 * leaves)
     silt = 0.045 * rng.gamma(1.2, 0.35) * np.exp(-(((WAVELENGTHS - 0.58) / 0.14) ** 2))
     spectra["water"] += silt + rng.gamma(1.0, 0.006)  # the latter: sun glint
-    varied = rng.normal(0, 0.10, (len(spectra), 3)) @ np.stack([np.ones_like(tilt), tilt, np.sin(3 * tilt)])
+    varied = rng.normal(0, 0.06, (len(spectra), 3)) @ np.stack([np.ones_like(tilt), tilt, np.sin(3 * tilt)])
+    varied += rng.normal(0, 0.08) + rng.normal(0, 0.07) * tilt
     return (np.stack(list(spectra.values())) * np.exp(varied)).T

@@ -90,6 +90,7 @@ def render_ground(latents: Latents) -> Ground:
     texture = (
         ((_PATTERN.T @ share.reshape(11, -1)) * _patterns(latents).reshape(7, -1)).sum(axis=0).reshape(shape)
     )
+    texture *= np.exp(1.4 * (latents.climate["clumping"] - 0.5))
     cover = Cover((_COVER.T @ share.reshape(11, -1)).reshape(-1, *shape))
 
     # The pattern swaps what stands high with what lies between: crowns with shade, herbs with soil or pools.
@@ -149,7 +150,7 @@ def _patterns(latents: Latents) -> np.ndarray:
     bushes = np.clip(1.6 * n["bushes"] - 0.9, -0.35, 1.2)
     network = np.maximum(1 - 2.8 * np.abs(n["network"]), -0.3)
     dunes = np.sin(0.55 * (latents.fields.along + 14 * n["patches"]))
-    furrows = np.sin(1.7 * latents.fields.along) * (latents.fields.second > 0.5)
+    furrows = np.sin(0.9 * latents.fields.along) * (latents.fields.second > 0.5)
     return np.stack([n["grain"], bushes, network, np.tanh(3 * n["pools"]), n["patches"], dunes, furrows])
 
 
