@@ -57,7 +57,7 @@ def index(
 def export(
     checkpoint: Path,
     out: Path,
-    onnx: str | list[str] | None = None,
+    onnx: list[str] | str | None = None,
     bands: list[str] | dict[str, list[str]] | None = None,
     size: int | str = 224,
     fold: bool = False,
@@ -96,7 +96,7 @@ def export(
 
 
 def profile_encoder(
-    model: str | list[str] = "terrafm_base",
+    model: list[str] | str = "terrafm_base",
     modality: str = "s2l2a",
     size: int = 224,
     batch: int = 8,

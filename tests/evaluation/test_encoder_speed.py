@@ -49,6 +49,21 @@ def test_the_command_prints_ratios(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     for part in ("plain, fp32", "encoder, bf16", "x plain", "1.00", "TFLOP/s"):
         assert part in printed
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--model=terrafm_huge", "'terrafm_huge' is unknown"),
+        ("--modality=sar", "'sar' is unknown"),
+        ("--device=abacus", "no device 'abacus' here"),
+        ("--size=8", "8x8 px cannot be cut"),
+        ("--rounds=0", "0 rounds"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(option: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["profile", "encoder", "--model=terrafm_huge"])
-    assert "'terrafm_huge' is unknown" in capsys.readouterr().err
+        main(["profile", "encoder", "--model=terrafm_tiny", "--device=cpu", option])
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error

@@ -98,5 +98,5 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         torch.testing.assert_close(model(x), expected)
     np.testing.assert_allclose(run(Path(printed[-1]), {"s2l2a": x}), expected.numpy(), atol=1e-4)
     with pytest.raises(SystemExit):
-        main(["export", str(tmp_path / "last.ckpt"), str(out), "--onnx=s2l2a", "--size=dynamic"])
+        main(["export", str(tmp_path / "last.ckpt"), str(out), "--onnx=[s1rtc,s2l2a]", "--size=dynamic"])
     assert "`size` is 'dynamic'" in capsys.readouterr().err

@@ -99,8 +99,12 @@ def encoder_speed(
         The variants, plain fp32 first.
 
     Raises:
-        TerraFMError: If the two implementations do not agree to rounding.
+        TerraFMError: If the two implementations do not agree to rounding, or a number is not positive.
     """
+    if min(batch, rounds) < 1:
+        raise TerraFMError(
+            f"A batch of {batch} and {rounds} rounds measure nothing: take at least one of each."
+        )
     device = model.cls_token.device
     model = copy.deepcopy(model).eval().requires_grad_(False)
     folded = reparameterize(model)
@@ -108,7 +112,7 @@ def encoder_speed(
     x = torch.randn(batch, len(get_modality(modality).bands), size, size, device=device)
     modules: dict[str, nn.Module] = {"plain": PlainEncoder(model, modality), "encoder": folded}
     with torch.inference_mode():
-        difference = (modules["plain"](x) - folded(x)).abs().max().item()
+        difference = (folded(x) - modules["plain"](x)).abs().max().item()
     if not difference < 1e-2:
         raise TerraFMError(
             f"The plain implementation differs from the encoder by {difference:.2g}: not a comparison."
@@ -182,28 +186,36 @@ def print_encoder_speed(
 
     Returns:
         The table that was printed.
+
+    Raises:
+        TerraFMError: If the encoder, the device or a number is not one that can be measured.
     """
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = _device(device)
     model = build_encoder(name, modality=modality).to(place)
-    peak = peak_teraflops(place, torch.bfloat16, rounds)
-    kind = (
-        torch.cuda.get_device_name(place)
-        if place.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads"
-    )
+    rows = encoder_speed(model, modality, size, batch, rounds, compiled)
+    peak, full = (peak_teraflops(place, dtype) for dtype in (torch.bfloat16, torch.float32))
+    kind = f"CPU, {torch.get_num_threads()} threads"
+    kind = torch.cuda.get_device_name(place) if place.type == "cuda" else kind
     table = Table(title=f"{name}, {modality}, {size} px, batch {batch}, {kind}")
     for column in ("", "ms/forward", "images/s", "x plain fp32", "of the bf16 peak"):
         table.add_column(column, justify="right" if column else "left")
-    for row in encoder_speed(model, modality, size, batch, rounds, compiled):
+    for row in rows:
         shares = f"{row.images_per_second:.1f}", f"{row.ratio:.2f}", f"{row.teraflops / peak:.0%}"
         table.add_row(row.variant, f"{1000 * row.seconds:.1f}", *shares)
     table.caption = (
         f"Medians of {rounds} rounds, {'processor' if _clock(place) is time.thread_time else 'wall'} time; "
-        f"measured peak of a bf16 product {peak:.3g} TFLOP/s, of an fp32 product "
-        f"{peak_teraflops(place, torch.float32, rounds):.3g}"
+        f"measured peak of a bf16 product {peak:.3g} TFLOP/s, of an fp32 product {full:.3g}"
     )
     Console().print(table)
     return table
+
+
+def _device(name: str | None) -> torch.device:
+    """The device of that name, a GPU or else the CPU where there is none."""
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name != "cpu" and not (name.split(":")[0] == "cuda" and torch.cuda.is_available()):
+        raise TerraFMError(f"There is no device {name!r} here: use cpu, or cuda on a machine with a GPU.")
+    return torch.device(name)
 
 
 def _forward(module: nn.Module, x: Tensor, half: bool) -> Callable[[], Tensor]:
