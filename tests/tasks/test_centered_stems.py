@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from tiny_terrafm import loader, make_batch, tiny_terrafm, trainer
 from torch.nn.functional import cosine_similarity
 from torch.optim import AdamW
 
@@ -9,8 +10,6 @@ from terrafm_tg.models import build_encoder
 from terrafm_tg.models.patch_embed import PatchStem
 from terrafm_tg.tasks.centered_stems import CenteredStems
 from terrafm_tg.tasks.optimization import clip_each_, parameter_groups
-
-from tiny_terrafm import loader, make_batch, tiny_terrafm, trainer
 
 
 def tiles(seed: int) -> dict[str, torch.Tensor]:

@@ -1,9 +1,9 @@
 """Optimises the stems in the coordinates of centred inputs, though their weights refer to inputs around 0.5.
 
-Normalised inputs have mean 0.5 (paper, "Data"). A kernel k therefore also moves the output by 0.5 sum(k), and all of its
-256 C entries share that part of the gradient: AdamW, whose steps have the size of the learning rate whatever the
-gradient's, takes it in all of them at once. At a learning rate of 1e-3 the constant moves by more than 1 in a step, what
-differs between tiles drowns in it, and within 50 steps DINO's teacher is uniform. With
+Normalised inputs have mean 0.5 (paper, "Data"). A kernel k therefore also moves the output by 0.5 sum(k), and all
+of its 256 C entries share that part of the gradient: AdamW, whose steps have the size of the learning rate whatever
+the gradient's, takes it in all of them at once. At a learning rate of 1e-3 the constant moves by more than 1 in a
+step, what differs between tiles drowns in it, and within 50 steps DINO's teacher is uniform. With
 
     k * x + b  =  k * (x - 0.5) + c,   c = b + 0.5 sum(k)
 
