@@ -3,22 +3,42 @@
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from torchgeo.datamodules import BaseDataModule
+from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
 from torchgeo.tasks import BaseTask
+
+from .datamodules import TileDataModule
 
 # Imported classes can be named in a configuration by class name alone: TorchGeo's by the imports above, and ours.
 for _package in ("tasks", "datamodules", "callbacks"):
     import_module(f"terrafm_tg.{_package}")
 
 
+class PredictTestSplit(Callback):
+    """Predicts the test split where a datamodule has no other samples to predict, as most of TorchGeo's have not."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Opens the test split."""
+        data = getattr(trainer, "datamodule", None)
+        if (
+            stage == "predict"
+            and isinstance(data, NonGeoDataModule)
+            and not (data.predict_dataset or data.dataset)
+        ):
+            data.setup("test")
+            data.predict_dataset = data.test_dataset
+
+
 class TerraFMCLI(LightningCLI):
     """LightningCLI for any TorchGeo task and datamodule; ``TerraFM`` unless the configuration names another.
 
-    Two defaults differ from Lightning's: checkpoints appear whole or not at all (`AtomicCheckpointIO`), and settings on
-    the command line are never replaced by those of ``--ckpt_path``: the task names each one that differs.
+    Three defaults differ from Lightning's: checkpoints appear whole or not at all (`AtomicCheckpointIO`), settings on
+    the command line are never replaced by those of ``--ckpt_path``: the task names each one that differs, and
+    ``predict`` takes the test split where a datamodule has nothing else.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -40,10 +60,22 @@ class TerraFMCLI(LightningCLI):
         parser.set_defaults(
             {
                 "model": {"class_path": "terrafm_tg.tasks.TerraFM"},
-                "trainer.use_distributed_sampler": False,
+                "trainer.use_distributed_sampler": None,
                 "trainer.plugins": [{"class_path": "terrafm_tg.callbacks.AtomicCheckpointIO"}],
             }
         )
+
+    def before_instantiate_classes(self) -> None:
+        """Lets Lightning split the data over the processes, unless a datamodule of ours does so by its sampler."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        if config["trainer"]["use_distributed_sampler"] is None:
+            data = config.get("data")
+            ours = data is not None and issubclass(resolve_name(data["class_path"]), TileDataModule)
+            config["trainer"]["use_distributed_sampler"] = not ours
+
+    def before_predict(self) -> None:
+        """Gives ``predict`` samples where TorchGeo's datamodule defines none."""
+        self.trainer.callbacks.append(PredictTestSplit())
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration as it was given; `TerraFM.on_load_checkpoint` names every setting that differs."""

@@ -5,6 +5,7 @@ from .collapse import CollapseMonitor
 from .contact_sheet import ContactSheet
 from .held_out import HeldOutReport
 from .knn import KNNMonitor
+from .prediction_writer import PredictionWriter
 from .summary import RunSummary
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "ContactSheet",
     "HeldOutReport",
     "KNNMonitor",
+    "PredictionWriter",
     "RunSummary",
 ]

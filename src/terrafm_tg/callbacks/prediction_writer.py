@@ -1,0 +1,45 @@
+"""Keeps what ``terrafm predict`` computes, which Lightning hands to nobody on the command line."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.utilities import move_data_to_device
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Writes each batch's predictions to ``<folder>/<loader>_<process>_<batch>.pt``, whole or not at all.
+
+    A file holds ``predictions``, what the task's ``predict_step`` returned, on the CPU, and ``samples``, the numbers of
+    the samples in their dataset. ``torch.load(path, weights_only=True)`` reads it.
+
+    Args:
+        folder: Where to write; ``predictions`` in the trainer's ``default_root_dir`` where None.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
+        super().__init__("batch")
+        self.folder = folder
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Any,
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Writes one batch."""
+        folder = Path(trainer.default_root_dir, "predictions") if self.folder is None else Path(self.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{dataloader_idx}_{trainer.global_rank}_{batch_idx:06d}.pt"
+        partial = path.with_suffix(".part")
+        samples = None if batch_indices is None else list(batch_indices)
+        torch.save({"predictions": move_data_to_device(prediction, "cpu"), "samples": samples}, partial)
+        os.replace(partial, path)
