@@ -93,6 +93,15 @@ def test_the_base_recipe_is_the_papers(capsys: pytest.CaptureFixture[str]) -> No
     assert {name: model[name] for name in paper} == paper
 
 
+def test_another_task_keeps_its_own_defaults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not those of TerraFM, which is the model where none is named."""
+    (tmp_path / "task.yaml").write_text("model: {class_path: torchgeo.tasks.Classification}")
+    for options, rate in (([f"--config={tmp_path / 'task.yaml'}"], 1e-3), (["--model.depth=2"], 5e-4)):
+        with pytest.raises(SystemExit):
+            main(["fit", *options, "--print_config"])
+        assert yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["lr"] == rate
+
+
 def test_simulate_index_fit_resume_export_load(
     tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

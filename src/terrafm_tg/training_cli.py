@@ -3,9 +3,12 @@
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
@@ -56,10 +59,9 @@ class TerraFMCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Set the defaults: TerraFM, whole checkpoints, samplers that know their rank."""
+        """Set the defaults: whole checkpoints, samplers that know their rank."""
         parser.set_defaults(
             {
-                "model": {"class_path": "terrafm_tg.tasks.TerraFM"},
                 "trainer.use_distributed_sampler": None,
                 "trainer.plugins": [{"class_path": "terrafm_tg.callbacks.AtomicCheckpointIO"}],
             }
@@ -81,6 +83,28 @@ class TerraFMCLI(LightningCLI):
         """Leave the configuration as it was given; `TerraFM.on_load_checkpoint` names every setting that differs."""
 
 
+def with_model(words: Sequence[str]) -> list[str]:
+    """The command with TerraFM as its model where neither an option nor a configuration names one.
+
+    A default of the parser would do the same, but jsonargparse hands the settings of a default class on to the class
+    that replaces it: TorchGeo's tasks would start with TerraFM's learning rate.
+
+    Args:
+        words: The command and its options.
+    """
+    named = any(word.split("=")[0] in ("--model", "--model.class_path") for word in words)
+    files = [word.partition("=")[2] for word in words if word.startswith("--config=")]
+    files += [path for word, path in pairwise(words) if word in ("--config", "-c")]
+    for path in map(Path, files):
+        try:
+            config = yaml.safe_load(path.read_text()) if path.is_file() else None
+        except yaml.YAMLError:  # the parser says what is wrong with it
+            continue
+        model = config.get("model") if isinstance(config, dict) else None
+        named |= isinstance(model, str) or (isinstance(model, dict) and "class_path" in model)
+    return list(words) if named else [words[0], "--model=terrafm_tg.tasks.TerraFM", *words[1:]]
+
+
 def run_trainer(words: Sequence[str]) -> None:
     """Run one of the trainer's commands, or ``profile``.
 
@@ -91,6 +115,7 @@ def run_trainer(words: Sequence[str]) -> None:
     for message in ("does not have many workers", "GPU available but not used", "LightningCLI's args parameter is",
                     "isinstance.treespec, LeafSpec", "is not supported by the model summary"):  # fmt: skip
         warnings.filterwarnings("ignore", f".*{message}.*")
+    words = with_model(words)
     if words[0] == "profile":
         from .evaluation.profile import OPTIONS, profile_step
 
@@ -101,4 +126,4 @@ def run_trainer(words: Sequence[str]) -> None:
         )
         profile_step(cli.model, cli.datamodule, cli.trainer)
     else:
-        TerraFMCLI(args=list(words), parser_kwargs={"prog": "terrafm"})
+        TerraFMCLI(args=words, parser_kwargs={"prog": "terrafm"})
