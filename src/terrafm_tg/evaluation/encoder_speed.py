@@ -57,9 +57,10 @@ class PlainEncoder(nn.Module):
         embed = self.model.patch_embed
         stem, projection = embed.get_submodule(f"conv2d_{self.stem}"), embed.projection
         z = nn.functional.conv2d(x, stem.get_parameter("weight"), stem.get_parameter("bias"), stride=16)
-        z = z.permute(0, 2, 3, 1) + embed.get_parameter(f"{self.stem}_embed")
+        grid = z.shape[-2:]
+        z = z.flatten(2).transpose(1, 2) + embed.get_parameter(f"{self.stem}_embed")
         z = projection.proj3(projection.proj2(projection.norm_input(projection.proj1(z))))
-        z = self.model._pos_embed(z)
+        z = self.model._pos_embed(z.unflatten(1, grid))
         for block in self.model.blocks:
             z = z + self._attention(block.attn, block.norm1(z))
             hidden = nn.functional.gelu(block.mlp.fc1(block.norm2(z)))
