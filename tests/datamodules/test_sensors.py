@@ -158,3 +158,11 @@ def test_impossible_settings_are_one_sentence(tmp_path: Path) -> None:
     ):
         with pytest.raises(TerraFMError, match=said):
             SensorDataModule({"s2l1c": EuroSAT}, tmp_path, **settings)
+
+
+def test_a_dataset_of_another_kind_is_one_sentence(tmp_path: Path) -> None:
+    bigearthnet.create(tmp_path)
+    with pytest.raises(TerraFMError, match="EuroSAT has no argument 'num_classes', only root, split, bands"):
+        SensorDataModule({"s2l1c": EuroSAT}, tmp_path, options={"num_classes": 19}).setup("fit")
+    with pytest.raises(TerraFMError, match="BigEarthNet refuses one of split 'train', bands VV, VH"):
+        SensorDataModule({"s1rtc": BigEarthNet}, tmp_path).setup("fit")

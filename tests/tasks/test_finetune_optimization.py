@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from finetune_runs import Rates, images, loader, samples, trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from terrafm_tg.errors import TerraFMError
@@ -70,6 +71,33 @@ def test_a_run_steps_with_those_rates(tmp_path: Path) -> None:
     for step, groups in enumerate(rates.steps):
         for scale, rate in groups:
             assert rate == pytest.approx(scale * expected_rate(step, 10, 2, 1e-3, 1e-5)), step
+
+
+class StopAfter(Callback):
+    """Ends a run early, as a job's time limit does."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop = trainer.current_epoch + 1 == self.epochs
+
+
+def test_a_resumed_run_goes_on_in_its_schedule(tmp_path: Path) -> None:
+    def task() -> FineTuneClassification:
+        return FineTuneClassification(
+            "terrafm_tiny", modalities=["s1rtc"], num_classes=2, depth=1, warmup_epochs=2
+        )
+
+    data = loader(samples(8, image=images(2, 8), label=[0, 1] * 4))
+    whole, first, second = Rates(), Rates(), Rates()
+    trainer(tmp_path, whole, epochs=4).fit(task(), data)
+    stopped = trainer(tmp_path, first, StopAfter(1), epochs=4)
+    stopped.fit(task(), data)
+    stopped.save_checkpoint(tmp_path / "stopped.ckpt")
+    trainer(tmp_path, second, epochs=4).fit(task(), data, ckpt_path=tmp_path / "stopped.ckpt")
+    assert len(first.steps) == 2
+    assert first.steps + second.steps == whole.steps
 
 
 def test_stems_of_other_sensors_and_a_frozen_encoder_stay_as_they_are(tmp_path: Path) -> None:

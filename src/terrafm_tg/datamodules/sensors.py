@@ -1,5 +1,6 @@
 """Any TorchGeo dataset with labels or masks, of one sensor or several, as normalised batches."""
 
+import inspect
 import os
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -96,11 +97,25 @@ class SensorDataModule(NonGeoDataModule):
             DatasetNotFoundError: If the data are not there.
             TerraFMError: If the sensors' datasets do not fit together.
         """
-        parts = {
-            name: dataset(split=split, bands=self.bands[name], **self.options)
-            for name, dataset in self.datasets.items()
-        }
+        parts = {name: self._open(name, dataset, split) for name, dataset in self.datasets.items()}
         return next(iter(parts.values())) if len(parts) == 1 else SensorPairs(parts)
+
+    def _open(self, modality: str, dataset: type[NonGeoDataset], split: str) -> NonGeoDataset:
+        arguments = {"split": split, "bands": self.bands[modality], **self.options}
+        known = inspect.signature(dataset).parameters
+        unknown = [name for name in arguments if name not in known]
+        if unknown:
+            raise TerraFMError(
+                f"{dataset.__name__} has no argument {unknown[0]!r}, only {', '.join(known)}: correct `options`, or "
+                "give a dataset with `root`, `split` and `bands`."
+            )
+        try:
+            return dataset(**arguments)
+        except AssertionError as error:  # so TorchGeo checks arguments
+            raise TerraFMError(
+                f"{dataset.__name__} refuses one of split {split!r}, bands {', '.join(self.bands[modality])} and "
+                "`options`: its `bands` must be names of bands."
+            ) from error
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Shuffled batches; the last one is left out if it is smaller.

@@ -11,7 +11,7 @@ from torchvision.models._api import WeightsEnum
 
 from terrafm_tg.errors import TerraFMError
 
-from .finetune_encoder import build_backbone, freeze
+from .finetune_encoder import build_backbone
 from .finetune_inputs import check_classes
 from .finetune_mixing import SensorMixup
 from .finetune_optimization import FineTuneOptimization
@@ -105,7 +105,8 @@ class FineTuneClassification(FineTuneOptimization, ClassificationMixin, BaseTask
             h, self.weights, num_classes=self.outputs, global_pool=h["global_pool"], drop_rate=h["dropout"]
         )
         if h["freeze_backbone"]:
-            freeze(self.model, keep=self.model.head)
+            self.model.requires_grad_(False)
+            self.model.head.requires_grad_(True)
         self.mixup = None
         if h["mixup"] or h["cutmix"]:
             several = h["task"] == "multilabel"

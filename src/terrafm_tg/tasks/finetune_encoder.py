@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.models import TerraFMViT, build_encoder
 from terrafm_tg.models.builders import Weights
@@ -49,10 +47,3 @@ def build_backbone(
         if len(named) == 1:
             encoder.patch_embed.fusion.requires_grad_(False)
     return encoder, SensorImages(named, encoder.columns if settings["normalize"] else None)
-
-
-def freeze(module: nn.Module, keep: nn.Module | None = None) -> None:
-    """Freezes a module, and trains ``keep`` inside it."""
-    module.requires_grad_(False)
-    if keep is not None:
-        keep.requires_grad_(True)
