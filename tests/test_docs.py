@@ -8,7 +8,9 @@ import pytest
 import torch
 import yaml
 
+from data import published_weights
 from data.bigearthnet import data as bigearthnet
+from data.cloud import data as cloud
 from data.eurosat import data as eurosat
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,6 +85,24 @@ def test_the_examples_for_torchgeo_run(hub: Path, tmp_path: Path):
                "trainer.accelerator": "cpu", "trainer.max_epochs": 1, "trainer.default_root_dir": tmp_path,
                "trainer.logger": "false"}  # fmt: skip
     main(["fit", f"--config={tmp_path / 'my_task.yaml'}", *(f"--{k}={v}" for k, v in options.items())])
+
+
+def test_the_segmentation_for_torchgeo_runs(tmp_path: Path):
+    from terrafm_tg.cli import main
+
+    cloud.create(tmp_path / "cloud")
+    torch.save(published_weights.tiny(), tmp_path / "TerraFM-T.pth")
+    text = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/use_in_torchgeo.md").read_text(), re.DOTALL)[1]
+    (tmp_path / "my_clouds.yaml").write_text(text.replace("terrafm_base", "terrafm_tiny"))
+    options = {"data.root": tmp_path / "cloud", "data.batch_size": 2, "model.weights": tmp_path / "TerraFM-T.pth",
+               "trainer.accelerator": "cpu", "trainer.max_epochs": 1, "trainer.default_root_dir": tmp_path,
+               "trainer.logger": "false"}  # fmt: skip
+    words = [f"--config={tmp_path / 'my_clouds.yaml'}", *(f"--{k}={v}" for k, v in options.items())]
+    main(["fit", *words])
+    writer = "--trainer.callbacks+=terrafm_tg.callbacks.PredictionWriter"
+    main(["predict", *words, f"--ckpt_path={next(tmp_path.rglob('*.ckpt'))}", writer])
+    written = torch.load(tmp_path / "predictions/0_0_000000.pt", weights_only=True)
+    assert written["predictions"]["probabilities"].shape == (2, 4, 64, 64)
 
 
 def test_the_examples_of_fine_tuning_run(tmp_path: Path):

@@ -19,6 +19,7 @@ from data.eurosat import data as eurosat
 from data.oscd import data as oscd
 from terrafm_tg.cli import main
 from terrafm_tg.models import export_encoder
+from terrafm_tg.training_cli import TerraFMCLI
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 CREATE: dict[str, Callable[[Path], None]] = {
@@ -148,6 +149,26 @@ def test_on_real_pairs_of_bigearthnet(sensor: str, weights: Path, tmp_path: Path
     _, predictions = drive(config, root, weights, tmp_path / "run")
     assert predictions.shape == (2, 19)
     assert ((predictions > 0) & (predictions < 1)).all()
+
+
+def test_who_splits_the_data_over_processes(
+    roots: Callable[[str], Path], small_world: Path, tmp_path: Path
+) -> None:
+    """Lightning does for TorchGeo's datamodules; those of the pretraining do so themselves."""
+    torchgeos = words(CONF / "eurosat_classification.yaml", roots("eurosat"), tmp_path)
+    ours = ["--model=terrafm_tg.tasks.TerraFM", "--model.model=terrafm_tiny"]
+    ours += [
+        "--data=terrafm_tg.datamodules.MajorTOMDataModule",
+        f"--data.root={small_world}",
+        "--data.tile_size=72",
+    ]
+    for options, expected in (
+        (torchgeos, True),
+        (ours, False),
+        ([*ours, "--trainer.use_distributed_sampler=true"], True),
+    ):
+        cli = TerraFMCLI(args=options, run=False)
+        assert cli.config["trainer"]["use_distributed_sampler"] is expected
 
 
 def test_torchgeos_own_command(roots: Callable[[str], Path], weights: Path, tmp_path: Path) -> None:
