@@ -49,7 +49,7 @@ TASKS: dict[str, Build] = {
     },
     **{
         f"ours-{head}": named(TerraFMSegmentation, head, num_classes=3, **OPTICS)
-        for head in ("upernet", "unet", "segformer", "dpt", "linear")
+        for head in ("unet", "dpt", "linear")
     },
     "ours-bands": named(
         TerraFMSegmentation,
