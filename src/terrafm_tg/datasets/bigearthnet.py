@@ -12,6 +12,7 @@ from rasterio.enums import Resampling
 from torch import Tensor
 from torchgeo.datasets import BigEarthNet
 
+from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import S1RTC, S2L2A, Modality
 
 
@@ -40,8 +41,10 @@ class _BigEarthNetSensor(BigEarthNet):
         folder = self.folders[index][self.sensor]
         images = []
         for band in self.band_names:
-            path = next(iter(glob.glob(os.path.join(glob.escape(folder), f"*_{band}.tif"))))
-            with rasterio.open(path) as file:
+            paths = glob.glob(os.path.join(glob.escape(folder), f"*_{band}.tif"))
+            if not paths:
+                raise TerraFMError(f"There is no band {band} in {folder}: extract that patch again.")
+            with rasterio.open(paths[0]) as file:
                 image = file.read(
                     1, out_shape=self.image_size, out_dtype="float32", resampling=Resampling.bilinear
                 )

@@ -38,16 +38,16 @@ def observe(ground: Ground, product: Product) -> np.ndarray:
     canopy = np.clip(crown + shade, 0, 1) * np.clip(1 + 1.3 * ground.texture, 0.1, 2.5)
     plants = (herb + 0.5 * dry) * (0.25 + 0.8 * ground.growth)
     open_ground = soil + street + 0.5 * dry + lichen + 0.4 * herb
-    depolarised = 0.03 * (soil + street) + 0.14 * lichen + 0.08 * (0.5 * dry + 0.4 * herb)
+    depolarised = 0.01 * (soil + street) + 0.20 * lichen + 0.04 * (0.5 * dry + 0.4 * herb)
     flooded = np.clip(4 * water * (herb + crown), 0, 1) * (1 - water)
     facing = abs(np.cos(2 * rng.uniform(0, np.pi)))  # streets along the orbit or across
     walls = ground.walls * _power(-1.0 + 7.0 * facing - 0.1 * steepness)
 
     vv = volume * (canopy + 0.32 * plants) + surface * open_ground + mirror * water + ice * snow
     vv += 0.16 * flooded + walls + roof * _power(-8.0)
-    vh = volume * (0.28 * canopy + 0.05 * plants) + surface * depolarised + 0.03 * mirror * water
-    vh += 0.22 * ice * snow + 0.014 * flooded + 0.09 * walls + roof * _power(-15.0)
-    power = np.stack([vv, vh]) * _power(rng.normal(0, 2.5)) + _THERMAL[:, None, None]
+    vh = volume * (0.30 * canopy + 0.022 * plants) + surface * depolarised + 0.03 * mirror * water
+    vh += 0.35 * ice * snow + 0.014 * flooded + 0.06 * walls + roof * _power(-18.0)
+    power = np.stack([vv, vh]) * _power(rng.normal(0, 3.0)) + _THERMAL[:, None, None]
     power *= rng.standard_gamma(LOOKS, size=power.shape, dtype=np.float32) * np.float32(1 / LOOKS)
     outside = swath_edge(shape, product, share=SWATH_EDGES)
     if outside is not None:
