@@ -73,6 +73,20 @@ def test_change_detection_has_layer_decay(tmp_path: Path) -> None:
     assert {rate / scale for scale, rate in rates.steps[0]} == {1e-3}
 
 
+@pytest.mark.parametrize("backbone", ["terrafm_tiny", "terrafm_tiny_s1rtc"])
+@pytest.mark.parametrize("model", ["upernet", "fcsiamdiff", "changevit"])
+def test_change_detection_trains_what_its_images_reach(model: str, backbone: str) -> None:
+    """A trained parameter without a gradient stops DistributedDataParallel."""
+    module = FineTuneChangeDetection(model=model, backbone=backbone, in_channels=2)
+    module.log = lambda *args, **kwargs: None  # there is no trainer
+    data = {"image": torch.rand(2, 2, 2, 32, 32), "mask": torch.randint(2, (2, 1, 32, 32))}
+    module.training_step(data, 0).backward()
+    assert [n for n, p in module.named_parameters() if p.requires_grad and p.grad is None] == []
+    frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
+    assert len(frozen) == 9
+    assert all("s2_l" in name or "fusion" in name for name in frozen)
+
+
 IMAGE = torch.full((2, 2, 32, 32), 0.5)
 
 

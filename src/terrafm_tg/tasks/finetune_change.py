@@ -4,13 +4,17 @@ from typing import Any
 
 from torchgeo.tasks import ChangeDetection
 
-from .finetune_optimization import FineTuneOptimization
+from terrafm_tg.models.inputs import guess_modality
+
+from .finetune_encoder import freeze_unread
+from .finetune_optimization import FineTuneOptimization, encoder_of
 
 
 class FineTuneChangeDetection(FineTuneOptimization, ChangeDetection):
     """TorchGeo's change detection with warm-up, cosine and layer-wise learning-rate decay.
 
-    Batches hold ``image`` (B, 2, C, H, W), two dates of one sensor, normalised, and ``mask``.
+    Batches hold ``image`` (B, 2, C, H, W), two dates of one sensor, normalised, and ``mask``. The stems of other
+    sensors stay as they are.
 
     Args:
         lr: Peak learning rate of the decoder.
@@ -36,3 +40,10 @@ class FineTuneChangeDetection(FineTuneOptimization, ChangeDetection):
         **kwargs: Any,
     ) -> None:
         super().__init__(lr=lr, **kwargs)
+
+    def configure_models(self) -> None:
+        """Builds TorchGeo's model."""
+        super().configure_models()
+        encoder = encoder_of(self.model)
+        sensor = encoder.modality or guess_modality(self.hparams["in_channels"], encoder.columns)
+        freeze_unread(encoder, [sensor])

@@ -1,6 +1,6 @@
 """The encoder that is fine-tuned: which parts of it learn."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from terrafm_tg.modalities import MODALITIES
@@ -40,10 +40,18 @@ def build_backbone(
     if named is None and encoder.modality is not None:  # the model's name says it
         named = [encoder.modality]
     if named is not None:
-        for modality in MODALITIES.values():
-            if modality.name not in named:
-                encoder.patch_embed.get_submodule(f"conv2d_{modality.stem}").requires_grad_(False)
-                encoder.patch_embed.get_parameter(f"{modality.stem}_embed").requires_grad_(False)
-        if len(named) == 1:
-            encoder.patch_embed.fusion.requires_grad_(False)
+        freeze_unread(encoder, named)
     return encoder, SensorImages(named, encoder.columns if settings["normalize"] else None)
+
+
+def freeze_unread(encoder: TerraFMViT, modalities: Collection[str]) -> None:
+    """Freezes the stems that no image of ``modalities`` reaches, and the fusion where there is one of them.
+
+    Several processes need it, too: DistributedDataParallel waits for a gradient of each parameter.
+    """
+    for modality in MODALITIES.values():
+        if modality.name not in modalities:
+            encoder.patch_embed.get_submodule(f"conv2d_{modality.stem}").requires_grad_(False)
+            encoder.patch_embed.get_parameter(f"{modality.stem}_embed").requires_grad_(False)
+    if len(modalities) == 1:
+        encoder.patch_embed.fusion.requires_grad_(False)
