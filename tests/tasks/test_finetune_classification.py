@@ -65,6 +65,15 @@ def test_mean_average_precision_is_scikit_learns(tmp_path: Path) -> None:
         )
 
 
+def test_probabilities_near_one_are_told_apart_in_bf16(tmp_path: Path) -> None:
+    module = task(task="multilabel", num_labels=2, modalities=["s1rtc"])
+    module.model.head.bias.data = torch.tensor([8.0, 9.0])
+    run = trainer(tmp_path, precision="bf16-mixed")
+    (scores,) = run.predict(module, loader(samples(2, image=images(2, 2))))
+    assert scores.dtype == torch.float32
+    assert (scores[:, 0] < scores[:, 1]).all()
+
+
 def test_mixup_mixes_all_sensors_and_the_target_alike() -> None:
     seed_everything(0, verbose=False)
     for several in (False, True):
@@ -173,5 +182,7 @@ def test_a_batch_that_does_not_fit_is_one_sentence(
 def test_settings_that_do_not_fit_are_one_sentence() -> None:
     with pytest.raises(TerraFMError, match="`task: multilabel` needs `num_labels`"):
         task(task="multilabel")
+    with pytest.raises(TerraFMError, match="`ignore_index` is -1, which Mixup and CutMix cannot mix"):
+        task(mixup=0.8, ignore_index=-1)
     with pytest.raises(TerraFMError, match="s3"):
         task(modalities=["s3", "s1rtc"])

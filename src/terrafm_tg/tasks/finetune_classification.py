@@ -90,6 +90,11 @@ class FineTuneClassification(FineTuneOptimization, ClassificationMixin, BaseTask
         if (num_classes if task == "multiclass" else num_labels) is None:
             name = "num_classes" if task == "multiclass" else "num_labels"
             raise TerraFMError(f"`task: {task}` needs `{name}`: set how many there are.")
+        if (mixup or cutmix) and ignore_index is not None:
+            raise TerraFMError(
+                f"`ignore_index` is {ignore_index}, which Mixup and CutMix cannot mix: leave such samples out of the "
+                "training data, or set `mixup` and `cutmix` to 0."
+            )
         self.weights = weights
         super().__init__()
 
@@ -191,7 +196,11 @@ class FineTuneClassification(FineTuneOptimization, ClassificationMixin, BaseTask
         self.log(f"{stage}_loss", self.criterion(logits, self._target(label)), batch_size=len(label))
 
     def _scores(self, logits: Tensor) -> Tensor:
-        """Probabilities: torchmetrics takes logits, too, but tells them apart batch by batch, by their range."""
+        """Probabilities in fp32: those near 1 are equal in bf16, and mAP ranks them.
+
+        torchmetrics takes logits, too, but tells them apart batch by batch, by their range.
+        """
+        logits = logits.float()
         return logits.sigmoid() if self.hparams["task"] == "multilabel" else logits.softmax(1)
 
     def _label(self, batch: dict[str, Any]) -> Tensor:
