@@ -15,7 +15,7 @@ class PredictionWriter(BasePredictionWriter):
     """Writes each batch's predictions to ``<folder>/<loader>_<process>_<batch>.pt``, whole or not at all.
 
     A file holds ``predictions``, what the task's ``predict_step`` returned, on the CPU, and ``samples``, the numbers of
-    the samples in their dataset. ``torch.load(path, weights_only=True)`` reads it.
+    the samples in their dataset, None with a GeoSampler. ``torch.load(path, weights_only=True)`` reads it.
 
     Args:
         folder: Where to write; ``predictions`` in the trainer's ``default_root_dir`` where None.
@@ -40,6 +40,8 @@ class PredictionWriter(BasePredictionWriter):
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{dataloader_idx}_{trainer.global_rank}_{batch_idx:06d}.pt"
         partial = path.with_suffix(".part")
-        samples = None if batch_indices is None else list(batch_indices)
+        indices = list(batch_indices or [])
+        numbers = all(isinstance(index, int) for index in indices)  # TorchGeo's GeoSamplers draw slices
+        samples = indices if indices and numbers else None
         torch.save({"predictions": move_data_to_device(prediction, "cpu"), "samples": samples}, partial)
         os.replace(partial, path)
