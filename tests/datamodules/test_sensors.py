@@ -81,6 +81,14 @@ def test_linear_power_becomes_normalised_decibels(tmp_path: Path) -> None:
         assert torch.allclose(found[:, :, band], expected, atol=1e-4)
 
 
+def test_a_missing_band_of_bigearthnet_is_named(tmp_path: Path) -> None:
+    bigearthnet.create(tmp_path)
+    dataset = BigEarthNetS1(tmp_path)
+    next(Path(dataset.folders[0]["s1"]).glob("*_VH.tif")).unlink()
+    with pytest.raises(TerraFMError, match=r"no band VH in .*S1A_IW.*: extract that patch again"):
+        dataset[0]
+
+
 def test_crops_of_oscd_cut_both_dates_and_the_mask_alike(tmp_path: Path) -> None:
     oscd.create(tmp_path)
     data = SensorOSCDDataModule(tmp_path, patch_size=64, crops=3, batch_size=2)
