@@ -76,7 +76,7 @@ def test_change_detection_has_layer_decay(tmp_path: Path) -> None:
 @pytest.mark.parametrize("backbone", ["terrafm_tiny", "terrafm_tiny_s1rtc"])
 @pytest.mark.parametrize("model", ["upernet", "fcsiamdiff", "changevit"])
 def test_change_detection_trains_what_its_images_reach(model: str, backbone: str) -> None:
-    """A trained parameter without a gradient stops DistributedDataParallel."""
+    """The rest is frozen, or weight decay would shrink it; DistributedDataParallel wants a gradient of what is not."""
     module = FineTuneChangeDetection(model=model, backbone=backbone, in_channels=2)
     module.log = lambda *args, **kwargs: None  # there is no trainer
     data = {"image": torch.rand(2, 2, 2, 32, 32), "mask": torch.randint(2, (2, 1, 32, 32))}

@@ -15,7 +15,7 @@ def build_backbone(
 ) -> tuple[TerraFMViT, SensorImages]:
     """Builds the encoder of a fine-tuning task, and what feeds it.
 
-    Stems of sensors that the task does not name are frozen: weight decay would shrink what no image trains.
+    Stems of sensors that the task does not name are frozen.
 
     Args:
         settings: The task's hyper-parameters: ``model``, ``modalities``, ``bands``, ``normalize``, ``depth``,
@@ -47,7 +47,7 @@ def build_backbone(
 def freeze_unread(encoder: TerraFMViT, modalities: Collection[str]) -> None:
     """Freezes the stems that no image of ``modalities`` reaches, and the fusion where there is one of them.
 
-    Several processes need it, too: DistributedDataParallel waits for a gradient of each parameter.
+    Their gradients are zero, not missing, and weight decay would shrink what no image trains.
     """
     for modality in MODALITIES.values():
         if modality.name not in modalities:
