@@ -33,7 +33,7 @@ from .simulation.writer import PART_BYTES, ProductWriter
 #: A root holds a whole world where it holds this file, with the world's settings.
 MARKER = "world.json"
 #: Changes when the same settings give other pixels than before.
-VERSION = 3
+VERSION = 4
 
 
 def simulate(

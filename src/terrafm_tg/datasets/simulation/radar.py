@@ -29,7 +29,7 @@ def observe(ground: Ground, product: Product) -> np.ndarray:
     # Across a cell the angle really changes by 0.7°; eightfold, the trend shows in one picture.
     steepness = rng.uniform(30, 45) - 38 + 5.6 * range_ - 6 * np.clip(look * ground.slope[0], -1.5, 1.5)
 
-    rain, sap, wind = rng.normal(0, 0.25), rng.normal(0, 1.0), rng.uniform(0, 1)
+    rain, sap, wind = rng.normal(0, 0.25), rng.normal(0, 1.3), rng.uniform(0, 1)
     rough = ground.roughness + ground.climate["roughness"] - 0.5
     surface = _power(-19.5 + 8.0 * np.clip(ground.moisture + rain, 0, 1) + 7.0 * rough - 0.28 * steepness)
     volume = _power(-10.2 + sap + 4.0 * ground.climate["biomass"] - 0.07 * steepness)
@@ -47,7 +47,7 @@ def observe(ground: Ground, product: Product) -> np.ndarray:
     vv += 0.16 * flooded + walls + roof * _power(-8.0)
     vh = volume * (0.30 * canopy + 0.022 * plants) + surface * depolarised + 0.03 * mirror * water
     vh += 0.35 * ice * snow + 0.014 * flooded + 0.06 * walls + roof * _power(-18.0)
-    power = np.stack([vv, vh]) * _power(rng.normal(0, 3.0)) + _THERMAL[:, None, None]
+    power = np.stack([vv, vh]) * _power(rng.normal(0, 1.2)) + _THERMAL[:, None, None]
     power *= rng.standard_gamma(LOOKS, size=power.shape, dtype=np.float32) * np.float32(1 / LOOKS)
     outside = swath_edge(shape, product, share=SWATH_EDGES)
     if outside is not None:

@@ -44,6 +44,6 @@ def local_spectra(climate: dict[str, float], rng: np.random.Generator) -> np.nda
     spectra["herb"] *= np.exp(0.6 * leaves)
     silt = 0.045 * rng.gamma(1.2, 0.35) * np.exp(-(((WAVELENGTHS - 0.58) / 0.14) ** 2))
     spectra["water"] += silt + rng.gamma(1.0, 0.006)  # the latter: sun glint
-    varied = rng.normal(0, 0.06, (len(spectra), 3)) @ np.stack([np.ones_like(tilt), tilt, np.sin(3 * tilt)])
-    varied += rng.normal(0, 0.08) + rng.normal(0, 0.07) * tilt
+    varied = rng.normal(0, 0.08, (len(spectra), 3)) @ np.stack([np.ones_like(tilt), tilt, np.sin(3 * tilt)])
+    varied += rng.normal(0, 0.08) + rng.normal(0, 0.10) * tilt
     return (np.stack(list(spectra.values())) * np.exp(varied)).T
