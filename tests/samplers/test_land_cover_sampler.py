@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import shapely
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
@@ -57,6 +57,7 @@ def drawn_rows(sampler) -> np.ndarray:
     seed=st.integers(0, 2**40),
     epoch=st.integers(0, 1000),
 )
+@example(land_cover=[0] * 8 + [1] * 2, length=274, power=0.0, seed=0, epoch=0)
 def test_every_tile_appears_floor_or_ceil_of_its_weight(land_cover, length, power, seed, epoch) -> None:
     sampler = LandCoverSampler(make_tiles(land_cover), length=length, power=power, seed=seed)
     sampler.set_epoch(epoch)
@@ -67,8 +68,8 @@ def test_every_tile_appears_floor_or_ceil_of_its_weight(land_cover, length, powe
     assert counts.sum() == length
     assert (counts >= np.floor(expected - 1e-6)).all()
     assert (counts <= np.ceil(expected + 1e-6)).all()
-    # A group as a whole is as near to its expectation.
-    assert np.abs(np.bincount(group, counts) - np.bincount(group, expected)).max() < 1 + 1e-6
+    if power:  # A group as a whole is as near to its expectation; at power 0 all tiles are one group.
+        assert np.abs(np.bincount(group, counts) - np.bincount(group, expected)).max() < 1 + 1e-6
     np.testing.assert_allclose(sampler.expected_counts, expected, rtol=1e-6, atol=1e-6)
 
 
