@@ -81,6 +81,10 @@ class Modality:
             )
         return [self.bands.index(name) for name in names]
 
+    def channel_names(self, columns: Iterable[int | None]) -> tuple[str, ...]:
+        """The bands of stem columns, as :meth:`stem_columns` gives them; None is the band of ``extra``."""
+        return tuple(self.extra[0] if column is None else self.bands[column] for column in columns)
+
     def stem_columns(self, bands: Iterable[str]) -> tuple[int | None, ...]:
         """The stem channel of each of ``bands``, None for a band of ``extra``, which is read past.
 

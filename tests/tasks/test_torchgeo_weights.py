@@ -18,7 +18,7 @@ from torchgeo.tasks import (
 from data import published_weights
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import export_encoder
-from terrafm_tg.tasks.dense_model import find_backbone
+from terrafm_tg.tasks.finetune_optimization import encoder_of
 from terrafm_tg.tasks.segmentation import TerraFMPixelwiseRegression, TerraFMSegmentation
 
 Build = Callable[..., BaseTask]
@@ -89,7 +89,7 @@ def checkpoint(file: Path) -> Path:
 
 def assert_loaded(task: BaseTask, published: dict[str, Tensor]) -> None:
     """Every tensor of the file is the encoder's."""
-    own = find_backbone(task.model).state_dict()
+    own = encoder_of(task.model).state_dict()
     different = [name for name, tensor in published.items() if not torch.equal(own[name], tensor)]
     assert different == []
 
@@ -113,7 +113,7 @@ def test_loads_every_tensor_and_trains_the_head_alone(
     torch.manual_seed(0)
     task = TASKS[name](str(checkpoint), freeze_backbone=True)
     assert_loaded(task, published)
-    encoder, head = find_backbone(task.model), getattr(task.model, "head", None)
+    encoder, head = encoder_of(task.model), getattr(task.model, "head", None)
     inside = set(encoder.parameters()) - set(head.parameters() if head is not None else ())
     assert not any(p.requires_grad for p in inside)
     learning = {n: p for n, p in task.named_parameters() if p not in inside}

@@ -224,7 +224,7 @@ def _channel_message(channels: int, columns: Columns, modality: str | None) -> s
             "use terrafm_<size>_rgb for red, green and blue."
         )
     sensor = get_modality(modality)
-    bands = [sensor.extra[0] if column is None else sensor.bands[column] for column in columns[modality]]
+    bands = sensor.channel_names(columns[modality])
     expected = f"{len(bands)} channel{'s' * (len(bands) > 1)} here ({', '.join(bands)})"
     return f"{modality} has {expected}, got {channels}: name yours with `bands=`."
 

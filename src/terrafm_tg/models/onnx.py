@@ -80,8 +80,8 @@ def export_onnx(
     if program is None:
         raise TerraFMError("This torch returned no ONNX program: use a version of constraints.txt.")
     inputs = {
-        m.name: data_config(m, encoder.columns[m.name]) | {"bands": _bands(encoder, m.name), "unit": m.unit}
-        for m in sensors
+        m.name: data_config(m, columns) | {"bands": m.channel_names(columns), "unit": m.unit}
+        for m, columns in ((m, encoder.columns[m.name]) for m in sensors)
     }
     program.model.metadata_props["terrafm"] = json.dumps(inputs)
 
@@ -107,12 +107,6 @@ def _fixed(size: object) -> tuple[int, int]:
             "one size, so export once for each (only the batch is dynamic)."
         )
     return sides[0], sides[1]
-
-
-def _bands(model: TerraFMViT, name: str) -> list[str]:
-    """Names of an input's channels."""
-    sensor = get_modalities([name])[0]
-    return [sensor.extra[0] if i is None else sensor.bands[i] for i in model.columns[name]]
 
 
 def _compare(model: TerraFMViT, path: Path, images: dict[str, torch.Tensor]) -> None:

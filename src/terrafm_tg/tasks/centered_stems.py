@@ -10,8 +10,11 @@ step, what differs between tiles drowns in it, and within 50 steps DINO's teache
 the step is taken in (k, c) instead of (k, b). The function, its gradient and the published names stay as they are.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from terrafm_tg.models.patch_embed import PatchStem
 
@@ -23,12 +26,11 @@ class CenteredStems:
         encoder: Its stems are found once.
 
     Example:
-        >>> stems = CenteredStems(encoder)  # doctest: +SKIP
+        >>> stems = CenteredStems(encoder)
         >>> loss.backward()
         >>> stems.center_gradients_()
-        >>> sums = stems.kernel_sums()
-        >>> optimizer.step()
-        >>> stems.follow_(sums)
+        >>> with stems.stepping():
+        ...     optimizer.step()
     """
 
     def __init__(self, encoder: nn.Module) -> None:
@@ -41,18 +43,12 @@ class CenteredStems:
             if stem.weight.grad is not None and stem.bias is not None and stem.bias.grad is not None:
                 stem.weight.grad.sub_(0.5 * stem.bias.grad[:, None, None, None])
 
-    @torch.no_grad()
-    def kernel_sums(self) -> list[Tensor]:
-        """Sum of each output's kernel, (D,) per stem; to be taken before the step."""
-        return [stem.weight.sum((1, 2, 3)) for stem in self.stems]
-
-    @torch.no_grad()
-    def follow_(self, before: list[Tensor]) -> None:
-        """Moves the biases so that c has made the step that the optimiser made with b.
-
-        Args:
-            before: :meth:`kernel_sums` from before the step.
-        """
-        for stem, old, new in zip(self.stems, before, self.kernel_sums(), strict=True):
-            if stem.bias is not None:
-                stem.bias.sub_(0.5 * (new - old))
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """Around the optimiser's step: afterwards moves the biases so that c has made the step made with b."""
+        before = [stem.weight.detach().sum((1, 2, 3)) for stem in self.stems]
+        yield
+        with torch.no_grad():
+            for stem, old in zip(self.stems, before, strict=True):
+                if stem.bias is not None:
+                    stem.bias.sub_(0.5 * (stem.weight.sum((1, 2, 3)) - old))

@@ -15,6 +15,8 @@ from terrafm_tg.models.inputs import PATCH_SIZE
 from terrafm_tg.models.smp_encoder import feature_blocks, smp_entry
 from terrafm_tg.models.weights import registered_weights
 
+from .finetune_optimization import encoder_of
+
 #: Heads of :func:`dense_model`.
 Head = Literal["upernet", "unet", "segformer", "dpt", "linear"]
 
@@ -82,7 +84,7 @@ def dense_model(
     source = registered_weights(size) if weights is True else weights
     state, _ = load_encoder_state(source, expected=size)
     model = _build(head, backbone, in_channels, classes, settings)
-    load_weights(find_backbone(model), state, str(source))
+    load_weights(encoder_of(model), state, str(source))
     return model
 
 
@@ -106,15 +108,3 @@ def _build(head: str, backbone: str, in_channels: int, classes: int, settings: d
     if head == "linear":
         return PatchLinear(timm.create_model(backbone, in_chans=in_channels, **settings), classes)
     raise TerraFMError(f"Head {head!r} is unknown: use one of {', '.join([*_SMP, 'dpt', 'linear'])}.")
-
-
-def find_backbone(model: nn.Module) -> TerraFMViT:
-    """The encoder inside a model.
-
-    Raises:
-        TerraFMError: If there is none.
-    """
-    for module in model.modules():
-        if isinstance(module, TerraFMViT):
-            return module
-    raise TerraFMError(f"{type(model).__name__} holds no TerraFM encoder: use a terrafm_<size> model.")

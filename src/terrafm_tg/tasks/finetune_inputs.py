@@ -32,7 +32,9 @@ class SensorImages(nn.Module):
         self.modalities = None if modalities is None else [m.name for m in get_modalities(modalities)]
         self.normalize = None
         if columns is not None:
-            self.normalize = Normalize(bands={name: _names(name, picked) for name, picked in columns.items()})
+            self.normalize = Normalize(
+                bands={name: get_modality(name).channel_names(picked) for name, picked in columns.items()}
+            )
         self._checked: set[str] = set()
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -83,12 +85,6 @@ class SensorImages(nn.Module):
                 f"The batch's {name} has a median of {median:.4g}, but normalised images lie around 0.5: set "
                 "`normalize: true`, or use a datamodule that normalises as terrafm_tg.transforms.Normalize does."
             )
-
-
-def _names(modality: str, columns: Sequence[int | None]) -> list[str]:
-    """Band names of stem channels; None is a band that no stem reads (B10)."""
-    sensor = get_modality(modality)
-    return [sensor.extra[0] if i is None else sensor.bands[i] for i in columns]
 
 
 def check_classes(target: Tensor, num_classes: int, ignored: int | None, key: str) -> Tensor:

@@ -143,9 +143,8 @@ class FineTuneOptimization(LightningModule):
         rate = self.learning_rate.at(self.global_step)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
-        sums = self.stems.kernel_sums()
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.stems.follow_(sums)
+        with self.stems.stepping():
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
 
 
 def check_optimization(settings: Any) -> None:

@@ -300,9 +300,8 @@ class TerraFM(TeacherEmbedding):
         values = self.schedules.at(self.global_step)
         decay = {"name": DECAY, "weight_decay": values.weight_decay}
         update_param_groups(optimizer, {"lr": values.lr}, [decay])
-        sums = self.stems.kernel_sums()
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.stems.follow_(sums)
+        with self.stems.stepping():
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         with self.trainer.profiler.profile("average"):
             average = get_ema_multi_avg_fn(values.teacher_momentum)
             for teacher, student in self._pairs():

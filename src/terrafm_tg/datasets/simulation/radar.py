@@ -29,6 +29,7 @@ def observe(ground: Ground, product: Product) -> np.ndarray:
     # Across a cell the angle really changes by 0.7°; eightfold, the trend shows in one picture.
     steepness = rng.uniform(30, 45) - 38 + 5.6 * range_ - 6 * np.clip(look * ground.slope[0], -1.5, 1.5)
 
+    # Of the date: wetness of the soil, water in the plants (dB), wind over water.
     rain, sap, wind = rng.normal(0, 0.25), rng.normal(0, 1.3), rng.uniform(0, 1)
     rough = ground.roughness + ground.climate["roughness"] - 0.5
     surface = _power(-19.5 + 8.0 * np.clip(ground.moisture + rain, 0, 1) + 7.0 * rough - 0.28 * steepness)
@@ -38,6 +39,7 @@ def observe(ground: Ground, product: Product) -> np.ndarray:
     canopy = np.clip(crown + shade, 0, 1) * np.clip(1 + 1.3 * ground.texture, 0.1, 2.5)
     plants = (herb + 0.5 * dry) * (0.25 + 0.8 * ground.growth)
     open_ground = soil + street + 0.5 * dry + lichen + 0.4 * herb
+    # What turns the polarisation: lichen and dry stalks more than bare soil and streets.
     depolarised = 0.01 * (soil + street) + 0.20 * lichen + 0.04 * (0.5 * dry + 0.4 * herb)
     flooded = np.clip(4 * water * (herb + crown), 0, 1) * (1 - water)
     facing = abs(np.cos(2 * rng.uniform(0, np.pi)))  # streets along the orbit or across
@@ -47,6 +49,7 @@ def observe(ground: Ground, product: Product) -> np.ndarray:
     vv += 0.16 * flooded + walls + roof * _power(-8.0)
     vh = volume * (0.30 * canopy + 0.022 * plants) + surface * depolarised + 0.03 * mirror * water
     vh += 0.35 * ice * snow + 0.014 * flooded + 0.06 * walls + roof * _power(-18.0)
+    # A common gain by date: frost, thaw, dew.
     power = np.stack([vv, vh]) * _power(rng.normal(0, 1.2)) + _THERMAL[:, None, None]
     power *= rng.standard_gamma(LOOKS, size=power.shape, dtype=np.float32) * np.float32(1 / LOOKS)
     outside = swath_edge(shape, product, share=SWATH_EDGES)
