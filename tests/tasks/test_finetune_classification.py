@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from finetune_runs import SIZE, images, loader, samples, trainer
-from lightning.pytorch import seed_everything
+from lightning.pytorch import Trainer, seed_everything
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
@@ -174,8 +174,10 @@ BATCH = {"image": torch.full((2, 12, SIZE, SIZE), 0.5), "label": torch.tensor([0
 def test_a_batch_that_does_not_fit_is_one_sentence(
     settings: dict[str, Any], batch: dict[str, Tensor], said: str
 ) -> None:
+    module = task(**settings)
+    module.trainer = Trainer(accelerator="cpu", logger=False)
     with pytest.raises(TerraFMError, match=said) as error:
-        task(**settings).training_step(batch, 0)
+        module.training_step(module.on_before_batch_transfer(batch, 0), 0)
     assert str(error.value).endswith(".")
 
 

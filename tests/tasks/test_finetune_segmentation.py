@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from finetune_runs import Rates, images, loader, samples, trainer
+from lightning.pytorch import Trainer
 from torch import Tensor
 
 from terrafm_tg.errors import TerraFMError
@@ -100,6 +101,8 @@ IMAGE = torch.full((2, 2, 32, 32), 0.5)
     ],
 )
 def test_a_batch_that_does_not_fit_is_one_sentence(batch: dict[str, Tensor], said: str) -> None:
+    module = task(modalities=["s1rtc"])
+    module.trainer = Trainer(accelerator="cpu", logger=False)
     with pytest.raises(TerraFMError, match=said) as error:
-        task(modalities=["s1rtc"]).training_step(batch, 0)
+        module.training_step(module.on_before_batch_transfer(batch, 0), 0)
     assert str(error.value).endswith(".")

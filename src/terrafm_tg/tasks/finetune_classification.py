@@ -12,12 +12,12 @@ from torchvision.models._api import WeightsEnum
 from terrafm_tg.errors import TerraFMError
 
 from .finetune_encoder import build_backbone
-from .finetune_inputs import check_classes
+from .finetune_inputs import CheckedClasses
 from .finetune_mixing import SensorMixup
 from .finetune_optimization import FineTuneOptimization
 
 
-class FineTuneClassification(FineTuneOptimization, ClassificationMixin, BaseTask):
+class FineTuneClassification(FineTuneOptimization, CheckedClasses, ClassificationMixin, BaseTask):
     """Fine-tunes the encoder with a linear classifier.
 
     Batches hold ``image`` or one ``image_<modality>`` per sensor, normalised, which the encoder fuses, and
@@ -57,6 +57,8 @@ class FineTuneClassification(FineTuneOptimization, ClassificationMixin, BaseTask
     Raises:
         TerraFMError: If a setting is impossible, or the weights cannot be loaded.
     """
+
+    target_key = "label"
 
     def __init__(
         self,
@@ -102,6 +104,11 @@ class FineTuneClassification(FineTuneOptimization, ClassificationMixin, BaseTask
     def outputs(self) -> int:
         """Number of classes or labels."""
         return self.hparams["num_classes" if self.hparams["task"] == "multiclass" else "num_labels"]
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes; None with several labels."""
+        return self.outputs if self.hparams["task"] == "multiclass" else None
 
     def configure_models(self) -> None:
         """Builds the encoder and its classifier."""
@@ -225,7 +232,7 @@ class FineTuneClassification(FineTuneOptimization, ClassificationMixin, BaseTask
                 f"The labels have the shape {tuple(label.shape)}, but `task: multiclass` needs one class per image, "
                 "(batch,): set `task: multilabel` with `num_labels`."
             )
-        return label if several else check_classes(label, self.outputs, self.hparams["ignore_index"], "label")
+        return label
 
     def _target(self, label: Tensor, smoothing: float = 0.0) -> Tensor:
         """What the loss compares with; classes are smoothed by the loss itself."""

@@ -1,8 +1,10 @@
 """From a TorchGeo batch to what the encoder reads: one image, or several sensors to fuse."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from terrafm_tg.errors import TerraFMError
@@ -87,8 +89,37 @@ class SensorImages(nn.Module):
             )
 
 
-def check_classes(target: Tensor, num_classes: int, ignored: int | None, key: str) -> Tensor:
-    """The classes as they are; on a GPU a wrong one would end in an error that names nothing.
+class CheckedClasses(LightningModule):
+    """Mix-in that looks at the classes of each batch while it is on the CPU, where that waits for nothing.
+
+    A wrong one would end on a GPU in an error that names nothing.
+    """
+
+    #: The batch's key that holds the classes.
+    target_key: str
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes there are; None where targets are no classes."""
+        return self.hparams["num_classes"]
+
+    def setup(self, stage: str) -> None:
+        """Lets the hook below be this module's although there is a datamodule, without Lightning's warning."""
+        warnings.filterwarnings("ignore", ".*overridden `on_before_batch_transfer` in `LightningModule`.*")
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Checks the classes, except for a prediction.
+
+        Raises:
+            TerraFMError: If a value is neither a class nor the one that is ignored.
+        """
+        if self.target_key in batch and self.classes is not None and not self.trainer.predicting:
+            check_classes(batch[self.target_key], self.classes, self.hparams["ignore_index"], self.target_key)
+        return batch
+
+
+def check_classes(target: Tensor, num_classes: int, ignored: int | None, key: str) -> None:
+    """Stops where a value is no class.
 
     Args:
         target: Classes of any shape.
@@ -107,4 +138,3 @@ def check_classes(target: Tensor, num_classes: int, ignored: int | None, key: st
             f"The batch's {key} holds the class {int(target[wrong][0])}, but `num_classes: {num_classes}` are 0 to "
             f"{num_classes - 1}: set `num_classes`, or `ignore_index` for a value that means no class."
         )
-    return target

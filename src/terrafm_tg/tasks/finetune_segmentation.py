@@ -14,7 +14,7 @@ from terrafm_tg.models.inputs import PATCH_SIZE
 from terrafm_tg.models.smp_encoder import feature_blocks, pyramid
 
 from .finetune_encoder import build_backbone
-from .finetune_inputs import check_classes
+from .finetune_inputs import CheckedClasses
 from .finetune_optimization import FineTuneOptimization
 
 
@@ -56,7 +56,7 @@ class SensorSegmenter(nn.Module):
         return self.segmentation_head(self.decoder([x, x, *maps]))
 
 
-class FineTuneSegmentation(FineTuneOptimization, ClassificationMixin, BaseTask):
+class FineTuneSegmentation(FineTuneOptimization, CheckedClasses, ClassificationMixin, BaseTask):
     """Fine-tunes the encoder for semantic segmentation.
 
     Batches hold ``image`` or one ``image_<modality>`` per sensor, normalised, which the encoder fuses, and
@@ -89,6 +89,8 @@ class FineTuneSegmentation(FineTuneOptimization, ClassificationMixin, BaseTask):
     Raises:
         TerraFMError: If a setting is impossible, or the weights cannot be loaded.
     """
+
+    target_key = "mask"
 
     def __init__(
         self,
@@ -183,7 +185,7 @@ class FineTuneSegmentation(FineTuneOptimization, ClassificationMixin, BaseTask):
         """The batch's masks, (B, H, W).
 
         Raises:
-            TerraFMError: If there are none, or their shape or classes are other ones.
+            TerraFMError: If there are none, or their shape is another one.
         """
         if "mask" not in batch:
             raise TerraFMError(
@@ -196,4 +198,4 @@ class FineTuneSegmentation(FineTuneOptimization, ClassificationMixin, BaseTask):
                 f"The masks have the shape {tuple(batch['mask'].shape)}, but segmentation needs one class per "
                 "pixel, (batch, height, width)."
             )
-        return check_classes(mask.long(), self.hparams["num_classes"], self.hparams["ignore_index"], "mask")
+        return mask.long()

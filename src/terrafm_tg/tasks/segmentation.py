@@ -14,6 +14,18 @@ class DenseModelMixin(BaseTask):
 
     weights: WeightsEnum | str | bool | None
 
+    def __init__(
+        self,
+        model: Head = "upernet",
+        backbone: str = "terrafm_base",
+        weights: WeightsEnum | str | bool | None = None,
+        in_channels: int = 12,
+        modality: str | None = None,
+        bands: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model=model, backbone=backbone, weights=weights, in_channels=in_channels, **kwargs)
+
     def configure_models(self) -> None:
         """Initialize the model.
 
@@ -56,19 +68,6 @@ class TerraFMSegmentation(DenseModelMixin, SemanticSegmentation):
         TerraFMError: If a name, the number of channels or the weights are wrong.
     """
 
-    def __init__(
-        self,
-        model: Head = "upernet",
-        backbone: str = "terrafm_base",
-        weights: WeightsEnum | str | bool | None = None,
-        in_channels: int = 12,
-        modality: str | None = None,
-        bands: Sequence[str] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        # `model` is one of more than TorchGeo knows; save_hyperparameters keeps it as given here.
-        super().__init__(backbone=backbone, weights=weights, in_channels=in_channels, **kwargs)
-
 
 class TerraFMPixelwiseRegression(DenseModelMixin, PixelwiseRegression):
     """Pixelwise regression with any head, bands and weights; see :class:`TerraFMSegmentation` for what was missing.
@@ -85,15 +84,3 @@ class TerraFMPixelwiseRegression(DenseModelMixin, PixelwiseRegression):
     Raises:
         TerraFMError: If a name, the number of channels or the weights are wrong.
     """
-
-    def __init__(
-        self,
-        model: Head = "upernet",
-        backbone: str = "terrafm_base",
-        weights: WeightsEnum | str | bool | None = None,
-        in_channels: int = 12,
-        modality: str | None = None,
-        bands: Sequence[str] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(model=model, backbone=backbone, weights=weights, in_channels=in_channels, **kwargs)
