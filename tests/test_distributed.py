@@ -1,0 +1,152 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from terrafm_tg.distributed import run_units
+from terrafm_tg.errors import DamagedTileError, TerraFMError
+
+
+def square(x: int) -> tuple[int, int]:
+    return x * x, os.getpid()
+
+
+def square_but_die_once(folder: Path, x: int) -> tuple[int, int]:
+    """The first process that meets unit 5 dies of it."""
+    if x == 5 and not (folder / "died").exists():
+        (folder / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return square(x)
+
+
+def refuse(x: int) -> int:
+    if x == 3:
+        raise DamagedTileError("897U_171L/2 s2l2a", "B04 is cut off")
+    return x
+
+
+def always_die(x: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def scheduler():
+    """Address of a cluster of one process; a unit may end one process, not two."""
+    import dask
+    from distributed import LocalCluster
+
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        LocalCluster(1, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster,
+    ):
+        yield cluster.scheduler_address
+
+
+def test_in_this_process():
+    for workers in (0, None):
+        results = list(run_units(square, [4, 5, 6], workers=workers, title="Squares", progress=False))
+        assert results == [(i, (x * x, os.getpid())) for i, x in enumerate([4, 5, 6])]
+    assert list(run_units(square, [], workers=2, title="Squares", progress=False)) == []
+
+
+def test_processes_of_which_one_is_killed(tmp_path, capfd):
+    sent = 0
+
+    def units():
+        nonlocal sent
+        for unit in range(60):
+            sent = unit + 1
+            yield unit
+
+    results, ahead = {}, 0
+    for position, result in run_units(
+        partial(square_but_die_once, tmp_path), units(), workers=2, title="Squares"
+    ):
+        results[position] = result
+        ahead = max(ahead, sent - len(results))
+    assert {i: result[0] for i, result in results.items()} == {i: i * i for i in range(60)}
+    assert (tmp_path / "died").exists()
+    assert os.getpid() not in {pid for _, pid in results.values()}
+    assert len({pid for _, pid in results.values()}) >= 2
+    assert ahead < 12  # millions of units are not sent at once
+    shown = capfd.readouterr()
+    assert "2 Dask workers; dashboard: http://127.0.0.1:" in shown.err
+    assert "Squares" in shown.err
+    assert "Traceback" not in shown.err
+    assert shown.out == ""
+
+
+def test_processes_start_where_there_is_enough_to_do():
+    from dask.system import CPU_COUNT
+
+    results = dict(run_units(square, range(2), title="Squares", progress=False, unit_seconds=1000))
+    assert [results[i][0] for i in range(2)] == [0, 1]
+    assert (os.getpid() in {pid for _, pid in results.values()}) == (CPU_COUNT == 1)
+
+
+def test_units_that_take_long_leave_the_rest_to_processes(scheduler, monkeypatch):
+    from terrafm_tg.distributed import _here
+
+    monkeypatch.setattr("terrafm_tg.distributed._cores", lambda: 2)
+    waiting = enumerate([0.6, 0.6, 0.1, 0.1])
+    assert len(list(_here(time.sleep, waiting, 100, None, True))) == 2  # 1.2 s for 2 of 100
+    assert len(list(waiting)) == 2
+    assert len(list(_here(time.sleep, enumerate([0.6, 0.6, 0.1]), 3, None, True))) == 3
+
+
+def test_a_cluster_that_runs_already(scheduler):
+    results = dict(run_units(square, range(5), scheduler=scheduler, title="Squares", progress=False))
+    assert [results[i][0] for i in range(5)] == [0, 1, 4, 9, 16]
+
+
+def test_errors_arrive_as_they_are(scheduler):
+    for where in ({"workers": 0}, {"scheduler": scheduler}):
+        with pytest.raises(DamagedTileError, match="B04 is cut off") as caught:
+            list(run_units(refuse, range(9), title="Tiles", progress=False, **where))
+        assert caught.value.name == "897U_171L/2 s2l2a"
+
+
+def test_a_unit_that_kills_every_worker(scheduler):
+    with pytest.raises(TerraFMError, match=r"Packing: unit 0 ended 2 worker processes, .* with workers=0"):
+        list(run_units(always_die, range(1), scheduler=scheduler, title="Packing", progress=False))
+
+
+def test_ctrl_c_leaves_nothing_running(tmp_path):
+    code = (
+        "import time\nfrom pathlib import Path\nfrom terrafm_tg.distributed import run_units\n"
+        f"def work(x):\n    Path({str(tmp_path / 'begun')!r}).touch()\n    time.sleep(600)\n"
+        "if __name__ == '__main__':\n    list(run_units(work, range(9), workers=2, title='Work'))\n"
+    )
+    (tmp_path / "script.py").write_text(code)
+    log = (tmp_path / "log").open("wb")
+    run = subprocess.Popen([sys.executable, tmp_path / "script.py"], start_new_session=True, stderr=log)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(run.pid, signal.SIGINT)  # as the terminal does: to all processes
+    assert run.wait(60) != 0
+    time.sleep(0.5)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(run.pid, 0)
+    assert "KeyboardInterrupt" in (tmp_path / "log").read_text()
+
+
+def test_bad_settings(monkeypatch):
+    def run(**where):
+        return list(run_units(square, [1], title="Squares", progress=False, **where))
+
+    with pytest.raises(TerraFMError, match=r"`workers` is -1: give a number"):
+        run(workers=-1)
+    with pytest.raises(TerraFMError, match=r"`workers` 2 and a scheduler \(tcp://a:1\) are both given"):
+        run(workers=2, scheduler="tcp://a:1")
+    with pytest.raises(TerraFMError, match=r"No Dask scheduler with workers answers at 'tcp://127.0.0.1:9'"):
+        run(scheduler="tcp://127.0.0.1:9")
+    monkeypatch.setitem(sys.modules, "distributed", None)  # as if it were not installed
+    with pytest.raises(TerraFMError, match=r'workers=2 needs Dask: pip install "terrafm-tg\[dask\]"'):
+        run(workers=2)
+    assert run() == [(0, (1, os.getpid()))]
