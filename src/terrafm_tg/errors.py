@@ -5,6 +5,10 @@ class TerraFMError(ValueError):
     """A wrong setting, path, band, modality, shape or checkpoint; the command line prints it without a traceback."""
 
 
+class UnfitTileError(TerraFMError):
+    """A tile's stored pixels differ in shape or type from the arrays that they were to be read into."""
+
+
 class DamagedTileError(TerraFMError):
     """One tile cannot be used (truncated file, missing band, NaN, only nodata); a long run replaces that sample.
 

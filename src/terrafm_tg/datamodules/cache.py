@@ -41,10 +41,10 @@ class CachedTiles(TileDataset):
         self, tiles: TileDataset, rows: np.ndarray, limit: float | None = None, processes: int = 1
     ) -> None:
         names = [modality.name for modality in tiles.modalities]
-        super().__init__(tiles.index, names, tiles.native, tiles.tile_size, tiles.transforms)
+        super().__init__(tiles.table, names, tiles.native, tiles.tile_size, tiles.transforms)
         self.tiles = tiles
         samples = {name: self._sample(rows, m) for name, m in zip(names, tiles.modalities, strict=True)}
-        held = {name: int(tiles.index[f"has_{name}"].to_numpy(bool)[rows].sum()) for name in names}
+        held = {name: int(tiles.table[f"has_{name}"].to_numpy(bool)[rows].sum()) for name in names}
         tile_bytes = {
             name: sum(group.nbytes for group in groups.values()) for name, groups in samples.items()
         }
@@ -58,7 +58,7 @@ class CachedTiles(TileDataset):
         rank_zero_info(
             f"Decoded tiles stay in memory: {len(rows)} tiles, {needed:.3g} GB when all have been read."
         )
-        self._slots = np.full(len(tiles.index), -1)
+        self._slots = np.full(len(tiles.table), -1)
         self._slots[rows] = np.arange(len(rows))
         self._state = {name: _shared((len(rows),), np.dtype(np.uint8)) for name in names}
         self._groups = {
@@ -89,8 +89,11 @@ class CachedTiles(TileDataset):
 
     @staticmethod
     def _fits(groups: dict[int, np.ndarray], kept: dict[int, np.ndarray]) -> bool:
-        """Whether a tile has the usual size; another fits no batch either, and whoever batches says so."""
-        return all(groups[res].shape == array.shape[1:] for res, array in kept.items())
+        """Whether a tile has the usual size and type; another fits no batch either: whoever batches says so."""
+        return all(
+            (groups[res].shape, groups[res].dtype) == (array.shape[1:], array.dtype)
+            for res, array in kept.items()
+        )
 
     def _transform(self, row: int) -> Affine:
         return self.tiles._transform(row)
@@ -100,7 +103,7 @@ class CachedTiles(TileDataset):
         return self.tiles.name(row)
 
     def _sample(self, rows: np.ndarray, modality: Modality) -> dict[int, np.ndarray]:
-        has = self.tiles.index[f"has_{modality.name}"].to_numpy(bool)[rows]
+        has = self.tiles.table[f"has_{modality.name}"].to_numpy(bool)[rows]
         for row in rows[has][:_PROBES]:
             try:
                 if groups := self.tiles._read(int(row), modality):

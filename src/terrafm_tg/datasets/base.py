@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 from affine import Affine
 from geopandas import GeoDataFrame
@@ -25,7 +26,8 @@ from terrafm_tg.modalities import MODALITIES, Modality, get_modalities
 
 from .collate import collate_tiles
 from .footprints import ALIGNMENT, Footprints, TileSlice
-from .pixels import crop, to_ten_metres, valid_bands
+from .pixels import check_fit, crop, to_ten_metres, valid_bands
+from .tile_table import as_index, as_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,10 +43,11 @@ class TileDataset(GeoDataset, abc.ABC):
     * ``native=False``: ``image_<modality>`` float32 (C, H, W) in the modality's stem order and unit (radar in
       dB, optics in digital numbers), 20 and 60 m bands interpolated to 10 m, missing pixels NaN;
     * ``native=True``: ``image_<modality>_10m``, ``_20m``, ``_60m`` with the bands of ``modality.native``:
-      uint16 with 0 for a missing pixel, or float32 **linear power** for radar (-32768 where missing; nothing
-      that is not above 0 is valid). A group covers the tile's extent, in pixels as they are stored: usually
-      H/2 and H/6 of them, H where a file holds all bands at 10 m. Its scale is its size relative to that of
-      the 10 m group;
+      uint16 with 0 for a missing pixel; for radar float32 **linear power** (-32768 where missing; nothing
+      that is not above 0 is valid) or int16 **hundredths of a decibel** (-32768 where missing), see
+      :mod:`terrafm_tg.radar`. A group covers the tile's extent, in pixels as they are stored: usually H/2
+      and H/6 of them, H where a file holds all bands at 10 m. Its scale is its size relative to that of the
+      10 m group;
     * ``land_cover``, ``row``, ``position``, ``epoch``, ``epsg`` as int64 scalars, ``bounds`` and
       ``transform`` as TorchGeo has them (9 numbers each, here float64) in the tile's own CRS.
 
@@ -55,7 +58,8 @@ class TileDataset(GeoDataset, abc.ABC):
 
     Args:
         index: One row per tile: EPSG:4326 footprints on an IntervalIndex (closed="both", name="datetime"),
-            columns ``cell``, ``quadrant``, ``epsg`` and ``has_<modality>``, and ``land_cover`` where known.
+            columns ``cell``, ``quadrant``, ``epsg`` and ``has_<modality>``, and ``land_cover`` where known; or
+            the same as a table (:mod:`~terrafm_tg.datasets.tile_table`).
         modalities: Names of the modalities to read; those that the index has where None. Tiles with none of
             them are left out.
         native: Hand out the stored pixels instead of float32 at 10 m.
@@ -70,7 +74,7 @@ class TileDataset(GeoDataset, abc.ABC):
 
     def __init__(
         self,
-        index: GeoDataFrame,
+        index: pd.DataFrame,
         modalities: Sequence[str] | None = None,
         native: bool = False,
         tile_size: int = 534,
@@ -107,6 +111,30 @@ class TileDataset(GeoDataset, abc.ABC):
             DamagedTileError: If it cannot be read.
         """
 
+    def _read_into(self, row: int, modality: Modality, out: dict[int, np.ndarray]) -> bool:
+        """Native pixels of one tile and modality, in arrays given: here by a copy of what `_read` gives.
+
+        Args:
+            row: Row of the index; its ``has_<modality>`` is true.
+            modality: What to read.
+            out: C-contiguous (C, h, w) per resolution of ``modality.native``, to be overwritten. What they hold
+                after an error means nothing.
+
+        Returns:
+            Whether the tile holds the modality.
+
+        Raises:
+            DamagedTileError: If it cannot be read.
+            UnfitTileError: If its shapes or types are not those of ``out``.
+        """
+        groups = self._read(row, modality)
+        if groups is None:
+            return False
+        for resolution, array in out.items():
+            check_fit(groups[resolution], array)
+            array[...] = groups[resolution]
+        return True
+
     def _read_together(self, row: int, modality: Modality) -> dict[int, dict[int, np.ndarray] | None]:
         """What `_read` gives, by row: of this tile and, where that costs little more, of others."""
         return {row: self._read(row, modality)}
@@ -118,7 +146,7 @@ class TileDataset(GeoDataset, abc.ABC):
 
     def name(self, row: int) -> str:
         """What a log calls the tile: cell and quadrant."""
-        return f"{self.index['cell'].iat[row]}/{self.index['quadrant'].iat[row]}"
+        return f"{self.table['cell'].iat[row]}/{self.table['quadrant'].iat[row]}"
 
     def tile_slice(self, row: int, position: int = -1, epoch: int = 0) -> TileSlice:
         """The slice that stands for one row of the index; see :class:`TileSlice`.
@@ -177,16 +205,19 @@ class TileDataset(GeoDataset, abc.ABC):
     def _read_checked(self, row: int, modality: Modality) -> dict[int, np.ndarray] | None:
         if not self._columns[f"has_{modality.name}"][row] or (groups := self._read(row, modality)) is None:
             return None
+        self._check_valid(row, modality, groups)
+        return groups
+
+    def _check_valid(self, row: int, modality: Modality, groups: dict[int, np.ndarray]) -> None:
         valid = np.concatenate([valid_bands(groups[resolution]) for resolution in modality.native])
         if not valid.all():
             bands = np.array([band for group in modality.native.values() for band in group])
             which = f"band {', '.join(bands[~valid])}" if valid.any() else "it"
             raise DamagedTileError(f"{self.name(row)} {modality.name}", f"{which} holds only nodata")
-        return groups
 
     def _check_row(self, row: int) -> None:
-        if not 0 <= row < len(self.index):
-            raise IndexError(f"Row {row} is outside the index of {len(self.index)} tiles.")
+        if not 0 <= row < len(self.table):
+            raise IndexError(f"Row {row} is outside the index of {len(self.table)} tiles.")
 
     def _scalars(self, row: int, query: GeoSlice) -> Sample:
         position, epoch = (query.position, query.epoch) if isinstance(query, TileSlice) else (-1, 0)
@@ -201,7 +232,7 @@ class TileDataset(GeoDataset, abc.ABC):
 
     def _extent(self, row: int, transform: Affine, size: tuple[int, int]) -> Sample:
         x0, y0, x1, y1 = array_bounds(*size, transform)
-        start, stop = self._footprints.start[row].timestamp(), self._footprints.stop[row].timestamp()
+        start, stop = (time.timestamp() for time in self._footprints.times(row))
         bounds = [x0, x1, transform.a, y0, y1, -transform.e, start, stop, 1]
         # float64: TorchGeo's float32 rounds a northing to half a metre and a time to minutes
         return {
@@ -228,24 +259,45 @@ class TileDataset(GeoDataset, abc.ABC):
     @property
     def crs(self) -> CRS:
         """CRS of the footprints; each tile's pixels have their own (``epsg``)."""
-        return self.index.crs
+        return self._crs
 
     @crs.setter
     def crs(self, new_crs: CRS) -> None:
         if new_crs != self.crs:
             self.index = self.index.to_crs(new_crs)
-            self.__dict__.pop("_footprints", None)
+
+    @property
+    def index(self) -> GeoDataFrame:
+        """The tile index as TorchGeo has it, made from `table` when first asked for.
+
+        A polygon per tile takes about half a kilobyte: at millions of tiles, use `table`.
+        """
+        if self._index is None:
+            self._index = as_index(self.table, self.tile_size, self.crs)
+        return self._index
+
+    @index.setter
+    def index(self, index: pd.DataFrame) -> None:
+        self._crs = CRS(index.crs if isinstance(index, GeoDataFrame) else 4326)
+        self.table = as_table(index).reset_index(drop=True)
+        self._index: GeoDataFrame | None = None
+        for name in ("_footprints", "_columns"):
+            self.__dict__.pop(name, None)
+
+    def __len__(self) -> int:
+        """Number of tiles."""
+        return len(self.table)
 
     @cached_property
     def _footprints(self) -> Footprints:
-        return Footprints(self.index)
+        return Footprints(self.table, self.tile_size, self.crs)
 
     @cached_property
     def _columns(self) -> dict[str, np.ndarray]:
         """Columns that every read asks for, as arrays."""
         names = ["epsg", *(f"has_{m.name}" for m in self.modalities)]
-        cover = self.index.get("land_cover", np.full(len(self.index), -1))
-        return {"land_cover": np.asarray(cover)} | {name: self.index[name].to_numpy() for name in names}
+        cover = self.table.get("land_cover", np.full(len(self.table), -1))
+        return {"land_cover": np.asarray(cover)} | {name: self.table[name].to_numpy() for name in names}
 
     def plot(self, sample: Sample, suptitle: str | None = None) -> "Figure":
         """Draw a sample: optics in natural colours, radar as VV, VH and their ratio, side by side."""

@@ -22,7 +22,7 @@ def collate_tiles(samples: Sequence[Sample]) -> dict[str, Tensor]:
         so is any other key that some sample lacks.
 
     Raises:
-        TerraFMError: If tiles differ in size.
+        TerraFMError: If tiles differ in size, or in type (radar as power and as steps).
     """
     batch: dict[str, Tensor] = {}
     images: set[str] = set()
@@ -41,6 +41,12 @@ def collate_tiles(samples: Sequence[Sample]) -> dict[str, Tensor]:
 
 
 def _stack(key: str, tensors: list[Tensor]) -> Tensor:
+    types = {tensor.dtype for tensor in tensors}
+    if len(types) > 1:  # torch would promote radar steps and linear power to one type, and so mix the units
+        names = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))
+        raise TerraFMError(
+            f"{key} differs in type within a batch ({names}): store all tiles of a modality alike."
+        )
     shapes = {tuple(tensor.shape) for tensor in tensors}
     if len(shapes) > 1:
         sizes = " and ".join(" x ".join(map(str, shape)) for shape in sorted(shapes))

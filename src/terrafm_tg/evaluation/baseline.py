@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from terrafm_tg.modalities import S1RTC, Modality
+from terrafm_tg.radar import linear_power
 
 from .features import FUSED, TileFeatures
 
@@ -15,7 +16,7 @@ def band_statistics(batch: Mapping[str, Tensor], modality: Modality) -> Tensor:
     """Mean and standard deviation per band over the valid pixels, in the modality's unit.
 
     Args:
-        batch: A native batch; Sentinel-1 in linear power, which is taken to decibels first.
+        batch: A native batch; Sentinel-1 as it is stored, which is taken to decibels first.
         modality: Which sensor's images.
 
     Returns:
@@ -23,7 +24,7 @@ def band_statistics(batch: Mapping[str, Tensor], modality: Modality) -> Tensor:
     """
     means, deviations = [], []
     for resolution in modality.native:
-        x = batch[modality.native_key(resolution)].float()
+        x = linear_power(batch[modality.native_key(resolution)])
         valid = x.isfinite() & (
             x > 0
         )  # every nodata value is <= 0 or not finite, in counts and in linear power

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import Modality
+from terrafm_tg.radar import linear_power
 
 from .normalize import MISSING
 from .resample import blur_matrices, resample
@@ -107,7 +108,8 @@ def _group(batch: Mapping[str, Tensor], modality: Modality, resolution: int) -> 
         raise TerraFMError(
             f"{key} must be (B, {len(bands)}, H, W), bands {', '.join(bands)}, got {tuple(batch[key].shape)}."
         )
-    return batch[key]
+    # Radar averages as power: taken to it once, before the views, which overlap
+    return linear_power(batch[key]) if modality.unit == "dB" else batch[key]
 
 
 def _chunks(n: int, size: int, device: torch.device) -> Iterator[slice]:
