@@ -42,7 +42,7 @@ def split_blocks(
     everything = np.arange(len(index))
     if val_share == 0:
         return everything, everything[:0]
-    codes, names = pd.factorize(index["cell"].to_numpy(object))
+    codes, names = pd.factorize(index["cell"])
     tiles = np.bincount(codes)
     rows, cols = grid.parse(names)
     width = 360 / grid.columns(rows)

@@ -126,10 +126,10 @@ class TileDataModule(BaseDataModule):
         """Index rows of training and of held-out tiles."""
         options = self.hparams
         rows = split_blocks(
-            self.tiles.index, options["val_share"], options["val_block"], options["val_gap"], options["seed"]
+            self.tiles.table, options["val_share"], options["val_block"], options["val_gap"], options["seed"]
         )
         train, held_out = map(len, rows)
-        rank_zero_info(f"{train} tiles to train on, {held_out} held out, of {len(self.tiles.index)}.")
+        rank_zero_info(f"{train} tiles to train on, {held_out} held out, of {len(self.tiles)}.")
         return rows
 
     @cached_property
@@ -196,7 +196,7 @@ class TileDataModule(BaseDataModule):
 
     def predict_dataloader(self) -> TileDataLoader:
         """All tiles, in the order of the index."""
-        return self._in_order(self.tiles, np.arange(len(self.tiles.index)))
+        return self._in_order(self.tiles, np.arange(len(self.tiles)))
 
     @cached_property
     def bank(self) -> np.ndarray:
@@ -228,7 +228,7 @@ class TileDataModule(BaseDataModule):
                 )
 
     def _pick(self, rows: np.ndarray, count: int | None) -> np.ndarray:
-        cover = self.tiles.index.get("land_cover", np.full(len(self.tiles.index), -1))
+        cover = self.tiles.table.get("land_cover", np.full(len(self.tiles), -1))
         rows = even_pick(np.asarray(cover), rows, count, self.hparams["seed"])
         # `ddp` synchronises buffers in each forward pass: all ranks need the same number of batches.
         return rows[: len(rows) - len(rows) % self.sampler.world_size]

@@ -9,9 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import pyproj
 import rasterio
 from geopandas import GeoDataFrame
 from rasterio.errors import RasterioError
@@ -20,7 +18,7 @@ from rasterio.io import DatasetReader
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, get_modality
 
-from .footprints import polygons
+from .footprints import outlines
 
 #: Names by which a modality's folder is found when none is given, in any case; the first found counts.
 FOLDERS = {
@@ -114,19 +112,6 @@ def find_products(
     table = pd.DataFrame(rows)
     table["date"] = pd.to_datetime(table["date"]).astype("datetime64[us]")
     return GeoDataFrame(table, geometry=outlines(table), crs=4326)
-
-
-def outlines(grids: pd.DataFrame) -> np.ndarray:
-    """Outlines in EPSG:4326 of grids: ``epsg``, ``x``, ``y``, ``xres``, ``yres``, ``height``, ``width``."""
-    rings = np.empty((len(grids), 4, 2))
-    left, top = grids["x"].to_numpy(), grids["y"].to_numpy()
-    right, bottom = left + (grids.width * grids.xres).to_numpy(), top - (grids.height * grids.yres).to_numpy()
-    x, y = np.stack([left, right, right, left], axis=1), np.stack([top, top, bottom, bottom], axis=1)
-    for epsg in grids.epsg.unique():
-        here = (grids.epsg == epsg).to_numpy()
-        to_lonlat = pyproj.Transformer.from_crs(int(epsg), 4326, always_xy=True)
-        rings[here] = np.stack(to_lonlat.transform(x[here], y[here]), axis=-1)
-    return polygons(rings)
 
 
 def band_order(src: DatasetReader, given: Sequence[str] | None) -> list[str]:

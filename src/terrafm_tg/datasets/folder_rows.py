@@ -7,8 +7,9 @@ from geopandas import GeoDataFrame
 
 from . import grid
 from .baseline import UNKNOWN
-from .folder_files import FOLDERS, outlines
-from .index_file import intervals
+from .folder_files import FOLDERS
+from .footprints import outlines
+from .tile_table import intervals
 
 #: Share of the union of two outlines that they must have in common to show the same place.
 OVERLAP = 0.5

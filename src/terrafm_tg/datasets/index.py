@@ -18,6 +18,7 @@ from .layers import climate_zone, land_cover, region
 from .major_tom import MajorTOM
 from .major_tom_rows import FOLDERS
 from .sentinel_folder import SentinelFolder
+from .tile_table import as_index, as_table
 
 
 def build_index(
@@ -68,13 +69,14 @@ def build_index(
     major_tom = any((root / folder / "metadata.parquet").is_file() for folder in FOLDERS.values())
     kind = MajorTOM if major_tom else SentinelFolder
     settings.setdefault("tile_size", kind.find_tile_size(root))
-    index = kind.scan(root, **settings)
+    table = as_table(kind.scan(root, **settings))
+    index = as_index(table, settings["tile_size"])
     unknown = np.full(len(index), UNKNOWN)
     cover, share = unknown.astype(np.int8), np.zeros((len(index), 11), dtype=np.float32)
     if worldcover is not None:
         source = worldcover if isinstance(worldcover, ESAWorldCover) else ESAWorldCover(worldcover)
         cover, share = land_cover(index, source, workers, progress)
-    index = index.assign(
+    table = table.assign(
         land_cover=cover,
         land_cover_share=list(share),
         climate=unknown.astype(np.int16) if climate is None else climate_zone(index, Path(climate)),
@@ -82,8 +84,8 @@ def build_index(
     )
     made_for = {name: settings.get(name, default) for name, default in kind.SETTINGS.items()}
     made_for |= {"tile_size": settings["tile_size"], "state": kind.state(root)}
-    write_index(index, root / NAME if out is None else Path(out), made_for)
-    return index
+    write_index(table, root / NAME if out is None else Path(out), made_for)
+    return as_index(table, settings["tile_size"])
 
 
 def summary_table(index: GeoDataFrame) -> Table:

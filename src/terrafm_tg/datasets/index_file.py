@@ -1,77 +1,180 @@
-"""The tile index on disk, ``index.parquet``: a GeoParquet file that appears whole or not at all."""
+"""The tile index on disk, ``index.parquet``: a GeoParquet file that appears whole or not at all.
+
+Its polygons are for QGIS, geopandas and others, who also find the box of each in the column ``bbox`` (the
+covering of GeoParquet 1.1). We read the boxes and leave the polygons where they are.
+"""
 
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import geopandas as gpd
+import numpy as np
 import pandas as pd
 import pyarrow as pa
-from geopandas import GeoDataFrame
+import pyarrow.parquet as pq
+import shapely
+from pyproj import CRS
 
 from terrafm_tg.errors import TerraFMError
 
+from .footprints import BOX, TIMES, outlines
+from .tile_table import as_table, intervals
+
 NAME = "index.parquet"
-_TIMES = ("datetime_start", "datetime_stop")
+#: Rows of a row group: what of the polygons is in memory at once, written or read.
+ROW_GROUP = 1 << 18
+_NEEDED = ("cell", "quadrant", "epsg", *TIMES)
+_LIGHT = ("x", "y", "bbox")  # with these, nobody needs the polygons
 
 
-def write_index(index: GeoDataFrame, path: Path, made_for: dict[str, Any]) -> None:
+def write_index(index: pd.DataFrame, path: Path, made_for: dict[str, Any]) -> None:
     """Write a tile index beside its final place, then move it there.
 
     Args:
-        index: A tile index; its intervals become the columns ``datetime_start`` and ``datetime_stop``.
+        index: A tile index, or a tile table (:mod:`~terrafm_tg.datasets.tile_table`).
         path: The file.
-        made_for: What it was made for, returned by :func:`read_index`; JSON can hold it.
+        made_for: What it was made for, returned by :func:`read_index`; JSON can hold it. ``tile_size`` is the
+            size of tiles of which neither polygons nor sizes are given.
     """
-    table = index.reset_index(drop=True)
-    table[_TIMES[0]], table[_TIMES[1]] = index.index.left, index.index.right
-    table.attrs = {"terrafm": json.dumps(made_for)}
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        table.to_parquet(part)
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with IndexWriter(path, made_for) as writer:
+        writer.add(index)
 
 
-def read_index(path: Path) -> tuple[GeoDataFrame, dict[str, Any]]:
-    """Read what :func:`write_index` wrote.
+class IndexWriter:
+    """Writes a tile index of several parts, of which each is a tile index or a tile table.
+
+    The file appears when the context is left without an error.
+
+    Args:
+        path: The file.
+        made_for: As for :func:`write_index`.
+    """
+
+    def __init__(self, path: Path, made_for: dict[str, Any]) -> None:
+        self.path, self.made_for = path, made_for
+        self._part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        self._writer: pq.ParquetWriter | None = None
+
+    def add(self, index: pd.DataFrame) -> None:
+        """Append rows; all parts have the same columns."""
+        table = as_table(index)
+        for start in range(0, len(table), ROW_GROUP):
+            rows = _to_arrow(table.iloc[start : start + ROW_GROUP], self.made_for.get("tile_size"))
+            if self._writer is None:
+                metadata = {"geo": _geo_metadata(), "terrafm": json.dumps(self.made_for)}
+                self._schema = rows.schema.with_metadata(metadata)
+                self._writer = pq.ParquetWriter(
+                    self._part, self._schema, compression="zstd", dictionary_pagesize_limit=1 << 26
+                )
+            self._writer.write_table(rows.cast(self._schema), row_group_size=ROW_GROUP)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._writer is not None:
+                self._writer.close()
+                if error is None:
+                    with self._part.open("rb+") as file:
+                        os.fsync(file.fileno())
+                    self._part.replace(self.path)
+        finally:
+            self._part.unlink(missing_ok=True)
+
+
+def _to_arrow(table: pd.DataFrame, tile_size: int | None) -> pa.Table:
+    """Some rows as they are stored."""
+    columns = {
+        name: _array(column) for name, column in table.items() if name not in (*BOX, *TIMES, "geometry")
+    } | {name: pa.array(table[name], pa.timestamp("us")) for name in TIMES}
+    corners = [pa.array(table[name], pa.float64()) for name in BOX]
+    columns["bbox"] = pa.StructArray.from_arrays(corners, names=BOX)
+    shapes = table["geometry"].array if "geometry" in table else outlines(table, tile_size)
+    columns["geometry"] = pa.array(shapely.to_wkb(np.asarray(shapes), flavor="iso"), pa.binary())
+    return pa.table(columns)
+
+
+def _array(column: pd.Series) -> pa.Array:
+    """A column; names that repeat as a dictionary of those that occur."""
+    if not isinstance(column.dtype, pd.CategoricalDtype):
+        return pa.array(column, from_pandas=True)
+    held = column.array.remove_unused_categories()
+    codes = pa.array(held.codes.astype(np.int32), mask=held.codes < 0)
+    return pa.DictionaryArray.from_arrays(codes, pa.array(held.categories.astype("str"), pa.string()))
+
+
+def _geo_metadata() -> str:
+    """What GeoParquet 1.1 asks for."""
+    column = {
+        "encoding": "WKB",
+        "geometry_types": ["Polygon"],
+        "crs": CRS.from_epsg(4326).to_json_dict(),
+        "covering": {"bbox": {name: ["bbox", name] for name in BOX}},
+    }
+    return json.dumps({"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}})
+
+
+def read_index(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read what :func:`write_index` wrote, column by column, so that little more than the table is in memory.
 
     Returns:
-        The tile index and what it was made for.
+        The tile table (:mod:`~terrafm_tg.datasets.tile_table`) and what it was made for. Polygons are read only
+        where the file does not hold what they can be computed from.
 
     Raises:
         TerraFMError: If the file is damaged, or is something else.
     """
     try:
-        table = gpd.read_parquet(path)
+        with pq.ParquetFile(path) as file:
+            names, made_for = file.schema_arrow.names, _made_for(file.schema_arrow.metadata or {})
+            if made_for is not None and {*_NEEDED, *_LIGHT} <= set(names):
+                columns = {name: _column(file, name) for name in names if name not in ("bbox", "geometry")}
+                corners = file.read(["bbox"])["bbox"].combine_chunks().flatten()
+                columns |= {name: corner.to_numpy() for name, corner in zip(BOX, corners, strict=True)}
+                return pd.DataFrame(columns, copy=False), made_for
+        index = gpd.read_parquet(path)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise TerraFMError(f"{path} cannot be read ({error}): make it again with `terrafm index`.") from error
-    missing = {"cell", "quadrant", "epsg", *_TIMES} - set(table.columns)
-    if missing or "terrafm" not in table.attrs:
+    if made_for is None or not {*_NEEDED} <= set(index):
         raise TerraFMError(f"{path} is no tile index of ours: make it again with `terrafm index`.")
-    made_for = json.loads(table.attrs.pop("terrafm"))
-    table.index = intervals(table.pop(_TIMES[0]), table.pop(_TIMES[1]))
-    return table, made_for
+    return as_table(index.set_index(intervals(index.pop(TIMES[0]), index.pop(TIMES[1])))), made_for
+
+
+def _made_for(metadata: Mapping[bytes, bytes]) -> dict[str, Any] | None:
+    """What a file was made for; earlier versions kept it among the attributes of the data frame."""
+    if b"terrafm" in metadata:
+        return json.loads(metadata[b"terrafm"])
+    attributes = json.loads(metadata.get(b"pandas", b"{}")).get("attributes", {})
+    return json.loads(attributes["terrafm"]) if "terrafm" in attributes else None
+
+
+def _column(file: pq.ParquetFile, name: str) -> pd.Series:
+    """A column; lists stay as Arrow has them, which needs a tenth of the memory that objects take."""
+    return file.read([name])[name].to_pandas(
+        types_mapper=lambda kind: pd.ArrowDtype(kind) if pa.types.is_nested(kind) else None
+    )
 
 
 def open_index(
-    index: GeoDataFrame | str | os.PathLike[str] | None,
+    index: pd.DataFrame | str | os.PathLike[str] | None,
     root: Path,
-    scan: Callable[..., GeoDataFrame],
+    scan: Callable[..., pd.DataFrame],
     state: Callable[[Path], str],
     how: Mapping[str, Any],
     **settings: Any,
-) -> tuple[GeoDataFrame, bool]:
+) -> tuple[pd.DataFrame, bool]:
     """The tile index given, else ``index.parquet`` below the root, else made from the files.
 
     Args:
-        index: A tile index, the path of one, or None.
+        index: A tile index or tile table, the path of one, or None.
         root: Of the dataset.
         scan: ``scan(root, **how, **settings)`` makes the index.
         state: ``state(root)`` is a name for the files that lie there now.
@@ -79,12 +182,12 @@ def open_index(
         **settings: Settings with which one on disk must have been made too.
 
     Returns:
-        The index, and whether it was there already.
+        The tile index or tile table, and whether it was there already.
 
     Raises:
         TerraFMError: If the index on disk was made with other settings or, below the root, for other files.
     """
-    if isinstance(index, GeoDataFrame):
+    if isinstance(index, pd.DataFrame):
         return index, True
     path = root / NAME if index is None else Path(index)
     if index is None and not path.is_file():
@@ -99,17 +202,6 @@ def open_index(
     if index is None and made_for.get("state") != state(root):
         raise TerraFMError(f"{path} was made for other files than lie there now: run `terrafm index` again.")
     return table, True
-
-
-def intervals(start: pd.Series, stop: pd.Series) -> pd.IntervalIndex:
-    """TorchGeo's time index; a tile without any date is valid for all time."""
-    first, last = (
-        limit.as_unit("us") for limit in (pd.Timestamp.min.ceil("us"), pd.Timestamp.max.floor("us"))
-    )
-    start, stop = (times.astype("datetime64[us]") for times in (start, stop))
-    return pd.IntervalIndex.from_arrays(
-        start.fillna(first).to_numpy(), stop.fillna(last).to_numpy(), closed="both", name="datetime"
-    )
 
 
 def fingerprint(files: Iterable[Path], root: Path) -> str:

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from geopandas import GeoDataFrame
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader, MemoryFile
 from rasterio.windows import Window
@@ -67,7 +66,7 @@ class MajorTOM(TileDataset):
         modalities: Sequence[str] | None = None,
         native: bool = False,
         tile_size: int = 534,
-        index: GeoDataFrame | str | os.PathLike[str] | None = None,
+        index: pd.DataFrame | str | os.PathLike[str] | None = None,
         harmonise: bool = True,
         ambiguous_offset: str = "error",
         remote: bool = False,
@@ -87,8 +86,8 @@ class MajorTOM(TileDataset):
     SETTINGS: ClassVar = {"remote": False}
 
     @staticmethod
-    def scan(root: Path, tile_size: int, remote: bool = False) -> GeoDataFrame:
-        """The tile index, made from the metadata; see :func:`~.major_tom_rows.tile_rows`."""
+    def scan(root: Path, tile_size: int, remote: bool = False) -> pd.DataFrame:
+        """The tile table, made from the metadata; see :func:`~.major_tom_rows.tile_rows`."""
         return tile_rows(root, tile_size, remote)
 
     @staticmethod
@@ -124,18 +123,17 @@ class MajorTOM(TileDataset):
 
     def _sisters(self, row: int) -> list[int]:
         """Rows of the tiles of a row's cell, which lie together in the index."""
-        cells = self.index["cell"].to_numpy()
-        near = range(max(0, row - 3), min(len(cells), row + 4))
-        return [other for other in near if cells[other] == cells[row]]
+        cells = self.table["cell"].iloc[max(0, row - 3) : row + 4].to_numpy()
+        return [max(0, row - 3) + place for place in np.flatnonzero(cells == self.table["cell"].iat[row])]
 
     def _decode(self, row: int, modality: Modality, whole: bool) -> dict[int, np.ndarray]:
         """Native groups of a tile, or of its whole cell."""
         name = f"{self.name(row)} {modality.name}"
         values = self._values(row, modality, ["grid_cell", *modality.bands])
-        if values.get("grid_cell") != self.index["cell"].iat[row]:
+        if values.get("grid_cell") != self.table["cell"].iat[row]:
             raise DamagedTileError(name, f"its row group holds cell {values.get('grid_cell')}")
         quadrant = self._quadrants[row]
-        offset = int(self.index[f"offset_{modality.name}"].iat[row]) if self.harmonise else 0
+        offset = int(self.table[f"offset_{modality.name}"].iat[row]) if self.harmonise else 0
         groups = {}
         for resolution, bands in modality.native.items():
             size = self.tile_size * 10 // resolution
@@ -176,7 +174,7 @@ class MajorTOM(TileDataset):
             raise ValueError(f"its corner lies {away:,.0f} m from the cell's")
 
     def _check_cell_size(self) -> None:
-        width = cell_width(self.root, self.index)
+        width = cell_width(self.root, self.table)
         if width not in (None, 2 * self.tile_size):
             raise TerraFMError(
                 f"The cells of {self.root} are {width} pixels wide, a tile is half of that: "
@@ -185,17 +183,17 @@ class MajorTOM(TileDataset):
 
     @cached_property
     def _quadrants(self) -> np.ndarray:
-        return self.index["quadrant"].to_numpy(np.int64)
+        return self.table["quadrant"].to_numpy(np.int64)
 
     @cached_property
     def _locations(self) -> dict[str, tuple[pd.Categorical, np.ndarray]]:
         return {
-            m.name: (self.index[f"part_{m.name}"].array, self.index[f"group_{m.name}"].to_numpy())
+            m.name: (self.table[f"part_{m.name}"].array, self.table[f"group_{m.name}"].to_numpy())
             for m in self.modalities
         }
 
 
-def cell_width(root: Path, index: GeoDataFrame) -> int | None:
+def cell_width(root: Path, index: pd.DataFrame) -> int | None:
     """Pixels of 10 m across the first cell that can be read on disk; None where none of the first few can."""
     files = PartFiles()
     for row in range(0, min(len(index), 16), 4):

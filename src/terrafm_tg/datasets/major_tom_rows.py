@@ -10,14 +10,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pyproj
-from geopandas import GeoDataFrame
 
 from terrafm_tg.errors import TerraFMError
 
 from . import grid
 from .baseline import offsets_by_name
-from .footprints import polygons
-from .index_file import intervals
+from .footprints import boxes
+from .tile_table import times
 
 #: Folder of each modality below the root, as Major-TOM calls them; the first that a cell has gives its zone.
 FOLDERS = {"s2l2a": "Core-S2L2A", "s2l1c": "Core-S2L1C", "s1rtc": "Core-S1RTC"}
@@ -26,8 +25,8 @@ _UTM = r"(32[67](?:0[1-9]|[1-5]\d|60))$"  # also of "EPSG:EPSG:32633"
 _HELPFUL = ["timestamp", "cloud_cover", "nodata"]
 
 
-def tile_rows(root: Path, tile_size: int, remote: bool) -> GeoDataFrame:
-    """The tile index of a Major-TOM root, from its metadata alone.
+def tile_rows(root: Path, tile_size: int, remote: bool) -> pd.DataFrame:
+    """The tile table of a Major-TOM root, from its metadata alone.
 
     A cell has a product where a row of the metadata names it and the Parquet file of that row is on disk. Of
     several rows the one with the least nodata counts, then the least cloud, then the latest, then the first
@@ -56,17 +55,16 @@ def tile_rows(root: Path, tile_size: int, remote: bool) -> GeoDataFrame:
     rows, cols = grid.parse(epsg.index)
     order = np.lexsort((cols, rows))
     epsg = epsg.iloc[order]
-    columns: dict[str, Any] = {"cell": epsg.index.to_numpy(), "epsg": epsg.to_numpy()}
+    columns: dict[str, Any] = {"cell": pd.Categorical(epsg.index), "epsg": epsg.to_numpy()}
     for name, frame in products.items():
         columns |= _columns(name, frame.reindex(epsg.index), epsg)
     table = pd.DataFrame(columns)
     dates = table.filter(like="date_")
-    times = intervals(dates.min(axis=1), dates.max(axis=1))
-    repeats = np.repeat(np.arange(len(table)), 4)
-    tiles = table.iloc[repeats]
+    table = table.assign(**times(dates.min(axis=1), dates.max(axis=1)))
+    tiles = table.iloc[np.repeat(np.arange(len(table)), 4)].reset_index(drop=True)
     tiles.insert(1, "quadrant", np.tile(np.arange(4, dtype=np.int8), len(table)))
-    geometry = _footprints(rows[order], cols[order], columns["epsg"], tile_size)
-    return GeoDataFrame(tiles.set_index(times[repeats]), geometry=geometry, crs=4326)
+    tiles["x"], tiles["y"] = _corners(rows[order], cols[order], columns["epsg"], tile_size)
+    return tiles.assign(**boxes(tiles, tile_size))
 
 
 def find_metadata(root: Path) -> dict[str, Path]:
@@ -141,22 +139,20 @@ def _columns(name: str, frame: pd.DataFrame, epsg: pd.Series) -> dict[str, Any]:
     }
 
 
-def _footprints(rows: np.ndarray, cols: np.ndarray, epsg: np.ndarray, tile_size: int) -> np.ndarray:
-    """Outlines of the four tiles of each cell in EPSG:4326, (4 n,).
+def _corners(
+    rows: np.ndarray, cols: np.ndarray, epsg: np.ndarray, tile_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Upper left corners of the four tiles of each cell in metres of its UTM zone, (4 n,) each.
 
-    The picture's middle lies 5 km north and east of the cell's corner, in metres of its UTM zone: exactly so
-    in the published files, whose corners this reproduces to a micrometre.
+    The picture's middle lies 5 km north and east of the cell's corner: exactly so in the published files,
+    whose corners this reproduces to a micrometre.
     """
     lat, lon = grid.corners(rows, cols)
-    step = tile_size * 10.0
-    west, north = np.array([-step, 0, -step, 0]), np.array([step, step, 0, 0])  # NW, NE, SW, SE
-    corner_x, corner_y = np.array([0, step, step, 0]), np.array([0, 0, -step, -step])
-    outlines = np.empty((len(lat), 4, 4, 2))
+    x, y = np.empty_like(lat), np.empty_like(lat)
     for code in np.unique(epsg):
         here = epsg == code
         to_zone = pyproj.Transformer.from_crs(4326, int(code), always_xy=True)
-        x, y = (v + grid.CELL_SIZE * 500 for v in to_zone.transform(lon[here], lat[here]))
-        x = x[:, None, None] + west[:, None] + corner_x
-        y = y[:, None, None] + north[:, None] + corner_y
-        outlines[here] = np.stack(to_zone.transform(x, y, direction="INVERSE"), axis=-1)
-    return polygons(outlines.reshape(-1, 4, 2))
+        x[here], y[here] = to_zone.transform(lon[here], lat[here])
+    middle, step = grid.CELL_SIZE * 500, tile_size * 10.0
+    west, north = np.array([-step, 0, -step, 0]), np.array([step, step, 0, 0])  # NW, NE, SW, SE
+    return (x[:, None] + middle + west).ravel(), (y[:, None] + middle + north).ravel()

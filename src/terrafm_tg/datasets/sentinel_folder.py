@@ -75,7 +75,7 @@ class SentinelFolder(TileDataset):
         modalities: Sequence[str] | None = None,
         native: bool = False,
         tile_size: int = 534,
-        index: GeoDataFrame | str | os.PathLike[str] | None = None,
+        index: pd.DataFrame | str | os.PathLike[str] | None = None,
         folders: Mapping[str, str] | None = None,
         bands: Mapping[str, Sequence[str]] | None = None,
         radar_unit: str = "dB",
@@ -133,7 +133,7 @@ class SentinelFolder(TileDataset):
 
     def name(self, row: int) -> str:
         """What a log calls the tile: the path of its first image."""
-        paths = (self.index[f"path_{m}"].iat[row] for m in FOLDERS if f"path_{m}" in self.index)
+        paths = (self.table[f"path_{m}"].iat[row] for m in FOLDERS if f"path_{m}" in self.table)
         return next(path for path in paths if isinstance(path, str)).replace("{}", "*")
 
     def _transform(self, row: int) -> Affine:
@@ -161,7 +161,7 @@ class SentinelFolder(TileDataset):
         name = f"{self.name(row)} {modality.name}"
         if path is None:
             raise DamagedTileError(name, f"band {bands[0]} has no file")
-        offset = int(self.index[f"offset_{modality.name}"].iat[row]) if self.harmonise else 0
+        offset = int(self.table[f"offset_{modality.name}"].iat[row]) if self.harmonise else 0
         transform = self._transform(row)
         size = self._grids["height"][row], self._grids["width"][row]
         extent = array_bounds(*size, transform)
@@ -210,8 +210,8 @@ class SentinelFolder(TileDataset):
 
     @cached_property
     def _paths_of(self) -> dict[str, pd.Categorical]:
-        return {m.name: self.index[f"path_{m.name}"].array for m in self.modalities}
+        return {m.name: self.table[f"path_{m.name}"].array for m in self.modalities}
 
     @cached_property
     def _grids(self) -> dict[str, np.ndarray]:
-        return {name: self.index[name].to_numpy() for name in ("x", "y", "xres", "yres", "height", "width")}
+        return {name: self.table[name].to_numpy() for name in ("x", "y", "xres", "yres", "height", "width")}

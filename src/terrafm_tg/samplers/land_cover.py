@@ -86,7 +86,7 @@ class LandCoverSampler(GeoSampler, DistributedSampler):
         self.start = 0  # this rank's first draw; a resumed loader sets it
         self._rank, self._world_size = rank, world_size
 
-        index = dataset.index
+        index = dataset.table
         candidates = np.arange(len(index)) if rows is None else np.asarray(rows)
         kept = candidates[~_dropped_ocean(index, ocean_keep, seed)[candidates]]
         if len(kept) == 0:
@@ -97,7 +97,7 @@ class LandCoverSampler(GeoSampler, DistributedSampler):
         self.global_length = len(kept) if length is None else length
         self.rows = kept.astype(np.int32)
         by = (by,) if isinstance(by, str) else by
-        groups = _groups(index.iloc[kept], by if power else ())
+        groups = _groups(index, kept, by if power else ())
         weights = np.bincount(groups)[groups] ** -float(power)
         fixed = np.rint(weights / weights.sum() * self.global_length * 2.0**_BITS).astype(np.int64)
         fixed[fixed.argmax()] += (self.global_length << _BITS) - fixed.sum()  # rounding: below 0.001 draws
@@ -196,17 +196,17 @@ def _column(index: pd.DataFrame, name: str) -> np.ndarray:
     )
 
 
-def _groups(index: pd.DataFrame, by: Sequence[str]) -> np.ndarray:
-    """The number of each tile's group: one group per combination of values that occurs."""
-    groups = np.zeros(len(index), np.int64)
+def _groups(index: pd.DataFrame, rows: np.ndarray, by: Sequence[str]) -> np.ndarray:
+    """The number of each row's group: one group per combination of values that occurs."""
+    groups = np.zeros(len(rows), np.int64)
     for name in by:
-        values = pd.factorize(_column(index, name))[0]
+        values = pd.factorize(_column(index, name)[rows])[0]
         groups = pd.factorize(groups * (values.max() + 1) + values)[0]
-    if list(by) == ["land_cover"] and len(index) and (_column(index, "land_cover") < 0).all():
+    if list(by) == ["land_cover"] and (_column(index, "land_cover")[rows] < 0).all():
         _log.warning(
             "Land cover is unknown for all %d tiles, so each is drawn equally often: write it with "
             "`terrafm index` and a WorldCover folder to weigh tiles by it.",
-            len(index),
+            len(rows),
         )
     return groups
 
@@ -216,9 +216,9 @@ def _dropped_ocean(index: pd.DataFrame, keep: float, seed: int) -> np.ndarray:
     land_cover = _column(index, "land_cover")
     if keep == 1 or not (land_cover == OCEAN).any():
         return np.zeros(len(index), bool)
-    codes, names = pd.factorize(index["cell"].to_numpy(object))
+    codes, names = pd.factorize(index["cell"])
     ocean = 2 * np.bincount(codes, land_cover == OCEAN) > np.bincount(codes, land_cover >= 0)
     # SipHash keyed by the seed: the same on every machine, whatever else the index holds.
-    hashes = pd.util.hash_array(names[ocean], hash_key=f"{seed % 2**64:016x}")
+    hashes = pd.util.hash_array(np.asarray(names[ocean], object), hash_key=f"{seed % 2**64:016x}")
     ocean[ocean] = hashes / 2.0**64 >= keep
     return ocean[codes]
