@@ -5,8 +5,11 @@ class TerraFMError(ValueError):
     """A wrong setting, path, band, modality, shape or checkpoint; the command line prints it without a traceback."""
 
 
-class UnfitTileError(TerraFMError):
-    """A tile's stored pixels differ in shape or type from the arrays that they were to be read into."""
+class UnfitTileError(Exception):
+    """A tile's stored pixels differ in shape or type from the arrays that they were to be read into.
+
+    No user meets it: whoever gave the arrays reads the tile into ones of its own.
+    """
 
 
 class DamagedTileError(TerraFMError):
