@@ -9,6 +9,7 @@ from .sensors import SensorDataModule
 from .sentinel_folder import SentinelFolderDataModule
 from .simulated import SimulatedDataModule
 from .split import even_pick, split_blocks
+from .ssl4eo import SSL4EOS12DataModule
 from .tiles import TileDataModule
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "DamageLog",
     "FaultTolerant",
     "MajorTOMDataModule",
+    "SSL4EOS12DataModule",
     "SensorDataModule",
     "SensorOSCDDataModule",
     "SentinelFolderDataModule",

@@ -9,6 +9,7 @@ from .major_tom import MajorTOM
 from .sensor_pairs import SensorPairs
 from .sentinel_folder import SentinelFolder
 from .simulated import SimulatedWorld, simulate
+from .ssl4eo import SSL4EOS12Tiles
 
 __all__ = [
     "DFC2020S1",
@@ -17,6 +18,7 @@ __all__ = [
     "BigEarthNetS2",
     "ESAWorldCover",
     "MajorTOM",
+    "SSL4EOS12Tiles",
     "SensorPairs",
     "SentinelFolder",
     "SimulatedWorld",
