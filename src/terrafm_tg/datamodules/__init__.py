@@ -4,6 +4,7 @@ from .cache import CachedTiles
 from .faults import DamageLog, FaultTolerant
 from .loader import TileDataLoader
 from .major_tom import MajorTOMDataModule
+from .mmearth import MMEarthDataModule
 from .sensor_oscd import SensorOSCDDataModule
 from .sensors import SensorDataModule
 from .sentinel_folder import SentinelFolderDataModule
@@ -16,6 +17,7 @@ __all__ = [
     "CachedTiles",
     "DamageLog",
     "FaultTolerant",
+    "MMEarthDataModule",
     "MajorTOMDataModule",
     "SSL4EOS12DataModule",
     "SensorDataModule",

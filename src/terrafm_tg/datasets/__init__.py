@@ -6,6 +6,7 @@ from .dfc2020 import DFC2020S1, DFC2020S2
 from .esa_worldcover import ESAWorldCover
 from .index import build_index
 from .major_tom import MajorTOM
+from .mmearth import MMEarthTiles
 from .sensor_pairs import SensorPairs
 from .sentinel_folder import SentinelFolder
 from .simulated import SimulatedWorld, simulate
@@ -17,6 +18,7 @@ __all__ = [
     "BigEarthNetS1",
     "BigEarthNetS2",
     "ESAWorldCover",
+    "MMEarthTiles",
     "MajorTOM",
     "SSL4EOS12Tiles",
     "SensorPairs",
