@@ -10,8 +10,9 @@ from rasterio.transform import from_origin
 from rich.console import Console
 from tiny_files import product, tiff, write_major_tom
 
-from terrafm_tg.datasets import MajorTOM, SentinelFolder, build_index
+from terrafm_tg.datasets import MajorTOM, SentinelFolder, build_index, layers
 from terrafm_tg.datasets.index import summary_table
+from terrafm_tg.datasets.index_file import read_index
 from terrafm_tg.errors import TerraFMError
 
 WEST, EAST = "536U_101R", "536U_104R"  # the second lies east of the map below
@@ -63,6 +64,7 @@ def test_land_cover_climate_and_region(root, worldcover, tmp_path, west):
     assert index.cell.tolist() == [WEST] * 4 + [EAST] * 4
     assert index.land_cover.tolist() == [0, 0, 11, 11, -1, -1, -1, -1]  # nothing but water is ocean
     assert index.land_cover.dtype == np.int8
+    assert index.ocean.tolist() == [False] * 8  # two of four tiles are not more than half
     share = np.stack(index.land_cover_share)
     assert share.shape == (8, 11)
     assert share[:4].sum(axis=1) == pytest.approx(1)
@@ -78,11 +80,10 @@ def test_the_file_is_found_and_gives_the_same(root, worldcover):
     built = build_index(root, worldcover, progress=False)
     assert [path.name for path in root.glob("*index*")] == ["index.parquet"]  # nothing is left of the writing
     dataset = MajorTOM(root, tile_size=12)
-    pd.testing.assert_frame_equal(
-        pd.DataFrame(dataset.index.drop(columns="land_cover_share")),
-        pd.DataFrame(built.drop(columns="land_cover_share")),
-    )
-    assert dataset.index.crs == built.crs
+    assert set(dataset.table) == set(built)
+    for name, column in built.items():
+        assert dataset.table[name].astype(object).equals(column.astype(object)), name
+    assert np.stack(dataset.table.land_cover_share).tolist() == np.stack(built.land_cover_share).tolist()
     sample = dataset[dataset.tile_slice(2)]
     assert sample["land_cover"] == 11
     assert sample["image_s1rtc"].shape == (2, 12, 12)
@@ -103,9 +104,12 @@ def test_maps_below_the_root_are_found(root, worldcover):
     assert build_index(root, progress=False).land_cover.tolist()[:4] == [0, 0, 11, 11]
 
 
-def test_without_maps_everything_is_unknown(root):
+def test_without_maps(root):
     index = build_index(root, progress=False)
-    assert set(index.land_cover) == set(index.climate) == set(index.region) == {-1}
+    assert set(index.land_cover) == {-1}
+    assert not index.ocean.any()
+    assert {layers.KOPPEN_GEIGER[code - 1] for code in index.climate} == {"Cfb"}  # Bavaria
+    assert {read_index(root / "index.parquet")[1]["regions"][row] for row in index.region} == {"Europe"}
 
 
 def test_an_index_elsewhere(root, worldcover, tmp_path):

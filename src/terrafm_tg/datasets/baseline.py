@@ -29,10 +29,15 @@ def offsets_by_name(products: pd.Series) -> np.ndarray:
         int16 (n,): 1000 from baseline 04.00 on, 0 before, -1 where the name does not say (``N9999``, or no
         baseline).
     """
+    baselines = baselines_by_name(products)
+    offsets = np.where(baselines >= _FIRST, OFFSET, 0)
+    return np.where(np.isin(baselines, (UNKNOWN, _AMBIGUOUS)), UNKNOWN, offsets).astype(np.int16)
+
+
+def baselines_by_name(products: pd.Series) -> np.ndarray:
+    """Processing baseline that products name: 400 for ``N0400``, 9999 for ``N9999``, -1 for none; int16 (n,)."""
     names = products.astype("str").str.extract(r"_N(\d{4})(?:_|$)", expand=False)
-    baseline = pd.to_numeric(names).to_numpy(float)
-    offsets = np.where(baseline >= _FIRST, OFFSET, 0)
-    return np.where(np.isnan(baseline) | (baseline == _AMBIGUOUS), UNKNOWN, offsets).astype(np.int16)
+    return pd.to_numeric(names).fillna(UNKNOWN).to_numpy(np.int16)
 
 
 def offset_by_pixels(bands: Mapping[str, np.ndarray]) -> int:

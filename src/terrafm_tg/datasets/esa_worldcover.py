@@ -1,5 +1,6 @@
 """ESA WorldCover: the global 10 m land-cover map, its legend, and the histogram of a tile."""
 
+import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ import numpy as np
 import rasterio
 import torch
 from matplotlib.colors import ListedColormap
-from rasterio.mask import raster_geometry_mask
+from rasterio import windows
+from rasterio.features import geometry_mask
+from rasterio.io import DatasetReader
 from shapely.geometry.base import BaseGeometry
 from torchgeo.datasets import RasterDataset
 from torchgeo.datasets.errors import DatasetNotFoundError
@@ -144,9 +147,7 @@ class ESAWorldCover(RasterDataset):
                 continue
             covered += part.area
             with rasterio.open(self.index.filepath.iloc[i]) as src:
-                outside, _, window = raster_geometry_mask(src, [part], crop=True)
-                codes = src.read(1, window=window)[~outside]
-            counts += np.bincount(_INDEX_OF_CODE[codes], minlength=len(counts))
+                counts += count_classes(src, part)
         if self.missing == "ocean":
             counts[OCEAN] += round((geometry.area - covered) / (self.res[0] * self.res[1]))
         return counts
@@ -191,6 +192,29 @@ class ESAWorldCover(RasterDataset):
         return fig
 
 
+def count_classes(src: DatasetReader, geometry: BaseGeometry) -> np.ndarray:
+    """How many pixels of each class a file of the map holds in a place.
+
+    Args:
+        src: The file.
+        geometry: A polygon in its CRS; pixels count by their centres.
+
+    Returns:
+        int64 (12,): the counts of the classes 0 to 10, and of pixels without data.
+    """
+    extent = windows.from_bounds(*geometry.bounds, src.transform)
+    (top, bottom), (left, right) = extent.toranges()
+    rows = max(math.floor(top), 0), min(math.ceil(bottom), src.height)
+    cols = max(math.floor(left), 0), min(math.ceil(right), src.width)
+    counts = np.zeros(len(CLASSES) + 1, dtype=np.int64)
+    if rows[0] < rows[1] and cols[0] < cols[1]:
+        window = windows.Window.from_slices(rows, cols)
+        codes = src.read(1, window=window)
+        inside = geometry_mask([geometry], codes.shape, src.window_transform(window), invert=True)
+        np.add.at(counts, _INDEX_OF_CODE, np.bincount(codes[inside], minlength=len(_INDEX_OF_CODE)))
+    return counts
+
+
 def majority(histogram: np.ndarray, latitude: float, ocean_share: float = 0.95) -> int:
     """The land cover of a tile from its histogram, with the ocean that WorldCover's legend lacks.
 
@@ -206,13 +230,14 @@ def majority(histogram: np.ndarray, latitude: float, ocean_share: float = 0.95) 
     Returns:
         Class index 0 to 10, 11 for ocean, -1 where it is not known.
     """
-    histogram = np.asarray(histogram)
-    total = histogram.sum()
-    if total == 0:
-        return UNKNOWN
-    top = int(histogram.argmax())
-    if latitude < SOUTHERN_LIMIT:
-        return UNKNOWN if top == OCEAN else top
-    if top == WATER and histogram[WATER] + histogram[OCEAN] >= ocean_share * total:
-        return OCEAN
-    return top
+    return int(majorities(np.asarray(histogram)[None], np.array([latitude]), ocean_share)[0])
+
+
+def majorities(histograms: np.ndarray, latitudes: np.ndarray, ocean_share: float = 0.95) -> np.ndarray:
+    """:func:`majority` of many tiles: (n, 12) counts and (n,) latitudes to int8 (n,)."""
+    total, top = histograms.sum(axis=1), histograms.argmax(axis=1)
+    water = (histograms[:, WATER] + histograms[:, OCEAN]) >= ocean_share * total
+    classes = np.where((top == WATER) & water, OCEAN, top)
+    south = latitudes < SOUTHERN_LIMIT
+    classes[south] = np.where(top[south] == OCEAN, UNKNOWN, top[south])
+    return np.where(total == 0, UNKNOWN, classes).astype(np.int8)

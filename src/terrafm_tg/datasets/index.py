@@ -5,20 +5,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from geopandas import GeoDataFrame
+import pandas as pd
 from rich.table import Table
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES
 
 from .baseline import OFFSET, UNKNOWN
-from .esa_worldcover import CLASS_NAMES, ESAWorldCover
+from .esa_worldcover import CLASS_NAMES, CLASSES, ESAWorldCover
+from .index_cover import describe_map, in_ocean_cells, lists, summarise, take_over
 from .index_file import NAME, write_index
-from .layers import climate_zone, land_cover, region
+from .index_work import FinishedUnits
+from .layers import climate_zone, koppen_geiger, region
 from .major_tom import MajorTOM
 from .major_tom_rows import FOLDERS
 from .sentinel_folder import SentinelFolder
-from .tile_table import as_index, as_table
+from .tile_cover import cover_counts
+from .tile_table import as_table
 
 
 def build_index(
@@ -28,29 +31,36 @@ def build_index(
     regions: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     workers: int | None = None,
+    scheduler: str | None = None,
     progress: bool = True,
     **settings: Any,
-) -> GeoDataFrame:
+) -> pd.DataFrame:
     """Build the tile index of a Major-TOM root or of a folder of GeoTIFFs, and write it as GeoParquet.
 
     The file appears whole or not at all. Datasets find it in their root and use it from then on; they refuse
-    it once the files there have changed.
+    it once the files there have changed. A run that was stopped goes on where it was when it is started
+    again; what it had counted lies in a folder beside the file meanwhile. Tiles of an index that is there
+    already keep their land cover; only others are looked up. The same input gives the same bytes, however
+    often it was stopped and whatever the number of processes.
 
     Args:
         root: A Major-TOM root (:class:`~terrafm_tg.datasets.MajorTOM`), or a folder with a folder of GeoTIFFs
             per modality (:class:`~terrafm_tg.datasets.SentinelFolder`).
         worldcover: The map, or folder of its tiles; ``WorldCover`` below the root where None, if it is there.
-        climate: GeoTIFF of climate zone codes; ``climate.tif`` below the root where None, if it is there.
-        regions: Vector file of regions; ``regions.geojson`` below the root where None, if it is there.
+        climate: GeoTIFF of climate zone codes; where None, ``climate.tif`` below the root, or else the
+            Köppen-Geiger zones of :func:`~terrafm_tg.datasets.layers.koppen_geiger`.
+        regions: Vector file of regions; where None, ``regions.geojson`` below the root, or else the
+            continents of :func:`~terrafm_tg.datasets.layers.region`.
         out: The file to write instead of ``root/index.parquet``.
         workers: Processes that read the map; 0 for this one, None for one per core where there is much to do.
+        scheduler: Address of a Dask cluster that reads it instead.
         progress: Show a bar.
         **settings: Of the dataset's ``scan``: ``tile_size`` (half a cell, or 534, where not given),
             ``remote``; ``folders``, ``bands``, ``offsets``, ``max_days``.
 
     Returns:
-        The index, as the dataset has it: ``land_cover`` (0 to 10, 11 ocean, -1 unknown),
-        ``land_cover_share``, ``climate`` and ``region`` (-1 unknown) besides the columns of ``scan``.
+        The index as a tile table (:mod:`~terrafm_tg.datasets.tile_table`), with the columns that
+        ``docs/index_format.md`` lists.
 
     Raises:
         TerraFMError: If there is nothing to index, a map cannot be read, or WorldCover covers no tile.
@@ -60,35 +70,45 @@ def build_index(
         raise TerraFMError(
             f"{root} is no folder: give a Major-TOM root, or a folder of GeoTIFFs per modality."
         )
-    if worldcover is None and (root / "WorldCover").is_dir():
-        worldcover = root / "WorldCover"
-    if climate is None and (root / "climate.tif").is_file():
-        climate = root / "climate.tif"
-    if regions is None and (root / "regions.geojson").is_file():
-        regions = root / "regions.geojson"
+    worldcover = _below(root, "WorldCover") if worldcover is None else worldcover
+    climate = _below(root, "climate.tif") if climate is None else Path(climate)
+    regions = _below(root, "regions.geojson") if regions is None else Path(regions)
+    out = root / NAME if out is None else Path(out)
     major_tom = any((root / folder / "metadata.parquet").is_file() for folder in FOLDERS.values())
     kind = MajorTOM if major_tom else SentinelFolder
-    settings.setdefault("tile_size", kind.find_tile_size(root))
-    table = as_table(kind.scan(root, **settings))
-    index = as_index(table, settings["tile_size"])
-    unknown = np.full(len(index), UNKNOWN)
-    cover, share = unknown.astype(np.int8), np.zeros((len(index), 11), dtype=np.float32)
-    if worldcover is not None:
-        source = worldcover if isinstance(worldcover, ESAWorldCover) else ESAWorldCover(worldcover)
-        cover, share = land_cover(index, source, workers, progress)
-    table = table.assign(
-        land_cover=cover,
-        land_cover_share=list(share),
-        climate=unknown.astype(np.int16) if climate is None else climate_zone(index, Path(climate)),
-        region=unknown.astype(np.int16) if regions is None else region(index, Path(regions)),
-    )
+    if settings.get("tile_size") is None:
+        settings["tile_size"] = kind.find_tile_size(root)
     made_for = {name: settings.get(name, default) for name, default in kind.SETTINGS.items()}
     made_for |= {"tile_size": settings["tile_size"], "state": kind.state(root)}
-    write_index(table, root / NAME if out is None else Path(out), made_for)
-    return as_index(table, settings["tile_size"])
+    table = as_table(kind.scan(root, **settings))
+    cover, share = np.full(len(table), UNKNOWN, np.int8), np.zeros((len(table), len(CLASSES)), np.float32)
+    with FinishedUnits(out.with_name(f"{out.name}.work")) as finished:
+        if worldcover is not None:
+            source = worldcover if isinstance(worldcover, ESAWorldCover) else ESAWorldCover(worldcover)
+            made_for["worldcover"] = describe_map(source)
+            known = take_over(table, out, made_for, source, cover, share)
+            how = {"workers": workers, "scheduler": scheduler, "progress": progress}
+            counts, _ = cover_counts(table, settings["tile_size"], source, ~known, finished, **how)
+            summarise(counts, table, ~known, cover, share)
+        zones = koppen_geiger(table) if climate is None else climate_zone(table, climate)
+        region_of, made_for["regions"] = region(table, regions)
+        table = table.assign(
+            land_cover=cover,
+            land_cover_share=lists(share),
+            ocean=in_ocean_cells(table["cell"], cover),
+            climate=zones,
+            region=region_of,
+        )
+        write_index(table, out, made_for)
+    finished.clear()
+    return table
 
 
-def summary_table(index: GeoDataFrame) -> Table:
+def _below(root: Path, name: str) -> Path | None:
+    return root / name if (root / name).exists() else None
+
+
+def summary_table(index: pd.DataFrame) -> Table:
     """What a tile index holds, for people: modalities, offsets, land cover, and what is not known."""
     table = Table(caption=_caption(index), caption_justify="left", min_width=60)
     table.add_column("")
@@ -114,7 +134,7 @@ def summary_table(index: GeoDataFrame) -> Table:
     return table
 
 
-def _caption(index: GeoDataFrame) -> str | None:
+def _caption(index: pd.DataFrame) -> str | None:
     unknown = float((index["land_cover"] == UNKNOWN).mean())
     if unknown == 1:
         return "No land cover: give the folder of ESA WorldCover to sample by it."

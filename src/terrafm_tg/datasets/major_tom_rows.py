@@ -14,7 +14,7 @@ import pyproj
 from terrafm_tg.errors import TerraFMError
 
 from . import grid
-from .baseline import offsets_by_name
+from .baseline import baselines_by_name, offsets_by_name
 from .footprints import boxes
 from .tile_table import times
 
@@ -134,6 +134,9 @@ def _columns(name: str, frame: pd.DataFrame, epsg: pd.Series) -> dict[str, Any]:
         f"product_{name}": pd.Categorical(product),
         f"date_{name}": frame["timestamp"].to_numpy(),
         f"offset_{name}": np.where(has, offset, 0).astype(np.int16),
+        f"baseline_{name}": baselines_by_name(product),
+        f"cloud_{name}": np.where(has, frame["cloud_cover"], np.nan).astype(np.float32),
+        f"nodata_{name}": np.where(has, frame["nodata"], np.nan).astype(np.float32),
         f"part_{name}": pd.Categorical(frame["part"]),
         f"group_{name}": frame["parquet_row"].fillna(-1).to_numpy(np.int32),
     }
