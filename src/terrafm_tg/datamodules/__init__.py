@@ -5,6 +5,7 @@ from .faults import DamageLog, FaultTolerant
 from .loader import TileDataLoader
 from .major_tom import MajorTOMDataModule
 from .mmearth import MMEarthDataModule
+from .packed import PackedDataModule
 from .sensor_oscd import SensorOSCDDataModule
 from .sensors import SensorDataModule
 from .sentinel_folder import SentinelFolderDataModule
@@ -19,6 +20,7 @@ __all__ = [
     "FaultTolerant",
     "MMEarthDataModule",
     "MajorTOMDataModule",
+    "PackedDataModule",
     "SSL4EOS12DataModule",
     "SensorDataModule",
     "SensorOSCDDataModule",

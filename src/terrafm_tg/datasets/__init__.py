@@ -7,6 +7,7 @@ from .esa_worldcover import ESAWorldCover
 from .index import build_index
 from .major_tom import MajorTOM
 from .mmearth import MMEarthTiles
+from .packed import PackedTiles
 from .sensor_pairs import SensorPairs
 from .sentinel_folder import SentinelFolder
 from .simulated import SimulatedWorld, simulate
@@ -20,6 +21,7 @@ __all__ = [
     "ESAWorldCover",
     "MMEarthTiles",
     "MajorTOM",
+    "PackedTiles",
     "SSL4EOS12Tiles",
     "SensorPairs",
     "SentinelFolder",

@@ -16,7 +16,7 @@ from terrafm_tg.distributed import run_units
 from terrafm_tg.errors import TerraFMError
 
 from .base import TileDataset
-from .index_file import NAME, read_index, write_index
+from .index_file import NAME
 from .packing.damage import NAME as DAMAGED
 from .packing.damage import DamageList
 from .packing.folder import alone_in, remove_others
@@ -26,9 +26,7 @@ from .packing.report import PackReport, Tally
 from .packing.table import join_tables
 from .packing.unit import PackUnit, pack_unit, tiles_of
 from .shards import SUFFIX
-
-#: Changes when the same source and settings give other bytes.
-FORMAT = 1
+from .store import FORMAT, read_store_index, write_store_index
 
 
 def pack(
@@ -97,7 +95,7 @@ class _Packing:
     def __init__(self, tiles: TileDataset, out: Path, quantise: bool, max_damaged_share: float) -> None:
         self.tiles, self.out, self.quantise = tiles, out, quantise
         self.damage = DamageList(out / DAMAGED, max_damaged_share)
-        self.before = read_index(out / NAME)[0] if (out / NAME).is_file() else None
+        self.before = read_store_index(str(out))[0] if (out / NAME).is_file() else None
         self.held: dict[str, HeldTiles] = {}
         self.units: list[Unit] = []
         self.report = PackReport()
@@ -156,7 +154,7 @@ class _Packing:
         table = join_tables(self.tiles.table, records, self.before)
         if table.empty:
             raise TerraFMError(f"None of the {len(self.tiles):,} tiles of {self.tiles.root} can be packed.")
-        write_index(table, self.out / NAME, settings)
+        write_store_index(table, self.out, settings)
         self.damage.write(self.tiles.root, {name: held.sources for name, held in self.held.items()})
         shards = [table[column].cat.categories for column in table if column.startswith("shard_")]
         self.report.removed = remove_others(self.out, set().union(*shards))
