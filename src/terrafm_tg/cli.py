@@ -15,6 +15,14 @@ TOOLS = {
         "terrafm_tg.commands:simulate",
         "write a simulated world in Major-TOM's and WorldCover's formats",
     ),
+    "download": (
+        "terrafm_tg.commands:download",
+        "fetch a subset of Major-TOM: by box, land cover, cells or share",
+    ),
+    "grid": (
+        "terrafm_tg.commands:grid",
+        "cut own Sentinel-1 and Sentinel-2 scenes into Major-TOM's cells",
+    ),
     "index": (
         "terrafm_tg.commands:index",
         "build the tile index: files, dates, baseline, land cover, climate, region",

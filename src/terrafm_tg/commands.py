@@ -24,34 +24,192 @@ def simulate(
           f"--config conf/data/simulated.yaml --data.root {root}")  # fmt: skip
 
 
+def download(
+    root: Path,
+    bbox: list[float] | None = None,
+    cells: list[str] | Path | None = None,
+    land_cover: list[str] | str | None = None,
+    land_cover_from: Path | None = None,
+    share: float = 1.0,
+    seed: int = 0,
+    modalities: list[str] | str | None = None,
+    require: str = "all",
+    max_cloud: float = 100.0,
+    extra: list[str] | str | None = None,
+    max_gb: float | None = None,
+    max_damaged: float = 0.05,
+    worldcover: bool = False,
+    source: str | None = None,
+    worldcover_source: str | None = None,
+    connections: int = 16,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    retries: int = 8,
+    timeout: float = 60.0,
+    dry_run: bool = False,
+    bandwidth: float = 100.0,
+    index: bool = True,
+) -> None:
+    """Download a subset of Major-TOM Core by range requests, then index it; the same command again goes on.
+
+    A cell is taken where all conditions hold. What is in ROOT already is not fetched again, so that further
+    commands add to it.
+
+    Args:
+        root: Folder of the local copy, in the published layout.
+        bbox: West, south, east, north in degrees, such as [5.9,45.8,10.5,47.8].
+        cells: Names of cells such as [897U_171L,897U_172L], or a text file with one per line.
+        land_cover: Classes of ESA WorldCover such as [Cropland,Mangroves], of which one prevails in a tile.
+        land_cover_from: A tile index or folder of ESA WorldCover to look them up in; fetched where not given.
+        share: Random share of the cells that remain, by a hash of seed and cell.
+        seed: Of the share.
+        modalities: Any of s1rtc, s2l1c, s2l2a; all by default.
+        require: Whether cells must have "all" of the modalities, or "any".
+        max_cloud: Most cloud in percent of a Sentinel-2 product.
+        extra: Columns left out otherwise: thumbnail, cloud_mask, B10.
+        max_gb: The most that may be added to the disk, in GB.
+        max_damaged: Share of the rows that may turn out damaged at the source.
+        worldcover: Whether to fetch the files of ESA WorldCover under the cells, which the index reads.
+        source: Address of the products, such as that of a mirror; {product} stands for Core-S2L2A and so on.
+        worldcover_source: Address of WorldCover's files.
+        connections: Requests at the same time.
+        workers: Processes; one, or four for more than 20 GB, by default.
+        scheduler: Address of a Dask cluster that sees the same ROOT.
+        retries: Failures in a row without a new byte after which to give up.
+        timeout: Seconds without a byte that count as a failure.
+        dry_run: Whether only to say what would be fetched.
+        bandwidth: MB/s for which a dry run says how long it takes.
+        index: Whether to build the index afterwards, as `terrafm index ROOT` does.
+    """
+    from rich.console import Console
+
+    from .datasets.download import SOURCE, WORLDCOVER, Selection, download, read_cells
+
+    if bbox is not None and len(bbox) != 4:
+        raise TerraFMError(f"`bbox` has {len(bbox)} numbers: give west, south, east, north.")
+    if bandwidth <= 0:
+        raise TerraFMError(f"`bandwidth` is {bandwidth:g}: give MB/s above 0.")
+    selection = Selection(
+        bbox=None if bbox is None else (bbox[0], bbox[1], bbox[2], bbox[3]),
+        cells=read_cells(cells),
+        land_cover=_words(land_cover),
+        share=share,
+        seed=seed,
+        modalities=_words(modalities) or None,
+        require=require,
+        max_cloud=max_cloud,
+    )
+    report = download(
+        root,
+        selection,
+        source=source or SOURCE,
+        extra=_words(extra),
+        max_gb=max_gb,
+        max_damaged=max_damaged,
+        land_cover_from=land_cover_from,
+        worldcover=worldcover,
+        worldcover_source=worldcover_source or WORLDCOVER,
+        connections=connections,
+        workers=workers,
+        scheduler=scheduler,
+        retries=retries,
+        timeout=timeout,
+        dry_run=dry_run,
+    )
+    Console().print(report.table(bandwidth))
+    if index and not dry_run:
+        _index(root)
+    elif not dry_run:
+        print(f"Next: terrafm index {root}")
+
+
+def _words(value: list[str] | str | None) -> tuple[str, ...]:
+    """One word or several."""
+    return (value,) if isinstance(value, str) else tuple(value or ())
+
+
+def grid(
+    scenes: Path,
+    root: Path,
+    min_valid: float = 0.9,
+    radar_unit: str | None = None,
+    baseline: str | None = None,
+    cell_size: int = 1068,
+    workers: int | None = None,
+    scheduler: str | None = None,
+) -> None:
+    """Cut own Sentinel scenes into Major-TOM's cells, to add to a Major-TOM root or to make one.
+
+    The same command again goes on, and adds new scenes.
+
+    Args:
+        scenes: Folder with Sentinel-2 SAFE folders or files per band, and geocoded Sentinel-1 files (..._VV.tif).
+        root: The Major-TOM root to write into; it is made where missing.
+        min_valid: Least share of a cell's picture that a scene must cover.
+        radar_unit: What radar files hold: linear (power), dB or amplitude; ASF's names tell it themselves.
+        baseline: Processing baseline of Sentinel-2 scenes that no product folder names, such as N0509.
+        cell_size: Pixels of 10 m across a cell's picture, a multiple of 12; Major-TOM's is 1068.
+        workers: Processes; one per core where there is much to do, by default.
+        scheduler: Address of a Dask cluster that sees the same folders.
+    """
+    from rich.console import Console
+
+    from .datasets.gridding import grid_scenes, summary_table
+
+    written = grid_scenes(scenes, root, min_valid, radar_unit, baseline, cell_size, workers, scheduler)
+    Console().print(summary_table(written))
+    print(f"Next: terrafm index {root}")
+
+
 def index(
     root: Path,
     worldcover: Path | None = None,
     climate: Path | None = None,
     regions: Path | None = None,
     tile_size: int | None = None,
+    remote: bool = False,
+    out: Path | None = None,
+    figure: bool = True,
     workers: int | None = None,
+    scheduler: str | None = None,
 ) -> None:
     """Build the tile index of a dataset: where each modality lies, its dates and baseline, land cover, climate, region.
+
+    Started again after it was stopped, it goes on; after new files came, only their tiles are looked up.
 
     Args:
         root: A Major-TOM root (Core-S1RTC, Core-S2L1C, Core-S2L2A) or a folder of GeoTIFFs per modality.
         worldcover: Folder of ESA WorldCover tiles; `WorldCover` below the root is found by itself.
-        climate: GeoTIFF of climate zone codes (Köppen-Geiger, such as Beck 2023).
-        regions: Vector file whose polygons are the world regions.
+        climate: GeoTIFF of climate zone codes (such as Beck 2023) instead of the bundled Köppen-Geiger zones.
+        regions: Vector file whose polygons are the world regions, instead of the bundled continents.
         tile_size: Edge of a tile in 10 m pixels, as the datamodule will have it; half a cell, or 534, by default.
-        workers: Processes that read at the same time; one per core where there is much to do, by default.
+        remote: Whether to take Major-TOM's cells that are not on disk too, to be read from their URLs.
+        out: The file to write, instead of index.parquet below the root.
+        figure: Whether to draw a map and the shares of classes, zones and regions beside it (index.png).
+        workers: Processes that read the map; one per core where there is much to do, by default.
+        scheduler: Address of a Dask cluster that sees the same files, to read the map there.
     """
     from rich.console import Console
 
     from .datasets import build_index
-    from .datasets.index import summary_table
+    from .datasets.index import region_names, summary_table
 
-    size = {} if tile_size is None else {"tile_size": tile_size}
-    rows = build_index(root, worldcover=worldcover, climate=climate, regions=regions, workers=workers, **size)
+    settings = {name: value for name, value in {"tile_size": tile_size, "remote": remote}.items() if value}
+    path = root / "index.parquet" if out is None else out
+    how = {"workers": workers, "scheduler": scheduler}
+    rows = build_index(root, worldcover, climate, regions, path, **how, **settings)
     console = Console()
     console.print(summary_table(rows))
-    console.print(f"{len(rows):,} tiles in {root / 'index.parquet'}")
+    console.print(f"{len(rows):,} tiles in {path}")
+    if figure:
+        from .evaluation.index_figure import write_figure
+
+        write_figure(rows, region_names(path), path.with_suffix(".png"))
+        console.print(f"Map and shares in {path.with_suffix('.png')}")
+
+
+#: For commands with an option of that name.
+_index = index
 
 
 def export(

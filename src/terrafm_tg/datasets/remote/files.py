@@ -1,0 +1,47 @@
+"""Files that appear whole or not at all, and survive a power cut."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+_ENDING = ".tmp"
+
+
+def remove_leftovers(*folders: Path) -> None:
+    """Remove files that a killed process was writing; nothing may write there meanwhile."""
+    for folder in folders:
+        for path in folder.rglob(f".*{_ENDING}"):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path to write to; it becomes ``path`` when the block ends without an error.
+
+    Args:
+        path: The file; its folder is made where missing.
+
+    Yields:
+        A path beside it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{uuid4().hex}{_ENDING}")
+    try:
+        yield beside
+        settle(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def settle(beside: Path, path: Path) -> None:
+    """Flush a finished file to the disk and give it its name."""
+    with beside.open("rb+") as file:
+        os.fsync(file.fileno())
+    beside.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # so that the name itself survives
+    finally:
+        os.close(folder)
