@@ -68,8 +68,13 @@ class IndexWriter:
             if self._writer is None:
                 metadata = {"geo": _geo_metadata(), "terrafm": json.dumps(self.made_for)}
                 self._schema = rows.schema.with_metadata(metadata)
+                names = [field.name for field in self._schema if pa.types.is_dictionary(field.type)]
                 self._writer = pq.ParquetWriter(
-                    self._part, self._schema, compression="zstd", dictionary_pagesize_limit=1 << 26
+                    self._part,
+                    self._schema,
+                    compression="zstd",
+                    use_dictionary=names,
+                    dictionary_pagesize_limit=1 << 26,  # a row group's names are never written out one by one
                 )
             self._writer.write_table(rows.cast(self._schema), row_group_size=ROW_GROUP)
 
@@ -137,8 +142,7 @@ def read_index(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
             names, made_for = file.schema_arrow.names, _made_for(file.schema_arrow.metadata or {})
             if made_for is not None and {*_NEEDED, *_LIGHT} <= set(names):
                 columns = {name: _column(file, name) for name in names if name not in ("bbox", "geometry")}
-                corners = file.read(["bbox"])["bbox"].combine_chunks().flatten()
-                columns |= {name: corner.to_numpy() for name, corner in zip(BOX, corners, strict=True)}
+                columns |= {name: _column(file, f"bbox.{name}") for name in BOX}
                 return pd.DataFrame(columns, copy=False), made_for
         index = gpd.read_parquet(path)
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -152,15 +156,31 @@ def _made_for(metadata: Mapping[bytes, bytes]) -> dict[str, Any] | None:
     """What a file was made for; earlier versions kept it among the attributes of the data frame."""
     if b"terrafm" in metadata:
         return json.loads(metadata[b"terrafm"])
-    attributes = json.loads(metadata.get(b"pandas", b"{}")).get("attributes", {})
+    attributes = json.loads(metadata.get(b"PANDAS_ATTRS", b"{}"))
     return json.loads(attributes["terrafm"]) if "terrafm" in attributes else None
 
 
 def _column(file: pq.ParquetFile, name: str) -> pd.Series:
-    """A column; lists stay as Arrow has them, which needs a tenth of the memory that objects take."""
-    return file.read([name])[name].to_pandas(
+    """A column. What it takes to decode one is given back before the next."""
+    groups = [file.read_row_group(group, [name]).flatten()[name] for group in range(file.num_row_groups)]
+    column = pa.chunked_array([chunk for group in groups for chunk in group.chunks])
+    if pa.types.is_dictionary(column.type):
+        return pd.Series(_categorical(column))
+    # Lists stay as Arrow has them, which takes a tenth of the memory that objects do.
+    mapped = column.to_pandas(
         types_mapper=lambda kind: pd.ArrowDtype(kind) if pa.types.is_nested(kind) else None
     )
+    del column, groups
+    pa.default_memory_pool().release_unused()
+    return mapped
+
+
+def _categorical(column: pa.ChunkedArray) -> pd.Categorical:
+    """Names that repeat; pyarrow's own way makes a Python object of each."""
+    chunks = column.unify_dictionaries().chunks
+    codes = np.concatenate([chunk.indices.fill_null(-1).to_numpy() for chunk in chunks])
+    names = pd.StringDtype(na_value=np.nan).__from_arrow__(chunks[0].dictionary)
+    return pd.Categorical.from_codes(codes, pd.Index(names), validate=False)
 
 
 def open_index(

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -140,10 +141,11 @@ class MajorTOM(TileDataset):
             window = None if whole else Window(size * (quadrant % 2), size * (quadrant // 2), size, size)
             group = []
             for band in bands:
-                if not values.get(band):
+                if not values.get(band) or not isinstance(values[band], bytes):
                     raise DamagedTileError(name, f"band {band} is missing")
                 try:
-                    with MemoryFile(values[band]) as memory, memory.open() as src:
+                    # one driver: damaged bytes are not tried in every format that GDAL knows
+                    with MemoryFile(values[band]) as memory, memory.open(driver="GTiff") as src:
                         self._check_grid(row, src, resolution)
                         group.append(native_pixels(src.read(1, window=window), modality, src.nodata, offset))
                 except (RasterioError, ValueError) as error:
@@ -166,15 +168,17 @@ class MajorTOM(TileDataset):
         size = 2 * self.tile_size * 10 // resolution
         if src.shape != (size, size):
             raise ValueError(f"it is {src.width} x {src.height} pixels, expected {size} x {size}")
+        if np.dtype(src.dtypes[0]).kind not in "uif":
+            raise ValueError(f"its numbers are {src.dtypes[0]}, expected real ones")
         x, y = self._footprints.origin(row)
         x -= self._quadrants[row] % 2 * self.tile_size * 10
         y += self._quadrants[row] // 2 * self.tile_size * 10
         away = max(abs(src.transform.c - x), abs(src.transform.f - y))
-        if away > 10:
+        if not away <= 10:  # nor NaN
             raise ValueError(f"its corner lies {away:,.0f} m from the cell's")
 
     def _check_cell_size(self) -> None:
-        width = cell_width(self.root, self.table)
+        width = cell_width(self.root, self.table, 2 * self.tile_size)
         if width not in (None, 2 * self.tile_size):
             raise TerraFMError(
                 f"The cells of {self.root} are {width} pixels wide, a tile is half of that: "
@@ -193,15 +197,25 @@ class MajorTOM(TileDataset):
         }
 
 
-def cell_width(root: Path, index: pd.DataFrame) -> int | None:
-    """Pixels of 10 m across the first cell that can be read on disk; None where none of the first few can."""
-    files = PartFiles()
+def cell_width(root: Path, index: pd.DataFrame, expected: int | None = None) -> int | None:
+    """Pixels of 10 m across the first few cells, as far as they can be read on disk.
+
+    Returns:
+        What most of them have, or what is expected where any has that (others may be damaged); None where
+        none can be read.
+    """
+    files, widths = PartFiles(), Counter[int]()
     for row in range(0, min(len(index), 16), 4):
         for name in (name for name in FOLDERS if f"has_{name}" in index and index[f"has_{name}"].iat[row]):
             part, group = root / index[f"part_{name}"].iat[row], int(index[f"group_{name}"].iat[row])
             band = MODALITIES[name].native[10][0]
             with contextlib.suppress(OSError, RasterioError):
                 blob = files.read(str(part), group, [band]).get(band)
-                with MemoryFile(blob or b"") as memory, memory.open() as src:
-                    return src.width
-    return None
+                with (
+                    MemoryFile(blob if isinstance(blob, bytes) else b"") as memory,
+                    memory.open(driver="GTiff") as src,
+                ):
+                    widths[src.width] += 1
+            if expected in widths:
+                return expected
+    return max(widths, key=widths.__getitem__, default=None)

@@ -46,9 +46,10 @@ class PartFiles:
             stored = {name.lower(): name for name in file.schema_arrow.names}
             found = {name: stored[name.lower()] for name in columns if name.lower() in stored}
             table = file.read_row_group(group, list(found.values()), use_threads=False)
-        except (pa.ArrowException, ClientError) as error:  # some of them are no OSError
+            return {name: table.column(column)[0].as_py() for name, column in found.items()}
+        # What damaged bytes lead to as well: names that are no text, row groups without a row.
+        except (pa.ArrowException, ClientError, ValueError, LookupError) as error:
             raise OSError(str(error)) from error
-        return {name: table.column(column)[0].as_py() for name, column in found.items()}
 
     def _open(self, path: str) -> pq.ParquetFile:
         if self._owner != os.getpid():

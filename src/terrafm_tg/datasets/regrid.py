@@ -5,6 +5,9 @@ from affine import Affine
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
+#: Along a side of one tile; a damaged header must not ask for more memory than there is.
+MOST_PIXELS = 1 << 15
+
 
 def source_window(src: DatasetReader, extent: tuple[float, float, float, float]) -> tuple[Window, bool]:
     """The pixels of a file that an extent needs.
@@ -13,12 +16,19 @@ def source_window(src: DatasetReader, extent: tuple[float, float, float, float])
         src: An open file, north-up.
         extent: (left, bottom, right, top) in its CRS.
 
+    Raises:
+        ValueError: If the file's grid is none, or its pixels are so small that the extent has too many.
+
     Returns:
         The window, within the file; and whether the extent is exactly that window, to a thousandth of a
         pixel. Where it is not, the window reaches one pixel beyond, as interpolation needs.
     """
     left, bottom, right, top = extent
     t = src.transform
+    if not (t.a > 0 > t.e and np.isfinite(tuple(t)).all()):
+        raise ValueError(f"its grid is not north-up ({', '.join(f'{number:g}' for number in tuple(t)[:6])})")
+    if (right - left) / t.a > MOST_PIXELS or (top - bottom) / -t.e > MOST_PIXELS:
+        raise ValueError(f"its pixels are {t.a:g} x {-t.e:g} wide, far too small for its tile")
     edges = np.array([[(top - t.f) / t.e, (bottom - t.f) / t.e], [(left - t.c) / t.a, (right - t.c) / t.a]])
     whole = np.rint(edges)
     sizes = np.array([[src.height], [src.width]])

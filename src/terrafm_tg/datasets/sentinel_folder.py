@@ -15,6 +15,7 @@ from geopandas import GeoDataFrame
 from rasterio import windows
 from rasterio.errors import RasterioError
 from rasterio.transform import array_bounds
+from rasterio.windows import Window
 from torchgeo.datasets.utils import Sample
 
 from terrafm_tg.errors import DamagedTileError, TerraFMError
@@ -189,7 +190,8 @@ class SentinelFolder(TileDataset):
             pattern, band = self._paths_of[modality.name][row], modality.native[10][0]
             path = band_file(self.root, pattern, band) if "{}" in pattern else self.root / pattern
             with contextlib.suppress(RasterioError), rasterio.open(path or "") as src:
-                pixels = src.read(1)
+                middle = (slice(max(side // 2 - 1024, 0), min(side // 2 + 1024, side)) for side in src.shape)
+                pixels = src.read(1, window=Window.from_slices(*middle))
                 pixels = pixels[np.isfinite(pixels) & (pixels != modality.nodata) & (pixels != src.nodata)]
                 self._check_unit(modality, pixels, pattern)
 
