@@ -1,7 +1,5 @@
 """Draws against counts made by hand; ranks against the whole list."""
 
-import time
-
 import geopandas as gpd
 import numpy as np
 import pandas as pd
@@ -251,21 +249,3 @@ def test_two_real_processes_partition_the_list() -> None:
     whole.set_epoch(2)
     assert [position for position, _ in parts[0]] == list(range(0, 60, 2))
     assert sorted(parts[0] + parts[1]) == list(enumerate(whole.global_rows().tolist()))
-
-
-@pytest.mark.soak
-def test_six_million_rows() -> None:
-    count = 6_000_000
-    rng = np.random.default_rng(0)
-    small = make_tiles([0])
-    index = small.index.iloc[np.zeros(count, int)].copy()
-    index["land_cover"] = rng.choice(12, count).astype(np.int8)
-    index["cell"] = np.repeat([f"{i // 4000}U_{i % 4000}R" for i in range(count // 4)], 4)
-    small.index = index
-    start = time.perf_counter()
-    sampler = LandCoverSampler(small)
-    built = time.perf_counter()
-    sampler.set_epoch(1)
-    sampler.global_rows()
-    assert built - start < 20
-    assert time.perf_counter() - built < 5

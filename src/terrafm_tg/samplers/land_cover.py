@@ -103,8 +103,9 @@ class LandCoverSampler(GeoSampler, DistributedSampler):
         fixed[fixed.argmax()] += (self.global_length << _BITS) - fixed.sum()  # rounding: below 0.001 draws
         # Systematic sampling walks the groups one by one, tiles of a group in random order: in index order, a
         # step of four tiles would meet the same quadrant of every cell.
-        shuffled = np.random.default_rng([seed, 0]).permutation(len(kept))
-        self._order = shuffled[np.argsort(groups[shuffled], kind="stable")].astype(np.int32)
+        shuffled = np.random.default_rng([seed, 0]).permutation(len(kept)).astype(np.int32)
+        by_size = groups.astype(np.min_scalar_type(groups.max()))  # short integers sort five times as fast
+        self._order = shuffled[np.argsort(by_size[shuffled], kind="stable")]
         self._cumulative = np.cumsum(fixed[self._order])
 
         land_cover = _column(index, "land_cover")[kept]
@@ -168,9 +169,14 @@ class LandCoverSampler(GeoSampler, DistributedSampler):
     def __iter__(self) -> Iterator[TileSlice]:
         """Yield this rank's draws, from its ``start``-th on."""
         epoch, rank, ranks = self.epoch, self._place, self.world_size
-        mine = self.global_rows()[rank::ranks][: len(self)].copy()  # so that the whole list can be freed
+        mine = self.own_rows()
         for place in range(self.start, len(mine)):
-            yield self.tiles.tile_slice(int(mine[place]), position=rank + place * ranks, epoch=epoch)
+            yield self.tiles.tile_slice(mine.item(place), position=rank + place * ranks, epoch=epoch)
+
+    def own_rows(self) -> np.ndarray:
+        """The index rows of this rank's draws in the epoch, (len(self),) int32."""
+        mine = self.global_rows()[self._place :: self.world_size][: len(self)]
+        return mine.copy()  # so that the whole list can be freed
 
 
 def _processes() -> tuple[int, int]:
