@@ -1,5 +1,6 @@
 """The tools of the ``terrafm`` command besides the trainer's: one function each, its signature is its options."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import TerraFMError
@@ -28,7 +29,7 @@ def download(
     root: Path,
     bbox: list[float] | None = None,
     cells: list[str] | Path | None = None,
-    land_cover: list[str] | str | None = None,
+    land_cover: list[str | int] | str | int | None = None,
     land_cover_from: Path | None = None,
     share: float = 1.0,
     seed: int = 0,
@@ -123,9 +124,9 @@ def download(
         print(f"Next: terrafm index {root}")
 
 
-def _words(value: list[str] | str | None) -> tuple[str, ...]:
-    """One word or several."""
-    return (value,) if isinstance(value, str) else tuple(value or ())
+def _words(value: Sequence[str | int] | str | int | None) -> tuple[str, ...]:
+    """One word or several; a number is read as one."""
+    return (str(value),) if isinstance(value, str | int) else tuple(map(str, value or ()))
 
 
 def grid(
@@ -280,3 +281,17 @@ def profile_encoder(
 
     for name in [model] if isinstance(model, str) else model:
         print_encoder_speed(name, modality, size, batch, rounds, compiled=compile, device=device)
+
+
+def profile_index(path: Path | None = None, tiles: int = 6_000_000) -> None:
+    """Measure what a tile index costs before the first batch, in a process that does nothing else.
+
+    Loads it, splits it, builds the sampler, draws, resumes, and picks the tiles to validate on.
+
+    Args:
+        path: A tile index; without one, an index of synthetic tiles is written for the measurement.
+        tiles: How many of those; the paper's set has six million.
+    """
+    from .evaluation.index_speed import print_index_speed
+
+    print_index_speed(path, tiles)

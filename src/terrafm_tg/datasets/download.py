@@ -104,7 +104,7 @@ def download(
         local = {m: LocalProduct(root / FOLDERS[m], path) for m, path in tables.items()}
         for modality, product in local.items():
             product.adopt(frames[modality])
-        fetch_maps = partial(_fetch_maps, http, root / "WorldCover", worldcover_source, max_gb)
+        fetch_maps = partial(_fetch_maps, http, root / "WorldCover", worldcover_source, max_gb, progress)
         if land_cover_from is None:
             cover = cover_from(root / "WorldCover", fetch_maps, progress)
         else:
@@ -120,7 +120,7 @@ def download(
             results = run_units(
                 fetch_batch, units, workers=processes, scheduler=scheduler, title="Download", progress=False
             )
-            with watch("Rows", report.line, lambda: report.done + staged_bytes(root), progress):
+            with watch("Rows", report.disk, lambda: report.done + staged_bytes(root), progress):
                 _gather(results, units, chosen, local, report, max_damaged)
             if worldcover:
                 zones = chosen.drop_duplicates("cell").set_index("cell")["epsg"]
@@ -144,12 +144,16 @@ def _alone(root: Path) -> Iterator[None]:
         raise TerraFMError(f"Another download into {root} is under way: wait for its end.") from error
 
 
-def _fetch_maps(http: Http, folder: Path, source: str, max_gb: float | None, names: list[str]) -> int:
+def _fetch_maps(
+    http: Http, folder: Path, source: str, max_gb: float | None, progress: bool, names: list[str]
+) -> int:
     """The map's files that are not there, if there is room."""
     missing = [name for name in names if not (folder / name).is_file()]
     folder.mkdir(parents=True, exist_ok=True)
     check_room(folder, len(missing) * FILE_BYTES, 0, max_gb)
-    return fetch_map(http, missing, folder, source)
+    before = http.traffic.received
+    with watch("WorldCover", None, lambda: http.traffic.received - before, progress and bool(missing)):
+        return fetch_map(http, missing, folder, source)
 
 
 def _measure(
