@@ -21,7 +21,7 @@ class DamagedTileError(TerraFMError):
     """
 
     def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"Tile {name} cannot be used: {reason}.")
+        super().__init__(f"Tile {name} cannot be used: {reason.rstrip('.')}.")
         self.name = name
         self.reason = reason
 
