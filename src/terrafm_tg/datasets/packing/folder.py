@@ -61,10 +61,12 @@ def remove_others(out: Path, shards: Collection[str]) -> int:
         How many shards.
     """
     removed = 0
-    for path in (path for name in MODALITIES for path in sorted((out / name).glob("*"))):
-        if path.suffix in (SUFFIX, ".part") and path.relative_to(out).as_posix() not in shards:
+    for path in (path for name in MODALITIES for path in sorted((out / name).glob(f"*{SUFFIX}"))):
+        if path.relative_to(out).as_posix() not in shards:
             path.unlink(missing_ok=True)
-            removed += path.suffix == SUFFIX
+            removed += 1
+    for path in [*out.glob("*.part"), *out.glob("*/*.part")]:
+        path.unlink(missing_ok=True)
     return removed
 
 

@@ -1,0 +1,133 @@
+"""Packing that is killed, at any moment, by itself or one process of its cluster: the store comes out the same."""
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import threading
+import time
+
+import pytest
+from packing_checks import CELLS, digests, source, write_root
+from tiny_files import product
+
+from terrafm_tg.datasets.pack import pack
+
+ONE_CELL = 0.004  # MB: less than two cells of any modality
+_fork = multiprocessing.get_context("fork")
+
+
+def write_damaged_root(root):
+    """Three parts per modality; one tile of one modality is damaged, so that there is a list to write."""
+    rows = [product("s2l2a", cell) for cell in CELLS]
+    rows[2]["bands"]["B11"] = rows[2]["bands"]["B11"][:400]
+    return write_root(root, s2l2a=rows)
+
+
+def run(root, out, kill_at=None):
+    """Pack in this process, which is killed before its n-th operation on files of the store."""
+    seen = 0
+
+    def watch(event, arguments):
+        nonlocal seen
+        if event in ("open", "os.rename", "os.remove", "os.mkdir") and str(out) in str(arguments[0]):
+            seen += 1
+            if seen == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    if kill_at is not None:
+        sys.addaudithook(watch)
+    pack(source(root), out, shard_mb=ONE_CELL, workers=0, progress=False)
+    if kill_at is not None:
+        (out.parent / "operations").write_text(str(seen))
+
+
+def killed(root, out, **how):
+    process = _fork.Process(target=run, args=(root, out), kwargs=how)
+    process.start()
+    process.join()
+    return process.exitcode == -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_damaged_root(tmp_path_factory.mktemp("source") / "root")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(root, tmp_path_factory):
+    """The store's digests, and how many operations on files it takes."""
+    out = tmp_path_factory.mktemp("packed") / "store"
+    assert not killed(root, out, kill_at=1_000_000)
+    return digests(out), int((out.parent / "operations").read_text())
+
+
+def check(root, out, undisturbed, kill_at):
+    assert killed(root, out, kill_at=kill_at)
+    run(root, out)
+    assert digests(out) == undisturbed[0]
+
+
+def test_killed_before_an_operation_on_its_files(root, undisturbed, tmp_path):
+    assert "damaged.csv" in undisturbed[0]
+    last = undisturbed[1]
+    moments = [
+        random.Random(0).randint(1, last - 14),
+        last - 4,
+        last,
+    ]  # among shards, at the index, at the end
+    for number, moment in enumerate(moments):
+        check(root, tmp_path / str(number), undisturbed, moment)
+
+
+@pytest.mark.soak
+def test_killed_before_every_operation_on_its_files(root, undisturbed, tmp_path):
+    for moment in range(1, undisturbed[1] + 1):
+        check(root, tmp_path / str(moment), undisturbed, moment)
+        shutil.rmtree(tmp_path / str(moment))
+
+
+@pytest.mark.soak
+def test_killed_at_20_random_moments(root, undisturbed, tmp_path):
+    began = time.monotonic()
+    assert not killed(root, tmp_path / "whole")
+    takes, moments, hits = time.monotonic() - began, random.Random(1), 0
+    for number in range(20):
+        out = tmp_path / str(number)
+        process = _fork.Process(target=run, args=(root, out))
+        process.start()
+        time.sleep(moments.uniform(0, takes))
+        process.kill()
+        process.join()
+        hits += process.exitcode == -signal.SIGKILL
+        run(root, out)
+        assert digests(out) == undisturbed[0]
+    assert hits >= 10
+
+
+def test_one_of_two_worker_processes_is_killed(tmp_path):
+    """While it writes a shard, when half of them are there."""
+    from distributed import LocalCluster
+
+    root = write_root(tmp_path / "root", [f"{row}U_101R" for row in range(536, 548)])
+    run(root, tmp_path / "alone")
+    out, shards = tmp_path / "store", len(list((tmp_path / "alone").rglob("*.arrow")))
+    stop, victims = threading.Event(), []
+
+    def kill(pid):
+        while not stop.is_set() and not victims:
+            if len(list(out.rglob("*.arrow"))) >= shards // 2 and list(out.rglob(f"*.{pid}.part")):
+                os.kill(pid, signal.SIGKILL)
+                victims.append(pid)
+            time.sleep(0.001)
+
+    with LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        killer = threading.Thread(target=kill, args=(next(iter(cluster.workers.values())).pid,))
+        killer.start()
+        pack(source(root), out, shard_mb=ONE_CELL, scheduler=cluster.scheduler_address, progress=False)
+        stop.set()
+        killer.join()
+    assert victims
+    assert digests(out) == digests(tmp_path / "alone")
