@@ -1,11 +1,13 @@
 """Builds the tile index of a dataset once: modalities, dates, offsets, land cover, climate, region."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from rich.table import Table
 
 from terrafm_tg.errors import TerraFMError
@@ -102,6 +104,12 @@ def build_index(
         write_index(table, out, made_for)
     finished.clear()
     return table
+
+
+def region_names(path: Path) -> list[str]:
+    """Names of the regions whose numbers an index file holds in ``region``; none where it names none."""
+    metadata = pq.read_schema(path).metadata or {}
+    return json.loads(metadata.get(b"terrafm", b"{}")).get("regions", [])
 
 
 def _below(root: Path, name: str) -> Path | None:

@@ -1,0 +1,177 @@
+"""A picture of a tile index: where its tiles lie, and what the sampler makes of their classes, zones and regions."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+
+from terrafm_tg.datasets import TileDataset
+from terrafm_tg.datasets.esa_worldcover import CLASS_NAMES, CLASSES, UNKNOWN
+from terrafm_tg.datasets.layers import CONTINENTS, KOPPEN_GEIGER, places
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.modalities import Modality
+from terrafm_tg.samplers import LandCoverSampler
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_OCEAN, _UNSEEN = "#9fc3de", "#e8b4a0"
+#: Colours of the published map, then ocean's.
+COLORS = (*("#{:02x}{:02x}{:02x}".format(*c.color) for c in CLASSES), _OCEAN)
+_INK, _LAND, _SEA = "#1b1f24", "#dcdcd8", "#f5f8fa"
+_STAGES = {"all tiles": "#c3cad1", "without most ocean": "#6fa3cf", "drawn in an epoch": "#1f4e79"}
+_POINTS = 20_000  # more tiles than these are drawn as a raster
+_BIN = 0.25  # degrees of its pixels
+
+
+class _Tiles(TileDataset):
+    """Tiles of which no pixel is wanted."""
+
+    def _read(self, row: int, modality: Modality) -> None:
+        return None
+
+
+def class_shares(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Share of each value of a class column: among all tiles, those that the sampler keeps, and those it draws.
+
+    Args:
+        table: A tile table.
+        column: ``land_cover``, ``climate`` or ``region``.
+
+    Returns:
+        One row per value that occurs, in order; a column per stage that sums to 1. Only the first stage where the
+        sampler, with its default settings, has nothing left to draw.
+    """
+    values = table[column].to_numpy(np.int64) - UNKNOWN
+    stages = [np.ones(len(table))]
+    try:
+        sampler = LandCoverSampler(_Tiles(table))
+    except TerraFMError:  # nothing but ocean
+        sampler = None
+    if sampler is not None:
+        kept, drawn = np.zeros(len(table)), np.zeros(len(table))
+        kept[sampler.rows], drawn[sampler.rows] = 1, sampler.expected_counts
+        stages += [kept, drawn]
+    counts = [np.bincount(values, weights) / weights.sum() for weights in stages]
+    shares = pd.DataFrame(dict(zip(_STAGES, counts, strict=False)))
+    shares.index += UNKNOWN
+    return shares[shares["all tiles"] > 0]
+
+
+def draw_index(table: pd.DataFrame, regions: Sequence[str] = ()) -> "Figure":
+    """World map of the tiles by land cover, and shares per class, climate zone and region in three stages.
+
+    Args:
+        table: A tile table that ``terrafm index`` wrote.
+        regions: Names of its regions.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(15, 12.5), layout="constrained", facecolor="white")
+    world, below = figure.subfigures(2, 1, height_ratios=[1.45, 1])
+    _draw_map(world.subplots(), table)
+    columns = {
+        "land_cover": ("Land cover (ESA WorldCover)", CLASS_NAMES),
+        "climate": ("Climate zone (Köppen-Geiger)", ("", *KOPPEN_GEIGER)),
+        "region": ("Region", regions),
+    }
+    axes = below.subplots(1, 3, width_ratios=[1, 1, 0.8])
+    for ax, (column, (title, names)) in zip(axes, columns.items(), strict=True):
+        shares = class_shares(table, column)
+        labels = [_label(value, names) for value in shares.index]
+        _draw_bars(ax, shares, labels, title)
+        if column == "land_cover":
+            colors = [COLORS[value] if value >= 0 else _UNSEEN for value in shares.index]
+            ax.scatter(
+                np.full(len(colors), -0.018), range(len(colors)), s=80, marker="s", c=colors, lw=0.5,
+                edgecolors=_INK, clip_on=False, transform=ax.get_yaxis_transform(), zorder=4,
+            )  # fmt: skip
+            ax.tick_params(axis="y", pad=12)
+    handles, names = axes[0].get_legend_handles_labels()
+    below.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=11)
+    return figure
+
+
+def write_figure(table: pd.DataFrame, regions: Sequence[str], path: Path) -> None:
+    """Write :func:`draw_index` as PNG, whole or not at all."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        draw_index(table, regions).savefig(part, format="png", dpi=110)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _label(value: int, names: Sequence[str]) -> str:
+    if value == UNKNOWN:
+        return "not known"
+    return names[value] if value < len(names) else str(value)
+
+
+def _draw_map(ax: "Axes", table: pd.DataFrame) -> None:
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+
+    lon, lat = places(table)
+    classes = table["land_cover"].to_numpy(np.int64)
+    cmap, norm = (
+        ListedColormap([_UNSEEN, *COLORS]),
+        BoundaryNorm(np.arange(-1.5, len(COLORS)), len(COLORS) + 1),
+    )
+    outline = gpd.read_file(CONTINENTS)
+    outline.plot(ax=ax, facecolor=_LAND, edgecolor="none", zorder=1)
+    outline.boundary.plot(ax=ax, color="#8d949b", lw=0.5, zorder=3)
+    if len(table) > _POINTS:
+        image = _majority_per_bin(lon, lat, classes)
+        ax.imshow(
+            np.ma.masked_less(image, UNKNOWN), cmap=cmap, norm=norm, origin="lower", interpolation="nearest",
+            extent=(-180, 180, -90, 90), zorder=2,
+        )  # fmt: skip
+    else:
+        size = np.clip(40_000 / max(len(table), 1), 4, 30)
+        ax.scatter(lon, lat, c=classes, cmap=cmap, norm=norm, s=size, marker="s", lw=0.2, ec=_INK, zorder=4)
+    ax.set(xlim=(-180, 180), ylim=(-90, 90), aspect="equal", facecolor=_SEA)
+    ax.set_xticks(
+        range(-180, 181, 60), [f"{abs(x)}°{'W' if x < 0 else 'E' if x else ''}" for x in range(-180, 181, 60)]
+    )
+    ax.set_yticks(
+        range(-60, 61, 30), [f"{abs(y)}°{'S' if y < 0 else 'N' if y else ''}" for y in range(-60, 61, 30)]
+    )
+    ax.tick_params(length=0, labelsize=9, labelcolor="#5c656e")
+    ax.spines[:].set_color("#c3cad1")
+    cells = table["cell"].nunique()
+    title = f"{len(table):,} tiles in {cells:,} cells, by their most frequent land cover"
+    ax.set_title(title, loc="left", fontsize=14, fontweight="bold", color=_INK)
+
+
+def _majority_per_bin(lon: np.ndarray, lat: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """The most frequent class of each bin of the globe, from south to north; -2 where there is no tile."""
+    width, height = round(360 / _BIN), round(180 / _BIN)
+    col = np.clip((lon + 180) / _BIN, 0, width - 1).astype(np.int64)
+    row = np.clip((lat + 90) / _BIN, 0, height - 1).astype(np.int64)
+    kinds = len(COLORS) + 1
+    counts = np.bincount((row * width + col) * kinds + classes - UNKNOWN, minlength=height * width * kinds)
+    counts = counts.reshape(height, width, kinds)
+    return np.where(counts.any(axis=2), counts.argmax(axis=2) + UNKNOWN, UNKNOWN - 1)
+
+
+def _draw_bars(ax: "Axes", shares: pd.DataFrame, labels: list[str], title: str) -> None:
+    """Horizontal bars, a group per value."""
+    place = np.arange(len(shares))
+    thick = 0.8 / len(shares.columns)
+    for number, stage in enumerate(shares):
+        offset = (number - (len(shares.columns) - 1) / 2) * thick
+        ax.barh(
+            place + offset, 100 * shares[stage], height=thick, color=_STAGES[stage], label=stage, zorder=2
+        )
+    ax.set_yticks(place, labels, fontsize=10 if len(labels) < 20 else 7.5)
+    ax.invert_yaxis()
+    ax.set_xlabel("share (%)", fontsize=10)
+    ax.set_title(title, loc="left", fontsize=12, fontweight="bold", color=_INK)
+    ax.grid(axis="x", color="#e3e7eb", zorder=0)
+    ax.tick_params(length=0, colors=_INK)
+    ax.spines[:].set_visible(False)
