@@ -1,11 +1,14 @@
 """What a download will do, or did, as tables for people."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from threading import Event, Thread
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -90,7 +93,7 @@ class Report:
         """
         verb = "to fetch" if self.dry_run else "fetched"
         table = Table(caption=self._caption(bandwidth), caption_justify="left", min_width=70)
-        for name in ("", "rows", "on disk", verb, *(["damaged"] * (not self.dry_run)), "files", "GB"):
+        for name in ("", "rows", "on disk", verb, *(["damaged"] * (not self.dry_run)), "files", "size"):
             table.add_column(name, justify="right" if name else "left")
         for modality, product in self.products.items():
             damaged = [] if self.dry_run else [f"{len(product.damaged):,}"]
@@ -102,21 +105,21 @@ class Report:
         return table
 
     def _caption(self, bandwidth: float) -> str:
-        cells = f"{self.cells:,} cells."
         if self.dry_run:
             estimated = [p for p in self.products.values() if p.looked_at < p.files]
             about = f"{sum(p.looked_at for p in estimated)} of {sum(p.files for p in estimated):,} files"
-            how = f" GB are estimated from the footers of {about}." if estimated else " GB are exact."
-            hours = self.line / bandwidth / 3.6e9
+            how = f"sizes estimated from the footers of {about}" if estimated else "sizes are exact"
+            lasts = timedelta(seconds=math.ceil(self.line / bandwidth / 1e6))
             return (
-                f"{cells}{how} {hours:,.2f} hours at {bandwidth:g} MB/s; {self.disk / 1e9:,.3f} GB on disk."
+                f"{self.cells:,} cells; {how}: {decimal(self.line)} in {lasts} at {bandwidth:g} MB/s, "
+                f"{decimal(self.disk)} on disk."
             )
         more = self.traffic.received - max(0, self.line - self.waiting)
         rate = self.traffic.received / max(self.seconds, 1e-9) / 1e6
         return (
-            f"{cells} {self.seconds:,.0f} s, {rate:,.1f} MB/s, {self.traffic.requests:,} requests, "
-            f"{self.traffic.retries:,} of them again; {max(more, 0) / 1e6:,.2f} MB besides rows "
-            "(tables, footers, maps, what came twice)."
+            f"{self.cells:,} cells; {timedelta(seconds=round(self.seconds))}, {rate:,.1f} MB/s, "
+            f"{self.traffic.requests:,} requests, {self.traffic.retries:,} of them again; {decimal(max(more, 0))} "
+            "besides rows (tables, footers, maps, what came twice)."
         )
 
 
