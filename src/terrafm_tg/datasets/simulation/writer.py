@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from shapely import box
 
-from .encode import Row
+from terrafm_tg.datasets.major_tom_files import Row
 
 #: A part is closed after the row that exceeds this; published parts hold about 5.3 GB.
 PART_BYTES = 256 * 2**20
