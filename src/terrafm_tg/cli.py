@@ -27,6 +27,10 @@ TOOLS = {
         "terrafm_tg.commands:index",
         "build the tile index: files, dates, baseline, land cover, climate, region",
     ),
+    "pack": (
+        "terrafm_tg.commands:pack",
+        "turn tiles into a store that feeds GPUs: fast to read, checked, appendable",
+    ),
     "export": (
         "terrafm_tg.commands:export",
         "write the teacher encoder of a checkpoint for other projects, also as ONNX",
@@ -34,6 +38,10 @@ TOOLS = {
     "profile encoder": (
         "terrafm_tg.commands:profile_encoder",
         "measure the encoder's forward against a plain implementation",
+    ),
+    "profile index": (
+        "terrafm_tg.commands:profile_index",
+        "measure what a tile index costs before the first batch: seconds and memory",
     ),
 }
 #: Commands that take the trainer's configurations.

@@ -213,6 +213,67 @@ def index(
 _index = index
 
 
+def pack(
+    root: Path,
+    out: Path,
+    modalities: list[str] | str | None = None,
+    quantise_radar: bool = False,
+    shard_mb: float = 512,
+    tile_size: int | None = None,
+    max_damaged_share: float = 0.05,
+    remote: bool = False,
+    radar_unit: str | None = None,
+    optical_scale: float | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+) -> None:
+    """Pack tiles into a store that feeds GPUs: native resolution, compressed for speed, a checksum per tile.
+
+    The same command again goes on after it was stopped, adds what ROOT has got since, and brings the land cover of a
+    newer `terrafm index` over. What the store holds from files that are gone stays: an archive that is larger than
+    the disk is packed part by part, and several roots go into one store.
+
+    Args:
+        root: A Major-TOM root, SSL4EO-S12, MMEarth or a folder of GeoTIFFs per modality. Land cover comes from its
+            index.parquet, which `terrafm index` makes.
+        out: Folder of the store: absent, empty, or a store that was made with the same settings.
+        modalities: Any of s1rtc, s2l1c, s2l2a; all by default.
+        quantise_radar: Whether to store radar as hundredths of a decibel (int16, at most 0.005 dB from the truth), not
+            as exact float32.
+        shard_mb: Most megabytes of pixels in a shard (a file), before compression.
+        tile_size: Edge of a tile in 10 m pixels; that of the index, half a cell, or 534, by default.
+        max_damaged_share: Share of damaged tiles beyond which to stop.
+        remote: Whether to read Major-TOM's cells that are not on disk from their URLs.
+        radar_unit: Of a folder of GeoTIFFs: dB or linear, dB by default.
+        optical_scale: Of a folder of GeoTIFFs: digital numbers per stored unit, 10000 for reflectance; 1 by default.
+        workers: Processes; one per core where there is much to do, by default.
+        scheduler: Address of a Dask cluster that sees the same files.
+    """
+    from rich.console import Console
+
+    from .datasets.index_file import NAME
+    from .datasets.pack import pack as write_store
+    from .datasets.packing.source import open_source
+
+    folder = {"radar_unit": radar_unit, "optical_scale": optical_scale, "remote": remote or None}
+    tiles = open_source(
+        root, [modalities] if isinstance(modalities, str) else modalities, tile_size, **folder
+    )
+    how = {"workers": workers, "scheduler": scheduler, "max_damaged_share": max_damaged_share}
+    report = write_store(tiles, out, quantise_radar, shard_mb, **how)
+    console = Console()
+    console.print(report.table())
+    console.print(report.in_words(out))
+    if not (root / NAME).is_file():
+        console.print(
+            f"{root} has no {NAME}, so land cover is unknown: run `terrafm index {root}`, then this again."
+        )
+    console.print(
+        f"Next: terrafm fit --config conf/pretrain.yaml --config conf/data/packed.yaml --data.root {out}",
+        soft_wrap=True,
+    )
+
+
 def export(
     checkpoint: Path,
     out: Path,

@@ -1,10 +1,13 @@
 """What packing came to, in numbers and as a table for people."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rich.table import Table
 
 from terrafm_tg.modalities import get_modality
+
+from .damage import NAME as DAMAGED
 
 
 @dataclass
@@ -50,15 +53,29 @@ class PackReport:
         rows = [(get_modality(name).title, tally) for name, tally in self.modalities.items()]
         total = Tally(*(sum(values) for values in zip(*(vars(t).values() for _, t in rows), strict=True)))
         columns = [_cells(tally) for _, tally in rows]
-        table.add_column("", footer="all")
-        for i, (title, footer) in enumerate(zip(_TITLES, _cells(total), strict=True)):
-            table.add_column(title, footer=footer, justify="right", no_wrap=i > 2)
+        table.add_column("tiles", footer="all", no_wrap=True)
+        for title, footer in zip(_TITLES, _cells(total), strict=True):
+            table.add_column(title, footer=footer, justify="right")
         for (title, _), cells in zip(rows, columns, strict=True):
             table.add_row(title, *cells)
         return table
 
+    def in_words(self, out: Path) -> str:
+        """What the table does not say."""
+        damaged = sum(tally.damaged for tally in self.modalities.values())
+        minutes, seconds = divmod(round(self.seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        text = (
+            f"{self.tiles:,} tiles of {self.cells:,} cells in {out}, after {hours}:{minutes:02}:{seconds:02}."
+        )
+        if damaged:
+            text += f" The {damaged:,} damaged ones are listed in {out / DAMAGED}."
+        if self.removed:
+            text += f" {self.removed:,} shards that nothing refers to any more were removed."
+        return text
 
-_TITLES = ("tiles packed", "there before", "damaged", "source", "store", "store/source")
+
+_TITLES = ("packed", "before", "damaged", "source", "store", "ratio")
 
 
 def _cells(tally: Tally) -> list[str]:

@@ -19,9 +19,15 @@ from terrafm_tg.errors import TerraFMError
 
 from .folder import MARKER
 
+#: Settings that some kinds have, and others not.
+_SETTINGS: dict[Any, tuple[str, ...]] = {
+    MajorTOM: ("tile_size", "remote"),
+    SentinelFolder: ("tile_size", "radar_unit", "optical_scale"),
+}
+
 
 def open_source(
-    root: Path, modalities: Sequence[str] | None = None, tile_size: int | None = None, **folder: Any
+    root: Path, modalities: Sequence[str] | None = None, tile_size: int | None = None, **settings: Any
 ) -> TileDataset:
     """The dataset that lies below a root, as it is stored: offsets of the baseline stay in the numbers.
 
@@ -29,28 +35,30 @@ def open_source(
         root: The folder; its ``index.parquet`` is used where there is one.
         modalities: Those to read; all where None.
         tile_size: Edge of a tile in 10 m pixels; where None, that of the index, or what the files suggest.
-        **folder: Settings of :class:`~terrafm_tg.datasets.SentinelFolder`; None for its default.
+        **settings: Of the dataset: `remote` of Major-TOM, `radar_unit` and `optical_scale` of a folder of
+            GeoTIFFs; None for the default.
 
     Raises:
         TerraFMError: If there is none, or a setting is not for it.
     """
-    given = {name: value for name, value in folder.items() if value is not None}
+    given = {name: value for name, value in {"tile_size": tile_size, **settings}.items() if value is not None}
     if not root.is_dir():
         raise TerraFMError(f"{root} is no folder: give one with the data to pack.")
     if (root / MARKER).is_file():
         raise TerraFMError(f"{root} is a packed store already: give the folder of its source.")
-    kind = next((kind for kind in (SSL4EOS12Tiles, MMEarthTiles) if kind.lies_in(root)), None)
-    if any((root / name / "metadata.parquet").is_file() for name in FOLDERS.values()):
-        kind = MajorTOM
-    if kind is not None and given:
-        raise TerraFMError(
-            f"{', '.join(given)} is for folders of GeoTIFFs, {root} holds {kind.__name__}: leave it out."
-        )
-    if kind is MMEarthTiles or kind is SSL4EOS12Tiles:
-        return kind(root, modalities, native=True)
-    kind = kind or SentinelFolder
-    size = tile_size or _indexed_size(root / NAME) or kind.find_tile_size(root)
-    return kind(root, modalities, native=True, tile_size=size, harmonise=False, **given)
+    if any((root / folder / "metadata.parquet").is_file() for folder in FOLDERS.values()):
+        kind: Any = MajorTOM
+    else:
+        kind = next((kind for kind in (SSL4EOS12Tiles, MMEarthTiles) if kind.lies_in(root)), SentinelFolder)
+    for name in given:
+        if name not in _SETTINGS.get(kind, ()):
+            raise TerraFMError(
+                f"`{name}` is no setting for {root}, which holds {kind.__name__}: leave it out."
+            )
+    if kind in _SETTINGS:
+        given["tile_size"] = tile_size or _indexed_size(root / NAME) or kind.find_tile_size(root)
+        given["harmonise"] = False
+    return kind(root, modalities, native=True, **given)
 
 
 def _indexed_size(path: Path) -> int | None:
