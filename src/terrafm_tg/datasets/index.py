@@ -21,7 +21,9 @@ from .index_work import FinishedUnits
 from .layers import climate_zone, koppen_geiger, region
 from .major_tom import MajorTOM
 from .major_tom_rows import FOLDERS
+from .mmearth import MMEarthTiles
 from .sentinel_folder import SentinelFolder
+from .ssl4eo import SSL4EOS12Tiles
 from .tile_cover import cover_counts
 from .tile_table import as_table
 
@@ -47,8 +49,9 @@ def build_index(
 
     Args:
         root: A Major-TOM root (:class:`~terrafm_tg.datasets.MajorTOM`), or a folder with a folder of GeoTIFFs
-            per modality (:class:`~terrafm_tg.datasets.SentinelFolder`).
-        worldcover: The map, or folder of its tiles; ``WorldCover`` below the root where None, if it is there.
+            per modality (:class:`~terrafm_tg.datasets.SentinelFolder`); or that of SSL4EO-S12 or MMEarth.
+        worldcover: The map, or folder of its tiles; where None, ``WorldCover`` below the root, or else what
+            MMEarth holds itself.
         climate: GeoTIFF of climate zone codes; where None, ``climate.tif`` below the root, or else the
             Köppen-Geiger zones of :func:`~terrafm_tg.datasets.layers.koppen_geiger`.
         regions: Vector file of regions; where None, ``regions.geojson`` below the root, or else the
@@ -77,13 +80,18 @@ def build_index(
     regions = _below(root, "regions.geojson") if regions is None else Path(regions)
     out = root / NAME if out is None else Path(out)
     major_tom = any((root / folder / "metadata.parquet").is_file() for folder in FOLDERS.values())
-    kind = MajorTOM if major_tom else SentinelFolder
+    others = next((kind for kind in (SSL4EOS12Tiles, MMEarthTiles) if kind.lies_in(root)), SentinelFolder)
+    kind: Any = MajorTOM if major_tom else others
+    if kind is MMEarthTiles and worldcover is None:
+        settings["cover"] = True  # it holds the map of its places itself
     if settings.get("tile_size") is None:
         settings["tile_size"] = kind.find_tile_size(root)
     made_for = {name: settings.get(name, default) for name, default in kind.SETTINGS.items()}
     made_for |= {"tile_size": settings["tile_size"], "state": kind.state(root)}
     table = as_table(kind.scan(root, **settings))
     cover, share = np.full(len(table), UNKNOWN, np.int8), np.zeros((len(table), len(CLASSES)), np.float32)
+    if "land_cover" in table:
+        cover, share = table["land_cover"].to_numpy(), np.stack(table["land_cover_share"].to_list())
     with FinishedUnits(out.with_name(f"{out.name}.work")) as finished:
         if worldcover is not None:
             source = worldcover if isinstance(worldcover, ESAWorldCover) else ESAWorldCover(worldcover)
