@@ -12,6 +12,8 @@ from data import published_weights
 from data.bigearthnet import data as bigearthnet
 from data.cloud import data as cloud
 from data.eurosat import data as eurosat
+from data.mmearth import data as mmearth
+from data.ssl4eo import data as ssl4eo
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -61,6 +63,14 @@ def _run(page: str, names: dict[str, Any], **replaced: str) -> dict[str, Any]:
 def test_the_examples_of_the_quick_start_run(small_world: Path, tmp_path: Path):
     names = _run("quick_start.md", {"world": small_world, "out": tmp_path})
     assert names["embedding"].shape == (4, 192)
+
+
+def test_the_examples_of_other_archives_run(tmp_path: Path):
+    ssl4eo.create(tmp_path / "sites")
+    mmearth.create(tmp_path / "places")
+    names = _run("own_archive.md", {"ssl4eo_s12": tmp_path / "sites", "mmearth": tmp_path / "places"})
+    assert names["sample"]["image_s2l2a"].shape == (12, 264, 264)
+    assert len(names["places"]) == 5
 
 
 def test_the_examples_for_torchgeo_run(hub: Path, tmp_path: Path):

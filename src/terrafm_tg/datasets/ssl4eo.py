@@ -36,9 +36,9 @@ class SSL4EOS12Tiles(TileDataset):
 
     The sensors' arrays are laid upon each other as they are, as TorchGeo and the published code do. Their
     geotransforms do not say how they lie: they are of the sampling box, not of the pixels, and differ by sensor and
-    resolution. On a site that was measured by correlation, 20 m bands lie exactly in the 10 m grid, radar about 15 m
-    and 60 m bands 40 m from it; by the geotransforms these would be 5, 60 and 65 m. Positions are good to some
-    50 m.
+    resolution. By correlation on one site, arrays laid upon each other are off by nothing (20 m bands against 10 m
+    bands), 15 m (radar against optics) and 40 m (60 m bands); placed by their geotransforms, by 5, 65 and 65 m.
+    Positions are good to some 50 m.
 
     The images are from before processing baseline 04.00: digital numbers have no offset.
 
