@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -73,10 +74,14 @@ def pack(
     _check_apart(root, out)
     if shard_mb <= 0:
         raise TerraFMError(f"`shard_mb` is {shard_mb}: give the megabytes of a shard, such as 512.")
-    settings = {"format": FORMAT, "tile_size": tiles.tile_size, "quantise_radar": quantise_radar}
+    settings: dict[str, Any] = {
+        "format": FORMAT,
+        "tile_size": tiles.tile_size,
+        "quantise_radar": quantise_radar,
+    }
     try:
         with alone_in(out, settings):
-            packing = _Packing(tiles, out, quantise_radar, max_damaged_share)
+            packing = _Packing(tiles, root, out, quantise_radar, max_damaged_share)
             packing.plan(shard_mb * 1e6)
             packing.run(workers, scheduler, progress)
             report = packing.finish(settings)
@@ -92,8 +97,10 @@ def pack(
 class _Packing:
     """The state of one run; see :func:`pack`."""
 
-    def __init__(self, tiles: TileDataset, out: Path, quantise: bool, max_damaged_share: float) -> None:
-        self.tiles, self.out, self.quantise = tiles, out, quantise
+    def __init__(
+        self, tiles: TileDataset, root: Path, out: Path, quantise: bool, max_damaged_share: float
+    ) -> None:
+        self.tiles, self.root, self.out, self.quantise = tiles, root, out, quantise
         self.damage = DamageList(out / DAMAGED, max_damaged_share)
         self.before = read_store_index(str(out))[0] if (out / NAME).is_file() else None
         self.held: dict[str, HeldTiles] = {}
@@ -105,7 +112,7 @@ class _Packing:
         table = self.tiles.table
         for modality in self.tiles.modalities:
             name, steps = modality.name, self.quantise and modality.unit == "dB"
-            sources = source_names(table, self.tiles.root, modality, "steps" if steps else "")
+            sources = source_names(table, self.root, modality, "steps" if steps else "")
             held = self.held[name] = HeldTiles(name, sources)
             if self.before is not None:
                 self.before = held.take_over(self.before, self.out)
@@ -118,7 +125,7 @@ class _Packing:
     def run(self, workers: int | None, scheduler: str | None, progress: bool) -> None:
         """Write the shards."""
         planned = sum(len(unit.rows) for unit in self.units)
-        options = {"workers": workers, "scheduler": scheduler, "progress": progress}
+        options: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "progress": progress}
         for number, (shard, source_bytes) in run_units(pack_unit, self, title="Packing", **options):
             unit, tally = self.units[number], self.report.modalities[self.units[number].modality.name]
             faults = shard["fault"].to_numpy(str)
@@ -148,14 +155,14 @@ class _Packing:
         source = int(self.held[modality].sources[row])
         self.damage.add(self.tiles.name(row), modality, (file, group), fault, source, planned)
 
-    def finish(self, settings: dict[str, object]) -> PackReport:
+    def finish(self, settings: dict[str, Any]) -> PackReport:
         """Write the index, then the list of damaged tiles; remove what is left over."""
         records = {name: held.table() for name, held in self.held.items()}
         table = join_tables(self.tiles.table, records, self.before)
         if table.empty:
-            raise TerraFMError(f"None of the {len(self.tiles):,} tiles of {self.tiles.root} can be packed.")
+            raise TerraFMError(f"None of the {len(self.tiles):,} tiles of {self.root} can be packed.")
         write_store_index(table, self.out, settings)
-        self.damage.write(self.tiles.root, {name: held.sources for name, held in self.held.items()})
+        self.damage.write(self.root, {name: held.sources for name, held in self.held.items()})
         shards = [table[column].cat.categories for column in table if column.startswith("shard_")]
         self.report.removed = remove_others(self.out, set().union(*shards))
         self.report.tiles, self.report.cells = len(table), table["cell"].nunique()

@@ -84,7 +84,7 @@ def _cells(tally: Tally) -> list[str]:
     return [*counts, _bytes(tally.bytes_in), _bytes(tally.bytes_out), ratio]
 
 
-def _bytes(count: int) -> str:
+def _bytes(count: float) -> str:
     """Three digits and a unit."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 999.5:

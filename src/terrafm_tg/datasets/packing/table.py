@@ -57,8 +57,8 @@ def join_tables(
     tiles = tiles[tiles.filter(regex="^has_").any(axis=1)].reset_index(drop=True)
     if before is None or np.isin(names[1], names[0]).all():
         return tiles
-    rows, columns = grid.parse(tiles["cell"])
-    order = np.lexsort((tiles["quadrant"].to_numpy(), columns, rows))
+    cell_rows, cell_columns = grid.parse(tiles["cell"])
+    order = np.lexsort((tiles["quadrant"].to_numpy(), cell_columns, cell_rows))
     return tiles.iloc[order].reset_index(drop=True)
 
 

@@ -72,15 +72,15 @@ def tiles_of(tiles: TileDataset, rows: np.ndarray) -> TileDataset:
 
 def _source_bytes(tiles: TileDataset, modality: Modality) -> int:
     """Bytes of the bands' columns in Parquet parts, or of image files."""
-    table, name = tiles.table, modality.name
+    table, root, name = tiles.table, Path(tiles.root), modality.name
     if f"part_{name}" not in table:
         files = table.get(f"path_{name}", pd.Series(dtype=object)).unique()
-        return sum(file_bytes(tiles.root, path, modality) for path in files)
+        return sum(file_bytes(root, path, modality) for path in files)
     groups = table.groupby(f"part_{name}", observed=True)[f"group_{name}"].unique()
     total = 0
     for part, numbers in groups.items():
         with contextlib.suppress(OSError, pa.ArrowException):  # whoever reads the pixels says so
-            held = pq.read_metadata(tiles.root / part)
+            held = pq.read_metadata(root / str(part))
             bands = {band.lower() for band in modality.bands}
             columns = [i for i, column in enumerate(held.schema.names) if column.lower() in bands]
             total += sum(
