@@ -1,13 +1,12 @@
 import numpy as np
-import pandas as pd
 import pytest
 import rasterio
 import torch
 from torchgeo.datasets import SSL4EOS12
 
 from data.ssl4eo import data as fake
-from terrafm_tg.datasets import SSL4EOS12Tiles, TileDataset
-from terrafm_tg.datasets.index_file import write_index
+from terrafm_tg.datasets import PackedTiles, SSL4EOS12Tiles, TileDataset, build_index
+from terrafm_tg.datasets.pack import pack
 from terrafm_tg.datasets.ssl4eo_rows import Split
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES
@@ -130,15 +129,22 @@ def test_damage_is_named(tmp_path, damage):
         sample_of(dataset)
 
 
-def test_an_index_for_other_sites_is_refused(tmp_path):
+def test_indexed_for_other_sites_than_lie_there(tmp_path):
     one = {"s1": fake.IMAGES["s1"][:1]}
     fake.create(tmp_path, (200,), one)
-    write_index(
-        SSL4EOS12Tiles.scan(tmp_path),
-        tmp_path / "index.parquet",
-        {"tile_size": 264, "state": SSL4EOS12Tiles.state(tmp_path)},
-    )
-    assert isinstance(SSL4EOS12Tiles(tmp_path).table, pd.DataFrame)
+    table = build_index(tmp_path, workers=0, progress=False)
+    assert SSL4EOS12Tiles(tmp_path).table.region.tolist() == table.region.tolist()
     fake.create(tmp_path, (201,), one)
     with pytest.raises(TerraFMError, match="was made for other files"):
         SSL4EOS12Tiles(tmp_path)
+
+
+def test_packed(root, tmp_path):
+    pack(SSL4EOS12Tiles(root, native=True), tmp_path / "store", workers=0, progress=False)
+    source, store = SSL4EOS12Tiles(root, native=True), PackedTiles(tmp_path / "store", native=True)
+    assert len(store) == len(source) == 4
+    for row in range(4):
+        expected, got = sample_of(source, row), sample_of(store, row)
+        assert got.keys() == expected.keys()
+        for key in (key for key in got if "image" in key):
+            torch.testing.assert_close(got[key], expected[key], rtol=0, atol=0)

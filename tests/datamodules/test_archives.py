@@ -1,0 +1,58 @@
+"""Runs on archives that are not Major-TOM, by the command and its overlays."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data.mmearth import data as mmearth
+from terrafm_tg.cli import main
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+SMALL = {
+    "model.depth": 1, "model.global_size": 96, "model.local_size": 48, "model.local_crops": 2, "model.prototypes": 64,
+    "model.alpha": 1, "model.warmup_epochs": 0, "data.batch_size": 2, "data.num_workers": 0, "data.val_share": 0,
+    "trainer.max_steps": 2, "trainer.max_epochs": 2, "trainer.limit_val_batches": 0, "trainer.precision": "32-true",
+}  # fmt: skip
+
+
+def fit(tmp_path: Path, overlay: str, **options: object) -> pd.DataFrame:
+    """Loss by step of a short run."""
+    stack = ["pretrain.yaml", "size/tiny.yaml", f"data/{overlay}.yaml", "hardware/cpu.yaml"]
+    more = {"trainer.default_root_dir": tmp_path, "trainer.logger.init_args.save_dir": tmp_path,
+            "trainer.log_every_n_steps": 1, "model.contact_sheet": tmp_path / "views.png"}  # fmt: skip
+    settings = SMALL | more | {key.replace("__", "."): value for key, value in options.items()}
+    main(
+        ["fit", *(f"--config={CONF / name}" for name in stack), *(f"--{k}={v}" for k, v in settings.items())]
+    )
+    return pd.read_csv(next(tmp_path.rglob("metrics.csv")))["train/loss"].dropna()
+
+
+def test_the_real_site_of_ssl4eo_s12(real_data: Path, tmp_path: Path):
+    root = shutil.copytree(real_data / "ssl4eo_s12", tmp_path / "data")
+    losses = fit(tmp_path, "ssl4eo_s12", data__root=root)
+    assert len(losses) == 2
+    assert np.isfinite(losses).all()
+    assert (tmp_path / "views.png").stat().st_size > 10_000
+
+
+def test_mmearth(tmp_path: Path):
+    """Its places have no two levels of Sentinel-2, and some no radar."""
+    mmearth.create(tmp_path / "data")
+    losses = fit(tmp_path, "mmearth", data__root=tmp_path / "data")
+    assert len(losses) == 2
+    assert np.isfinite(losses).all()
+
+
+def test_nothing_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for overlay, message in (
+        ("ssl4eo_s12", "holds no site of SSL4EO-S12"),
+        ("mmearth", "holds no MMEarth: expected"),
+    ):
+        with pytest.raises(SystemExit):
+            fit(tmp_path, overlay, data__root=tmp_path / "nowhere")
+        error = capsys.readouterr().err
+        assert message in error
+        assert "Traceback" not in error
