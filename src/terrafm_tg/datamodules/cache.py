@@ -11,6 +11,7 @@ from affine import Affine
 from lightning.pytorch.utilities import rank_zero_info
 
 from terrafm_tg.datasets.base import TileDataset
+from terrafm_tg.datasets.pixels import check_fit
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import Modality
 
@@ -86,6 +87,19 @@ class CachedTiles(TileDataset):
                     _FILLED  # last, for the other workers: two may decode the same tile, and write the same
                 )
         return tiles[row]
+
+    def _read_into(self, row: int, modality: Modality, out: dict[int, np.ndarray]) -> bool:
+        """From the cache straight to where the tile is wanted."""
+        slot = self._slots[row]
+        if slot < 0:
+            return self.tiles._read_into(row, modality, out)
+        if self._state[modality.name][slot] != _FILLED:
+            return super()._read_into(row, modality, out)
+        for res, array in out.items():
+            kept = self._groups[modality.name][res][slot]
+            check_fit(kept, array)
+            array[...] = kept
+        return True
 
     @staticmethod
     def _fits(groups: dict[int, np.ndarray], kept: dict[int, np.ndarray]) -> bool:

@@ -1,7 +1,7 @@
 """Damaged tiles cost one sample each: replaced in the workers; counted and named in the main process."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,8 +9,11 @@ import torch
 from torch.utils.data import Dataset
 
 from terrafm_tg.datasets.base import TileDataset, TileSlice, collate_tiles
-from terrafm_tg.errors import DamagedTileError, TerraFMError
+from terrafm_tg.errors import DamagedTileError, TerraFMError, UnfitTileError
 from terrafm_tg.samplers import LandCoverSampler
+
+from .ring import SlotBatch
+from .slots import Slot, SlotWriter
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +40,8 @@ class FaultTolerant(Dataset[Any]):
 
     def __init__(self, dataset: TileDataset, sampler: LandCoverSampler) -> None:
         self.dataset, self.sampler = dataset, sampler
+        #: In a worker that owns slots of a ring: what reads batches into them.
+        self.slots: SlotWriter | None = None
 
     def __len__(self) -> int:
         """Tiles in the index."""
@@ -44,12 +49,36 @@ class FaultTolerant(Dataset[Any]):
 
     def __getitem__(self, query: TileSlice | int) -> dict[str, Any] | TerraFMError:
         """The sample, one that stands in for it, or what is wrong."""
+        return self._tolerate(query, self.dataset.__getitem__)
+
+    def __getitems__(self, queries: Sequence[TileSlice | int]) -> list[Any]:
+        """The samples of a batch; in a worker that owns slots, their images lie in the next one.
+
+        Where tiles of another size or type meet, the samples have memory of their own.
+        """
+        if self.slots is None:
+            return [self[query] for query in queries]
+        slot = self.slots.slot()
+        try:
+            for query in queries:
+                sample = self._tolerate(query, lambda tile: self.dataset.read(tile, slot.places()))
+                if isinstance(sample, TerraFMError):
+                    return [sample]
+                slot.keep(sample)
+        except UnfitTileError:
+            self.slots.forget()
+            return [self[query] for query in queries]
+        return slot
+
+    def _tolerate(
+        self, query: TileSlice | int, read: Callable[[TileSlice], dict[str, Any]]
+    ) -> dict[str, Any] | TerraFMError:
         if isinstance(query, int):  # torch's own samplers, which `Trainer(overfit_batches=…)` puts in
             query = self.dataset.tile_slice(query, position=query)
         tile, fault = query, None
         for attempt in range(ATTEMPTS + 1):
             try:
-                sample: dict[str, Any] = self.dataset[tile]
+                sample = read(tile)
             except DamagedTileError as error:
                 fault = fault or error
                 key = [self.sampler.seed, 3, query.epoch, query.position + 1, query.row, attempt]
@@ -63,14 +92,18 @@ class FaultTolerant(Dataset[Any]):
         return TerraFMError(f"{fault} Nor can {ATTEMPTS} tiles drawn in its place: check the files.")
 
 
-def collate(samples: Sequence[Any]) -> dict[str, Any] | TerraFMError:
+def collate(samples: Sequence[Any]) -> dict[str, Any] | SlotBatch | TerraFMError:
     """Batch what :class:`FaultTolerant` hands out; ``faults`` lists the errors of the replaced tiles."""
     for sample in samples:
         if isinstance(sample, TerraFMError):
             return sample
     faults = [sample.pop("fault") for sample in samples if "fault" in sample]
     try:
-        return collate_tiles(samples) | {"faults": faults}
+        if not isinstance(samples, Slot):
+            return collate_tiles(samples) | {"faults": faults}
+        batch = samples.collate()
+        batch.faults = faults
+        return batch
     except TerraFMError as error:
         return error
 

@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 #: Settings that change how fast tiles come, not which.
 _RESOURCES = {
     *("num_workers", "cache", "cache_limit", "max_damaged_share"),
-    *("pin_memory", "prefetch_factor", "persistent_workers"),
+    *("pin_memory", "prefetch_factor", "persistent_workers", "ring"),
 }
 
 
@@ -73,6 +73,8 @@ class TileDataModule(BaseDataModule):
         pin_memory: Read into page-locked memory; where None, if there is a GPU.
         prefetch_factor: Batches that each worker reads ahead.
         persistent_workers: Keep training workers from epoch to epoch.
+        ring: Take batches from the workers through shared memory that is made once
+            (:mod:`terrafm_tg.datamodules.ring`): room for ``prefetch_factor + 1`` batches per worker.
 
     Raises:
         TerraFMError: From ``setup("fit")``: if a batch is a single tile, or larger than an epoch; if the
@@ -103,6 +105,7 @@ class TileDataModule(BaseDataModule):
         pin_memory: bool | None = None,
         prefetch_factor: int = 2,
         persistent_workers: bool = True,
+        ring: bool = True,
     ) -> None:
         super().__init__(TileDataset, batch_size, num_workers or 0)
         # logger=False: Lightning refuses to log a setting, such as a seed, that the task has too with another
@@ -253,6 +256,7 @@ class TileDataModule(BaseDataModule):
             self.damage,
             sampler=sampler,
             batch_size=self.batch_size,
+            ring=self.hparams["ring"],
             pin_memory=torch.cuda.is_available() if pin is None else pin,
             **options,
         )

@@ -5,7 +5,8 @@ holds the footprints in EPSG:4326, and pixels stay in the UTM zone in which they
 """
 
 import abc
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,8 @@ class TileDataset(GeoDataset, abc.ABC):
         TerraFMError: If a modality is unknown or held by no tile, or if ``tile_size`` is not a multiple of 6.
     """
 
+    #: Folder of the files (or its URL), which paths in the table are relative to.
+    root: str | os.PathLike[str]
     _res = (10 / 111_320, 10 / 111_320)  # 10 m at the equator, in degrees
 
     def __init__(
@@ -183,8 +186,27 @@ class TileDataset(GeoDataset, abc.ABC):
             IndexError: If the slice meets no tile.
             DamagedTileError: If the tile cannot be read, or a band of it holds only nodata.
         """
+        return self.read(query, {})
+
+    def read(self, query: GeoSlice, out: Mapping[str, dict[int, np.ndarray]]) -> Sample:
+        """The sample, with native pixels decoded straight into arrays given: what a loader's workers use.
+
+        Args:
+            query: Which tile, as for indexing.
+            out: Per modality, by name, arrays as `_read_into` has them, whose memory the sample's tensors then
+                share. A modality that is not in it gets memory of its own.
+
+        Raises:
+            IndexError: If the slice meets no tile.
+            DamagedTileError: If the tile cannot be read, or a band of it holds only nodata.
+            UnfitTileError: If the tile's shapes or types are not those of ``out``.
+        """
         row = self.resolve(query)
-        groups = {m: read for m in self.modalities if (read := self._read_checked(row, m)) is not None}
+        groups = {
+            m: read
+            for m in self.modalities
+            if (read := self._read_checked(row, m, out.get(m.name))) is not None
+        }
         if not groups:
             raise DamagedTileError(self.name(row), "it holds none of the modalities asked for")
         transform = self._transform(row)
@@ -202,18 +224,22 @@ class TileDataset(GeoDataset, abc.ABC):
                 sample[m.key] = to_ten_metres(tensors, m)
         return sample if self.transforms is None else self.transforms(sample)
 
-    def _read_checked(self, row: int, modality: Modality) -> dict[int, np.ndarray] | None:
-        if not self._columns[f"has_{modality.name}"][row] or (groups := self._read(row, modality)) is None:
+    def _read_checked(
+        self, row: int, modality: Modality, out: dict[int, np.ndarray] | None
+    ) -> dict[int, np.ndarray] | None:
+        if not self._columns[f"has_{modality.name}"][row]:
             return None
-        self._check_valid(row, modality, groups)
-        return groups
-
-    def _check_valid(self, row: int, modality: Modality, groups: dict[int, np.ndarray]) -> None:
+        if out is not None and not self._read_into(row, modality, out):
+            return None
+        groups = self._read(row, modality) if out is None else out
+        if groups is None:
+            return None
         valid = np.concatenate([valid_bands(groups[resolution]) for resolution in modality.native])
         if not valid.all():
             bands = np.array([band for group in modality.native.values() for band in group])
             which = f"band {', '.join(bands[~valid])}" if valid.any() else "it"
             raise DamagedTileError(f"{self.name(row)} {modality.name}", f"{which} holds only nodata")
+        return groups
 
     def _check_row(self, row: int) -> None:
         if not 0 <= row < len(self.table):

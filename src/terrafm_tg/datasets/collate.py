@@ -1,13 +1,13 @@
 """Tiles to batches: each modality over the samples that have it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torchgeo.datasets.utils import Sample
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.modalities import MODALITIES
+from terrafm_tg.modalities import MODALITIES, Modality
 
 
 def collate_tiles(samples: Sequence[Sample]) -> dict[str, Tensor]:
@@ -24,17 +24,39 @@ def collate_tiles(samples: Sequence[Sample]) -> dict[str, Tensor]:
     Raises:
         TerraFMError: If tiles differ in size, or in type (radar as power and as steps).
     """
-    batch: dict[str, Tensor] = {}
-    images: set[str] = set()
-    for modality in MODALITIES.values():
-        keys = (modality.key, *(modality.native_key(resolution) for resolution in modality.native))
-        images.update(keys)
-        for key in keys:
-            rows = [i for i, sample in enumerate(samples) if key in sample]
-            if rows:
-                batch[key] = _stack(key, [samples[i][key] for i in rows])
-                batch[f"rows_{modality.name}"] = torch.tensor(rows)
-    shared = set.intersection(*(set(sample) for sample in samples)) - images
+    rows = image_rows(samples)
+    batch = {key: _stack(key, [samples[i][key] for i in having]) for key, having in rows.items()}
+    return batch | collate_others(samples, rows)
+
+
+def image_keys() -> dict[str, Modality]:
+    """Every key of an image in a sample, and its modality."""
+    return {
+        key: modality
+        for modality in MODALITIES.values()
+        for key in (modality.key, *(modality.native_key(resolution) for resolution in modality.native))
+    }
+
+
+def image_rows(samples: Sequence[Sample]) -> dict[str, list[int]]:
+    """The image keys that any sample has, and which samples have each."""
+    rows = {key: [i for i, sample in enumerate(samples) if key in sample] for key in image_keys()}
+    return {key: having for key, having in rows.items() if having}
+
+
+def collate_others(samples: Sequence[Sample], rows: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """What a batch holds besides images.
+
+    Args:
+        samples: B samples.
+        rows: Image key -> the samples that have it.
+
+    Returns:
+        ``rows_<modality>`` and every other key that all samples have, stacked.
+    """
+    images = image_keys()
+    batch = {f"rows_{images[key].name}": torch.tensor(having) for key, having in rows.items()}
+    shared = set.intersection(*(set(sample) for sample in samples)) - set(images)
     return batch | {
         key: _stack(key, [sample[key] for sample in samples]) for key in samples[0] if key in shared
     }

@@ -1,0 +1,170 @@
+"""Batches from worker processes to the training process through shared memory that is made once.
+
+torch's DataLoader makes shared memory anew for each batch: its pages are taken, zeroed, mapped and given back, which
+costs more than to decode the tiles. Here each worker owns some *slots* of one piece of memory, each as large as a batch
+can be. It decodes tiles straight into a slot and sends the slot's place; the training process copies what is filled,
+once, while the worker is busy with the next slot. torch's DataLoader still manages processes, order and errors.
+
+The memory is a Linux *memfd*: it takes room only where something was written, does not lie in /dev/shm (which
+containers keep small), is handed over as a file descriptor to workers however they start, and is gone with the last
+process that has it, even if all are killed.
+"""
+
+import itertools
+import math
+import mmap
+import os
+import weakref
+from collections import defaultdict, deque
+from contextlib import suppress
+from multiprocessing.reduction import DupFd
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from terrafm_tg.errors import DamagedTileError
+
+#: Whether this system has such memory.
+AVAILABLE = hasattr(os, "memfd_create")
+_PAGE = 1 << 21  # a huge one: fewer faults where the system gives them
+_numbers = itertools.count()
+_rings: weakref.WeakValueDictionary[int, "Ring"] = weakref.WeakValueDictionary()
+
+
+class Ring:
+    """Slots of shared memory, the same number for each worker; made by the training process.
+
+    Args:
+        workers: Number of worker processes.
+        slots: Slots of each.
+        slot_bytes: Most bytes of a batch's images.
+
+    Raises:
+        OSError: If the system gives no such memory.
+    """
+
+    def __init__(self, workers: int, slots: int, slot_bytes: int) -> None:
+        self.slots, self.slot_bytes = slots, round_up(slot_bytes, _PAGE)
+        self.number = next(_numbers)
+        descriptor = os.memfd_create("terrafm_tiles")
+        os.ftruncate(descriptor, workers * slots * self.slot_bytes)
+        self._map(descriptor)
+        self.pool = Pool()
+        _rings[self.number] = self
+
+    def _map(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        weakref.finalize(self, os.close, descriptor)
+        self._memory = mmap.mmap(descriptor, 0)
+        with suppress(OSError):  # a kernel without huge pages
+            self._memory.madvise(mmap.MADV_HUGEPAGE)
+
+    def array(self, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """A part of the memory, as an array that keeps it."""
+        return np.frombuffer(self._memory, dtype, math.prod(shape), offset).reshape(shape)
+
+    def __getstate__(self) -> dict[str, Any]:  # to a worker that is not forked
+        return {
+            "slots": self.slots,
+            "slot_bytes": self.slot_bytes,
+            "number": self.number,
+            "descriptor": DupFd(self._descriptor),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        descriptor = state.pop("descriptor").detach()
+        self.__dict__.update(state)
+        self._map(descriptor)
+
+
+class Stack(NamedTuple):
+    """Where the images of one key lie in a slot: after one another, without gaps.
+
+    Args:
+        offset: Of the first byte: in a writer's layout within the slot, in a `SlotBatch` within the ring.
+        shape: In a writer's layout that of one image, in a `SlotBatch` that of all together.
+        dtype: Of the pixels.
+    """
+
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of that shape."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class SlotBatch:
+    """What a worker sends: where the batch's images lie, and the rest of the batch by value.
+
+    Args:
+        ring: Number of the ring in the training process.
+        images: Image key -> place.
+        others: Arrays by key.
+    """
+
+    def __init__(self, ring: int, images: dict[str, Stack], others: dict[str, np.ndarray]) -> None:
+        self.ring, self.images, self.others = ring, images, others
+        self.faults: list[DamagedTileError] = []
+
+    def copy(self, pinned: bool = False) -> dict[str, Any]:
+        """The batch in memory of its own; to be made before the next batch is asked for.
+
+        Args:
+            pinned: Whether that memory is page-locked, from torch's cache of such memory.
+        """
+        ring = _rings[self.ring]
+        batch: dict[str, Any] = {"faults": self.faults}
+        for key, place in self.images.items():
+            stored = torch.from_numpy(ring.array(*place))
+            if pinned:
+                own = torch.empty(stored.shape, dtype=stored.dtype, pin_memory=True)
+            else:
+                own = ring.pool.take(key, place.nbytes).view(stored.dtype).view(stored.shape)
+            batch[key] = own.copy_(stored)
+        for key, array in self.others.items():
+            tensor = torch.from_numpy(array)
+            batch[key] = tensor.pin_memory() if pinned else tensor
+        return batch
+
+    def pin_memory(self) -> dict[str, Any]:
+        """The copy that torch's pinning thread makes, beside the training."""
+        return self.copy(pinned=True)
+
+
+class Pool:
+    """Memory of batches that nobody holds any more, for those to come.
+
+    To take fresh pages for each batch costs several times what the copy does. torch has such a cache for page-locked
+    memory, not for ordinary memory. At most two pieces of a kind are kept.
+    """
+
+    def __init__(self) -> None:
+        self._free: dict[str, deque[np.ndarray]] = defaultdict(lambda: deque(maxlen=2))
+
+    def take(self, kind: str, size: int) -> Tensor:
+        """Memory that comes back when the last tensor or array that shares it is gone.
+
+        Args:
+            kind: What it is for; memory is taken again for the same kind.
+            size: In bytes.
+
+        Returns:
+            uint8 (size,), with anything in it.
+        """
+        free = self._free[kind]
+        piece = free.pop() if free else np.empty(0, np.uint8)
+        if len(piece) < size:
+            piece = np.empty(size, np.uint8)
+        lent = piece[:size]  # an object of its own, which whatever shares the memory keeps
+        weakref.finalize(lent, free.append, piece).atexit = False
+        return torch.from_numpy(lent)
+
+
+def round_up(size: int, step: int) -> int:
+    """The next multiple of ``step``."""
+    return -(-size // step) * step

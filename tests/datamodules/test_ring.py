@@ -1,0 +1,317 @@
+"""Batches through the ring: the same as without it, for any number of workers; nothing is left behind."""
+
+import gc
+import multiprocessing
+import multiprocessing.connection
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from memory_tiles import MemoryDataModule, MemoryTiles, make_index, square
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from terrafm_tg.datamodules import CachedTiles, DamageLog, FaultTolerant, TileDataLoader
+from terrafm_tg.datamodules.faults import collate
+from terrafm_tg.datamodules.loader import largest_sample
+from terrafm_tg.datamodules.ring import AVAILABLE, Pool, Ring, SlotBatch
+from terrafm_tg.datamodules.slots import SlotWriter
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.samplers import LandCoverSampler
+
+pytestmark = pytest.mark.skipif(not AVAILABLE, reason="no memfd on this system: batches come without a ring")
+DAMAGED = (5, 17, 40, 41)
+INDEX = make_index(*square(4))
+
+
+class InPlace(MemoryTiles):
+    """Decodes into given arrays, as a packed store does; ``elsewhere`` counts what it decoded into others."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.elsewhere = torch.zeros(len(self), 2, dtype=torch.int32).share_memory_()
+
+    def _read(self, row, modality):
+        self.elsewhere[row, self.modalities.index(modality)] += 1
+        return super()._read(row, modality)
+
+    def _read_into(self, row, modality, out):
+        for resolution, group in super()._read(row, modality).items():
+            out[resolution][...] = group
+        return True
+
+
+class TwoSizes(MemoryTiles):
+    """Tiles of one size in the index's first half, of another in its second."""
+
+    def _read(self, row, modality):
+        part = slice(None if row < len(self) // 2 else 2)
+        return {r: g[:, part, part] for r, g in super()._read(row, modality).items()}
+
+
+class TwoTypes(MemoryTiles):
+    """Radar as power in the index's first half, as steps in its second."""
+
+    def _read(self, row, modality):
+        steps = modality.name == "s1rtc" and row >= len(self) // 2
+        return {r: g.astype(np.int16) if steps else g for r, g in super()._read(row, modality).items()}
+
+
+def make(tiles=None, workers=0, rows=None, shuffle=True, **options) -> TileDataLoader:
+    tiles = MemoryTiles(INDEX, DAMAGED) if tiles is None else tiles
+    sampler = LandCoverSampler(tiles, rows, power=0, ocean_keep=1, seed=2, shuffle=shuffle)
+    given = {"batch_size": 7, "num_workers": workers, **options}
+    return TileDataLoader(FaultTolerant(tiles, sampler), DamageLog(1.0), sampler=sampler, **given)
+
+
+def epochs(batches: TileDataLoader, count: int = 2) -> list[dict[str, Tensor]]:
+    read = []
+    for epoch in range(count):
+        batches.sampler.set_epoch(epoch)
+        read += list(batches)
+    return read
+
+
+def through_slots(tiles, rows, batch_size=4) -> list[dict[str, Tensor]]:
+    """Batches of tiles as a worker makes them, here in this process."""
+    ring = Ring(1, 2, batch_size * largest_sample(tiles))
+    samples = make(tiles).dataset
+    samples.slots = SlotWriter(ring, 0, batch_size)
+    batches = []
+    for chunk in np.array_split(rows, len(rows) // batch_size):
+        batch = collate(samples.__getitems__([int(row) for row in chunk]))
+        if isinstance(batch, TerraFMError):
+            raise batch
+        batches.append(DamageLog(1.0).check(batch.copy() if isinstance(batch, SlotBatch) else batch))
+    return batches
+
+
+def without(tiles, rows, batch_size=4) -> list[dict[str, Tensor]]:
+    """The same batches, read in the ordinary way."""
+    samples = make(tiles).dataset
+    chunks = np.array_split(rows, len(rows) // batch_size)
+    return [DamageLog(1.0).check(collate([samples[int(row)] for row in chunk])) for chunk in chunks]
+
+
+def assert_same(batches: list[dict[str, Tensor]], others: list[dict[str, Tensor]]) -> None:
+    assert len(batches) == len(others)
+    for batch, other in zip(batches, others, strict=True):
+        assert batch.keys() == other.keys()
+        for key in batch:
+            assert batch[key].dtype == other[key].dtype, key
+            assert torch.equal(batch[key], other[key]), key
+
+
+@pytest.fixture(scope="module")
+def plain() -> list[dict[str, Tensor]]:
+    """Two epochs of batches read in this process."""
+    return epochs(make())
+
+
+@pytest.mark.parametrize("ring", [True, False])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_same_batches_for_any_number_of_workers(plain, workers, ring) -> None:
+    """Bit for bit and in order: with damaged tiles, tiles without radar, and a last batch that is smaller."""
+    assert len(plain[0]["rows_s1rtc"]) < len(plain[0]["row"])
+    assert len(plain[9]["row"]) == 64 % 7
+    batches = make(workers=workers, ring=ring)
+    assert_same(epochs(batches), plain)
+    assert batches.damage.damaged == 2 * len(DAMAGED)
+    assert len(batches.damage.names) == len(DAMAGED)
+
+
+@pytest.mark.parametrize("method", [pytest.param("spawn", marks=pytest.mark.soak), "forkserver"])
+def test_workers_that_are_not_forked(plain, method) -> None:
+    multiprocessing.get_context("forkserver").set_forkserver_preload(
+        ["terrafm_tg.datamodules", "memory_tiles"]
+    )
+    batches = make(workers=2, persistent_workers=True, prefetch_factor=1, multiprocessing_context=method)
+    assert_same(epochs(batches), plain)
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_decoded_where_it_travels(plain, persistent) -> None:
+    """All but a worker's first tile of each modality, which tells the size."""
+    tiles = InPlace(INDEX, DAMAGED)
+    batches = make(tiles, 2, persistent_workers=persistent)
+    assert_same(epochs(batches), plain)
+    intact = tiles.elsewhere.clone()
+    intact[list(DAMAGED)] = 0  # what cannot be decoded may have been the first
+    assert intact.sum() == 2 * 2 * (1 if persistent else 2)
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_epochs_that_are_left_early(plain, persistent) -> None:
+    batches = make(workers=2, persistent_workers=persistent)
+    for taken in (1, 3):
+        assert_same([batch for batch, _ in zip(batches, range(taken), strict=False)], plain[:taken])
+    assert_same(epochs(batches), plain)
+
+
+def test_two_iterators_at_once_have_a_ring_each(plain) -> None:
+    batches = make(workers=1)
+    pairs = list(zip(batches, batches, strict=True))
+    assert_same([one for one, _ in pairs], plain[:10])
+    assert_same([other for _, other in pairs], plain[:10])
+
+
+def test_tiles_of_another_size_or_type_travel_in_memory_of_their_own() -> None:
+    rows = np.arange(64)
+    for kind in (TwoSizes, TwoTypes):
+        assert_same(through_slots(kind(INDEX), rows), without(kind(INDEX), rows))
+        with pytest.raises(TerraFMError, match=r"differs in (size|type) within a batch"):
+            through_slots(kind(INDEX), rows[[4, 5, 40, 41]])
+
+
+def test_images_larger_than_the_slot_travel_in_memory_of_their_own() -> None:
+    class Larger(MemoryTiles):
+        def _read(self, row, modality):
+            return {r: g.repeat(300, 1).repeat(9, 2) for r, g in super()._read(row, modality).items()}
+
+    assert_same(through_slots(Larger(INDEX), np.arange(8)), without(Larger(INDEX), np.arange(8)))
+
+
+def test_transformed_and_ten_metre_samples() -> None:
+    def change(sample):
+        """In place, and to a view on the same memory in another order."""
+        for key, x in sample.items():
+            if key.startswith("image"):
+                x.numpy()[..., 0] = 9
+                sample[key] = x.mT
+        return sample
+
+    rows = np.arange(16)
+    tiles = InPlace(INDEX)
+    tiles.transforms = change
+    assert_same(through_slots(tiles, rows), without(tiles, rows))
+    tiles = MemoryTiles(INDEX)
+    tiles.native = False
+    assert_same(through_slots(tiles, rows), without(tiles, rows))
+
+
+def test_cached_tiles_are_decoded_once(plain) -> None:
+    tiles = MemoryTiles(INDEX, DAMAGED)
+    cached = CachedTiles(tiles, np.arange(64))
+    tiles.reads[:] = 0
+    batches = make(cached, 2, persistent_workers=True, multiprocessing_context="fork")
+    assert_same(epochs(batches), plain)
+    batches.sampler.set_epoch(0)
+    tiles.reads[:] = 0
+    assert_same(list(batches), plain[:10])  # by now all come from the cache
+    assert not np.delete(tiles.reads, DAMAGED, axis=0).any()
+
+
+def test_batches_keep_their_own_memory_and_give_it_back() -> None:
+    pool = Pool()
+    first, second = pool.take("a", 100), pool.take("a", 100)
+    assert first.data_ptr() != second.data_ptr()
+    place, view = first.data_ptr(), first.view(torch.int16)[3:].numpy()
+    del first
+    assert pool.take("a", 100).data_ptr() != place  # a view of it is still held
+    del view
+    assert pool.take("a", 40).data_ptr() == place
+    assert pool.take("b", 40).data_ptr() != place
+    held = [pool.take("c", 8) for _ in range(9)]
+    del held
+    assert len(pool._free["c"]) == 2
+
+
+def test_users_own_function_runs_in_each_worker(plain) -> None:
+    began = torch.zeros(3, dtype=torch.int32).share_memory_()
+
+    def begin(worker: int) -> None:
+        began[worker] += 1 + 10 * (get_worker_info().dataset.slots is not None)
+
+    batches = make(workers=2, worker_init_fn=begin)
+    assert_same(epochs(batches), plain)
+    assert began.tolist() == [22, 22, 0]
+    assert batches.worker_init_fn is begin
+
+
+def test_memory_is_taken_where_written_and_given_back() -> None:
+    """A ring for 16 workers with large batches costs nothing before use; descriptors do not add up."""
+    ring = Ring(16, 3, 1 << 30)
+    assert os.fstat(ring._descriptor).st_size == 48 << 30
+    assert os.fstat(ring._descriptor).st_blocks == 0
+    assert os.readlink(f"/proc/self/fd/{ring._descriptor}").startswith("/memfd:")  # not in /dev/shm
+    del ring
+    batches = make(workers=1)
+    counts = []
+    for _ in range(3):
+        list(batches)
+        gc.collect()
+        counts.append(sum("memfd" in os.readlink(link) for link in _descriptors()))
+    assert counts == [0, 0, 0]
+
+
+def _descriptors() -> list[str]:
+    paths = (f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd"))
+    return [path for path in paths if os.path.lexists(path)]
+
+
+def test_system_without_room_is_said(caplog) -> None:
+    batches = make(workers=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        ring = batches._make_ring()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert ring is None
+    assert "No shared memory for a ring ([Errno 27] File too large)" in caplog.text
+
+
+def test_nothing_is_left_after_sigkill(tmp_path) -> None:
+    """Of a process that is killed while its workers read: no file in /dev/shm, no worker."""
+    before = set(os.listdir("/dev/shm"))
+    script = [sys.executable, "-c", KILLED, str(Path(__file__).parent)]
+    result = subprocess.run(script, stdout=subprocess.PIPE, text=True, timeout=120)
+    assert result.returncode == -signal.SIGKILL
+    workers = [int(word) for word in result.stdout.split()]
+    assert len(workers) == 2
+    for pid in workers:  # each notices within seconds that it has lost its parent
+        _wait_for_end(pid)
+    assert set(os.listdir("/dev/shm")) <= before
+
+
+def _wait_for_end(pid: int) -> None:
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    ended = multiprocessing.connection.wait([descriptor], timeout=60)
+    os.close(descriptor)
+    assert ended
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from test_ring import make
+batches = iter(make(workers=2, persistent_workers=True, multiprocessing_context="fork"))
+next(batches)
+import multiprocessing
+print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_datamodule_passes_the_setting_on() -> None:
+    for ring in (True, False):
+        module = MemoryDataModule(num_workers=2, ring=ring)
+        module.setup("fit")
+        assert module.train_dataloader().ring is ring
+        assert "ring" not in module.state_dict()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory needs a GPU")
+def test_pinned_batches(plain) -> None:
+    batches = epochs(make(workers=2, pin_memory=True))
+    assert all(tensor.is_pinned() for batch in batches for tensor in batch.values())
+    assert_same(batches, plain)
