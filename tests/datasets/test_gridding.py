@@ -1,4 +1,7 @@
 import shutil
+import subprocess
+import sys
+import time
 
 import geopandas as gpd
 import numpy as np
@@ -318,8 +321,14 @@ class TestFinding:
         fake.rtc(tmp_path / "b", SIDE)
         path = next((tmp_path / "b").rglob("*_VH.tif"))
         path.write_bytes(path.read_bytes()[:5000])
-        with pytest.raises(TerraFMError, match=rf"{fake.RTC} cannot be read \(.*\): get it again"):
+        with pytest.raises(
+            TerraFMError, match=rf"1 of 1 scenes are left out, first: Tile {fake.RTC} s1rtc cannot be used"
+        ):
             grid_scenes(tmp_path / "b", tmp_path / "out", cell_size=SIZE, workers=0, progress=False)
+        fake.rtc(tmp_path / "b", SIDE, fake.RTC.replace("4E2A", "0001"))
+        with pytest.warns(UserWarning, match="1 of 2 scenes are left out"):
+            table = grid_scenes(tmp_path / "b", tmp_path / "out", cell_size=SIZE, workers=0, progress=False)
+        assert table.cells.tolist() == [1, 0]
         assert not list(tmp_path.rglob("*.part"))
 
 
@@ -334,3 +343,32 @@ def test_command(scenes, tmp_path, capsys, monkeypatch):
         ("L2A", "1", "1"),
     ]
     assert f"terrafm index {tmp_path}" in shown
+
+
+@pytest.mark.soak
+def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(scenes, tmp_path):
+    """With two worker processes, too."""
+    words = ["grid", str(scenes), "ROOT", "--cell_size", str(SIZE), "--workers"]
+    main([word.replace("ROOT", str(tmp_path / "whole")) for word in (*words, "0")])
+    code = "import sys; from terrafm_tg.cli import main; main(sys.argv[1:])"
+    random = np.random.default_rng(0)
+    for i in range(5):
+        command = [
+            sys.executable,
+            "-c",
+            code,
+            *(word.replace("ROOT", str(tmp_path / str(i))) for word in words),
+            "2",
+        ]
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while not (tmp_path / str(i)).exists() and child.poll() is None:
+            time.sleep(0.05)
+        time.sleep(random.uniform(0, 10))
+        child.kill()
+        child.wait()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        for path in (tmp_path / "whole").rglob("*.parquet"):
+            assert (
+                tmp_path / str(i) / path.relative_to(tmp_path / "whole")
+            ).read_bytes() == path.read_bytes()
+        assert not list((tmp_path / str(i)).rglob("*.part"))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
@@ -16,7 +17,7 @@ from rich.table import Table
 from shapely import box
 
 from terrafm_tg.distributed import run_units
-from terrafm_tg.errors import TerraFMError
+from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES
 
 from .major_tom_files import Row
@@ -58,10 +59,11 @@ def grid_scenes(
         progress: Show a bar.
 
     Returns:
-        One row per scene: ``modality``, ``product``, ``cells``, ``bytes`` and ``kept`` (was there already).
+        One row per scene: ``modality``, ``product``, ``cells``, ``bytes``, ``kept`` (was there already) and
+        ``damage``, why it was left out. Scenes that cannot be read are named in a warning; the rest goes on.
 
     Raises:
-        TerraFMError: If there is no scene, a setting is wrong, a scene cannot be read, or its unit is another.
+        TerraFMError: If there is no scene, a setting is wrong, a scene's unit is another, or none can be read.
     """
     scenes, root = Path(scenes), Path(root)
     if not 0 < min_valid <= 1:
@@ -80,18 +82,31 @@ def grid_scenes(
         results[i] = result
     for name in sorted(folders):
         write_metadata(folders[name])
+    if damage := [result["damage"] for result in results if result["damage"]]:
+        message = f"{len(damage)} of {len(found)} scenes are left out, first: {damage[0]} Get them again."
+        if len(damage) == len(found):
+            raise TerraFMError(message)
+        warnings.warn(message, stacklevel=2)
     return pd.DataFrame(results)
 
 
 def summary_table(written: pd.DataFrame) -> Table:
     """What :func:`grid_scenes` returned, for people."""
     table = Table()
-    for column in ("", "scenes", "cells", "GB", "there already", "in no cell"):
+    for column in ("", "scenes", "cells", "GB", "there already", "damaged", "in no cell"):
         table.add_column(column, justify="right" if column else "left")
     for name in (name for name in MODALITIES if name in set(written.modality)):
         own = written[written.modality == name]
-        empty = int((own.cells == 0).sum())
-        numbers = (len(own), int(own.cells.sum()), f"{own.bytes.sum() / 1e9:.2f}", int(own.kept.sum()), empty)
+        damaged = own.damage.notna()
+        empty = int(((own.cells == 0) & ~damaged).sum())
+        numbers = (
+            len(own),
+            own.cells.sum(),
+            f"{own.bytes.sum() / 1e9:.2f}",
+            own.kept.sum(),
+            damaged.sum(),
+            empty,
+        )
         table.add_row(MODALITIES[name].title, *(str(number) for number in numbers))
     return table
 
@@ -109,7 +124,12 @@ def grid_scene(scene: Scene, root: Path, min_valid: float, size: int) -> dict[st
     }
     footer = _footer(path)
     kept = footer.get("made_of") == made_of
-    rows = footer["rows"] if kept else _write_part(path, scene_rows(scene, min_valid, size), made_of)
+    rows, damage = footer.get("rows", []), None
+    if not kept:
+        try:
+            rows = _write_part(path, scene_rows(scene, min_valid, size), made_of)
+        except DamagedTileError as error:
+            rows, damage = [], str(error)
     held = path.stat().st_size if rows else 0
     return {
         "modality": scene.modality,
@@ -117,6 +137,7 @@ def grid_scene(scene: Scene, root: Path, min_valid: float, size: int) -> dict[st
         "cells": len(rows),
         "bytes": held,
         "kept": kept,
+        "damage": damage,
     }
 
 

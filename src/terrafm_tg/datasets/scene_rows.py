@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 
-from terrafm_tg.errors import TerraFMError
+from terrafm_tg.errors import DamagedTileError
 from terrafm_tg.modalities import MODALITIES
 
 from .baseline import OFFSET, offsets_by_name
@@ -28,7 +28,8 @@ def scene_rows(scene: Scene, min_valid: float, size: int) -> Iterator[Row]:
         size: Pixels of 10 m across a cell's picture.
 
     Raises:
-        TerraFMError: If the scene cannot be read, is not geocoded, or its pixels are not of its unit.
+        DamagedTileError: If a file of the scene cannot be read.
+        TerraFMError: If it is not geocoded, or its pixels are not of its unit.
     """
     modality, files = MODALITIES[scene.modality], dict(scene.files)
     radar, first = scene.unit != "DN", modality.native[10][0]
@@ -53,9 +54,7 @@ def scene_rows(scene: Scene, min_valid: float, size: int) -> Iterator[Row]:
                 tiffs[band.lower() if radar else band] = geotiff(pixels[band], cell.epsg, grid, nodata)
             yield _row(scene, cell, size, tiffs, _thumbnail(scene, pixels), 100 * (1 - valid))
     except RasterioError as error:
-        raise TerraFMError(
-            f"{scene.product} cannot be read ({error}): get it again, or move it away."
-        ) from error
+        raise DamagedTileError(f"{scene.product} {scene.modality}", str(error).rstrip(".")) from error
 
 
 def _thumbnail(scene: Scene, pixels: dict[str, NDArray[Any]]) -> bytes:
