@@ -232,14 +232,16 @@ class TileDataset(GeoDataset, abc.ABC):
         if out is not None and not self._read_into(row, modality, out):
             return None
         groups = self._read(row, modality) if out is None else out
-        if groups is None:
-            return None
+        if groups is not None:
+            self._check_valid(row, modality, groups)
+        return groups
+
+    def _check_valid(self, row: int, modality: Modality, groups: dict[int, np.ndarray]) -> None:
         valid = np.concatenate([valid_bands(groups[resolution]) for resolution in modality.native])
         if not valid.all():
             bands = np.array([band for group in modality.native.values() for band in group])
             which = f"band {', '.join(bands[~valid])}" if valid.any() else "it"
             raise DamagedTileError(f"{self.name(row)} {modality.name}", f"{which} holds only nodata")
-        return groups
 
     def _check_row(self, row: int) -> None:
         if not 0 <= row < len(self.table):
