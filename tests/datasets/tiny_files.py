@@ -21,11 +21,11 @@ SIZE = 24  # pixels of a tiny cell; a tile has 12
 def tiff(pixels: np.ndarray, epsg: int, x: float, y: float, res: float, nodata: float | None = None) -> bytes:
     """GeoTIFF of (C, h, w) whose upper left corner lies at (x, y)."""
     pixels = np.atleast_3d(pixels) if pixels.ndim == 3 else pixels[None]
-    buffer = io.BytesIO()
+    buffer, block = io.BytesIO(), 16 if pixels.shape[1] < 178 else 1024
     with rasterio.open(
         buffer, "w", driver="GTiff", count=len(pixels), height=pixels.shape[1], width=pixels.shape[2],
         dtype=pixels.dtype, crs=f"EPSG:{epsg}", transform=Affine(res, 0, x, 0, -res, y), nodata=nodata,
-        compress="lzw", tiled=True, blockxsize=16, blockysize=16,
+        compress="lzw", tiled=True, blockxsize=block, blockysize=block,
     ) as file:  # fmt: skip
         file.write(pixels)
     return buffer.getvalue()
