@@ -30,8 +30,21 @@ def refuse(x: int) -> int:
     return x
 
 
+def spend(seconds: float) -> None:
+    """Processor time."""
+    start = time.process_time()
+    while time.process_time() - start < seconds:
+        pass
+
+
 def always_die(x: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wait_for_group(group: int, deadline: float) -> None:
+    while time.monotonic() < deadline:
+        os.killpg(group, 0)
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -89,14 +102,14 @@ def test_processes_start_where_there_is_enough_to_do():
     assert (os.getpid() in {pid for _, pid in results.values()}) == (CPU_COUNT == 1)
 
 
-def test_units_that_take_long_leave_the_rest_to_processes(scheduler, monkeypatch):
+def test_units_that_take_long_leave_the_rest_to_processes(monkeypatch):
     from terrafm_tg.distributed import _here
 
     monkeypatch.setattr("terrafm_tg.distributed._cores", lambda: 2)
     waiting = enumerate([0.6, 0.6, 0.1, 0.1])
-    assert len(list(_here(time.sleep, waiting, 100, None, True))) == 2  # 1.2 s for 2 of 100
+    assert len(list(_here(spend, waiting, 100, None, True))) == 2  # 1.2 s for 2 of 100
     assert len(list(waiting)) == 2
-    assert len(list(_here(time.sleep, enumerate([0.6, 0.6, 0.1]), 3, None, True))) == 3
+    assert len(list(_here(spend, enumerate([0.6, 0.6, 0.1]), 3, None, True))) == 3
 
 
 def test_a_cluster_that_runs_already(scheduler):
@@ -131,9 +144,7 @@ def test_ctrl_c_leaves_nothing_running(tmp_path):
     os.killpg(run.pid, signal.SIGINT)  # as the terminal does: to all processes
     assert run.wait(60) != 0
     with pytest.raises(ProcessLookupError):  # soon, nothing of that group is left
-        while time.monotonic() < deadline:
-            os.killpg(run.pid, 0)
-            time.sleep(0.1)
+        wait_for_group(run.pid, deadline)
     assert "KeyboardInterrupt" in (tmp_path / "log").read_text()
 
 

@@ -21,9 +21,9 @@ from .errors import TerraFMError
 if TYPE_CHECKING:
     from distributed import Client
 
-#: Seconds of work left from which more processes pay: each takes some seconds to start.
+#: Processor seconds of work left from which more processes pay: each takes some seconds to start.
 WORTHWHILE = 30.0
-_FIRST_LOOK = 1.0  # seconds of work after which the rest is estimated
+_FIRST_LOOK = 1.0  # processor seconds after which the rest is estimated
 _AHEAD = 3  # units that each worker has been given, so that it does not wait for the next
 _JOIN = 60  # seconds in which a worker must join the scheduler that is given
 
@@ -50,7 +50,7 @@ def run_units[U, R](
         function: Called as ``function(unit)``; it and the units are pickled for each call, so let them be small.
         units: The work. With a length there is an end to the progress bar.
         workers: Processes on this machine; 0 for this process alone. None for one per core where at least
-            :data:`WORTHWHILE` seconds of work remain for them, as the first units show (those run here).
+            :data:`WORTHWHILE` processor seconds remain for them, as the first units show (those run here).
         scheduler: Address of a Dask cluster that runs already, such as ``tcp://10.0.0.1:8786``, with this
             package and the same files on all its machines. Without `workers`.
         title: What the progress bar and messages call the work.
@@ -108,9 +108,9 @@ def _here(
     while cores == 1 or not worthwhile():
         if (unit := next(waiting, None)) is None:
             return
-        start = time.perf_counter()
+        start = time.process_time()
         result = function(unit[1])
-        spent, done = spent + time.perf_counter() - start, done + 1
+        spent, done = spent + time.process_time() - start, done + 1
         yield unit[0], result
 
 
@@ -166,15 +166,20 @@ def _cluster(
     with ExitStack() as stack:
         if scheduler is None:
             wanted = workers or _cores()
-            cluster = stack.enter_context(
-                LocalCluster(
+            try:
+                cluster = LocalCluster(
                     n_workers=wanted if units is None else max(1, min(wanted, units)),
                     threads_per_worker=1,
                     processes=True,
                     dashboard_address="127.0.0.1:0",
                     silence_logs=logging.CRITICAL,
                 )
-            )
+            except RuntimeError as error:  # a script without it runs again in each process
+                raise TerraFMError(
+                    "Dask's worker processes did not start: in a script, put the work under "
+                    '`if __name__ == "__main__":`, or set workers=0.'
+                ) from error
+            stack.enter_context(cluster)
             client = stack.enter_context(Client(cluster))
         else:
             try:

@@ -16,7 +16,7 @@ def table(small_world):
 
 def test_shares_are_those_of_the_sampler(table, small_world):
     sampler = LandCoverSampler(MajorTOM(small_world, tile_size=72))
-    shares = index_figure.class_shares(table, "land_cover")
+    shares = index_figure.class_shares(table.land_cover, index_figure.stage_weights(table))
     np.testing.assert_allclose(shares.sum(), 1)
     np.testing.assert_allclose(
         shares.iloc[:, 2].reindex(range(12), fill_value=0), sampler.land_cover_share(), atol=1e-9
@@ -27,8 +27,8 @@ def test_shares_are_those_of_the_sampler(table, small_world):
 
 
 def test_nothing_but_ocean(table):
-    shares = index_figure.class_shares(table.iloc[:4].assign(land_cover=np.int8(11)), "region")
-    assert list(shares) == ["all tiles"]
+    weights = index_figure.stage_weights(table.iloc[:4].assign(land_cover=np.int8(11)))
+    assert {stage: w.tolist() for stage, w in weights.items()} == {"all tiles": [1, 1, 1, 1]}
 
 
 @pytest.mark.parametrize("points", [20_000, 0])  # as points, as a raster

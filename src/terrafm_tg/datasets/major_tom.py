@@ -94,7 +94,11 @@ class MajorTOM(TileDataset):
     @staticmethod
     def find_tile_size(root: Path) -> int:
         """Half the width of the first cell that can be read; the published 534 where none can."""
-        return (cell_width(root, tile_rows(root, 534, remote=True)) or 1068) // 2
+        try:
+            first = tile_rows(root, 534, remote=False, limit=64)
+        except TerraFMError:  # nothing is on disk, or what is wrong is said when all are read
+            return 534
+        return (cell_width(root, first) or 1068) // 2
 
     @staticmethod
     def state(root: Path) -> str:

@@ -25,7 +25,7 @@ _UTM = r"(32[67](?:0[1-9]|[1-5]\d|60))$"  # also of "EPSG:EPSG:32633"
 _HELPFUL = ["timestamp", "cloud_cover", "nodata"]
 
 
-def tile_rows(root: Path, tile_size: int, remote: bool) -> pd.DataFrame:
+def tile_rows(root: Path, tile_size: int, remote: bool, limit: int | None = None) -> pd.DataFrame:
     """The tile table of a Major-TOM root, from its metadata alone.
 
     A cell has a product where a row of the metadata names it and the Parquet file of that row is on disk. Of
@@ -37,6 +37,7 @@ def tile_rows(root: Path, tile_size: int, remote: bool) -> pd.DataFrame:
         root: Folder with ``Core-S2L2A``, ``Core-S2L1C``, ``Core-S1RTC``, any of them.
         tile_size: Edge of a tile in 10 m pixels; a cell is 2 x 2 tiles.
         remote: Also take rows whose file is not on disk, to be read from their URL.
+        limit: Take only so many rows of each product, to look at them.
 
     Returns:
         Four rows per cell, in the order of the grid and then NW, NE, SW, SE.
@@ -44,7 +45,7 @@ def tile_rows(root: Path, tile_size: int, remote: bool) -> pd.DataFrame:
     Raises:
         TerraFMError: If the root or its metadata are missing or unusable, or no Parquet file is on disk.
     """
-    products = {name: _product(root, path, remote) for name, path in find_metadata(root).items()}
+    products = {name: _product(root, path, remote, limit) for name, path in find_metadata(root).items()}
     cells = pd.concat([frame["crs"].rename(name) for name, frame in products.items()], axis=1)
     if cells.empty:
         raise TerraFMError(
@@ -83,7 +84,7 @@ def find_metadata(root: Path) -> dict[str, Path]:
     return found
 
 
-def _product(root: Path, metadata: Path, remote: bool) -> pd.DataFrame:
+def _product(root: Path, metadata: Path, remote: bool, limit: int | None) -> pd.DataFrame:
     """One row per cell of a product, indexed by cell; ``crs`` becomes the EPSG code, ``part`` is added."""
     try:
         held = pq.read_schema(metadata).names
@@ -96,9 +97,10 @@ def _product(root: Path, metadata: Path, remote: bool) -> pd.DataFrame:
     urls = pd.Categorical(frame["parquet_url"])
     parts = [_part(root, metadata.parent, url, remote) for url in urls.categories]
     frame["part"] = np.array([*parts, None], dtype=object)[urls.codes]
+    frame = frame[frame["part"].notna()].head(len(frame) if limit is None else limit)
     frame["timestamp"] = pd.to_datetime(frame["timestamp"]).astype("datetime64[us]")
     frame["crs"] = pd.to_numeric(frame["crs"].astype("str").str.extract(_UTM, expand=False))
-    frame = frame[frame["part"].notna() & frame["crs"].notna()]
+    frame = frame[frame["crs"].notna()]
     frame = frame.sort_values(
         ["nodata", "cloud_cover", "timestamp", "product_id"],
         ascending=[True, True, False, True],

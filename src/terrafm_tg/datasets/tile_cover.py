@@ -74,7 +74,7 @@ class CoverUnits:
         self, table: pd.DataFrame, tile_size: int, worldcover: ESAWorldCover, rows: np.ndarray
     ) -> None:
         self.grid, self.tile_size = table[[name for name in GRID if name in table]], tile_size
-        self.paths = [str(path) for path in worldcover.index.filepath]
+        self.paths = [str(Path(path).absolute()) for path in worldcover.index.filepath]
         self.sizes = [Path(path).stat().st_size for path in self.paths]
         self.boxes = worldcover.index.geometry.bounds.to_numpy()
         self.west, self.south, self.east, self.north = (table[name].to_numpy() for name in BOX)

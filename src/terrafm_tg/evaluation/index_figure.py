@@ -36,29 +36,34 @@ class _Tiles(TileDataset):
         return None
 
 
-def class_shares(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Share of each value of a class column: among all tiles, those that the sampler keeps, and those it draws.
+def stage_weights(table: pd.DataFrame) -> dict[str, np.ndarray]:
+    """How often each tile counts: among all, among those that the sampler keeps, and in what it draws, float (n,).
 
-    Args:
-        table: A tile table.
-        column: ``land_cover``, ``climate`` or ``region``.
-
-    Returns:
-        One row per value that occurs, in order; a column per stage that sums to 1. Only the first stage where the
-        sampler, with its default settings, has nothing left to draw.
+    Only the first stage where the sampler, with its default settings, has nothing left to draw.
     """
-    values = table[column].to_numpy(np.int64) - UNKNOWN
-    stages = [np.ones(len(table))]
+    weights = [np.ones(len(table))]
     try:
         sampler = LandCoverSampler(_Tiles(table))
     except TerraFMError:  # nothing but ocean
         sampler = None
     if sampler is not None:
-        kept, drawn = np.zeros(len(table)), np.zeros(len(table))
-        kept[sampler.rows], drawn[sampler.rows] = 1, sampler.expected_counts
-        stages += [kept, drawn]
-    counts = [np.bincount(values, weights) / weights.sum() for weights in stages]
-    shares = pd.DataFrame(dict(zip(_STAGES, counts, strict=False)))
+        weights += [np.zeros(len(table)), np.zeros(len(table))]
+        weights[1][sampler.rows], weights[2][sampler.rows] = 1, sampler.expected_counts
+    return dict(zip(_STAGES, weights, strict=False))
+
+
+def class_shares(classes: pd.Series, weights: dict[str, np.ndarray]) -> pd.DataFrame:
+    """Share of each value of a class column in each stage.
+
+    Args:
+        classes: ``land_cover``, ``climate`` or ``region`` of a tile table.
+        weights: As from :func:`stage_weights`.
+
+    Returns:
+        One row per value that occurs, in order; a column per stage that sums to 1.
+    """
+    values = classes.to_numpy(np.int64) - UNKNOWN
+    shares = pd.DataFrame({stage: np.bincount(values, w) / w.sum() for stage, w in weights.items()})
     shares.index += UNKNOWN
     return shares[shares["all tiles"] > 0]
 
@@ -80,9 +85,10 @@ def draw_index(table: pd.DataFrame, regions: Sequence[str] = ()) -> "Figure":
         "climate": ("Climate zone (Köppen-Geiger)", ("", *KOPPEN_GEIGER)),
         "region": ("Region", regions),
     }
+    weights = stage_weights(table)
     axes = below.subplots(1, 3, width_ratios=[1, 1, 0.8])
     for ax, (column, (title, names)) in zip(axes, columns.items(), strict=True):
-        shares = class_shares(table, column)
+        shares = class_shares(table[column], weights)
         labels = [_label(value, names) for value in shares.index]
         _draw_bars(ax, shares, labels, title)
         if column == "land_cover":

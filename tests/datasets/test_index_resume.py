@@ -1,0 +1,196 @@
+"""What a stopped or repeated `terrafm index` computes again, and that it ends in the same bytes."""
+
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.transform import from_origin
+from tiny_files import product, write_major_tom
+
+from terrafm_tg.datasets import build_index, index_work, tile_cover
+
+WEST, EAST = "536U_101R", "536U_104R"
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """How many tiles have been counted, by file of the map."""
+    tiles: dict[str, int] = {}
+    count = tile_cover.count_unit
+
+    def count_and_note(unit):
+        name = Path(unit.path).name
+        tiles[name] = tiles.get(name, 0) + len(unit.rings)
+        return count(unit)
+
+    monkeypatch.setattr(tile_cover, "count_unit", count_and_note)
+    return tiles
+
+
+def write_map(folder: Path, name: str, west: float, east: float, code: int) -> None:
+    """A file of the map from 47 to 49 degrees north, half of it without data."""
+    folder.mkdir(exist_ok=True)
+    codes = np.full((400, round((east - west) * 200)), code, np.uint8)
+    codes[:, ::2] = 0
+    with rasterio.open(
+        folder / f"ESA_WorldCover_10m_2021_v200_{name}_Map.tif", "w", driver="GTiff", dtype="uint8", count=1,
+        width=codes.shape[1], height=400, crs="EPSG:4326", transform=from_origin(west, 49, 1 / 200, 1 / 200), nodata=0,
+    ) as file:  # fmt: skip
+        file.write(codes, 1)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """The western cell alone, and a map of it."""
+    write_map(tmp_path / "map", "N48E012", 12, 15, 10)
+    return write_major_tom(tmp_path / "root", {"s2l2a": [product("s2l2a", WEST, size=900)]})
+
+
+def build(root: Path, **settings) -> bytes:
+    settings = {"tile_size": 450, "workers": 0, "progress": False} | settings
+    build_index(root, root.parent / "map", **settings)
+    assert not list(root.glob("index.parquet.*"))  # no work folder, no part
+    return (root / "index.parquet").read_bytes()
+
+
+def afresh(root: Path) -> bytes:
+    """The index of a copy of the root."""
+    copy = root.parent / "copy"
+    shutil.copytree(root, copy, ignore=shutil.ignore_patterns("index.parquet"))
+    whole = build(copy)
+    shutil.rmtree(copy)
+    return whole
+
+
+def test_only_new_tiles_are_counted(root, counted):
+    before = build(root)
+    tiles = sum(counted.values())
+    assert tiles == 4
+    counted.clear()
+    assert build(root) == before
+    assert not counted
+    write_major_tom(root, {"s2l2a": [product("s2l2a", cell, size=900) for cell in (WEST, EAST)]})
+    after = build(root)
+    assert sum(counted.values()) == 4  # the eastern cell's
+    assert after == afresh(root)
+
+
+def test_a_new_file_of_the_map_is_looked_at(root, counted):
+    write_major_tom(root, {"s2l2a": [product("s2l2a", cell, size=900) for cell in (WEST, EAST)]})
+    write_map(root.parent / "map", "N48E012", 12, 13.9, 10)  # ends west of the eastern cell
+    build(root)
+    counted.clear()
+    write_map(root.parent / "map", "N48E015", 13.9, 16, 40)
+    after = build(root)
+    assert counted == {"ESA_WorldCover_10m_2021_v200_N48E015_Map.tif": 4}
+    assert after == afresh(root)
+
+
+def test_a_changed_map_is_counted_anew(root, counted):
+    build(root)
+    counted.clear()
+    write_map(root.parent / "map", "N48E012", 12, 14.9, 30)
+    assert build(root) == afresh(root)
+    assert sum(counted.values()) == 8  # 4 each
+
+
+def test_what_was_kept_is_used_unless_damaged(root, counted, monkeypatch):
+    undisturbed = build(root)
+    counted.clear()
+    (root / "index.parquet").unlink()
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("terrafm_tg.datasets.index.write_index", stop)
+        with pytest.raises(KeyboardInterrupt):
+            build(root)
+    (kept,) = (root / "index.parquet.work").iterdir()
+    content = kept.read_bytes()
+    assert sum(counted.values()) == 4
+    counted.clear()
+    assert build(root) == undisturbed
+    assert not counted
+    (root / "index.parquet").unlink()
+    kept.parent.mkdir()
+    kept.write_bytes(content[: len(content) // 2])
+    assert build(root) == undisturbed
+    assert sum(counted.values()) == 4
+
+
+def killed_runs(world: Path, out: Path, times: int) -> list[float]:
+    """Build the index of a world with `times` SIGKILLs at random moments; each rerun's share of the whole work."""
+    random = np.random.default_rng(0)
+    processes = multiprocessing.get_context("fork")
+
+    def run() -> multiprocessing.Process:
+        process = processes.Process(
+            target=build_index, args=(world,), kwargs={"out": out, "workers": 0, "progress": False}
+        )
+        process.start()
+        return process
+
+    whole = out.with_name("undisturbed.parquet")
+    start = time.perf_counter()
+    build_index(world, out=whole, workers=0, progress=False)
+    seconds = time.perf_counter() - start
+    kept = []
+    for _ in range(times):
+        process = run()
+        time.sleep(random.uniform(0.1, 1) * seconds)
+        process.kill()
+        process.join()
+        work = out.with_name(f"{out.name}.work")
+        kept.append(sum(1 for _ in index_work.FinishedUnits(work)))
+        process = run()
+        process.join()
+        assert process.exitcode == 0
+        assert out.read_bytes() == whole.read_bytes()
+        assert sorted(path.name for path in out.parent.iterdir()) == ["index.parquet", "undisturbed.parquet"]
+        out.unlink()
+    return kept
+
+
+def test_killed_at_random_moments(small_world, tmp_path, monkeypatch):
+    monkeypatch.setattr(index_work, "_EVERY", 0.0)  # a file per unit, so that many moments differ
+    killed_runs(small_world, tmp_path / "index.parquet", 3)
+
+
+@pytest.mark.soak
+def test_killed_at_twenty_random_moments(small_world, tmp_path, monkeypatch):
+    monkeypatch.setattr(index_work, "_EVERY", 0.0)
+    kept = killed_runs(small_world, tmp_path / "index.parquet", 20)
+    assert any(kept)  # at least one rerun had something to take up
+
+
+@pytest.mark.soak
+def test_the_command_is_killed_with_its_processes(small_world, tmp_path):
+    """The real command on two processes: nothing of it is left, and the rerun gives the bytes of one process."""
+    command = [sys.executable, "-c", "from terrafm_tg.cli import main; main()", "index", str(small_world)]
+    command += ["--figure", "false"]
+    build_index(small_world, out=tmp_path / "whole.parquet", workers=0, progress=False)
+    out = tmp_path / "index.parquet"
+    for seconds in (4, 8, 12, 16):
+        run = subprocess.Popen([*command, "--out", str(out), "--workers", "2"], start_new_session=True)
+        time.sleep(seconds)
+        run.kill()
+        run.wait()
+        deadline = time.monotonic() + 60
+        with pytest.raises(ProcessLookupError):
+            wait_for_group(run.pid, deadline)
+    subprocess.run([*command, "--out", str(out), "--workers", "2"], check=True)
+    assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+def wait_for_group(group: int, deadline: float) -> None:
+    while time.monotonic() < deadline:
+        os.killpg(group, 0)
+        time.sleep(0.1)
