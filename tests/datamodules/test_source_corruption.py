@@ -1,14 +1,16 @@
 """Random damage anywhere in the source files: no run ends by it, and what cannot be read is counted and named.
 
 Neither Parquet as Major-TOM has it nor GeoTIFF carries a checksum, so that some damage changes pixels and nobody can
-tell: those samples are counted here, and `terrafm pack` is what records a checksum.
+tell: those samples are counted here. `terrafm download` and `terrafm pack` record checksums.
 """
 
 import multiprocessing
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -27,6 +29,16 @@ def major_tom(tmp_path_factory):
     rows = {name: [product(name, cell) for cell in CELLS] for name in ("s2l2a", "s2l1c", "s1rtc")}
     write_major_tom(folder / "root", rows)
     build_index(folder / "root", out=folder / "index.parquet", workers=0, progress=False)
+    return MajorTOMDataModule, folder
+
+
+@pytest.fixture(scope="module")
+def downloaded(major_tom, tmp_path_factory):
+    """The same, with a checksum per page of the Parquet files, as `terrafm download` writes them."""
+    folder = tmp_path_factory.mktemp("downloaded")
+    shutil.copytree(major_tom[1], folder, dirs_exist_ok=True)
+    for part in (folder / "root").rglob("part_*.parquet"):
+        pq.write_table(pq.read_table(part), part, row_group_size=1, write_page_checksum=True)
     return MajorTOMDataModule, folder
 
 
@@ -101,8 +113,8 @@ def run_cases(kind, folder: Path, seeds: list[int], pipe) -> None:
         pipe.send((len(lost), changed))
 
 
-def check(source, seeds: range) -> None:
-    """All cases in a process of their own, which neither dies nor hangs."""
+def check(source, seeds: range) -> Counter[str]:
+    """All cases in a process of their own, which neither dies nor hangs; how many had which outcome."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=run_cases, args=(*source, seeds, theirs))
@@ -113,7 +125,7 @@ def check(source, seeds: range) -> None:
         for seed in seeds:
             assert ours.poll(SECONDS), f"case {seed} hangs"
             lost, changed = ours.recv()
-            seen["noticed" if lost else "other pixels, unnoticed" if changed else "no difference"] += 1
+            seen["unnoticed" if changed else "noticed" if lost else "no difference"] += 1
         process.join(SECONDS)
     except EOFError:
         pytest.fail(f"case {seed} ended the run")
@@ -121,6 +133,7 @@ def check(source, seeds: range) -> None:
         process.kill()
     print(dict(seen))
     assert seen["noticed"] > len(seeds) / 5
+    return seen
 
 
 def test_major_tom(major_tom) -> None:
@@ -129,6 +142,15 @@ def test_major_tom(major_tom) -> None:
 
 def test_geotiffs(geotiffs) -> None:
     check(geotiffs, range(10))
+
+
+def test_page_checksums_let_no_wrong_pixel_through(downloaded) -> None:
+    assert check(downloaded, range(25, 40))["unnoticed"] == 0
+
+
+@pytest.mark.soak
+def test_page_checksums_200_times(downloaded) -> None:
+    assert check(downloaded, range(1000, 1200))["unnoticed"] == 0
 
 
 @pytest.mark.soak

@@ -23,13 +23,15 @@ from pyproj import CRS
 from terrafm_tg.errors import TerraFMError
 
 from .footprints import BOX, TIMES, outlines
-from .tile_table import as_table, intervals
+from .tile_table import as_table, categorical, intervals
 
 NAME = "index.parquet"
 #: Rows of a row group: what of the polygons is in memory at once, written or read.
 ROW_GROUP = 1 << 18
 _NEEDED = ("cell", "quadrant", "epsg", *TIMES)
 _LIGHT = ("x", "y", "bbox")  # with these, nobody needs the polygons
+#: Columns of millions of names that nobody groups by: as categoricals they would take most of the loading.
+_MANY_NAMES = "product_"
 
 
 def write_index(index: pd.DataFrame, path: Path, made_for: dict[str, Any]) -> None:
@@ -108,12 +110,16 @@ def _to_arrow(table: pd.DataFrame, tile_size: int | None) -> pa.Table:
 
 
 def _array(column: pd.Series) -> pa.Array:
-    """A column; names that repeat as a dictionary of those that occur."""
-    if not isinstance(column.dtype, pd.CategoricalDtype):
-        return pa.array(column, from_pandas=True)
-    held = column.array.remove_unused_categories()
-    codes = pa.array(held.codes.astype(np.int32), mask=held.codes < 0)
-    return pa.DictionaryArray.from_arrays(codes, pa.array(held.categories.astype("str"), pa.string()))
+    """A column; names that repeat as a dictionary of those that occur, in their order."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        codes = pa.array(column.cat.codes.to_numpy(np.int32), mask=column.isna().to_numpy())
+        names = pa.DictionaryArray.from_arrays(
+            codes, pa.array(column.cat.categories.astype("str"), pa.string())
+        )
+    else:
+        values = pa.array(column, from_pandas=True)
+        names = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    return names.dictionary_decode().dictionary_encode() if pa.types.is_dictionary(names.type) else names
 
 
 def _geo_metadata() -> str:
@@ -164,23 +170,18 @@ def _column(file: pq.ParquetFile, name: str) -> pd.Series:
     """A column. What it takes to decode one is given back before the next."""
     groups = [file.read_row_group(group, [name]).flatten()[name] for group in range(file.num_row_groups)]
     column = pa.chunked_array([chunk for group in groups for chunk in group.chunks])
-    if pa.types.is_dictionary(column.type):
-        return pd.Series(_categorical(column))
-    # Lists stay as Arrow has them, which takes a tenth of the memory that objects do.
-    mapped = column.to_pandas(
-        types_mapper=lambda kind: pd.ArrowDtype(kind) if pa.types.is_nested(kind) else None
-    )
+    if pa.types.is_dictionary(column.type) and not name.startswith(_MANY_NAMES):
+        series = pd.Series(categorical(column))
+    else:
+        series = column.to_pandas(types_mapper=_stays_in_arrow)
     del column, groups
     pa.default_memory_pool().release_unused()
-    return mapped
+    return series
 
 
-def _categorical(column: pa.ChunkedArray) -> pd.Categorical:
-    """Names that repeat; pyarrow's own way makes a Python object of each."""
-    chunks = column.unify_dictionaries().chunks
-    codes = np.concatenate([chunk.indices.fill_null(-1).to_numpy() for chunk in chunks])
-    names = pd.StringDtype(na_value=np.nan).__from_arrow__(chunks[0].dictionary)
-    return pd.Categorical.from_codes(codes, pd.Index(names), validate=False)
+def _stays_in_arrow(kind: pa.DataType) -> pd.ArrowDtype | None:
+    """Lists, which take ten times the memory as objects; names, whose equality a categorical looks into."""
+    return pd.ArrowDtype(kind) if pa.types.is_nested(kind) or pa.types.is_dictionary(kind) else None
 
 
 def open_index(

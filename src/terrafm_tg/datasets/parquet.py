@@ -58,8 +58,11 @@ class PartFiles:
             if len(self._files) >= self.limit:
                 self._files.popitem(last=False)
             remote = "://" in path
+            # As published the parts have no checksums; those that `terrafm download` writes have one per page.
             self._files[path] = pq.ParquetFile(
-                fsspec.open(path).open() if remote else path, pre_buffer=remote
+                fsspec.open(path).open() if remote else path,
+                pre_buffer=remote,
+                page_checksum_verification=True,
             )
         self._files.move_to_end(path)
         return self._files[path]

@@ -7,13 +7,15 @@ It is a plain data frame with a row per tile, counted from 0. Besides the column
 * ``x`` and ``y``: the tile's upper left corner in its own CRS, ``epsg``, from which the footprint is computed
   when somebody asks for it; ``xres``, ``yres``, ``height`` and ``width`` too where tiles are not all of one
   size. A table that was made from given polygons keeps them as ``geometry``;
-* ``cell`` as a categorical column, as names are best held that repeat.
+* ``cell`` as a categorical column, as names are best held that repeat; lists (``land_cover_share``) and names of
+  products as Arrow holds them.
 """
 
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from geopandas import GeoDataFrame
 from pyproj import CRS
 
@@ -45,10 +47,26 @@ def as_index(table: pd.DataFrame, tile_size: int | None = None, crs: CRS | str =
     """
     geometry = table["geometry"].array if "geometry" in table else outlines(table, tile_size)
     rest = table.drop(columns=[*BOX, *TIMES, "geometry"], errors="ignore")
+    rest = rest.assign(**{name: _plain(c) for name, c in rest.items() if isinstance(c.dtype, pd.ArrowDtype)})
     rest.index = pd.IntervalIndex.from_arrays(
         *(table[name] for name in TIMES), closed="both", name="datetime"
     )
     return GeoDataFrame(rest, geometry=geometry, crs=crs)
+
+
+def categorical(column: pa.ChunkedArray) -> pd.Categorical:
+    """Names that repeat; pyarrow's own way makes a Python object of each."""
+    chunks = column.unify_dictionaries().chunks
+    codes = np.concatenate([chunk.indices.fill_null(-1).to_numpy() for chunk in chunks])
+    names = pd.StringDtype(na_value=np.nan).__from_arrow__(chunks[0].dictionary)
+    return pd.Categorical.from_codes(codes, pd.Index(names), validate=False)
+
+
+def _plain(column: pd.Series) -> pd.Series:
+    """A column that Arrow holds, as geopandas can write it and read it again."""
+    if pa.types.is_dictionary(column.dtype.pyarrow_dtype):
+        return pd.Series(categorical(pa.table({"names": column})["names"]), column.index)
+    return column.astype(object)
 
 
 def times(start: pd.Series, stop: pd.Series) -> dict[str, np.ndarray]:

@@ -16,25 +16,54 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from terrafm_tg.datamodules import MajorTOMDataModule
+from terrafm_tg.datamodules import TileDataModule
+from terrafm_tg.datasets import TileDataset
+from terrafm_tg.datasets.index_file import read_index
+from terrafm_tg.errors import DamagedTileError, TerraFMError
+from terrafm_tg.modalities import Modality
 
 from .synthetic_index import write_synthetic_index
 
 #: Draws of which the time is taken.
 DRAWS = 100_000
-#: What a rank of many has to do as well.
-RANKS = 512
+
+
+class IndexOnly(TileDataset):
+    """Tiles of an index, of whichever dataset, whose pixels are not at hand."""
+
+    def _read(self, row: int, modality: Modality) -> dict[int, np.ndarray]:
+        raise DamagedTileError(self.name(row), "only the index was opened")
+
+
+class IndexOnlyDataModule(TileDataModule):
+    """What a training run does with such an index.
+
+    Args:
+        path: The index.
+        **kwargs: Settings of :class:`~terrafm_tg.datamodules.TileDataModule`.
+    """
+
+    def __init__(self, path: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+    def make_dataset(self) -> IndexOnly:
+        """The tiles of the index."""
+        table, made_for = read_index(Path(self.hparams["path"]))
+        return IndexOnly(table, native=True, tile_size=made_for["tile_size"])
 
 
 def measure_index(path: Path) -> list[dict[str, Any]]:
     """Do what a training run does before its first batch, and note what each stage takes.
 
     Args:
-        path: An index of a Major-TOM root, of whose files none is needed.
+        path: A tile index; the files that it is of are not needed.
 
     Returns:
         Per stage ``stage``, ``seconds``, ``processor_seconds`` and ``peak_gb`` of this process until its end,
         resident; the first stage is the imports.
+
+    Raises:
+        TerraFMError: If it is no tile index.
     """
     stages = [
         {"stage": "imports", "seconds": None, "processor_seconds": time.process_time(), "peak_gb": _peak()}
@@ -51,11 +80,11 @@ def measure_index(path: Path) -> list[dict[str, Any]]:
         stages.append({"stage": name} | took | {"peak_gb": _peak()})
 
     by = ("land_cover", "climate", "region")
-    data = MajorTOMDataModule(path.parent, index=path, by=by, num_workers=0)
+    data = IndexOnlyDataModule(str(path), by=by, num_workers=0)
     with stage("load the index"):
         tiles = data.tiles
     with stage("split"):
-        data.split  # noqa: B018
+        _ = data.split
     with stage("sampler"):
         sampler = data.sampler
     sampler.set_epoch(1)
@@ -87,6 +116,9 @@ def print_index_speed(path: Path | None = None, tiles: int = 6_000_000) -> list[
 
     Returns:
         As :func:`measure_index`.
+
+    Raises:
+        TerraFMError: If ``path`` is no tile index, or there are no so many tiles.
     """
     with tempfile.TemporaryDirectory() as folder:
         if path is None:
@@ -94,8 +126,10 @@ def print_index_speed(path: Path | None = None, tiles: int = 6_000_000) -> list[
             write_synthetic_index(path, tiles)
         command = [sys.executable, "-m", __name__, str(path)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        stages = json.loads(done.stdout.splitlines()[-1])
+        if isinstance(stages, str):
+            raise TerraFMError(stages)
         size = path.stat().st_size / 1e9
-    stages = json.loads(done.stdout.splitlines()[-1])
     table = Table(title=f"{path.name}, {size:.3g} GB on disk")
     for title in ("stage", "seconds", "processor seconds", "peak GB"):
         table.add_column(title, justify="left" if title == "stage" else "right")
@@ -112,4 +146,7 @@ def _peak() -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure_index(Path(sys.argv[1]))))
+    try:
+        print(json.dumps(measure_index(Path(sys.argv[1]))))
+    except TerraFMError as error:
+        print(json.dumps(str(error)))
