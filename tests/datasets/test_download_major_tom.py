@@ -425,3 +425,16 @@ def test_worker_processes_do_the_same(server: RangeServer, tmp_path: Path):
     fetch(server, tmp_path / "here")
     fetch(server, tmp_path / "there", workers=2)
     assert files(tmp_path / "there") == files(tmp_path / "here")
+
+
+def test_real_cells_arrive_byte_for_byte(real_data: Path, tmp_path: Path):
+    with RangeServer(real_data / "major_tom") as server:
+        report = fetch(server, tmp_path, Selection(modalities=("s2l2a",)))
+        part = server.sent("part_")
+    there, here = pictures(real_data / "major_tom"), pictures(tmp_path)
+    assert len(here) == 2
+    for key, row in here.items():
+        assert row == {column: value for column, value in there[key].items() if column not in EXTRAS}
+    assert report.line == 10_651_277 + 12_237_107
+    assert part - report.line == 4374 + 8  # the footer
+    assert 0 <= report.done - report.line < 10_000  # nothing is compressed a second time, nor blown up

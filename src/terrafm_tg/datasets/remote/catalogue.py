@@ -76,12 +76,14 @@ def read_table(path: Path, modality: str) -> pd.DataFrame:
         raise TerraFMError(f"{path} cannot be read ({error}): remove it, and start again.") from error
     urls = pd.Categorical(frame.pop("parquet_url"))
     names = np.array([urlparse(url).path.rpartition("/")[2] for url in urls.categories], dtype=object)
+    crs = pd.Categorical(frame.pop("crs").astype("str"))
+    zones = pd.to_numeric(crs.categories.to_series().str.extract(r"(32[67]\d\d)$", expand=False))
     table = pd.DataFrame(
         {
             "modality": modality,
             "cell": frame["grid_cell"],
             "product_id": frame["product_id"],
-            "epsg": pd.to_numeric(frame["crs"].astype("str").str.extract(r"(32[67]\d\d)$", expand=False)),
+            "epsg": zones.to_numpy()[crs.codes],
             **{new: frame[old] for old, new in _HELPFUL.items()},
             "part": pd.Categorical(names[urls.codes]),
             "group": frame["parquet_row"],

@@ -53,11 +53,11 @@ class LocalProduct:
         self._names = {name for name, is_there in on_disk.items() if is_there}
         self._rows = [table.filter(pa.array(there))]
 
-    def keys(self) -> pd.MultiIndex:
-        """Cell and product of the rows that are there."""
+    def keys(self) -> pd.Index:
+        """The rows that are there, as :func:`row_keys` names them."""
         self._look_up()
-        pairs = [pd.MultiIndex.from_frame(rows.select(_KEY).to_pandas()) for rows in self._rows]
-        return pairs[0].append(pairs[1:]) if pairs else pd.MultiIndex.from_arrays([[], []], names=_KEY)
+        found = [row_keys(*(rows[name].to_pandas() for name in _KEY)) for rows in self._rows]
+        return pd.Index(pd.concat(found)) if found else pd.Index([])
 
     def adopt(self, source: pd.DataFrame) -> None:
         """List files that are there without being listed: of a run that was killed, or laid there by hand.
@@ -68,15 +68,16 @@ class LocalProduct:
         Raises:
             TerraFMError: If such a file cannot be read.
         """
-        for path in sorted((self.folder / "images").glob("*.parquet")):
-            if path.name in self._names:
-                continue
+        new = [p for p in sorted((self.folder / "images").glob("*.parquet")) if p.name not in self._names]
+        if new:
+            source = source.drop_duplicates(["cell", "product_id"])
+            known = pd.Index(row_keys(source["cell"], source["product_id"]))
+        for path in new:
             try:
                 held = pq.read_table(path, columns=_KEY).to_pandas()
             except (pa.ArrowException, OSError) as error:
                 raise TerraFMError(f"{path} cannot be read ({error}): remove it, and start again.") from error
-            known = pd.MultiIndex.from_frame(source[["cell", "product_id"]])
-            found = known.get_indexer(pd.MultiIndex.from_frame(held))
+            found = known.get_indexer(row_keys(held["grid_cell"], held["product_id"]))
             self.add(path.name, source["position"].to_numpy()[found[found >= 0]], np.flatnonzero(found >= 0))
 
     def free_name(self, name: str) -> str:
@@ -124,6 +125,11 @@ class LocalProduct:
             rows = rows.set_column(i, rows.schema.field(i), pa.array(values).cast(rows.schema.field(i).type))
         self._rows.append(rows)
         self._new, self._dirty = [], True
+
+
+def row_keys(cells: pd.Series, product_ids: pd.Series) -> pd.Series:
+    """What a row is known by, here and at the source: its cell and product."""
+    return cells.astype("str") + " " + product_ids.astype("str")
 
 
 def _geo(schema: pa.Schema) -> dict[bytes, bytes]:

@@ -13,7 +13,7 @@ from terrafm_tg.errors import TerraFMError
 
 from .catalogue import KEPT, product_url
 from .http import Http
-from .local import LocalProduct
+from .local import LocalProduct, row_keys
 from .parts import Batch, PartRows
 
 #: Files of which a dry run reads the footers, per product; the others are estimated from them.
@@ -44,8 +44,10 @@ def missing_parts(
     """The files of the source that hold rows which are chosen and not on disk, in the source's order."""
     parts = []
     for modality, rows in chosen.groupby("modality", sort=False):
-        held = pd.MultiIndex.from_frame(rows[["cell", "product_id"]]).isin(local[modality].keys())
-        rows = rows[~held].sort_values(["part", "group"])
+        held = local[modality].keys()
+        if len(held):
+            rows = rows[~row_keys(rows["cell"], rows["product_id"]).isin(held)]
+        rows = rows.sort_values(["part", "group"])
         own = tuple(name for name in extra if name != "B10" or modality == "s2l1c")
         for name, group in rows.groupby("part", observed=True):
             parts.append(

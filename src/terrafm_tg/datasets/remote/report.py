@@ -99,9 +99,7 @@ class Report:
             damaged = [] if self.dry_run else [f"{len(product.damaged):,}"]
             came = product.rows - len(product.damaged)
             counts = [f"{n:,}" for n in (product.chosen, product.held, came)]
-            table.add_row(
-                FOLDERS[modality], *counts, *damaged, f"{product.files:,}", f"{product.line / 1e9:,.3f}"
-            )
+            table.add_row(FOLDERS[modality], *counts, *damaged, f"{product.files:,}", decimal(product.line))
         return table
 
     def _caption(self, bandwidth: float) -> str:

@@ -82,31 +82,28 @@ class Selection:
         Raises:
             TerraFMError: If no cell meets them all; it says after which condition none was left.
         """
-        rows = products[products["modality"].isin(self.modalities)]
-        names = pd.Index(rows["cell"].unique())
-        names = _narrow(names, self._in_box(names), "lies in `bbox`")
+        codes, names = pd.factorize(products["cell"])
+        names = pd.Index(names)
+        keep = _narrow(np.ones(len(names), dtype=bool), self._in_box(names), "lies in `bbox`")
         if self.cells is not None:
-            names = _narrow(names, names.isin(self.cells), "is one of `cells`")
+            keep = _narrow(keep, names.isin(self.cells), "is one of `cells`")
         if self.share < 1:
-            names = _narrow(names, self._drawn(names), f"is among the share of {self.share:g}")
-        rows = rows[rows["cell"].isin(names) & ~(rows["cloud"] > self.max_cloud)]
-        rows = _one_per_cell(rows)
-        if self.require == "all":
-            held = rows.groupby("cell")["modality"].nunique()
-            complete = held.index[held == len(self.modalities)]
-            rows = rows[rows["cell"].isin(complete)]
-        _check_some(
-            len(rows),
-            f"has {self.require} of {', '.join(self.modalities)} with at most {self.max_cloud:g} % cloud",
+            keep = _narrow(keep, self._drawn(names), f"is among the share of {self.share:g}")
+        taken = (
+            keep[codes] & products["modality"].isin(self.modalities) & ~(products["cloud"] > self.max_cloud)
         )
+        rows = _one_per_cell(products[taken].assign(code=codes[taken]), len(names))
+        if self.require == "all":
+            complete = np.bincount(rows["code"], minlength=len(names)) == len(self.modalities)
+            rows = rows[complete[rows["code"]]]
+        wanted = ", ".join(self.modalities)
+        _check_some(len(rows), f"has {self.require} of {wanted} with at most {self.max_cloud:g} % cloud")
         if self.classes:
-            zones = rows.drop_duplicates("cell").set_index("cell")["epsg"]
-            wanted = land_cover(zones)[:, list(self.classes)].any(axis=1)
-            names = _narrow(
-                zones.index, wanted, f"has a tile of {' or '.join(CLASS_NAMES[c] for c in self.classes)}"
-            )
-            rows = rows[rows["cell"].isin(names)]
-        return rows
+            zones = rows.drop_duplicates("code").set_index("cell")["epsg"]
+            covered = land_cover(zones)[:, list(self.classes)].any(axis=1)
+            _check_some(covered.sum(), f"has a tile of {' or '.join(CLASS_NAMES[c] for c in self.classes)}")
+            rows = rows[rows["cell"].isin(zones.index[covered])]
+        return rows.drop(columns="code")
 
     def _in_box(self, names: pd.Index) -> np.ndarray:
         if self.bbox is None:
@@ -159,22 +156,26 @@ def _class(name: str) -> int:
     return known[str(name).lower()]
 
 
-def _one_per_cell(rows: pd.DataFrame) -> pd.DataFrame:
+def _one_per_cell(rows: pd.DataFrame, cells: int) -> pd.DataFrame:
     """The best row of each product and cell, in the zone of the cell's first product."""
-    order = list(FOLDERS)
-    rows = rows.assign(rank=rows["modality"].map(order.index))
-    rows = rows.sort_values(
-        ["rank", "nodata", "cloud", "time", "product_id"],
-        ascending=[True, True, True, False, True],
-        kind="stable",
-    ).drop_duplicates(["modality", "cell"])
-    zone = rows.drop_duplicates("cell").set_index("cell")["epsg"]
-    return rows[rows["epsg"].to_numpy() == zone.reindex(rows["cell"]).to_numpy()].drop(columns="rank")
+    rank, code = rows["modality"].map({name: i for i, name in enumerate(FOLDERS)}), rows["code"]
+    several = (rank * cells + code).duplicated(keep=False)
+    if several.any():
+        best = rows[several].sort_values(
+            ["nodata", "cloud", "time", "product_id"], ascending=[True, True, False, True], kind="stable"
+        )
+        rows = pd.concat([rows[~several], best.drop_duplicates(["modality", "code"])])
+    zone = np.zeros(cells)
+    for name in reversed(FOLDERS):
+        of = rows[rows["modality"] == name]
+        zone[of["code"]] = of["epsg"]
+    return rows[rows["epsg"].to_numpy() == zone[rows["code"]]]
 
 
-def _narrow(names: pd.Index, keep: np.ndarray, condition: str) -> pd.Index:
-    _check_some(int(np.count_nonzero(keep)), condition)
-    return names[keep]
+def _narrow(keep: np.ndarray, condition: np.ndarray, words: str) -> np.ndarray:
+    keep = keep & condition
+    _check_some(int(np.count_nonzero(keep)), words)
+    return keep
 
 
 def _check_some(count: int, condition: str) -> None:
