@@ -35,6 +35,10 @@ TOOLS = {
         "terrafm_tg.commands:export",
         "write the teacher encoder of a checkpoint for other projects, also as ONNX",
     ),
+    "profile store": (
+        "terrafm_tg.evaluation.container_speed:profile_store",
+        "measure packed tiles against their source, other containers and codecs",
+    ),
     "profile encoder": (
         "terrafm_tg.commands:profile_encoder",
         "measure the encoder's forward against a plain implementation",
@@ -42,6 +46,10 @@ TOOLS = {
     "profile index": (
         "terrafm_tg.commands:profile_index",
         "measure what a tile index costs before the first batch: seconds and memory",
+    ),
+    "profile loader": (
+        "terrafm_tg.evaluation.loader_speed:profile_loader",
+        "measure how fast tiles reach the training process: DataLoader and ring",
     ),
 }
 #: Commands that take the trainer's configurations.
