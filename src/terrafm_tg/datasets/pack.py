@@ -86,9 +86,10 @@ def pack(
             packing.run(workers, scheduler, progress)
             report = packing.finish(settings)
     except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
         raise TerraFMError(
-            f"The store {out} cannot be written ({error.strerror or error}): mend that and run the same command "
-            "again, it goes on from there."
+            f"The store {out} cannot be written ({reason}): mend that and run the same command again, it goes on from "
+            "there."
         ) from error
     report.seconds = time.monotonic() - started
     return report

@@ -1,0 +1,141 @@
+"""`terrafm pack` as a person meets it: from real Major-TOM cells to training, and one sentence for each mistake."""
+
+import math
+import os
+import resource
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import rasterio
+from rasterio.transform import from_origin
+
+from terrafm_tg.cli import main
+from terrafm_tg.datasets import MajorTOM, PackedTiles
+from terrafm_tg.modalities import S2L2A
+from test_cli import CONF, TINY, fails
+
+CODES = np.array([10, 20, 30, 40, 50, 60, 80, 90], np.uint8)
+
+
+def write_worldcover(folder: Path, lon: float, lat: float) -> None:
+    """The file of ESA WorldCover around a place, as it is published but for its resolution: a COG of 3 x 3 degrees."""
+    west, south = 3 * math.floor(lon / 3), 3 * math.floor(lat / 3)
+    name = f"{'N' if south >= 0 else 'S'}{abs(south):02}{'E' if west >= 0 else 'W'}{abs(west):03}"
+    codes = np.random.default_rng(0).choice(CODES, (3000, 3000))
+    folder.mkdir(exist_ok=True)
+    with rasterio.open(
+        folder / f"ESA_WorldCover_10m_2021_v200_{name}_Map.tif", "w", driver="COG", width=3000, height=3000, count=1,
+        dtype="uint8", nodata=0, crs="EPSG:4326", transform=from_origin(west, south + 3, 0.001, 0.001),
+        compress="DEFLATE", blocksize=1024, overview_resampling="mode",
+    ) as file:  # fmt: skip
+        file.write(codes, 1)
+
+
+def test_real_cells_through_index_and_pack_to_fit(tmp_path: Path, real_data: Path, capsys) -> None:
+    root, out, run = tmp_path / "major_tom", tmp_path / "store", tmp_path / "run"
+    shutil.copytree(real_data / "major_tom", root)
+    source = MajorTOM(root, harmonise=False, native=True)
+    for row in (0, 4):
+        box = source.table.loc[row, ["xmin", "ymin"]]
+        write_worldcover(root / "WorldCover", box["xmin"], box["ymin"])
+    main(["index", str(root), "--workers=0", "--figure=false"])
+    main(["pack", str(root), str(out), "--workers=0"])
+    words = capsys.readouterr().out
+    assert "8 tiles of 2 cells" in words
+    assert "--config conf/data/packed.yaml" in words
+    packed = PackedTiles(out, harmonise=False, native=True)
+    assert len(packed) == 8
+    for row in range(8):
+        expected, groups = source._read(row, S2L2A), packed._read(row, S2L2A)
+        for resolution in S2L2A.native:
+            np.testing.assert_array_equal(groups[resolution], expected[resolution])
+    assert (packed.table["land_cover"] >= 0).all()
+    assert sum(path.stat().st_size for path in out.rglob("*.arrow")) < sum(
+        path.stat().st_size for path in root.rglob("part_*.parquet")
+    )
+    overlay = tmp_path / "tiny.yaml"
+    overlay.write_text(TINY)
+    main(
+        [
+            "fit",
+            *(f"--config={path}" for path in (CONF / "pretrain.yaml", CONF / "data/packed.yaml", overlay)),
+            *(f"--data.root={out}", "--data.ambiguous_offset=present", "--data.val_share=0"),
+            *("--model.modalities=[s2l2a]", "--trainer.max_steps=2", "--trainer.limit_val_batches=0"),
+            *(f"--trainer.default_root_dir={run}", f"--trainer.logger.init_args.save_dir={run}"),
+        ]
+    )
+    losses = pd.read_csv(run / "lightning_logs/version_0/metrics.csv")["train/loss"].dropna()
+    assert len(losses) == 2
+    assert np.isfinite(losses).all()
+
+
+def test_the_simulated_world_gives_the_same_samples(tmp_path: Path, small_world: Path, capsys) -> None:
+    """All three modalities; radar exactly, or by choice within half a hundredth of a decibel."""
+    main(["pack", str(small_world), str(tmp_path / "exact"), "--workers=0"])
+    main(
+        [
+            "pack",
+            str(small_world),
+            str(tmp_path / "steps"),
+            "--workers=0",
+            "--quantise_radar=true",
+            "--modalities=s1rtc",
+        ]
+    )
+    source = MajorTOM(small_world, tile_size=72)
+    exact, steps = PackedTiles(tmp_path / "exact"), PackedTiles(tmp_path / "steps")
+    assert len(exact) == len(source) == 160
+    for row in (0, 33, 159):
+        ours, theirs = exact[exact.tile_slice(row)], source[source.tile_slice(row)]
+        assert ours.keys() == theirs.keys()
+        for key, value in theirs.items():
+            np.testing.assert_array_equal(ours[key], value, err_msg=key)
+    for row in (0, 60, len(steps) - 1):
+        tile = steps[steps.tile_slice(row)]
+        cell, quadrant = steps.table.loc[row, ["cell", "quadrant"]]
+        same = int(np.flatnonzero((source.table["cell"] == cell) & (source.table["quadrant"] == quadrant))[0])
+        theirs = source[source.tile_slice(same)]["image_s1rtc"].numpy()
+        np.testing.assert_array_equal(np.isnan(tile["image_s1rtc"]), np.isnan(theirs))
+        assert np.nanmax(np.abs(tile["image_s1rtc"].numpy() - theirs)) < 0.00501
+    assert exact.table["land_cover"].tolist() == source.table["land_cover"].tolist()
+
+
+def test_a_mistake_gets_one_sentence(tmp_path: Path, small_world: Path, real_data: Path, capsys) -> None:
+    out = str(tmp_path / "store")
+    assert "is no folder: give one with the data" in fails(capsys, "pack", str(tmp_path / "none"), out)
+    assert "lie in each other" in fails(capsys, "pack", str(small_world), str(small_world / "store"))
+    assert "use one of s1rtc" in fails(capsys, "pack", str(small_world), out, "--modalities=s3")
+    assert "made for tile_size=72, the dataset has 66" in fails(
+        capsys, "pack", str(small_world), out, "--tile_size=66"
+    )
+    assert "`radar_unit` is no setting" in fails(capsys, "pack", str(small_world), out, "--radar_unit=dB")
+    sites = str(real_data / "ssl4eo_s12")
+    assert "`tile_size` is no setting" in fails(capsys, "pack", sites, out, "--tile_size=264")
+    assert "No Dask scheduler" in fails(capsys, "pack", sites, out, "--scheduler=tcp://127.0.0.1:9")
+    main(["pack", sites, str(tmp_path / "sites"), "--workers=0"])
+    assert "tiles of 1 cells" in capsys.readouterr().out
+    assert "is a packed store already" in fails(capsys, "pack", str(tmp_path / "sites"), out)
+    assert "made with tile_size=264, not 72" in fails(
+        capsys, "pack", str(small_world), str(tmp_path / "sites")
+    )
+    assert not Path(out, "index.parquet").exists()
+
+
+def test_no_space_on_the_disk(tmp_path: Path, real_data: Path, capfd) -> None:
+    """A process that may write no file beyond 100 kB meets the same error as on a full disk."""
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            main(["pack", str(real_data / "ssl4eo_s12"), str(tmp_path / "store"), "--workers=0"])
+        except SystemExit as stop:
+            os._exit(int(stop.code or 0))
+        os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    words = capfd.readouterr().err
+    assert "cannot be written (File too large): mend that and run the same command again" in words
+    assert "Traceback" not in words
