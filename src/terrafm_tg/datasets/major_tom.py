@@ -38,6 +38,10 @@ class MajorTOM(TileDataset):
     :class:`~terrafm_tg.datasets.TileDataset` for what a sample holds, and
     :func:`~terrafm_tg.datasets.major_tom_rows.tile_rows` for how products are joined.
 
+    The published files carry no checksum: a damaged picture that does not decode is named and costs its tile,
+    one that decodes to other numbers is not noticed. The parts that ``terrafm download`` writes have a checksum
+    per page, which is verified here, and ``terrafm pack`` records one per tile.
+
     The index is ``root/index.parquet`` where ``terrafm index`` has written it (then with land cover), else it
     is made from the metadata at once. It records the offset of processing baseline 04.00 that the files hold
     (``offset_<modality>``).

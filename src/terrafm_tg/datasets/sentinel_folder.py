@@ -42,6 +42,9 @@ class SentinelFolder(TileDataset):
     Tiles keep the CRS of their files, UTM or not (``epsg``). Bands of 20 and 60 m come at the size in which
     they are stored, also in ``native=True`` samples: often 10 m.
 
+    A GeoTIFF carries no checksum: a damaged file that does not decode is named and costs its tiles, one that
+    decodes to other numbers is not noticed. ``terrafm pack`` records a checksum per tile.
+
     Args:
         root: The folder.
         modalities: ``"s1rtc"``, ``"s2l1c"``, ``"s2l2a"``, any of them; those that are found where None.
