@@ -203,9 +203,11 @@ def index(
     console.print(summary_table(rows))
     console.print(f"{len(rows):,} tiles in {path}")
     if figure:
+        from .datasets.simulated import MARKER
         from .evaluation.index_figure import write_figure
 
-        write_figure(rows, region_names(path), path.with_suffix(".png"))
+        earth = not (root / MARKER).is_file()  # of a simulated world
+        write_figure(rows, region_names(path), path.with_suffix(".png"), earth)
         console.print(f"Map and shares in {path.with_suffix('.png')}")
 
 

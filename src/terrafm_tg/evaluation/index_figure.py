@@ -68,18 +68,19 @@ def class_shares(classes: pd.Series, weights: dict[str, np.ndarray]) -> pd.DataF
     return shares[shares["all tiles"] > 0]
 
 
-def draw_index(table: pd.DataFrame, regions: Sequence[str] = ()) -> "Figure":
+def draw_index(table: pd.DataFrame, regions: Sequence[str] = (), earth: bool = True) -> "Figure":
     """World map of the tiles by land cover, and shares per class, climate zone and region in three stages.
 
     Args:
         table: A tile table that ``terrafm index`` wrote.
         regions: Names of its regions.
+        earth: Draw the continents beneath; a simulated planet has others.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 12.5), layout="constrained", facecolor="white")
     world, below = figure.subfigures(2, 1, height_ratios=[1.45, 1])
-    _draw_map(world.subplots(), table)
+    _draw_map(world.subplots(), table, earth)
     columns = {
         "land_cover": ("Land cover (ESA WorldCover)", CLASS_NAMES),
         "climate": ("Climate zone (Köppen-Geiger)", ("", *KOPPEN_GEIGER)),
@@ -103,11 +104,11 @@ def draw_index(table: pd.DataFrame, regions: Sequence[str] = ()) -> "Figure":
     return figure
 
 
-def write_figure(table: pd.DataFrame, regions: Sequence[str], path: Path) -> None:
+def write_figure(table: pd.DataFrame, regions: Sequence[str], path: Path, earth: bool = True) -> None:
     """Write :func:`draw_index` as PNG, whole or not at all."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        draw_index(table, regions).savefig(part, format="png", dpi=110)
+        draw_index(table, regions, earth).savefig(part, format="png", dpi=110)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -119,7 +120,7 @@ def _label(value: int, names: Sequence[str]) -> str:
     return names[value] if value < len(names) else str(value)
 
 
-def _draw_map(ax: "Axes", table: pd.DataFrame) -> None:
+def _draw_map(ax: "Axes", table: pd.DataFrame, earth: bool) -> None:
     from matplotlib.colors import BoundaryNorm, ListedColormap
 
     lon, lat = places(table)
@@ -128,9 +129,10 @@ def _draw_map(ax: "Axes", table: pd.DataFrame) -> None:
         ListedColormap([_UNSEEN, *COLORS]),
         BoundaryNorm(np.arange(-1.5, len(COLORS)), len(COLORS) + 1),
     )
-    outline = gpd.read_file(CONTINENTS)
-    outline.plot(ax=ax, facecolor=_LAND, edgecolor="none", zorder=1)
-    outline.boundary.plot(ax=ax, color="#8d949b", lw=0.5, zorder=3)
+    if earth:
+        outline = gpd.read_file(CONTINENTS)
+        outline.plot(ax=ax, facecolor=_LAND, edgecolor="none", zorder=1)
+        outline.boundary.plot(ax=ax, color="#8d949b", lw=0.5, zorder=3)
     if len(table) > _POINTS:
         image = _majority_per_bin(lon, lat, classes)
         ax.imshow(
@@ -140,7 +142,7 @@ def _draw_map(ax: "Axes", table: pd.DataFrame) -> None:
     else:
         size = np.clip(40_000 / max(len(table), 1), 4, 30)
         ax.scatter(lon, lat, c=classes, cmap=cmap, norm=norm, s=size, marker="s", lw=0.2, ec=_INK, zorder=4)
-    ax.set(xlim=(-180, 180), ylim=(-90, 90), aspect="equal", facecolor=_SEA)
+    ax.set(xlim=(-180, 180), ylim=(-90, 90), xlabel="", ylabel="", aspect="equal", facecolor=_SEA)
     ax.set_xticks(
         range(-180, 181, 60), [f"{abs(x)}°{'W' if x < 0 else 'E' if x else ''}" for x in range(-180, 181, 60)]
     )
