@@ -141,18 +141,26 @@ def main() -> None:
         write_map(
             options.folder / "map" / "ESA_WorldCover_10m_2021_v200_N00W180_Map.tif", -180, 3, (1024, 1024)
         )
-    for cells in options.cells:
+    results = {}
+    for cells in sorted(options.cells):
         root = options.folder / f"cells_{cells}"
         if not root.exists():
             write_metadata(root, cells)
         (root / "index.parquet").unlink(missing_ok=True)
         command = [sys.executable, __file__, str(options.folder), "--one", str(root)]
-        found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-        print(f"{cells:>9,} cells: " + ", ".join(f"{key} {value:.4g}" for key, value in found.items()))
-        whole = (found["peak_gb"] - found["imports_gb"]) / cells * CELLS + found["imports_gb"]
-        seconds, size = (found[key] / cells * CELLS for key in ("cpu_seconds", "file_mb"))
+        results[cells] = json.loads(
+            subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        )
         print(
-            f"{CELLS:>9,} cells: peak_gb {whole:.3g}, cpu_seconds {seconds:.4g}, file_mb {size:.4g} (in proportion)"
+            f"{cells:>9,} cells: " + ", ".join(f"{key} {value:.4g}" for key, value in results[cells].items())
+        )
+    if len(results) > 1:
+        (few, less), *_, (many, more) = results.items()
+        grown = {key: more[key] + (more[key] - less[key]) * (CELLS - many) / (many - few) for key in more}
+        print(
+            f"{CELLS:>9,} cells: "
+            + ", ".join(f"{key} {value:.4g}" for key, value in grown.items())
+            + " (on a line)"
         )
     rate = count(options.folder)
     print("WorldCover: " + ", ".join(f"{key} {value:.4g}" for key, value in rate.items()))

@@ -94,7 +94,7 @@ def _product(root: Path, metadata: Path, remote: bool, limit: int | None) -> pd.
     except (pa.ArrowException, OSError) as error:
         raise TerraFMError(f"{metadata} cannot be read ({error}): download it again.") from error
     frame = frame.reindex(columns=_NEEDED + _HELPFUL)
-    urls = pd.Categorical(frame["parquet_url"])
+    urls = pd.Categorical(frame.pop("parquet_url"))  # long, and of three products at once
     parts = [_part(root, metadata.parent, url, remote) for url in urls.categories]
     frame["part"] = np.array([*parts, None], dtype=object)[urls.codes]
     frame = frame[frame["part"].notna()].head(len(frame) if limit is None else limit)
