@@ -11,6 +11,7 @@ It is a plain data frame with a row per tile, counted from 0. Besides the column
   products as Arrow holds them.
 """
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,9 @@ def categorical(column: pa.ChunkedArray) -> pd.Categorical:
     chunks = column.unify_dictionaries().chunks
     codes = np.concatenate([chunk.indices.fill_null(-1).to_numpy() for chunk in chunks])
     names = pd.StringDtype(na_value=np.nan).__from_arrow__(chunks[0].dictionary)
-    return pd.Categorical.from_codes(codes, pd.Index(names), validate=False)
+    # Whether names differ is checked on objects, which stay with the original for good: a copy is without them.
+    kind = deepcopy(pd.CategoricalDtype(pd.Index(names)))
+    return pd.Categorical.from_codes(codes, dtype=kind, validate=False)
 
 
 def _plain(column: pd.Series) -> pd.Series:
