@@ -48,10 +48,11 @@ docs: $(READY)  ## build the documentation into site/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]" -c constraints.txt
 	$(BIN)/mkdocs build --strict
 
-bench: $(READY)  ## on this machine: a training step's stages, the encoder's forward, and the loader
+bench: $(READY)  ## on this machine: a training step's stages, the encoder's forward, packed tiles, and the loader
 	$(BIN)/terrafm profile --config conf/pretrain.yaml --config conf/size/tiny.yaml --config conf/data/simulated.yaml \
 	  --config conf/hardware/cpu.yaml --config conf/quick.yaml
 	OMP_NUM_THREADS=1 $(BIN)/terrafm profile encoder
+	OMP_NUM_THREADS=1 $(BIN)/terrafm profile store
 	OMP_NUM_THREADS=1 $(BIN)/terrafm profile loader
 
 clean:  ## remove what was built, not what was trained
