@@ -2,6 +2,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
@@ -67,6 +68,24 @@ def test_bf16_mixed_trains_with_logits_loss_and_centers_in_float32(tmp_path: Pat
     assert torch.isfinite(torch.tensor(watch.losses)).all()
     assert task.center.centers.dtype == torch.float32
     assert task.center.centers[0].abs().max() > 0
+
+
+def test_koleo_is_minus_the_log_of_the_distance_to_the_nearest_other_tile(tmp_path: Path) -> None:
+    task = tiny_terrafm(koleo=0.3)
+    tokens: list[np.ndarray] = []
+    task.koleo.register_forward_hook(lambda module, x, y: tokens.append(x[0].detach().double().numpy()))
+    watch = fit(task, [make_batch(4)], tmp_path, max_steps=1)
+    expected = []
+    for crop in tokens:
+        unit = crop / np.linalg.norm(crop, axis=1, keepdims=True)
+        away = np.linalg.norm(unit[:, None] - unit, axis=-1) + 9 * np.eye(len(unit))
+        expected.append(-np.log(away.min(axis=1)).mean())
+    assert [crop.shape for crop in tokens] == [(4, 192)] * 2
+    assert watch.losses[0] - watch.logged[0]["train/loss"] == pytest.approx(0.3 * np.mean(expected), rel=1e-4)
+    plain = tiny_terrafm()
+    fit(plain, [make_batch(4)], tmp_path, max_steps=1)
+    moved, other = (model.student.state_dict()["blocks.0.mlp.fc1.weight"] for model in (task, plain))
+    assert not torch.equal(moved, other)
 
 
 def test_accumulated_micro_batches_equal_their_joint_batch(tmp_path: Path) -> None:

@@ -69,6 +69,8 @@ class TerraFM(TeacherEmbedding):
         teacher_temp: Temperature of the teacher's softmax, linear.
         temp_warmup_epochs: Length of that schedule; then it stays.
         teacher_momentum: Share of the old teacher that a step keeps, cosine.
+        koleo: Weight of DINOv2's KoLeo term, which drives the class tokens of each of the student's global crops
+            apart; the paper has none. It compares the tiles of one process's micro-batch.
         drop_path: Rate of stochastic depth in the student's last block, linear from 0 in the first.
         lr: Peak learning rate for a global batch of `lr_batch` tiles (all ranks and accumulated
             micro-batches).
@@ -115,6 +117,7 @@ class TerraFM(TeacherEmbedding):
         teacher_temp: tuple[float, float] = (0.04, 0.06),
         temp_warmup_epochs: float = 30,
         teacher_momentum: tuple[float, float] = (0.996, 1.0),
+        koleo: float = 0.0,
         drop_path: float = 0.1,
         lr: float = 5e-4,
         lr_batch: int | None = 256,
@@ -163,8 +166,11 @@ class TerraFM(TeacherEmbedding):
                 block.compile(dynamic=False)
 
     def configure_losses(self) -> None:
-        """Builds the loss and the centres."""
+        """Builds the losses and the centres."""
+        from lightly.loss import KoLeoLoss
+
         self.loss = DINOLoss(self.hparams["student_temp"])
+        self.koleo = KoLeoLoss()
         self.center = DualCenter(
             self.hparams["prototypes"], self.hparams["center_momentum"], self.hparams["alpha"]
         )
@@ -251,15 +257,17 @@ class TerraFM(TeacherEmbedding):
             self.center.accumulate(logits, batch["land_cover"])
         names = ("student_global", "student_local") if self.hparams["local_crops"] else ("student_global",)
         with stage("student"):
-            student = self.student_head(
-                torch.cat([self._encode(self.student, views[name]) for name in names])
-            )
+            tokens = [self._encode(self.student, views[name]) for name in names]
+            student = self.student_head(torch.cat(tokens))
         with stage("loss"):
             loss = self.loss(student.unflatten(0, (-1, len(batch["position"]))), targets, values.teacher_temp)
         self.log("train/loss", loss, prog_bar=True)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
             self._log_step(loss, embeddings, targets, values, views)
-        return loss
+        if not self.hparams["koleo"]:
+            return loss
+        crops = tokens[0].float().unflatten(0, (-1, len(batch["position"])))
+        return loss + self.hparams["koleo"] * torch.stack([self.koleo(crop) for crop in crops]).mean()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Freezes the prototypes in the first steps, and centres the stems' gradients."""
