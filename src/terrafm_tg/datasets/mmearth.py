@@ -59,7 +59,8 @@ class MMEarthTiles(TileDataset):
         transforms: Callable[[Sample], Sample] | None = None,
     ) -> None:
         get_modalities(modalities)
-        self.root = self.paths = Path(root)
+        self.root: Path = Path(root)
+        self.paths = self.root
         self.subset = find_subset(self.root, subset)
         table, _ = open_index(index, self.root, self.scan, self.state, {}, subset=subset)
         if modalities is not None and "s1rtc" not in modalities:

@@ -98,7 +98,7 @@ def tile_rows(root: Path, subset: str) -> pd.DataFrame:
         has = table[f"has_{name}"]
         table[f"product_{name}"] = table["place"].where(has).astype("category")
         table[f"date_{name}"] = pd.NaT if name == "s1rtc" else date.where(has)
-        table[f"part_{name}"] = pd.Categorical(np.where(has, part, None), categories=[part])
+        table[f"part_{name}"] = pd.Categorical.from_codes(np.where(has, 0, -1), [part])
         table[f"group_{name}"] = table["group"].where(has, -1).astype(np.int32)
         table[f"offset_{name}"] = np.int16(0)
     table["date_s1rtc"] = table["date_s1rtc"].astype("datetime64[us]")

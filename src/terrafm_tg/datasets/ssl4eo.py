@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -67,14 +67,15 @@ class SSL4EOS12Tiles(TileDataset):
         checksum: bool = True,
         transforms: Callable[[Sample], Sample] | None = None,
     ) -> None:
-        self.root = self.paths = Path(root)
+        self.root: Path = Path(root)
+        self.paths = self.root
         find_splits(self.root, modalities, download, checksum)
         size = SSL4EOS12.size
         table, _ = open_index(index, self.root, self.scan, self.state, {}, tile_size=size)
         super().__init__(table, modalities, native, size, transforms)
 
     #: Settings of :meth:`scan` that an index on disk must have been made with.
-    SETTINGS: ClassVar = {}
+    SETTINGS: ClassVar[dict[str, Any]] = {}
 
     @staticmethod
     def lies_in(root: Path) -> bool:

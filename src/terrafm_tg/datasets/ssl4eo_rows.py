@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from .footprints import boxes
 from .tile_table import times
 
 #: TorchGeo's split of each modality, in the order in which images look for partners.
-SPLITS = {"s2l2a": "s2a", "s2l1c": "s2c", "s1rtc": "s1"}
+SPLITS: dict[str, Literal["s1", "s2c", "s2a"]] = {"s2l2a": "s2a", "s2l1c": "s2c", "s1rtc": "s1"}
 
 
 class Split(SSL4EOS12):
@@ -109,7 +109,7 @@ def _site_rows(root: Path, splits: Mapping[str, Split], site: str) -> list[dict[
     """The rows of one site; none where it has no image that can be opened."""
     images = {name: sorted(_images(root, split, site)) for name, split in splits.items()}
     place = _place(root, splits, site, images)
-    used: set[tuple[str, str]] = set()
+    used: set[tuple[str, str | None]] = set()
     rows = []
     for name, own in images.items() if place else ():
         for date, image in own:
