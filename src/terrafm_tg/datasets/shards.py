@@ -24,6 +24,7 @@ from .records import LEVEL, checksum, encode, only_nodata
 
 #: Ending of the files.
 SUFFIX = ".arrow"
+_FORMAT = b"shard 1"
 _SCHEMA = pa.schema(
     [
         ("cell", pa.string()),
@@ -71,7 +72,7 @@ def write_shard(
         What :func:`shard_table` gives.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    schema = _SCHEMA.with_metadata({"terrafm": "shard 1", "modality": modality.name})
+    schema = _SCHEMA.with_metadata({"terrafm": _FORMAT, "modality": modality.name})
     try:
         with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             for record in records:
@@ -129,9 +130,10 @@ def shard_table(path: Path, check: bool = False) -> pd.DataFrame:
 
 def _rows(whole: pa.Buffer, check: bool) -> Iterator[tuple[Any, ...]]:
     reader = pa.ipc.open_file(pa.BufferReader(whole))
-    if not reader.schema.equals(_SCHEMA):
-        raise ValueError("its columns are others")
-    name = reader.schema.metadata[b"modality"].decode()
+    said = reader.schema.metadata or {}
+    if not reader.schema.equals(_SCHEMA) or said.get(b"terrafm") != _FORMAT or b"modality" not in said:
+        raise ValueError("its columns, or what it says of itself, are others")
+    modality = get_modality(said[b"modality"].decode())
     for number in range(reader.num_record_batches):
         batch = reader.get_batch(number)
         batch.validate(full=True)
@@ -140,7 +142,9 @@ def _rows(whole: pa.Buffer, check: bool) -> Iterator[tuple[Any, ...]]:
         if data.is_valid:
             stored = batch.column("data").buffers()[2]  # where they lie, not a copy
             start, size = stored.address - whole.address, stored.size
-            key = cell.as_py(), quadrant.as_py(), get_modality(name), layout.as_py()
+            if not 0 <= start <= whole.size - size:
+                raise ValueError("its pixels are stored in another way")
+            key = cell.as_py(), quadrant.as_py(), modality, layout.as_py()
             if check and checksum(stored, *key) != digest.as_py():
                 raise ValueError(f"the checksum of {cell}/{quadrant} is wrong")
         yield (

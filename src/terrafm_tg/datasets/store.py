@@ -69,7 +69,7 @@ def read_store_index(root: str) -> tuple[pd.DataFrame, dict[str, Any]]:
         if not right:
             raise TerraFMError(
                 f"{root.rstrip('/')}/{NAME} is damaged: its checksum is not the one in {SUM}. Restore both from a "
-                "copy, or delete both and run `terrafm pack` again on the same sources, which keeps the shards."
+                "copy, or delete both and run `terrafm pack` again on all its sources, whose shards stay."
             )
         table, made_for = read_index(local / NAME)
     if made_for.get("format") != FORMAT:
