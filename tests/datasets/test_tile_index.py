@@ -154,6 +154,8 @@ class TestBadInput:
             build_index(tmp_path / "nowhere")
         with pytest.raises(TerraFMError, match="no folder that names a modality"):
             build_index(tmp_path)
+        with pytest.raises(TerraFMError, match=r"index.parquet cannot be written, as its folder is missing"):
+            build_index(tmp_path, out=tmp_path / "nowhere/index.parquet")
 
     def test_maps_that_cannot_be_read(self, root, tmp_path):
         with pytest.raises(TerraFMError, match=r"climate map .*none.tif cannot be read"):

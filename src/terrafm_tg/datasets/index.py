@@ -79,6 +79,10 @@ def build_index(
     climate = _below(root, "climate.tif") if climate is None else Path(climate)
     regions = _below(root, "regions.geojson") if regions is None else Path(regions)
     out = root / NAME if out is None else Path(out)
+    if not os.access(out.parent, os.W_OK):
+        raise TerraFMError(
+            f"{out} cannot be written, as its folder is missing or read-only: name another file with `out`."
+        )
     major_tom = any((root / folder / "metadata.parquet").is_file() for folder in FOLDERS.values())
     others = next((kind for kind in (SSL4EOS12Tiles, MMEarthTiles) if kind.lies_in(root)), SentinelFolder)
     kind: Any = MajorTOM if major_tom else others
