@@ -9,7 +9,7 @@ from terrafm_tg.evaluation.loader_speed import LOADERS, ONE_CORE, loader_speed
 
 
 def test_every_way_is_measured(small_world) -> None:
-    rates = loader_speed(MajorTOM(small_world, native=True), batch_size=3, batches=2, rounds=1)
+    rates = loader_speed(MajorTOM(small_world, native=True, tile_size=72), batch_size=3, batches=2, rounds=1)
     assert [rate.title for rate in rates] == [ONE_CORE, *(title for title, _, _ in LOADERS)]
     assert (rates[0].wall_ratio, rates[0].processor_share) == (1.0, 1.0)
     for rate in rates:
@@ -20,12 +20,21 @@ def test_every_way_is_measured(small_world) -> None:
 @pytest.mark.parametrize("wrong", ["batch_size", "batches", "rounds"])
 def test_numbers_that_measure_nothing(small_world, wrong) -> None:
     with pytest.raises(TerraFMError, match="measure nothing: give 1 or more of each"):
-        loader_speed(MajorTOM(small_world, native=True), **{wrong: 0})
+        loader_speed(MajorTOM(small_world, native=True, tile_size=72), **{wrong: 0})
 
 
 def test_command(small_world, capsys) -> None:
     size = ["--batch_size=2", "--batches=2", "--rounds=1"]
-    main(["profile", "loader", "--data=MajorTOMDataModule", f"--data.root={small_world}", *size])
+    main(
+        [
+            "profile",
+            "loader",
+            "--data=MajorTOMDataModule",
+            f"--data.root={small_world}",
+            "--data.tile_size=72",
+            *size,
+        ]
+    )
     table = capsys.readouterr().out
     assert "MajorTOM, batches of 2" in table
     assert table.count("DataLoader, ") == 3
