@@ -24,7 +24,7 @@ from .packing.folder import alone_in, remove_others
 from .packing.held import HeldTiles
 from .packing.plan import Unit, plan_units, source_names, tiles_per_shard
 from .packing.report import PackReport, Tally
-from .packing.table import join_tables
+from .packing.table import join_tables, with_categories
 from .packing.unit import PackUnit, pack_unit, tiles_of
 from .shards import SUFFIX
 from .store import FORMAT, read_store_index, write_store_index
@@ -101,9 +101,10 @@ class _Packing:
     def __init__(
         self, tiles: TileDataset, root: Path, out: Path, quantise: bool, max_damaged_share: float
     ) -> None:
-        self.tiles, self.root, self.out, self.quantise = tiles, root, out, quantise
+        self.tiles = tiles_of(tiles, with_categories(tiles.table))
+        self.root, self.out, self.quantise = root, out, quantise
         self.damage = DamageList(out / DAMAGED, max_damaged_share)
-        self.before = read_store_index(str(out))[0] if (out / NAME).is_file() else None
+        self.before = with_categories(read_store_index(str(out))[0]) if (out / NAME).is_file() else None
         self.held: dict[str, HeldTiles] = {}
         self.units: list[Unit] = []
         self.report = PackReport()
@@ -144,7 +145,7 @@ class _Packing:
     def __iter__(self) -> Iterator[PackUnit]:
         """What the workers are given, made one after the other."""
         for unit in self.units:
-            part = tiles_of(self.tiles, unit.rows)
+            part = tiles_of(self.tiles, self.tiles.table.iloc[unit.rows])
             yield PackUnit(part, unit.modality, self.out / _path(unit), self.quantise)
 
     def _note(self, row: int, modality: str, fault: str, planned: int) -> None:

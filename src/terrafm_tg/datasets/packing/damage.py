@@ -1,7 +1,6 @@
 """Tiles that cannot be packed: counted, named once, listed in the store; too many of them end the command."""
 
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pandas as pd
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import get_modality
 
+from .folder import write_text
 from .plan import file_bytes
 
 _log = logging.getLogger(__name__)
@@ -100,9 +100,4 @@ class DamageList:
         if table.empty:
             self.path.unlink(missing_ok=True)
             return
-        part = self.path.with_name(f"{self.path.name}.part")
-        with part.open("w", newline="") as file:
-            table.to_csv(file, index=False)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.path)
+        write_text(self.path, table.to_csv(index=False))

@@ -32,7 +32,8 @@ def alone_in(out: Path, settings: Mapping[str, Any]) -> Iterator[None]:
     if out.exists() and not out.is_dir():
         raise TerraFMError(f"{out} is a file: name a folder for the store.")
     marker = out / MARKER
-    if out.exists() and not marker.is_file() and {path.name for path in out.iterdir()} - {_LOCK}:
+    ours = {_LOCK, f"{MARKER}.part"}  # of a process that was killed at its start
+    if out.exists() and not marker.is_file() and {path.name for path in out.iterdir()} - ours:
         raise TerraFMError(
             f"{out} is no packed store and not empty: name another folder, which may be absent."
         )
@@ -42,9 +43,7 @@ def alone_in(out: Path, settings: Mapping[str, Any]) -> Iterator[None]:
             if marker.is_file():
                 _compare(marker, settings)
             else:
-                part = out / f"{_LOCK}.part"
-                part.write_text(json.dumps(settings, indent=2) + "\n")
-                os.replace(part, marker)
+                write_text(marker, json.dumps(settings, indent=2) + "\n")
             yield
     except Timeout as error:
         raise TerraFMError(f"Another process packs into {out}: wait for its end.") from error
@@ -68,6 +67,16 @@ def remove_others(out: Path, shards: Collection[str]) -> int:
     for path in [*out.glob("*.part"), *out.glob("*/*.part")]:
         path.unlink(missing_ok=True)
     return removed
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file, whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    with part.open("w", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
 
 
 def _compare(marker: Path, settings: Mapping[str, Any]) -> None:

@@ -56,16 +56,21 @@ def pack_unit(unit: PackUnit) -> tuple[pd.DataFrame, int]:
     return table, _source_bytes(unit.tiles, unit.modality)
 
 
-def tiles_of(tiles: TileDataset, rows: np.ndarray) -> TileDataset:
-    """A dataset with some rows of another, as a worker process is given: pixels as they are stored."""
+def tiles_of(tiles: TileDataset, table: pd.DataFrame) -> TileDataset:
+    """A dataset with some rows of another, as a worker process is given: pixels as they are stored.
+
+    Args:
+        tiles: The dataset.
+        table: Rows of its tile table.
+    """
     part = copy.copy(tiles)
     for name in [name for name in vars(part) if isinstance(getattr(type(part), name, None), cached_property)]:
         del part.__dict__[name]
-    table = tiles.table.iloc[rows].reset_index(drop=True)
-    for name, column in table.items():
-        if isinstance(column.dtype, pd.CategoricalDtype):
-            table[name] = column.cat.remove_unused_categories()
-    part.index = table
+    part.index = table.assign(**{
+        name: column.array.remove_unused_categories()
+        for name, column in table.items()
+        if isinstance(column.dtype, pd.CategoricalDtype)
+    })  # fmt: skip
     part.__dict__ |= {"transforms": None, "harmonise": False, "root": Path(part.root).absolute()}
     return part
 
