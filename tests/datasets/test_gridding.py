@@ -1,6 +1,5 @@
+import multiprocessing
 import shutil
-import subprocess
-import sys
 import time
 
 import geopandas as gpd
@@ -345,30 +344,29 @@ def test_command(scenes, tmp_path, capsys, monkeypatch):
     assert f"terrafm index {tmp_path}" in shown
 
 
-@pytest.mark.soak
-def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(scenes, tmp_path):
-    """With two worker processes, too."""
-    words = ["grid", str(scenes), "ROOT", "--cell_size", str(SIZE), "--workers"]
-    main([word.replace("ROOT", str(tmp_path / "whole")) for word in (*words, "0")])
-    code = "import sys; from terrafm_tg.cli import main; main(sys.argv[1:])"
-    random = np.random.default_rng(0)
-    for i in range(5):
-        command = [
-            sys.executable,
-            "-c",
-            code,
-            *(word.replace("ROOT", str(tmp_path / str(i))) for word in words),
-            "2",
-        ]
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while not (tmp_path / str(i)).exists() and child.poll() is None:
-            time.sleep(0.05)
-        time.sleep(random.uniform(0, 10))
+@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.soak)])
+def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(scenes, root, tmp_path, kills):
+    random = np.random.default_rng(kills)
+    how = {"cell_size": SIZE, "workers": 0, "progress": False}
+    for i in range(kills):
+        out = tmp_path / str(i)
+        child = multiprocessing.get_context("fork").Process(
+            target=grid_scenes, args=(scenes, out), kwargs=how
+        )
+        child.start()
+        while not out.exists():
+            time.sleep(0.001)
+        time.sleep(random.uniform(0, 2))
         child.kill()
-        child.wait()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        for path in (tmp_path / "whole").rglob("*.parquet"):
-            assert (
-                tmp_path / str(i) / path.relative_to(tmp_path / "whole")
-            ).read_bytes() == path.read_bytes()
-        assert not list((tmp_path / str(i)).rglob("*.part"))
+        child.join()
+        grid_scenes(scenes, out, **how)
+        for path in root.rglob("*.parquet"):
+            assert (out / path.relative_to(root)).read_bytes() == path.read_bytes()
+        assert not list(out.rglob("*.part"))
+
+
+@pytest.mark.soak
+def test_processes_change_nothing(scenes, root, tmp_path):
+    grid_scenes(scenes, tmp_path, cell_size=SIZE, workers=2, progress=False)
+    for path in root.rglob("*.parquet"):
+        assert (tmp_path / path.relative_to(root)).read_bytes() == path.read_bytes()
