@@ -27,7 +27,7 @@ from terrafm_tg.radar import quantise
 
 from .containers.codecs import codec_table
 from .containers.kinds import KINDS, Container, Groups, Shards
-from .containers.server import serve
+from .containers.server import Served, serve
 
 Tiles = dict[str, list[Groups]]
 
@@ -70,13 +70,15 @@ def container_speed(tiles: TileDataset, count: int = 32, rounds: int = 5) -> tup
     held: Tiles = {m.name: [dict(tiles._read(int(row), m) or {}) for row in rows] for m in tiles.modalities}
     half = held | {"s1rtc": [{10: quantise(groups[10])} for groups in held.get("s1rtc", [])]}
     source = Result("Major-TOM Parquet, rasterio", _source_size(tiles, rows), *[float("nan")] * 2)
-    with tempfile.TemporaryDirectory(prefix="terrafm-store-") as folder:
+    with tempfile.TemporaryDirectory(prefix="terrafm-store-") as folder, serve(Path(folder)) as served:
         plans: list[tuple[Container, Tiles, str]] = []
         for kind in (kind for kind in KINDS if find_spec(kind.needs)):
             plans.append((kind(Path(folder) / kind.__name__), held, ""))
         if "s1rtc" in held:
             plans.append((Shards(Path(folder) / "half"), half, ", int16 radar"))
-        results = [_Timing(container, chosen, title).run(rounds) for container, chosen, title in plans]
+        results = [
+            _Timing(container, chosen, title).run(rounds, served) for container, chosen, title in plans
+        ]
     source.random = _rate(
         lambda row: [tiles._read(int(rows[row]), m) for m in tiles.modalities], len(rows), 1
     )
@@ -91,7 +93,7 @@ class _Timing:
         self.modalities = [MODALITIES[name] for name, held in tiles.items() if held]
         self.count = len(next(iter(tiles.values())))
 
-    def run(self, rounds: int) -> Result:
+    def run(self, rounds: int, served: Served) -> Result:
         folder = self.container.folder
         folder.mkdir()
         for modality in self.modalities:
@@ -107,11 +109,11 @@ class _Timing:
             _rate(self._read, self.count, rounds),
         )  # fmt: skip
         if self.container.ranges:
-            with serve(folder) as served:
-                self.container.open(served.url)
-                result.http = _rate(self._read, self.count, 1, shuffled=True)
-                result.requests = served.requests.value / self.count
-                result.sent = served.bytes.value / self.count / 1e6
+            before = served.requests.value, served.bytes.value
+            self.container.open(f"{served.url}/{folder.name}")
+            result.http = _rate(self._read, self.count, 1, shuffled=True)
+            result.requests = (served.requests.value - before[0]) / self.count
+            result.sent = (served.bytes.value - before[1]) / self.count / 1e6
         shutil.rmtree(folder)
         return result
 
@@ -182,6 +184,8 @@ def profile_store(root: Path | None = None, tiles: int = 16, rounds: int = 3) ->
         dataset = MajorTOM(root, native=True, tile_size=size, harmonise=False)
         results, held = container_speed(dataset, tiles, rounds)
     console = Console()
+    if not console.is_terminal:  # a file has no width to fit into
+        console = Console(width=150)
     console.print(_table(results, held))
     console.print(codec_table(_by_modality(held)))
 
