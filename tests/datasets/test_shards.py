@@ -99,6 +99,13 @@ def test_the_same_records_give_the_same_bytes(shard, tmp_path):
     assert (tmp_path / "b.arrow").read_bytes() == shard[0].read_bytes()
 
 
+def test_threads_change_no_byte():
+    """Of a size that Blosc would cut into blocks for its threads, in the main thread."""
+    groups = {res: np.random.default_rng(0).integers(1, 4000, (len(bands), 5340 // res, 5340 // res), np.uint16)
+              for res, bands in S2L2A.native.items()}  # fmt: skip
+    assert len({encode(groups, S2L2A)[0] for _ in range(10)}) == 1
+
+
 def test_arrow_reads_it(shard):
     with pa.memory_map(str(shard[0])) as file:
         table = pa.ipc.open_file(file).read_all()

@@ -219,10 +219,9 @@ def cell_width(root: Path, index: pd.DataFrame, expected: int | None = None) -> 
             band = MODALITIES[name].native[10][0]
             with contextlib.suppress(OSError, RasterioError):
                 blob = files.read(str(part), group, [band]).get(band)
-                with (
-                    MemoryFile(blob if isinstance(blob, bytes) else b"") as memory,
-                    memory.open(driver="GTiff") as src,
-                ):
+                if not isinstance(blob, bytes) or not blob:
+                    continue
+                with MemoryFile(blob) as memory, memory.open(driver="GTiff") as src:
                     widths[src.width] += 1
             if expected in widths:
                 return expected

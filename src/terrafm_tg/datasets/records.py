@@ -18,6 +18,9 @@ from terrafm_tg.modalities import Modality
 
 from .pixels import valid_bands
 
+# Several threads put a frame's blocks into the order in which they finish: other bytes each time. We use processes.
+blosc.use_threads = False
+
 #: LZ4's high-compression search; 1 is the fastest. Any level decodes as fast or faster.
 LEVEL = 1
 #: Bytes of a Blosc frame's header, of which the last four are the frame's length.
