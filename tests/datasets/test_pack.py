@@ -184,6 +184,20 @@ class TestAgain:
         } == {name: digest for name, digest in before.items() if "s2l2a" not in name and "index" not in name}
         same_pixels(out, source(root))
 
+    def test_an_index_that_was_lost_comes_back_and_no_shard_goes(self, tmp_path):
+        roots = [write_root(tmp_path / name, cells) for name, cells in (("a", CELLS[:1]), ("b", CELLS[1:2]))]
+        out = tmp_path / "store"
+        for root in roots:
+            pack(source(root), out, **QUIET)
+        before = digests(out)
+        for name in ("index.parquet", "index.parquet.xxh128"):
+            (out / name).unlink()
+        assert pack(source(roots[0]), out, **QUIET).removed == 0
+        written = {path: path.stat().st_mtime_ns for path in out.glob("*/*.arrow")}
+        pack(source(roots[1]), out, **QUIET)
+        assert digests(out) == before
+        assert {path: path.stat().st_mtime_ns for path in out.glob("*/*.arrow")} == written
+
     def test_a_shard_that_was_deleted_is_written_again(self, root, store, tmp_path):
         out = tmp_path / "store"
         shutil.copytree(store, out)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from terrafm_tg.distributed import run_units
 from terrafm_tg.errors import TerraFMError
@@ -20,7 +21,7 @@ from .base import TileDataset
 from .index_file import NAME
 from .packing.damage import NAME as DAMAGED
 from .packing.damage import DamageList
-from .packing.folder import alone_in, remove_others
+from .packing.folder import alone_in, plan_removal, remove_planned
 from .packing.held import HeldTiles
 from .packing.plan import Unit, plan_units, source_names, tiles_per_shard
 from .packing.report import PackReport, Tally
@@ -44,8 +45,8 @@ def pack(
 
     The same tiles and settings give the same files, byte for byte, whatever the number of processes and however
     often the run was stopped and started again. What the store holds already from the same source files is not read
-    again; what it holds from files that are gone stays. A shard that the new index does not name any more is removed
-    once that index is in place.
+    again; what it holds from files that are gone stays. A shard that the index names and the new one does not is
+    removed once that is in place.
 
     A tile that cannot be read, or of which a band holds only nodata, is left out (in that modality), named in the log
     once, and listed in ``damaged.csv`` of the store.
@@ -105,6 +106,7 @@ class _Packing:
         self.root, self.out, self.quantise = root, out, quantise
         self.damage = DamageList(out / DAMAGED, max_damaged_share)
         self.before = with_categories(read_store_index(str(out))[0]) if (out / NAME).is_file() else None
+        self.named = _shards(self.before) if self.before is not None else set()
         self.held: dict[str, HeldTiles] = {}
         self.units: list[Unit] = []
         self.report = PackReport()
@@ -163,12 +165,19 @@ class _Packing:
         table = join_tables(self.tiles.table, records, self.before)
         if table.empty:
             raise TerraFMError(f"None of the {len(self.tiles):,} tiles of {self.root} can be packed.")
+        named = _shards(table)
+        plan_removal(self.out, self.named - named)
         write_store_index(table, self.out, settings)
         self.damage.write(self.root, {name: held.sources for name, held in self.held.items()})
-        shards = [table[column].cat.categories for column in table if column.startswith("shard_")]
-        self.report.removed = remove_others(self.out, set().union(*shards))
+        self.report.removed = remove_planned(self.out, named)
         self.report.tiles, self.report.cells = len(table), table["cell"].nunique()
         return self.report
+
+
+def _shards(table: pd.DataFrame) -> set[str]:
+    """Paths of the shards that a store's table names, below the store."""
+    columns = (table[column] for column in table if column.startswith("shard_"))
+    return set().union(*(column.dropna().astype("str").unique() for column in columns))
 
 
 def _path(unit: Unit) -> str:

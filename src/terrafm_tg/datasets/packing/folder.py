@@ -9,13 +9,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from terrafm_tg.datasets.shards import SUFFIX
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.modalities import MODALITIES
 
 #: Says that a folder is a packed store, also before it has an index, and with which settings it is made.
 MARKER = "store.json"
 _LOCK = ".lock"
+_GONE = ".gone.json"
 
 
 @contextmanager
@@ -49,24 +48,36 @@ def alone_in(out: Path, settings: Mapping[str, Any]) -> Iterator[None]:
         raise TerraFMError(f"Another process packs into {out}: wait for its end.") from error
 
 
-def remove_others(out: Path, shards: Collection[str]) -> int:
-    """Remove shards that the index does not name any more, and what killed processes were writing.
+def plan_removal(out: Path, shards: Collection[str]) -> None:
+    """Note, before a new index is written, which shards of the present one it does not name any more.
+
+    Only these are ever removed: a shard that no index names may hold what has no source any more, of a store whose
+    index was lost.
+    """
+    gone = sorted({*shards, *_planned(out)})
+    if gone:
+        write_text(out / _GONE, json.dumps(gone))
+
+
+def remove_planned(out: Path, named: Collection[str]) -> int:
+    """Remove the shards noted, once the new index is in place, and what killed processes were writing.
 
     Args:
-        out: The store, whose new index is in place.
-        shards: Paths below it that the index names.
+        out: The store.
+        named: Paths below it that the new index names.
 
     Returns:
         How many shards.
     """
-    removed = 0
-    for path in (path for name in MODALITIES for path in sorted((out / name).glob(f"*{SUFFIX}"))):
-        if path.relative_to(out).as_posix() not in shards:
-            path.unlink(missing_ok=True)
-            removed += 1
-    for path in [*out.glob("*.part"), *out.glob("*/*.part")]:
+    gone = [path for name in _planned(out) if name not in named and (path := out / name).is_file()]
+    for path in [*gone, *out.glob("*.part"), *out.glob("*/*.part"), out / _GONE]:
         path.unlink(missing_ok=True)
-    return removed
+    return len(gone)
+
+
+def _planned(out: Path) -> list[str]:
+    """What was noted and not removed, because the process was killed in between."""
+    return json.loads((out / _GONE).read_text()) if (out / _GONE).is_file() else []
 
 
 def write_text(path: Path, text: str) -> None:
