@@ -124,6 +124,7 @@ def fetch_batch(batch: Batch) -> tuple[list[Fetched], Traffic]:
         for i, part in enumerate(batch.parts):
             if part.target.is_file():  # a worker that died had come so far
                 results[i] = _made_before(part)
+                _drop_staged(part)
                 continue
             source = part.open(http)
             work |= {pool.submit(_stage, source, part, *row): (i, row[0]) for row in part.rows}
@@ -170,11 +171,16 @@ def _made_before(part: PartRows) -> Fetched:
 
 
 def _assemble(part: PartRows, groups: list[int]) -> None:
-    """Write the local file, one row per row group, and drop what waited for it."""
+    """Write the local file, one row per row group; nothing waits for it any more."""
     if groups:
         paths = [part.staged(group) for group in groups]
         with whole_file(part.target) as beside:
             _write(beside, map(pq.read_table, paths), pq.read_schema(paths[0]))
+    _drop_staged(part)
+
+
+def _drop_staged(part: PartRows) -> None:
+    """Remove what waited for the local file, which is there."""
     for group, _, _ in part.rows:
         part.staged(group).unlink(missing_ok=True)
     if part.staging.is_dir() and not any(part.staging.iterdir()):
