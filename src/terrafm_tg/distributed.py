@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import (
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 WORTHWHILE = 30.0
 _FIRST_LOOK = 1.0  # processor seconds after which the rest is estimated
 _AHEAD = 3  # units that each worker has been given, so that it does not wait for the next
+#: Ctrl-C in a terminal reaches all processes: this one alone answers, and ends the workers, which else start anew.
+_DEAF = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
 _JOIN = 60  # seconds in which a worker must join the scheduler that is given
 
 
@@ -128,7 +130,7 @@ def _there(
     running = as_completed(with_results=True, raise_errors=False)
 
     def send(position: int, unit: Any) -> None:
-        future = client.submit(function, unit, pure=False)
+        future = client.submit(_call, function, unit, pure=False)
         positions[future.key] = position
         running.add(future)
 
@@ -140,7 +142,8 @@ def _there(
             send(*unit)
         future, result = next(running)
         position = positions.pop(future.key)
-        if future.status == "error":
+        # Not by the future's status: of a result that is here already it changes when the worker that made it dies.
+        if isinstance(result, tuple) and not isinstance(result, _Done):
             error = result[1]
             if isinstance(error, KilledWorker):
                 raise TerraFMError(
@@ -148,10 +151,20 @@ def _there(
                     "lack of memory: use fewer workers, or look at that unit alone with workers=0."
                 ) from error
             raise error
-        if future.status != "finished":
+        if not isinstance(result, _Done):
             raise TerraFMError(f"{title}: the connection to the Dask cluster was lost: start again to go on.")
         del future  # so that the cluster forgets the result
-        yield position, result
+        yield position, result.value
+
+
+class _Done(NamedTuple):
+    """A unit's result, told apart from errors."""
+
+    value: Any
+
+
+def _call(function: Callable[[Any], Any], unit: Any) -> _Done:
+    return _Done(function(unit))
 
 
 @contextmanager
@@ -173,6 +186,7 @@ def _cluster(
                     processes=True,
                     dashboard_address="127.0.0.1:0",
                     silence_logs=logging.CRITICAL,
+                    preload=[_DEAF],
                 )
             except RuntimeError as error:  # a script without it runs again in each process
                 raise TerraFMError(
