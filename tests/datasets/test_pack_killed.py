@@ -123,7 +123,7 @@ def test_one_of_two_worker_processes_is_killed(tmp_path):
                 victims.append(pid)
             time.sleep(0.001)
 
-    with LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
         killer = threading.Thread(target=kill, args=(next(iter(cluster.workers.values())).pid,))
         killer.start()
         pack(source(root), out, shard_mb=ONE_CELL, scheduler=cluster.scheduler_address, progress=False)

@@ -83,7 +83,9 @@ def test_ten_thousand_cells_on_one_process_and_on_two(tmp_path: Path) -> None:
     warm = source(write_many(tmp_path / "warm", 40))
     seconds, cpu, parent = {}, {}, {}
     for workers in (1, 2):
-        with LocalCluster(workers, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        with LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as cluster:
             how = {"scheduler": cluster.scheduler_address, "progress": False}
             pack(
                 warm, tmp_path / f"warm{workers}", shard_mb=0.01, **how
