@@ -1,0 +1,116 @@
+"""Which model to judge and how it reads images; and what any model gives to a protocol."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from terrafm_tg.errors import TerraFMError
+
+if TYPE_CHECKING:
+    from terrafm_tg.datasets.bench import BenchTask
+
+
+class UnsupportedTaskError(TerraFMError):
+    """The model cannot read the task's images, or the protocol not its labels; a benchmark skips and names it."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One model of ``terrafm bench``; every setting is a column of the results.
+
+    Args:
+        model: "terrafm_base", "timm/vit_small_patch16_224", "torchgeo/dofa_base_patch16_224", "pixel-statistics", ...
+        weights: Path, URL or registered name; "default" for the model's own published ones; None for random ones.
+        name: What the report calls it; model and weights where None.
+        stem: The TerraFM modality that reads Sentinel-2, "s2l1c" or "s2l2a"; the dataset's own level where None.
+        sensors: Which of the dataset's sensors to use; all that the model can read where None.
+        pooling: "token" for the class token, "mean" for the mean of the patch tokens.
+        size: Pixels to resize to; None for the task's ``input_size``, 0 for the stored size rounded up to whole
+            patches.
+        normalization: "model" for the statistics that it was trained with, "dataset" for the dataset's own.
+        seed: Of random weights.
+    """
+
+    model: str
+    weights: str | None = None
+    name: str | None = None
+    stem: str | None = None
+    sensors: tuple[str, ...] | None = None
+    pooling: str = "token"
+    size: int | None = None
+    normalization: str = "model"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        choices = {
+            "stem": (None, "s2l1c", "s2l2a"),
+            "pooling": ("token", "mean"),
+            "normalization": ("model", "dataset"),
+        }
+        for setting, allowed in choices.items():
+            if getattr(self, setting) not in allowed:
+                named = ", ".join(repr(choice) for choice in allowed)
+                raise TerraFMError(
+                    f"`{setting}` of model {self.model!r} is {getattr(self, setting)!r}: use one of {named}."
+                )
+        if self.size is not None and self.size < 0:
+            raise TerraFMError(
+                f"`size` of model {self.model!r} is {self.size}: use pixels, or 0 for the stored size."
+            )
+        if self.sensors is not None:  # YAML gives a list, which would not be hashable
+            object.__setattr__(self, "sensors", tuple(self.sensors))
+
+    @property
+    def label(self) -> str:
+        """What the report calls it."""
+        return self.name or f"{self.model} ({self.weights or f'random, seed {self.seed}'})"
+
+
+class BenchEncoder(nn.Module, abc.ABC):
+    """A model that reads one task's raw batches.
+
+    A batch is what a ``BenchDataset`` gives, collated: ``image_<sensor>`` float32 (B, C, H, W), or (B, T, C, H, W)
+    where a task has several dates, in the sensor's unit, missing pixels NaN. Of several dates, ``embed`` gives the
+    features side by side (T D wide), and the dense methods stack them along the channels too; ``dim`` is the width
+    that comes out.
+
+    Attributes:
+        spec: The model's settings.
+        task: What it reads.
+        dim: Width of what it gives.
+        patch_size: Pixels per side of a patch.
+        size: Pixels per side of what the model sees.
+        identity: SHA-256 over class, settings and weights: two encoders of one identity give the same numbers.
+    """
+
+    spec: ModelSpec
+    task: BenchTask
+    dim: int
+    patch_size: int
+    size: int
+    identity: str
+
+    @abc.abstractmethod
+    def prepare(self, batch: Mapping[str, Tensor]) -> Any:
+        """The model's input: its bands in its order, unit and size, normalised; missing pixels at the mean."""
+
+    @abc.abstractmethod
+    def embed(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``{"token": (B, dim), "mean": (B, dim)}`` of one forward; a model with one of them has one key."""
+
+    @abc.abstractmethod
+    def patches(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Patch features of the last block (B, dim, h, w)."""
+
+    @abc.abstractmethod
+    def pyramid_inputs(self, batch: Mapping[str, Tensor]) -> list[Tensor]:
+        """Four maps (B, dim, h, w), of the blocks at 1/3, 1/2, 2/3 and the whole of the depth."""
+
+    @abc.abstractmethod
+    def trainable(self) -> nn.Module:
+        """The backbone, whose parameters full fine-tuning trains; forward it through the methods above."""

@@ -1,0 +1,110 @@
+"""What a protocol is given, what it does and what it gives back."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+
+if TYPE_CHECKING:
+    from terrafm_tg.datasets.bench import BenchDataset
+    from terrafm_tg.evaluation.encoders.spec import ModelSpec
+
+
+class Splits(NamedTuple):
+    """The three parts of one benchmark dataset, opened with the same settings.
+
+    Args:
+        train: What is learnt from: the bank of a k-NN; a fraction of the published one where so asked.
+        val: What settings are chosen on.
+        test: What is scored, once.
+    """
+
+    train: BenchDataset
+    val: BenchDataset
+    test: BenchDataset
+
+
+class Context(NamedTuple):
+    """How to run, as opposed to what.
+
+    Args:
+        device: Where the encoder computes.
+        seed: Of everything the protocol draws; the encoder's own random weights have ``ModelSpec.seed``.
+        fraction: Which part of the training split ``Splits.train`` is.
+        cache: Folder of embeddings kept between runs; none are kept where None.
+        batch_size: Images per forward of a frozen encoder; protocols that train have their own.
+        num_workers: Processes that decode images; 0 decodes in this one.
+        folder: For checkpoints of unfinished work.
+        progress: Whether to show a progress bar.
+    """
+
+    device: torch.device = torch.device("cpu")
+    seed: int = 0
+    fraction: float = 1.0
+    cache: Path | None = None
+    batch_size: int = 64
+    num_workers: int = 0
+    folder: Path = Path()
+    progress: bool = False
+
+
+class Score(NamedTuple):
+    """One number of one run.
+
+    Args:
+        metric: Its name: "accuracy", "balanced-accuracy", "f1" (micro), "macro-f1", "map" (micro), "macro-map",
+            "oa", "miou".
+        score: In percent, 0 to 100.
+        average: "true" over all samples or pixels at once; "per-batch" as the mean of the batches' own values.
+        headline: Whether this is the number to put beside the published one.
+        per_class: The metric of each class, in percent, NaN for a class that does not occur; where it has them.
+        confusion: Counts, ``confusion[true][predicted]``, where the metric has them.
+        settings: What the protocol chose on the way (learning rate, C) and from what.
+    """
+
+    metric: str
+    score: float
+    average: str = "true"
+    headline: bool = False
+    per_class: tuple[float, ...] | None = None
+    confusion: list[list[int]] | None = None
+    settings: Mapping[str, Any] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol(abc.ABC):
+    """One way to judge an encoder on one dataset. A subclass is a frozen dataclass whose fields are its settings.
+
+    Attributes:
+        name: What configurations and results call it.
+        kinds: The kinds of task (``BenchTask.kind``) that it takes.
+    """
+
+    name: ClassVar[str]
+    kinds: ClassVar[frozenset[str]]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings by name, as the results table states them."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @abc.abstractmethod
+    def run(self, spec: ModelSpec, splits: Splits, context: Context) -> list[Score]:
+        """Judge one model on one dataset.
+
+        Args:
+            spec: The model; the protocol loads it, frozen or to be trained.
+            splits: The dataset.
+            context: Where and with which seed.
+
+        Returns:
+            All scores of the test split, of which one is the headline.
+
+        Raises:
+            UnsupportedTaskError: If the model cannot read the dataset, or the protocol not such a task.
+        """
