@@ -1,0 +1,15 @@
+"""Benchmark datasets with one interface: GEO-Bench v1, Copernicus-Bench and Landslide4Sense."""
+
+from .registry import TASKS, open_bench
+from .subset import BenchSubset, take_fraction
+from .task import BenchDataset, BenchTask, MissingDatasetError
+
+__all__ = [
+    "TASKS",
+    "BenchDataset",
+    "BenchSubset",
+    "BenchTask",
+    "MissingDatasetError",
+    "open_bench",
+    "take_fraction",
+]
