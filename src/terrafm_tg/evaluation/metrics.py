@@ -1,0 +1,273 @@
+"""Scores of a test set by torchmetrics: over all of it at once, and as the mean of its batches' own values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from terrafm_tg.errors import TerraFMError
+
+from .protocols.base import Score
+
+if TYPE_CHECKING:
+    from terrafm_tg.datasets.bench import BenchTask
+
+#: The two ways to average, as ``Score.average`` names them.
+TRUE, PER_BATCH = "true", "per-batch"
+
+
+class Value(NamedTuple):
+    """One metric as shares of 1: of everything, and of each class where it is made of those."""
+
+    overall: float
+    per_class: Tensor | None = None
+
+
+class Metrics:
+    """Counts batch by batch; of segmentation it keeps a confusion matrix, never the pixels.
+
+    Classes that occur neither in the target nor in the prediction are left out of every mean over classes (as
+    torchmetrics does; scikit-learn does so where it is not given ``labels``), and have the score NaN. ``per-batch`` is
+    the mean over batches, weighted by their samples, which is what Lightning logs of a value that is computed in every
+    step, and so what Copernicus-Bench reports; of such a mean the batch size is a part.
+
+    Gives ``accuracy`` (or ``oa``; of pixels in segmentation), ``balanced-accuracy`` (mean over the classes in the
+    target) and ``macro-f1``; for segmentation also ``miou``, ``miou-present`` (over the classes in the target alone),
+    and of two classes ``iou_<second>``; for several labels ``f1`` and ``map`` (micro) and ``macro-f1`` and
+    ``macro-map``. The micro-F1 of one class per sample is its accuracy.
+
+    Args:
+        kind: "multiclass", "multilabel" or "segmentation".
+        num_classes: Number of classes or labels.
+        ignore_index: Target that does not count.
+        headline: Which metric is to be put beside the published one.
+        classes: Their names.
+
+    Raises:
+        TerraFMError: If the headline is no metric of this kind.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        num_classes: int,
+        ignore_index: int | None = None,
+        headline: str | None = None,
+        classes: Sequence[str] = (),
+    ) -> None:
+        self.kind, self.num_classes, self.ignore_index = kind, num_classes, ignore_index
+        self.headline, self.classes = headline, tuple(classes)
+        shape = (num_classes, 2, 2) if kind == "multilabel" else (num_classes, num_classes)
+        self.confusion = torch.zeros(shape, dtype=torch.long)
+        self.ranked: list[tuple[Tensor, Tensor]] = []
+        self.batches: list[tuple[int, dict[str, Value]]] = []
+        names = list(self._values(self.confusion, self.ranked)) + (["map"] if kind == "multilabel" else [])
+        if headline is not None and headline not in names:
+            raise TerraFMError(f"The metric {headline!r} is none of {kind}: use one of {', '.join(names)}.")
+
+    @classmethod
+    def of(cls, task: BenchTask) -> Metrics:
+        """The metrics of a benchmark's task."""
+        return cls(task.kind, len(task.classes), task.ignore_index, task.metric, task.classes)
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Count one batch.
+
+        Args:
+            prediction: Logits (B, C, ...), of which the largest is the class; of several labels those above 0 are
+                there. Or whole numbers of the target's shape: classes, or zeros and ones, which have no ``map``.
+            target: Classes (B,) or (B, H, W); zeros and ones (B, L).
+
+        Raises:
+            TerraFMError: If the logits are not finite, or the shapes or classes not the task's.
+        """
+        prediction, target = self._checked(prediction.detach(), target)
+        ranked: list[tuple[Tensor, Tensor]] = []
+        if self.kind == "multilabel":
+            if prediction.is_floating_point():
+                # Any increasing function gives the same average precision; this one does not saturate as a sigmoid.
+                x = prediction.double().cpu()
+                ranked = [((1 + x / (1 + x.abs())) / 2, target.cpu())]
+                prediction = (prediction > 0).long()
+        elif prediction.is_floating_point():
+            prediction = prediction.argmax(1)
+        counts = self._count(prediction, target)
+        self.confusion += counts
+        self.ranked += ranked
+        if counts.any():  # a batch of ignored pixels alone has no score
+            self.batches.append((len(target), self._values(counts, ranked)))
+
+    def compute(self, per_batch: bool = True, **settings: Any) -> list[Score]:
+        """All scores of what was counted, in percent.
+
+        Args:
+            per_batch: Whether to give the means over batches, too.
+            **settings: What to note in each score, such as the learning rate.
+
+        Raises:
+            TerraFMError: If nothing was.
+        """
+        if not self.batches:
+            raise TerraFMError("No sample has a class that counts: give a test split with labels.")
+        values = self._values(self.confusion, self.ranked)
+        table = None if self.kind == "multilabel" else self.confusion.tolist()
+        found = [
+            Score(
+                name,
+                100 * overall,
+                TRUE,
+                name == self.headline,
+                None if classes is None else tuple((100 * classes).tolist()),
+                table if name in ("accuracy", "oa", "miou") else None,
+                settings,
+            )
+            for name, (overall, classes) in values.items()
+        ]
+        return found + [
+            Score(name, 100 * self._mean(name), PER_BATCH, settings=settings) for name in values if per_batch
+        ]
+
+    def value(self) -> float:
+        """The headline over all samples, in percent: what settings are chosen by."""
+        return next(score.score for score in self.compute(per_batch=False) if score.headline)
+
+    def _mean(self, name: str) -> float:
+        """The mean over the batches that have this metric, weighted by their samples."""
+        parts = [(n, values[name].overall) for n, values in self.batches if name in values]
+        weight, value = torch.tensor(parts, dtype=torch.float64).T
+        known = ~value.isnan()
+        return float((weight * value)[known].sum() / weight[known].sum())
+
+    def _checked(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        shape = tuple(prediction.shape)
+        if prediction.is_floating_point():
+            if not prediction.isfinite().all():
+                wrong = int((~prediction.isfinite()).sum())
+                raise TerraFMError(
+                    f"{wrong} of {prediction.numel()} logits are NaN or infinite: lower the learning rate, or look for "
+                    "values in the images that are not finite."
+                )
+            if self.kind != "multilabel" and prediction.ndim > 1:
+                shape = (shape[0], *shape[2:]) if shape[1] == self.num_classes else shape
+        if shape != tuple(target.shape):
+            raise TerraFMError(
+                f"The predictions have the shape {tuple(prediction.shape)} and the targets {tuple(target.shape)}: for "
+                f"{self.num_classes} classes give logits or classes that fit the targets."
+            )
+        counted = target if self.ignore_index is None else target[target != self.ignore_index]
+        most = 1 if self.kind == "multilabel" else self.num_classes - 1
+        if counted.numel() and (int(counted.min()) < 0 or int(counted.max()) > most):
+            wrong = int(counted.min()) if int(counted.min()) < 0 else int(counted.max())
+            raise TerraFMError(
+                f"A target has the value {wrong}, expected 0 to {most}: correct the labels, or set `ignore_index` to "
+                "the value of what does not count."
+            )
+        return prediction, target.long()
+
+    def _count(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """The confusion matrix of a batch, (C, C) with the true class first; (L, 2, 2) of several labels."""
+        from torchmetrics.functional import classification as functional
+
+        if self.kind == "multilabel":
+            count = functional.multilabel_confusion_matrix(
+                prediction, target, self.num_classes, validate_args=False
+            )
+        else:
+            known = torch.ones_like(target, dtype=torch.bool)
+            known = known if self.ignore_index is None else target != self.ignore_index
+            count = functional.multiclass_confusion_matrix(
+                prediction[known], target[known], self.num_classes, validate_args=False
+            )
+        return count.long().cpu()
+
+    def _values(self, confusion: Tensor, ranked: list[tuple[Tensor, Tensor]]) -> dict[str, Value]:
+        if self.kind == "multilabel":
+            return _of_labels(confusion) | _of_ranks(ranked, self.num_classes)
+        accuracy = "oa" if self.headline == "oa" else "accuracy"
+        values = _of_classes(confusion, self.ignore_index, accuracy, self.kind == "segmentation")
+        if self.kind == "segmentation" and len(self.classes) == 2 and values["miou"].per_class is not None:
+            values[f"iou_{self.classes[1]}"] = Value(float(values["miou"].per_class[1]))
+        return values
+
+
+def scores(
+    kind: str,
+    prediction: Tensor,
+    target: Tensor,
+    num_classes: int,
+    ignore_index: int | None = None,
+    batch: int | None = None,
+    headline: str | None = None,
+    classes: Sequence[str] = (),
+    **settings: Any,
+) -> list[Score]:
+    """All scores of a whole test set's predictions; see :class:`Metrics`.
+
+    Args:
+        kind: "multiclass", "multilabel" or "segmentation".
+        prediction: Logits, classes, or zeros and ones.
+        target: What is right.
+        num_classes: Number of classes or labels.
+        ignore_index: Target that does not count.
+        batch: Samples per batch of the ``per-batch`` means; only true averages where None.
+        headline: Which metric is to be put beside the published one.
+        classes: Their names.
+        **settings: What to note in each score.
+
+    Raises:
+        TerraFMError: If the logits are not finite, or the shapes or classes not the task's.
+    """
+    metrics = Metrics(kind, num_classes, ignore_index, headline, classes)
+    size = batch or max(len(target), 1)
+    for part, true in zip(prediction.split(size), target.split(size), strict=True):
+        metrics.update(part, true)
+    return metrics.compute(batch is not None, **settings)
+
+
+def _of_classes(
+    confusion: Tensor, ignore_index: int | None, accuracy: str, segmentation: bool
+) -> dict[str, Value]:
+    """Metrics of a confusion matrix (C, C)."""
+    count = confusion.double()
+    right, true, predicted = count.diagonal(), count.sum(1), count.sum(0)
+    if ignore_index is not None and 0 <= ignore_index < len(count):
+        predicted = predicted.clone()
+        predicted[ignore_index] = 0  # a class that does not count has no score of its own
+    recall, f1, iou = right / true, 2 * right / (true + predicted), right / (true + predicted - right)
+    values = {
+        accuracy: Value(float(right.sum() / count.sum()), recall),
+        "balanced-accuracy": Value(float(recall.nanmean()), recall),
+        "macro-f1": Value(float(f1.nanmean()), f1),
+    }
+    if segmentation:
+        values["miou"] = Value(float(iou.nanmean()), iou)
+        values["miou-present"] = Value(float(iou[true > 0].mean()))
+    return values
+
+
+def _of_labels(confusion: Tensor) -> dict[str, Value]:
+    """Metrics of one confusion matrix per label, (L, 2, 2)."""
+    count = confusion.double()
+    right, wrong = 2 * count[:, 1, 1], count[:, 0, 1] + count[:, 1, 0]
+    f1 = right / (right + wrong)
+    micro = right.sum() / (right + wrong).sum()
+    return {"f1": Value(float(micro), f1), "macro-f1": Value(float(f1.nanmean()), f1)}
+
+
+def _of_ranks(ranked: list[tuple[Tensor, Tensor]], labels: int) -> dict[str, Value]:
+    """Average precision of scores (n, L) between 0 and 1; none without scores or without a positive."""
+    from torchmetrics.functional.classification import binary_average_precision
+
+    if not ranked:
+        return {}
+    score, target = (torch.cat(parts) for parts in zip(*ranked, strict=True))
+    found = torch.full((labels,), torch.nan, dtype=torch.float64)
+    for label in target.any(0).nonzero()[:, 0].tolist():
+        found[label] = binary_average_precision(score[:, label], target[:, label], validate_args=False)
+    if found.isnan().all():
+        return {}
+    micro = binary_average_precision(score.flatten(), target.flatten(), validate_args=False)
+    return {"map": Value(float(micro), found), "macro-map": Value(float(found.nanmean()), found)}
