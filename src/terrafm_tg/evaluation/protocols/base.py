@@ -83,10 +83,12 @@ class Protocol(abc.ABC):
     Attributes:
         name: What configurations and results call it.
         kinds: The kinds of task (``BenchTask.kind``) that it takes.
+        seeded: Whether ``Context.seed`` changes its scores; one that draws nothing runs once, not once per seed.
     """
 
     name: ClassVar[str]
     kinds: ClassVar[frozenset[str]]
+    seeded: ClassVar[bool] = True
 
     @property
     def settings(self) -> dict[str, Any]:
