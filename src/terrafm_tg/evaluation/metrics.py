@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from terrafm_tg.errors import TerraFMError
 
+from .metric_values import Value, of_classes, of_labels, of_ranks
 from .protocols.base import Score
 
 if TYPE_CHECKING:
@@ -19,11 +20,33 @@ if TYPE_CHECKING:
 TRUE, PER_BATCH = "true", "per-batch"
 
 
-class Value(NamedTuple):
-    """One metric as shares of 1: of everything, and of each class where it is made of those."""
+class NotFiniteError(TerraFMError):
+    """Something computed is NaN or infinite; a sweep goes on with the next learning rate."""
 
-    overall: float
-    per_class: Tensor | None = None
+
+def check_target(target: Tensor, kind: str, num_classes: int, ignore_index: int | None) -> None:
+    """Stop at a label that is no class.
+
+    Args:
+        target: Classes; or zeros and ones of several labels.
+        kind: "multiclass", "multilabel" or "segmentation".
+        num_classes: Number of classes.
+        ignore_index: Target that does not count.
+
+    Raises:
+        TerraFMError: Naming the value.
+    """
+    counted = target if ignore_index is None else target[target != ignore_index]
+    if not counted.numel():
+        return
+    most = 1 if kind == "multilabel" else num_classes - 1
+    smallest, largest = (int(x) for x in counted.aminmax())
+    if smallest < 0 or largest > most:
+        wrong = smallest if smallest < 0 else largest
+        raise TerraFMError(
+            f"A target has the value {wrong}, expected 0 to {most}: correct the labels, "
+            "or set `ignore_index` to the value of what does not count."
+        )
 
 
 class Metrics:
@@ -82,7 +105,8 @@ class Metrics:
             target: Classes (B,) or (B, H, W); zeros and ones (B, L).
 
         Raises:
-            TerraFMError: If the logits are not finite, or the shapes or classes not the task's.
+            NotFiniteError: If a logit is NaN or infinite.
+        TerraFMError: If the shapes or classes are not the task's.
         """
         prediction, target = self._checked(prediction.detach(), target)
         ranked: list[tuple[Tensor, Tensor]] = []
@@ -111,7 +135,7 @@ class Metrics:
             TerraFMError: If nothing was.
         """
         if not self.batches:
-            raise TerraFMError("No sample has a class that counts: give a test split with labels.")
+            raise TerraFMError("No sample has a class that counts: give a split with labels.")
         values = self._values(self.confusion, self.ranked)
         table = None if self.kind == "multilabel" else self.confusion.tolist()
         found = [
@@ -146,7 +170,7 @@ class Metrics:
         if prediction.is_floating_point():
             if not prediction.isfinite().all():
                 wrong = int((~prediction.isfinite()).sum())
-                raise TerraFMError(
+                raise NotFiniteError(
                     f"{wrong} of {prediction.numel()} logits are NaN or infinite: lower the learning rate, or look for "
                     "values in the images that are not finite."
                 )
@@ -157,14 +181,7 @@ class Metrics:
                 f"The predictions have the shape {tuple(prediction.shape)} and the targets {tuple(target.shape)}: for "
                 f"{self.num_classes} classes give logits or classes that fit the targets."
             )
-        counted = target if self.ignore_index is None else target[target != self.ignore_index]
-        most = 1 if self.kind == "multilabel" else self.num_classes - 1
-        if counted.numel() and (int(counted.min()) < 0 or int(counted.max()) > most):
-            wrong = int(counted.min()) if int(counted.min()) < 0 else int(counted.max())
-            raise TerraFMError(
-                f"A target has the value {wrong}, expected 0 to {most}: correct the labels, or set `ignore_index` to "
-                "the value of what does not count."
-            )
+        check_target(target, self.kind, self.num_classes, self.ignore_index)
         return prediction, target.long()
 
     def _count(self, prediction: Tensor, target: Tensor) -> Tensor:
@@ -185,9 +202,9 @@ class Metrics:
 
     def _values(self, confusion: Tensor, ranked: list[tuple[Tensor, Tensor]]) -> dict[str, Value]:
         if self.kind == "multilabel":
-            return _of_labels(confusion) | _of_ranks(ranked, self.num_classes)
+            return of_labels(confusion) | of_ranks(ranked, self.num_classes)
         accuracy = "oa" if self.headline == "oa" else "accuracy"
-        values = _of_classes(confusion, self.ignore_index, accuracy, self.kind == "segmentation")
+        values = of_classes(confusion, self.ignore_index, accuracy, self.kind == "segmentation")
         if self.kind == "segmentation" and len(self.classes) == 2 and values["miou"].per_class is not None:
             values[f"iou_{self.classes[1]}"] = Value(float(values["miou"].per_class[1]))
         return values
@@ -218,56 +235,11 @@ def scores(
         **settings: What to note in each score.
 
     Raises:
-        TerraFMError: If the logits are not finite, or the shapes or classes not the task's.
+        NotFiniteError: If a logit is NaN or infinite.
+        TerraFMError: If the shapes or classes are not the task's.
     """
     metrics = Metrics(kind, num_classes, ignore_index, headline, classes)
     size = batch or max(len(target), 1)
     for part, true in zip(prediction.split(size), target.split(size), strict=True):
         metrics.update(part, true)
     return metrics.compute(batch is not None, **settings)
-
-
-def _of_classes(
-    confusion: Tensor, ignore_index: int | None, accuracy: str, segmentation: bool
-) -> dict[str, Value]:
-    """Metrics of a confusion matrix (C, C)."""
-    count = confusion.double()
-    right, true, predicted = count.diagonal(), count.sum(1), count.sum(0)
-    if ignore_index is not None and 0 <= ignore_index < len(count):
-        predicted = predicted.clone()
-        predicted[ignore_index] = 0  # a class that does not count has no score of its own
-    recall, f1, iou = right / true, 2 * right / (true + predicted), right / (true + predicted - right)
-    values = {
-        accuracy: Value(float(right.sum() / count.sum()), recall),
-        "balanced-accuracy": Value(float(recall.nanmean()), recall),
-        "macro-f1": Value(float(f1.nanmean()), f1),
-    }
-    if segmentation:
-        values["miou"] = Value(float(iou.nanmean()), iou)
-        values["miou-present"] = Value(float(iou[true > 0].mean()))
-    return values
-
-
-def _of_labels(confusion: Tensor) -> dict[str, Value]:
-    """Metrics of one confusion matrix per label, (L, 2, 2)."""
-    count = confusion.double()
-    right, wrong = 2 * count[:, 1, 1], count[:, 0, 1] + count[:, 1, 0]
-    f1 = right / (right + wrong)
-    micro = right.sum() / (right + wrong).sum()
-    return {"f1": Value(float(micro), f1), "macro-f1": Value(float(f1.nanmean()), f1)}
-
-
-def _of_ranks(ranked: list[tuple[Tensor, Tensor]], labels: int) -> dict[str, Value]:
-    """Average precision of scores (n, L) between 0 and 1; none without scores or without a positive."""
-    from torchmetrics.functional.classification import binary_average_precision
-
-    if not ranked:
-        return {}
-    score, target = (torch.cat(parts) for parts in zip(*ranked, strict=True))
-    found = torch.full((labels,), torch.nan, dtype=torch.float64)
-    for label in target.any(0).nonzero()[:, 0].tolist():
-        found[label] = binary_average_precision(score[:, label], target[:, label], validate_args=False)
-    if found.isnan().all():
-        return {}
-    micro = binary_average_precision(score.flatten(), target.flatten(), validate_args=False)
-    return {"map": Value(float(micro), found), "macro-map": Value(float(found.nanmean()), found)}
