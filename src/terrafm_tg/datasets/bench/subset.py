@@ -18,7 +18,13 @@ class BenchSubset(BenchDataset):
 
     def __init__(self, dataset: BenchDataset, indices: list[int]) -> None:
         super().__init__(
-            dataset.task, dataset.split, dataset.files, dataset.mean, dataset.std, partition=dataset.partition
+            dataset.task,
+            dataset.split,
+            dataset.files,
+            dataset.mean,
+            dataset.std,
+            partition=dataset.partition,
+            source=dataset.source,
         )
         self.dataset = dataset
         self.indices = indices

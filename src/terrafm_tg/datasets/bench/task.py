@@ -1,6 +1,7 @@
 """A dataset of a benchmark: what it is, and what every one of them gives."""
 
 import hashlib
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -101,6 +102,7 @@ class BenchDataset(NonGeoDataset, ABC):
         mean: Mean per band in the unit of the images, by sensor.
         std: Standard deviation per band, by sensor.
         partition: The train partition that was opened.
+        source: The file or folder that tells which samples the split has.
         settings: What else decides the samples, for the fingerprint.
     """
 
@@ -113,6 +115,7 @@ class BenchDataset(NonGeoDataset, ABC):
         std: Mapping[str, Tensor],
         *,
         partition: str = "",
+        source: Path | str = "",
         settings: Sequence[object] = (),
     ) -> None:
         self.task = task
@@ -121,6 +124,7 @@ class BenchDataset(NonGeoDataset, ABC):
         self.mean = dict(mean)
         self.std = dict(std)
         self.partition = partition
+        self.source = source or f"{task.name} ({split})"
         self._settings = (task.name, tuple(task.sensors.items()), split, partition, *settings)
 
     def __len__(self) -> int:
@@ -136,6 +140,23 @@ class BenchDataset(NonGeoDataset, ABC):
         Raises:
             TerraFMError: If a label cannot be read, or the task is a segmentation.
         """
+
+    def warn_of_empty_classes(self, target: Tensor) -> None:
+        """Names the classes that this train split has no sample of, which no protocol can learn from it.
+
+        Args:
+            target: The labels of the split: int64 (n,), or (n, L) of several labels.
+        """
+        if self.split != "train" or self.task.kind == "segmentation":
+            return
+        counts = target.sum(0) if target.ndim == 2 else target.bincount(minlength=len(self.task.classes))
+        empty = [name for name, count in zip(self.task.classes, counts.tolist(), strict=True) if count == 0]
+        if empty:
+            warnings.warn(
+                f"{self.source} has no training sample of {', '.join(empty)}: nothing trained on it predicts "
+                f"{'that class' if len(empty) == 1 else 'those classes'}.",
+                stacklevel=2,
+            )
 
     @cached_property
     def fingerprint(self) -> str:
