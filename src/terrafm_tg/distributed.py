@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -39,6 +40,7 @@ def run_units[U, R](
     title: str,
     progress: bool = True,
     unit_seconds: float | None = None,
+    describe: Callable[[U], str] | None = None,
 ) -> Iterator[tuple[int, R]]:
     """Call a function with each unit of work; results come as they finish.
 
@@ -58,6 +60,7 @@ def run_units[U, R](
         title: What the progress bar and messages call the work.
         progress: Show a bar, and where a cluster's dashboard is, on standard error.
         unit_seconds: How long a unit takes, where that is known: ``workers=None`` then starts processes at once.
+        describe: What the progress bar calls the unit that was begun (on a cluster: handed out) last.
 
     Yields:
         Position of a unit, and the function's result.
@@ -76,8 +79,8 @@ def run_units[U, R](
         raise TerraFMError(f'{wanted} needs Dask: pip install "terrafm-tg[dask]", or set workers=0.')
     console = Console(stderr=True, quiet=not progress)
     total = len(units) if isinstance(units, Sized) else None
-    waiting = enumerate(units)
-    with _bar(title, total, console) as advance:
+    with _bar(title, total, console) as (advance, say):
+        waiting = enumerate(units if describe is None else _described(units, describe, say))
         if scheduler is None and not workers:
             may_leave = workers is None and find_spec("distributed") is not None
             for done in _here(function, waiting, total, unit_seconds, may_leave):
@@ -209,12 +212,25 @@ def _cluster(
         yield client
 
 
+def _described[U](
+    units: Iterable[U], describe: Callable[[U], str], say: Callable[[str], None]
+) -> Iterator[U]:
+    """The units; as each is taken, its name is said."""
+    for unit in units:
+        say(describe(unit))
+        yield unit
+
+
 @contextmanager
-def _bar(title: str, total: int | None, console: Console) -> Iterator[Callable[[], None]]:
+def _bar(
+    title: str, total: int | None, console: Console
+) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
+    """A bar, as what advances it and what says which unit is under way."""
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=console.quiet) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda: bar.advance(task)
+    now = TextColumn("{task.fields[now]}", style="dim")
+    with Progress(*columns, TimeRemainingColumn(), now, console=console, disable=console.quiet) as bar:
+        task = bar.add_task(title, total=total, now="")
+        yield lambda: bar.advance(task), lambda name: bar.update(task, now=escape(name))
 
 
 def _cores() -> int:
