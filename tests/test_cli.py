@@ -15,7 +15,7 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 OVERLAYS = sorted(
     path.relative_to(CONF).as_posix()
     for path in CONF.rglob("*.yaml")
-    if path.stem != "pretrain" and path.parent.name != "finetune"
+    if path.stem != "pretrain" and path.parent.name not in ("finetune", "bench", "torchgeo_bench")
 )
 #: A run of seconds.
 TINY = """

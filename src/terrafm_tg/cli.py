@@ -6,6 +6,7 @@ Nothing heavy is imported before a command is chosen, so that ``terrafm --help``
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from inspect import signature
 
 from .errors import TerraFMError
 
@@ -34,6 +35,10 @@ TOOLS = {
     "export": (
         "terrafm_tg.commands:export",
         "write the teacher encoder of a checkpoint for other projects, also as ONNX",
+    ),
+    "bench": (
+        "terrafm_tg.evaluation.bench.command:bench",
+        "GEO-Bench and Copernicus-Bench for any encoder, with the published scores beside",
     ),
     "profile store": (
         "terrafm_tg.evaluation.container_speed:profile_store",
@@ -96,8 +101,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             from jsonargparse import auto_cli
 
-            options = words[len(command.split()) :]
-            auto_cli(_tool(command), args=options, prog=f"terrafm {command}", as_positional=True)
+            tool = _tool(command)
+            options = _bare_switches(tool, words[len(command.split()) :])
+            auto_cli(tool, args=options, prog=f"terrafm {command}", as_positional=True)
     except (
         ValueError,
         FileNotFoundError,
@@ -115,6 +121,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _tool(name: str) -> Callable[..., None]:
     module, function = TOOLS[name][0].split(":")
     return getattr(import_module(module), function)
+
+
+def _bare_switches(tool: Callable[..., None], options: list[str]) -> list[str]:
+    """``--dry_run`` without a value as ``--dry_run=true``, for options that are off by default."""
+    switches = {f"--{name}" for name, x in signature(tool).parameters.items() if x.default is False}
+    following = [*options[1:], "--"]
+    return [
+        f"{word}=true" if word in switches and after.startswith("--") else word
+        for word, after in zip(options, following, strict=True)
+    ]
 
 
 def _for_people(error: BaseException | None) -> BaseException | None:

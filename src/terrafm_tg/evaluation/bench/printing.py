@@ -1,0 +1,73 @@
+"""What ``terrafm bench`` prints: the plan, and in the end the headline scores beside the published ones."""
+
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from terrafm_tg.evaluation.bench_report import published_scores
+from terrafm_tg.evaluation.bench_report.entries import entries
+from terrafm_tg.evaluation.bench_report.summary import summarise
+from terrafm_tg.evaluation.bench_report.tables import leading, share
+
+from .plan import Plan, Skipped
+
+
+def print_plan(plan: Plan, out: Path) -> None:
+    """Every unit, whether it is done already, and what is missing.
+
+    Args:
+        plan: The work.
+        out: Folder of the results.
+    """
+    console = Console()
+    table = Table(title=f"{len(plan.units)} units of work", title_justify="left")
+    for column in ("dataset", "bands", "model", "protocol", "train", "seed", ""):
+        table.add_column(column)
+    done = 0
+    for unit in plan.units:
+        there = unit.read(out) is not None
+        done += there
+        cells = [unit.dataset, unit.bands, unit.spec.label, unit.protocol.name]
+        table.add_row(*cells, share(unit.fraction), str(unit.seed), "done" if there else "to do")
+    console.print(table)
+    console.print(f"{done} of {len(plan.units)} units are done in {out}.", soft_wrap=True)
+    print_skipped(plan.skipped, console)
+
+
+def print_results(frame: pd.DataFrame, plan: Plan, report: Path) -> None:
+    """Headline scores, what was skipped, and where the report is.
+
+    Args:
+        frame: The table of results.
+        plan: After the run.
+        report: The HTML page.
+    """
+    console = Console()
+    published = published_scores()
+    table = Table(title="Headline scores in percent", title_justify="left")
+    for column in ("dataset", "protocol", "train", "metric", "model"):
+        table.add_column(column)
+    for column in ("score", "published", "best published"):
+        table.add_column(column, justify="right")
+    for row in leading(summarise(entries(frame), published)).itertuples():
+        score = f"{row.mean:.1f}{row.estimate.words}"
+        cells = [row.dataset, row.protocol, share(row.train_fraction), row.metric, row.entry, score]
+        table.add_row(*cells, _beside(row.reference, ""), _beside(row.best, row.best_label))
+    if table.row_count:
+        console.print(table)
+    print_skipped(plan.skipped, console)
+    console.print(f"Written: {report.parent / 'results.parquet'} and .csv; report: {report}", soft_wrap=True)
+
+
+def print_skipped(skipped: list[Skipped], console: Console) -> None:
+    """One line for each thing that was not done, with its reason."""
+    for item in skipped:
+        what = ", ".join(filter(None, [item.dataset, item.model, item.protocol]))
+        word = "failed" if item.failed else "skipped"
+        console.print(f"{word}: {what}: {item.reason}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _beside(score: float, label: str) -> str:
+    return "" if pd.isna(score) else f"{score:.1f} {label}".strip()
