@@ -55,7 +55,7 @@ def test_a_failed_save_leaves_the_checkpoint_before(tmp_path: Path) -> None:
 
 def test_a_leftover_of_a_killed_run_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
-    (tmp_path / ".last.ckpt.part").write_bytes(b"half")
+    (tmp_path / ".last.ckpt.0.tmp").write_bytes(b"half")
     AtomicCheckpointIO().save_checkpoint(BIG, path)
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 

@@ -16,9 +16,9 @@ from tiny_files import product, write_major_tom
 from data.scenes import data as fake
 from terrafm_tg.cli import main
 from terrafm_tg.datasets import MajorTOM, build_index, grid
+from terrafm_tg.datasets.grid_cell import GridCell
 from terrafm_tg.datasets.gridding import grid_scenes
 from terrafm_tg.datasets.scene_pixels import cells_under, picture_grid
-from terrafm_tg.datasets.simulation.cell import GridCell
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES
 
@@ -180,7 +180,7 @@ class TestRoot:
         assert len(MajorTOM(copy, tile_size=SIZE // 2)) == 4
 
     def test_same_bytes_and_nothing_is_read_twice(self, scenes, root, tmp_path):
-        part = tmp_path / "Core-S2L2A/images" / f"own_{fake.L2A}.parquet.part"
+        part = tmp_path / "Core-S2L2A/images" / f".own_{fake.L2A}.parquet.0.tmp"
         part.parent.mkdir(parents=True)
         part.write_bytes(b"what an interrupted run left")
         first = grid_scenes(scenes, tmp_path, cell_size=SIZE, workers=0, progress=False)
@@ -328,7 +328,7 @@ class TestFinding:
         with pytest.warns(UserWarning, match="1 of 2 scenes are left out"):
             table = grid_scenes(tmp_path / "b", tmp_path / "out", cell_size=SIZE, workers=0, progress=False)
         assert table.cells.tolist() == [1, 0]
-        assert not list(tmp_path.rglob("*.part"))
+        assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_command(scenes, tmp_path, capsys, monkeypatch):
@@ -362,7 +362,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(scenes, root, tmp_pat
         grid_scenes(scenes, out, **how)
         for path in root.rglob("*.parquet"):
             assert (out / path.relative_to(root)).read_bytes() == path.read_bytes()
-        assert not list(out.rglob("*.part"))
+        assert not list(out.rglob("*.tmp"))
 
 
 @pytest.mark.soak

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 from packing_checks import CELLS, digests, source, write_root
 from tiny_files import product
@@ -118,7 +119,8 @@ def test_one_of_two_worker_processes_is_killed(tmp_path):
 
     def kill(pid):
         while not stop.is_set() and not victims:
-            if len(list(out.rglob("*.arrow"))) >= shards // 2 and list(out.rglob(f"*.{pid}.part")):
+            opened = [file.path for file in psutil.Process(pid).open_files()]
+            if len(list(out.rglob("*.arrow"))) >= shards // 2 and any(p.endswith(".tmp") for p in opened):
                 os.kill(pid, signal.SIGKILL)
                 victims.append(pid)
             time.sleep(0.001)

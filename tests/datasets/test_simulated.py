@@ -16,8 +16,8 @@ from shapely import Polygon, from_wkb
 
 from terrafm_tg.datasets import ESAWorldCover, MajorTOM, SimulatedWorld, simulate
 from terrafm_tg.datasets.baseline import offset_by_pixels, offsets_by_name
+from terrafm_tg.datasets.grid_cell import GridCell
 from terrafm_tg.datasets.major_tom_rows import FOLDERS
-from terrafm_tg.datasets.simulation.cell import GridCell
 from terrafm_tg.datasets.simulation.latents import draw_latents
 from terrafm_tg.datasets.simulation.planet import Planet
 from terrafm_tg.datasets.simulation.surface import render_ground

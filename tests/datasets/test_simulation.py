@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import uniform_filter
 
+from terrafm_tg.datasets.grid_cell import GridCell
 from terrafm_tg.datasets.simulation import optics, radar
-from terrafm_tg.datasets.simulation.cell import GridCell
 from terrafm_tg.datasets.simulation.latents import draw_latents
 from terrafm_tg.datasets.simulation.planet import Planet
 from terrafm_tg.datasets.simulation.product import plan_products

@@ -1,6 +1,5 @@
 """Checkpoints that are whole at every moment."""
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.files import whole_file
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -17,7 +17,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     Lightning's own plugin writes to the temp directory and moves it, and where that is another filesystem the
     path shows a file that still grows. A run that is killed while it writes leaves the checkpoint before, and
-    a ``.<name>.part`` that the next one replaces.
+    a ``.<name>.<...>.tmp`` that the next one removes.
 
     Example:
         >>> Trainer(plugins=[AtomicCheckpointIO()])
@@ -30,17 +30,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if "://" in str(path):
             return super().save_checkpoint(checkpoint, path, storage_options)
         path = Path(path)
-        part = path.with_name(f".{path.name}.part")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        with whole_file(path, alone=True) as part, part.open("wb") as file:
+            torch.save(checkpoint, file)
 
     def load_checkpoint(
         self, path: _PATH, map_location: Any = lambda storage, loc: storage, weights_only: bool | None = None
@@ -65,12 +56,3 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"{path} is not a checkpoint of Lightning (it has no `state_dict`): use another."
             )
         return checkpoint
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes the rename itself survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

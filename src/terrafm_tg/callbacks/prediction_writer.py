@@ -10,6 +10,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import move_data_to_device
 
+from terrafm_tg.files import whole_file
+
 
 class PredictionWriter(BasePredictionWriter):
     """Writes each batch's predictions to ``<folder>/<loader>_<process>_<batch>.pt``, whole or not at all.
@@ -37,11 +39,9 @@ class PredictionWriter(BasePredictionWriter):
     ) -> None:
         """Writes one batch."""
         folder = Path(trainer.default_root_dir, "predictions") if self.folder is None else Path(self.folder)
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{dataloader_idx}_{trainer.global_rank}_{batch_idx:06d}.pt"
-        partial = path.with_suffix(".part")
         indices = list(batch_indices or [])
         numbers = all(isinstance(index, int) for index in indices)  # TorchGeo's GeoSamplers draw slices
         samples = indices if indices and numbers else None
-        torch.save({"predictions": move_data_to_device(prediction, "cpu"), "samples": samples}, partial)
-        os.replace(partial, path)
+        with whole_file(path, alone=True) as partial:
+            torch.save({"predictions": move_data_to_device(prediction, "cpu"), "samples": samples}, partial)

@@ -14,11 +14,11 @@ import pandas as pd
 
 from terrafm_tg.distributed import run_units
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.files import remove_leftovers
 
 from .major_tom_rows import FOLDERS
 from .remote.catalogue import KEPT, SOURCE, fetch_table, read_table
 from .remote.cover import FILE_BYTES, WORLDCOVER, cover_from, fetch_map, map_files, tiles_of
-from .remote.files import remove_leftovers
 from .remote.http import Http, Traffic
 from .remote.local import LocalProduct
 from .remote.parts import Batch, Fetched, PartRows, fetch_batch

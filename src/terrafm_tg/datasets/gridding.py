@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -18,13 +18,14 @@ from shapely import box
 
 from terrafm_tg.distributed import run_units
 from terrafm_tg.errors import DamagedTileError, TerraFMError
+from terrafm_tg.files import whole_file
 from terrafm_tg.modalities import MODALITIES
 
+from .grid_cell import FULL_SIZE
 from .major_tom_files import Row
 from .major_tom_rows import FOLDERS
 from .scene_rows import scene_rows
 from .scenes import Scene, find_scenes
-from .simulation.cell import FULL_SIZE
 
 #: Parts of own scenes begin so; their footer holds this key, with their rows of the metadata.
 PREFIX, _KEY = "own_", b"terrafm"
@@ -166,7 +167,8 @@ def write_metadata(folder: Path) -> None:
         own = pd.concat([before[others], own], ignore_index=True) if others.any() and len(own) else own
         own = own if len(own) else before[others]
     if len(own) or before is not None:
-        _replace(path, lambda part: own.to_parquet(part, index=False))
+        with whole_file(path, alone=True) as part:
+            own.to_parquet(part, index=False)
 
 
 def _read_metadata(path: Path) -> pd.DataFrame | None:
@@ -198,27 +200,12 @@ def _write_part(path: Path, rows: Iterator[Row], made_of: dict[str, Any]) -> lis
         return []
     types = {name: pa.binary() if isinstance(v, bytes) else pa.string() for name, v in first.image.items()}
     schema, metadata = pa.schema(types.items()), []
-
-    def write(part: Path) -> None:
-        with pq.ParquetWriter(part, schema, compression="NONE", write_statistics=False) as file:
-            for number, row in enumerate(chain([first], rows)):
-                file.write_table(pa.Table.from_pylist([row.image], schema=schema))
-                metadata.append(row.metadata | {"parquet_url": f"images/{path.name}", "parquet_row": number})
-            file.add_key_value_metadata({_KEY: json.dumps({"made_of": made_of, "rows": metadata})})
-
-    _replace(path, write)
+    with (
+        whole_file(path, alone=True) as part,
+        pq.ParquetWriter(part, schema, compression="NONE", write_statistics=False) as file,
+    ):
+        for number, row in enumerate(chain([first], rows)):
+            file.write_table(pa.Table.from_pylist([row.image], schema=schema))
+            metadata.append(row.metadata | {"parquet_url": f"images/{path.name}", "parquet_row": number})
+        file.add_key_value_metadata({_KEY: json.dumps({"made_of": made_of, "rows": metadata})})
     return metadata
-
-
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Write beside a file's place, then move it there: it appears whole or not at all."""
-    part = path.with_name(
-        f"{path.name}.part"
-    )  # of a fixed name: what an interrupted run left is written over
-    try:
-        write(part)
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

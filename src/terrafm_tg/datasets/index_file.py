@@ -21,6 +21,7 @@ import shapely
 from pyproj import CRS
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.files import settle
 
 from .footprints import BOX, TIMES, outlines
 from .tile_table import as_table, categorical, intervals
@@ -90,9 +91,7 @@ class IndexWriter:
             if self._writer is not None:
                 self._writer.close()
                 if error is None:
-                    with self._part.open("rb+") as file:
-                        os.fsync(file.fileno())
-                    self._part.replace(self.path)
+                    settle(self._part, self.path)
         finally:
             self._part.unlink(missing_ok=True)
 

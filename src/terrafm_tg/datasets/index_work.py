@@ -1,6 +1,5 @@
 """What a stopped run had finished, kept beside the file that it was making until that is there."""
 
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -11,6 +10,8 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from terrafm_tg.files import whole_file
 
 _EVERY = 2.0  # seconds between files: small units share one
 
@@ -50,12 +51,9 @@ class FinishedUnits:
             self.folder.mkdir(parents=True, exist_ok=True)
             names = list(self._waiting)
             path = self.folder / f"{sha256(' '.join(names).encode()).hexdigest()[:24]}.parquet"
-            part = path.with_suffix(".part")
             values = pa.array(list(self._waiting.values()), pa.list_(pa.int32()))
-            pq.write_table(pa.table({"unit": names, "values": values}), part, compression="zstd")
-            with part.open("rb+") as file:
-                os.fsync(file.fileno())
-            part.replace(path)
+            with whole_file(path, alone=True) as part:
+                pq.write_table(pa.table({"unit": names, "values": values}), part, compression="zstd")
         self._waiting, self._written = {}, time.monotonic()
 
     def clear(self) -> None:

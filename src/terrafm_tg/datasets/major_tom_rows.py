@@ -64,7 +64,7 @@ def tile_rows(root: Path, tile_size: int, remote: bool, limit: int | None = None
     table = table.assign(**times(dates.min(axis=1), dates.max(axis=1)))
     tiles = table.iloc[np.repeat(np.arange(len(table)), 4)].reset_index(drop=True)
     tiles.insert(1, "quadrant", np.tile(np.arange(4, dtype=np.int8), len(table)))
-    tiles["x"], tiles["y"] = _corners(rows[order], cols[order], columns["epsg"], tile_size)
+    tiles["x"], tiles["y"] = tile_corners(rows[order], cols[order], columns["epsg"], tile_size)
     return tiles.assign(**boxes(tiles, tile_size))
 
 
@@ -144,7 +144,7 @@ def _columns(name: str, frame: pd.DataFrame, epsg: pd.Series) -> dict[str, Any]:
     }
 
 
-def _corners(
+def tile_corners(
     rows: np.ndarray, cols: np.ndarray, epsg: np.ndarray, tile_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Upper left corners of the four tiles of each cell in metres of its UTM zone, (4 n,) each.

@@ -15,7 +15,7 @@ from terrafm_tg.errors import DamagedTileError
 from terrafm_tg.modalities import Modality
 
 from .base import TileDataset
-from .baseline import settle
+from .baseline import remove_offset, settle
 from .index_file import NAME, read_index
 from .records import checksum, decode, decode_into
 from .shards import ShardFiles
@@ -105,15 +105,10 @@ class PackedTiles(TileDataset):
         """The offset of the processing baseline, in place."""
         offset = int(self._offsets[modality.name][row]) if self.harmonise else 0
         for band in (band for group in groups.values() for band in group if offset):
-            missing_or_dark = band.min() <= offset
-            least = (
-                np.minimum(band, 1) if missing_or_dark else None
-            )  # 0 stays 0, other pixels become at least 1
-            if least is not None:
-                np.maximum(band, offset, out=band)
-            np.subtract(band, offset, out=band)
-            if least is not None:
-                np.maximum(band, least, out=band)
+            if band.min() > offset:
+                band -= offset
+            else:  # some pixels are missing or dark
+                band[:] = remove_offset(band, offset)
 
     def _check_valid(self, row: int, modality: Modality, groups: dict[int, np.ndarray]) -> None:
         """Done when the store was packed."""

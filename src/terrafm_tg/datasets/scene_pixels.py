@@ -16,7 +16,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import Modality
 
 from . import grid
-from .simulation.cell import GridCell
+from .grid_cell import GridCell
 from .tiff import native_pixels
 
 #: Metres that a picture's corner is a multiple of: Sentinel-2's 10 and 20 m pixels end there in each zone.

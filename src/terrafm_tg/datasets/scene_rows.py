@@ -11,10 +11,10 @@ from terrafm_tg.errors import DamagedTileError
 from terrafm_tg.modalities import MODALITIES
 
 from .baseline import OFFSET, offsets_by_name
+from .grid_cell import GridCell
 from .major_tom_files import Row, geotiff, optical_thumbnail, radar_thumbnail
 from .scene_pixels import cell_pixels, cells_under, picture_grid
 from .scenes import Scene
-from .simulation.cell import GridCell
 
 _EXTRA = 60  # metres of B10, the one band of a product that the encoder does not read
 

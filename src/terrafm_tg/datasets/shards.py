@@ -18,6 +18,7 @@ import pyarrow as pa
 from aiohttp import ClientError  # what fsspec[http] raises
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.files import whole_file
 from terrafm_tg.modalities import Modality, get_modality
 
 from .records import LEVEL, checksum, encode, only_nodata
@@ -28,7 +29,7 @@ _FORMAT = b"shard 1"
 _SCHEMA = pa.schema(
     [
         ("cell", pa.string()),
-        ("quadrant", pa.int8()),
+        ("quadrant", pa.int16()),
         ("fault", pa.string()),
         ("layout", pa.string()),
         ("xxh3", pa.uint64()),
@@ -71,19 +72,12 @@ def write_shard(
     Returns:
         What :func:`shard_table` gives.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     schema = _SCHEMA.with_metadata({"terrafm": _FORMAT, "modality": modality.name})
-    try:
+    with whole_file(path) as part:
         with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             for record in records:
                 writer.write_batch(_batch(record, modality, level))
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        table = shard_table(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return table
+        return shard_table(part)
 
 
 def _batch(record: Record, modality: Modality, level: int) -> pa.RecordBatch:
@@ -123,7 +117,7 @@ def shard_table(path: Path, check: bool = False) -> pd.DataFrame:
         raise TerraFMError(
             f"{path} is no whole shard ({error}): delete it and run `terrafm pack` again."
         ) from error
-    names = {"cell": str, "quadrant": np.int8, "fault": str, "start": np.int64, "bytes": np.int32,
+    names = {"cell": str, "quadrant": np.int16, "fault": str, "start": np.int64, "bytes": np.int32,
              "xxh3": np.uint64, "layout": str}  # fmt: skip
     return pd.DataFrame(rows, columns=list(names)).astype(names)
 

@@ -20,11 +20,11 @@ from torchgeo.datasets.utils import Sample
 
 from terrafm_tg.errors import TerraFMError
 
+from .grid_cell import FULL_SIZE, GridCell
 from .index import build_index
 from .index_file import NAME as INDEX
 from .major_tom import MajorTOM
 from .major_tom_rows import FOLDERS
-from .simulation.cell import FULL_SIZE, GridCell
 from .simulation.encode import EncodedCell, encode_cell
 from .simulation.maps import WorldCoverWriter, write_climate, write_regions
 from .simulation.planet import Planet

@@ -4,7 +4,6 @@ Beside ``index.parquet`` lies ``index.parquet.xxh128`` with its XXH3 (128 bits),
 checks. Whoever is stopped between the two leaves either the old index or the new one, never neither.
 """
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from aiohttp import ClientError  # what fsspec[http] raises
 from xxhash import xxh3_128
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.files import write_text
 
 from .index_file import NAME, read_index, write_index
 
@@ -36,9 +36,9 @@ def write_store_index(index: pd.DataFrame, root: Path, made_for: dict[str, Any])
     write_index(index, new, made_for)
     line = _line(new)
     held = _line(path) if path.is_file() else ""
-    _replace(root / SUM, line + held)  # either index is right while one takes the other's place
+    write_text(root / SUM, line + held)  # either index is right while one takes the other's place
     new.replace(path)
-    _replace(root / SUM, line)
+    write_text(root / SUM, line)
 
 
 def read_store_index(root: str) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -87,12 +87,3 @@ def _line(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return f"{digest.hexdigest()}  {NAME}\n"
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.part")
-    with part.open("w", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from numcodecs import blosc
 from rich.console import Console
 from rich.table import Table
 
@@ -173,7 +172,6 @@ def profile_store(root: Path | None = None, tiles: int = 16, rounds: int = 3) ->
         tiles: How many to read.
         rounds: Passes over them, of which the median counts.
     """
-    blosc.set_nthreads(1)
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     with tempfile.TemporaryDirectory(prefix="terrafm-world-") as folder:

@@ -1,6 +1,5 @@
 """A picture of a tile index: where its tiles lie, and what the sampler makes of their classes, zones and regions."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from terrafm_tg.datasets import TileDataset
 from terrafm_tg.datasets.esa_worldcover import CLASS_NAMES, CLASSES, UNKNOWN
 from terrafm_tg.datasets.layers import CONTINENTS, KOPPEN_GEIGER, places
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.files import whole_file
 from terrafm_tg.modalities import Modality
 from terrafm_tg.samplers import LandCoverSampler
 
@@ -106,12 +106,8 @@ def draw_index(table: pd.DataFrame, regions: Sequence[str] = (), earth: bool = T
 
 def write_figure(table: pd.DataFrame, regions: Sequence[str], path: Path, earth: bool = True) -> None:
     """Write :func:`draw_index` as PNG, whole or not at all."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
+    with whole_file(path) as part:
         draw_index(table, regions, earth).savefig(part, format="png", dpi=110)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _label(value: int, names: Sequence[str]) -> str:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from numcodecs import blosc
 from rich.console import Console
 from rich.table import Table
 
@@ -155,7 +154,6 @@ def profile_loader(
         rounds: Rounds of which the median counts.
     """
     torch.set_num_threads(1)
-    blosc.set_nthreads(1)  # in a main process it would take more; in a worker it does not
     with tempfile.TemporaryDirectory(prefix="terrafm-loader-") as folder:
         tiles = _simulated_store(Path(folder)) if data is None else _tiles(data)
         rates = loader_speed(tiles, batch_size, batches, rounds)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.models._api import WeightsEnum
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.files import whole_file
 
 from .builders import SIZES
 from .vit import TerraFMViT
@@ -143,15 +144,10 @@ def export_encoder(checkpoint: str | os.PathLike[str], out: str | os.PathLike[st
     if target.suffix in (".ckpt", ".safetensors"):
         target = target.with_suffix("")
     paths = target.with_name(f"{target.name}.safetensors"), target.with_name(f"{target.name}.ckpt")
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with whole_file(paths[0]) as partial:
         save_file(tensors, partial, metadata={"format": "pt", "model": name, "depth": str(meta["depth"])})
-        os.replace(partial, paths[0])
-        torch.save(lightning, partial)
-        os.replace(partial, paths[1])
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(paths[1]) as partial, partial.open("wb") as file:
+        torch.save(lightning, file)
     return paths
 
 
@@ -213,19 +209,15 @@ def _read_url(url: str, progress: bool) -> dict[str, Any]:
     target = Path(torch.hub.get_dir(), "checkpoints", name)
     if target.is_file():
         return _read(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{os.getpid()}.part.{name}")
     sha256 = torch.hub.HASH_REGEX.search(name)
     try:
-        torch.hub.download_url_to_file(url, str(partial), sha256[1] if sha256 else None, progress)
-        content = _read(partial, url)
-        find_encoder(content, url)
-        os.replace(partial, target)
+        with whole_file(target) as partial:
+            torch.hub.download_url_to_file(url, str(partial), sha256[1] if sha256 else None, progress)
+            content = _read(partial, url)
+            find_encoder(content, url)
     except (OSError, http.client.HTTPException, RuntimeError) as error:
         raise TerraFMError(
             f"{url} could not be downloaded ({error}): put the file at {target}, or pass its path as "
             "`weights`."
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
     return content

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.files import whole_file
 from terrafm_tg.modalities import get_modalities
 
 from .builders import data_config
@@ -87,14 +88,9 @@ def export_onnx(
 
     target = Path(path)
     target = target if target.suffix == ".onnx" else target.with_name(f"{target.name}.onnx")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{os.getpid()}.{target.name}")
-    try:
+    with whole_file(target) as partial:
         program.save(partial, external_data=False)
         _compare(encoder, partial, {name: torch.rand(3, *shape) for name, shape in shapes.items()})
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
     return target
 
 

@@ -1,7 +1,6 @@
 """The folder of a packed store while it is written: whose it is, how it was made, and what lies in it for nothing."""
 
 import json
-import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.files import remove_leftovers, write_text
 
 #: Says that a folder is a packed store, also before it has an index, and with which settings it is made.
 MARKER = "store.json"
@@ -31,8 +31,7 @@ def alone_in(out: Path, settings: Mapping[str, Any]) -> Iterator[None]:
     if out.exists() and not out.is_dir():
         raise TerraFMError(f"{out} is a file: name a folder for the store.")
     marker = out / MARKER
-    ours = {_LOCK, f"{MARKER}.part"}  # of a process that was killed at its start
-    if out.exists() and not marker.is_file() and {path.name for path in out.iterdir()} - ours:
+    if out.exists() and not marker.is_file() and any(map(_is_foreign, out.iterdir())):
         raise TerraFMError(
             f"{out} is no packed store and not empty: name another folder, which may be absent."
         )
@@ -70,24 +69,20 @@ def remove_planned(out: Path, named: Collection[str]) -> int:
         How many shards.
     """
     gone = [path for name in _planned(out) if name not in named and (path := out / name).is_file()]
-    for path in [*gone, *out.glob("*.part"), *out.glob("*/*.part"), out / _GONE]:
+    for path in [*gone, out / _GONE]:
         path.unlink(missing_ok=True)
+    remove_leftovers(out)
     return len(gone)
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether it is not what a process leaves that was killed at its start."""
+    return path.name != _LOCK and not path.name.startswith(f".{MARKER}.")
 
 
 def _planned(out: Path) -> list[str]:
     """What was noted and not removed, because the process was killed in between."""
     return json.loads((out / _GONE).read_text()) if (out / _GONE).is_file() else []
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file, whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    with part.open("w", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def _compare(marker: Path, settings: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from geopandas import GeoDataFrame
 from terrafm_tg.datasets import grid
 from terrafm_tg.datasets.esa_worldcover import CLASS_NAMES, UNKNOWN, ESAWorldCover, majority
 from terrafm_tg.datasets.footprints import outlines
-from terrafm_tg.datasets.major_tom_rows import _corners
+from terrafm_tg.datasets.major_tom_rows import tile_corners
 from terrafm_tg.distributed import run_units
 from terrafm_tg.errors import TerraFMError
 
@@ -37,7 +37,7 @@ def tiles_of(zones: pd.Series) -> GeoDataFrame:
         zones: EPSG code of each cell's zone, indexed by the cell's name.
     """
     epsg = zones.to_numpy(dtype=np.int64)
-    x, y = _corners(*grid.parse(zones.index), epsg, _TILE)
+    x, y = tile_corners(*grid.parse(zones.index), epsg, _TILE)
     table = pd.DataFrame({"epsg": np.repeat(epsg, 4), "x": x, "y": y})
     return GeoDataFrame(geometry=outlines(table, _TILE), crs=4326)
 

@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from terrafm_tg.errors import TerraFMError
-
-from .files import whole_file
+from terrafm_tg.files import whole_file
 
 _KEY = ["grid_cell", "product_id"]
 

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from terrafm_tg.datasets.major_tom_rows import FOLDERS
 from terrafm_tg.errors import DamagedTileError
+from terrafm_tg.files import whole_file
 
 from .catalogue import KEPT
-from .files import whole_file
 from .http import Http, Traffic
 from .rows import SourceFile
 

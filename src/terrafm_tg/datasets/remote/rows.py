@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from terrafm_tg.errors import DamagedTileError, TerraFMError
+from terrafm_tg.files import whole_file
 from terrafm_tg.modalities import get_modality
 
-from .files import whole_file
 from .http import Http
 
 #: Columns of a product besides its bands.

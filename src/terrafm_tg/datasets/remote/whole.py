@@ -6,7 +6,8 @@ from typing import Any
 
 from aiohttp import ClientPayloadError, ClientResponse
 
-from .files import settle, whole_file
+from terrafm_tg.files import settle, whole_file
+
 from .http import CHUNK, Http
 
 

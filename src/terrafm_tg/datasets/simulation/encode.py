@@ -8,10 +8,10 @@ import numpy as np
 import rasterio
 
 from terrafm_tg.datasets.esa_worldcover import CLASSES
+from terrafm_tg.datasets.grid_cell import GridCell
 from terrafm_tg.datasets.major_tom_files import Row, geotiff, optical_thumbnail, radar_thumbnail
 
 from . import optics, radar
-from .cell import GridCell
 from .latents import draw_latents
 from .planet import Planet
 from .product import Product, plan_products

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .cell import GridCell
+from terrafm_tg.datasets.grid_cell import GridCell
+
 from .fields import Frame, Parcels, mix
 from .planet import Planet
 

@@ -16,7 +16,8 @@ from rasterio.warp import reproject
 from rasterio.windows import Window
 from rasterio.windows import transform as window_transform
 
-from .cell import GridCell
+from terrafm_tg.datasets.grid_cell import GridCell
+
 from .planet import Planet
 
 _WGS84 = CRS.from_epsg(4326)

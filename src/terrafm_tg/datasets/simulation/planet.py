@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from terrafm_tg.datasets import grid
+from terrafm_tg.datasets.grid_cell import GridCell
 from terrafm_tg.errors import TerraFMError
 
-from .cell import GridCell
 from .fields import Frame, key_of, mix
 
 #: Names of the planet's large-scale fields, see :meth:`Planet.at`.

@@ -5,7 +5,8 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from .cell import GridCell
+from terrafm_tg.datasets.grid_cell import GridCell
+
 from .fields import key_of, mix
 
 #: Share of cells that Sentinel-1 does not cover (Major-TOM: about a third).

@@ -7,7 +7,7 @@ from functools import cached_property, lru_cache
 from affine import Affine
 from pyproj import Transformer
 
-from terrafm_tg.datasets import grid
+from . import grid
 
 FULL_SIZE = 1068  #: pixels of 10 m across a published picture
 
