@@ -179,7 +179,7 @@ def index(
     Started again after it was stopped, it goes on; after new files came, only their tiles are looked up.
 
     Args:
-        root: A Major-TOM root (Core-S1RTC, Core-S2L1C, Core-S2L2A) or a folder of GeoTIFFs per modality.
+        root: A Major-TOM root, SSL4EO-S12, MMEarth or a folder of GeoTIFFs per modality.
         worldcover: Folder of ESA WorldCover tiles; `WorldCover` below the root is found by itself.
         climate: GeoTIFF of climate zone codes (such as Beck 2023) instead of the bundled Köppen-Geiger zones.
         regions: Vector file whose polygons are the world regions, instead of the bundled continents.
