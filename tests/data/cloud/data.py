@@ -14,19 +14,19 @@ LEVELS = np.array([1200.0, 7000.0, 3500.0, 400.0])
 SIZE = 64
 
 
-def create(root: Path) -> None:
+def create(root: Path, per_split: dict[str, int] = PER_SPLIT, size: int = SIZE) -> None:
     """Writes images (13 bands, uint16), masks of 0 to 3 (uint8), and the three lists, without endings."""
     rng = np.random.default_rng(0)
     folder = root / CopernicusBenchCloudS2.directory
     number = 0
-    for split, count in PER_SPLIT.items():
+    for split, count in per_split.items():
         names = []
         for _ in range(count):
             number += 1
             name = f"ROI_{number:05d}__20190611T101031_20190611T101212_T33TXJ"
-            corner = (10 * SIZE * number, 0)
-            mask = rng.integers(0, 4, (SIZE // 16, SIZE // 16)).repeat(16, 0).repeat(16, 1).astype(np.uint8)
-            image = rng.normal(LEVELS[mask], 80, (13, SIZE, SIZE)).clip(0).astype(np.uint16)
+            corner = (10 * size * number, 0)
+            mask = rng.integers(0, 4, (size // 16, size // 16)).repeat(16, 0).repeat(16, 1).astype(np.uint8)
+            image = rng.normal(LEVELS[mask], 80, (13, size, size)).clip(0).astype(np.uint16)
             write_geotiff(folder / "cloud" / f"{name}.tif", mask, corner=corner)
             write_geotiff(folder / "s2_toa" / f"{name}.tif", image, corner=corner)
             names.append(name)

@@ -12,20 +12,20 @@ PER_SPLIT = {"train": 4, "val": 2, "test": 2}
 SIZE = 64
 
 
-def create(root: Path) -> None:
+def create(root: Path, per_split: dict[str, int] = PER_SPLIT, size: int = SIZE) -> None:
     """Writes per place a mask of the files' own codes (uint8, 0 to 10) and both sensors, whose values follow it."""
     rng = np.random.default_rng(0)
     folder = root / CopernicusBenchDFC2020S2.directory
     number = 0
-    for split, count in PER_SPLIT.items():
+    for split, count in per_split.items():
         names = []
         for _ in range(count):
             number += 1
             name = f"ROIs0000_{split}_dfc_0_p{number}.tif"
-            corner = (10 * SIZE * number, 0)
-            mask = rng.integers(0, 11, (SIZE // 16, SIZE // 16)).repeat(16, 0).repeat(16, 1).astype(np.uint8)
-            radar = rng.normal(-6.0 - mask, 1, (2, SIZE, SIZE)).astype(np.float32)
-            optics = rng.normal(500 + 300.0 * mask, 60, (13, SIZE, SIZE)).clip(0).astype(np.uint16)
+            corner = (10 * size * number, 0)
+            mask = rng.integers(0, 11, (size // 16, size // 16)).repeat(16, 0).repeat(16, 1).astype(np.uint8)
+            radar = rng.normal(-6.0 - mask, 1, (2, size, size)).astype(np.float32)
+            optics = rng.normal(500 + 300.0 * mask, 60, (13, size, size)).clip(0).astype(np.uint16)
             write_geotiff(folder / "dfc" / name, mask, corner=corner)
             write_geotiff(folder / "s1" / name.replace("dfc", "s1"), radar, corner=corner)
             write_geotiff(folder / "s2" / name.replace("dfc", "s2"), optics, corner=corner)

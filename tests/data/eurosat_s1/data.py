@@ -11,20 +11,20 @@ PER_CLASS = {"train": 2, "val": 1, "test": 1}
 SIZE = 64
 
 
-def create(root: Path) -> None:
+def create(root: Path, per_class: dict[str, int] = PER_CLASS, size: int = SIZE) -> None:
     """Writes float32 GeoTIFFs of VV and VH, 64x64 px, one folder per class, and the three lists of a split."""
     rng = np.random.default_rng(0)
     folder = root / CopernicusBenchEuroSATS1.directory
-    names: dict[str, list[str]] = {split: [] for split in PER_CLASS}
+    names: dict[str, list[str]] = {split: [] for split in per_class}
     for kind, name in enumerate(CopernicusBenchEuroSATS1.classes):
         level = np.array([-8 - kind, -15 - kind]).reshape(2, 1, 1)
         number = 0
-        for split, count in PER_CLASS.items():
+        for split, count in per_class.items():
             for _ in range(count):
                 number += 1
-                chip = rng.normal(level, 1.5, (2, SIZE, SIZE)).astype(np.float32)
+                chip = rng.normal(level, 1.5, (2, size, size)).astype(np.float32)
                 write_geotiff(
-                    folder / "all_imgs" / name / f"{name}_{number}.tif", chip, corner=(640 * number, 0)
+                    folder / "all_imgs" / name / f"{name}_{number}.tif", chip, corner=(10 * size * number, 0)
                 )
                 names[split].append(f"{name}_{number}.jpg")
     for split, lines in names.items():

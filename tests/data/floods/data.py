@@ -13,7 +13,7 @@ PER_SPLIT = {"train": 4, "val": 2, "test": 2}
 SIZE = 64
 
 
-def create(root: Path) -> None:
+def create(root: Path, per_split: dict[str, int] = PER_SPLIT, size: int = SIZE) -> None:
     """Writes a file per band and date, a mask with 3 where nothing is known, and the index of each split.
 
     Permanent water is dark at every date, flooded ground in the last one.
@@ -21,13 +21,13 @@ def create(root: Path) -> None:
     rng = np.random.default_rng(0)
     folder = root / CopernicusBenchFloodS1.directory
     number = 0
-    for split, count in PER_SPLIT.items():
+    for split, count in per_split.items():
         index = {}
         for _ in range(count):
             number += 1
             event = f"{1111000 + number}_01"
-            path, corner = f"{1111000 + number}/01/{number:032x}", (10 * SIZE * number, 0)
-            mask = rng.integers(0, 4, (SIZE // 16, SIZE // 16)).repeat(16, 0).repeat(16, 1).astype(np.uint8)
+            path, corner = f"{1111000 + number}/01/{number:032x}", (10 * size * number, 0)
+            mask = rng.integers(0, 4, (size // 16, size // 16)).repeat(16, 0).repeat(16, 1).astype(np.uint8)
             for date, day in (("SL2", "20210801"), ("SL1", "20210813"), ("MS1", "20210906")):
                 wet = (mask == 1) | ((mask == 2) & (date == "MS1"))
                 for band, land in (("VV", 0.1), ("VH", 0.02)):

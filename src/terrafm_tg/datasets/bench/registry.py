@@ -4,12 +4,14 @@ from pathlib import Path
 
 from terrafm_tg.errors import TerraFMError
 
+from .copernicus_tasks import COPERNICUS_BENCH
 from .geobench_tasks import GEO_BENCH
+from .landslide4sense import LANDSLIDE4SENSE
 from .subset import take_fraction
 from .task import Bands, BenchDataset, BenchTask, Split
 
 #: Every benchmark dataset by its name in the published tables.
-TASKS: dict[str, BenchTask] = {task.name: task for task in GEO_BENCH}
+TASKS: dict[str, BenchTask] = {task.name: task for task in (*GEO_BENCH, *COPERNICUS_BENCH, LANDSLIDE4SENSE)}
 
 
 def open_bench(
