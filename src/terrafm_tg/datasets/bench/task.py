@@ -152,9 +152,10 @@ class BenchDataset(NonGeoDataset, ABC):
         counts = target.sum(0) if target.ndim == 2 else target.bincount(minlength=len(self.task.classes))
         empty = [name for name, count in zip(self.task.classes, counts.tolist(), strict=True) if count == 0]
         if empty:
+            more = f" and {len(empty) - 3} more classes" if len(empty) > 3 else ""
             warnings.warn(
-                f"{self.source} has no training sample of {', '.join(empty)}: nothing trained on it predicts "
-                f"{'that class' if len(empty) == 1 else 'those classes'}.",
+                f"{self.source} has no training sample of {', '.join(empty[:3])}{more}, which nothing trained on it "
+                "can predict: fetch it again, unless so small a part of the data is meant.",
                 stacklevel=2,
             )
 
