@@ -20,6 +20,7 @@ FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 _S2 = geobench.sentinel2_13_bands
 _NO_CIRRUS = [band for band in _S2 if band.name != "10 - SWIR - Cirrus"]
 _RGB = geobench.make_rgb_bands(0.1)
+_LANDSAT = geobench.landsat8_9_bands
 _NOVEMBER = datetime.date(2019, 11, 15)
 
 #: What geobench's README says the channels of the two datasets with wrong names are; names not of Sentinel-2 are
@@ -53,14 +54,14 @@ KINDS = {
     "m-so2sat": Kind(geobench.sentinel1_8_bands + _S2[1:9] + _S2[-2:], np.float32, 0.15, 17, "multiclass", 32),
     "m-brick-kiln": Kind(_S2, np.float64, 1500, 2, "multiclass", 64),
     "m-forestnet": Kind(
-        geobench.landsat8_9_bands[3:0:-1] + geobench.landsat8_9_bands[4:7], np.uint8, 90, 12, "multiclass", 332, _NOVEMBER
+        _LANDSAT[3:0:-1] + _LANDSAT[4:7], np.uint8, 90, 12, "multiclass", 332, _NOVEMBER
     ),
     "m-pv4ger": Kind(_RGB, np.uint8, 110, 2, "multiclass", 320),
     "m-cashew-plant": Kind(
-        [*_NO_CIRRUS, geobench.CloudProbability(("CPL", "CLD"), 10)], np.float32, 1500, 7, "segmentation", 256, _NOVEMBER
+        [*_NO_CIRRUS, geobench.CloudProbability()], np.float32, 1500, 7, "segmentation", 256, _NOVEMBER
     ),
     "m-SA-crop-type": Kind(
-        [*_NO_CIRRUS, geobench.CloudProbability(("CPL", "CLM"))], np.int16, 50, 10, "segmentation", 256
+        [*_NO_CIRRUS, geobench.CloudProbability()], np.int16, 50, 10, "segmentation", 256
     ),
     "m-chesapeake": Kind(
         [*geobench.make_rgb_bands(1), geobench.SpectralBand("NearInfrared", ("nir",), 1, 0.876)], np.float32, 110, 7,
