@@ -33,8 +33,7 @@ class Layout:
     """One dataset's files.
 
     Args:
-        names: Name in the files of each channel, by sensor. A name may stand twice: a copy fills in for a band that
-            the files lack.
+        names: Name in the files of each channel, by sensor.
         units: What the numbers are, by sensor, where not as in the samples.
         mislabelled: Whether the files' names are wrong: then channels are told by their position, and the true bands
             are a task's ``sensors``, which may be fewer.
@@ -59,8 +58,8 @@ LAYOUTS: dict[str, Layout] = {
         {
             # The Lee-filtered power, in the order of our stem; the files have VH before VV.
             "s1rtc": ("06 - VV.LEE Filtered", "05 - VH.LEE Filtered"),
-            # The files lack B01 and B09: B02 and B8A stand in, as in the evaluations that published scores come from.
-            "s2l1c": tuple(SENTINEL2[{"B01": "B02", "B09": "B8A"}.get(band, band)] for band in _NO_CIRRUS),
+            # The files lack B01 and B09; an encoder may let B02 and B8A stand in, as published evaluations did.
+            "s2l1c": tuple(SENTINEL2[band] for band in _NO_CIRRUS if band not in ("B01", "B09")),
         },
         {"s1rtc": "power", "s2l1c": "reflectance"},
     ),
