@@ -101,7 +101,8 @@ class Metrics:
 
         Args:
             prediction: Logits (B, C, ...), of which the largest is the class; of several labels those above 0 are
-                there. Or whole numbers of the target's shape: classes, or zeros and ones, which have no ``map``.
+                there (so of probabilities give what exceeds 0.5). Or whole numbers of the target's shape: classes, or
+                zeros and ones, which have no ``map``.
             target: Classes (B,) or (B, H, W); zeros and ones (B, L).
 
         Raises:
@@ -132,11 +133,15 @@ class Metrics:
             **settings: What to note in each score, such as the learning rate.
 
         Raises:
-            TerraFMError: If nothing was.
+            TerraFMError: If nothing was, or not what the headline needs.
         """
         if not self.batches:
             raise TerraFMError("No sample has a class that counts: give a split with labels.")
         values = self._values(self.confusion, self.ranked)
+        if self.headline is not None and self.headline not in values:
+            raise TerraFMError(
+                f"There is no {self.headline!r}: it needs scores, not labels, and one positive label at least."
+            )
         table = None if self.kind == "multilabel" else self.confusion.tolist()
         found = [
             Score(

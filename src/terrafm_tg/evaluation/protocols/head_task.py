@@ -1,7 +1,7 @@
 """The LightningModule of all protocols that train with images: a head on an encoder, frozen or trained with it."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from terrafm_tg.datamodules.sensor_transforms import ORIENTATIONS, orient
+from terrafm_tg.datasets.bench import BenchTask
 from terrafm_tg.evaluation.encoders.spec import BenchEncoder
 from terrafm_tg.evaluation.metrics import Metrics, NotFiniteError, check_target
 
@@ -76,14 +77,10 @@ class HeadTask(LightningModule):
         """Logits in float32, those of auxiliary heads after the first; (B, C), or per pixel of the batch's mask."""
         with torch.set_grad_enabled(self.train_encoder and torch.is_grad_enabled()):
             features = self.head.read(self.encoder, batch)
-        found = [logits.float() for logits in self.head(features)]
+        found = self.head(features)
         if self.target_key == "label":
-            return found
-        size, corners = batch["mask"].shape[-2:], self.head.align_corners
-        return [
-            x if x.shape[-2:] == size else interpolate(x, size, mode="bilinear", align_corners=corners)
-            for x in found
-        ]
+            return [logits.float() for logits in found]
+        return [resized(logits, batch["mask"], self.head.align_corners) for logits in found]
 
     def on_before_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
         """Checks the targets, and turns a training batch; both before it is sent to the device.
@@ -108,9 +105,9 @@ class HeadTask(LightningModule):
         """
         first, *others = self(batch)
         target = batch[self.target_key]
-        loss = self._loss(first, target)
+        loss = loss_of(self.task, first, target)
         for logits in others:
-            loss = loss + self.auxiliary * self._loss(logits, target)
+            loss = loss + self.auxiliary * loss_of(self.task, logits, target)
         if not loss.isfinite():
             raise NotFiniteError(
                 f"The loss is {loss.item()} in epoch {self.current_epoch}: lower the learning rate, or look for values "
@@ -156,10 +153,20 @@ class HeadTask(LightningModule):
         optimizer, scheduler = self.optimization(trained, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        if self.task.kind == "multilabel":
-            return binary_cross_entropy_with_logits(logits, target.float())
-        ignored: Any = -100 if self.task.ignore_index is None else self.task.ignore_index
-        # A mean over nothing would be NaN: a batch of ignored pixels alone has the loss 0.
-        count = (target != ignored).sum().clamp(min=1)
-        return cross_entropy(logits, target, ignore_index=ignored, reduction="sum") / count
+
+def loss_of(task: BenchTask, logits: Tensor, target: Tensor) -> Tensor:
+    """What is minimised: cross-entropy without what is ignored, or binary cross-entropy of several labels."""
+    if task.kind == "multilabel":
+        return binary_cross_entropy_with_logits(logits, target.float())
+    ignored = -100 if task.ignore_index is None else task.ignore_index
+    # A mean over nothing would be NaN: a batch of ignored pixels alone has the loss 0.
+    count = (target != ignored).sum().clamp(min=1)
+    return cross_entropy(logits, target, ignore_index=ignored, reduction="sum") / count
+
+
+def resized(logits: Tensor, mask: Tensor, align_corners: bool) -> Tensor:
+    """Logits (B, C, h, w) at the size of a mask (B, H, W), in float32."""
+    size = mask.shape[-2:]
+    if logits.shape[-2:] == size:
+        return logits.float()
+    return interpolate(logits.float(), size, mode="bilinear", align_corners=align_corners)

@@ -1,0 +1,93 @@
+"""Full fine-tuning of an encoder with a linear head, by Galileo's protocol."""
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.evaluation.encoders import BenchEncoder, ModelSpec, load_encoder
+
+from .base import Context, Protocol, Score, Splits
+from .head_task import HeadTask
+from .heads import Head, LinearHead, PatchHead, UPerNetHead
+from .training import CosineAdamW, Training, checked_rates, run_identity, sweep
+
+
+@dataclass(frozen=True)
+class FineTune(Protocol):
+    """Trains all of the encoder with a linear layer on its embedding, or on each patch for a class per pixel.
+
+    Galileo's settings: AdamW with 9 learning rates, 5 of 50 epochs of warm-up, cosine, batch 256, gradients clipped to
+    norm 1, turns and mirrorings; the best learning rate on the validation split counts. Other than there, of each
+    learning rate the best epoch counts, not the last.
+
+    Args:
+        lrs: Peak learning rates.
+        min_lr: The rate in the last step.
+        warmup: Share of the steps in which the rate rises.
+        weight_decay: Of AdamW, on all parameters.
+        epochs: Times that the training split is seen.
+        effective_batch: Samples per optimiser step.
+        batch_size: Samples per forward, at most; a divisor of ``effective_batch``.
+        clip: Norm that the gradients are scaled down to.
+        decoder: For a class per pixel: "linear" per patch, or "upernet" on four blocks.
+        width: Channels of UPerNet.
+        augment: Of training samples: "none", "flips" or "turns".
+        precision: Of Lightning's Trainer, such as "bf16-mixed" on a GPU.
+
+    Raises:
+        TerraFMError: If ``batch_size`` does not divide ``effective_batch``, or ``lrs`` are no learning rates.
+    """
+
+    name: ClassVar[str] = "finetune"
+    kinds: ClassVar[frozenset[str]] = frozenset({"multiclass", "multilabel", "segmentation"})
+
+    lrs: tuple[float, ...] = (1e-5, 3e-5, 6e-5, 1e-4, 3e-4, 6e-4, 1e-3, 3e-3, 6e-3)
+    min_lr: float = 1e-6
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    epochs: int = 50
+    effective_batch: int = 256
+    batch_size: int = 32
+    clip: float | None = 1.0
+    decoder: Literal["linear", "upernet"] = "linear"
+    width: int = 256
+    augment: Literal["none", "flips", "turns"] = "turns"
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lrs", checked_rates(self.lrs))
+        if self.batch_size < 1 or self.effective_batch % self.batch_size:
+            raise TerraFMError(
+                f"`batch_size` is {self.batch_size} and `effective_batch` {self.effective_batch}: gradients of "
+                "whole batches are added up, so set a divisor."
+            )
+
+    def run(self, spec: ModelSpec, splits: Splits, context: Context) -> list[Score]:
+        """Trains with each learning rate from the same start, and tests the best."""
+        encoder = load_encoder(spec, splits.train.task, splits.train)
+
+        def make(rate: float) -> HeadTask:
+            fresh = copy.deepcopy(encoder)
+            return HeadTask(
+                fresh,
+                self._head(fresh),
+                CosineAdamW(rate, self.min_lr, self.warmup, self.weight_decay),
+                train_encoder=True,
+                augment=self.augment,
+                seed=context.seed,
+            )
+
+        accumulate = self.effective_batch // self.batch_size
+        training = Training(self.epochs, self.batch_size, accumulate, self.clip, self.precision)
+        return sweep(self.lrs, make, splits, training, context, run_identity(self, encoder, splits, context))
+
+    def _head(self, encoder: BenchEncoder) -> Head:
+        task = encoder.task
+        classes = len(task.classes)
+        if task.kind != "segmentation":
+            return LinearHead(encoder.dim, classes, encoder.spec.pooling)
+        if self.decoder == "upernet":
+            return UPerNetHead(encoder.dim, classes, self.width)
+        return PatchHead(encoder.dim, classes, math.ceil(task.size * encoder.patch_size / encoder.size))
