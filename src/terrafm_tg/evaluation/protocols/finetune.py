@@ -5,13 +5,18 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
+from torch.utils.data import default_collate
+
+from terrafm_tg.datasets.bench import BenchDataset
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoders import BenchEncoder, ModelSpec, load_encoder
 
 from .base import Context, Protocol, Score, Splits
 from .head_task import HeadTask
-from .heads import Head, LinearHead, PatchHead, UPerNetHead
-from .training import CosineAdamW, Training, checked_rates, run_identity, sweep
+from .heads import Head, LinearHead, PatchHead, UPerNetHead, pooled
+from .sweep import checked_rates, run_identity, sweep
+from .training import CosineAdamW, Training
 
 
 @dataclass(frozen=True)
@@ -67,12 +72,13 @@ class FineTune(Protocol):
     def run(self, spec: ModelSpec, splits: Splits, context: Context) -> list[Score]:
         """Trains with each learning rate from the same start, and tests the best."""
         encoder = load_encoder(spec, splits.train.task, splits.train)
+        encoder.trainable()  # complains where there is nothing to train
 
         def make(rate: float) -> HeadTask:
             fresh = copy.deepcopy(encoder)
             return HeadTask(
                 fresh,
-                self._head(fresh),
+                self._head(fresh, splits.train),
                 CosineAdamW(rate, self.min_lr, self.warmup, self.weight_decay),
                 train_encoder=True,
                 augment=self.augment,
@@ -83,11 +89,13 @@ class FineTune(Protocol):
         training = Training(self.epochs, self.batch_size, accumulate, self.clip, self.precision)
         return sweep(self.lrs, make, splits, training, context, run_identity(self, encoder, splits, context))
 
-    def _head(self, encoder: BenchEncoder) -> Head:
+    def _head(self, encoder: BenchEncoder, data: BenchDataset) -> Head:
         task = encoder.task
         classes = len(task.classes)
-        if task.kind != "segmentation":
-            return LinearHead(encoder.dim, classes, encoder.spec.pooling)
-        if self.decoder == "upernet":
-            return UPerNetHead(encoder.dim, classes, self.width)
-        return PatchHead(encoder.dim, classes, math.ceil(task.size * encoder.patch_size / encoder.size))
+        if task.kind == "segmentation":
+            if self.decoder == "upernet":
+                return UPerNetHead(encoder.dim, classes, self.width)
+            return PatchHead(encoder.dim, classes, math.ceil(task.size * encoder.patch_size / encoder.size))
+        with torch.no_grad():  # class token and mean of the patches may differ in width
+            width = pooled(encoder.embed(default_collate([data[0]])), encoder.spec.pooling).shape[1]
+        return LinearHead(width, classes, encoder.spec.pooling)

@@ -28,6 +28,11 @@ class Head(nn.Module, abc.ABC):
         """Logits (B, C), or (B, C, h, w) at any size; after the first, those of auxiliary heads."""
 
 
+def pooled(embedded: Mapping[str, Tensor], pooling: str) -> Tensor:
+    """The embedding of an image (B, D) that ``pooling`` names, or the one that the model has."""
+    return embedded[pooling] if pooling in embedded else next(iter(embedded.values()))
+
+
 class LinearHead(Head):
     """One linear layer on an image's embedding.
 
@@ -44,8 +49,7 @@ class LinearHead(Head):
 
     def read(self, encoder: BenchEncoder, batch: Mapping[str, Tensor]) -> Tensor:
         """The embedding, (B, D)."""
-        embedded = encoder.embed(batch)
-        return embedded[self.pooling] if self.pooling in embedded else next(iter(embedded.values()))
+        return pooled(encoder.embed(batch), self.pooling)
 
     def forward(self, features: Tensor) -> list[Tensor]:
         """Logits (B, C)."""

@@ -8,7 +8,8 @@ from terrafm_tg.evaluation.encoders import ModelSpec, load_encoder
 from .base import Context, Protocol, Score, Splits
 from .head_task import HeadTask
 from .heads import UPerNetHead
-from .training import CosineAdamW, Training, checked_rates, run_identity, sweep
+from .sweep import checked_rates, run_identity, sweep
+from .training import CosineAdamW, Training
 
 
 @dataclass(frozen=True)

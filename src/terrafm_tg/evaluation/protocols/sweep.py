@@ -1,0 +1,130 @@
+"""A sweep over learning rates, which continues where it was interrupted."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.evaluation.encoders import BenchEncoder
+from terrafm_tg.evaluation.metrics import NotFiniteError
+from terrafm_tg.files import whole_file, write_text
+
+from .base import Context, Protocol, Score, Splits
+from .head_task import HeadTask
+from .training import Training, fit, seeded, test
+
+#: The validation score of a run that diverged.
+DIVERGED = float("-inf")
+
+
+def checked_rates(rates: Sequence[float | str]) -> tuple[float, ...]:
+    """Learning rates as numbers: YAML takes ``1e-5`` for text.
+
+    Raises:
+        TerraFMError: If one is no number above 0, or there is none.
+    """
+    try:
+        numbers = tuple(float(rate) for rate in rates)
+    except (TypeError, ValueError) as error:
+        raise TerraFMError(f"`lrs` is {rates!r}: give a list of numbers above 0.") from error
+    if not numbers or min(numbers) <= 0:
+        raise TerraFMError(f"`lrs` is {rates!r}: give one learning rate above 0 at least.")
+    return numbers
+
+
+def run_identity(protocol: Protocol, encoder: BenchEncoder, splits: Splits, context: Context) -> str:
+    """A short digest of everything that a protocol's result depends on."""
+    data = [split.fingerprint for split in splits]
+    return hashlib.sha256(repr((protocol, encoder.identity, data, context.seed)).encode()).hexdigest()[:16]
+
+
+def sweep(
+    rates: Sequence[float],
+    make: Callable[[float], HeadTask],
+    splits: Splits,
+    training: Training,
+    context: Context,
+    identity: str,
+) -> list[Score]:
+    """Train with each learning rate, and test what was best on the validation split, the first of equals.
+
+    What a finished learning rate reached is kept in ``context.folder``, with the weights of the best so far: a run that
+    was interrupted goes on with the next, and the test split is looked at once. One that diverges is left out.
+
+    Args:
+        rates: Peak learning rates.
+        make: The task to train with a rate; called under the seed.
+        splits: The dataset.
+        training: Length and portions.
+        context: Where and with which seed.
+        identity: What else the results depend on, of :func:`run_identity`; it names the folder.
+
+    Raises:
+        NotFiniteError: If all rates diverge.
+    """
+    folder = context.folder / f"sweep_{identity}"
+    best = folder / "best.safetensors"
+    tried: dict[float, tuple[float | None, int | None]] = {}
+    for rate in rates:
+        record = folder / f"lr_{rate!r}.json"
+        if not record.exists():
+            task = _trained(rate, make, splits, training, context)
+            if task.best > max((value for value, _ in tried.values() if value is not None), default=DIVERGED):
+                _save(best, task, rate)
+            reached = (task.best, task.best_epoch + 1) if task.learnt else (None, None)
+            write_text(record, json.dumps(reached))
+        tried[rate] = tuple(json.loads(record.read_text()))
+    values = {rate: value for rate, (value, _) in tried.items() if value is not None}
+    if not values:
+        raise all_diverged(rates)
+    winner = max(values, key=lambda rate: values[rate])  # the first of equals
+    if _saved_rate(best) != winner:  # the file was lost
+        _save(best, _trained(winner, make, splits, training, context), winner)
+    with seeded(context):
+        task = make(winner)
+    task.load_learnt(load_file(best))
+    test(task, splits.test, training, context)
+    value, epoch = tried[winner]
+    reached = {repr(rate): value for rate, (value, _) in tried.items()}
+    return task.metrics.compute(lr=winner, val=value, epoch=epoch, tried=reached)
+
+
+def all_diverged(rates: Sequence[float]) -> NotFiniteError:
+    """What to say where no learning rate is left."""
+    return NotFiniteError(
+        f"Training diverged with every learning rate ({', '.join(f'{rate:g}' for rate in rates)}): lower them, or look "
+        "for values in the images that are not finite."
+    )
+
+
+def _trained(
+    rate: float, make: Callable[[float], HeadTask], splits: Splits, training: Training, context: Context
+) -> HeadTask:
+    """The task after training; where it diverged, with its best epoch forgotten."""
+    with seeded(context):
+        task = make(rate)
+        try:
+            fit(task, splits, training, context)
+        except NotFiniteError as error:
+            warnings.warn(f"Learning rate {rate:g} is left out: {error}", stacklevel=2)
+            task.best, task.learnt = DIVERGED, {}
+    return task
+
+
+def _save(path: Path, task: HeadTask, rate: float) -> None:
+    with whole_file(path, alone=True) as beside:
+        save_file(task.learnt, beside, {"lr": repr(rate)})
+
+
+def _saved_rate(path: Path) -> float | None:
+    """The learning rate of the weights in a file; None where it is not there or damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            return float(file.metadata()["lr"])
+    except (FileNotFoundError, SafetensorError):
+        return None
