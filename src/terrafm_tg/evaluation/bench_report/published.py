@@ -2,69 +2,94 @@
 
 ``published_scores.csv`` holds the scores printed in Danish et al., *TerraFM: A Scalable Foundation Model for Unified
 Multisensor Earth Observation*, ICLR 2026, https://arxiv.org/abs/2506.06281: k-NN, fine-tuning and segmentation on
-GEO-Bench, the frozen protocol on Copernicus-Bench, and Landslide4Sense. All are in percent and rounded to 0.1. Scores of
-other models are as that paper prints them; it seems to have taken most from the papers of Galileo
+GEO-Bench, the frozen protocol on Copernicus-Bench, and Landslide4Sense. All are in percent and rounded to 0.1. Scores
+of other models are as that paper prints them; it seems to have taken most from the papers of Galileo
 (https://arxiv.org/abs/2502.09356) and Copernicus-FM (https://arxiv.org/abs/2503.11849).
 """
 
+import csv
 import re
+from collections.abc import Sequence
 from importlib.resources import files
-
-import pandas as pd
+from typing import NamedTuple
 
 #: Half of the last printed digit.
 ROUNDING = 0.05
 #: Names of protocols here whose published scores go by another name.
 PROTOCOL_NAMES = {"copernicus-frozen": "frozen"}
-#: What identifies a published table's column.
-KEYS = ["benchmark", "protocol", "train_fraction", "dataset", "metric"]
 
-#: A pattern of "<model> <weights>" as `terrafm bench` takes them, and the published model and backbones that it stands for.
+#: A pattern of "<model> <weights>" in a configuration; the published model and backbones that it stands for.
 _COUNTERPARTS = (
-    (r"terrafm_base", r"TerraFM", r"ViT-Base|ViT-B/16|"),
-    (r"terrafm_large", r"TerraFM", r"ViT-Large"),
-    (r"dofa_base", r"DOFA", r"ViT-Base|ViT-B/16"),
-    (r"dofa_large", r"DOFA", r"ViT-Large"),
-    (r"croma_base", r"CROMA", r"ViT-Base|ViT-B/8"),
-    (r"croma_large", r"CROMA", r"ViT-Large"),
-    (r"copernicusfm_base", r"Copernicus-FM", r"ViT-Base|ViT-B/16"),
-    (r"vit_?small.*softcon", r"SoftCon", r"ViT-Small"),
-    (r"vit_?base.*softcon", r"SoftCon", r"ViT-Base|ViT-B/14"),
-    (r"vit_?small.*decur", r"DeCUR", r"ViT-Small"),
-    (r"swin_?(v2_)?t.*satlas", r"Satlas", r"Swin-Tiny"),
-    (r"swin_?(v2_)?b.*satlas", r"Satlas", r"Swin-Base"),
-    (r"vit_?base_?patch16.* random", r"Random", r"ViT-B/16"),
+    (r"terrafm_base", "TerraFM", ("ViT-Base", "ViT-B/16", "")),
+    (r"terrafm_large", "TerraFM", ("ViT-Large",)),
+    (r"dofa_base", "DOFA", ("ViT-Base", "ViT-B/16")),
+    (r"dofa_large", "DOFA", ("ViT-Large",)),
+    (r"croma_base", "CROMA", ("ViT-Base", "ViT-B/8")),
+    (r"croma_large", "CROMA", ("ViT-Large",)),
+    (r"copernicusfm_base", "Copernicus-FM", ("ViT-Base", "ViT-B/16")),
+    (r"vit_?small.*softcon", "SoftCon", ("ViT-Small",)),
+    (r"vit_?base.*softcon", "SoftCon", ("ViT-Base", "ViT-B/14")),
+    (r"vit_?small.*decur", "DeCUR", ("ViT-Small",)),
+    (r"swin_?(v2_)?t.*satlas", "Satlas", ("Swin-Tiny",)),
+    (r"swin_?(v2_)?b.*satlas", "Satlas", ("Swin-Base",)),
+    (r"vit_?base_?patch16.* random", "Random", ("ViT-B/16",)),
 )
 
 
-def published_scores() -> pd.DataFrame:
-    """The printed scores, one row each.
+class Published(NamedTuple):
+    """One printed score.
 
-    Returns:
-        Columns ``benchmark``, ``protocol``, ``train_fraction``, ``dataset``, ``metric``, ``model``, ``backbone`` (empty
-        where not printed), ``score`` (percent) and ``label``, model and backbone in one.
+    Attributes:
+        benchmark: "GEO-Bench", "Copernicus-Bench" or "Landslide4Sense".
+        protocol: "knn", "finetune", "segmentation-probe" or "frozen".
+        train_fraction: Of the train split.
+        dataset: As in :data:`terrafm_tg.datasets.bench.TASKS`.
+        metric: "accuracy", "f1", "map", "oa", "miou" or "iou_landslide".
+        model: The method.
+        backbone: Empty where not printed.
+        score: In percent.
     """
+
+    benchmark: str
+    protocol: str
+    train_fraction: float
+    dataset: str
+    metric: str
+    model: str
+    backbone: str
+    score: float
+
+    @property
+    def label(self) -> str:
+        """Method and backbone."""
+        return ", ".join(filter(None, (self.model, self.backbone)))
+
+
+def published_scores() -> list[Published]:
+    """The printed scores, in the order of the paper's tables."""
     with (files("terrafm_tg.evaluation") / "published_scores.csv").open() as file:
-        table = pd.read_csv(file, keep_default_na=False)
-    parts = (
-        f"{model}, {backbone}".rstrip(", ")
-        for model, backbone in zip(table.model, table.backbone, strict=True)
-    )
-    return table.assign(label=list(parts))
+        return [
+            Published(**row | {"train_fraction": float(row["train_fraction"]), "score": float(row["score"])})
+            for row in csv.DictReader(file)
+        ]
 
 
-def counterparts(published: pd.DataFrame, model: str, weights: str | None) -> pd.DataFrame:
+def counterparts(published: Sequence[Published], model: str, weights: str | None) -> list[Published]:
     """The published scores of a model of ours: those of the same method and backbone.
 
     Args:
-        published: From :func:`published_scores`, or some of its rows.
+        published: Some of :func:`published_scores`.
         model: As a configuration names it, such as ``"torchgeo/dofa_base_patch16_224"``.
         weights: Likewise; None for random ones, whose only counterparts are rows called "Random".
     """
     ours = f"{model} {weights or 'random'}".lower()
-    wanted = pd.Series(False, index=published.index)
-    for pattern, method, backbone in _COUNTERPARTS:
-        if re.search(pattern, ours) and (weights is None) == (method == "Random"):
-            named = published.model.str.fullmatch(rf"{method}( \(\d+M\))?")
-            wanted |= named & published.backbone.str.fullmatch(backbone)
-    return published[wanted]
+    known = [
+        (method, backbones)
+        for pattern, method, backbones in _COUNTERPARTS
+        if re.search(pattern, ours) and (weights is None) == (method == "Random")
+    ]
+    return [
+        score
+        for score in published
+        if any(re.sub(r" \(\d+M\)", "", score.model) == method and score.backbone in b for method, b in known)
+    ]
