@@ -56,6 +56,7 @@ class CopernicusDataset(BenchDataset):
         reader: How it is read.
         data: An instance of ``reader.source``.
         paths: The files of each sample, as ``reader.files`` gives them.
+        source: The file that lists the split.
 
     Raises:
         TerraFMError: If files that the split lists are not there.
@@ -68,17 +69,18 @@ class CopernicusDataset(BenchDataset):
         reader: Reader,
         data: CopernicusBenchBase,
         paths: list[list[Path]],
+        source: Path,
     ) -> None:
         ((sensor, bands),) = task.sensors.items()
         files = list(dict.fromkeys(path for sample in paths for path in sample))
         absent = [path for path in files if not path.is_file()]
         if absent:
             raise TerraFMError(
-                f"{absent[0]}, which the {split} split of {task.name} lists, is not there (nor are "
-                f"{len(absent) - 1} more of {len(files)}): unpack {data.zipfile} again."
+                f"{absent[0]}, which {source} names, is not there (nor are {len(absent) - 1} more of {len(files)}): "
+                f"unpack {data.zipfile} again."
             )
         mean, std = torch.tensor([SSL4EO[band] for band in bands]).T
-        super().__init__(task, split, files, {sensor: mean}, {sensor: std}, settings=(reader.unit,))
+        super().__init__(task, split, files, {sensor: mean}, {sensor: std}, source=source)
         self.key = f"image_{sensor}"
         self.unit = reader.unit
         self.data = data
@@ -105,27 +107,33 @@ class CopernicusDataset(BenchDataset):
         elif self.unit == "power":
             image = 10 * image.clamp(0, FLOOD_POWER).log10()
         image = missing_as_nan(image)
+        if image.isnan().all():
+            raise TerraFMError(f"{paths[0]} holds no pixel that is a number: fetch it again.")
         if self.task.kind == "segmentation":
             return {self.key: image, "mask": check_mask(sample["mask"].long(), paths[-1], self.task)}
         return {self.key: image, "label": sample["label"].long()}
 
     def targets(self) -> Tensor:
-        """Labels from the list of the split: int64 (n,), or (n, 19) of BigEarthNet.
+        """Labels from the list of the split: int64 (n,), or (n, 19) of BigEarthNet. A class without a sample warns.
 
         Raises:
-            TerraFMError: If the task is a segmentation, or the list names an unknown class.
+            TerraFMError: If the task is a segmentation.
         """
         if self.task.kind == "segmentation":
             raise TerraFMError(
                 f"{self.task.name} has masks, not labels: use it with a protocol of segmentation."
             )
+        target = self._labels()
+        self.warn_of_empty_classes(target)
+        return target
+
+    def _labels(self) -> Tensor:
         if isinstance(self.data, CopernicusBenchLCZS2):
             with lazy_import("h5py").File(self.data.filepath, "r") as file:
                 return torch.from_numpy(file["label"][()].argmax(1))
         if self.task.kind == "multilabel":
             return torch.from_numpy(self.data.files.iloc[:, 2:].to_numpy("int64"))
-        names = [path.parent.name for (path,) in self.paths]
-        return torch.tensor([self.task.classes.index(name) for name in names])
+        return torch.tensor([self.task.classes.index(path.parent.name) for (path,) in self.paths])
 
 
 def _fault(paths: list[Path], task: BenchTask, error: Exception) -> str:
@@ -173,4 +181,4 @@ def open_copernicus(
         raise
     except (OSError, KeyError, IndexError, ValueError) as error:  # the list is empty, cut off, or no list
         raise TerraFMError(f"{folders[0] / inner} cannot be read ({error}): fetch it again.") from error
-    return CopernicusDataset(task, split, reader, data, paths)
+    return CopernicusDataset(task, split, reader, data, paths, folders[0] / inner)

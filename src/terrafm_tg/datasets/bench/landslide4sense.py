@@ -81,7 +81,13 @@ class Landslide4Sense(BenchDataset):
                 f"{self.images[index]} holds pixels of the shape {tuple(image.shape)}, but Landslide4Sense has "
                 f"(height, width, {len(SCALE)}) with {', '.join([*_OPTICS, *_TERRAIN])}: fetch it again."
             )
+        if image.shape[:2] != mask.shape:
+            raise TerraFMError(
+                f"{self.masks[index]} is {tuple(mask.shape)}, but its image {tuple(image.shape[:2])}: fetch both again."
+            )
         pixels = missing_as_nan(image.permute(2, 0, 1).float() * self.scale)
+        if pixels.isnan().all():
+            raise TerraFMError(f"{self.images[index]} holds no pixel that is a number: fetch it again.")
         sensors = zip(self.task.sensors, pixels.split(self.widths), strict=True)
         return {f"image_{name}": part.contiguous() for name, part in sensors} | {
             "mask": check_mask(mask.long(), self.masks[index], self.task)
