@@ -29,11 +29,19 @@ class ModelSpec:
         name: What the report calls it; model and weights where None.
         stem: The TerraFM modality that reads Sentinel-2, "s2l1c" or "s2l2a"; the dataset's own level where None.
         sensors: Which of the dataset's sensors to use; all that the model can read where None.
-        pooling: "token" for the class token, "mean" for the mean of the patch tokens.
-        size: Pixels to resize to; None for the task's ``input_size``, 0 for the stored size rounded up to whole
-            patches.
-        normalization: "model" for the statistics that it was trained with, "dataset" for the dataset's own.
+        pooling: "token" for the class token (or what else the model itself gives for an image), "mean" for the mean
+            of the patch tokens.
+        size: Pixels to resize to; None for the task's ``input_size`` (or the model's own, where it has but one), 0 for
+            the stored size. Either is rounded up to whole patches.
+        normalization: "model" for the statistics that it was trained with, "dataset" for the dataset's own. A sensor
+            that the model was not trained on, such as an aerial photograph, is brought to the model's statistics by
+            those of the dataset in either case.
         seed: Of random weights.
+        channels: Bands to read, by name; ("all",) for all of the sensor's; those that the model was trained on where
+            None.
+        absent: What stands in for a band of the model that Sentinel-2 data lack: "neighbour" takes B02 for B01 and
+            B8A for B09 as Galileo's protocol does, "mean" nothing. Any other band then counts as being at its
+            training mean.
     """
 
     model: str
@@ -45,12 +53,15 @@ class ModelSpec:
     size: int | None = None
     normalization: str = "model"
     seed: int = 0
+    channels: tuple[str, ...] | None = None
+    absent: str = "neighbour"
 
     def __post_init__(self) -> None:
         choices = {
             "stem": (None, "s2l1c", "s2l2a"),
             "pooling": ("token", "mean"),
             "normalization": ("model", "dataset"),
+            "absent": ("neighbour", "mean"),
         }
         for setting, allowed in choices.items():
             if getattr(self, setting) not in allowed:
@@ -62,8 +73,10 @@ class ModelSpec:
             raise TerraFMError(
                 f"`size` of model {self.model!r} is {self.size}: use pixels, or 0 for the stored size."
             )
-        if self.sensors is not None:  # YAML gives a list, which would not be hashable
-            object.__setattr__(self, "sensors", tuple(self.sensors))
+        for setting in ("sensors", "channels"):  # YAML gives a list, which would not be hashable
+            given = getattr(self, setting)
+            if given is not None:
+                object.__setattr__(self, setting, (given,) if isinstance(given, str) else tuple(given))
 
     @property
     def label(self) -> str:
@@ -85,7 +98,6 @@ class BenchEncoder(nn.Module, abc.ABC):
         dim: Width of what it gives.
         patch_size: Pixels per side of a patch.
         size: Pixels per side of what the model sees.
-        identity: SHA-256 over class, settings and weights: two encoders of one identity give the same numbers.
     """
 
     spec: ModelSpec
@@ -93,7 +105,11 @@ class BenchEncoder(nn.Module, abc.ABC):
     dim: int
     patch_size: int
     size: int
-    identity: str
+
+    @property
+    @abc.abstractmethod
+    def identity(self) -> str:
+        """SHA-256 over model, settings and weights: two encoders of one identity give the same numbers."""
 
     @abc.abstractmethod
     def prepare(self, batch: Mapping[str, Tensor]) -> Any:

@@ -1,0 +1,267 @@
+"""How each kind of TorchGeo's models is built and called: its bands, its size, where its tokens are."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize, relu
+from torchgeo.models import DEO_Weights, get_model
+from torchgeo.models.copernicusfm import resize_abs_pos_embed
+from torchvision.models._api import WeightsEnum
+
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.modalities import S1RTC, S2L2A
+
+from .backbone import IMAGE, Inputs, StagedBackbone, TimmBackbone, TokenBackbone, with_seed
+from .bands import RGB, WAVELENGTHS, is_sentinel2
+from .channels import Source, photo_moments, z_score
+from .encoder import Encoder
+from .reader import Reader
+from .request import Request
+from .torchgeo_weights import clipped_channels, sentinel_channels, weight_channels, weight_sensor
+
+#: Wavelength in micrometres by which DOFA's first weights know radar.
+_DOFA_RADAR = 3.75
+#: Panopticon's numbers of a radar channel whose orbit is not known.
+_PANOPTICON_RADAR = {"VV": -1.0, "VH": -2.0}
+
+
+def load_resnet(request: Request, name: str, weight: WeightsEnum | None) -> Encoder:
+    """ResNets of timm."""
+    size = request.size(32)
+    reader = _reader(request, weight, size)
+    model = _build(request, name, weight, in_chans=len(reader.channels))
+    return Encoder(request, {IMAGE: reader}, TimmBackbone(model, size), size)
+
+
+def load_vit(request: Request, name: str, weight: WeightsEnum | None) -> Encoder:
+    """Vision Transformers of timm, their positions resized to the image."""
+    size = request.size(14 if "patch14" in name else 16)
+    reader = _reader(request, weight, size)
+    model = _build(request, name, weight, in_chans=len(reader.channels), dynamic_img_size=True)
+    return Encoder(request, {IMAGE: reader}, TimmBackbone(model, size), size)
+
+
+def load_scalemae(request: Request, name: str, weight: WeightsEnum | None) -> Encoder:
+    """Scale-MAE, which is told the size of a pixel on the ground: 10 m in Sentinel-2, else 1 m."""
+    size = request.size(16)
+    reader = _photo_reader(request, size) if weight is None else _reader(request, weight, size)
+    ground = 10.0 if is_sentinel2(_sensor(reader)) else 1.0
+    model = _build(request, name, weight, img_size=size, res=ground * request.task.size / size)
+    return Encoder(request, {IMAGE: reader}, TimmBackbone(model, size), size)
+
+
+def load_swin(request: Request, name: str, weight: WeightsEnum | None) -> Encoder:
+    """Swin Transformers of torchvision; the embedding is the mean of the last map, after its norm."""
+    size = request.size(32)
+    reader = _reader(request, weight, size)
+    model = _build(request, name, weight)
+    if weight is None:
+        stem, count = model.features[0][0], len(reader.channels)
+        model.features[0][0] = with_seed(
+            request.spec.seed,
+            lambda: nn.Conv2d(count, stem.out_channels, stem.kernel_size, stem.stride),
+        )
+    model.head = nn.Identity()
+
+    def stages(x: Tensor) -> list[Tensor]:
+        maps = []
+        for number, stage in enumerate(model.features):
+            x = stage(x)
+            if number % 2:  # a patch merging comes before each
+                maps.append(x)
+        return [m.movedim(-1, 1) for m in (*maps[:-1], model.norm(maps[-1]))]
+
+    return Encoder(
+        request, {IMAGE: reader}, StagedBackbone(model, stages, model.norm.weight.numel(), 32), size
+    )
+
+
+def load_deo(request: Request, name: str, weight: WeightsEnum | None) -> Encoder:
+    """DEO, a Swin Transformer of ten bands with or without weights."""
+    size = request.size(32)
+    reader = _reader(request, weight or DEO_Weights.DEO_SWIN, size)
+    model = _build(request, name, weight)
+
+    def stages(x: Tensor) -> list[Tensor]:
+        return [m.movedim(-1, 1) for m in model.forward_features(x)]
+
+    width = model.feat_extr.norm.weight.numel()
+    return Encoder(request, {IMAGE: reader}, StagedBackbone(model, stages, width, 32), size)
+
+
+def load_tilenet(request: Request, name: str, weight: WeightsEnum | None) -> Encoder:
+    """Tile2Vec; the embedding is the mean of the last map, which fits any size."""
+    size = request.size(16)
+    reader = _reader(request, weight, size)
+    model = _build(request, name, weight, in_channels=len(reader.channels))
+
+    def stages(x: Tensor) -> list[Tensor]:
+        maps = [relu(model.bn1(model.conv1(x)))]
+        for layer in (model.layer1, model.layer2, model.layer3, model.layer4, model.layer5):
+            maps.append(layer(maps[-1]))
+        return maps
+
+    return Encoder(request, {IMAGE: reader}, StagedBackbone(model, stages, 512, 16), size)
+
+
+def load_earthloc(request: Request, name: str, weight: WeightsEnum | None) -> Encoder:
+    """EarthLoc, whose descriptor is learned for images of one size."""
+    own = weight.meta["image_size"] if weight else None
+    size = request.size(16, own)
+    if own not in (None, size):
+        raise TerraFMError(f"The weights of {name} read images of {own} px, not {size}: drop `size`.")
+    reader = _photo_reader(request, size) if weight is None else _reader(request, weight, size)
+    model = _build(request, name, weight, image_size=size)
+    backbone = StagedBackbone(
+        model,
+        lambda x: [model.backbone(x)],
+        model.aggregator.in_channels,
+        16,
+        embed=lambda x: normalize(model.fc(model.aggregator(x)), dim=-1),
+        token_dim=model.desc_dim,
+    )
+    return Encoder(request, {IMAGE: reader}, backbone, size)
+
+
+def load_dofa(request: Request, name: str, weight: WeightsEnum | None) -> Encoder:
+    """DOFA, which makes its stem from the bands' wavelengths."""
+    patch = 14 if "patch14" in name else 16
+    size = request.size(patch)
+    reader = _spectral_reader(request, size)
+    model = _build(request, name, weight, num_classes=0)
+    side = size // patch
+    if side**2 != model.num_patches:
+        old = round(model.num_patches**0.5)
+        model.pos_embed.data = resize_abs_pos_embed(model.pos_embed.data, side, (old, old))
+    waves = [_DOFA_RADAR if c.unit == "dB" else WAVELENGTHS[c.band][0] / 1000 for c in reader.channels]
+
+    def run(inputs: Inputs) -> Tensor:
+        return model.forward_features(inputs[IMAGE], waves)
+
+    backbone = TokenBackbone(model, run, model.blocks, model.fc_norm, model.embed_dim, patch)
+    return Encoder(request, {IMAGE: reader}, backbone, size)
+
+
+def load_copernicusfm(request: Request, name: str, weight: WeightsEnum | None) -> Encoder:
+    """Copernicus-FM, which makes its stem from the bands' wavelengths and widths; place and date are left unknown."""
+    size = request.size(16)
+    reader = _spectral_reader(request, size)
+    model = _build(request, name, weight)
+    centres, widths = zip(*(WAVELENGTHS[channel.band] for channel in reader.channels), strict=True)
+
+    def run(inputs: Inputs) -> Tensor:
+        x = inputs[IMAGE]
+        unknown = x.new_full((len(x), 4), torch.nan)
+        return model.forward_features(x, unknown, centres, widths, kernel_size=16)
+
+    dim = model.cls_token.shape[-1]
+    return Encoder(
+        request, {IMAGE: reader}, TokenBackbone(model, run, model.blocks, model.fc_norm, dim, 16), size
+    )
+
+
+def load_panopticon(request: Request, name: str, weight: WeightsEnum | None) -> Encoder:
+    """Panopticon, which takes the bands of any sensors together, each with its wavelength or radar number."""
+    size = request.size(14)
+    reader = _spectral_reader(request, size, request.sensors)
+    model = _build(request, name, weight, img_size=size)
+    numbers = torch.tensor(
+        [_PANOPTICON_RADAR.get(c.band, WAVELENGTHS[c.band][0]) for c in reader.channels], dtype=torch.float32
+    )
+    vit = model.model
+
+    def run(inputs: Inputs) -> None:
+        x = inputs[IMAGE]
+        vit.forward_features({"imgs": x, "chn_ids": numbers.to(x.device).repeat(len(x), 1)})
+
+    return Encoder(
+        request, {IMAGE: reader}, TokenBackbone(model, run, vit.blocks, vit.norm, vit.embed_dim, 14), size
+    )
+
+
+def load_croma(request: Request, name: str, weight: WeightsEnum | None) -> Encoder:
+    """CROMA: radar, optics, or both through its joint encoder. It was trained on images of 120 px."""
+    size = request.size(8, own=120)
+    readers = {}
+    if request.radar:
+        readers["sar"] = request.reader(clipped_channels(S1RTC.bands), size, request.radar)
+    if request.optical:
+        readers["optical"] = request.reader(clipped_channels(S2L2A.bands), size, request.optical)
+    model = _build(request, name, weight, modalities=tuple(readers), image_size=size)
+    if len(readers) == 2:
+        key, transformer = "joint_GAP", model.joint_encoder
+    elif "sar" in readers:
+        key, transformer = "sar_GAP", model.s1_encoder.transformer
+    else:
+        key, transformer = "optical_GAP", model.s2_encoder.transformer
+
+    def run(inputs: Inputs) -> Tensor:
+        return model(x_sar=inputs.get("sar"), x_optical=inputs.get("optical"))[key]
+
+    backbone = TokenBackbone(
+        model,
+        run,
+        [layer[-1] for layer in transformer.layers],
+        transformer.norm_out,
+        model.encoder_dim,
+        8,
+        prefix=0,
+        take=lambda x, y: x + y,  # what a layer adds is added outside of it
+    )
+    return Encoder(request, readers, backbone, size)
+
+
+def _build(request: Request, name: str, weight: WeightsEnum | None, **settings: Any) -> Any:
+    """The model; a head for classes that it may have is never used."""
+    if weight is not None:  # builders of sizes that were never published do not know the argument
+        settings["weights"] = weight
+    return with_seed(request.spec.seed, lambda: get_model(name, **settings))
+
+
+def _reader(request: Request, weight: WeightsEnum | None, size: int) -> Reader:
+    """Reads what a weight was trained on; without one, the task's own bands.
+
+    Raises:
+        UnsupportedTaskError: If the task has no such sensor.
+    """
+    if weight is None:
+        channels, sources = request.own_channels()
+        return request.reader(channels, size, sources=sources)
+    kind = weight_sensor(weight)
+    if kind == S1RTC.name:
+        sensors = request.radar
+    else:
+        sensors = tuple(
+            s for s in request.optical if not kind.startswith("landsat") or s.startswith("landsat")
+        )
+    channels = weight_channels(weight)
+    odd = next((c for c in channels if c.band not in WAVELENGTHS and not kind.startswith("landsat")), None)
+    if odd:
+        raise request.unsupported(f"{weight.name} wants {odd.band}, which is no band")
+    coded = channels[0].unit == "8-bit" if kind == S1RTC.name else channels[0].unit == "DN"
+    if coded and kind.startswith(("landsat", "s1")):
+        raise request.unsupported(f"{weight.name} wants {kind} in units of its own")
+    if not sensors:
+        raise request.unsupported(
+            f"{weight.name} reads {kind}, and the task has {', '.join(request.sensors)}"
+        )
+    return request.reader(channels, size, sensors)
+
+
+def _photo_reader(request: Request, size: int) -> Reader:
+    """Red, green and blue, for a model of three channels with random weights."""
+    return request.reader(
+        [z_score(band, "8-bit", *photo_moments(band)) for band in RGB], size, request.optical
+    )
+
+
+def _spectral_reader(request: Request, size: int, sensors: tuple[str, ...] | None = None) -> Reader:
+    """The task's bands whose wavelength is known, normalised with the statistics of SSL4EO-S12."""
+    channels, sources = request.own_channels(sensors, resembling=True)
+    return request.reader(sentinel_channels([c.band for c in channels]), size, sources=sources)
+
+
+def _sensor(reader: Reader) -> str:
+    """The sensor that a reader reads first."""
+    return next(source for source in reader.sources if isinstance(source, Source)).sensor
