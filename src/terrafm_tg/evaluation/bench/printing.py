@@ -6,10 +6,10 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from terrafm_tg.evaluation.bench_report import published_scores
 from terrafm_tg.evaluation.bench_report.entries import entries
-from terrafm_tg.evaluation.bench_report.summary import summarise
-from terrafm_tg.evaluation.bench_report.tables import leading, share
+from terrafm_tg.evaluation.bench_report.published import Published
+from terrafm_tg.evaluation.bench_report.summary import leading, summarise
+from terrafm_tg.evaluation.bench_report.tables import share
 
 from .plan import Plan, Skipped
 
@@ -45,16 +45,15 @@ def print_results(frame: pd.DataFrame, plan: Plan, report: Path) -> None:
         report: The HTML page.
     """
     console = Console()
-    published = published_scores()
     table = Table(title="Headline scores in percent", title_justify="left")
     for column in ("dataset", "protocol", "train", "metric", "model"):
         table.add_column(column)
     for column in ("score", "published", "best published"):
         table.add_column(column, justify="right")
-    for row in leading(summarise(entries(frame), published)).itertuples():
-        score = f"{row.mean:.1f}{row.estimate.words}"
-        cells = [row.dataset, row.protocol, share(row.train_fraction), row.metric, row.entry, score]
-        table.add_row(*cells, _beside(row.reference, ""), _beside(row.best, row.best_label))
+    for line in leading(summarise(entries(frame))):
+        score = f"{line.mean:.1f} ({line.estimate.words})"
+        cells = [line.dataset, line.protocol, share(line.train_fraction), line.metric, line.entry, score]
+        table.add_row(*cells, f"{line.reference.score:.1f}" if line.reference else "", _named(line.best))
     if table.row_count:
         console.print(table)
     print_skipped(plan.skipped, console)
@@ -69,5 +68,5 @@ def print_skipped(skipped: list[Skipped], console: Console) -> None:
         console.print(f"{word}: {what}: {item.reason}", soft_wrap=True, markup=False, highlight=False)
 
 
-def _beside(score: float, label: str) -> str:
-    return "" if pd.isna(score) else f"{score:.1f} {label}".strip()
+def _named(score: Published | None) -> str:
+    return f"{score.score:.1f} {score.label}" if score else ""
