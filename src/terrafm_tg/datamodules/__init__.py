@@ -1,5 +1,6 @@
 """Datamodules: what feeds the Trainer with native-resolution tiles, or with labelled images for fine-tuning."""
 
+from .bench import BenchDataModule
 from .cache import CachedTiles
 from .faults import DamageLog, FaultTolerant
 from .loader import TileDataLoader
@@ -15,6 +16,7 @@ from .ssl4eo import SSL4EOS12DataModule
 from .tiles import TileDataModule
 
 __all__ = [
+    "BenchDataModule",
     "CachedTiles",
     "DamageLog",
     "FaultTolerant",

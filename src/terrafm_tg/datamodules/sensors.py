@@ -16,7 +16,25 @@ from terrafm_tg.modalities import get_modalities, get_modality
 from .sensor_transforms import SensorTransforms
 
 
-class SensorDataModule(NonGeoDataModule):
+class FullBatches(NonGeoDataModule):
+    """A datamodule that says so where a batch is larger than the training split."""
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Shuffled batches; the last one is left out if it is smaller.
+
+        Raises:
+            TerraFMError: If there are fewer training samples than a batch has.
+        """
+        loader = super().train_dataloader()
+        if not len(loader):
+            raise TerraFMError(
+                f"`batch_size` is {self.batch_size}, but there are only {len(loader.dataset)} training samples: "
+                "lower it."
+            )
+        return loader
+
+
+class SensorDataModule(FullBatches):
     """Batches for fine-tuning from TorchGeo datasets, normalised as the encoder expects.
 
     With one sensor the images are in ``image``, as TorchGeo's own tasks want them; with several in
@@ -116,20 +134,6 @@ class SensorDataModule(NonGeoDataModule):
                 f"{dataset.__name__} refuses one of split {split!r}, bands {', '.join(self.bands[modality])} and "
                 "`options`: its `bands` must be names of bands."
             ) from error
-
-    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Shuffled batches; the last one is left out if it is smaller.
-
-        Raises:
-            TerraFMError: If there are fewer training samples than a batch has.
-        """
-        loader = super().train_dataloader()
-        if not len(loader):
-            raise TerraFMError(
-                f"`batch_size` is {self.batch_size}, but there are only {len(loader.dataset)} training samples: "
-                "lower it."
-            )
-        return loader
 
 
 def _known(modality: str, bands: Sequence[str] | None) -> tuple[str, ...]:

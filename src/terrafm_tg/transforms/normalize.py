@@ -114,9 +114,7 @@ class Normalize(nn.Module):
             )
         sample = x | {key: self._normalize(x[key], name) for key, name in names.items()}
         if self.size and "mask" in x:
-            mask = x["mask"]
-            near = _resize(mask.unsqueeze(-3).double(), self.size, mode="nearest-exact")
-            sample["mask"] = near.squeeze(-3).to(mask.dtype)
+            sample["mask"] = resize_mask(x["mask"], self.size)
         return sample
 
     def _named(self, what: str) -> str:
@@ -138,7 +136,7 @@ class Normalize(nn.Module):
         x = x.to(scale.dtype) if not x.is_floating_point() else x
         y = x * scale.to(x)[:, None, None] + shift.to(x)[:, None, None]
         y = torch.where(torch.isfinite(y), y, MISSING)
-        return _resize(y, self.size, mode="bilinear", antialias=True) if self.size else y
+        return resize_image(y, self.size) if self.size else y
 
     def _check_unit(self, x: Tensor, modality: Modality) -> None:
         """Looks at the first image of each modality that has any pixel."""
@@ -169,6 +167,16 @@ def _hint(unit: str, low: float, high: float, dtype: torch.dtype) -> str | None:
     if unit == "DN" and 0 < high <= 2:
         return "this looks like reflectance: multiply it by 10,000"
     return None
+
+
+def resize_image(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """(..., C, H, W) -> (..., C, *size), bilinear with antialiasing."""
+    return _resize(x, size, mode="bilinear", antialias=True)
+
+
+def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """(..., H, W) -> (..., *size) of the same type, nearest pixel."""
+    return _resize(mask.unsqueeze(-3).double(), size, mode="nearest-exact").squeeze(-3).to(mask.dtype)
 
 
 def _resize(x: Tensor, size: tuple[int, int], **how: Any) -> Tensor:

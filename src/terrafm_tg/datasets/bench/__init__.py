@@ -1,6 +1,6 @@
 """Benchmark datasets with one interface: GEO-Bench v1, Copernicus-Bench and Landslide4Sense."""
 
-from .registry import TASKS, open_bench
+from .registry import TASKS, get_task, open_bench
 from .subset import BenchSubset, take_fraction
 from .task import BenchDataset, BenchTask, MissingDatasetError
 
@@ -10,6 +10,7 @@ __all__ = [
     "BenchSubset",
     "BenchTask",
     "MissingDatasetError",
+    "get_task",
     "open_bench",
     "take_fraction",
 ]

@@ -14,6 +14,17 @@ from .task import Bands, BenchDataset, BenchTask, Split
 TASKS: dict[str, BenchTask] = {task.name: task for task in (*GEO_BENCH, *COPERNICUS_BENCH, LANDSLIDE4SENSE)}
 
 
+def get_task(name: str) -> BenchTask:
+    """The task of that name.
+
+    Raises:
+        TerraFMError: If there is none.
+    """
+    if name not in TASKS:
+        raise TerraFMError(f"Benchmark dataset {name!r} is unknown: use one of {', '.join(TASKS)}.")
+    return TASKS[name]
+
+
 def open_bench(
     name: str, root: Path, split: Split, *, fraction: float = 1.0, seed: int = 0, bands: Bands = "corrected"
 ) -> BenchDataset:
@@ -32,15 +43,13 @@ def open_bench(
         MissingDatasetError: If the dataset is not under ``root``.
         TerraFMError: If a setting is unknown, or a file is damaged.
     """
-    if name not in TASKS:
-        raise TerraFMError(f"Benchmark dataset {name!r} is unknown: use one of {', '.join(TASKS)}.")
+    task = get_task(name)
     if split not in ("train", "val", "test"):
         raise TerraFMError(f"Split {split!r} is unknown: use train, val or test.")
     if bands not in ("corrected", "labelled"):
         raise TerraFMError(f"`bands` must be corrected or labelled, got {bands!r}.")
     if not 0 < fraction <= 1:
         raise TerraFMError(f"`fraction` must be above 0 and at most 1, got {fraction}.")
-    task = TASKS[name]
     partition = f"{fraction:.2f}x_train" if fraction == round(fraction, 2) else ""
     dataset = task.opener(task, Path(root), split, partition=partition, bands=bands)
     if split == "train" and fraction < 1 and dataset.partition != partition:
