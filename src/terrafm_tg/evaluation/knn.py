@@ -1,13 +1,76 @@
-"""Weighted cosine k-NN by Galileo's protocol, and its chance levels."""
+"""k-NN by Galileo's protocol (weighted, cosine) and its variants, for one class or several labels; chance levels."""
+
+from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, one_hot
 
 from terrafm_tg.errors import TerraFMError
 
 #: Neighbours that vote, and the temperature of their votes exp(similarity / T).
 K, TEMPERATURE = 20, 0.07
+
+#: Similarity: the cosine, or minus the Euclidean distance.
+Metric = Literal["cosine", "l2"]
+#: A neighbour's vote: exp(similarity / temperature), or 1.
+Votes = Literal["similarity", "uniform"]
+
+
+def knn_votes(
+    query: Tensor,
+    bank: Tensor,
+    targets: Tensor,
+    k: int = K,
+    temperature: float = TEMPERATURE,
+    chunk: int = 1024,
+    metric: Metric = "cosine",
+    votes: Votes = "similarity",
+) -> Tensor:
+    """Share of the votes that each class has among the ``k`` nearest neighbours.
+
+    Args:
+        query: Embeddings, (n, D).
+        bank: Embeddings whose classes are known, (m, D).
+        targets: Zeros and ones, (m, L): one 1 per row for one class, any number for several labels.
+        k: Neighbours; all of the bank where it holds fewer.
+        temperature: Of the votes.
+        chunk: Queries compared at a time, which bounds the memory to ``chunk`` x m similarities.
+        metric: Which neighbours are near.
+        votes: How much a neighbour counts.
+
+    Returns:
+        Shares from 0 to 1, float32 (n, L); of one class they add up to 1.
+
+    Raises:
+        TerraFMError: If the bank is empty or of another width.
+    """
+    if len(bank) == 0 or bank.shape[1] != query.shape[1]:
+        raise TerraFMError(
+            f"k-NN got a bank of shape {tuple(bank.shape)} for queries of shape {tuple(query.shape)}: "
+            "give at least one embedding, and both of the same width."
+        )
+    if metric == "cosine":
+        query, bank = normalize(query, dim=1), normalize(bank, dim=1)
+    targets = targets.float()
+    parts = []
+    for similarity, nearest in _nearest(query, bank, min(k, len(bank)), chunk, metric):
+        # Only differences count, and the largest vote of a query becomes 1: no exponential overflows.
+        logits = similarity - similarity[:, :1] if votes == "similarity" else torch.zeros_like(similarity)
+        weight = (logits / temperature).exp()
+        share = torch.einsum("nk,nkl->nl", weight, targets[nearest]) / weight.sum(1, keepdim=True)
+        parts.append(share)
+    return torch.cat(parts) if parts else targets.new_empty(0, targets.shape[1])
+
+
+def _nearest(
+    query: Tensor, bank: Tensor, k: int, chunk: int, metric: Metric
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Similarities (n, k) of each query's nearest neighbours, largest first, and their positions."""
+    for part in query.split(chunk):
+        similarity = part @ bank.T if metric == "cosine" else -torch.cdist(part, bank)
+        yield similarity.topk(k, dim=1)
 
 
 def knn_predict(
@@ -17,8 +80,10 @@ def knn_predict(
     k: int = K,
     temperature: float = TEMPERATURE,
     chunk: int = 1024,
+    metric: Metric = "cosine",
+    votes: Votes = "similarity",
 ) -> Tensor:
-    """Class of each query by its ``k`` nearest neighbours in cosine; they vote exp(similarity / temperature).
+    """Class of each query by its ``k`` nearest neighbours; arguments as in :func:`knn_votes`.
 
     Args:
         query: Embeddings, (n, D).
@@ -26,7 +91,9 @@ def knn_predict(
         labels: Their classes, >= 0, int64 (m,).
         k: Neighbours; all of the bank where it holds fewer.
         temperature: Of the votes.
-        chunk: Queries compared at a time, which bounds the memory to ``chunk`` x m similarities.
+        chunk: Queries compared at a time.
+        metric: Which neighbours are near.
+        votes: How much a neighbour counts.
 
     Returns:
         Classes, int64 (n,).
@@ -34,20 +101,8 @@ def knn_predict(
     Raises:
         TerraFMError: If the bank is empty or of another width.
     """
-    from lightly.utils.benchmarking import knn_predict as predict
-
-    if len(bank) == 0 or bank.shape[1] != query.shape[1]:
-        raise TerraFMError(
-            f"k-NN got a bank of shape {tuple(bank.shape)} for queries of shape {tuple(query.shape)}: "
-            "give at least one embedding, and both of the same width."
-        )
-    query, bank = normalize(query, dim=1), normalize(bank, dim=1).T.contiguous()
-    classes = int(labels.max()) + 1
-    parts = [
-        predict(part, bank, labels, classes, knn_k=min(k, bank.shape[1]), knn_t=temperature)[:, 0]
-        for part in query.split(chunk)
-    ]
-    return torch.cat(parts) if parts else labels.new_empty(0)
+    targets = one_hot(labels) if len(labels) else labels.new_empty(0, 1)
+    return knn_votes(query, bank, targets, k, temperature, chunk, metric, votes).argmax(1)
 
 
 def accuracy(predicted: Tensor, target: Tensor) -> float:

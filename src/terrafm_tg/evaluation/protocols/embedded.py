@@ -1,0 +1,117 @@
+"""What the protocols on frozen embeddings share: embed the splits once, check the labels, score the test split."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.evaluation.embedding_cache import embeddings
+from terrafm_tg.evaluation.encoders import UnsupportedTaskError, load_encoder
+from terrafm_tg.evaluation.metrics import check_target, scores
+
+from .base import Context, Protocol, Score, Splits
+
+if TYPE_CHECKING:
+    from terrafm_tg.datasets.bench import BenchTask
+    from terrafm_tg.evaluation.encoders import ModelSpec
+
+
+class Labelled(NamedTuple):
+    """Embeddings of one split.
+
+    Args:
+        x: Float32 (n, D).
+        y: Classes int64 (n,), or zeros and ones (n, L).
+    """
+
+    x: Tensor
+    y: Tensor
+
+
+def embed_splits(
+    protocol: Protocol, spec: ModelSpec, splits: Splits, context: Context, *names: str
+) -> list[Labelled]:
+    """The splits of those names as the frozen model sees them, on the context's device.
+
+    Raises:
+        UnsupportedTaskError: If the protocol does not take such a task, or the model cannot read it.
+        TerraFMError: If a label is no class, or a file is damaged.
+    """
+    task = splits.train.task
+    if task.kind not in protocol.kinds:
+        raise UnsupportedTaskError(
+            f"The protocol {protocol.name} takes {' and '.join(sorted(protocol.kinds))}, and {task.name} is of kind "
+            f"{task.kind}."
+        )
+    encoder = load_encoder(spec, task, splits.train)
+    parts = []
+    for name in names:
+        data = getattr(splits, name)
+        embedded = embeddings(
+            encoder,
+            data,
+            cache=context.cache,
+            batch_size=context.batch_size,
+            num_workers=context.num_workers,
+            device=context.device,
+            progress=context.progress,
+        )
+        check_target(embedded.target, task.kind, len(task.classes), task.ignore_index)
+        x = embedded.pooled(spec.pooling)
+        parts.append(Labelled(x.to(context.device), embedded.target.to(context.device)))
+    return parts
+
+
+def score_test(task: BenchTask, logits: Tensor, target: Tensor, batch: int, **settings: Any) -> list[Score]:
+    """All scores of the test split; logits above 0 are a label that is there."""
+    return scores(
+        task.kind,
+        logits.cpu(),
+        target.cpu(),
+        len(task.classes),
+        task.ignore_index,
+        batch,
+        task.metric,
+        task.classes,
+        **settings,
+    )
+
+
+def headline(task: BenchTask, logits: Tensor, target: Tensor) -> float:
+    """The task's own metric, by which settings are chosen on the validation split."""
+    from terrafm_tg.evaluation.metrics import Metrics
+
+    metrics = Metrics.of(task)
+    metrics.update(logits.cpu(), target.cpu())
+    return metrics.value()
+
+
+def check_positive(protocol: str, **settings: float) -> None:
+    """Stops at a setting that is not above 0.
+
+    Raises:
+        TerraFMError: Naming it.
+    """
+    for name, value in settings.items():
+        if not value > 0:
+            raise TerraFMError(f"`{name}` of the protocol {protocol} is {value}: give a number above 0.")
+
+
+def check_choice(protocol: str, name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Stops at a setting that is none of the choices.
+
+    Raises:
+        TerraFMError: Naming them.
+    """
+    if value not in choices:
+        raise TerraFMError(
+            f"`{name}` of the protocol {protocol} is {value!r}: use one of {', '.join(choices)}."
+        )
+
+
+def to_labels(target: Tensor, kind: str, classes: int) -> Tensor:
+    """Zeros and ones (n, L) of classes (n,), or of several labels as they are."""
+    return target if kind == "multilabel" else torch.nn.functional.one_hot(target, classes)

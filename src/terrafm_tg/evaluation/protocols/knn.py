@@ -1,0 +1,58 @@
+"""k-NN on frozen embeddings: the train split votes, the test split is scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, get_args
+
+from terrafm_tg.evaluation.knn import TEMPERATURE, K, Metric, Votes, knn_votes
+
+from .base import Context, Protocol, Score, Splits
+from .embedded import check_choice, check_positive, embed_splits, score_test, to_labels
+
+if TYPE_CHECKING:
+    from terrafm_tg.evaluation.encoders import ModelSpec
+
+
+@dataclass(frozen=True)
+class KNN(Protocol):
+    """Galileo's k-NN by default; of several labels, one k-NN of two classes each, as there.
+
+    Args:
+        k: Neighbours that vote; all of the train split where it holds fewer.
+        metric: "cosine", or "l2" (then similarity is minus the Euclidean distance).
+        temperature: Of the votes exp(similarity / temperature).
+        votes: "similarity" for those, "uniform" for one each.
+        batch: Samples per batch of the per-batch averages.
+    """
+
+    name: ClassVar[str] = "knn"
+    kinds: ClassVar[frozenset[str]] = frozenset({"multiclass", "multilabel"})
+    seeded: ClassVar[bool] = False
+
+    k: int = K
+    metric: Metric = "cosine"
+    temperature: float = TEMPERATURE
+    votes: Votes = "similarity"
+    batch: int = 64
+
+    def __post_init__(self) -> None:
+        check_positive(self.name, k=self.k, temperature=self.temperature, batch=self.batch)
+        check_choice(self.name, "metric", self.metric, get_args(Metric))
+        check_choice(self.name, "votes", self.votes, get_args(Votes))
+
+    def run(self, spec: ModelSpec, splits: Splits, context: Context) -> list[Score]:
+        """See :class:`~terrafm_tg.evaluation.protocols.Protocol`."""
+        task = splits.train.task
+        bank, test = embed_splits(self, spec, splits, context, "train", "test")
+        share = knn_votes(
+            test.x,
+            bank.x,
+            to_labels(bank.y, task.kind, len(task.classes)),
+            self.k,
+            self.temperature,
+            metric=self.metric,
+            votes=self.votes,
+        )
+        # A label is there where more than half of the votes say so.
+        return score_test(task, share - 0.5 if task.kind == "multilabel" else share, test.y, self.batch)
