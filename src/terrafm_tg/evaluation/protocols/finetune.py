@@ -1,12 +1,7 @@
 """Full fine-tuning of an encoder with a linear head, by Galileo's protocol."""
 
-import copy
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
-
-import torch
-from torch.utils.data import default_collate
 
 from terrafm_tg.datasets.bench import BenchDataset
 from terrafm_tg.errors import TerraFMError
@@ -14,7 +9,7 @@ from terrafm_tg.evaluation.encoders import BenchEncoder, ModelSpec, load_encoder
 
 from .base import Context, Protocol, Score, Splits
 from .head_task import HeadTask
-from .heads import Head, LinearHead, PatchHead, UPerNetHead, pooled
+from .heads import Head, linear_head, patch_head, upernet_head
 from .sweep import checked_rates, run_identity, sweep
 from .training import CosineAdamW, Training
 
@@ -73,12 +68,13 @@ class FineTune(Protocol):
         """Trains with each learning rate from the same start, and tests the best."""
         encoder = load_encoder(spec, splits.train.task, splits.train)
         encoder.trainable()  # complains where there is nothing to train
+        start = {name: value.clone() for name, value in encoder.state_dict().items()}
 
         def make(rate: float) -> HeadTask:
-            fresh = copy.deepcopy(encoder)
+            encoder.load_state_dict(start)
             return HeadTask(
-                fresh,
-                self._head(fresh, splits.train),
+                encoder,
+                self._head(encoder.eval(), splits.train),
                 CosineAdamW(rate, self.min_lr, self.warmup, self.weight_decay),
                 train_encoder=True,
                 augment=self.augment,
@@ -90,12 +86,6 @@ class FineTune(Protocol):
         return sweep(self.lrs, make, splits, training, context, run_identity(self, encoder, splits, context))
 
     def _head(self, encoder: BenchEncoder, data: BenchDataset) -> Head:
-        task = encoder.task
-        classes = len(task.classes)
-        if task.kind == "segmentation":
-            if self.decoder == "upernet":
-                return UPerNetHead(encoder.dim, classes, self.width)
-            return PatchHead(encoder.dim, classes, math.ceil(task.size * encoder.patch_size / encoder.size))
-        with torch.no_grad():  # class token and mean of the patches may differ in width
-            width = pooled(encoder.embed(default_collate([data[0]])), encoder.spec.pooling).shape[1]
-        return LinearHead(width, classes, encoder.spec.pooling)
+        if encoder.task.kind != "segmentation":
+            return linear_head(encoder, data)
+        return patch_head(encoder) if self.decoder == "linear" else upernet_head(encoder, data, self.width)

@@ -1,11 +1,15 @@
 """What learns on an encoder's features: a linear classifier, a linear layer per patch, UPerNet."""
 
 import abc
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
+from terrafm_tg.datasets.bench import BenchDataset
 from terrafm_tg.evaluation.encoders.spec import BenchEncoder
 from terrafm_tg.models.smp_encoder import pyramid
 
@@ -82,20 +86,22 @@ class PatchHead(Head):
 
 
 class UPerNetHead(Head):
-    """smp's UPerNet on four blocks, as the paper probes: maps of 4, 2, 1 and 1/2 times the patch grid.
+    """smp's UPerNet on four blocks, as the paper probes: maps of 4, 2, 1 and 1/2 times a transformer's patch grid.
+
+    Stages of a network that makes its maps smaller by itself are taken as they are.
 
     Args:
-        dim: Width of the features.
+        dims: Width of the features of each block.
         classes: Number of classes.
         width: Channels of the decoder.
         dropout: Rate before the last layer.
     """
 
-    def __init__(self, dim: int, classes: int, width: int = 256, dropout: float = 0.0) -> None:
+    def __init__(self, dims: Sequence[int], classes: int, width: int = 256, dropout: float = 0.0) -> None:
         from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 
         super().__init__()
-        self.decoder = UPerNetDecoder([0, 0, dim, dim, dim, dim], decoder_channels=width)
+        self.decoder = UPerNetDecoder([0, 0, *dims], decoder_channels=width)
         self.dropout = nn.Dropout2d(dropout)
         self.linear = nn.Conv2d(width, classes, 1)
 
@@ -104,7 +110,29 @@ class UPerNetHead(Head):
         return encoder.pyramid_inputs(batch)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """Logits (B, C, 4 h, 4 w)."""
-        maps = pyramid(features)
+        """Logits (B, C, h, w), of the size of the largest map."""
+        plain = len({x.shape[-2:] for x in features}) == 1
+        maps = pyramid(features) if plain else features
         # The decoder skips the maps of full and half size.
         return [self.linear(self.dropout(self.decoder([maps[0], maps[0], *maps])))]
+
+
+@torch.no_grad()
+def upernet_head(encoder: BenchEncoder, data: BenchDataset, width: int, dropout: float = 0.0) -> UPerNetHead:
+    """UPerNet for the features that the encoder has of the data's first sample."""
+    dims = [x.shape[1] for x in encoder.pyramid_inputs(default_collate([data[0]]))]
+    return UPerNetHead(dims, len(encoder.task.classes), width, dropout)
+
+
+@torch.no_grad()
+def linear_head(encoder: BenchEncoder, data: BenchDataset) -> LinearHead:
+    """A linear layer for the embedding of ``spec.pooling``; class token and mean may differ in width."""
+    pooling = encoder.spec.pooling
+    width = pooled(encoder.embed(default_collate([data[0]])), pooling).shape[1]
+    return LinearHead(width, len(encoder.task.classes), pooling)
+
+
+def patch_head(encoder: BenchEncoder) -> PatchHead:
+    """A linear layer per patch, for masks of the task's size."""
+    task = encoder.task
+    return PatchHead(encoder.dim, len(task.classes), math.ceil(task.size * encoder.patch_size / encoder.size))

@@ -7,7 +7,7 @@ from terrafm_tg.evaluation.encoders import ModelSpec, load_encoder
 
 from .base import Context, Protocol, Score, Splits
 from .head_task import HeadTask
-from .heads import UPerNetHead
+from .heads import upernet_head
 from .sweep import checked_rates, run_identity, sweep
 from .training import CosineAdamW, Training
 
@@ -56,13 +56,12 @@ class FrozenUPerNet(Protocol):
 
     def run(self, spec: ModelSpec, splits: Splits, context: Context) -> list[Score]:
         """Trains the decoder with each learning rate, and tests the best."""
-        task = splits.train.task
-        encoder = load_encoder(spec, task, splits.train)
+        encoder = load_encoder(spec, splits.train.task, splits.train)
 
         def make(rate: float) -> HeadTask:
             return HeadTask(
                 encoder,
-                UPerNetHead(encoder.dim, len(task.classes), self.width, self.dropout),
+                upernet_head(encoder, splits.train, self.width, self.dropout),
                 CosineAdamW(rate, self.min_lr, self.warmup, self.weight_decay),
                 augment=self.augment,
                 seed=context.seed,
