@@ -37,7 +37,7 @@ TOOLS = {
         "write the teacher encoder of a checkpoint for other projects, also as ONNX",
     ),
     "bench": (
-        "terrafm_tg.evaluation.bench.command:bench",
+        "terrafm_tg.commands:bench",
         "GEO-Bench and Copernicus-Bench for any encoder, with the published scores beside",
     ),
     "profile store": (

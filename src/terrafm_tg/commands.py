@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .errors import TerraFMError
 
@@ -315,6 +316,71 @@ def export(
         paths.append(export_onnx(encoder, paths[0].with_suffix(".onnx"), modalities, pixels))
     for path in paths:
         print(path)
+
+
+def bench(
+    root: Path | None = None,
+    out: Path | None = None,
+    models: list[dict[str, Any] | str] | str = "terrafm_base",
+    datasets: list[str] | str = "GEO-Bench",
+    protocols: list[dict[str, Any] | str] | str = "knn",
+    fractions: list[float] | float = 1.0,
+    seeds: list[int] | int = 0,
+    bands: list[str] | str = "corrected",
+    device: str = "auto",
+    batch_size: int = 64,
+    num_workers: int = 4,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    cache: bool = True,
+    dry_run: bool = False,
+) -> None:
+    """Evaluate encoders on GEO-Bench, Copernicus-Bench and Landslide4Sense, beside the published scores.
+
+    Take one of the configurations in conf/bench and override what differs, such as
+    `terrafm bench --config conf/bench/geobench_knn.yaml --root data/bench --models [terrafm_base,pixel-statistics]`.
+    The same command again goes on where it was stopped. A dataset that is not there is skipped and named, with where
+    to get it. OUT receives results.parquet, results.csv, report.md and report.html.
+
+    Args:
+        root: Folder of the benchmarks' files.
+        out: Folder of the results; what it holds of other runs stays in the table.
+        models: Names, with their published weights, or MODEL@FILE, or MODEL@random, such as
+            [terrafm_base,torchgeo/dofa_base_patch16_224,timm/vit_small_patch16_224@random]; or mappings of model,
+            weights, name, stem, sensors, pooling (token, mean), size, normalization (model, dataset), seed.
+        datasets: Names, patterns or benchmarks, such as [m-eurosat,*-S1,Copernicus-Bench].
+        protocols: Of knn, linear-probe, logistic, segmentation-probe, upernet, finetune, copernicus-frozen; or
+            mappings of name, the protocol's settings, and datasets, fractions and seeds where these differ.
+        fractions: Shares of the training split, such as [0.01,0.1,1].
+        seeds: One run each; what does not depend on a seed runs once.
+        bands: Band names "corrected", "labelled" as the files of two datasets have them, or both.
+        device: Such as cpu, cuda or cuda:1; a GPU where there is one by default.
+        batch_size: Images per forward of a frozen encoder; protocols that train have a setting of their own.
+        num_workers: Processes per unit that decode images.
+        workers: Units at a time on this machine, each in a process of its own; one per GPU by default.
+        scheduler: Address of a Dask cluster that sees the same files: one worker per GPU.
+        cache: Whether to keep embeddings in OUT for further runs.
+        dry_run: Whether only to list the units of work, and what is missing.
+    """
+    from .evaluation.bench.command import run_bench
+
+    run_bench(
+        root,
+        out,
+        models=models,
+        datasets=datasets,
+        protocols=protocols,
+        fractions=fractions,
+        seeds=seeds,
+        bands=bands,
+        device=device,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        workers=workers,
+        scheduler=scheduler,
+        cache=cache,
+        dry_run=dry_run,
+    )
 
 
 def profile_encoder(

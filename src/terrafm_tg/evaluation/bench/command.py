@@ -1,6 +1,6 @@
 """``terrafm bench``: any models, datasets and protocols, beside the published scores."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,16 @@ from .work import How, own_device
 _BANDS = ("corrected", "labelled")
 
 
-def bench(
-    root: Path | None = None,
-    out: Path | None = None,
-    models: list[dict[str, Any] | str] | str = "terrafm_base",
-    datasets: list[str] | str = "GEO-Bench",
-    protocols: list[dict[str, Any] | str] | str = "knn",
-    fractions: list[float] | float = 1.0,
-    seeds: list[int] | int = 0,
-    bands: list[str] | str = "corrected",
+def run_bench(
+    root: Path | None,
+    out: Path | None,
+    *,
+    models: Sequence[Mapping[str, Any] | str] | str,
+    datasets: Sequence[str] | str,
+    protocols: Sequence[Mapping[str, Any] | str] | str,
+    fractions: Sequence[float] | float = 1.0,
+    seeds: Sequence[int] | int = 0,
+    bands: Sequence[str] | str = "corrected",
     device: str = "auto",
     batch_size: int = 64,
     num_workers: int = 4,
@@ -35,32 +36,10 @@ def bench(
     cache: bool = True,
     dry_run: bool = False,
 ) -> None:
-    """Evaluate encoders on GEO-Bench, Copernicus-Bench and Landslide4Sense, beside the published scores.
+    """Plan, do what is missing, and print; the arguments are those of :func:`terrafm_tg.commands.bench`.
 
-    Take one of the configurations in conf/bench and override what differs, such as
-    `terrafm bench --config conf/bench/geobench_knn.yaml --root data/bench --models [terrafm_base,pixel-statistics]`.
-    The same command again goes on where it was stopped. A dataset that is not there is skipped and named, with where
-    to get it. OUT receives results.parquet, results.csv, report.md and report.html.
-
-    Args:
-        root: Folder of the benchmarks' files.
-        out: Folder of the results; what it holds of other runs stays in the table.
-        models: Names, with their published weights, or MODEL@FILE, or MODEL@random, such as
-            [terrafm_base,torchgeo/dofa_base_patch16_224,timm/vit_small_patch16_224@random]; or mappings of model,
-            weights, name, stem, sensors, pooling (token, mean), size, normalization (model, dataset), seed.
-        datasets: Names, patterns or benchmarks, such as [m-eurosat,*-S1,Copernicus-Bench].
-        protocols: Of knn, linear-probe, logistic, segmentation-probe, upernet, finetune, copernicus-frozen; or
-            mappings of name, the protocol's settings, and datasets, fractions and seeds where these differ.
-        fractions: Shares of the training split, such as [0.01,0.1,1].
-        seeds: One run each; what does not depend on a seed runs once.
-        bands: Band names "corrected", "labelled" as the files of two datasets have them, or both.
-        device: Such as cpu, cuda or cuda:1; a GPU where there is one by default.
-        batch_size: Images per forward of a frozen encoder; protocols that train have a setting of their own.
-        num_workers: Processes per unit that decode images.
-        workers: Units at a time on this machine, each in a process of its own; one per GPU by default.
-        scheduler: Address of a Dask cluster that sees the same files: one worker per GPU.
-        cache: Whether to keep embeddings in OUT for further runs.
-        dry_run: Whether only to list the units of work, and what is missing.
+    Raises:
+        TerraFMError: If a setting is wrong, there is nothing to do, or in the end for what failed.
     """
     if root is None or out is None:
         missing = "root" if root is None else "out"

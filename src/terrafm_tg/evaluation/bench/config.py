@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
@@ -128,17 +128,18 @@ def build[T](cls: type[T], values: Mapping[str, Any], what: str) -> T:
     Raises:
         TerraFMError: If a setting is unknown or of the wrong type.
     """
-    fields = {field.name: field.type for field in dataclasses.fields(cls)}
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(cls, as_group=False)
+    hints = get_type_hints(cls)
+    types = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
     parsed = {}
     for name, value in values.items():
-        if name not in fields:
-            raise TerraFMError(unknown(f"setting of {what}", str(name), list(fields)))
+        if name not in types:
+            raise TerraFMError(unknown(f"setting of {what}", str(name), list(types)))
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_argument(f"--{name}", type=types[name])
         try:
             parsed[name] = parser.parse_object({name: value})[name]
         except ArgumentError as error:
-            kind = fields[name].__name__ if isinstance(fields[name], type) else fields[name]
+            kind = types[name].__name__ if isinstance(types[name], type) else types[name]
             raise TerraFMError(f"`{name}` of {what} is {value!r}: it must be {kind}.") from error
     return cls(**parsed)
 

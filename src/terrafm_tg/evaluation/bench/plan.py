@@ -68,9 +68,9 @@ def make_plan(
         for level in _levels(task, bands) if fitting else ():
             try:
                 opened = _Opened(task.name, root, level)
-                plan.units += [
+                plan.units.extend(
                     unit for spec in models for entry in fitting for unit in _units(spec, entry, opened)
-                ]
+                )
             except MissingDatasetError as error:
                 plan.skipped.append(Skipped(task.name, str(error)))
                 break
