@@ -129,6 +129,7 @@ _FUNCTIONS = sorted(
 )
 
 
+@settings(deadline=None)
 @given(
     named=st.sampled_from(_FUNCTIONS)
     | st.tuples(st.text(min_size=1, max_size=20), st.text(min_size=1, max_size=20)),
@@ -150,6 +151,7 @@ def test_a_name_is_refused_before_it_is_looked_up(
     assert not fired
 
 
+@settings(deadline=None)
 @given(path=st.sampled_from(["os.system", "rasterio.open", "open", "__builtins__", "GeobenchDataset"]))
 def test_what_geobenchs_modules_hold_is_not_reached(path: str) -> None:
     for module in ("geobench.dataset", "datetime", "rasterio", "affine", "ccb.io.task"):
@@ -160,10 +162,12 @@ def test_what_geobenchs_modules_hold_is_not_reached(path: str) -> None:
 
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
 )
 
 
+@settings(max_examples=60, deadline=None)
 @given(value=_VALUES, protocol=st.integers(3, 5))
 def test_plain_values_come_back(value: Any, protocol: int) -> None:
     assert load_pickle(pickle.dumps(value, protocol)) == value
@@ -179,6 +183,7 @@ _NUMBERS = (
 )
 
 
+@settings(deadline=None)
 @given(
     array=hnp.arrays(_NUMBERS, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0)),
     protocol=st.integers(3, 5),
@@ -231,7 +236,7 @@ def test_what_geobench_writes_is_read() -> None:
     assert value["01 - Coastal aerosol"]["band_info"].wavelength == 0.443
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(cut=st.integers(0, len(_REAL)), at=st.integers(0, len(_REAL) - 1), byte=st.integers(0, 255))
 def test_damaged_pickles_are_refused_or_harmless(cut: int, at: int, byte: int) -> None:
     for data in (_REAL[:cut], _REAL[:at] + bytes([byte]) + _REAL[at + 1 :]):

@@ -1,0 +1,247 @@
+"""Damaged GEO-Bench files: one sentence that names the file."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import geobench
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from data.geobench.data import folder, make_geobench
+from terrafm_tg.datasets.bench import open_bench
+from terrafm_tg.errors import TerraFMError
+
+EUROSAT, BIGEARTHNET, CASHEW = "m-eurosat", "m-bigearthnet", "m-cashew-plant"
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three datasets: one class, several labels, masks."""
+    path = tmp_path_factory.mktemp("pristine")
+    for name in (EUROSAT, BIGEARTHNET, CASHEW):
+        make_geobench(path, name, 10, 1, 1)
+    return path
+
+
+@pytest.fixture
+def root(pristine: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(pristine, tmp_path / "root"))
+
+
+def first(root: Path, name: str) -> Path:
+    """The first training sample's file."""
+    return open_bench(name, root, "train").files[0]
+
+
+def rewrite(path: Path, change: Callable[[geobench.Sample], object]) -> None:
+    """Changes a sample with geobench's own reader and writer."""
+    sample = geobench.dataset.load_sample_hdf5(path)
+    change(sample)
+    sample.write(path.parent)
+
+
+def fails_naming(path: Path, match: str, read: Callable[[], object]) -> None:
+    """``read`` raises one sentence that begins with the file."""
+    with pytest.raises(TerraFMError, match=match) as caught:
+        read()
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert message.endswith(".")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("kept", [0, 7, 200, 3000, 0.5, 0.9, -1])
+@pytest.mark.parametrize("name", [EUROSAT, CASHEW])
+def test_truncated_sample(root: Path, name: str, kept: float) -> None:
+    path = first(root, name)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else kept])
+    data = open_bench(name, root, "train")
+    fails_naming(path, "damaged or incomplete", lambda: data[0])
+    assert data[1]
+
+
+def test_sample_of_another_format(root: Path) -> None:
+    path = first(root, EUROSAT)
+    path.write_text("<html>404</html>")
+    fails_naming(path, "damaged or incomplete", lambda: open_bench(EUROSAT, root, "train")[0])
+
+
+def test_sample_without_its_pickle(root: Path) -> None:
+    path = first(root, EUROSAT)
+    with h5py.File(path, "r+") as file:
+        file.attrs.clear()
+    fails_naming(path, "damaged or incomplete", lambda: open_bench(EUROSAT, root, "train")[0])
+    fails_naming(path, "damaged or incomplete", lambda: open_bench(EUROSAT, root, "train").targets())
+
+
+def test_sample_with_half_a_pickle(root: Path) -> None:
+    path = first(root, EUROSAT)
+    with h5py.File(path, "r+") as file:
+        file.attrs["pickle"] = file.attrs["pickle"][:200]
+    fails_naming(path, "a pickle that was not read", lambda: open_bench(EUROSAT, root, "train")[0])
+
+
+def test_a_dataset_that_the_pickle_names_is_missing(root: Path) -> None:
+    path = first(root, EUROSAT)
+    with h5py.File(path, "r+") as file:
+        del file["11 - SWIR"]
+    fails_naming(path, "11 - SWIR", lambda: open_bench(EUROSAT, root, "train")[0])
+
+
+@pytest.mark.parametrize("name", [EUROSAT, CASHEW])
+def test_a_band_is_missing(root: Path, name: str) -> None:
+    path = first(root, name)
+    rewrite(path, lambda sample: sample.bands.pop(0))
+    match = r"has the bands 02 - Blue.* expected to have 01 - Coastal"
+    fails_naming(path, match, lambda: open_bench(name, root, "train")[0])
+
+
+def test_bands_that_are_told_by_position_have_to_be_in_the_known_order(root: Path) -> None:
+    path = first(root, EUROSAT)
+    rewrite(path, lambda sample: sample.bands.reverse())
+    for bands in ("corrected", "labelled"):
+        data = open_bench(EUROSAT, root, "train", bands=bands)
+        fails_naming(path, r"has the bands 12 - SWIR, 11 - SWIR", lambda data=data: data[0])
+
+
+def test_bands_that_are_told_by_name_may_be_in_any_order(root: Path) -> None:
+    data = open_bench(BIGEARTHNET, root, "train")
+    before = data[0]["image_s2l2a"]
+    rewrite(data.files[0], lambda sample: sample.bands.reverse())
+    torch.testing.assert_close(data[0]["image_s2l2a"], before)
+
+
+def test_bands_of_several_sizes(root: Path) -> None:
+    path = first(root, EUROSAT)
+    rewrite(path, lambda sample: sample.bands[1].crop((0, 0), (16, 16)))
+    fails_naming(path, r"\(16, 16\), \(32, 32\)", lambda: open_bench(EUROSAT, root, "train")[0])
+
+
+def test_missing_pixels_stay_and_an_image_of_nothing_else_is_an_error(root: Path) -> None:
+    path = first(root, BIGEARTHNET)
+
+    def some(sample: geobench.Sample) -> None:
+        sample.bands[3].data[2, 5] = np.nan
+        sample.bands[2].data[:] = np.inf
+
+    rewrite(path, some)
+    missing = open_bench(BIGEARTHNET, root, "train")[0]["image_s2l2a"].isnan()
+    assert missing[3].nonzero().tolist() == [[2, 5]]
+    assert missing[2].all()
+    assert missing.sum() == 1 + 32 * 32
+
+    def every(sample: geobench.Sample) -> None:
+        for band in sample.bands:
+            band.data[:] = np.nan
+
+    rewrite(path, every)
+    fails_naming(path, "no pixel that is a number", lambda: open_bench(BIGEARTHNET, root, "train")[0])
+
+
+def test_a_mask_with_an_unknown_class(root: Path) -> None:
+    path = first(root, CASHEW)
+    rewrite(path, lambda sample: sample.label.data.fill(7))
+    fails_naming(path, "holds the class 7, .* classes 0 to 6", lambda: open_bench(CASHEW, root, "train")[0])
+
+
+def test_a_mask_of_another_size(root: Path) -> None:
+    path = first(root, CASHEW)
+    rewrite(path, lambda sample: sample.label.crop((0, 0), (16, 32)))
+    fails_naming(path, r"a mask of \(16, 32\)", lambda: open_bench(CASHEW, root, "train")[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "match"),
+    [
+        (EUROSAT, 10, "the label 10, but m-eurosat has a class from 0 to 9"),
+        (EUROSAT, -1, "the label -1, "),
+        (EUROSAT, "forest", r"the label \[\], "),
+        (EUROSAT, [1, 2], r"the label \[1, 2\], "),
+        (EUROSAT, [[1], [1, 2]], "inhomogeneous"),
+        (BIGEARTHNET, 3, "the label 3, but m-bigearthnet has 43 labels of 0 or 1"),
+        (BIGEARTHNET, [2] * 43, "but m-bigearthnet has 43 labels of 0 or 1"),
+        (BIGEARTHNET, [0, 1], r"the label \[0, 1\], "),
+    ],
+)
+def test_a_label_of_another_kind(root: Path, name: str, label: object, match: str) -> None:
+    path = first(root, name)
+    rewrite(path, lambda sample: setattr(sample, "label", label))
+    fails_naming(path, match, lambda: open_bench(name, root, "train")[0])
+    fails_naming(path, match, lambda: open_bench(name, root, "train").targets())
+
+
+def test_labels_of_a_list_are_read_as_those_of_an_array(root: Path) -> None:
+    data = open_bench(BIGEARTHNET, root, "train")
+    before = data[0]["label"]
+    rewrite(data.files[0], lambda sample: setattr(sample, "label", before.tolist()))
+    torch.testing.assert_close(data[0]["label"], before)
+
+
+def test_missing_partitions(root: Path) -> None:
+    target = folder(root, EUROSAT)
+    (target / "1.00x_train_partition.json").unlink()
+    assert open_bench(EUROSAT, root, "train").partition == "default"
+    (target / "0.10x_train_partition.json").unlink()
+    part = open_bench(EUROSAT, root, "train", fraction=0.1)
+    assert len(part) == 10  # one of each class
+    for path in target.glob("*_partition.json"):
+        path.unlink()
+    for split in ("train", "val", "test"):
+        fails_naming(target, "has no partition", lambda split=split: open_bench(EUROSAT, root, split))
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ('{"train": ["id', "cannot be read"),
+        ("[]", "holds a list"),
+        ('{"valid": ["a"], "test": ["b"]}', "names no samples for the train split"),
+        ('{"train": []}', "names no samples for the train split"),
+        ('{"train": ["id_1", "id_2"]}', r"names id_1.hdf5, which is not beside it \(nor are 1 more of 2\)"),
+    ],
+)
+def test_a_damaged_partition(root: Path, content: str, match: str) -> None:
+    path = folder(root, EUROSAT) / "1.00x_train_partition.json"
+    path.write_text(content)
+    fails_naming(path, match, lambda: open_bench(EUROSAT, root, "train"))
+
+
+def test_a_class_without_a_sample_is_named(root: Path) -> None:
+    path = folder(root, EUROSAT) / "1.00x_train_partition.json"
+    partition = json.loads(path.read_text())
+    data = open_bench(EUROSAT, root, "train")
+    keep = [sample for sample, label in zip(partition["train"], data.targets(), strict=True) if label != 4]
+    path.write_text(json.dumps({**partition, "train": keep}))
+    with pytest.warns(UserWarning, match=rf"{path.name} has no training sample of class 4, ") as caught:
+        open_bench(EUROSAT, root, "train").targets()
+    assert str(caught[0].message).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [("{", "cannot be read"), ("{}", "lacks statistics of a band"), ('{"11 - SWIR": 1}', "lacks")],
+)
+def test_damaged_statistics(root: Path, content: str, match: str) -> None:
+    path = folder(root, EUROSAT) / "band_stats.json"
+    path.write_text(content)
+    fails_naming(path, match, lambda: open_bench(EUROSAT, root, "train"))
+    path.unlink()
+    fails_naming(path, "cannot be read", lambda: open_bench(EUROSAT, root, "train"))
+
+
+def test_damaged_task_specs(root: Path) -> None:
+    path = folder(root, EUROSAT) / "task_specs.pkl"
+    content = path.read_bytes()
+    for damaged in (b"", content[:100], content[:-1]):
+        path.write_bytes(damaged)
+        fails_naming(path, "was not read, because it is damaged", lambda: open_bench(EUROSAT, root, "train"))
+    path.write_bytes((folder(root, CASHEW) / "task_specs.pkl").read_bytes())
+    fails_naming(path, "tells of 7 classes, but m-eurosat has 10", lambda: open_bench(EUROSAT, root, "train"))
+    path.unlink()
+    assert open_bench(EUROSAT, root, "train").task.classes[1] == "Forest"
