@@ -125,10 +125,8 @@ def read_statistics(folder: Path, names: Sequence[str], unit: Unit) -> tuple[Ten
                 for key in ("percentile_5", "median", "percentile_95")
             )
             return torch.tensor(middle), (torch.tensor(high) - torch.tensor(low)) / _MIDDLE_90
-        scale = FACTORS[unit]
-        return tuple(
-            torch.tensor([float(stats[name][key]) * scale for name in names]) for key in ("mean", "std")
-        )
+        mean, std = (torch.tensor([float(stats[name][key]) for name in names]) for key in ("mean", "std"))
+        return mean * FACTORS[unit], std * FACTORS[unit]
     except (KeyError, TypeError, ValueError) as error:
         raise TerraFMError(
             f"{path} lacks statistics of a band ({error!r} met; {', '.join(names)} expected): fetch it again."

@@ -111,7 +111,7 @@ def load_pickle(data: bytes) -> Any:
     try:
         for code, argument, _ in pickletools.genops(data):
             # The reader makes room for the number that stands here, which may be any.
-            if code.name in ("PUT", "LONG_BINPUT") and int(argument) > len(data):
+            if code.name in ("PUT", "LONG_BINPUT") and argument is not None and argument > len(data):
                 raise PickleError(f"it numbers an object {argument}")
         return _Reader(io.BytesIO(data)).load()
     except _DAMAGE as error:

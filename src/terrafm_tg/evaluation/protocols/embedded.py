@@ -60,6 +60,7 @@ def embed_splits(
             progress=context.progress,
         )
         check_target(embedded.target, task.kind, len(task.classes), task.ignore_index)
+        data.warn_of_empty_classes(embedded.target)
         x = embedded.pooled(spec.pooling)
         parts.append(Labelled(x.to(context.device), embedded.target.to(context.device)))
     return parts
