@@ -11,7 +11,8 @@ class Cell(NamedTuple):
     Attributes:
         text: What it says.
         small: A second, smaller line.
-        tone: "above" or "below" for a difference that the interval bears out, "best", "published", or "".
+        tone: "above" or "below" for a difference that the interval bears out, "best", "published", "link" for
+            text with addresses, or "".
         fill: Share of the cell that a bar or a shade fills, 0 to 1; None for neither.
     """
 
@@ -32,6 +33,7 @@ class Table:
         folded: Whether the page shows only the title until it is asked for the rest.
         kind: "scores", "bars" (cells filled by their share), "heat" (cells shaded by their share) or "words".
         note: A line beneath.
+        words: How many of the first columns are words, and stand on the left.
     """
 
     title: str
@@ -40,6 +42,7 @@ class Table:
     folded: bool = False
     kind: str = "scores"
     note: str = ""
+    words: int = 1
 
 
 class Mark(NamedTuple):

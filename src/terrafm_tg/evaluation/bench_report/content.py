@@ -35,7 +35,10 @@ def sections(results: pd.DataFrame, skipped: Sequence[Mapping[str, Any]]) -> lis
 
 def _summary(table: pd.DataFrame, lines: Sequence[Line]) -> Section:
     units = table.drop_duplicates(UNIT)
-    counts = [_count(len({getattr(x, key) for x in lines}), key) for key in ("entry", "dataset", "protocol")]
+    models = len({(line.settings["model"], line.settings["weights"]) for line in lines})
+    variants = len({line.entry for line in lines})
+    counts = [_count(models, "model") + (f" in {variants} variants" if variants > models else "")]
+    counts += [_count(len({getattr(x, key) for x in lines}), key) for key in ("dataset", "protocol")]
     fractions = "train fractions " + ", ".join(map(share, sorted({line.train_fraction for line in lines})))
     seeds = _count(table.seed.nunique(), "seed")
     time = f"{_count(len(units), 'unit')} of work, {duration(units.seconds.sum())} together."
@@ -92,16 +95,21 @@ def _details(table: pd.DataFrame, lines: Sequence[Line]) -> Iterator[Section]:
 
 
 def _skipped(skipped: Sequence[Mapping[str, Any]]) -> Section:
-    header = list(dict.fromkeys(str(key) for entry in skipped for key in entry))
-    rows = [
-        [Cell("" if entry.get(key) is None else str(entry.get(key))) for key in header] for entry in skipped
+    header = [
+        key
+        for key in dict.fromkeys(key for entry in skipped for key in entry)
+        if any(x.get(key) for x in skipped)
     ]
+    rows = [[Cell(_said(key, entry.get(key)), tone="link") for key in header] for entry in skipped]
     table = Table("Skipped", header, rows, kind="words")
-    return Section(
-        "Not run", text=["What was asked for and could not be run, and where to get it."], blocks=[table]
-    )
+    return Section("Not run", text=["What was asked for and was not run, and what helps."], blocks=[table])
+
+
+def _said(key: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return key if value else ""
+    return "" if value is None else str(value)
 
 
 def _count(number: int, noun: str) -> str:
-    noun = {"entry": "model"}.get(noun, noun)
     return f"{number} {noun}{'s' * (number != 1)}"

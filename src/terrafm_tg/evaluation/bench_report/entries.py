@@ -1,16 +1,19 @@
 """Which rows of the results belong to one entry of the report, and what it is called."""
 
+import dataclasses
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.evaluation.protocols import PROTOCOLS, get_protocol
 
 #: What a score is of.
 CELL = ["benchmark", "dataset", "protocol", "train_fraction", "metric", "average"]
-#: Settings of a model, and how an entry that differs from another in them says so.
+#: Settings of a model, and how a value is said.
 SETTINGS: dict[str, Callable[[str], str]] = {
     "model": str,
     "weights": lambda value: value or "random weights",
@@ -20,6 +23,15 @@ SETTINGS: dict[str, Callable[[str], str]] = {
     "size": lambda value: {"": "default size", "0": "stored size"}.get(value, f"{value} px"),
     "normalization": lambda value: f"{value} statistics",
     "bands": lambda value: {"labelled": "bands as labelled"}.get(value, f"bands {value}"),
+}
+#: Values that go without saying where another entry says its own.
+USUAL = {
+    "stem": "",
+    "sensors": "",
+    "pooling": "token",
+    "size": "",
+    "normalization": "model",
+    "bands": "corrected",
 }
 #: One run of one entry.
 UNIT = ["entry", "benchmark", "dataset", "protocol", "train_fraction", "seed"]
@@ -79,12 +91,22 @@ def entries(results: pd.DataFrame) -> pd.DataFrame:
     ).reset_index(drop=True)
     cell = [*CELL, "name"]
     for column, words in SETTINGS.items():
-        _tell_apart(table, cell, table[column], words)
+        usual = USUAL.get(column)
+        _tell_apart(
+            table,
+            cell,
+            table[column],
+            lambda value, words=words, usual=usual: "" if value == usual else words(value),
+        )
     twice = table[table.duplicated([*CELL, "entry", "seed"], keep=False)]
-    chosen = pd.DataFrame([_flat(as_json(s) or {}) for s in twice.settings], index=twice.index)
-    for key in chosen:
-        values = chosen[key].map(as_text).reindex(table.index, fill_value="")
-        _tell_apart(table, [*cell, "seed"], values, lambda value, key=key: f"{key} {value}" if value else "")
+    for protocol, rows in twice.groupby("protocol"):
+        settings = pd.DataFrame([as_json(text) or {} for text in rows.settings], index=rows.index)
+        for key in settings.columns.intersection(_settings_of(str(protocol))):
+            values = settings[key].map(as_text).reindex(table.index, fill_value="")
+            words = partial("{} {}".format, key)
+            _tell_apart(
+                table, [*cell, "seed"], values, lambda value, words=words: words(value) if value else ""
+            )
     return table.drop_duplicates([*CELL, "entry", "seed"], keep="last").reset_index(drop=True)
 
 
@@ -95,12 +117,11 @@ def _tell_apart(
     several = table.assign(value=values).groupby(within, dropna=False).value.transform("nunique") > 1
     rows = table["name"].isin(table["name"][several].unique())
     said = values[rows].map(words)
-    table.loc[rows, "entry"] += said.where(said == "", ", " + said)
+    table.loc[rows, "entry"] += (", " + said).where(said != "", "")
 
 
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings by their last name."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _flat(value) if isinstance(value, dict) else {key: value}
-    return flat
+def _settings_of(protocol: str) -> list[str]:
+    """A protocol's own settings, as opposed to what it chose on the way."""
+    return (
+        [field.name for field in dataclasses.fields(get_protocol(protocol))] if protocol in PROTOCOLS else []
+    )

@@ -9,9 +9,11 @@ from .estimate import Estimate
 from .notes import TITLES
 from .published import ROUNDING
 from .summary import Line, groups, leading
-from .tables import share
+from .tables import share, signed
 
 _COLORS = 7
+_ROWS = 30  # of a chart of the summary
+_USUAL = "Models with their usual settings; the tables hold those with others, too."
 _STEPS = (0.5, 1, 2, 5, 10, 20, 50, 100)
 _OURS = [("ours", "ours, with 95 % interval"), ("published", "published")]
 _DISTANCES = [
@@ -92,9 +94,12 @@ def distances(lines: Sequence[Line]) -> Group | None:
     ]
     if not compared:
         return None
+    usual = [found for found in compared if found[0].usual]
+    note = _USUAL if len(compared) > _ROWS and usual else ""
+    compared = usual if note else compared
     ends = [end for _, _, change in compared for end in (change.mean, change.low, change.high)]
     place, ticks = scale([0.0, *ends], -math.inf, math.inf)
-    signed = [(at, label if label[0] in "-0" else f"+{label}") for at, label in ticks]
+    ticks = [(at, label.replace("-", "−") if label[0] in "-0" else f"+{label}") for at, label in ticks]
     charts = []
     for (benchmark, protocol), group in groups(compared, lambda x: (x[0].benchmark, x[0].protocol)).items():
         rows = []
@@ -102,16 +107,22 @@ def distances(lines: Sequence[Line]) -> Group | None:
             shape = "open"
             if line.estimate.differs(reference, ROUNDING):
                 shape = "above" if change.mean > 0 else "below"
-            mark = Mark(place(change.mean), f"{change.mean:+.1f}", shape, *_ends(change, place))
+            mark = Mark(place(change.mean), signed(change.mean), shape, *_ends(change, place))
             rows.append(Row(f"{line.dataset}, {share(line.train_fraction)}: {line.entry}", [mark]))
-        charts.append(Dots(f"{benchmark}: {TITLES.get(protocol, protocol)}", rows, signed, place(0.0)))
-    return Group(charts, _DISTANCES)
+        charts.append(Dots(f"{benchmark}: {TITLES.get(protocol, protocol)}", rows, ticks, place(0.0)))
+    return Group(charts, _DISTANCES, note)
 
 
 def fraction_curves(lines: Sequence[Line]) -> Group | None:
-    """Score over train fraction, a panel per dataset and protocol; None where only one fraction was run."""
+    """Score over train fraction, a panel per dataset and protocol; None where only one fraction was run.
+
+    No more entries than there are colours, those with their usual settings first.
+    """
     lead = leading(lines)
-    colors = {entry: i % _COLORS for i, entry in enumerate(dict.fromkeys(line.entry for line in lead))}
+    entries = dict.fromkeys(line.entry for line in sorted(lead, key=lambda line: not line.usual))
+    colors = {entry: i for i, entry in enumerate(list(entries)[:_COLORS])}
+    note = f"{_COLORS} of {len(entries)} models; the table holds all." if len(entries) > _COLORS else ""
+    lead = [line for line in lead if line.entry in colors]
     charts = []
     for (dataset, protocol), group in groups(lead, lambda line: (line.dataset, line.protocol)).items():
         fractions = sorted({line.train_fraction for line in group})
@@ -133,7 +144,7 @@ def fraction_curves(lines: Sequence[Line]) -> Group | None:
         labels = [(x[fraction], share(fraction)) for fraction in _apart(fractions, x)]
         title = f"{dataset}: {TITLES.get(protocol, protocol)}, {group[0].metric}"
         charts.append(Curves(title, series, labels, [(round(100 - at, 2), label) for at, label in ticks]))
-    return Group(charts) if charts else None
+    return Group(charts, note=note) if charts else None
 
 
 def _apart(fractions: Sequence[float], x: dict[float, float]) -> list[float]:

@@ -31,7 +31,7 @@ def _table(table: Table, above: str) -> Iterator[str]:
         yield f"**{escape(table.title)}**"
     rows = [[escape(name) for name in table.header], *([_cell(cell) for cell in row] for row in table.rows)]
     widths = [max(3, *(cell_len(row[i]) for row in rows)) for i in range(len(table.header))]
-    right = [i > 0 and table.kind != "words" for i in range(len(widths))]
+    right = [i >= table.words and table.kind != "words" for i in range(len(widths))]
     rule = [f"{'-' * (w - 1)}:" if r else "-" * w for w, r in zip(widths, right, strict=True)]
     lines = [
         "| " + " | ".join(_pad(text, w, r) for text, w, r in zip(row, widths, right, strict=True)) + " |"

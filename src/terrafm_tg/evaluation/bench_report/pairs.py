@@ -7,9 +7,8 @@ from .blocks import Cell, Dots, Group, Mark, Row, Table
 from .entries import CELL, SETTINGS
 from .estimate import Estimate, estimate
 from .figures import scale
-from .notes import TITLES
 from .summary import Line, groups, leading
-from .tables import protocol_title, share
+from .tables import protocol_title, signed
 
 _TITLES = {
     "pooling": "Class token or mean of the patch tokens",
@@ -77,7 +76,7 @@ def _table(found: Sequence[_Pair], setting: str) -> Table:
                 Cell(first.dataset, protocol_title(first)),
                 Cell(pair.name),
                 *(Cell(f"{x.mean:.1f}", SETTINGS[setting](x.settings[setting])) for x in (first, second)),
-                Cell(f"{change.mean:+.1f}{sign}", change.words, tone),
+                Cell(signed(change.mean) + sign, change.words, tone),
             ]
         )
     header = ["dataset", "model", "first", "second", "second − first"]
@@ -85,9 +84,11 @@ def _table(found: Sequence[_Pair], setting: str) -> Table:
 
 
 def _chart(found: Sequence[_Pair], setting: str) -> Group:
-    """One panel per dataset and protocol."""
+    """One panel per dataset and protocol, at its largest train fraction."""
     charts = []
-    for both in groups(found, lambda pair: (pair.first.dataset, pair.first.protocol)).values():
+    for all_of in groups(found, lambda pair: (pair.first.dataset, pair.first.protocol)).values():
+        largest = max(pair.first.train_fraction for pair in all_of)
+        both = [pair for pair in all_of if pair.first.train_fraction == largest]
         place, ticks = scale([line.mean for first, second, _ in both for line in (first, second)])
         rows = []
         for pair in both:
@@ -96,9 +97,9 @@ def _chart(found: Sequence[_Pair], setting: str) -> Group:
                 Mark(place(x.mean), f"{SETTINGS[setting](x.settings[setting])}: {x.mean:.1f}", shape, *ends)
                 for x, shape in ((pair.first, "other"), (pair.second, "ours"))
             ]
-            rows.append(Row(f"{pair.name}, {share(pair.first.train_fraction)}", marks))
+            rows.append(Row(pair.name, marks))
         first = both[0].first
-        title = f"{first.dataset}: {TITLES.get(first.protocol, first.protocol)}, {first.metric}"
+        title = f"{first.dataset}: {protocol_title(first)}, {first.metric}"
         charts.append(Dots(title, rows, ticks))
     words = [
         dict.fromkeys(SETTINGS[setting](line.settings[setting]) for line in side)

@@ -15,10 +15,11 @@ def run_tables(table: pd.DataFrame) -> Iterator[Table]:
     """Models and their settings, protocols and theirs, time per unit, machines and versions."""
     models = table.drop_duplicates(["entry", *SETTINGS])
     groups = dict(iter(models.groupby("entry", sort=False)))
+    told = [setting for setting in SETTINGS if models[setting].any()]
     yield Table(
         "Models",
-        ["model", *SETTINGS],
-        [[Cell(entry), *(Cell(_values(group[c])) for c in SETTINGS)] for entry, group in groups.items()],
+        ["name", *told],
+        [[Cell(entry), *(Cell(_values(group[c])) for c in told)] for entry, group in groups.items()],
         kind="words",
         note="Empty: the default; for weights, random ones.",
     )
@@ -41,10 +42,10 @@ def run_tables(table: pd.DataFrame) -> Iterator[Table]:
         ]
         for (protocol, entry), group in units.groupby(["protocol", "entry"], sort=False)
     ]
-    yield Table("Time", ["protocol", "model", "units", "median", "longest", "together"], times)
+    yield Table("Time", ["protocol", "model", "units", "median", "longest", "together"], times, words=2)
     machine = [[Cell("machine"), Cell(_values(table.machine))]]
     versions = [[Cell(key), Cell(_values(values))] for key, values in _by_key(table.versions).items()]
-    yield Table("Machine and versions", ["", ""], machine + versions, kind="words")
+    yield Table("Machine and versions", ["", "values"], machine + versions, kind="words")
 
 
 def duration(seconds: float) -> str:
@@ -59,8 +60,8 @@ def _values(values: Sequence[Any] | pd.Series) -> str:
     """Distinct values in their order, or how many there are."""
     known = list(dict.fromkeys(map(as_text, values)))
     if len(known) > _SHOWN:
-        return f"{', '.join(known[:_SHOWN])} and {len(known) - _SHOWN} more"
-    return ", ".join(known)
+        return f"{'; '.join(known[:_SHOWN])}; and {len(known) - _SHOWN} more"
+    return "; ".join(known)
 
 
 def _by_key(column: pd.Series) -> Mapping[str, list[Any]]:
@@ -68,5 +69,8 @@ def _by_key(column: pd.Series) -> Mapping[str, list[Any]]:
     values: dict[str, list[Any]] = {}
     for text in column.map(lambda value: value if isinstance(value, str) else repr(value)).unique():
         for key, value in (as_json(text) or {}).items():
-            values.setdefault(str(key), []).append(value)
+            if not isinstance(value, dict):  # what every choice would have given is in the results table
+                values.setdefault(str(key), []).append(
+                    ", ".join(map(str, value)) if isinstance(value, list) else value
+                )
     return values

@@ -8,7 +8,7 @@ import pandas as pd
 from terrafm_tg.datasets.bench import TASKS
 from terrafm_tg.evaluation.metrics import PER_BATCH, TRUE
 
-from .entries import CELL, SETTINGS
+from .entries import CELL, SETTINGS, USUAL
 from .estimate import Estimate, estimate
 from .notes import TITLES
 from .published import PROTOCOL_NAMES, Published, counterparts, published_scores
@@ -58,6 +58,11 @@ class Line:
     def mean(self) -> float:
         """Over the seeds."""
         return self.estimate.mean
+
+    @property
+    def usual(self) -> bool:
+        """Whether the model has its usual settings: class token, corrected bands, default size and stem."""
+        return all(self.settings[key] == value for key, value in USUAL.items())
 
     @property
     def best(self) -> Published | None:

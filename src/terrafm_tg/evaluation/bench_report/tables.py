@@ -23,6 +23,12 @@ def protocol_title(line: Line) -> str:
     return f"{TITLES.get(line.protocol, line.protocol)}, {share(line.train_fraction)}"
 
 
+def signed(change: float) -> str:
+    """A difference with its sign."""
+    text = f"{change:+.1f}".replace("-", "−")
+    return "0.0" if text[1:] == "0.0" else text
+
+
 def difference_cell(line: Line, score: Published | None) -> Cell:
     """Ours minus a published score, marked only where the interval bears it out."""
     if score is None:
@@ -31,13 +37,19 @@ def difference_cell(line: Line, score: Published | None) -> Cell:
     sign, tone = (" ≈" if line.estimate.kind else ""), ""
     if line.estimate.differs(score.score, ROUNDING):
         sign, tone = (" ▲", "above") if change > 0 else (" ▼", "below")
-    return Cell(f"{change:+.1f}{sign}", f"{score.label}: {score.score:.1f}", tone)
+    return Cell(signed(change) + sign, f"{score.label}: {score.score:.1f}", tone)
 
 
 def best_table(lines: Sequence[Line]) -> Table:
-    """The best entry of every dataset, protocol and fraction, and how far it is from published scores."""
+    """The best entry of every dataset and protocol, and how far it is from published scores.
+
+    At the largest train fraction, and at those that have published scores.
+    """
     rows = []
-    for group in groups(leading(lines), lambda x: (x.dataset, x.protocol, x.train_fraction)).values():
+    lead = leading(lines)
+    largest = {key: max(x.train_fraction for x in of) for key, of in groups(lead, _judged).items()}
+    shown = [x for x in lead if x.published or x.train_fraction == largest[_judged(x)]]
+    for group in groups(shown, lambda x: (*_judged(x), x.train_fraction)).values():
         best = max(group, key=lambda line: line.mean)
         level = [
             x.entry for x in group if x is not best and best.estimate.kind and best.estimate.low <= x.mean
@@ -138,7 +150,7 @@ def fraction_table(lines: Sequence[Line]) -> Table:
             name = Cell(dataset, TITLES.get(protocol, protocol))
             rows.append([name, Cell(entry), *(at.get(fraction, NONE) for fraction in fractions)])
     header = ["dataset", "model", *map(share, fractions)]
-    return Table("The numbers of these curves", header, rows, folded=True)
+    return Table("The numbers of these curves", header, rows, folded=True, words=2)
 
 
 def all_scores_table(lines: Iterable[Line]) -> Table:
@@ -164,7 +176,7 @@ def all_scores_table(lines: Iterable[Line]) -> Table:
         for line in lines
     ]
     header = ["dataset", "protocol", "model", "train", "metric", "average", "mean", "interval", "scores"]
-    return Table("Every score", [*header, "train samples", "test samples"], rows, folded=True)
+    return Table("Every score", [*header, "train samples", "test samples"], rows, folded=True, words=6)
 
 
 def _score(line: Line, top: float) -> Cell:
@@ -174,6 +186,10 @@ def _score(line: Line, top: float) -> Cell:
 def _metric(line: Line) -> str:
     """Names the average where it is not over all samples."""
     return line.metric if line.average == TRUE else f"{line.metric} ({line.average})"
+
+
+def _judged(line: Line) -> tuple[str, str]:
+    return line.dataset, line.protocol
 
 
 def _column(line: Line) -> tuple[str, str]:

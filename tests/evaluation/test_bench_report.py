@@ -1,0 +1,345 @@
+"""The report of `terrafm bench`: every number is there, from the table alone, in a page that needs nothing else."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from evaluation.bench_results import DATASETS, MODELS, results
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.evaluation.bench_report import counterparts, published_scores, write_report
+from terrafm_tg.evaluation.bench_report.entries import entries
+from terrafm_tg.evaluation.bench_report.estimate import estimate
+from terrafm_tg.evaluation.bench_report.summary import Line, leading, summarise
+from terrafm_tg.evaluation.bench_report.tables import difference_cell
+
+_VOID = {"meta", "link", "br"}
+
+
+class _Page(HTMLParser):
+    """Text by element; fails where tags do not nest."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.stack: list[str] = []
+        self.found: list[tuple[str, dict]] = []
+        self.text: list[str] = []
+        self.feed(path.read_text())
+        self.close()
+        assert not self.stack
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in _VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        if self.stack and self.stack[-1] != "style":
+            self.text.append(data)
+
+    def all(self, tag: str) -> list[dict]:
+        return [attrs for name, attrs in self.found if name == tag]
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    return results()
+
+
+@pytest.fixture(scope="module")
+def lines(table: pd.DataFrame) -> list[Line]:
+    return summarise(entries(table))
+
+
+@pytest.fixture(scope="module")
+def report(table: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(table, tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def page(report: Path) -> _Page:
+    return _Page(report)
+
+
+def test_the_page_asks_the_network_for_nothing(page: _Page):
+    assert not page.all("script")
+    assert not page.all("img")
+    assert not page.all("iframe")
+    assert [link["href"] for link in page.all("link")] == ["data:,"]
+    assert all("src" not in attrs for _, attrs in page.found)
+    style = (Path(__file__).parents[2] / "src/terrafm_tg/evaluation/bench_report/report.css").read_text()
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_links_lead_within_the_page(page: _Page):
+    places = {f"#{attrs['id']}" for _, attrs in page.found if "id" in attrs}
+    assert {link["href"] for link in page.all("a")} <= places
+
+
+def test_tables_have_scopes_and_charts_have_words(page: _Page):
+    assert all("scope" in cell for cell in page.all("th"))
+    assert all("aria-label" in svg for svg in page.all("svg") if svg.get("role") == "img")
+    assert sum(svg.get("role") == "img" for svg in page.all("svg")) > 100
+
+
+def test_every_score_is_in_both_reports(table: pd.DataFrame, report: Path, page: _Page):
+    words = set(" ".join(page.text).split())
+    markdown = set(re.split(r"[\s|()]+", report.with_suffix(".md").read_text()))
+    for score in table.score:
+        assert f"{score:.2f}" in words
+        assert f"{score:.2f}" in markdown
+
+
+def test_every_published_score_of_what_was_run_is_there(table: pd.DataFrame, page: _Page):
+    ran = set(
+        zip(table.dataset, table.protocol.str.removeprefix("copernicus-"), table.train_fraction, strict=True)
+    )
+    theirs = [p for p in published_scores() if (p.dataset, p.protocol, p.train_fraction) in ran]
+    assert len(theirs) > 150
+    text = set(page.text)
+    assert all(f"{score.score:.1f}" in text and score.label in text for score in theirs)
+
+
+def test_published_scores_are_the_file():
+    scores = published_scores()
+    assert len(scores) == 250
+    assert {p.benchmark for p in scores} == {"GEO-Bench", "Copernicus-Bench", "Landslide4Sense"}
+    found = [p.score for p in scores if p[:5] == ("GEO-Bench", "knn", 0.01, "m-eurosat", "accuracy")]
+    assert max(found) == 62.1
+    assert len(found) == 14
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "labels"),
+    [
+        ("terrafm_base", "default", {"TerraFM, ViT-Base", "TerraFM, ViT-B/16", "TerraFM (120M)"}),
+        ("terrafm_large", "large.ckpt", {"TerraFM, ViT-Large"}),
+        ("terrafm_base", None, set()),
+        (
+            "torchgeo/dofa_base_patch16_224",
+            "DOFABase16_Weights.DOFA_MAE",
+            {"DOFA, ViT-Base", "DOFA, ViT-B/16"},
+        ),
+        ("torchgeo/croma_base", "default", {"CROMA, ViT-Base", "CROMA, ViT-B/8"}),
+        (
+            "torchgeo/vit_small_patch14_dinov2",
+            "ViTSmall14_DINOv2_Weights.SENTINEL2_ALL_SOFTCON",
+            {"SoftCon, ViT-Small"},
+        ),
+        ("timm/vit_base_patch16_224", None, {"Random, ViT-B/16"}),
+        ("timm/vit_base_patch16_224", "default", set()),
+        ("pixel-statistics", None, set()),
+    ],
+)
+def test_counterparts(model: str, weights: str | None, labels: set[str]):
+    assert {score.label for score in counterparts(published_scores(), model, weights)} == labels
+
+
+def test_interval_over_seeds_is_students(lines: list[Line]):
+    several = [line for line in lines if line.estimate.kind == "t"]
+    assert len(several) > 100
+    for line in several:
+        scores = list(line.scores.values())
+        low, high = stats.t.interval(0.95, len(scores) - 1, np.mean(scores), stats.sem(scores))
+        assert line.mean == pytest.approx(np.mean(scores), rel=1e-12)
+        assert (line.estimate.low, line.estimate.high) == pytest.approx((low, high), rel=1e-12)
+
+
+def test_one_seed_has_wilsons_interval_of_accuracies_alone(lines: list[Line]):
+    for line in lines:
+        if len(line.scores) == 1:
+            share = line.metric in ("accuracy", "oa") and line.average == "true"
+            assert line.estimate.kind == ("binomial" if share else "")
+            if share:
+                n, p, z = (
+                    line.n_test,
+                    round(line.mean / 100 * line.n_test) / line.n_test,
+                    stats.norm.ppf(0.975),
+                )
+                middle, half = p + z * z / 2 / n, z * np.sqrt(p * (1 - p) / n + z * z / 4 / n / n)
+                ends = [100 * (middle + sign * half) / (1 + z * z / n) for sign in (-1, 1)]
+                assert (line.estimate.low, line.estimate.high) == pytest.approx(ends)
+
+
+def test_seeds_that_agree_are_no_interval_of_width_zero():
+    found = estimate([91.0, 91.0, 91.0], trials=1000)
+    assert (found.kind, found.n) == ("binomial", 3)
+    assert found.low < 90
+    assert estimate([91.0, 91.0]).kind == ""
+
+
+def test_differences_are_ours_minus_the_file():
+    table = _one(score=95.0, seed=0)
+    (line,) = leading(summarise(entries(table)))
+    assert difference_cell(line, line.reference).text == "+0.8 ≈"
+    assert difference_cell(line, line.reference).small == "TerraFM, ViT-Base: 94.2"
+    assert difference_cell(line, line.best).small == "TerraFM, ViT-Large: 95.1"
+    assert difference_cell(line, line.best).tone == ""
+
+
+@pytest.mark.parametrize(
+    ("scores", "text", "tone"),
+    [
+        ([94.26, 94.24], "0.0 ≈", ""),  # more than the interval, less than the rounding
+        ([94.5, 94.6, 94.55], "+0.3 ▲", "above"),
+        ([93.0, 93.2, 93.1], "−1.1 ▼", "below"),
+        ([90.0, 97.0], "−0.7 ≈", ""),
+    ],
+)
+def test_a_difference_within_the_interval_is_no_win(scores: list[float], text: str, tone: str):
+    table = pd.concat([_one(score=score, seed=i) for i, score in enumerate(scores)])
+    (line,) = leading(summarise(entries(table)))
+    cell = difference_cell(line, line.reference)
+    assert (cell.text, cell.tone) == (text, tone)
+
+
+def test_without_an_interval_nothing_is_claimed():
+    table = _one(dataset="m-bigearthnet", metric="f1", score=99.0)
+    (line,) = leading(summarise(entries(table)))
+    assert difference_cell(line, line.reference).tone == ""
+    assert "▲" not in difference_cell(line, line.reference).text
+
+
+def test_per_batch_averages_are_compared_and_named(lines: list[Line], page: _Page):
+    lead = leading(lines)
+    assert {line.average for line in lead if line.protocol == "copernicus-frozen"} == {"per-batch"}
+    assert {line.average for line in lead if line.protocol != "copernicus-frozen"} == {"true"}
+    assert "per-batch" in page.text
+    assert any("(per-batch)" in text for text in page.text)
+
+
+def test_an_entry_says_what_tells_it_from_others():
+    rows = [_one(), _one(pooling="mean"), _one(bands="labelled"), _one(size=0), _one(stem="s2l2a")]
+    rows += [_one(name="other", pooling="mean"), _one(name="other", pooling="mean", dataset="m-so2sat")]
+    names = entries(pd.concat(rows)).entry
+    assert list(names) == [
+        "TerraFM", "TerraFM, mean of patches", "TerraFM, bands as labelled", "TerraFM, stored size",
+        "TerraFM, stem s2l2a", "other", "other",
+    ]  # fmt: skip
+
+
+def test_protocols_of_one_name_are_not_taken_for_seeds():
+    rows = [
+        _one(settings=json.dumps({"k": k, "metric": "cosine"}), score=score)
+        for k, score in ((5, 90), (20, 94))
+    ]
+    lines = summarise(entries(pd.concat(rows)))
+    assert {line.entry: line.mean for line in lines} == {"TerraFM, k 5": 90, "TerraFM, k 20": 94}
+
+
+def test_the_same_score_twice_is_one_seed():
+    (line,) = summarise(entries(pd.concat([_one(), _one()])))
+    assert line.scores == {0: 94.0}
+
+
+def test_csv_and_parquet_give_the_same_report(table: pd.DataFrame, tmp_path: Path):
+    small = table[
+        (table.dataset == "EuroSAT-S1") | ((table.dataset == "m-eurosat") & (table.pooling == "mean"))
+    ]
+    expected = write_report(small, tmp_path / "memory").read_bytes()
+    small.to_parquet(tmp_path / "results.parquet")
+    assert (
+        write_report(pd.read_parquet(tmp_path / "results.parquet"), tmp_path / "parquet").read_bytes()
+        == expected
+    )
+    flat = small.assign(per_class=[None if x is None else json.dumps(list(x)) for x in small.per_class])
+    flat.to_csv(tmp_path / "results.csv", index=False)
+    assert write_report(pd.read_csv(tmp_path / "results.csv"), tmp_path / "csv").read_bytes() == expected
+    assert write_report(small, tmp_path / "memory").read_bytes() == expected  # again
+
+
+def test_awkward_names_are_shown_as_they_are(tmp_path: Path):
+    names = ["<script>alert(1)</script>", "a\"b'c & <b>|d|</b> `e` [f](g)", "模型 — Größe 😀", "x" * 300]
+    rows = [_one(name=name, dataset=dataset) for name in names for dataset in ("m-eurosat", "<i>&</i>|")]
+    path = write_report(pd.concat(rows), tmp_path, [{"dataset": names[0], "why": names[1]}])
+    page = _Page(path)
+    assert not page.all("script")
+    assert not page.all("b")
+    assert not page.all("i")
+    assert set(names) <= set(page.text)
+    lines = path.with_suffix(".md").read_text().splitlines()
+    assert not any("<script" in line or "<b>" in line for line in lines)
+    for line in lines:
+        if line.startswith("|"):  # a bar within a name is escaped, so that a row keeps its cells
+            assert len(re.findall(r"(?<!\\)\|", line)) >= 3
+
+
+def test_markdown_tables_line_up(report: Path):
+    text = report.with_suffix(".md").read_text()
+    blocks = [block for block in text.split("\n\n") if block.startswith("|")]
+    assert len(blocks) > 20
+    for block in blocks:
+        lines = block.splitlines()
+        assert len({len(line) for line in lines}) == 1
+        bars = [[m.start() for m in re.finditer(r"(?<!\\)\|", line)] for line in lines]
+        assert all(places == bars[0] for places in bars)
+
+
+@pytest.mark.parametrize("empty", [pd.DataFrame(), results(seeds=0)])
+def test_an_empty_table(empty: pd.DataFrame, tmp_path: Path):
+    page = _Page(write_report(empty.head(0), tmp_path))
+    assert any("no results yet" in text for text in page.text)
+
+
+def test_only_skipped(tmp_path: Path):
+    where = "https://huggingface.co/datasets/recursix/geo-bench-1.0"
+    path = write_report(
+        pd.DataFrame(),
+        tmp_path,
+        [{"dataset": "m-so2sat", "reason": "is not there", "model": None}, {"where": where}],
+    )
+    page = _Page(path)
+    assert {"m-so2sat", "is not there", where} <= set(page.text)
+    assert where in {link["href"] for link in page.all("a")}
+    assert where.replace("_", r"\_") in path.with_suffix(".md").read_text()
+
+
+def test_one_row(tmp_path: Path):
+    page = _Page(write_report(_one(), tmp_path))
+    assert {"m-eurosat", "94.0", "94.00", "−0.2 ≈"} <= set(page.text)
+
+
+def test_confusion_and_classes_carry_their_names(tmp_path: Path):
+    confusion = (np.eye(10, dtype=int) * 90 + 1).tolist()
+    table = _one(per_class=[None] * 9 + [37.5], confusion=json.dumps(confusion))
+    page = _Page(write_report(table, tmp_path))
+    from terrafm_tg.datasets.bench import TASKS
+
+    assert set(TASKS["m-eurosat"].classes) <= set(page.text)
+    assert {"37.5", "91", "100"} <= set(page.text)  # 91 of 100 in every row
+
+
+def test_a_table_of_something_else_is_refused(tmp_path: Path):
+    with pytest.raises(TerraFMError, match="no column benchmark, dataset"):
+        write_report(pd.DataFrame({"score": [1.0]}), tmp_path)
+
+
+def _one(**values) -> pd.DataFrame:
+    """A row as of TerraFM's k-NN on all of m-eurosat."""
+    row = {
+        "benchmark": "GEO-Bench", "dataset": "m-eurosat", "protocol": "knn", "model": "terrafm_base", "name": "TerraFM",
+        "weights": "default", "stem": None, "sensors": None, "pooling": "token", "size": None, "normalization": "model",
+        "bands": "corrected", "train_fraction": 1.0, "seed": 0, "metric": "accuracy", "average": "true",
+        "headline": True, "score": 94.0, "n_train": 2000, "n_test": 1000,
+    }  # fmt: skip
+    return pd.DataFrame([row | values])
+
+
+def test_the_stand_in_table_is_what_the_command_writes(table: pd.DataFrame):
+    from terrafm_tg.evaluation.bench.table import SCHEMA
+
+    assert set(table) == set(SCHEMA.names)
+    assert {model["name"] for model in MODELS} == set(table["name"])
+    assert set(table.dataset) == set(DATASETS)
