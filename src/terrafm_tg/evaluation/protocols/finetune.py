@@ -88,4 +88,6 @@ class FineTune(Protocol):
     def _head(self, encoder: BenchEncoder, data: BenchDataset) -> Head:
         if encoder.task.kind != "segmentation":
             return linear_head(encoder, data)
-        return patch_head(encoder) if self.decoder == "linear" else upernet_head(encoder, data, self.width)
+        return (
+            patch_head(encoder, data) if self.decoder == "linear" else upernet_head(encoder, data, self.width)
+        )

@@ -2,7 +2,7 @@
 
 import abc
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,8 +10,11 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from terrafm_tg.datasets.bench import BenchDataset
+from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoders.spec import BenchEncoder
 from terrafm_tg.models.smp_encoder import pyramid
+
+_LARGEST_SIDE = 128  # px
 
 
 class Head(nn.Module, abc.ABC):
@@ -67,12 +70,20 @@ class PatchHead(Head):
         dim: Width of the features.
         classes: Number of classes.
         side: Pixels of the mask per side of a patch, rounded up: maps that come out larger are resized.
+
+    Raises:
+        TerraFMError: If it is more than 128, which would need billions of weights.
     """
 
     align_corners = True  # as Galileo resizes
 
     def __init__(self, dim: int, classes: int, side: int) -> None:
         super().__init__()
+        if side > _LARGEST_SIDE:
+            raise TerraFMError(
+                f"Each patch of the model shows {side}x{side} px of the mask, expected at most {_LARGEST_SIDE}: set a "
+                "larger `size` of the model."
+            )
         self.side = side
         self.linear = nn.Conv2d(dim, classes * side * side, 1)
 
@@ -86,22 +97,20 @@ class PatchHead(Head):
 
 
 class UPerNetHead(Head):
-    """smp's UPerNet on four blocks, as the paper probes: maps of 4, 2, 1 and 1/2 times a transformer's patch grid.
-
-    Stages of a network that makes its maps smaller by itself are taken as they are.
+    """smp's UPerNet on four blocks, as the paper probes: maps of 4, 2, 1 and 1/2 times the patch grid.
 
     Args:
-        dims: Width of the features of each block.
+        dim: Width of the features.
         classes: Number of classes.
         width: Channels of the decoder.
         dropout: Rate before the last layer.
     """
 
-    def __init__(self, dims: Sequence[int], classes: int, width: int = 256, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, classes: int, width: int = 256, dropout: float = 0.0) -> None:
         from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 
         super().__init__()
-        self.decoder = UPerNetDecoder([0, 0, *dims], decoder_channels=width)
+        self.decoder = UPerNetDecoder([0, 0, dim, dim, dim, dim], decoder_channels=width)
         self.dropout = nn.Dropout2d(dropout)
         self.linear = nn.Conv2d(width, classes, 1)
 
@@ -110,18 +119,10 @@ class UPerNetHead(Head):
         return encoder.pyramid_inputs(batch)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """Logits (B, C, h, w), of the size of the largest map."""
-        plain = len({x.shape[-2:] for x in features}) == 1
-        maps = pyramid(features) if plain else features
+        """Logits (B, C, 4 h, 4 w)."""
+        maps = pyramid(features)
         # The decoder skips the maps of full and half size.
         return [self.linear(self.dropout(self.decoder([maps[0], maps[0], *maps])))]
-
-
-@torch.no_grad()
-def upernet_head(encoder: BenchEncoder, data: BenchDataset, width: int, dropout: float = 0.0) -> UPerNetHead:
-    """UPerNet for the features that the encoder has of the data's first sample."""
-    dims = [x.shape[1] for x in encoder.pyramid_inputs(default_collate([data[0]]))]
-    return UPerNetHead(dims, len(encoder.task.classes), width, dropout)
 
 
 @torch.no_grad()
@@ -132,7 +133,7 @@ def linear_head(encoder: BenchEncoder, data: BenchDataset) -> LinearHead:
     return LinearHead(width, len(encoder.task.classes), pooling)
 
 
-def patch_head(encoder: BenchEncoder) -> PatchHead:
-    """A linear layer per patch, for masks of the task's size."""
-    task = encoder.task
-    return PatchHead(encoder.dim, len(task.classes), math.ceil(task.size * encoder.patch_size / encoder.size))
+def patch_head(encoder: BenchEncoder, data: BenchDataset) -> PatchHead:
+    """A linear layer per patch, for masks of the size that the data's first sample has."""
+    pixels, grid = data[0]["mask"].shape[-1], encoder.size / encoder.patch_size
+    return PatchHead(encoder.dim, len(encoder.task.classes), math.ceil(pixels / grid))

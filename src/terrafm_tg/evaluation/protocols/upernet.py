@@ -7,7 +7,7 @@ from terrafm_tg.evaluation.encoders import ModelSpec, load_encoder
 
 from .base import Context, Protocol, Score, Splits
 from .head_task import HeadTask
-from .heads import upernet_head
+from .heads import UPerNetHead
 from .sweep import checked_rates, run_identity, sweep
 from .training import CosineAdamW, Training
 
@@ -61,7 +61,7 @@ class FrozenUPerNet(Protocol):
         def make(rate: float) -> HeadTask:
             return HeadTask(
                 encoder,
-                upernet_head(encoder, splits.train, self.width, self.dropout),
+                UPerNetHead(encoder.dim, len(encoder.task.classes), self.width, self.dropout),
                 CosineAdamW(rate, self.min_lr, self.warmup, self.weight_decay),
                 augment=self.augment,
                 seed=context.seed,
