@@ -17,7 +17,8 @@ def create(root: Path, per_class: dict[str, int] = PER_CLASS, size: int = SIZE) 
     folder = root / CopernicusBenchEuroSATS1.directory
     names: dict[str, list[str]] = {split: [] for split in per_class}
     for kind, name in enumerate(CopernicusBenchEuroSATS1.classes):
-        level = np.array([-8 - kind, -15 - kind]).reshape(2, 1, 1)
+        angle = 2 * np.pi * kind / len(CopernicusBenchEuroSATS1.classes)
+        level = np.array([-11 + 5 * np.cos(angle), -18 + 5 * np.sin(angle)]).reshape(2, 1, 1)
         number = 0
         for split, count in per_class.items():
             for _ in range(count):

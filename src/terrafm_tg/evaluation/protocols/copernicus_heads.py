@@ -8,6 +8,9 @@ from terrafm_tg.evaluation.encoders.spec import BenchEncoder
 
 from .heads import Head, LinearHead
 
+#: Maps of more channels than any usual encoder has, such as pixels by patch, are first taken to ``NARROWED``.
+WIDEST, NARROWED = 1536, 768
+
 
 class NormedLinearHead(LinearHead):
     """Batch norm without parameters, then a linear layer, on an image's embedding.
@@ -51,6 +54,9 @@ class PyramidHead(Head):
         super().__init__()
         self.dates = dates
         dim //= dates
+        self.narrow: nn.Module = nn.Identity()
+        if dim > WIDEST:
+            self.narrow, dim = nn.Conv2d(dim, NARROWED, 1), NARROWED
         self.pyramid = nn.ModuleList(
             [
                 nn.Sequential(_twice(dim), nn.BatchNorm2d(dim), nn.GELU(), _twice(dim)),
@@ -79,7 +85,7 @@ class PyramidHead(Head):
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Logits (B, C, 4 h, 4 w), and the auxiliary ones (B, C, h, w)."""
-        maps = [scale(x) for scale, x in zip(self.pyramid, features, strict=True)]
+        maps = [scale(self.narrow(x)) for scale, x in zip(self.pyramid, features, strict=True)]
         # The decoder skips the maps of full and half size.
         return [self.classify(self.decoder([maps[0], maps[0], *maps])), self.auxiliary(maps[2])]
 

@@ -1,0 +1,159 @@
+"""Copernicus-Bench's frozen protocol: what it trains, by which schedule, and what it reports."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from torchmetrics.functional.classification import multiclass_jaccard_index
+
+from data.copernicus_bench.data import make_copernicus
+from data.landslide4sense.data import make_landslide
+from terrafm_tg.datasets.bench import open_bench
+from terrafm_tg.evaluation.encoders import ModelSpec, load_encoder
+from terrafm_tg.evaluation.protocols import Context, Splits, make_protocol
+from terrafm_tg.evaluation.protocols.copernicus import CopernicusFrozen, CopernicusTask, OneCycle
+from terrafm_tg.evaluation.protocols.copernicus_heads import NormedLinearHead, PyramidHead
+
+SPEC = ModelSpec("terrafm_tiny", size=32)
+
+
+def opened(root: Path, name: str) -> Splits:
+    return Splits(*(open_bench(name, root, split) for split in ("train", "val", "test")))
+
+
+def test_settings_are_the_benchmark_s() -> None:
+    protocol = make_protocol("copernicus-frozen")
+    assert isinstance(protocol, CopernicusFrozen)
+    assert (protocol.epochs, protocol.weight_decay, protocol.width, protocol.auxiliary) == (
+        50,
+        1e-4,
+        512,
+        0.4,
+    )
+    optimizer, _ = OneCycle(0.1, 1e-4, segmentation=False, cycle_momentum=True)(
+        [nn.Parameter(torch.ones(1))], 10
+    )
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert optimizer.param_groups[0]["weight_decay"] == 1e-4
+    optimizer, _ = OneCycle(1e-3, 1e-4, segmentation=True, cycle_momentum=True)(
+        [nn.Parameter(torch.ones(1))], 10
+    )
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert optimizer.param_groups[0]["weight_decay"] == 0.01
+
+
+@pytest.mark.parametrize("cycle", [True, False])
+def test_the_rate_falls_as_a_cosine_without_warm_up(cycle: bool) -> None:
+    steps = 20
+    optimizer, schedule = OneCycle(0.1, 1e-4, False, cycle)([nn.Parameter(torch.ones(1))], steps)
+    rates, momenta = [], []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        momenta.append(optimizer.param_groups[0]["momentum"])
+        optimizer.step()
+        schedule.step()
+    low = 0.1 / 25 / 1e4
+    for i, rate in enumerate(rates):
+        assert rate == pytest.approx(
+            low + (0.1 - low) * (1 + math.cos(math.pi * (i + 1) / steps)) / 2, abs=1e-9
+        )
+    assert momenta == sorted(momenta)
+    assert (momenta[0], momenta[-1]) == (pytest.approx(0.85, abs=0.01), 0.95) if cycle else (0, 0)
+
+
+def test_the_linear_head_is_batch_norm_without_parameters_and_a_linear_layer() -> None:
+    torch.manual_seed(0)
+    head, x = NormedLinearHead(6, 3).train(), 5 * torch.randn(16, 6) + 2
+    assert [name for name, _ in head.named_parameters()] == ["linear.weight", "linear.bias"]
+    assert head.linear.weight.std() < 0.015
+    normed = (x - x.mean(0)) / (x.var(0, unbiased=False) + 1e-6).sqrt()
+    assert torch.allclose(head(x)[0], head.linear(normed), atol=1e-5)
+
+
+def test_the_pyramid_has_four_sizes_and_floods_are_a_difference(tmp_path: Path) -> None:
+    head = PyramidHead(8, 3, dates=1, width=16, auxiliary_width=4, dropout=0.1).eval()
+    maps = [torch.randn(2, 8, 4, 4) for _ in range(4)]
+    sizes = [scale(x).shape[-1] for scale, x in zip(head.pyramid, maps, strict=True)]
+    assert sizes == [16, 8, 4, 2]
+    logits, auxiliary = head(maps)
+    assert (logits.shape, auxiliary.shape) == ((2, 3, 16, 16), (2, 3, 4, 4))
+    splits = opened(make_copernicus(tmp_path, "Flood-S1", n=4), "Flood-S1")
+    encoder = load_encoder(SPEC, splits.train.task, splits.train)
+    batch = next(iter(DataLoader(splits.train, 4)))
+    change = PyramidHead(encoder.dim, 3, 2, 16, 4, 0.1)
+    with torch.no_grad():
+        found = change.read(encoder, batch)
+        both = encoder.pyramid_inputs(batch)
+        swapped = change.read(encoder, batch | {"image_s1rtc": batch["image_s1rtc"].flip(1)})
+    assert found[0].shape == (4, encoder.dim // 2, 2, 2)
+    for x, y, z in zip(found, both, swapped, strict=True):
+        before, after = y.chunk(2, dim=1)
+        assert torch.allclose(x, after - before, atol=1e-5)
+        assert torch.allclose(x, -z, atol=1e-5)
+
+
+def test_only_the_head_learns(tmp_path: Path) -> None:
+    splits = opened(make_copernicus(tmp_path, "DFC2020-S1", n=4), "DFC2020-S1")
+    encoder = load_encoder(SPEC, splits.train.task, splits.train)
+    head = PyramidHead(encoder.dim, 8, 1, 16, 4, 0.1)
+    task = CopernicusTask(encoder, head, OneCycle(1e-3, 1e-4, True, True), auxiliary=0.4)
+    trained = {name for name, parameter in task.named_parameters() if parameter.requires_grad}
+    assert trained == {f"head.{name}" for name, _ in head.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "least"),
+    [("EuroSAT-S1", "oa", 70), ("BigEarthNet-S2", "map", 40), ("landslide4sense", "miou", 80)],
+)
+def test_it_learns_what_pixels_tell_apart(tmp_path: Path, name: str, metric: str, least: float) -> None:
+    if name == "landslide4sense":
+        make_landslide(tmp_path, n=16)
+    else:
+        make_copernicus(tmp_path, name, n=40)
+    protocol = make_protocol("copernicus-frozen", epochs=6, batch_size=4, width=16, auxiliary_width=8)
+    sensors = ("terrain",) if metric == "miou" else None
+    spec = ModelSpec("pixel-statistics", size=32, sensors=sensors)
+    found = protocol.run(spec, opened(tmp_path, name), Context(folder=tmp_path / "work"))
+    (headline,) = [score for score in found if score.headline]
+    (true,) = [score for score in found if score.metric == metric and score.average == "true"]
+    assert (headline.metric, headline.average) == (metric, "per-batch")
+    assert true.score > least
+    assert headline.settings["lr"] == {"oa": 0.1, "map": 1.0, "miou": 1e-3}[metric]
+
+
+def test_a_second_run_takes_what_was_learnt_and_a_fresh_one_is_the_same(tmp_path: Path) -> None:
+    splits = opened(make_copernicus(tmp_path, "Flood-S1", n=4), "Flood-S1")
+    protocol = make_protocol("copernicus-frozen", epochs=1, batch_size=2, width=16, auxiliary_width=8)
+    runs = [protocol.run(SPEC, splits, Context(folder=tmp_path / folder)) for folder in ("a", "a", "b")]
+    first, *others = [[(score.metric, score.average, score.score) for score in run] for run in runs]
+    assert [(metric, average) for metric, average, _ in first].count(("miou", "per-batch")) == 1
+    for other in others:
+        assert [x[:2] for x in other] == [x[:2] for x in first]
+        assert [x[2] for x in other] == pytest.approx([x[2] for x in first], nan_ok=True)
+    assert len(list((tmp_path / "a").rglob("best.safetensors"))) == 1
+
+
+def test_the_headline_is_the_mean_of_the_batches(tmp_path: Path) -> None:
+    """What Lightning logs of torchmetrics' value of each batch, as the benchmark's code does."""
+    splits = opened(make_copernicus(tmp_path, "DFC2020-S2", n=10), "DFC2020-S2")
+    encoder = load_encoder(SPEC, splits.test.task, splits.test)
+    torch.manual_seed(0)
+    task = CopernicusTask(
+        encoder, PyramidHead(encoder.dim, 8, 1, 16, 4, 0.0), OneCycle(1e-3, 1e-4, True, True)
+    ).eval()
+    values, sizes = [], []
+    task.on_test_epoch_start()
+    with torch.no_grad():
+        for batch in DataLoader(splits.test, 2):
+            task.test_step(batch, 0)
+            value = multiclass_jaccard_index(task(batch)[0], batch["mask"], 8, ignore_index=255)
+            values.append(100 * value.item())
+            sizes.append(len(batch["mask"]))
+    (headline,) = [score for score in task.metrics.compute() if score.headline]
+    expected = sum(v * n for v, n in zip(values, sizes, strict=True)) / sum(sizes)
+    assert sizes == [2, 2, 1]
+    assert headline.score == pytest.approx(expected, abs=1e-3)
+    assert task.metrics.value() == headline.score  # what the best epoch is chosen by
