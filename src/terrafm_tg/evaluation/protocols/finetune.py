@@ -9,7 +9,7 @@ from terrafm_tg.evaluation.encoders import BenchEncoder, ModelSpec, load_encoder
 
 from .base import Context, Protocol, Score, Splits
 from .head_task import HeadTask
-from .heads import Head, linear_head, patch_head, upernet_head
+from .heads import Head, UPerNetHead, linear_head, patch_head
 from .sweep import checked_rates, run_identity, sweep
 from .training import CosineAdamW, Training
 
@@ -88,6 +88,6 @@ class FineTune(Protocol):
     def _head(self, encoder: BenchEncoder, data: BenchDataset) -> Head:
         if encoder.task.kind != "segmentation":
             return linear_head(encoder, data)
-        return (
-            patch_head(encoder, data) if self.decoder == "linear" else upernet_head(encoder, data, self.width)
-        )
+        if self.decoder == "upernet":
+            return UPerNetHead(encoder.dim, len(encoder.task.classes), self.width)
+        return patch_head(encoder, data)
