@@ -1,15 +1,16 @@
 """What ``terrafm bench`` prints: the plan, and in the end the headline scores beside the published ones."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from terrafm_tg.evaluation.bench_report import published_scores
 from terrafm_tg.evaluation.bench_report.entries import entries
-from terrafm_tg.evaluation.bench_report.published import Published
-from terrafm_tg.evaluation.bench_report.summary import leading, summarise
-from terrafm_tg.evaluation.bench_report.tables import share
+from terrafm_tg.evaluation.bench_report.summary import summarise
+from terrafm_tg.evaluation.bench_report.tables import leading, share
 
 from .plan import Plan, Skipped
 
@@ -23,14 +24,15 @@ def print_plan(plan: Plan, out: Path) -> None:
     """
     console = Console()
     table = Table(title=f"{len(plan.units)} units of work", title_justify="left")
-    for column in ("dataset", "bands", "model", "protocol", "train", "seed", ""):
-        table.add_column(column)
+    for column in ("dataset", "model", "protocol", "train", "seed", ""):
+        table.add_column(column, overflow="fold")
     done = 0
     for unit in plan.units:
         there = unit.read(out) is not None
         done += there
-        cells = [unit.dataset, unit.bands, unit.spec.label, unit.protocol.name]
-        table.add_row(*cells, share(unit.fraction), str(unit.seed), "done" if there else "to do")
+        dataset = unit.dataset if unit.bands == "corrected" else f"{unit.dataset} ({unit.bands})"
+        cells = [dataset, unit.spec.label, unit.protocol.name, share(unit.fraction), str(unit.seed)]
+        table.add_row(*cells, "done" if there else "to do")
     console.print(table)
     console.print(f"{done} of {len(plan.units)} units are done in {out}.", soft_wrap=True)
     print_skipped(plan.skipped, console)
@@ -45,15 +47,21 @@ def print_results(frame: pd.DataFrame, plan: Plan, report: Path) -> None:
         report: The HTML page.
     """
     console = Console()
-    table = Table(title="Headline scores in percent", title_justify="left")
-    for column in ("dataset", "protocol", "train", "metric", "model"):
-        table.add_column(column)
+    published = published_scores()
+    table = Table(title="Headline scores in percent, with 95 % intervals", title_justify="left")
+    for column in ("dataset, protocol", "model"):
+        table.add_column(column, overflow="fold")
     for column in ("score", "published", "best published"):
         table.add_column(column, justify="right")
-    for line in leading(summarise(entries(frame))):
-        score = f"{line.mean:.1f} ({line.estimate.words})"
-        cells = [line.dataset, line.protocol, share(line.train_fraction), line.metric, line.entry, score]
-        table.add_row(*cells, f"{line.reference.score:.1f}" if line.reference else "", _named(line.best))
+    before = ""
+    for row in leading(summarise(entries(frame), published)).itertuples():
+        what = f"{row.dataset}: {row.protocol}, {row.metric}, {share(row.train_fraction)}"
+        first = what != before
+        if before and first:
+            table.add_section()
+        best = _beside(row.best, row.best_label) if first else ""
+        table.add_row(what if first else "", row.entry, _score(row), _beside(row.reference), best)
+        before = what
     if table.row_count:
         console.print(table)
     print_skipped(plan.skipped, console)
@@ -68,5 +76,9 @@ def print_skipped(skipped: list[Skipped], console: Console) -> None:
         console.print(f"{word}: {what}: {item.reason}", soft_wrap=True, markup=False, highlight=False)
 
 
-def _named(score: Published | None) -> str:
-    return f"{score.score:.1f} {score.label}" if score else ""
+def _score(row: Any) -> str:
+    return f"{row.mean:.1f} ({row.low:.1f}–{row.high:.1f})" if row.kind else f"{row.mean:.1f}"
+
+
+def _beside(score: float, label: str = "") -> str:
+    return "" if pd.isna(score) else f"{score:.1f} {label}".strip()

@@ -78,7 +78,7 @@ def run_plan(plan: Plan, how: How, workers: int | None = 0, scheduler: str | Non
 def spread(units: list[Unit]) -> list[Unit]:
     """Units in an order in which those that need the same embeddings are far apart.
 
-    The first of them computes these, and others that ran at the same time would wait for it.
+    The first of them computes these; others that ran at the same time would compute them too.
     """
     seen: Counter[tuple[object, ...]] = Counter()
     turns = []

@@ -5,6 +5,8 @@ import platform
 import shutil
 import sys
 import time
+from contextlib import suppress
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -17,8 +19,10 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from terrafm_tg.datasets.bench import BenchDataset, open_bench
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoders import BenchEncoder, UnsupportedTaskError, load_encoder
+from terrafm_tg.evaluation.encoders.reader import Reader
 from terrafm_tg.evaluation.protocols import Context, Score, Splits
 
+from .table import SCHEMA
 from .unit import Unit
 
 #: Packages whose versions stand beside every score.
@@ -91,6 +95,8 @@ def run_unit(unit: Unit, how: How) -> Outcome:
     common["seconds"] = round(seconds, 3)
     unit.write(how.out, [common | _row(score, unit, splits.train) for score in scores])
     shutil.rmtree(scratch, ignore_errors=True)
+    with suppress(OSError):  # that of another unit is in it
+        scratch.parent.rmdir()
     return Outcome("done")
 
 
@@ -153,7 +159,7 @@ def _common(unit: Unit, splits: Splits, encoder: BenchEncoder, device: torch.dev
         "name": spec.label,
         "weights": spec.weights or "",
         "stem": spec.stem or "",
-        "sensors": ",".join(spec.sensors or task.sensors),
+        "sensors": ",".join(sensor for sensor in task.sensors if sensor in _read_by(encoder)),
         "pooling": spec.pooling,
         "size": encoder.size,
         "normalization": spec.normalization,
@@ -170,9 +176,16 @@ def _common(unit: Unit, splits: Splits, encoder: BenchEncoder, device: torch.dev
     }
 
 
+def _read_by(encoder: BenchEncoder) -> set[str]:
+    """The sensors that an encoder takes bands of."""
+    readers = [module for module in encoder.modules() if isinstance(module, Reader)]
+    return {source.sensor for reader in readers for source in reader.sources if source is not None}
+
+
 def _row(score: Score, unit: Unit, train: BenchDataset) -> dict[str, Any]:
     """One score; numbers that there are not (a class that does not occur) become null."""
-    settings = {**unit.protocol.settings, **score.settings, "partition": train.partition}
+    more = {name: value for name, value in asdict(unit.spec).items() if name not in SCHEMA.names}
+    settings = {**more, **unit.protocol.settings, **score.settings, "partition": train.partition}
     classes = score.per_class
     return {
         "metric": score.metric,
