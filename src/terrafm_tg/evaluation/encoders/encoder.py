@@ -61,18 +61,8 @@ class Encoder(BenchEncoder):
         return self._dates(self.backbone(self.prepare(batch)).patches)
 
     def pyramid_inputs(self, batch: Mapping[str, Tensor]) -> list[Tensor]:
-        """Four maps (B, D, h, w), those of several dates stacked along the channels.
-
-        Raises:
-            UnsupportedTaskError: If the model's depths differ in width or size.
-        """
-        levels = self.backbone.levels(self.prepare(batch))
-        if len({level.shape for level in levels}) > 1:
-            raise UnsupportedTaskError(
-                f"{self.spec.model} has features of different sizes in its four depths, from which no pyramid of one "
-                "width is made: use the segmentation-probe or a plain transformer."
-            )
-        return [self._dates(level) for level in levels]
+        """Four maps, those of several dates stacked along the channels."""
+        return [self._dates(level) for level in self.backbone.levels(self.prepare(batch))]
 
     def trainable(self) -> nn.Module:
         """The backbone.

@@ -125,8 +125,19 @@ class BenchEncoder(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def pyramid_inputs(self, batch: Mapping[str, Tensor]) -> list[Tensor]:
-        """Four maps (B, dim, h, w), of the blocks at 1/3, 1/2, 2/3 and the whole of the depth."""
+        """Four maps of increasing depth.
+
+        Of a plain transformer (B, dim, h, w) each, of the blocks at 1/3, 1/2, 2/3 and the whole of its depth; of a
+        network of stages the last four stages' maps, each of a width and size of its own.
+
+        Raises:
+            UnsupportedTaskError: If there are fewer.
+        """
 
     @abc.abstractmethod
     def trainable(self) -> nn.Module:
-        """The backbone, whose parameters full fine-tuning trains; forward it through the methods above."""
+        """The backbone, whose parameters full fine-tuning trains; forward it through the methods above.
+
+        Raises:
+            UnsupportedTaskError: If it has none.
+        """

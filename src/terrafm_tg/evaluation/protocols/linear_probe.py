@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from terrafm_tg.evaluation.encoders import ModelSpec
 
 #: Galileo's sweep.
-RATES = tuple(digit * 10.0**power for power in (-4, -3, -2, -1) for digit in (1, 3, 5, 8))
+RATES = (
+    1e-4, 3e-4, 5e-4, 8e-4, 1e-3, 3e-3, 5e-3, 8e-3, 1e-2, 3e-2, 5e-2, 8e-2, 0.1, 0.3, 0.5, 0.8,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
