@@ -99,13 +99,14 @@ class GeoBench(BenchDataset):
     def _check_bands(self, path: Path, stored: dict[str, str]) -> dict[str, str]:
         """``stored``, if it has what is read, in the order that tells the bands where the names do not."""
         wanted = [name for names in self.layout.names.values() for name in names]
-        found = [name for name in stored if name != "label"]
-        wrong = found != wanted if self.layout.mislabelled else not set(wanted) <= set(found)
-        if wrong or (self.task.kind == "segmentation" and "label" not in stored):
-            expected = dict.fromkeys(wanted if self.task.kind != "segmentation" else [*wanted, "label"])
+        if self.task.kind == "segmentation":
+            wanted.append("label")
+        absent = [name for name in wanted if name not in stored]
+        if absent or (self.layout.mislabelled and list(stored) != wanted):
+            fault = f"lacks {', '.join(absent)}" if absent else f"has not the order {', '.join(wanted)}"
             raise TerraFMError(
-                f"{path} has the bands {', '.join(stored) or 'none'}, but {self.task.name} was expected to have "
-                f"{', '.join(expected)}: fetch it again."
+                f"{path} {fault}, by which {self.task.name} is read; it has {', '.join(stored) or 'nothing'}: fetch it "
+                "again."
             )
         return stored
 

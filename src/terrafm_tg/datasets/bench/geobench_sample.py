@@ -26,7 +26,8 @@ def open_sample(path: Path) -> "Iterator[tuple[h5py.File, dict[str, Any]]]":
         TerraFMError: If the file is damaged, now or while it is read, or its pickle is not one of GEO-Bench.
     """
     try:
-        with lazy_import("h5py").File(path, "r") as file:
+        # Without a lock, which many network file systems refuse; nothing is written.
+        with lazy_import("h5py").File(path, "r", locking=False) as file:
             described = load_text(str(file.attrs["pickle"]))
             if not isinstance(described, dict):
                 raise PickleError("it describes no bands")
