@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 # Matrix products of small models gain nothing from more threads than cores; tests run one process per core instead.
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 
-.PHONY: help env pretrain pretrain-long test soak lint types docs bench clean
+.PHONY: help env pretrain pretrain-long test soak lint types docs bench benchmarks clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -54,6 +54,11 @@ bench: $(READY)  ## on this machine: a training step's stages, the encoder's for
 	OMP_NUM_THREADS=1 $(BIN)/terrafm profile encoder
 	OMP_NUM_THREADS=1 $(BIN)/terrafm profile store
 	OMP_NUM_THREADS=1 $(BIN)/terrafm profile loader
+
+ROOT ?= data/bench
+benchmarks: $(READY)  ## GEO-Bench, Copernicus-Bench and Landslide4Sense beside the published scores (ROOT=data/bench)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[bench]" -c constraints.txt
+	$(BIN)/terrafm bench --config conf/bench/all.yaml --root $(ROOT)
 
 clean:  ## remove what was built, not what was trained
 	rm -rf build dist site .pytest_cache .ruff_cache .mypy_cache src/*.egg-info

@@ -1,6 +1,7 @@
 """The documentation quotes the source as it is, and links to what exists."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,59 @@ def test_the_examples_of_fine_tuning_run(tmp_path: Path):
 def test_the_examples_of_the_stems_run():
     names = _run("which_stem.md", {}, terrafm_base="terrafm_tiny")
     assert names["surface"].shape == names["top"].shape == (1, 192)
+
+
+@pytest.fixture(scope="module")
+def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from data.copernicus_bench.data import make_copernicus
+    from data.geobench.data import make_geobench
+    from data.landslide4sense.data import make_landslide
+
+    root = tmp_path_factory.mktemp("benchmarks")
+    for name in ("m-eurosat", "m-cashew-plant"):
+        make_geobench(root, name, size=32)
+    make_copernicus(root, "EuroSAT-S1")
+    return make_landslide(root)
+
+
+def _bench_commands() -> list[list[str]]:
+    text = (ROOT / "docs/benchmarks.md").read_text()
+    shell = "\n".join(re.findall(r"```console\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
+    return [
+        words[1:]
+        for line in re.split(r"\n(?=terrafm |pip )", shell)
+        if (words := shlex.split(line))[1] == "bench"
+    ]
+
+
+@pytest.mark.parametrize("words", _bench_commands(), ids=lambda words: Path(words[2]).stem)
+def test_the_commands_of_the_benchmarks_page_lay_out_work(
+    words: list[str],
+    benchmarks: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+):
+    from terrafm_tg.cli import main
+
+    monkeypatch.chdir(ROOT)
+    main([*words, f"--root={benchmarks}", f"--out={tmp_path}", "--dry_run=true"])
+    found = re.search(r"0 of (\d+) units are done", " ".join(capsys.readouterr().out.split()))
+    assert int(found[1]) > 0
+
+
+def test_the_examples_of_the_benchmarks_page_run(
+    benchmarks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from evaluation.bench_results import results
+
+    monkeypatch.chdir(tmp_path)
+    table = tmp_path / "runs/bench/geobench_knn/results.parquet"
+    table.parent.mkdir(parents=True)
+    results(["m-eurosat"], seeds=1).to_parquet(table)
+    small = {"terrafm_base": "terrafm_tiny", 'weights="default"': "size=32"}
+    names = _run("benchmarks.md", {"root": benchmarks, "out": tmp_path / "report"}, **small)
+    assert names["sample"]["image_s2l1c"].shape == (13, 32, 32)
+    assert names["headline"].metric == "accuracy"
+    assert len(names["theirs"]) == 28
+    assert names["page"].read_text().startswith("<!DOCTYPE html>")

@@ -221,12 +221,25 @@ def test_per_batch_averages_are_compared_and_named(lines: list[Line], page: _Pag
 
 
 def test_an_entry_says_what_tells_it_from_others():
-    rows = [_one(), _one(pooling="mean"), _one(bands="labelled"), _one(size=0), _one(stem="s2l2a")]
+    rows = [_one(), _one(pooling="mean"), _one(bands="labelled"), _one(size=64), _one(stem="s2l2a")]
     rows += [_one(name="other", pooling="mean"), _one(name="other", pooling="mean", dataset="m-so2sat")]
     names = entries(pd.concat(rows)).entry
     assert list(names) == [
         "TerraFM", "TerraFM, mean of patches", "TerraFM, bands as labelled", "TerraFM, stored size",
         "TerraFM, stem s2l2a", "other", "other",
+    ]  # fmt: skip
+
+
+def test_sizes_and_sensors_are_one_entry_over_datasets():
+    rows = []
+    for dataset, usual, stored, sensors in (
+        ("m-eurosat", 224, 64, "s2l1c"),
+        ("m-so2sat", 224, 32, "s1rtc,s2l1c"),
+    ):
+        rows += [_one(dataset=dataset, size=size, sensors=sensors) for size in (usual, stored)]
+    rows.append(_one(dataset="m-so2sat", size=224, sensors="s2l1c"))
+    assert list(entries(pd.concat(rows)).entry) == [
+        "TerraFM", "TerraFM, stored size", "TerraFM", "TerraFM, stored size", "TerraFM, s2l1c"
     ]  # fmt: skip
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from terrafm_tg.datasets.bench import TASKS
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.evaluation.encoders import ModelSpec
 from terrafm_tg.evaluation.protocols import PROTOCOLS, get_protocol
 
 #: What a score is of.
@@ -18,14 +20,14 @@ SETTINGS: dict[str, Callable[[str], str]] = {
     "model": str,
     "weights": lambda value: value or "random weights",
     "stem": lambda value: f"stem {value}" if value else "default stem",
-    "sensors": lambda value: value or "all sensors",
+    "sensors": lambda value: value.replace(",", " and ") or "all sensors",
     "pooling": lambda value: {"token": "class token", "mean": "mean of patches"}.get(value, value),
     "size": lambda value: {"": "default size", "0": "stored size"}.get(value, f"{value} px"),
     "normalization": lambda value: f"{value} statistics",
     "bands": lambda value: {"labelled": "bands as labelled"}.get(value, f"bands {value}"),
 }
 #: Values that go without saying where another entry says its own.
-USUAL = {
+_USUAL = {
     "stem": "",
     "sensors": "",
     "pooling": "token",
@@ -33,6 +35,7 @@ USUAL = {
     "normalization": "model",
     "bands": "corrected",
 }
+_LARGEST_PATCH = 32  # pixels: a stored size is rounded up to whole patches
 #: One run of one entry.
 UNIT = ["entry", "benchmark", "dataset", "protocol", "train_fraction", "seed"]
 _REQUIRED = [*CELL, "name", *SETTINGS, "seed", "score"]
@@ -65,9 +68,10 @@ def as_json(value: Any) -> Any:
 def entries(results: pd.DataFrame) -> pd.DataFrame:
     """The rows of models that were run, with the column ``entry``.
 
-    An entry is a model with its settings; its name says of these only what tells it from another entry of that name.
-    Where protocols of one name were run with several settings, these tell entries apart, too. A score that occurs
-    twice for one seed counts once.
+    Sizes become relative to the dataset (empty for its usual one, "0" for the stored one; as pixels they are in the
+    column ``pixels``), and ``sensors`` empty where all are read. An entry is a model with its settings; its name says
+    of these only what tells it from another entry of that name. Where protocols of one name were run with several
+    settings, these tell entries apart, too. A score that occurs twice for one seed counts once.
 
     Args:
         results: The tidy table of ``terrafm bench``; an empty one may lack columns.
@@ -86,12 +90,15 @@ def entries(results: pd.DataFrame) -> pd.DataFrame:
     table = table[~table.published.astype(bool) & table.score.notna()]
     table = table.assign(
         **{column: table[column].map(as_text) for column in SETTINGS},
+        pixels=table["size"].map(as_text),
         train_fraction=table.train_fraction.astype(float).round(4),
         entry=table["name"].map(as_text),
     ).reset_index(drop=True)
+    table["size"] = [_relative_size(*row) for row in zip(table.dataset, table["size"], strict=True)]
+    table["sensors"] = [_some_sensors(*row) for row in zip(table.dataset, table.sensors, strict=True)]
     cell = [*CELL, "name"]
     for column, words in SETTINGS.items():
-        usual = USUAL.get(column)
+        usual = _USUAL.get(column)
         _tell_apart(
             table,
             cell,
@@ -121,7 +128,18 @@ def _tell_apart(
 
 
 def _settings_of(protocol: str) -> list[str]:
-    """A protocol's own settings, as opposed to what it chose on the way."""
-    return (
-        [field.name for field in dataclasses.fields(get_protocol(protocol))] if protocol in PROTOCOLS else []
-    )
+    """Settings of a protocol and those of a model that have no column, as opposed to what was chosen on the way."""
+    kinds = [ModelSpec, *([get_protocol(protocol)] if protocol in PROTOCOLS else [])]
+    return [field.name for kind in kinds for field in dataclasses.fields(kind)]
+
+
+def _relative_size(dataset: str, size: str) -> str:
+    task = TASKS.get(dataset)
+    if task is None or not size.isdigit() or int(size) == task.input_size:
+        return "" if task is not None else size
+    return "0" if 0 <= int(size) - task.size < _LARGEST_PATCH else size
+
+
+def _some_sensors(dataset: str, sensors: str) -> str:
+    every = dataset in TASKS and set(sensors.split(",")) == set(TASKS[dataset].sensors)
+    return "" if every else sensors

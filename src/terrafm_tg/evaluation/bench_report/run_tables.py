@@ -13,7 +13,7 @@ _SHOWN = 8
 
 def run_tables(table: pd.DataFrame) -> Iterator[Table]:
     """Models and their settings, protocols and theirs, time per unit, machines and versions."""
-    models = table.drop_duplicates(["entry", *SETTINGS])
+    models = table.assign(size=table.pixels).drop_duplicates(["entry", *SETTINGS])
     groups = dict(iter(models.groupby("entry", sort=False)))
     told = [setting for setting in SETTINGS if models[setting].any()]
     yield Table(

@@ -8,7 +8,7 @@ import pandas as pd
 from terrafm_tg.datasets.bench import TASKS
 from terrafm_tg.evaluation.metrics import PER_BATCH, TRUE
 
-from .entries import CELL, SETTINGS, USUAL
+from .entries import CELL, SETTINGS
 from .estimate import Estimate, estimate
 from .notes import TITLES
 from .published import PROTOCOL_NAMES, Published, counterparts, published_scores
@@ -28,6 +28,7 @@ class Line:
         metric: What the score is.
         average: "true" or "per-batch".
         entry: The model with its settings.
+        name: The model alone.
         settings: These, as text.
         headline: Whether this is the metric that published tables give.
         n_train: Samples.
@@ -45,6 +46,7 @@ class Line:
     metric: str
     average: str
     entry: str
+    name: str
     settings: Mapping[str, str]
     headline: bool
     n_train: int
@@ -61,8 +63,8 @@ class Line:
 
     @property
     def usual(self) -> bool:
-        """Whether the model has its usual settings: class token, corrected bands, default size and stem."""
-        return all(self.settings[key] == value for key, value in USUAL.items())
+        """Whether no other entry of that name is more usual: class token, corrected bands, default size and stem."""
+        return self.entry == self.name
 
     @property
     def best(self) -> Published | None:
@@ -79,9 +81,9 @@ def summarise(table: pd.DataFrame) -> list[Line]:
     by_key = groups(
         published_scores(), lambda p: (p.benchmark, p.dataset, p.protocol, p.train_fraction, p.metric)
     )
-    rows = table[[*CELL, "entry", *SETTINGS, "headline", "n_train", "n_test", "seed", "score"]].itertuples(
-        index=False
-    )
+    rows = table[
+        [*CELL, "entry", "name", *SETTINGS, "headline", "n_train", "n_test", "seed", "score"]
+    ].itertuples(index=False)
     order = _order(table)
     lines = []
     for rows_of_one in groups(rows, lambda row: row[: len(CELL) + 1]).values():
@@ -94,7 +96,7 @@ def summarise(table: pd.DataFrame) -> list[Line]:
         trials = int(first.n_test) if _is_share(first.dataset, first.metric, first.average) else None
         lines.append(
             Line(
-                **{key: getattr(first, key) for key in [*CELL, "entry"]},
+                **{key: getattr(first, key) for key in [*CELL, "entry", "name"]},
                 settings={key: getattr(first, key) for key in SETTINGS},
                 headline=any(row.headline for row in rows_of_one),
                 n_train=int(first.n_train),
