@@ -69,7 +69,6 @@ def run_bench(
         batch_size=batch_size,
         num_workers=num_workers,
         cache=out.absolute() / "embeddings" if cache else None,
-        progress=not workers and scheduler is None,
     )
     results = run_plan(plan, how, workers, scheduler)
     print_results(results.frame, results.plan, results.report)

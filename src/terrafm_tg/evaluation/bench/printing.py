@@ -1,16 +1,15 @@
 """What ``terrafm bench`` prints: the plan, and in the end the headline scores beside the published ones."""
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from terrafm_tg.evaluation.bench_report import published_scores
 from terrafm_tg.evaluation.bench_report.entries import entries
-from terrafm_tg.evaluation.bench_report.summary import summarise
-from terrafm_tg.evaluation.bench_report.tables import leading, share
+from terrafm_tg.evaluation.bench_report.published import Published
+from terrafm_tg.evaluation.bench_report.summary import Line, leading, summarise
+from terrafm_tg.evaluation.bench_report.tables import share
 
 from .plan import Plan, Skipped
 
@@ -47,20 +46,19 @@ def print_results(frame: pd.DataFrame, plan: Plan, report: Path) -> None:
         report: The HTML page.
     """
     console = Console()
-    published = published_scores()
     table = Table(title="Headline scores in percent, with 95 % intervals", title_justify="left")
     for column in ("dataset, protocol", "model"):
         table.add_column(column, overflow="fold")
     for column in ("score", "published", "best published"):
         table.add_column(column, justify="right")
     before = ""
-    for row in leading(summarise(entries(frame), published)).itertuples():
-        what = f"{row.dataset}: {row.protocol}, {row.metric}, {share(row.train_fraction)}"
+    for line in leading(summarise(entries(frame))):
+        what = f"{line.dataset}: {line.protocol}, {line.metric}, {share(line.train_fraction)}"
         first = what != before
         if before and first:
             table.add_section()
-        best = _beside(row.best, row.best_label) if first else ""
-        table.add_row(what if first else "", row.entry, _score(row), _beside(row.reference), best)
+        best = f"{_points(line.best)} {line.best.label}" if first and line.best else ""
+        table.add_row(what if first else "", line.entry, _score(line), _points(line.reference), best)
         before = what
     if table.row_count:
         console.print(table)
@@ -76,9 +74,10 @@ def print_skipped(skipped: list[Skipped], console: Console) -> None:
         console.print(f"{word}: {what}: {item.reason}", soft_wrap=True, markup=False, highlight=False)
 
 
-def _score(row: Any) -> str:
-    return f"{row.mean:.1f} ({row.low:.1f}–{row.high:.1f})" if row.kind else f"{row.mean:.1f}"
+def _score(line: Line) -> str:
+    found = line.estimate
+    return f"{found.mean:.1f} ({found.low:.1f}–{found.high:.1f})" if found.kind else f"{found.mean:.1f}"
 
 
-def _beside(score: float, label: str = "") -> str:
-    return "" if pd.isna(score) else f"{score:.1f} {label}".strip()
+def _points(published: Published | None) -> str:
+    return "" if published is None else f"{published.score:.1f}"

@@ -38,7 +38,6 @@ class How(NamedTuple):
         batch_size: Images per forward of a frozen encoder.
         num_workers: Processes that decode images.
         cache: Folder of embeddings; none are kept where None.
-        progress: Whether protocols show a bar.
     """
 
     out: Path
@@ -46,7 +45,6 @@ class How(NamedTuple):
     batch_size: int = 64
     num_workers: int = 0
     cache: Path | None = None
-    progress: bool = False
 
 
 class Outcome(NamedTuple):
@@ -75,7 +73,6 @@ def run_unit(unit: Unit, how: How) -> Outcome:
             batch_size=how.batch_size,
             num_workers=how.num_workers,
             folder=scratch,
-            progress=how.progress,
         )
         with isolate_rng():
             seed_everything(unit.seed, workers=True, verbose=False)
