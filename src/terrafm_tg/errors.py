@@ -4,6 +4,12 @@
 class TerraFMError(ValueError):
     """A wrong setting, path, band, modality, shape or checkpoint; the command line prints it without a traceback."""
 
+    def __str__(self) -> str:
+        """The sentence alone, also where a worker of torch's DataLoader met it and sent its traceback as the text."""
+        text = super().__str__()
+        named = f"{type(self).__module__}.{type(self).__qualname__}: "
+        return text.rpartition(named)[2].strip() if text.startswith("Caught ") else text
+
 
 class UnfitTileError(Exception):
     """A tile's stored pixels differ in shape or type from the arrays that they were to be read into.
