@@ -44,6 +44,8 @@ def load_terrafm(request: Request, model: str) -> Encoder:
             bands[stem] = tuple(band for band, _ in there)
             channels = modality_channels(modality, bands[stem])
             readers[stem] = request.reader(channels, size, sources=[source for _, source in there])
+    if not readers and wanted is not None:
+        raise request.unsupported(f"{', '.join(request.sensors)} has none of the bands {', '.join(wanted)}")
     if not readers:
         stems = preset or f"{S1RTC.name} or Sentinel-2"
         raise request.unsupported(f"none of {', '.join(request.sensors)} has a band of {stems}")

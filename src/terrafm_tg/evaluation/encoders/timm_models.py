@@ -1,9 +1,11 @@
 """Any model of timm: red, green and blue as photographs where the task has them, else all bands of the sensor."""
 
+from pathlib import Path
 from typing import Any
 
 import timm
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
 from timm.models import get_pretrained_cfg, is_model, split_model_name_tag
 
 from terrafm_tg.errors import TerraFMError
@@ -43,18 +45,22 @@ def load_timm(request: Request) -> Encoder:
     else:
         own, sources = request.own_channels()
         reader = request.reader(own, size, sources=sources)
-    settings: dict[str, Any] = {"num_classes": 0, "in_chans": len(reader.channels)} | (
-        {"img_size": size} if fixed else {}
-    )
-    settings |= (
-        {} if spec.weights in (None, "default") else {"pretrained_cfg_overlay": {"file": spec.weights}}
-    )
+    settings: dict[str, Any] = {"num_classes": 0, "in_chans": len(reader.channels)}
+    if fixed:
+        settings["img_size"] = size
+    if spec.weights not in (None, "default"):
+        if not Path(spec.weights).is_file():
+            raise TerraFMError(
+                f"There is no file {spec.weights} of weights for timm/{name}: correct `weights`, or use default."
+            )
+        settings["pretrained_cfg_overlay"] = {"file": spec.weights}
     try:
         model = with_seed(spec.seed, lambda: timm.create_model(name, spec.weights is not None, **settings))
-    except (OSError, RuntimeError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+    except (OSError, RuntimeError, HfHubHTTPError, SafetensorError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise TerraFMError(
-            f"The weights of timm/{name} could not be loaded ({str(error).splitlines()[0]}): give `weights` the path "
-            "of their file, or fetch them once with a network."
+            f"The weights of timm/{name} could not be loaded ({reason}): give `weights` the path of a file, or fetch "
+            "them once with a network."
         ) from error
     return Encoder(request, {IMAGE: reader}, TimmBackbone(model, size), size)
 

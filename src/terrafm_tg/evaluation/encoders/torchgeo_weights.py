@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 from torchgeo.models import ViTSmall14_DINOv2_Weights
 from torchvision.models._api import WeightsEnum
@@ -87,7 +86,7 @@ def _normalize_steps(transforms: object) -> list[tuple[list[float], list[float]]
     """Means and deviations of the transforms that normalise, in order."""
     modules = transforms.modules() if isinstance(transforms, nn.Module) else [transforms]
     return [
-        (torch.as_tensor(m.mean).tolist(), torch.as_tensor(m.std).tolist())
+        ([float(x) for x in m.mean], [float(x) for x in m.std])
         for m in modules
         if isinstance(m, NormalizeV1 | NormalizeV2)
     ]
