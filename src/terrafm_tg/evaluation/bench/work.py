@@ -210,4 +210,4 @@ def machine(device: torch.device) -> str:
     """The processor that computed a score."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} CPU threads"
+    return f"{platform.system()} {platform.processor() or platform.machine()}"

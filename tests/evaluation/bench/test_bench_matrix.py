@@ -1,0 +1,106 @@
+"""Every dataset by every protocol that takes it, through the real command, in one process of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny_bench import QUICK, write_config
+
+from terrafm_tg.cli import main
+from terrafm_tg.datasets.bench import TASKS
+from terrafm_tg.evaluation.bench import SCHEMA
+from terrafm_tg.evaluation.protocols import PROTOCOLS, get_protocol
+
+FITTING = {
+    (task.name, name)
+    for task in TASKS.values()
+    for name in PROTOCOLS
+    if task.kind in get_protocol(name).kinds
+}
+
+
+@pytest.fixture(scope="module")
+def words(benchmarks: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The command."""
+    folder = tmp_path_factory.mktemp("matrix")
+    return write_config(
+        folder / "all.yaml",
+        root=str(benchmarks),
+        out=str(folder / "out"),
+        models=[{"model": "terrafm_tiny", "weights": str(weights), "name": "tiny", "size": 32}],
+        datasets=["GEO-Bench", "Copernicus-Bench", "Landslide4Sense"],
+        protocols=QUICK,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(words: list[str]) -> tuple[str, Path]:
+    """What it printed, and its results."""
+    command = [sys.executable, "-c", "from terrafm_tg.cli import main; main()", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout, Path(words[1].partition("=")[2]).parent / "out"
+
+
+def test_every_dataset_meets_every_protocol_that_takes_it(finished: tuple[str, Path]) -> None:
+    printed, out = finished
+    table = pd.read_parquet(out / "results.parquet")
+    assert {tuple(row) for row in table[["dataset", "protocol"]].to_numpy()} == FITTING
+    assert list(table.columns) == SCHEMA.names
+    headlines = table[table.headline]
+    assert (headlines.groupby(["dataset", "protocol"]).size() == 1).all()
+    for row in headlines.itertuples():
+        assert row.metric == TASKS[row.dataset].metric, (row.dataset, row.protocol)
+    assert table.score[table.headline].between(0, 100).all()
+    assert set(table.average) == {"true", "per-batch"}
+    assert not (out / "unfinished").exists()
+    assert json.loads((out / "skipped.json").read_text()) == []
+    assert str(out / "report.html") in printed.replace("\n", "")
+    assert all(name in (out / "report.html").read_text() for name in TASKS)
+    assert all(name in (out / "report.md").read_text() for name in TASKS)
+
+
+def test_classes_are_told_apart(finished: tuple[str, Path]) -> None:
+    """Three classes of GEO-Bench and ten or more of Copernicus-Bench, by k-NN far above chance."""
+    table = pd.read_parquet(finished[1] / "results.parquet")
+    scores = table[
+        (table.protocol == "knn") & (table.average == "true") & (table.metric.isin(["accuracy", "oa"]))
+    ]
+    assert len(scores) == 8
+    assert scores.score.min() > 45
+    assert scores.score.mean() > 75
+
+
+def test_the_csv_holds_the_same(finished: tuple[str, Path]) -> None:
+    parquet = pd.read_parquet(finished[1] / "results.parquet")
+    csv = pd.read_csv(finished[1] / "results.csv", keep_default_na=False, na_values={"score": [""]})
+    assert list(csv.columns) == list(parquet.columns)
+    np.testing.assert_allclose(csv.score, parquet.score)
+    for column in ("dataset", "protocol", "metric", "settings", "versions", "model_id", "data_id"):
+        assert (csv[column] == parquet[column]).all(), column
+    classes = parquet.per_class.dropna()
+    np.testing.assert_allclose(
+        np.array(json.loads(csv.per_class[classes.index[0]]), float), classes.iloc[0].astype(float)
+    )
+    counts = json.loads(parquet.confusion.dropna().iloc[0])
+    assert len(counts) == len(counts[0]) > 1
+    settings = json.loads(parquet.settings[parquet.protocol == "knn"].iloc[0])
+    assert settings["k"] == 5
+    assert settings["absent"] == "neighbour"
+
+
+def test_a_second_run_does_nothing_and_gives_the_same(
+    words: list[str], finished: tuple[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = finished[1]
+    before = {path: path.stat().st_mtime_ns for path in (out / "units").iterdir()}
+    table = (out / "results.parquet").read_bytes()
+    main([*words, "--dry_run"])
+    assert f"{len(before)} of {len(before)} units are done" in capsys.readouterr().out
+    main(words)
+    assert {path: path.stat().st_mtime_ns for path in (out / "units").iterdir()} == before
+    assert (out / "results.parquet").read_bytes() == table
