@@ -116,7 +116,8 @@ def fit(
 ) -> Linear:
     """Minimises the mean loss plus |weight|^2 / (2 C n), as scikit-learn does; the bias is not penalised.
 
-    Of one class the loss is the softmax's cross-entropy, of several labels the sum of each label's own.
+    Of one class the loss is the softmax's cross-entropy, of several labels the sum of each label's own. Of two
+    classes one vector tells them apart, as in scikit-learn: a softmax of two would be penalised half as much.
 
     Args:
         train: Embeddings (n, D), and classes (n,) or labels (n, L).
@@ -128,6 +129,10 @@ def fit(
     """
     from scipy.optimize import minimize
 
+    if classes == 2 and train.y.ndim == 1:
+        kept = None if start is None else Linear(start.weight[1:], start.bias[1:])
+        one = fit(Labelled(train.x, train.y[:, None]), 1, c, kept, tolerance, iterations)
+        return Linear(*(torch.cat([torch.zeros_like(part), part]) for part in one))
     x = train.x.double()
     target = train.y.double() if train.y.ndim == 2 else train.y
     first = start or Linear.zeros(train, classes)
