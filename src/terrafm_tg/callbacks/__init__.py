@@ -1,5 +1,6 @@
 """Callbacks and checkpoint plugin: what watches a run, keeps it and sums it up."""
 
+from .bench_knn import BenchKNN
 from .checkpoint_io import AtomicCheckpointIO
 from .collapse import CollapseMonitor
 from .contact_sheet import ContactSheet
@@ -10,6 +11,7 @@ from .summary import RunSummary
 
 __all__ = [
     "AtomicCheckpointIO",
+    "BenchKNN",
     "CollapseMonitor",
     "ContactSheet",
     "HeldOutReport",
