@@ -3,13 +3,16 @@
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torchgeo.datasets import NonGeoDataset
 
 from terrafm_tg.datasets.bench import BenchDataset, BenchTask, get_task, open_bench
+from terrafm_tg.datasets.bench.task import Split
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.transforms.normalize import MISSING, affine, resize_image, resize_mask
@@ -62,15 +65,14 @@ class BenchDataModule(FullBatches):
         batch_size: int = 64,
         num_workers: int = 0,
     ) -> None:
-        super().__init__(BenchDataset, batch_size, num_workers)
+        super().__init__(NonGeoDataset, batch_size, num_workers)
         self.task = get_task(name)
         if names == "labelled" and self.task.labelled is not None:
             self.task = replace(self.task, sensors=self.task.labelled)
-        self.root = Path(root)
         self.normalization = normalization
         self.size = self.task.input_size if size is None else size
         self.augment = augment
-        self.options = {"fraction": fraction, "seed": seed, "bands": names}
+        self.open = partial(open_bench, name, Path(root), fraction=fraction, seed=seed, bands=names)
         self.bands = {
             sensor: _bands(self.task, sensor, (bands or {}).get(sensor), normalization)
             for sensor in _sensors(self.task, sensors)
@@ -88,8 +90,8 @@ class BenchDataModule(FullBatches):
             MissingDatasetError: If the dataset is not under ``root``.
             TerraFMError: If a file is damaged.
         """
-        splits = {"fit": ("train", "val"), "validate": ("val",)}.get(stage, ("test",))
-        opened = {split: open_bench(self.task.name, self.root, split, **self.options) for split in splits}
+        splits: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
+        opened = {split: self.open(split) for split in splits.get(stage, ("test",))}
         for split, dataset in opened.items():
             setattr(self, f"{split}_dataset", dataset)
         self.predict_dataset = opened.get("test")

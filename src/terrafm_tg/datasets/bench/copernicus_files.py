@@ -2,7 +2,7 @@
 
 from pathlib import Path, PurePosixPath
 
-from torchgeo.datasets import CopernicusBenchBase
+from torchgeo.datasets import CopernicusBenchBase, CopernicusBenchFloodS1, CopernicusBenchLCZS2
 
 from terrafm_tg.errors import TerraFMError
 
@@ -17,7 +17,7 @@ def split_file(source: type[CopernicusBenchBase], split: str) -> Path:
 
 def candidates(source: type[CopernicusBenchBase], root: Path) -> list[Path]:
     """Folders that TorchGeo may be given as root, by preference: ours, then those of the published repository."""
-    published = PurePosixPath(source.url).parent.name
+    published = PurePosixPath(str(source.url)).parent.name
     return [root / folder / inner for folder in FOLDERS for inner in ("", published)]
 
 
@@ -63,7 +63,7 @@ def _dfc2020(data: CopernicusBenchBase, sensor: str) -> list[list[Path]]:
     ]
 
 
-def flood(data: CopernicusBenchBase) -> list[list[Path]]:
+def flood(data: CopernicusBenchFloodS1) -> list[list[Path]]:
     """Both bands before (SL1) and in the flood (MS1), and the mask, of each sample of Flood-S1.
 
     Raises:
@@ -83,6 +83,6 @@ def flood(data: CopernicusBenchBase) -> list[list[Path]]:
     return samples
 
 
-def lcz(data: CopernicusBenchBase) -> list[list[Path]]:
+def lcz(data: CopernicusBenchLCZS2) -> list[list[Path]]:
     """The one HDF5 file of a split of LCZ-S2, for each sample."""
     return [[Path(data.filepath)]] * len(data)
