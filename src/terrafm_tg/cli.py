@@ -48,6 +48,10 @@ TOOLS = {
         "terrafm_tg.commands:profile_encoder",
         "measure the encoder's forward against a plain implementation",
     ),
+    "profile bench": (
+        "terrafm_tg.evaluation.bench_speed:profile_bench",
+        "measure what a k-NN on a benchmark costs beside its forward passes",
+    ),
     "profile index": (
         "terrafm_tg.commands:profile_index",
         "measure what a tile index costs before the first batch: seconds and memory",
