@@ -12,11 +12,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import yaml
 from tiny_bench import write_config
 
 from terrafm_tg.cli import main
+from terrafm_tg.evaluation.bench.config import read_datasets
 from terrafm_tg.evaluation.bench.run import spread
 
+CONF = Path(__file__).resolve().parents[3] / "conf/bench"
 KNN = [{"name": "knn", "k": 5}]
 PROBES = [*KNN, {"name": "linear-probe", "rates": [0.01, 0.1], "epochs": 3}]
 
@@ -24,6 +27,28 @@ PROBES = [*KNN, {"name": "linear-probe", "rates": [0.01, 0.1], "epochs": 3}]
 def results(out: Path) -> pd.DataFrame:
     """The table without what differs from run to run."""
     return pd.read_parquet(out / "results.parquet").drop(columns="seconds")
+
+
+@pytest.mark.parametrize("config", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_plans(
+    config: Path,
+    benchmarks: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All of what they name is known; each finds all of its datasets, and nothing is written."""
+    monkeypatch.setenv("COLUMNS", "200")  # of the table
+    main(["bench", f"--config={config}", f"--root={benchmarks}", f"--out={tmp_path / 'out'}", "--dry_run"])
+    printed = capsys.readouterr().out
+    content = yaml.safe_load(config.read_text())
+    for task in read_datasets(content["datasets"]):
+        assert task.name in printed
+    for protocol in content["protocols"]:
+        name = protocol if isinstance(protocol, str) else protocol["name"]
+        assert name in printed.replace("-\n", "-")
+    assert "skipped" not in printed
+    assert not (tmp_path / "out").exists()
 
 
 def last_line(capsys: pytest.CaptureFixture[str]) -> str:

@@ -20,7 +20,7 @@ class Skipped:
     """What was asked for and not done.
 
     Args:
-        dataset: Name of the dataset.
+        dataset: Name of the dataset; empty where a model cannot be had at all.
         reason: Why, and what helps: one sentence.
         model: The model's label; empty where no model can be judged on the dataset.
         protocol: The protocol's name, if it is about one.

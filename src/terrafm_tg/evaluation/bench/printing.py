@@ -67,11 +67,14 @@ def print_results(frame: pd.DataFrame, plan: Plan, report: Path) -> None:
 
 
 def print_skipped(skipped: list[Skipped], console: Console) -> None:
-    """One line for each thing that was not done, with its reason."""
+    """What was not done: one line for each reason."""
+    reasons: dict[tuple[bool, str], list[str]] = {}
     for item in skipped:
         what = ", ".join(filter(None, [item.dataset, item.model, item.protocol]))
-        word = "failed" if item.failed else "skipped"
-        console.print(f"{word}: {what}: {item.reason}", soft_wrap=True, markup=False, highlight=False)
+        reasons.setdefault((item.failed, item.reason), []).append(what)
+    for (failed, reason), names in reasons.items():
+        word = "failed" if failed else "skipped"
+        console.print(f"{word}: {'; '.join(names)}: {reason}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _score(line: Line) -> str:

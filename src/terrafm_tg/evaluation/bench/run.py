@@ -15,6 +15,7 @@ from terrafm_tg.distributed import run_units
 from terrafm_tg.evaluation.bench_report import write_report
 from terrafm_tg.files import write_text
 
+from .available import split_available
 from .plan import Plan, Skipped
 from .table import collect, write_table
 from .unit import Unit
@@ -38,7 +39,8 @@ class Results(NamedTuple):
 def run_plan(plan: Plan, how: How, workers: int | None = 0, scheduler: str | None = None) -> Results:
     """Do what is missing of a plan; then write ``results.parquet``, ``results.csv``, ``skipped.json`` and the report.
 
-    Every unit's rows are on disk before the next begins: a killed run loses the units under way alone.
+    Every unit's rows are on disk before the next begins: a killed run loses the units under way alone. Of each model
+    that is still to be judged, the weights are fetched first.
 
     Args:
         plan: The work.
@@ -47,10 +49,10 @@ def run_plan(plan: Plan, how: How, workers: int | None = 0, scheduler: str | Non
         scheduler: Address of a Dask cluster instead.
     """
     missing = [unit for unit in plan.units if unit.read(how.out) is None]
-    skipped = list(plan.skipped)
-    if missing:
-        several = bool(workers) or scheduler is not None
-        todo = spread(missing) if several else missing
+    todo, unavailable = split_available(missing)
+    skipped = [*plan.skipped, *unavailable]
+    if todo:
+        todo = spread(todo) if workers or scheduler is not None else todo
         with _dask_settings():
             outcomes = run_units(
                 partial(run_unit, how=how),

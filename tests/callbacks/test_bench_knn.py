@@ -1,0 +1,177 @@
+"""BenchKNN in a real Trainer: the scores of `terrafm bench`, on one rank and on two."""
+
+import multiprocessing
+import os
+import shutil
+import socket
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import timm
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import nn
+from torch.utils.data import DataLoader
+
+from data.copernicus_bench.data import make_copernicus
+from data.geobench.data import make_geobench
+from terrafm_tg.callbacks import BenchKNN
+from terrafm_tg.cli import main
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.models import build_encoder
+
+NAMES = ["m-eurosat", "m-so2sat", "BigEarthNet-S1"]
+QUIET = {
+    "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
+    "enable_checkpointing": False,
+}  # fmt: skip
+
+
+class Task(LightningModule):
+    """Trains next to nothing; its teacher changes by a little in every epoch."""
+
+    def __init__(self, name: str = "teacher", encoder: nn.Module | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        setattr(self, name, build_encoder("terrafm_tiny", depth=2) if encoder is None else encoder)
+        self.head = nn.Linear(1, 1)
+        self.drawn: list[float] = []
+        self.scores: list[dict[str, float]] = []
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        self.drawn.append(torch.rand(()).item())
+        return self.head(batch).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.head.parameters(), 0.1)
+
+
+def fit(task: Task, folder: Path, epochs: int = 1, ranks: int = 1, **settings: Any) -> dict[str, float]:
+    """What BenchKNN logged last; without datasets it is left out."""
+    callbacks = [BenchKNN(**({"root": folder, "size": 32} | settings))] if settings else []
+    strategy = {"strategy": "ddp", "devices": ranks} if ranks > 1 else {"devices": 1}
+    trainer = Trainer(max_epochs=epochs, callbacks=callbacks, default_root_dir=folder, **QUIET, **strategy)
+    trainer.fit(task, DataLoader(torch.rand(8, 1), batch_size=4))
+    return {name: value.item() for name, value in trainer.callback_metrics.items() if "bench" in name}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bench")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in NAMES[:2]:
+            make_geobench(folder, name, 12, 6, 7, classes=3)
+    return make_copernicus(folder, NAMES[2], 9)
+
+
+@pytest.fixture(scope="module")
+def expected(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    """What `terrafm bench` gives for the same encoder, on the test split."""
+    out = tmp_path_factory.mktemp("out")
+    torch.save(Task().teacher.state_dict(), out / "teacher.pth")
+    main([
+        "bench", f"--root={root}", f"--out={out}", "--num_workers=0", "--device=cpu",
+        f"--models=[{{model: terrafm_tiny, weights: '{out / 'teacher.pth'}', size: 32}}]", f"--datasets={NAMES}",
+    ])  # fmt: skip
+    table = pd.read_parquet(out / "results.parquet")
+    scores = table[table.headline & (table.average == "true")].set_index("dataset")
+    assert set(scores.index) == set(NAMES)
+    return {f"bench/{name}/knn_{row.metric}": row.score / 100 for name, row in scores.iterrows()}
+
+
+def test_gives_the_scores_of_the_command(root: Path, expected: dict[str, float]) -> None:
+    found = fit(Task(), root, datasets=NAMES, split="test")
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert set(found) == {
+        "bench/m-eurosat/knn_accuracy",
+        "bench/m-so2sat/knn_accuracy",
+        "bench/BigEarthNet-S1/knn_map",
+    }
+
+
+def test_leaves_training_as_it_is(root: Path) -> None:
+    """The random numbers, the encoder, and epochs that are not its own."""
+    with_it, without = Task(), Task()
+    torch.manual_seed(1)
+    assert fit(with_it, root, epochs=3, datasets="m-eurosat", every_n_epochs=2)
+    torch.manual_seed(1)
+    assert not fit(without, root, epochs=3)
+    assert with_it.drawn == without.drawn
+    for mine, other in zip(with_it.parameters(), without.parameters(), strict=True):
+        assert torch.equal(mine, other)
+    assert not fit(Task(), root, epochs=1, datasets="m-eurosat", every_n_epochs=2)
+
+
+def test_sees_the_encoder_of_the_moment(root: Path) -> None:
+    task = Task()
+    first = fit(task, root, datasets="m-so2sat", k=3)
+    with torch.no_grad():
+        for parameter in task.teacher.parameters():
+            parameter.zero_()
+    assert fit(task, root, datasets="m-so2sat", k=3) != first
+
+
+def test_any_module_that_the_command_knows(root: Path) -> None:
+    """A network of timm with a classifier, as TorchGeo's tasks hold it."""
+    model = timm.create_model("resnet18", in_chans=3, num_classes=5)
+    found = fit(Task("model", model), root, datasets="m-eurosat", model="timm/resnet18")
+    assert 0 <= found["bench/m-eurosat/knn_accuracy"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "task", "said"),
+    [
+        ({"datasets": "m-eurosta"}, {}, "m-eurosat"),
+        ({"datasets": "m-nz-cattle"}, {}, "masks"),
+        ({"datasets": "m-eurosat", "every_n_epochs": 0}, {}, "every_n_epochs=0"),
+        ({"datasets": "m-eurosat", "root": "nowhere"}, {}, "nowhere"),
+        ({"datasets": "m-eurosat", "encoder": "student"}, {}, "student"),
+        ({"datasets": "m-eurosat"}, {"encoder": nn.Linear(1, 1)}, "Linear"),
+        ({"datasets": "m-eurosat", "model": "timm/resnet18"}, {}, "TerraFMViT"),
+    ],
+)
+def test_a_mistake_stops_before_training(settings: dict, task: dict, said: str, root: Path) -> None:
+    module = Task(**task)
+    with pytest.raises(TerraFMError, match=said):
+        fit(module, root, **settings)
+    assert not module.drawn
+
+
+def _rank(rank: int, port: int, root: str, damaged: str, out: str) -> None:
+    """One of two processes: all datasets, then a damaged one."""
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+    }  # fmt: skip
+    torch.set_num_threads(1)
+    found = fit(Task(), Path(root), ranks=2, datasets=NAMES, split="test")
+    try:
+        fit(Task(), Path(damaged), ranks=2, datasets="m-eurosat", split="test")
+    except TerraFMError as error:
+        torch.save((found, str(error)), f"{out}/{rank}.pt")
+
+
+def test_two_ranks_give_the_same(root: Path, expected: dict[str, float], tmp_path: Path) -> None:
+    """Odd numbers of images, so that the ranks hold different counts; a damaged image of one rank stops both."""
+    damaged = tmp_path / "damaged"
+    shutil.copytree(root / "classification_v1.0/m-eurosat", damaged / "classification_v1.0/m-eurosat")
+    path = sorted(damaged.rglob("test_*.hdf5"))[0]
+    path.write_bytes(path.read_bytes()[:200])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = (port, str(root), str(damaged), str(tmp_path))
+    ranks = [multiprocessing.get_context("spawn").Process(target=_rank, args=(i, *words)) for i in (0, 1)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(500)
+        assert process.exitcode == 0
+    for rank in (0, 1):
+        found, error = torch.load(tmp_path / f"{rank}.pt")
+        assert found == pytest.approx(expected, abs=1e-6)
+        assert path.name in error
