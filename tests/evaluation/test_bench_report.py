@@ -212,6 +212,19 @@ def test_without_an_interval_nothing_is_claimed():
     assert "▲" not in difference_cell(line, line.reference).text
 
 
+def test_another_test_split_is_not_judged(tmp_path: Path):
+    table = _one(score=99.9, n_test=10_000)
+    (line,) = leading(summarise(entries(table)))
+    assert line.estimate.differs(94.2)
+    assert difference_cell(line, line.reference)[:3] == (
+        "+5.7",
+        "TerraFM, ViT-Base: 94.2; another test split",
+        "",
+    )
+    text = _Page(write_report(table, tmp_path)).text
+    assert any("m-eurosat (10,000 test samples, not 1,000)" in part for part in text)
+
+
 def test_per_batch_averages_are_compared_and_named(lines: list[Line], page: _Page):
     lead = leading(lines)
     assert {line.average for line in lead if line.protocol == "copernicus-frozen"} == {"per-batch"}
@@ -241,6 +254,12 @@ def test_sizes_and_sensors_are_one_entry_over_datasets():
     assert list(entries(pd.concat(rows)).entry) == [
         "TerraFM", "TerraFM, stored size", "TerraFM", "TerraFM, stored size", "TerraFM, s2l1c"
     ]  # fmt: skip
+
+
+def test_settings_are_told_apart_from_choices(tmp_path: Path):
+    settings = {"epochs": 50, "rates": [0.1, 0.5], "lr": 0.5, "tried": {"0.1": 90.0}, "channels": None}
+    page = _Page(write_report(_one(protocol="linear-probe", settings=json.dumps(settings)), tmp_path))
+    assert {"epochs 50; rates 0.1, 0.5", "lr 0.5"} <= set(page.text)
 
 
 def test_protocols_of_one_name_are_not_taken_for_seeds():

@@ -5,11 +5,13 @@ from typing import Any
 
 import pandas as pd
 
+from terrafm_tg.datasets.bench import TASKS
+
 from .blocks import Cell, Group, Section, Table
 from .classes import confusions, per_class
 from .entries import UNIT, entries
 from .figures import beside_published, distances, fraction_curves
-from .notes import BY_DATASET, BY_PROTOCOL, EMPTY, INTERVALS, TITLES
+from .notes import BY_DATASET, BY_PROTOCOL, EMPTY, INTERVALS, OTHER_SPLIT, TITLES
 from .pairs import pairs
 from .run_tables import duration, run_tables
 from .summary import Line, groups, summarise
@@ -45,9 +47,12 @@ def _summary(table: pd.DataFrame, lines: Sequence[Line]) -> Section:
     blocks: list[Table | Group] = [best_table(lines)]
     if (chart := distances(lines)) is not None:
         blocks.append(chart)
-    return Section(
-        "Summary", text=[f"{', '.join([*counts, fractions, seeds])}: {time}", INTERVALS], blocks=blocks
-    )
+    text = [f"{', '.join([*counts, fractions, seeds])}: {time}", INTERVALS]
+    other = {x.dataset: x.n_test for x in lines if x.published and not x.comparable}
+    if other:
+        sizes = (f"{name} ({n:,} test samples, not {TASKS[name].counts[2]:,})" for name, n in other.items())
+        text.append(OTHER_SPLIT.format(", ".join(sizes)))
+    return Section("Summary", text=text, blocks=blocks)
 
 
 def _scores(lines: Sequence[Line]) -> Iterator[Section]:

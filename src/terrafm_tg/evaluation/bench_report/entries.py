@@ -69,9 +69,9 @@ def entries(results: pd.DataFrame) -> pd.DataFrame:
     """The rows of models that were run, with the column ``entry``.
 
     Sizes become relative to the dataset (empty for its usual one, "0" for the stored one; as pixels they are in the
-    column ``pixels``), and ``sensors`` empty where all are read. An entry is a model with its settings; its name says
-    of these only what tells it from another entry of that name. Where protocols of one name were run with several
-    settings, these tell entries apart, too. A score that occurs twice for one seed counts once.
+    column ``pixels``), and ``sensors`` empty where all are read (by name in ``read``). An entry is a model with its
+    settings; its name says of these only what tells it from another entry of that name. Where protocols of one name
+    were run with several settings, these tell entries apart, too. A score that occurs twice for one seed counts once.
 
     Args:
         results: The tidy table of ``terrafm bench``; an empty one may lack columns.
@@ -91,6 +91,7 @@ def entries(results: pd.DataFrame) -> pd.DataFrame:
     table = table.assign(
         **{column: table[column].map(as_text) for column in SETTINGS},
         pixels=table["size"].map(as_text),
+        read=table["sensors"].map(as_text),
         train_fraction=table.train_fraction.astype(float).round(4),
         entry=table["name"].map(as_text),
     ).reset_index(drop=True)
@@ -108,7 +109,7 @@ def entries(results: pd.DataFrame) -> pd.DataFrame:
     twice = table[table.duplicated([*CELL, "entry", "seed"], keep=False)]
     for protocol, rows in twice.groupby("protocol"):
         settings = pd.DataFrame([as_json(text) or {} for text in rows.settings], index=rows.index)
-        for key in settings.columns.intersection(_settings_of(str(protocol))):
+        for key in settings.columns.intersection(settings_of(str(protocol))):
             values = settings[key].map(as_text).reindex(table.index, fill_value="")
             words = partial("{} {}".format, key)
             _tell_apart(
@@ -127,7 +128,7 @@ def _tell_apart(
     table.loc[rows, "entry"] += (", " + said).where(said != "", "")
 
 
-def _settings_of(protocol: str) -> list[str]:
+def settings_of(protocol: str) -> list[str]:
     """Settings of a protocol and those of a model that have no column, as opposed to what was chosen on the way."""
     kinds = [ModelSpec, *([get_protocol(protocol)] if protocol in PROTOCOLS else [])]
     return [field.name for kind in kinds for field in dataclasses.fields(kind)]

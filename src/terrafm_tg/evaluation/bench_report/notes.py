@@ -42,4 +42,8 @@ INTERVALS = (
     "score by more than the interval and its rounding, ≈ within it; without an interval nothing is said. An interval "
     "over seeds covers what training draws, not which images the test split holds."
 )
+OTHER_SPLIT = (
+    "Not to be compared with the published scores, because the test split has another size: {}. Differences are shown "
+    "and not judged."
+)
 EMPTY = "There are no results yet: nothing was run, or every unit was skipped."

@@ -11,7 +11,7 @@ from terrafm_tg.evaluation.metrics import PER_BATCH, TRUE
 from .entries import CELL, SETTINGS
 from .estimate import Estimate, estimate
 from .notes import TITLES
-from .published import PROTOCOL_NAMES, Published, counterparts, published_scores
+from .published import PROTOCOL_NAMES, ROUNDING, Published, counterparts, published_scores
 
 _SHARES = ("accuracy", "oa")
 
@@ -65,6 +65,23 @@ class Line:
     def usual(self) -> bool:
         """Whether no other entry of that name is more usual: class token, corrected bands, default size and stem."""
         return self.entry == self.name
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the test split has as many samples as the published one."""
+        return self.dataset not in TASKS or self.n_test == TASKS[self.dataset].counts[2]
+
+    def against(self, score: Published) -> str:
+        """Whether it is "above" or "below" a published score by more than interval and rounding, or "within".
+
+        Returns:
+            One of these, or "" where there is no interval or the test split is another.
+        """
+        if not self.comparable or not self.estimate.kind:
+            return ""
+        if not self.estimate.differs(score.score, ROUNDING):
+            return "within"
+        return "above" if self.mean > score.score else "below"
 
     @property
     def best(self) -> Published | None:

@@ -6,10 +6,11 @@ from terrafm_tg.evaluation.metrics import TRUE
 
 from .blocks import Cell, Table
 from .notes import TITLES
-from .published import ROUNDING, Published
+from .published import Published
 from .summary import Line, average_of, groups, leading
 
 NONE = Cell("–")
+_SIGNS = {"above": " ▲", "below": " ▼", "within": " ≈", "": ""}
 _UNFOLDED = 24  # rows of a table that the page shows at once
 
 
@@ -33,11 +34,10 @@ def difference_cell(line: Line, score: Published | None) -> Cell:
     """Ours minus a published score, marked only where the interval bears it out."""
     if score is None:
         return NONE
-    change = line.mean - score.score
-    sign, tone = (" ≈" if line.estimate.kind else ""), ""
-    if line.estimate.differs(score.score, ROUNDING):
-        sign, tone = (" ▲", "above") if change > 0 else (" ▼", "below")
-    return Cell(signed(change) + sign, f"{score.label}: {score.score:.1f}", tone)
+    verdict = line.against(score)
+    tone = verdict if verdict in ("above", "below") else ""
+    small = f"{score.label}: {score.score:.1f}" + ("" if line.comparable else "; another test split")
+    return Cell(signed(line.mean - score.score) + _SIGNS[verdict], small, tone)
 
 
 def best_table(lines: Sequence[Line]) -> Table:
@@ -58,13 +58,20 @@ def best_table(lines: Sequence[Line]) -> Table:
             [
                 Cell(best.dataset, protocol_title(best)),
                 Cell(f"{best.mean:.1f}", f"{_metric(best)}, {best.estimate.words}"),
-                Cell(best.entry, "within its interval: " + "; ".join(level) if level else ""),
+                Cell(best.entry, _level(level)),
                 difference_cell(best, best.reference),
                 difference_cell(best, best.best),
             ]
         )
     header = ["dataset", "score", "best of ours", "to the same model, published", "to the best published"]
     return Table("Best of ours per dataset", header, rows, kind="words")
+
+
+def _level(entries: Sequence[str]) -> str:
+    """Entries that cannot be told from the best one."""
+    if len(entries) > 2:
+        return f"within its interval: {len(entries)} others"
+    return f"within its interval: {'; '.join(entries)}" if entries else ""
 
 
 def score_table(lines: Sequence[Line], folded: bool) -> Table:
