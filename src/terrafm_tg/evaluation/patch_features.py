@@ -7,19 +7,20 @@ import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from rich.progress import track
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from terrafm_tg.datasets.bench import BenchDataset
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.files import whole_file
 
+from .embedding_cache import read_batches
 from .encoders.spec import BenchEncoder
 from .metrics import NotFiniteError, check_target
 from .protocols.base import Context
@@ -66,7 +67,7 @@ def patch_features(
     if path.exists():
         try:
             return PatchFeatures(**load_file(path))
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             warnings.warn(f"{path} is damaged and is computed anew: {error}", stacklevel=2)
     with whole_file(path) as beside:
         _compute(beside, encoder, dataset, context, tile, dtype)
@@ -106,17 +107,18 @@ def _compute(
 ) -> None:
     """Writes the file batch by batch."""
     task = dataset.task
-    each = (task.size // tile) ** 2 if tile else 1
-    loader = DataLoader(dataset, max(1, context.batch_size // max(1, each)), num_workers=context.num_workers)
+    size = max(1, context.batch_size // ((task.size // tile) ** 2 or 1)) if tile else context.batch_size
+    batches = read_batches(dataset, size, context.num_workers, context.device)
+    title = f"Features of {task.name}, {dataset.split}"
     encoder = encoder.to(context.device).eval()
     done, arrays = 0, None
-    for batch in loader:
+    for batch in track(batches, title, math.ceil(len(dataset) / size), disable=not context.progress):
         check_target(batch["mask"], task.kind, len(task.classes), task.ignore_index)
         images = len(batch["mask"])
         if tile:
             batch = {k: cut(x, tile) if k == "mask" or k.startswith("image") else x for k, x in batch.items()}
         with torch.inference_mode():
-            found = encoder.patches({k: x.to(context.device) for k, x in batch.items()})
+            found = encoder.patches(batch)
             features = found.to(dtype).cpu()
         if not features.isfinite().all():
             raise NotFiniteError(
@@ -127,7 +129,7 @@ def _compute(
             n = len(dataset) * (len(features) // images)
             arrays = _allocate(path, (n, *features.shape[1:]), dtype, (n, *batch["mask"].shape[1:]))
         rows = slice(done, done + len(features))
-        arrays["features"][rows], arrays["mask"][rows] = features.numpy(), batch["mask"].numpy()
+        arrays["features"][rows], arrays["mask"][rows] = features.numpy(), batch["mask"].cpu().numpy()
         done = rows.stop
     if arrays is None:
         raise TerraFMError(f"The {dataset.split} split of {task.name} has no sample: check its files.")
@@ -139,12 +141,12 @@ def _allocate(
     path: Path, features: tuple[int, ...], dtype: torch.dtype, mask: tuple[int, ...]
 ) -> Mapping[str, np.memmap]:
     """A safetensors file of these shapes, to be filled: its length, a header in JSON, the values."""
+    types: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "I16": np.dtype("<i2")}
     kinds = {"features": ("F16" if dtype == torch.float16 else "F32", features), "mask": ("I16", mask)}
-    types = {"F16": np.float16, "F32": np.float32, "I16": np.int16}
-    header, end = {}, 0
+    header, starts, end = {}, {}, 0
     for name, (kind, shape) in kinds.items():
-        start, end = end, end + math.prod(shape) * np.dtype(types[kind]).itemsize
-        header[name] = {"dtype": kind, "shape": shape, "data_offsets": (start, end)}
+        starts[name], end = end, end + math.prod(shape) * types[kind].itemsize
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": (starts[name], end)}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     free = shutil.disk_usage(path.parent).free
@@ -157,6 +159,6 @@ def _allocate(
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + end)
     return {
-        name: np.memmap(path, types[kind], "r+", 8 + len(text) + header[name]["data_offsets"][0], shape)
+        name: np.memmap(path, types[kind], "r+", 8 + len(text) + starts[name], shape)
         for name, (kind, shape) in kinds.items()
     }

@@ -289,6 +289,11 @@ def test_errors(data: dict[str, Splits], tmp_path: Path) -> None:
         finetune(batch_size=3)
     with pytest.raises(UnsupportedTaskError, match="pixel-statistics has no parameters"):
         finetune().run(ModelSpec("pixel-statistics"), data["Cloud-S2"], Context(folder=tmp_path))
+    for name in ("upernet", "segmentation-probe"):
+        with pytest.raises(
+            UnsupportedTaskError, match="takes segmentation, and EuroSAT-S2 is of kind multiclass"
+        ):
+            make_protocol(name).run(SMALL, data["EuroSAT-S2"], Context(folder=tmp_path))
     splits = data["Cloud-S2"]
     with pytest.raises(TerraFMError, match="A target has the value 9, expected 0 to 3"):
         finetune().run(SMALL, splits._replace(train=WrongMasks(splits.train)), Context(folder=tmp_path))

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 
+from terrafm_tg.evaluation.encoders.spec import ModelSpec, UnsupportedTaskError
+
 if TYPE_CHECKING:
-    from terrafm_tg.datasets.bench import BenchDataset
-    from terrafm_tg.evaluation.encoders.spec import ModelSpec
+    from terrafm_tg.datasets.bench import BenchDataset, BenchTask
 
 
 class Splits(NamedTuple):
@@ -94,6 +95,18 @@ class Protocol(abc.ABC):
     def settings(self) -> dict[str, Any]:
         """The settings by name, as the results table states them."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def check(self, task: BenchTask) -> None:
+        """Stop where this protocol does not take such a task.
+
+        Raises:
+            UnsupportedTaskError: Naming both.
+        """
+        if task.kind not in self.kinds:
+            raise UnsupportedTaskError(
+                f"The protocol {self.name} takes {' and '.join(sorted(self.kinds))}, and {task.name} is of kind "
+                f"{task.kind}."
+            )
 
     @abc.abstractmethod
     def run(self, spec: ModelSpec, splits: Splits, context: Context) -> list[Score]:

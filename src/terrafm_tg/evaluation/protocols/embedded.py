@@ -9,7 +9,7 @@ from torch import Tensor
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.embedding_cache import embeddings
-from terrafm_tg.evaluation.encoders import UnsupportedTaskError, load_encoder
+from terrafm_tg.evaluation.encoders import load_encoder
 from terrafm_tg.evaluation.metrics import check_target, scores
 
 from .base import Context, Protocol, Score, Splits
@@ -41,11 +41,7 @@ def embed_splits(
         TerraFMError: If a label is no class, or a file is damaged.
     """
     task = splits.train.task
-    if task.kind not in protocol.kinds:
-        raise UnsupportedTaskError(
-            f"The protocol {protocol.name} takes {' and '.join(sorted(protocol.kinds))}, and {task.name} is of kind "
-            f"{task.kind}."
-        )
+    protocol.check(task)
     encoder = load_encoder(spec, task, splits.train)
     parts = []
     for name in names:

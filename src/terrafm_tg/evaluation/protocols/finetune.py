@@ -66,6 +66,7 @@ class FineTune(Protocol):
 
     def run(self, spec: ModelSpec, splits: Splits, context: Context) -> list[Score]:
         """Trains with each learning rate from the same start, and tests the best."""
+        self.check(splits.train.task)
         encoder = load_encoder(spec, splits.train.task, splits.train)
         encoder.trainable()  # complains where there is nothing to train
         start = {name: value.clone() for name, value in encoder.state_dict().items()}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from rich.progress import track
 from torch import Tensor
 
 from terrafm_tg.datasets.bench import BenchTask
@@ -73,6 +74,7 @@ class SegmentationProbe(Protocol):
     def run(self, spec: ModelSpec, splits: Splits, context: Context) -> list[Score]:
         """Trains one layer per learning rate, and tests the best."""
         task = splits.train.task
+        self.check(task)
         tile = TILES.get(task.name, 0) if self.tile is None else self.tile
         seen = dataclasses.replace(task, size=tile, input_size=TILE_INPUT) if tile else task
         encoder = load_encoder(spec, seen, splits.train)
@@ -99,7 +101,8 @@ class SegmentationProbe(Protocol):
             rate: CosineAdamW(rate, self.min_lr, self.warmup, self.weight_decay)([*head.parameters()], steps)
             for rate, head in heads.items()
         }
-        for _ in range(self.epochs):
+        title = f"Probing {task.name}"
+        for _ in track(range(self.epochs), title, disable=not context.progress):
             for chosen in torch.randperm(n).split(self.batch_size):
                 features, mask = _take(data, chosen, context)
                 for rate, head in list(heads.items()):

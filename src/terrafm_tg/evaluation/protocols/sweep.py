@@ -67,6 +67,8 @@ def sweep(
     Raises:
         NotFiniteError: If all rates diverge.
     """
+    if splits.train.task.kind != "segmentation":
+        splits.train.targets()  # names the classes that have no sample
     folder = context.folder / f"sweep_{identity}"
     best = folder / "best.safetensors"
     tried: dict[float, tuple[float | None, int | None]] = {}
@@ -90,8 +92,8 @@ def sweep(
     task.load_learnt(load_file(best))
     test(task, splits.test, training, context)
     value, epoch = tried[winner]
-    reached = {repr(rate): value for rate, (value, _) in tried.items()}
-    return task.metrics.compute(lr=winner, val=value, epoch=epoch, tried=reached)
+    reached_by = {repr(rate): value for rate, (value, _) in tried.items()}
+    return task.metrics.compute(lr=winner, val=value, epoch=epoch, tried=reached_by)
 
 
 def all_diverged(rates: Sequence[float]) -> NotFiniteError:

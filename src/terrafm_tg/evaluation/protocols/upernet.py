@@ -56,6 +56,7 @@ class FrozenUPerNet(Protocol):
 
     def run(self, spec: ModelSpec, splits: Splits, context: Context) -> list[Score]:
         """Trains the decoder with each learning rate, and tests the best."""
+        self.check(splits.train.task)
         encoder = load_encoder(spec, splits.train.task, splits.train)
 
         def make(rate: float) -> HeadTask:
