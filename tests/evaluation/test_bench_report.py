@@ -375,3 +375,19 @@ def test_the_stand_in_table_is_what_the_command_writes(table: pd.DataFrame):
     assert set(table) == set(SCHEMA.names)
     assert {model["name"] for model in MODELS} == set(table["name"])
     assert set(table.dataset) == set(DATASETS)
+
+
+def test_charts_stay_between_0_and_100(tmp_path: Path):
+    """Student's t of two seeds reaches far beyond: the table says so, the chart's axis does not."""
+    scores = {0.01: (2.0, 30.0), 1.0: (60.0, 99.0)}
+    rows = [_one(train_fraction=f, seed=i, score=s) for f, both in scores.items() for i, s in enumerate(both)]
+    page = _Page(write_report(pd.concat(rows), tmp_path))
+    ends = [
+        float(line[key].rstrip("%"))
+        for line in page.all("line")
+        for key in ("x1", "x2", "y1", "y2")
+        if line.get(key)
+    ]
+    assert ends
+    assert all(0 <= end <= 100 for end in ends)
+    assert any("-161.89–193.89" in text for text in page.text)

@@ -37,6 +37,10 @@ class Estimate(NamedTuple):
             return f"{self.low:.1f}–{self.high:.1f} binomial, {seeds}"
         return seeds
 
+    def drawn(self) -> "Estimate":
+        """With an interval that stays within 0 and 100, as charts show it."""
+        return self._replace(low=max(self.low, 0.0), high=min(self.high, 100.0)) if self.kind else self
+
     def minus(self, value: float) -> "Estimate":
         """The estimate of the difference to a number without uncertainty of its own."""
         return self._replace(mean=self.mean - value, low=self.low - value, high=self.high - value)

@@ -65,13 +65,15 @@ def beside_published(lines: Sequence[Line]) -> Group:
         theirs = group[0].published
         if len(group) + len(theirs) < 2 or (not theirs and fraction != largest):
             continue
-        ends = [end for line in group for end in (line.mean, line.estimate.low, line.estimate.high)]
+        ends = [end for line in group for end in _extent(line)]
         place, ticks = scale([*ends, *(score.score for score in theirs)])
         rows = [
             (
                 x.mean,
                 Row(
-                    x.entry, [Mark(place(x.mean), f"{x.mean:.1f}", "ours", *_ends(x.estimate, place))], "ours"
+                    x.entry,
+                    [Mark(place(x.mean), f"{x.mean:.1f}", "ours", *_ends(x.estimate.drawn(), place))],
+                    "ours",
                 ),
             )
             for x in group
@@ -127,7 +129,7 @@ def fraction_curves(lines: Sequence[Line]) -> Group | None:
             continue
         start, span = math.log(fractions[0]), math.log(fractions[-1] / fractions[0])
         x = {fraction: round(4 + 92 * (math.log(fraction) - start) / span, 2) for fraction in fractions}
-        ends = [end for line in group for end in (line.mean, line.estimate.low, line.estimate.high)]
+        ends = [end for line in group for end in _extent(line)]
         up, ticks = scale(ends)
         down = partial(_down, up)
         series = []
@@ -135,7 +137,7 @@ def fraction_curves(lines: Sequence[Line]) -> Group | None:
             points = []
             for line in curve:
                 text = f"{entry}, {share(line.train_fraction)}: {line.mean:.1f} ({line.estimate.words})"
-                low, high = _ends(line.estimate, down)
+                low, high = _ends(line.estimate.drawn(), down)
                 points.append(Point(x[line.train_fraction], down(line.mean), text, low, high))
             series.append(Series(entry, colors[entry], points))
         labels = [(x[fraction], share(fraction)) for fraction in _apart(fractions, x)]
@@ -151,6 +153,11 @@ def _apart(fractions: Sequence[float], x: dict[float, float]) -> list[float]:
         if x[fraction] - x[kept[-1]] >= 12 and x[fractions[-1]] - x[fraction] >= 12:
             kept.append(fraction)
     return [*kept, fractions[-1]]
+
+
+def _extent(line: Line) -> tuple[float, float, float]:
+    drawn = line.estimate.drawn()
+    return drawn.mean, drawn.low, drawn.high
 
 
 def _down(up: Callable[[float], float], value: float) -> float:
