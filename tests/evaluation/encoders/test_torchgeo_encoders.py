@@ -9,6 +9,7 @@ from torchgeo.models import ResNet18_Weights, get_model, get_model_weights, list
 from torchvision.transforms.v2 import Normalize
 
 from data.tiny_bench import S2, TinyBench, tiny_data
+from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoders import ModelSpec, UnsupportedTaskError, load_encoder
 from terrafm_tg.evaluation.encoders.encoder import Encoder
 from terrafm_tg.evaluation.encoders.torchgeo_models import ADAPTERS, UNSUPPORTED
@@ -78,6 +79,16 @@ def test_published_weights_from_the_hub_cache(tmp_path: Path, hub: Path) -> None
         found = ours.embed(batch)["token"]
         model.reset_classifier(0)
         torch.testing.assert_close(found, model.eval()(normalize(expected.clone())))
+
+
+def test_a_damaged_file_in_the_hub_cache_is_one_sentence(tmp_path: Path, hub: Path) -> None:
+    place = hub / Path(ResNet18_Weights.SENTINEL2_ALL_MOCO.url).name
+    data = tiny_data(tmp_path, {"s2l1c": S2})
+    for content in (b"", b"PK\x03\x04 and then nothing", b"an HTML page"):
+        place.write_bytes(content)
+        with pytest.raises(TerraFMError, match=f"their file is damaged .* to {place}") as caught:
+            encoder(data, "resnet18", weights="SENTINEL2_ALL_MOCO")
+        assert "\n" not in str(caught.value)
 
 
 def test_dofa_is_told_the_wavelengths(tmp_path: Path) -> None:

@@ -1,5 +1,10 @@
 """The models that TorchGeo registers: which weight, which sensors, and which adapter runs it."""
 
+from pathlib import Path
+from pickle import UnpicklingError
+from urllib.parse import urlparse
+
+import torch
 from torchgeo.models import get_model_weights, list_models
 from torchvision.models._api import WeightsEnum
 
@@ -62,12 +67,18 @@ def load_torchgeo(request: Request) -> Encoder:
     if name not in known:
         raise TerraFMError(f"TorchGeo has no model {name!r}: use one of {', '.join(known)}.")
     adapter = next(adapter for start, adapter in ADAPTERS.items() if name.startswith(start))
+    weight = find_weight(name, request.spec.weights)
+    if weight is None:
+        return adapter(request, name, None)
+    place = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(weight.url).path).name)
     try:
-        return adapter(request, name, find_weight(name, request.spec.weights))
-    except OSError as error:
+        return adapter(request, name, weight)
+    except (OSError, RuntimeError, EOFError, LookupError, UnpicklingError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:100].rstrip(". ")
+        what = "is damaged" if place.is_file() else "could not be downloaded"
         raise TerraFMError(
-            f"The weights {request.spec.weights} of {name} could not be downloaded ({error}): fetch them once with a "
-            "network, or put the file into the torch hub cache."
+            f"The weights {weight.name} of {name} cannot be loaded, because their file {what} ({reason}): fetch "
+            f"{weight.url} to {place}."
         ) from error
 
 
