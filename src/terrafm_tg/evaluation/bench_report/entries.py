@@ -99,39 +99,29 @@ def entries(results: pd.DataFrame) -> pd.DataFrame:
     table["sensors"] = [_some_sensors(*row) for row in zip(table.dataset, table.sensors, strict=True)]
     cell = [*CELL, "name"]
     for column, words in SETTINGS.items():
-        usual = _USUAL.get(column)
-        _tell_apart(
-            table,
-            cell,
-            table[column],
-            lambda value, words=words, usual=usual: "" if value == usual else words(value),
-        )
+        _tell_apart(table, cell, table[column], words, _USUAL.get(column))
     twice = table[table.duplicated([*CELL, "entry", "seed"], keep=False)]
     for protocol, rows in twice.groupby("protocol"):
         settings = pd.DataFrame([as_json(text) or {} for text in rows.settings], index=rows.index)
         for key in settings.columns.intersection(settings_of(str(protocol))):
             values = settings[key].map(as_text).reindex(table.index, fill_value="")
-            words = partial("{} {}".format, key)
-            _tell_apart(
-                table, [*cell, "seed"], values, lambda value, words=words: words(value) if value else ""
-            )
+            _tell_apart(table, [*cell, "seed"], values, partial("{} {}".format, key), "")
     return table.drop_duplicates([*CELL, "entry", "seed"], keep="last").reset_index(drop=True)
 
 
 def _tell_apart(
-    table: pd.DataFrame, within: list[str], values: pd.Series, words: Callable[[str], str]
+    table: pd.DataFrame, within: list[str], values: pd.Series, words: Callable[[str], str], usual: str | None
 ) -> None:
-    """Adds a setting to the entries of every name that has several values of it for one score."""
+    """Adds a setting to the entries of every name that has several values of it for one score; none for the usual."""
     several = table.assign(value=values).groupby(within, dropna=False).value.transform("nunique") > 1
-    rows = table["name"].isin(table["name"][several].unique())
-    said = values[rows].map(words)
-    table.loc[rows, "entry"] += (", " + said).where(said != "", "")
+    rows = table["name"].isin(table["name"][several].unique()) & (values != usual)
+    table.loc[rows, "entry"] += ", " + values[rows].map(words)
 
 
 def settings_of(protocol: str) -> list[str]:
     """Settings of a protocol and those of a model that have no column, as opposed to what was chosen on the way."""
-    kinds = [ModelSpec, *([get_protocol(protocol)] if protocol in PROTOCOLS else [])]
-    return [field.name for kind in kinds for field in dataclasses.fields(kind)]
+    own = dataclasses.fields(get_protocol(protocol)) if protocol in PROTOCOLS else ()
+    return [field.name for field in (*dataclasses.fields(ModelSpec), *own)]
 
 
 def _relative_size(dataset: str, size: str) -> str:

@@ -89,7 +89,7 @@ def beside_published(lines: Sequence[Line]) -> Group:
 def distances(lines: Sequence[Line]) -> Group | None:
     """Ours minus the published score of the same model, wherever there is one; None where there is none."""
     compared = [
-        (line, line.estimate.minus(line.reference.score))
+        (line, line.reference, line.estimate.minus(line.reference.score))
         for line in leading(lines)
         if line.reference is not None
     ]
@@ -98,14 +98,14 @@ def distances(lines: Sequence[Line]) -> Group | None:
     usual = [found for found in compared if found[0].usual]
     note = _USUAL if len(compared) > _ROWS and usual else ""
     compared = usual if note else compared
-    ends = [end for _, change in compared for end in (change.mean, change.low, change.high)]
+    ends = [end for *_, change in compared for end in (change.mean, change.low, change.high)]
     place, ticks = scale([0.0, *ends], -math.inf, math.inf)
     ticks = [(at, label.replace("-", "−") if label[0] in "-0" else f"+{label}") for at, label in ticks]
     charts = []
     for (benchmark, protocol), group in groups(compared, lambda x: (x[0].benchmark, x[0].protocol)).items():
         rows = []
-        for line, change in group:
-            shape = {"above": "above", "below": "below"}.get(line.against(line.reference), "open")
+        for line, reference, change in group:
+            shape = {"above": "above", "below": "below"}.get(line.against(reference), "open")
             mark = Mark(place(change.mean), signed(change.mean), shape, *_ends(change, place))
             rows.append(Row(f"{line.dataset}, {share(line.train_fraction)}: {line.entry}", [mark]))
         charts.append(Dots(f"{benchmark}: {TITLES.get(protocol, protocol)}", rows, ticks, place(0.0)))

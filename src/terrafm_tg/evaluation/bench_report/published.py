@@ -68,10 +68,14 @@ class Published(NamedTuple):
 def published_scores() -> list[Published]:
     """The printed scores, in the order of the paper's tables."""
     with (files("terrafm_tg.evaluation") / "published_scores.csv").open() as file:
+        rows = csv.DictReader(file)
         return [
-            Published(**row | {"train_fraction": float(row["train_fraction"]), "score": float(row["score"])})
-            for row in csv.DictReader(file)
-        ]
+            Published(
+                row["benchmark"], row["protocol"], float(row["train_fraction"]), row["dataset"], row["metric"],
+                row["model"], row["backbone"], float(row["score"]),
+            )
+            for row in rows
+        ]  # fmt: skip
 
 
 def counterparts(published: Sequence[Published], model: str, weights: str | None) -> list[Published]:

@@ -61,7 +61,8 @@ def _by_rank(table: pd.DataFrame) -> list[Any]:
 
 def _settings(protocol: str, rows: Sequence[Any]) -> tuple[list[str], list[str]]:
     """What a protocol was told, and what it found by itself."""
-    told, chosen = [], []
+    told: list[str] = []
+    chosen: list[str] = []
     own = settings_of(protocol)
     for key, values in _by_key(row.settings for row in rows).items():
         if said := _values(values):
