@@ -347,7 +347,8 @@ def bench(
         out: Folder of the results; what it holds of other runs stays in the table.
         models: Names, with their published weights, or MODEL@FILE, or MODEL@random, such as
             [terrafm_base,torchgeo/dofa_base_patch16_224,timm/vit_small_patch16_224@random]; or mappings of model,
-            weights, name, stem, sensors, pooling (token, mean), size, normalization (model, dataset), seed.
+            weights, name, stem, sensors, pooling (token, mean), size, normalization (model, dataset), seed, channels,
+            absent (neighbour, mean).
         datasets: Names, patterns or benchmarks, such as [m-eurosat,*-S1,Copernicus-Bench].
         protocols: Of knn, linear-probe, logistic, segmentation-probe, upernet, finetune, copernicus-frozen; or
             mappings of name, the protocol's settings, and datasets, fractions and seeds where these differ.
