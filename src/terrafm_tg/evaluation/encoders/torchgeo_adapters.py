@@ -213,10 +213,13 @@ def load_croma(request: Request, name: str, weight: WeightsEnum | None) -> Encod
 
 
 def _build(request: Request, name: str, weight: WeightsEnum | None, **settings: Any) -> Any:
-    """The model; a head for classes that it may have is never used."""
+    """The model, without the head for classes that timm's have."""
     if weight is not None:  # builders of sizes that were never published do not know the argument
         settings["weights"] = weight
-    return with_seed(request.spec.seed, lambda: get_model(name, **settings))
+    model: Any = with_seed(request.spec.seed, lambda: get_model(name, **settings))
+    if hasattr(model, "reset_classifier"):
+        model.reset_classifier(0)
+    return model
 
 
 def _reader(request: Request, weight: WeightsEnum | None, size: int) -> Reader:
