@@ -27,7 +27,7 @@ pretrain: $(READY)  ## pretrain a small TerraFM on the simulated world (6 minute
 	$(BIN)/terrafm fit --config conf/pretrain.yaml --config conf/size/tiny.yaml --config conf/data/simulated.yaml \
 	  --config conf/hardware/cpu.yaml --config conf/quick.yaml
 
-pretrain-long: $(READY)  ## the longer configuration of docs/results.md, seeds 0, 1 and 2 (about half an hour each on 2 cores)
+pretrain-long: $(READY)  ## the longer configuration of docs/results.md, seeds 0, 1 and 2 (about an hour each on 2 cores)
 	for seed in 0 1 2; do $(BIN)/terrafm fit --config conf/pretrain.yaml --config conf/size/tiny.yaml \
 	  --config conf/data/simulated.yaml --config conf/hardware/cpu.yaml --config conf/quick.yaml --config conf/long.yaml \
 	  --model.seed $$seed --seed_everything $$seed --trainer.logger.init_args.save_dir runs/long-$$seed || exit 1; done
