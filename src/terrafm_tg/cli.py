@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from inspect import signature
+from itertools import pairwise
 
 from .errors import TerraFMError
 
@@ -130,10 +131,9 @@ def _tool(name: str) -> Callable[..., None]:
 def _bare_switches(tool: Callable[..., None], options: list[str]) -> list[str]:
     """``--dry_run`` without a value as ``--dry_run=true``, for options that are off by default."""
     switches = {f"--{name}" for name, x in signature(tool).parameters.items() if x.default is False}
-    following = [*options[1:], "--"]
     return [
         f"{word}=true" if word in switches and after.startswith("--") else word
-        for word, after in zip(options, following, strict=True)
+        for word, after in pairwise([*options, "--"])
     ]
 
 
