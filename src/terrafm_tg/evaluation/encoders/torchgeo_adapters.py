@@ -13,12 +13,11 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import S1RTC, S2L2A
 
 from .backbone import IMAGE, Inputs, StagedBackbone, TimmBackbone, TokenBackbone, with_seed
-from .bands import RGB, WAVELENGTHS, is_sentinel2
-from .channels import Source, photo_moments, z_score
+from .bands import WAVELENGTHS, is_sentinel2
 from .encoder import Encoder
-from .reader import Reader
 from .request import Request
-from .torchgeo_weights import clipped_channels, sentinel_channels, weight_channels, weight_sensor
+from .torchgeo_readers import first_sensor, photo_reader, spectral_reader, weight_reader
+from .torchgeo_weights import clipped_channels
 
 #: Wavelength in micrometres by which DOFA's first weights know radar.
 _DOFA_RADAR = 3.75
@@ -29,7 +28,7 @@ _PANOPTICON_RADAR = {"VV": -1.0, "VH": -2.0}
 def load_resnet(request: Request, name: str, weight: WeightsEnum | None) -> Encoder:
     """ResNets of timm."""
     size = request.size(32)
-    reader = _reader(request, weight, size)
+    reader = weight_reader(request, weight, size)
     model = _build(request, name, weight, in_chans=len(reader.channels))
     return Encoder(request, {IMAGE: reader}, TimmBackbone(model, size), size)
 
@@ -37,7 +36,7 @@ def load_resnet(request: Request, name: str, weight: WeightsEnum | None) -> Enco
 def load_vit(request: Request, name: str, weight: WeightsEnum | None) -> Encoder:
     """Vision Transformers of timm, their positions resized to the image."""
     size = request.size(14 if "patch14" in name else 16)
-    reader = _reader(request, weight, size)
+    reader = weight_reader(request, weight, size)
     model = _build(request, name, weight, in_chans=len(reader.channels), dynamic_img_size=True)
     return Encoder(request, {IMAGE: reader}, TimmBackbone(model, size), size)
 
@@ -45,8 +44,8 @@ def load_vit(request: Request, name: str, weight: WeightsEnum | None) -> Encoder
 def load_scalemae(request: Request, name: str, weight: WeightsEnum | None) -> Encoder:
     """Scale-MAE, which is told the size of a pixel on the ground: 10 m in Sentinel-2, else 1 m."""
     size = request.size(16)
-    reader = _photo_reader(request, size) if weight is None else _reader(request, weight, size)
-    ground = 10.0 if is_sentinel2(_sensor(reader)) else 1.0
+    reader = photo_reader(request, size) if weight is None else weight_reader(request, weight, size)
+    ground = 10.0 if is_sentinel2(first_sensor(reader)) else 1.0
     model = _build(request, name, weight, img_size=size, res=ground * request.task.size / size)
     return Encoder(request, {IMAGE: reader}, TimmBackbone(model, size), size)
 
@@ -54,7 +53,7 @@ def load_scalemae(request: Request, name: str, weight: WeightsEnum | None) -> En
 def load_swin(request: Request, name: str, weight: WeightsEnum | None) -> Encoder:
     """Swin Transformers of torchvision; the embedding is the mean of the last map, after its norm."""
     size = request.size(32)
-    reader = _reader(request, weight, size)
+    reader = weight_reader(request, weight, size)
     model = _build(request, name, weight)
     if weight is None:
         stem, count = model.features[0][0], len(reader.channels)
@@ -80,7 +79,7 @@ def load_swin(request: Request, name: str, weight: WeightsEnum | None) -> Encode
 def load_deo(request: Request, name: str, weight: WeightsEnum | None) -> Encoder:
     """DEO, a Swin Transformer of ten bands with or without weights."""
     size = request.size(32)
-    reader = _reader(request, weight or DEO_Weights.DEO_SWIN, size)
+    reader = weight_reader(request, weight or DEO_Weights.DEO_SWIN, size)
     model = _build(request, name, weight)
 
     def stages(x: Tensor) -> list[Tensor]:
@@ -93,7 +92,7 @@ def load_deo(request: Request, name: str, weight: WeightsEnum | None) -> Encoder
 def load_tilenet(request: Request, name: str, weight: WeightsEnum | None) -> Encoder:
     """Tile2Vec; the embedding is the mean of the last map, which fits any size."""
     size = request.size(16)
-    reader = _reader(request, weight, size)
+    reader = weight_reader(request, weight, size)
     model = _build(request, name, weight, in_channels=len(reader.channels))
 
     def stages(x: Tensor) -> list[Tensor]:
@@ -111,7 +110,7 @@ def load_earthloc(request: Request, name: str, weight: WeightsEnum | None) -> En
     size = request.size(16, own)
     if own not in (None, size):
         raise TerraFMError(f"The weights of {name} read images of {own} px, not {size}: drop `size`.")
-    reader = _photo_reader(request, size) if weight is None else _reader(request, weight, size)
+    reader = photo_reader(request, size) if weight is None else weight_reader(request, weight, size)
     model = _build(request, name, weight, image_size=size)
     backbone = StagedBackbone(
         model,
@@ -128,7 +127,7 @@ def load_dofa(request: Request, name: str, weight: WeightsEnum | None) -> Encode
     """DOFA, which makes its stem from the bands' wavelengths."""
     patch = 14 if "patch14" in name else 16
     size = request.size(patch)
-    reader = _spectral_reader(request, size)
+    reader = spectral_reader(request, size)
     model = _build(request, name, weight, num_classes=0)
     side = size // patch
     if side**2 != model.num_patches:
@@ -146,7 +145,7 @@ def load_dofa(request: Request, name: str, weight: WeightsEnum | None) -> Encode
 def load_copernicusfm(request: Request, name: str, weight: WeightsEnum | None) -> Encoder:
     """Copernicus-FM, which makes its stem from the bands' wavelengths and widths; place and date are left unknown."""
     size = request.size(16)
-    reader = _spectral_reader(request, size)
+    reader = spectral_reader(request, size)
     model = _build(request, name, weight)
     centres, widths = zip(*(WAVELENGTHS[channel.band] for channel in reader.channels), strict=True)
 
@@ -164,7 +163,7 @@ def load_copernicusfm(request: Request, name: str, weight: WeightsEnum | None) -
 def load_panopticon(request: Request, name: str, weight: WeightsEnum | None) -> Encoder:
     """Panopticon, which takes the bands of any sensors together, each with its wavelength or radar number."""
     size = request.size(14)
-    reader = _spectral_reader(request, size, request.sensors)
+    reader = spectral_reader(request, size, request.sensors)
     model = _build(request, name, weight, img_size=size)
     numbers = torch.tensor(
         [_PANOPTICON_RADAR.get(c.band, WAVELENGTHS[c.band][0]) for c in reader.channels], dtype=torch.float32
@@ -220,51 +219,3 @@ def _build(request: Request, name: str, weight: WeightsEnum | None, **settings: 
     if hasattr(model, "reset_classifier"):
         model.reset_classifier(0)
     return model
-
-
-def _reader(request: Request, weight: WeightsEnum | None, size: int) -> Reader:
-    """Reads what a weight was trained on; without one, the task's own bands.
-
-    Raises:
-        UnsupportedTaskError: If the task has no such sensor.
-    """
-    if weight is None:
-        channels, sources = request.own_channels()
-        return request.reader(channels, size, sources=sources)
-    kind = weight_sensor(weight)
-    if kind == S1RTC.name:
-        sensors = request.radar
-    else:
-        sensors = tuple(
-            s for s in request.optical if not kind.startswith("landsat") or s.startswith("landsat")
-        )
-    channels = weight_channels(weight)
-    odd = next((c for c in channels if c.band not in WAVELENGTHS and not kind.startswith("landsat")), None)
-    if odd:
-        raise request.unsupported(f"{weight.name} wants {odd.band}, which is no band")
-    coded = channels[0].unit == "8-bit" if kind == S1RTC.name else channels[0].unit == "DN"
-    if coded and kind.startswith(("landsat", "s1")):
-        raise request.unsupported(f"{weight.name} wants {kind} in units of its own")
-    if not sensors:
-        raise request.unsupported(
-            f"{weight.name} reads {kind}, and the task has {', '.join(request.sensors)}"
-        )
-    return request.reader(channels, size, sensors)
-
-
-def _photo_reader(request: Request, size: int) -> Reader:
-    """Red, green and blue, for a model of three channels with random weights."""
-    return request.reader(
-        [z_score(band, "8-bit", *photo_moments(band)) for band in RGB], size, request.optical
-    )
-
-
-def _spectral_reader(request: Request, size: int, sensors: tuple[str, ...] | None = None) -> Reader:
-    """The task's bands whose wavelength is known, normalised with the statistics of SSL4EO-S12."""
-    channels, sources = request.own_channels(sensors, resembling=True)
-    return request.reader(sentinel_channels([c.band for c in channels]), size, sources=sources)
-
-
-def _sensor(reader: Reader) -> str:
-    """The sensor that a reader reads first."""
-    return next(source for source in reader.sources if isinstance(source, Source)).sensor
