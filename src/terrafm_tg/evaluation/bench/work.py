@@ -1,6 +1,7 @@
 """Does one unit of work, on this process's own device."""
 
 import json
+import multiprocessing
 import platform
 import shutil
 import sys
@@ -61,6 +62,9 @@ def run_unit(unit: Unit, how: How) -> Outcome:
         unit: The unit.
         how: Where and how.
     """
+    if _worker_number() is not None:
+        # Dask's processes spawn others, and each process of a loader would import everything anew.
+        multiprocessing.set_start_method(None, force=True)
     try:
         splits = open_splits(unit)
         device = own_device(how.device)
@@ -128,20 +132,20 @@ def own_device(wanted: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise TerraFMError(f"`device` is {wanted!r}, but torch sees no GPU here: use device=cpu.")
     if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", _worker_number() % torch.cuda.device_count())
+        device = torch.device("cuda", (_worker_number() or 0) % torch.cuda.device_count())
     return device
 
 
-def _worker_number() -> int:
-    """Of a worker that this machine's run started; 0 elsewhere."""
+def _worker_number() -> int | None:
+    """Of a worker that this machine's run started; 0 of another Dask worker; None in any other process."""
     if "distributed" not in sys.modules:
-        return 0
+        return None
     from distributed import get_worker
 
     try:
         name = get_worker().name
     except ValueError:  # not in a worker
-        return 0
+        return None
     return name if isinstance(name, int) else 0
 
 
