@@ -46,7 +46,7 @@ def test_every_configuration_plans(
         assert task.name in printed
     for protocol in content["protocols"]:
         name = protocol if isinstance(protocol, str) else protocol["name"]
-        assert name in printed.replace("-\n", "-")
+        assert name in printed
     assert "skipped" not in printed
     assert not (tmp_path / "out").exists()
 
@@ -60,7 +60,7 @@ def test_killed_and_run_again(benchmarks: Path, weights: Path, tmp_path: Path) -
     """SIGKILL in the middle loses the unit under way alone; the table is that of an uninterrupted run."""
     common = {
         "root": str(benchmarks),
-        "models": ["pixel-statistics", {"model": "terrafm_tiny", "weights": str(weights), "size": 32}],
+        "models": [{"model": "terrafm_tiny", "weights": str(weights), "size": 32}],
         "datasets": ["m-eurosat", "m-so2sat", "EuroSAT-S1"],
         "protocols": PROBES,
         "seeds": [0, 1, 2],
@@ -82,7 +82,7 @@ def test_killed_and_run_again(benchmarks: Path, weights: Path, tmp_path: Path) -
     main(words)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     main(write_config(tmp_path / "whole.yaml", out=str(whole), **common))
-    assert len(kept) < len(list(whole.glob("units/*.json"))) == 2 * 3 * (1 + 3)
+    assert len(kept) < len(list(whole.glob("units/*.json"))) == 3 * (1 + 3)
     pd.testing.assert_frame_equal(results(killed), results(whole))
     assert [path.name for path in killed.rglob("*") if path.name.endswith(".tmp")] == []
 
@@ -167,7 +167,7 @@ def test_seeds_fractions_and_bands_make_the_units_that_differ(
         root=str(benchmarks),
         out=str(tmp_path / "out"),
         models=["pixel-statistics", {"model": "terrafm_tiny", "size": 32}],
-        datasets=["m-eurosat", "m-so2sat", "LCZ-S2"],
+        datasets=["m-eurosat", "m-so2sat", "BigEarthNet-S1"],
         protocols=[*KNN, {"name": "linear-probe", "rates": [0.1], "epochs": 1, "datasets": ["m-so2sat"], "seeds": 7}],
         fractions=[0.5, 1.0],
         seeds=[0, 1],
@@ -188,8 +188,8 @@ def test_seeds_fractions_and_bands_make_the_units_that_differ(
         ("m-so2sat", "terrafm_tiny", knn, "corrected"): 4,
         ("m-so2sat", "pixel-statistics", probe, "corrected"): 2,
         ("m-so2sat", "terrafm_tiny", probe, "corrected"): 2,
-        ("LCZ-S2", "pixel-statistics", knn, "corrected"): 3,  # half of it is drawn by the seed
-        ("LCZ-S2", "terrafm_tiny", knn, "corrected"): 4,
+        ("BigEarthNet-S1", "pixel-statistics", knn, "corrected"): 3,  # half of it is drawn by the seed
+        ("BigEarthNet-S1", "terrafm_tiny", knn, "corrected"): 4,
     }
     assert set(runs[runs.protocol == probe].seed) == {7}
     random = runs[
@@ -199,7 +199,7 @@ def test_seeds_fractions_and_bands_make_the_units_that_differ(
     assert set(random.name) == {"terrafm_tiny (random)"}
     assert set(random.weights) == {""}
     halves = runs[
-        (runs.dataset == "LCZ-S2") & (runs.model == "pixel-statistics") & (runs.train_fraction == 0.5)
+        (runs.dataset == "BigEarthNet-S1") & (runs.model == "pixel-statistics") & (runs.train_fraction == 0.5)
     ]
     assert halves.data_id.nunique() == 2
 
@@ -218,14 +218,14 @@ def test_units_of_the_same_embeddings_are_spread() -> None:
     assert sorted(order) == sorted((unit.spec, unit.dataset, unit.seed) for unit in units)
 
 
-def test_worker_processes_give_the_same(benchmarks: Path, tmp_path: Path) -> None:
-    """Two Dask workers, each with a process that decodes, and this process alone."""
+def test_a_worker_process_gives_the_same(benchmarks: Path, tmp_path: Path) -> None:
+    """A Dask worker, with a process of its own that decodes, and this process alone."""
     common = {
         "root": str(benchmarks), "models": "pixel-statistics", "datasets": ["m-eurosat", "EuroSAT-S1"],
         "protocols": KNN,
     }  # fmt: skip
     main(write_config(tmp_path / "one.yaml", out=str(tmp_path / "one"), **common))
-    words = write_config(tmp_path / "two.yaml", out=str(tmp_path / "two"), workers=2, **common)
+    words = write_config(tmp_path / "two.yaml", out=str(tmp_path / "two"), workers=1, **common)
     main([*words, "--num_workers=1"])
     pd.testing.assert_frame_equal(results(tmp_path / "one"), results(tmp_path / "two"))
 
