@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -180,17 +180,18 @@ class BenchKNN(Callback):
         except TerraFMError as error:  # the others must not wait for this rank's share
             share = error
         shares = _gather(share, ranks)
-        for error in shares:
-            if isinstance(error, TerraFMError):
-                raise error
+        for part in shares:
+            if isinstance(part, TerraFMError):
+                raise part
         order, x, y = zip(*(part for part in shares if part is not None), strict=True)
         places = torch.tensor([index for indices in order for index in indices]).argsort()
         return torch.cat(x)[places], torch.cat(y)[places]
 
     def _encoder(self, pl_module: LightningModule, data: BenchDataset) -> BenchEncoder:
         """A copy of the task's encoder that reads the dataset."""
-        from terrafm_tg.evaluation.encoders import load_encoder
         from terrafm_tg.evaluation.encoders.backbone import TimmBackbone
+        from terrafm_tg.evaluation.encoders.loading import load
+        from terrafm_tg.evaluation.encoders.reader import Reader
 
         names = _ENCODERS if self.encoder is None else (self.encoder,)
         module = next(
@@ -206,11 +207,14 @@ class BenchKNN(Callback):
                 f"BenchKNN does not know what reads images for {type(module).__name__}: say what it is with `model`, "
                 "as terrafm bench names it, such as timm/resnet50."
             )
-        encoder = load_encoder(self.spec, data.task, data)
-        if self.model is None:
-            bands = {stem: tuple(c.band for c in reader.channels) for stem, reader in encoder.readers.items()}
-            width, depth, heads = module.embed_dim, len(module.blocks), module.blocks[0].attn.num_heads
-            model: nn.Module = TerraFMViT(bands=bands, embed_dim=width, depth=depth, num_heads=heads)
+        encoder = load(self.spec, data.task, data)
+        if isinstance(module, TerraFMViT) and self.model is None:
+            readers = [(stem, x) for stem, x in encoder.readers.items() if isinstance(x, Reader)]
+            bands = {stem: tuple(channel.band for channel in x.channels) for stem, x in readers}
+            heads = cast("Any", module.blocks[0]).attn.num_heads
+            model = TerraFMViT(
+                bands=bands, embed_dim=module.embed_dim, depth=len(module.blocks), num_heads=heads
+            )
             encoder.backbone = TimmBackbone(model, encoder.size, select=dict)
         _copy_weights(module, encoder.backbone.model)
         return encoder.eval()

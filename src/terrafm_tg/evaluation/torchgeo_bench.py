@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torchgeo_bench.datasets.base import BandSpec
-from torchgeo_bench.models.interface import BenchModel
+from torchgeo_bench.models.interface import BenchModel, NormalizationStrategy
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import S1RTC, S2L1C, S2L2A, get_modality
@@ -79,7 +79,7 @@ class TerraFMBench(BenchModel):
         **settings: object,
     ) -> None:
         super().__init__(bands, "bandspec_zscore" if normalization in _OWN else normalization)
-        self.normalization = type(self.normalization)(normalization)
+        self.normalization = NormalizationStrategy(normalization)
         if pooling not in ("token", "mean"):
             raise TerraFMError(f"`pooling` is {pooling!r}: use token or mean.")
         self.pooling = pooling
@@ -95,9 +95,8 @@ class TerraFMBench(BenchModel):
         ):
             column = torch.tensor(values, dtype=torch.float32)[:, None, None]
             self.register_buffer(buffer, column, persistent=False)
-        depth = {"depth": settings["depth"]} if "depth" in settings else {}
         known = True if weights == "default" else weights
-        self.backbone = build_encoder(model, known, bands=self.names, **depth)
+        self.backbone = build_encoder(model, known, bands=self.names, depth=settings.get("depth"))
 
     def normalize_inputs(self, images: Tensor) -> Tensor:
         """Raw images (B, C, H, W) as the stems expect them; missing pixels are at the mean."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from terrafm_tg.datasets.bench.task import Bands
 from terrafm_tg.errors import TerraFMError
 
 from .config import read_datasets, read_models, read_protocols, unknown
@@ -15,7 +16,7 @@ from .printing import print_plan, print_results
 from .run import run_plan
 from .work import How, own_device
 
-_BANDS = ("corrected", "labelled")
+_BANDS: tuple[Bands, ...] = ("corrected", "labelled")
 
 
 def run_bench(
@@ -51,10 +52,11 @@ def run_bench(
     tasks = read_datasets(datasets)
     entries = read_protocols(protocols, tasks, fractions, seeds)
     specs = read_models(models)
-    levels = list(dict.fromkeys([bands] if isinstance(bands, str) else bands))
-    for level in levels:
+    wanted = [bands] if isinstance(bands, str) else list(bands)
+    for level in wanted:
         if level not in _BANDS:
             raise TerraFMError(unknown("setting of `bands`", level, _BANDS))
+    levels = [level for level in _BANDS if level in wanted]
     own_device(device)
     plan = make_plan(specs, tasks, entries, root, levels)
     if dry_run:

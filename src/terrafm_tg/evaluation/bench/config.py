@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
@@ -12,6 +12,9 @@ from terrafm_tg.datasets.bench import TASKS, BenchTask
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoders import ModelSpec
 from terrafm_tg.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 #: Stands for random weights in the short form of a model.
 RANDOM = "random"
@@ -103,7 +106,7 @@ def read_protocols(
     """
     read = []
     for entry in [entries] if isinstance(entries, str) else entries:
-        settings = {"name": entry} if isinstance(entry, str) else dict(entry)
+        settings: dict[str, Any] = {"name": entry} if isinstance(entry, str) else dict(entry)
         name = settings.pop("name", None)
         if name not in PROTOCOLS:
             raise TerraFMError(unknown("protocol", str(name), list(PROTOCOLS)))
@@ -122,7 +125,7 @@ def read_protocols(
     return read
 
 
-def build[T](cls: type[T], values: Mapping[str, Any], what: str) -> T:
+def build[T: DataclassInstance](cls: type[T], values: Mapping[str, Any], what: str) -> T:
     """A dataclass from a mapping of a configuration.
 
     Raises:

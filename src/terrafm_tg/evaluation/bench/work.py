@@ -103,11 +103,12 @@ def run_unit(unit: Unit, how: How) -> Outcome:
 
 def open_splits(unit: Unit) -> Splits:
     """The three parts of the unit's dataset."""
-    how = {"seed": unit.seed, "bands": unit.bands}
     return Splits(
-        open_bench(unit.dataset, unit.root, "train", fraction=unit.fraction, **how),
-        open_bench(unit.dataset, unit.root, "val", **how),
-        open_bench(unit.dataset, unit.root, "test", **how),
+        open_bench(
+            unit.dataset, unit.root, "train", fraction=unit.fraction, seed=unit.seed, bands=unit.bands
+        ),
+        open_bench(unit.dataset, unit.root, "val", bands=unit.bands),
+        open_bench(unit.dataset, unit.root, "test", bands=unit.bands),
     )
 
 
