@@ -15,7 +15,8 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 OVERLAYS = sorted(
     path.relative_to(CONF).as_posix()
     for path in CONF.rglob("*.yaml")
-    if path.stem != "pretrain" and path.parent.name not in ("finetune", "bench", "torchgeo_bench")
+    if path.stem != "pretrain"
+    and path.relative_to(CONF).parts[0] not in ("finetune", "bench", "torchgeo_bench")
 )
 #: A run of seconds.
 TINY = """

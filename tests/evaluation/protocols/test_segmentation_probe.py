@@ -103,7 +103,8 @@ def test_patch_head_lays_out_pixels_as_galileo() -> None:
 def test_crops_are_cut_into_tiles(crops: Splits, tmp_path: Path) -> None:
     """Images of 128 px into 4 of 64; a model's own size decides how it sees them."""
     protocol = make_protocol("segmentation-probe", lrs=[1e-2], epochs=1, batch_size=4)
-    scores = protocol.run(ModelSpec("pixel-statistics", size=0, channels=("B02", "B08")), crops, Context(cache=tmp_path))
+    spec = ModelSpec("pixel-statistics", size=0, channels=("B02", "B08"))
+    scores = protocol.run(spec, crops, Context(cache=tmp_path))
     assert scores[0].settings["tile"] == 64
     shapes = sorted(tuple(load_file(file)["features"].shape) for file in tmp_path.iterdir())
     assert shapes == [(4, 512, 4, 4), (4, 512, 4, 4), (8, 512, 4, 4)]
