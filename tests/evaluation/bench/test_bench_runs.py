@@ -56,6 +56,20 @@ def last_line(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err.strip().splitlines()[-1]
 
 
+def test_a_warning_is_one_line_and_comes_once(
+    benchmarks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of m-so2sat's 17 classes the files have three; four units read them."""
+    words = write_config(
+        tmp_path / "all.yaml", root=str(benchmarks), out=str(tmp_path / "out"), models=["pixel-statistics"],
+        datasets=["m-so2sat"], protocols=PROBES[:1], fractions=[0.5, 1.0], seeds=[0, 1],
+    )  # fmt: skip
+    main(words)
+    said = [line for line in capsys.readouterr().err.splitlines() if "no training sample" in line]
+    assert len(said) == len(set(said)) > 0
+    assert all(line.startswith("terrafm: warning: ") for line in said)
+
+
 def test_killed_and_run_again(benchmarks: Path, weights: Path, tmp_path: Path) -> None:
     """SIGKILL in the middle loses the unit under way alone; the table is that of an uninterrupted run."""
     common = {

@@ -12,13 +12,14 @@ from terrafm_tg.errors import TerraFMError
 
 from .config import read_datasets, read_models, read_protocols, unknown
 from .plan import Plan, make_plan
-from .printing import print_plan, print_results
+from .printing import print_plan, print_results, warnings_once
 from .run import run_plan
 from .work import How, own_device
 
 _BANDS: tuple[Bands, ...] = ("corrected", "labelled")
 
 
+@warnings_once()
 def run_bench(
     root: Path | None,
     out: Path | None,

@@ -1,5 +1,9 @@
 """What ``terrafm bench`` prints: the plan, and in the end the headline scores beside the published ones."""
 
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +16,21 @@ from terrafm_tg.evaluation.bench_report.summary import Line, leading, summarise
 from terrafm_tg.evaluation.bench_report.tables import share
 
 from .plan import Plan, Skipped
+
+
+@contextmanager
+def warnings_once() -> Iterator[None]:
+    """Shows a warning as one line without its place in the code, and once however many units bring it."""
+    seen: set[str] = set()
+
+    def show(message: Warning | str, *place: object) -> None:
+        if str(message) not in seen:
+            seen.add(str(message))
+            print(f"terrafm: warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def print_plan(plan: Plan, out: Path) -> None:
