@@ -7,6 +7,7 @@ covering of GeoParquet 1.1). We read the boxes and leave the polygons where they
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,7 @@ import shapely
 from pyproj import CRS
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.files import settle
+from terrafm_tg.files import whole_file
 
 from .footprints import BOX, TIMES, outlines
 from .tile_table import as_table, categorical, intervals
@@ -48,6 +49,9 @@ def write_index(index: pd.DataFrame, path: Path, made_for: dict[str, Any]) -> No
         writer.add(index)
 
 
+_DICTIONARY = 1 << 26  # bytes: a row group's names are never written out one by one
+
+
 class IndexWriter:
     """Writes a tile index of several parts, of which each is a tile index or a tile table.
 
@@ -60,7 +64,7 @@ class IndexWriter:
 
     def __init__(self, path: Path, made_for: dict[str, Any]) -> None:
         self.path, self.made_for = path, made_for
-        self._part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        self._open = ExitStack()
         self._writer: pq.ParquetWriter | None = None
 
     def add(self, index: pd.DataFrame) -> None:
@@ -72,12 +76,14 @@ class IndexWriter:
                 metadata = {"geo": _geo_metadata(), "terrafm": json.dumps(self.made_for)}
                 self._schema = rows.schema.with_metadata(metadata)
                 names = [field.name for field in self._schema if pa.types.is_dictionary(field.type)]
-                self._writer = pq.ParquetWriter(
-                    self._part,
-                    self._schema,
-                    compression="zstd",
-                    use_dictionary=names,
-                    dictionary_pagesize_limit=1 << 26,  # a row group's names are never written out one by one
+                self._writer = self._open.enter_context(
+                    pq.ParquetWriter(
+                        self._open.enter_context(whole_file(self.path)),
+                        self._schema,
+                        compression="zstd",
+                        use_dictionary=names,
+                        dictionary_pagesize_limit=_DICTIONARY,
+                    )
                 )
             self._writer.write_table(rows.cast(self._schema), row_group_size=ROW_GROUP)
 
@@ -87,13 +93,7 @@ class IndexWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if self._writer is not None:
-                self._writer.close()
-                if error is None:
-                    settle(self._part, self.path)
-        finally:
-            self._part.unlink(missing_ok=True)
+        self._open.__exit__(kind, error, trace)
 
 
 def _to_arrow(table: pd.DataFrame, tile_size: int | None) -> pa.Table:
