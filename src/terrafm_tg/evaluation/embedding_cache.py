@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader
 
 from terrafm_tg.datasets.bench import BenchDataset
 from terrafm_tg.errors import TerraFMError
@@ -107,37 +107,9 @@ def read_batches(
     Raises:
         TerraFMError: If a file is damaged; the same sentence with and without workers.
     """
-    loader = DataLoader(
-        _Careful(dataset),
-        batch_size,
-        num_workers=num_workers,
-        collate_fn=_collate,
-        pin_memory=torch.device(device).type == "cuda",
-    )
-    for batch in loader:
-        if isinstance(batch, TerraFMError):
-            raise batch
+    pin = torch.device(device).type == "cuda"
+    for batch in DataLoader(dataset, batch_size, num_workers=num_workers, pin_memory=pin):
         yield {key: value.to(device, non_blocking=True) for key, value in batch.items()}
-
-
-class _Careful(Dataset[Any]):
-    """Hands out errors as values: raised in a worker they would reach the user inside a traceback of torch's."""
-
-    def __init__(self, dataset: BenchDataset) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor] | TerraFMError:
-        try:
-            return self.dataset[index]
-        except TerraFMError as error:
-            return error
-
-
-def _collate(samples: list[Any]) -> Any:
-    return next((s for s in samples if isinstance(s, TerraFMError)), None) or default_collate(samples)
 
 
 def _read(path: Path, count: int) -> Embedded | None:

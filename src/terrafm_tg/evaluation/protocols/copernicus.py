@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
-from torch.utils.data import default_collate
 
 from terrafm_tg.datasets.bench import BenchDataset
 from terrafm_tg.evaluation.encoders import BenchEncoder, ModelSpec, load_encoder
@@ -16,7 +14,7 @@ from terrafm_tg.evaluation.metrics import PER_BATCH, Metrics
 from .base import Context, Protocol, Score, Splits
 from .copernicus_heads import NormedLinearHead, PyramidHead
 from .head_task import HeadTask
-from .heads import Head, pooled
+from .heads import Head, linear_head
 from .sweep import checked_rates, run_identity, sweep
 from .training import Training
 
@@ -158,10 +156,7 @@ class CopernicusFrozen(Protocol):
 
     def _head(self, encoder: BenchEncoder, data: BenchDataset) -> Head:
         task = encoder.task
-        classes = len(task.classes)
-        if task.kind == "segmentation":
-            widths = (self.width, self.auxiliary_width)
-            return PyramidHead(encoder.dim, classes, task.dates, *widths, self.dropout)
-        with torch.no_grad():  # class token and mean of the patches may differ in width
-            width = pooled(encoder.embed(default_collate([data[0]])), encoder.spec.pooling).shape[1]
-        return NormedLinearHead(width, classes, encoder.spec.pooling)
+        if task.kind != "segmentation":
+            return linear_head(encoder, data, NormedLinearHead)
+        widths = (self.width, self.auxiliary_width)
+        return PyramidHead(encoder.dim, len(task.classes), task.dates, *widths, self.dropout)

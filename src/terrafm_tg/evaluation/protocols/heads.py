@@ -126,11 +126,11 @@ class UPerNetHead(Head):
 
 
 @torch.no_grad()
-def linear_head(encoder: BenchEncoder, data: BenchDataset) -> LinearHead:
-    """A linear layer for the embedding of ``spec.pooling``; class token and mean may differ in width."""
+def linear_head[T: LinearHead](encoder: BenchEncoder, data: BenchDataset, kind: type[T] = LinearHead) -> T:
+    """A head ``kind(width, classes, pooling)`` for the embedding; class token and mean may differ in width."""
     pooling = encoder.spec.pooling
     width = pooled(encoder.embed(default_collate([data[0]])), pooling).shape[1]
-    return LinearHead(width, len(encoder.task.classes), pooling)
+    return kind(width, len(encoder.task.classes), pooling)
 
 
 def patch_head(encoder: BenchEncoder, data: BenchDataset) -> PatchHead:
