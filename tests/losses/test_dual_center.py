@@ -70,13 +70,19 @@ def test_stays_float32_and_in_the_checkpoint() -> None:
 
 
 def _share(rank: int, path: str, logits: torch.Tensor, land_cover: torch.Tensor, counts: list[int]) -> None:
+    """Accumulates its samples in micro-batches of two steps' worth, both ways."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{path}/store", rank=rank, world_size=2)
     share = slice(0, counts[0]) if rank == 0 else slice(counts[0], None)
-    center = make_center(logits.shape[-1])
-    for step in range(len(logits)):
-        center.accumulate(logits[step][:, share], land_cover[step, share])
-        center.update()
-    torch.save(center.centers, f"{path}/{rank}.pt")
+    for asynchronous in (True, False):
+        center = make_center(logits.shape[-1])
+        center.asynchronous = asynchronous
+        for step in range(0, len(logits), 2):
+            for micro in (step, step + 1):
+                mine = logits[micro][:, share].clone()
+                center.accumulate(mine, land_cover[micro, share])
+                mine.fill_(torch.nan)  # what is under way does not read it any more
+            center.update()
+        torch.save(center.centers, f"{path}/{rank}_{asynchronous}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -86,9 +92,10 @@ def test_two_processes_equal_one(tmp_path, counts: list[int]) -> None:
     logits = torch.randn(4, 2, sum(counts), 16)
     land_cover = torch.tensor([0, 7, 3, 9, 9, -1, 4, 5]).expand(4, -1)
     joint = make_center(16)
-    for x, kind in zip(logits, land_cover, strict=True):
-        joint.accumulate(x, kind)
+    for step in range(0, len(logits), 2):
+        joint.accumulate(torch.cat([logits[step], logits[step + 1]], dim=1), land_cover[:2].flatten())
         joint.update()
     mp.start_processes(_share, (str(tmp_path), logits, land_cover, counts), nprocs=2, start_method="spawn")
-    for rank in range(2):
-        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), joint.centers, rtol=1e-6, atol=1e-7)
+    assert len(list(tmp_path.glob("*.pt"))) == 4
+    for path in tmp_path.glob("*.pt"):
+        torch.testing.assert_close(torch.load(path), joint.centers, rtol=1e-6, atol=1e-7)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 #: WorldCover's 11 classes and ocean.
@@ -16,7 +17,7 @@ class DualCenter(nn.Module):
     land-cover class is frequent. Subtracting c_h takes from the frequent classes what they would otherwise
     win, and leaves it to the rare ones.
 
-    :meth:`accumulate` adds up a micro-batch; :meth:`update` moves the centres once per optimiser step, by the
+    :meth:`accumulate` takes in a micro-batch; :meth:`update` moves the centres once per optimiser step, by the
     sums *and counts* of all ranks. Where nobody met a frequent sample, c_h stays as it is. The centres are
     float32 and, like the choice of frequent classes, part of the state dict.
 
@@ -24,6 +25,9 @@ class DualCenter(nn.Module):
         dim: Number of prototypes K.
         momentum: Share of the old centre that an update keeps.
         alpha: Weight of c; 1 is DINO's own centering.
+        asynchronous: Whether ranks begin to add up a micro-batch's sums as soon as they are known, beside the
+            student's forward and backward pass; otherwise all ranks wait for one another in :meth:`update`.
+            The same to rounding.
 
     Attributes:
         centers: c and c_h, float32 (2, K).
@@ -34,15 +38,19 @@ class DualCenter(nn.Module):
     centers: Tensor
     frequent: Tensor
 
-    def __init__(self, dim: int, momentum: float = 0.9, alpha: float = 0.8) -> None:
+    def __init__(
+        self, dim: int, momentum: float = 0.9, alpha: float = 0.8, asynchronous: bool = True
+    ) -> None:
         super().__init__()
         self.momentum = momentum
         self.alpha = alpha
+        self.asynchronous = asynchronous
         self.register_buffer("centers", torch.zeros(2, dim))
         self.register_buffer("frequent", torch.zeros(CLASSES + 1, dtype=torch.bool))
-        # Sums over this rank's samples since the last update, and their counts in the last column, (2, K +
-        # 1). Not a buffer: DDP would overwrite every rank's sums by the first rank's at each forward pass.
-        self._pending: Tensor | None = None
+        # Per micro-batch since the last update: sums over samples with their counts in the last column, (2,
+        # K + 1), and the reduction that is under way. No buffers: DDP would overwrite every rank's sums by
+        # the first rank's at each forward pass.
+        self._pending: list[tuple[Tensor, dist.Work | None]] = []
 
     def set_frequent(self, classes: Sequence[int]) -> None:
         """Chooses the frequent classes.
@@ -71,23 +79,32 @@ class DualCenter(nn.Module):
             land_cover: Class of each sample, 0-11 or -1 for unknown, int64 (B,).
         """
         views, batch, dim = teacher.shape
-        if self._pending is None:
-            self._pending = torch.zeros(2, dim + 1, device=teacher.device)
         per_sample = teacher.float().sum(dim=0)
         weight = self.frequent[land_cover].float()  # -1 is the last entry
-        self._pending[0, :-1] += per_sample.sum(dim=0)
-        self._pending[0, -1] += views * batch
-        self._pending[1, :-1] += (per_sample * weight[:, None]).sum(dim=0)
-        self._pending[1, -1] += views * weight.sum()
+        sums = per_sample.new_empty(2, dim + 1)
+        sums[0, :-1] = per_sample.sum(dim=0)
+        sums[0, -1] = views * batch
+        sums[1, :-1] = (per_sample * weight[:, None]).sum(dim=0)
+        sums[1, -1] = views * weight.sum()
+        begin = self.asynchronous and _distributed()
+        self._pending.append((sums, dist.all_reduce(sums, async_op=True) if begin else None))
 
     @torch.no_grad()
     def update(self) -> None:
         """Moves both centres by what all ranks accumulated since the last update; call it on every rank."""
-        if self._pending is None:
+        if not self._pending:
             return
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(self._pending)
-        sums, counts = self._pending[:, :-1], self._pending[:, -1:]
+        for _, reduction in self._pending:
+            if reduction is not None:
+                reduction.wait()  # on a GPU its stream waits, not the processor
+        total = torch.stack([sums for sums, _ in self._pending]).sum(dim=0)
+        if not self.asynchronous and _distributed():
+            dist.all_reduce(total)
+        sums, counts = total[:, :-1], total[:, -1:]
         moved = self.centers.lerp(sums / counts.clamp(min=1), 1 - self.momentum)
         self.centers.copy_(torch.where(counts > 0, moved, self.centers))
-        self._pending = None
+        self._pending.clear()
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
