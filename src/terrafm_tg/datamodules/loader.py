@@ -19,13 +19,16 @@ _log = logging.getLogger(__name__)
 
 
 class TileDataLoader(DataLoader[Any]):
-    """DataLoader of tile batches with a state: the epoch, and the batches handed out in it.
+    """DataLoader of tile batches with a state: the epoch, and how far its list has been handed out.
 
     Lightning saves the state of such a loader in its checkpoints. Batches count when the trainer takes them,
-    not when a worker has prefetched them. Nothing starts before the first batch is asked for, because
-    Lightning creates the iterator first and tells the sampler its epoch afterwards: workers that prefetch at
-    once would begin with the wrong epoch after a resume. A checkpoint of an epoch's last batch resumes with
-    the first one of the next epoch.
+    not when a worker has prefetched them, and only those of whole optimiser steps: the gradients of a step
+    that was under way are not in the checkpoint. As the state is a position in the epoch's one list, a run on
+    another number of processes, or with other batches, goes on at the very same tile.
+
+    Nothing starts before the first batch is asked for, because Lightning creates the iterator first and tells
+    the sampler its epoch afterwards: workers that prefetch at once would begin with the wrong epoch after a
+    resume. A checkpoint of an epoch's last batch resumes with the first one of the next epoch.
 
     The loader draws no number from torch's global generator, so that a resumed run, which creates other
     iterators, keeps the random numbers of one that was never interrupted.
@@ -36,26 +39,35 @@ class TileDataLoader(DataLoader[Any]):
         ring: Whether batches come from worker processes through shared memory that is made once
             (:mod:`terrafm_tg.datamodules.ring`); otherwise, and where the system has no such memory, each
             batch comes in shared memory of its own, which is slower. The batches are the same.
+        recount: Called on resuming with this loader's batches that the epoch still has, for a trainer that
+            counts them.
         **kwargs: Those of ``torch.utils.data.DataLoader``; with a ``LandCoverSampler`` as ``sampler`` it can
             be resumed.
     """
 
     def __init__(
-        self, dataset: Dataset[Any], damage: DamageLog | None = None, ring: bool = True, **kwargs: Any
+        self,
+        dataset: Dataset[Any],
+        damage: DamageLog | None = None,
+        ring: bool = True,
+        recount: Callable[[int], None] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(dataset, **{"collate_fn": collate, "generator": torch.Generator(), **kwargs})
         self.damage = damage or DamageLog()
         self.ring = ring
-        self._epoch = self._batches = self._skip = 0
+        self.recount = recount
+        self._epoch = self._batches = self._start = 0
+        self._resumed = False
 
     def __iter__(self) -> Any:
         """Yield the batches of the sampler's epoch; after `load_state_dict`, those not handed out yet."""
-        skip, self._skip = self._skip, 0
+        resumed, self._resumed = self._resumed, False
         if isinstance(self.sampler, LandCoverSampler):
-            skip = skip if self.sampler.epoch == self._epoch else 0
+            self._start = self._start if resumed and self.sampler.epoch == self._epoch else 0
             self._epoch = self.sampler.epoch
-            self.sampler.start = skip * (self.batch_size or 1)
-        self._batches = skip
+            self.sampler.start = self._start
+        self._batches = 0
         for batch in super().__iter__():
             batch = self.damage.check(batch.copy() if isinstance(batch, SlotBatch) else batch)
             self._batches += 1
@@ -89,39 +101,53 @@ class TileDataLoader(DataLoader[Any]):
             return None
 
     def state_dict(self) -> dict[str, int]:
-        """``epoch``, ``batches`` handed out in it, and what these rest on: ``batch_size`` and ``length``."""
-        return {"epoch": self._epoch, "batches": self._batches, **self._frame()}
+        """The ``epoch``, the ``position`` behind what whole optimiser steps took of its list, and what this rests on.
+
+        That is ``step``, the tiles of an optimiser step over all processes, and ``length``, those of an epoch.
+        """
+        batch, step, length = self._frame()
+        done = self._batches * batch
+        position = self._start + done - done % step
+        return {"epoch": self._epoch, "position": position, "step": step, "length": length}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on behind the batches that were handed out when ``state`` was taken.
+        """Go on where the epoch's list had not been handed out when ``state`` was taken.
 
-        Where the batch or the epoch's length differ from the checkpoint's, that is said, and the epoch goes
-        on at the last whole batch before the one at which it stopped.
+        Where optimiser steps or the epoch's length differ from the checkpoint's, that is said.
         """
-        frame = self._frame()
-        meanings = {"batch_size": "tiles a batch over all processes", "length": "draws an epoch"}
-        for name, meaning in meanings.items():
-            if state[name] != frame[name]:
-                _log.warning(
-                    "The checkpoint was written with %d %s and this run has %d: its batches differ from "
-                    "those of an uninterrupted run.",
-                    state[name],
-                    meaning,
-                    frame[name],
-                )
-        self._epoch = state["epoch"]
-        self._skip = state["batches"] * state["batch_size"] // frame["batch_size"]
-        if self._skip >= len(self):
-            self._epoch, self._skip = self._epoch + 1, 0
-        self._batches = self._skip
+        batch, step, length = self._frame()
+        if state["step"] != step:
+            _log.warning(
+                "The checkpoint was written with %d tiles a step and this run has %d: choose `batch_size` (per "
+                "process) and `accumulate_grad_batches` so that their product with the number of processes is %d, "
+                "or the steps differ from those of an uninterrupted run.",
+                state["step"],
+                step,
+                state["step"],
+            )
+        if state["length"] != length:
+            _log.warning(
+                "The checkpoint was written with %d draws an epoch and this run has %d: other tiles follow than "
+                "in an uninterrupted run.",
+                state["length"],
+                length,
+            )
+        self._epoch, self._start, self._batches, self._resumed = state["epoch"], state["position"], 0, True
+        left = max(0, length - self._start) // step * (step // batch)
+        if left == 0 or state["length"] - self._start < state["step"]:
+            left, self._epoch, self._start = 0, self._epoch + 1, 0
         if isinstance(self.sampler, LandCoverSampler):
             self.sampler.set_epoch(self._epoch)
+        if self.recount is not None:
+            self.recount(left)
 
-    def _frame(self) -> dict[str, int]:
-        ranks, length = 1, len(self)
+    def _frame(self) -> tuple[int, int, int]:
+        """Tiles of a batch and of an optimiser step, over all processes, and of an epoch."""
+        batch, length = self.batch_size or 1, len(self)
         if isinstance(self.sampler, LandCoverSampler):
-            ranks, length = self.sampler.world_size, self.sampler.global_length
-        return {"batch_size": (self.batch_size or 1) * ranks, "length": length}
+            batch, length = batch * self.sampler.world_size, self.sampler.global_length
+            return batch, max(self.sampler.step, batch), length
+        return batch, batch, length * batch
 
 
 def largest_sample(tiles: TileDataset) -> int:

@@ -44,7 +44,8 @@ class TileDataModule(BaseDataModule):
     views are made on the device, by the task. The loaders:
 
     * training: the draws of a :class:`~terrafm_tg.samplers.LandCoverSampler` over the training cells; the
-      epoch's incomplete last batch is left out; resumable;
+      epoch's incomplete last optimiser step (of all processes and accumulated batches) is left out;
+      resumable, also on another number of processes;
     * validation: two loaders, the *bank* (tiles of training cells) and the *queries* (of held-out cells),
       each an even pick over land cover; none where ``val_share`` is 0;
     * test: the bank, and all tiles of held-out cells;
@@ -176,17 +177,18 @@ class TileDataModule(BaseDataModule):
                 f"`batch_size` is {self.batch_size}: training compares the samples of a batch, so give at "
                 "least 2."
             )
-        batch, length = self.batch_size * self.sampler.world_size, self.sampler.global_length
-        if batch > length:
+        if (step := self._step_tiles) > (length := self.sampler.global_length):
+            times = "" if self._accumulated == 1 else f", {self._accumulated} times"
             raise TerraFMError(
-                f"One step takes {batch} tiles ({self.batch_size} in each of {self.sampler.world_size} "
-                f"processes) and an epoch has {length}: lower `batch_size`, or raise `epoch_length`."
+                f"One step takes {step} tiles ({self.batch_size} in each of {self.sampler.world_size} "
+                f"processes{times}) and an epoch has {length}: lower `batch_size`, or raise `epoch_length`."
             )
 
     def train_dataloader(self) -> TileDataLoader:
         """Draws of the current epoch; every process has the same number of batches."""
-        persistent = self.hparams["persistent_workers"]
-        return self._loader(self._source, self.sampler, drop_last=True, persistent_workers=persistent)
+        self.sampler.step = self._step_tiles
+        options = {"persistent_workers": self.hparams["persistent_workers"], "recount": self._recount}
+        return self._loader(self._source, self.sampler, drop_last=True, **options)
 
     def val_dataloader(self) -> list[TileDataLoader]:
         """The bank and the queries; nothing where no tile is held out."""
@@ -229,6 +231,29 @@ class TileDataModule(BaseDataModule):
                     saved,
                     value,
                 )
+
+    def _recount(self, left: int) -> None:
+        """Tells the Trainer, which counts an epoch's batches, how many of this run's own are left of it.
+
+        Its checkpoint counts those of the run before, which had others if it had another number of processes.
+        """
+        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        progress.is_last_batch |= left == 0
+        current = progress.current
+        moved = len(self.sampler) // self.batch_size - (0 if progress.is_last_batch else left) - current.ready
+        for name in ("ready", "started", "processed", "completed"):  # they differ by the hook that saved
+            setattr(current, name, getattr(current, name) + moved)
+
+    @property
+    def _accumulated(self) -> int:
+        return 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+
+    @property
+    def _step_tiles(self) -> int:
+        """Tiles of an optimiser step, over all processes."""
+        return self.batch_size * self.sampler.world_size * self._accumulated
 
     def _pick(self, rows: np.ndarray, count: int | None) -> np.ndarray:
         cover = self.tiles.table.get("land_cover", np.full(len(self.tiles), -1))

@@ -50,8 +50,9 @@ class LandCoverSampler(GeoSampler, DistributedSampler):
         seed: Of the ocean cells, the draws and the order.
         rank: This process; asked of ``torch.distributed`` when first needed where None.
         world_size: Number of processes; likewise.
-        shuffle: Permute the list and drop the tail that does not go round all ranks (training); otherwise
-            rows come in their own order and none is dropped (evaluation).
+        shuffle: Permute the list and drop the tail that does not go round all ranks, or fill an optimiser
+            step where ``step`` says how many draws one has (training); otherwise rows come in their own order
+            and none is dropped (evaluation).
 
     Raises:
         TerraFMError: If a setting is out of range, a column is missing, no tile is left, or there are more
@@ -83,7 +84,8 @@ class LandCoverSampler(GeoSampler, DistributedSampler):
             raise TerraFMError(f"`seed` is {seed}: give 0 or more.")
         self.tiles = dataset
         self.seed, self.shuffle, self.epoch = seed, shuffle, 0
-        self.start = 0  # this rank's first draw; a resumed loader sets it
+        self.start = 0  # position in the epoch's list of the first draw; a resumed loader sets it
+        self.step = 1  # draws of an optimiser step over all ranks; in training no step is cut short
         self._rank, self._world_size = rank, world_size
 
         index = dataset.table
@@ -162,21 +164,25 @@ class LandCoverSampler(GeoSampler, DistributedSampler):
 
     def __len__(self) -> int:
         """Draws of this rank in an epoch."""
-        if self.shuffle:
-            return self.global_length // self.world_size
-        return len(range(self._place, self.global_length, self.world_size))
+        return len(range(self._place, self._end(0), self.world_size))
 
     def __iter__(self) -> Iterator[TileSlice]:
-        """Yield this rank's draws, from its ``start``-th on."""
-        epoch, rank, ranks = self.epoch, self._place, self.world_size
-        mine = self.own_rows()
-        for place in range(self.start, len(mine)):
-            yield self.tiles.tile_slice(mine.item(place), position=rank + place * ranks, epoch=epoch)
+        """Yield this rank's draws, from position ``start`` of the list on."""
+        epoch, first, ranks = self.epoch, self.start + self._place, self.world_size
+        for place, row in enumerate(self.own_rows()):
+            yield self.tiles.tile_slice(int(row), position=first + place * ranks, epoch=epoch)
 
     def own_rows(self) -> np.ndarray:
-        """The index rows of this rank's draws in the epoch, (len(self),) int32."""
-        mine = self.global_rows()[self._place :: self.world_size][: len(self)]
+        """The index rows of this rank's draws in the epoch from ``start`` on, int32."""
+        mine = self.global_rows()[self.start + self._place : self._end(self.start) : self.world_size]
         return mine.copy()  # so that the whole list can be freed
+
+    def _end(self, start: int) -> int:
+        """Where an epoch that goes on at ``start`` ends: in training behind its last whole optimiser step."""
+        step = max(self.step, self.world_size)
+        return (
+            self.global_length - (self.global_length - start) % step if self.shuffle else self.global_length
+        )
 
 
 def _processes() -> tuple[int, int]:
