@@ -49,20 +49,26 @@ class ModalityFusion(nn.Module):
         nn.init.zeros_(self.reduction)
 
     def forward(
-        self, values: Sequence[Tensor], rows: Sequence[Tensor] | None = None, size: int | None = None
+        self,
+        values: Sequence[Tensor],
+        rows: Sequence[Tensor] | None = None,
+        size: int | None = None,
+        through: Tensor | None = None,
     ) -> Tensor:
         """Fuses the tokens of each sample's own modalities.
 
         Args:
-            values: Per modality (n_m, h, w, D).
+            values: Per modality (n_m, h, w, D), or any other shape between the first and the last.
             rows: Per modality int64 (n_m,), the sample of each entry; None where every sample has every
                 modality. With it, a sample of one modality keeps its tokens bit for bit.
             size: Number of samples B; needed with ``rows``.
+            through: A linear map (D, D) that the values have not passed yet and the result will: since the
+                result is a weighted mean of them, to map it gives the same with less work.
 
         Returns:
             (B, h, w, D).
         """
-        shares = self.shares(values, rows, size)
+        shares = self.shares(values, rows, size, through)
         if rows is None or size is None:
             return functools.reduce(torch.add, (c * v for c, v in zip(shares, values, strict=True)))
         fused = values[0].new_zeros(size, *values[0].shape[1:])
@@ -71,7 +77,11 @@ class ModalityFusion(nn.Module):
         return fused
 
     def shares(
-        self, values: Sequence[Tensor], rows: Sequence[Tensor] | None = None, size: int | None = None
+        self,
+        values: Sequence[Tensor],
+        rows: Sequence[Tensor] | None = None,
+        size: int | None = None,
+        through: Tensor | None = None,
     ) -> Tensor:
         """c[m] of the class's formula, zero where a sample lacks the modality; arguments as in ``forward``.
 
@@ -88,6 +98,7 @@ class ModalityFusion(nn.Module):
         with torch.autocast(values[0].device.type, enabled=False):
             keys = self.queries.float() @ self.key.float() * self.queries.shape[1] ** -0.5
             maps = torch.cat([keys, self.reduction.float()[None]])  # (queries + 1, D)
+            maps = maps if through is None else maps @ through.float()
         # One product gives both inner products; both softmaxes and the sums between them are in fp32.
         scores = [nn.functional.linear(value, maps.to(value.dtype)).float() for value in values]
         attention = torch.stack([spread(s[..., :-1], m, -torch.inf) for m, s in enumerate(scores)]).softmax(0)
@@ -99,5 +110,6 @@ class ModalityFusion(nn.Module):
                 [spread(s.new_ones(len(s)), m, 0.0) for m, s in enumerate(scores)]
             )  # (M, B)
             alone = present.sum(0) == 1
-            shares = torch.where(alone[:, None, None, None], present[..., None, None, None], shares)
+            between = (1,) * (shares.ndim - 2)
+            shares = torch.where(alone.view(-1, *between), present.view(*present.shape, *between), shares)
         return shares.to(values[0].dtype)

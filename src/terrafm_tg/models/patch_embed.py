@@ -3,6 +3,7 @@
 Parameter names, shapes and order are the published ones; those of the fusion are extra and come last.
 """
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from terrafm_tg.modalities import MODALITIES
 
 from .fusion import ModalityFusion
 from .inputs import PATCH_SIZE, Columns, SensorInput
+from .packed_stem import embed_groups
 
 #: Height and width of the grid of learned positions: that of a 224 px image.
 POSITION_GRID = (14, 14)
@@ -162,7 +164,9 @@ class SensorPatchEmbed(nn.Module):
             fused = values[0]
         tokens = self.projection(fused)
         if self.training and torch.is_grad_enabled():
-            firsts = [parameter.view(-1)[0] for parameter in self._unused(x) if parameter.requires_grad]
+            alone = x.rows is None and len(x.images) == 1
+            unused = [*self.unused(x.images), *(self.fusion.parameters() if alone else ())]
+            firsts = [parameter.view(-1)[0] for parameter in unused if parameter.requires_grad]
             if firsts:  # reads one number of each; the gradient, zero, reaches all of it
                 tokens = tokens + 0.0 * torch.stack(firsts).sum()
         return tokens
@@ -173,19 +177,21 @@ class SensorPatchEmbed(nn.Module):
         offset = self.get_parameter(f"{stem}_embed")[0]
         return self.projection.proj1(self.get_submodule(f"conv2d_{stem}")(image, offset))
 
-    def _unused(self, x: SensorInput) -> list[nn.Parameter]:
-        """Parameters that this batch leaves out: stems of other modalities, and the fusion of a single one.
+    def embed(self, groups: Sequence[SensorInput], fold: bool = True) -> list[Tensor]:
+        """Embeds groups of views that differ in size, as a training step needs it; see `packed_stem`."""
+        return embed_groups(self, groups, fold)
+
+    def unused(self, names: Collection[str]) -> list[nn.Parameter]:
+        """Parameters of the stems of other modalities than these.
 
         Joined to the graph with weight zero they have a gradient in each step, which plain
         DistributedDataParallel demands of every rank, whatever modalities it drew.
         """
         parameters: list[nn.Parameter] = []
         for name, modality in MODALITIES.items():
-            if name not in x.images:
+            if name not in names:
                 parameters.append(self.get_parameter(f"{modality.stem}_embed"))
                 parameters += self.get_submodule(f"conv2d_{modality.stem}").parameters()
-        if x.rows is None and len(x.images) == 1:
-            parameters += self.fusion.parameters()
         return parameters
 
     def set_input_size(

@@ -3,7 +3,7 @@
 import functools
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -22,6 +22,7 @@ from .inputs import (
     resolve_input,
     select_columns,
 )
+from .packed import embed_views
 from .patch_embed import SensorPatchEmbed
 
 #: Anything that the encoder reads.
@@ -187,6 +188,10 @@ class TerraFMViT(VisionTransformer):
         """As timm's, for anything that :meth:`forward` reads."""
         checked = self.sensor_input(x, modality, rows, size)
         return super().forward_intermediates(cast("Tensor", checked), *args, **kwargs)
+
+    def embed_views(self, views: Sequence[SensorInput], **settings: Any) -> Tensor:
+        """Class tokens of several groups of views, as a training step needs it; see :func:`~.packed.embed_views`."""
+        return embed_views(self, views, **settings)
 
     def _pos_embed(self, x: Tensor) -> Tensor:
         """(B, h, w, d) -> (B, 1 + h w, d), with class token and positions.

@@ -37,6 +37,26 @@ def clip_each_(parameters: Iterable[Tensor], max_norm: float) -> None:
         torch._foreach_mul_(grads, list(scale.unbind()))
 
 
+@torch.no_grad()
+def average_(
+    followers: Iterable[Tensor], leaders: Iterable[Tensor], momentum: float, together: bool = True
+) -> None:
+    """Moves each follower to ``momentum * follower + (1 - momentum) * leader``, in place.
+
+    Args:
+        followers: The teacher's parameters.
+        leaders: The student's, in the same order.
+        momentum: Share of the follower that stays.
+        together: In one kernel for many tensors.
+    """
+    followers, leaders = list(followers), list(leaders)
+    if together:
+        torch._foreach_lerp_(followers, leaders, 1 - momentum)
+    else:
+        for follower, leader in zip(followers, leaders, strict=True):
+            follower.lerp_(leader, 1 - momentum)
+
+
 def global_batch(trainer: Trainer) -> int:
     """Tiles per optimiser step: those of all ranks and accumulated micro-batches.
 

@@ -12,26 +12,27 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.losses import DINOLoss, DualCenter, teacher_entropy
 from terrafm_tg.modalities import get_modalities
-from terrafm_tg.models import build_encoder
+from terrafm_tg.models import TerraFMViT, build_encoder
+from terrafm_tg.models.packed import Kept
 from terrafm_tg.transforms import MultiCrop, ViewGroup
-from terrafm_tg.transforms.random import keyed_uniform
 
 from .centered_stems import CenteredStems
 from .embedding import TeacherEmbedding
 from .head import ProjectionHead
 from .land_cover import frequent_by_name, frequent_by_share
-from .optimization import DECAY, clip_each_, make_schedules, parameter_groups
+from .optimization import DECAY, average_, clip_each_, make_schedules, parameter_groups
 from .schedules import Schedules, StepValues
 from .settings import check_settings, plain
+from .speedups import check_speedups
 from .statistics import embedding_statistics
+from .stochastic_depth import drop_rates, plan_depth, unpack_depth
 
 #: Settings that do not change what is learnt, and so may differ from a checkpoint's.
-FREE_SETTINGS = ("grad_checkpointing", "compile", "contact_sheet")
+FREE_SETTINGS = ("grad_checkpointing", "compile", "without", "contact_sheet")
 #: Settings that must be the checkpoint's also to validate or predict with it.
 SHAPE_SETTINGS = ("model", "depth", "prototypes", "head_hidden", "head_bottleneck", "norm_last_layer")
 
@@ -81,7 +82,8 @@ class TerraFM(TeacherEmbedding):
         clip_grad: Largest norm of each parameter tensor's gradient; null does not clip.
         freeze_last_layer_epochs: Epochs in which the prototypes stay as they are.
         grad_checkpointing: Recompute the student's blocks in the backward pass: less memory, more time.
-        compile: Compile the transformer's blocks.
+        compile: Compile the transformer's blocks, once for all numbers of views.
+        without: Speed-ups to do without, by name (:data:`~terrafm_tg.tasks.speedups.SPEEDUPS`).
         seed: Seed of the views and of stochastic depth.
         contact_sheet: Write the first batch's views as a picture to this path.
 
@@ -128,6 +130,7 @@ class TerraFM(TeacherEmbedding):
         freeze_last_layer_epochs: float = 1,
         grad_checkpointing: bool = False,
         compile: bool = False,
+        without: list[str] | None = None,
         seed: int = 0,
         contact_sheet: str | None = None,
     ) -> None:
@@ -140,6 +143,7 @@ class TerraFM(TeacherEmbedding):
                 f"`teacher_temp` is {teacher_temp}: set its start and an end that is not lower, above 0."
             )
         self.weights = weights
+        self.without = check_speedups(without)
         super().__init__()
 
     def configure_models(self) -> None:
@@ -161,15 +165,13 @@ class TerraFM(TeacherEmbedding):
         crops = ("global_size", "local_size", "local_crops", "global_scale", "local_scale")
         draws = ("modality_probability", "fuse", "augment", "seed")
         self.multicrop = MultiCrop(self.sensors, **{name: h[name] for name in crops + draws})
-        if h["compile"]:
-            for block in (*self.student.blocks, *self.teacher.blocks):
-                block.compile(dynamic=False)
+        self.drop_rates = drop_rates(self.student.blocks)
 
     def configure_losses(self) -> None:
         """Builds the losses and the centres."""
         from lightly.loss import KoLeoLoss
 
-        self.loss = DINOLoss(self.hparams["student_temp"])
+        self.loss = DINOLoss(self.hparams["student_temp"], pairwise="loss" in self.without)
         self.koleo = KoLeoLoss()
         self.center = DualCenter(
             self.hparams["prototypes"], self.hparams["center_momentum"], self.hparams["alpha"]
@@ -213,8 +215,9 @@ class TerraFM(TeacherEmbedding):
         stopped.
         """
         # With a gradient scaler the fused kernel unscales, and gradients could not be clipped before it.
-        fused = self.trainer.precision != "16-mixed"
-        return AdamW(parameter_groups((self.student, self.student_head)), lr=self.hparams["lr"], fused=fused)
+        kernel = {"fused": self.trainer.precision != "16-mixed"}
+        kernel = {"foreach": False} if "optimizer" in self.without else kernel
+        return AdamW(parameter_groups((self.student, self.student_head)), lr=self.hparams["lr"], **kernel)
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Plans the views of a training batch while it is on the CPU, where reading a size waits for nothing.
@@ -233,9 +236,10 @@ class TerraFM(TeacherEmbedding):
             raise TerraFMError(
                 "A batch of one tile cannot be centred: set `batch_size` to 2 or more (with `drop_last`)."
             )
-        key = (self.hparams["seed"], int(batch["epoch"][0]), int(batch["position"][0]))
-        noise = int(keyed_uniform(*key, view=0, count=1, stream="stochastic depth")[0] * 2**53)
-        return batch | {"plan": self.multicrop.plan(batch), "noise": noise}
+        depth = plan_depth(
+            self.drop_rates, self.hparams["seed"], batch["epoch"], batch["position"], self._views()
+        )
+        return batch | {"plan": self.multicrop.plan(batch), "depth": depth}
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The loss of a micro-batch.
@@ -244,29 +248,30 @@ class TerraFM(TeacherEmbedding):
             batch: Native tiles with their plan.
             batch_idx: Its place in the epoch.
         """
-        # Stochastic depth is a function of the draw, too: a resumed run repeats it without any saved state.
-        torch.manual_seed(batch["noise"])
-        stage = self.trainer.profiler.profile
+        stage, size = self.trainer.profiler.profile, len(batch["position"])
         with stage("views"):
             views = self.multicrop(batch, batch["plan"])
         values = self.schedules.at(self.global_step)
         with stage("teacher"), torch.no_grad():
-            embeddings = self._encode(self.teacher, views["teacher_global"])
-            logits = self.teacher_head(embeddings).unflatten(0, (-1, len(batch["position"])))
+            embeddings = self._embed_views(self.teacher, [views["teacher_global"]])
+            logits = self.teacher_head(embeddings).unflatten(0, (-1, size))
             targets = self.center(logits)
             self.center.accumulate(logits, batch["land_cover"])
-        names = ("student_global", "student_local") if self.hparams["local_crops"] else ("student_global",)
         with stage("student"):
-            tokens = [self._encode(self.student, views[name]) for name in names]
-            student = self.student_head(torch.cat(tokens))
+            groups = [views[name] for name in ("student_global", "student_local") if views[name].size]
+            kept = unpack_depth(self.drop_rates, batch["depth"], len(groups))
+            tokens = self._embed_views(self.student, groups, kept)
+            student = self.student_head(tokens).unflatten(0, (-1, size))
         with stage("loss"):
-            loss = self.loss(student.unflatten(0, (-1, len(batch["position"]))), targets, values.teacher_temp)
-        self.log("train/loss", loss, prog_bar=True)
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            loss = self.loss(student, targets, values.teacher_temp)
+        # To show a number is to wait for it: the progress bar gets it at the logging steps only.
+        logging = (self.global_step + 1) % self.trainer.log_every_n_steps == 0
+        self.log("train/loss", loss, prog_bar=logging)
+        if logging:
             self._log_step(loss, embeddings, targets, values, views)
         if not self.hparams["koleo"]:
             return loss
-        crops = tokens[0].float().unflatten(0, (-1, len(batch["position"])))
+        crops = tokens[: groups[0].size].float().unflatten(0, (-1, size))
         return loss + self.hparams["koleo"] * torch.stack([self.koleo(crop) for crop in crops]).mean()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -311,14 +316,18 @@ class TerraFM(TeacherEmbedding):
         with self.stems.stepping():
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         with self.trainer.profiler.profile("average"):
-            average = get_ema_multi_avg_fn(values.teacher_momentum)
             for teacher, student in self._pairs():
-                average(list(teacher.parameters()), list(student.parameters()), None)
+                average_(
+                    teacher.parameters(),
+                    student.parameters(),
+                    values.teacher_momentum,
+                    "average" not in self.without,
+                )
+        with self.trainer.profiler.profile("reduction"):
             self.center.update()
 
     def on_train_start(self) -> None:
         """Makes the schedules; names what a resumed run changes in them, such as its length or batch."""
-        self._fuse_attention(self.device.type != "cpu")
         self.schedules = make_schedules(self.hparams, self.trainer)
         present = plain(asdict(self.schedules))
         saved = self._saved_schedules or present
@@ -331,10 +340,6 @@ class TerraFM(TeacherEmbedding):
             rank_zero_warn(
                 f"This run's schedules are not the checkpoint's: {'; '.join(changed)}. The new ones hold."
             )
-
-    def on_train_end(self) -> None:
-        """Gives the encoders their usual attention kernel back."""
-        self._fuse_attention(True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the schedules."""
@@ -360,15 +365,16 @@ class TerraFM(TeacherEmbedding):
         """Each follower with its leader."""
         return (self.teacher, self.student), (self.teacher_head, self.student_head)
 
-    def _fuse_attention(self, fused: bool) -> None:
-        """Chooses the attention kernel; the processor's fused one takes a quarter of a small model's training step."""
-        for block in (*self.student.blocks, *self.teacher.blocks):
-            block.attn.fused_attn = fused
+    def _views(self) -> list[int]:
+        """Number of views in each of the student's groups: global, and local where there are any."""
+        return [count for count in self.multicrop.counts.values() if count]
 
-    @staticmethod
-    def _encode(encoder: nn.Module, views: ViewGroup) -> Tensor:
-        """Embeddings (V * B, D) of a group of views, whatever sensors each holds."""
-        return encoder(views.x, rows=views.rows, size=views.size)
+    def _embed_views(
+        self, encoder: TerraFMViT, groups: list[ViewGroup], kept: list[Kept | None] | None = None
+    ) -> Tensor:
+        """Class tokens of groups of views, whatever sensors each holds."""
+        views = [encoder.sensor_input(group.x, rows=group.rows, size=group.size) for group in groups]
+        return encoder.embed_views(views, kept=kept, without=self.without, compiled=self.hparams["compile"])
 
     def _log_step(
         self,
