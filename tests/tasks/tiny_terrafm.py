@@ -17,13 +17,13 @@ ALL = ("s1rtc", "s2l1c", "s2l2a")
 SIZE = 96
 
 
-def tiny_terrafm(**settings: Any) -> TerraFM:
+def tiny_terrafm(cls: type[TerraFM] = TerraFM, **settings: Any) -> TerraFM:
     """Two blocks, two local crops, 64 prototypes; the same weights each time."""
     torch.manual_seed(0)
     sizes = {"model": "terrafm_tiny", "depth": 2, "global_size": 48, "local_size": 32, "local_crops": 2}
     head = {"prototypes": 64, "head_hidden": 64, "head_bottleneck": 32}
     steps = {"lr": 1e-3, "lr_batch": None, "warmup_epochs": 0, "freeze_last_layer_epochs": 0}
-    return TerraFM(**(sizes | head | steps | {"frequent_classes": ["Tree cover", "Grassland"]} | settings))
+    return cls(**(sizes | head | steps | {"frequent_classes": ["Tree cover", "Grassland"]} | settings))
 
 
 def make_sample(position: int, sensors: Sequence[str] = ALL, epoch: int = 0) -> dict[str, Tensor]:

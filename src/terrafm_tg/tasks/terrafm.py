@@ -173,8 +173,9 @@ class TerraFM(TeacherEmbedding):
 
         self.loss = DINOLoss(self.hparams["student_temp"], pairwise="loss" in self.without)
         self.koleo = KoLeoLoss()
+        center = {"dim": self.hparams["prototypes"], "momentum": self.hparams["center_momentum"]}
         self.center = DualCenter(
-            self.hparams["prototypes"], self.hparams["center_momentum"], self.hparams["alpha"]
+            **center, alpha=self.hparams["alpha"], asynchronous="reduce" not in self.without
         )
 
     def train(self, mode: bool = True) -> "TerraFM":
