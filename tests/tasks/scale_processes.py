@@ -1,0 +1,115 @@
+"""The same run on 1, 2 and 4 processes, and with accumulated micro-batches, through the real datamodule.
+
+Started by test_scale_out.py as a script, so that processes can be forked before any thread exists.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+from tiny_terrafm import tiny_terrafm, trainer
+from torch import Tensor
+
+from terrafm_tg.datamodules import SimulatedDataModule
+from terrafm_tg.tasks import TerraFM
+from terrafm_tg.transforms import ViewGroup
+
+#: Tiles of an optimiser step, however they are shared out.
+STEP = 8
+#: Two steps an epoch and a tail, which is one micro-batch of two tiles and more.
+LENGTH = 2 * STEP + 5
+#: Name -> processes and accumulated micro-batches.
+WAYS = {"joint": (1, 1), "accumulated": (1, 4), "two": (2, 1), "four": (4, 1), "both": (2, 2)}
+
+
+class Record(Callback):
+    """Keeps what each optimiser step saw and did, and writes it at the end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.steps: list[dict[str, Any]] = []
+        self._seen: dict[str, Any] = {"views": {}, "loss": []}
+
+    def on_fit_start(self, trainer: Any, pl_module: TerraFM) -> None:
+        self.start = weights(pl_module)
+
+        def look(_: Any, given: tuple[Any, ...], views: dict[str, ViewGroup]) -> None:
+            self._seen["views"] |= prints(given[0]["position"], views)
+
+        pl_module.multicrop.register_forward_hook(look)
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: TerraFM, optimizer: Any) -> None:
+        self._seen["grads"] = {
+            n: p.grad.clone() for n, p in pl_module.named_parameters() if p.grad is not None
+        }
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: TerraFM, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._seen["loss"].append(outputs["loss"] * trainer.accumulate_grad_batches)
+        centers = pl_module.center.centers.clone()
+        if trainer.global_step == len(self.steps):  # an accumulated micro-batch: nothing has moved
+            assert not self.steps or torch.equal(centers, self.steps[-1]["centers"])
+            return
+        lr = trainer.optimizers[0].param_groups[0]["lr"]
+        self.steps.append(self._seen | {"centers": centers, "state": weights(pl_module), "lr": lr})
+        self._seen = {"views": {}, "loss": []}
+
+    def on_train_end(self, trainer: Any, pl_module: TerraFM) -> None:
+        content = {"start": self.start, "steps": self.steps}
+        torch.save(content, self.path.with_name(f"{self.path.name}_{trainer.global_rank}.pt"))
+
+
+def sample(x: Tensor) -> Tensor:
+    """One in 17 of a tensor's numbers: files stay small."""
+    return x.flatten()[::17].float().clone()
+
+
+def weights(task: TerraFM) -> Tensor:
+    """Student, teacher and heads."""
+    return torch.cat([sample(p) for p in task.parameters()])
+
+
+def prints(positions: Tensor, views: dict[str, ViewGroup]) -> dict[tuple[str, int, int, str], Tensor]:
+    """Of each view and sensor a fingerprint, two numbers: keyed by group, view, position in the epoch, sensor."""
+    found = {}
+    for name, group in views.items():
+        for sensor, rows in group.rows.items():
+            ramp = torch.linspace(0, 1, group.x[sensor][0].numel()).view_as(group.x[sensor][0])
+            both = torch.stack([group.x[sensor].mean((1, 2, 3)), (group.x[sensor] * ramp).mean((1, 2, 3))], 1)
+            for row, value in zip(rows.tolist(), both, strict=True):
+                view, sample = divmod(row, len(positions))
+                found[name, view, int(positions[sample]), sensor] = value
+    return found
+
+
+def fit(folder: Path, world: Path, name: str, epochs: int) -> None:
+    """Epochs of two steps each."""
+    processes, accumulate = WAYS[name]
+    data = SimulatedDataModule(
+        root=world,
+        batch_size=STEP // processes // accumulate,
+        num_workers=0,
+        epoch_length=LENGTH,
+        val_share=0.1,
+        seed=1,
+    )
+    task = tiny_terrafm(drop_path=0.0, frequent_classes=None, lr=8e-3, lr_batch=256, clip_grad=0.05)
+    run = trainer(
+        folder,
+        max_epochs=epochs,
+        devices=processes,
+        strategy="ddp_fork" if processes > 1 else "auto",
+        accumulate_grad_batches=accumulate,
+        callbacks=[Record(folder / name)],
+        limit_val_batches=0,
+    )
+    run.fit(task, data)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for way in sys.argv[4:]:
+        fit(Path(sys.argv[1]), Path(sys.argv[2]), way, int(sys.argv[3]))
