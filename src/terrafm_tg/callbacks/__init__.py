@@ -7,6 +7,7 @@ from .contact_sheet import ContactSheet
 from .held_out import HeldOutReport
 from .knn import KNNMonitor
 from .prediction_writer import PredictionWriter
+from .rank_watch import RankWatch
 from .summary import RunSummary
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "HeldOutReport",
     "KNNMonitor",
     "PredictionWriter",
+    "RankWatch",
     "RunSummary",
 ]
