@@ -265,10 +265,8 @@ class TerraFM(TeacherEmbedding):
             student = self.student_head(tokens).unflatten(0, (-1, size))
         with stage("loss"):
             loss = self.loss(student, targets, values.teacher_temp)
-        # To show a number is to wait for it: the progress bar gets it at the logging steps only.
-        logging = (self.global_step + 1) % self.trainer.log_every_n_steps == 0
-        self.log("train/loss", loss, prog_bar=logging)
-        if logging:
+        self.log("train/loss", loss, prog_bar=True)
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
             self._log_step(loss, embeddings, targets, values, views)
         if not self.hparams["koleo"]:
             return loss
