@@ -67,7 +67,10 @@ def assert_same(fast: Gradients, plain: Gradients, rtol: float = 1e-4) -> None:
     torch.testing.assert_close(torch.stack(fast.losses), torch.stack(plain.losses), rtol=1e-5, atol=0)
     for ours, oracle in zip(fast.steps, plain.steps, strict=True):
         assert set(oracle) <= set(ours)
-        for name, grad in ours.items():  # stems that no view needs have a gradient of zero in the fast step only
+        for (
+            name,
+            grad,
+        ) in ours.items():  # stems that no view needs have a gradient of zero in the fast step only
             expected = oracle.get(name, torch.zeros_like(grad))
             assert (grad - expected).norm() <= rtol * expected.norm() + 1e-9, name
 
@@ -174,25 +177,33 @@ def test_average_is_the_formula() -> None:
             torch.testing.assert_close(mine.double(), oracle, rtol=1e-6, atol=1e-7)
 
 
-def test_compiles_once_whatever_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.soak)])
+def test_compiles_once_whatever_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
     """Numbers of views of each sensor, and of those that stochastic depth keeps, change in every step."""
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     packed._branches.cache_clear()
     graphs: list[int] = []
 
-    class Count(Callback):
-        def on_train_batch_end(self, *_: Any) -> None:
+    class Count(Gradients):
+        def on_train_batch_end(self, *of_batch: Any) -> None:
             graphs.append(counters["stats"]["unique_graphs"])
+            super().on_train_batch_end(*of_batch)
 
-    task = tiny_terrafm(compile=True, drop_path=0.5, depth=3)
-    mixes = [*MIXES.values()] * 3
+    batches = [batch(mix, 4 * i) for i, mix in enumerate([*MIXES.values()] * 3)]
+    settings = {"drop_path": 0.5, "depth": 3, "lr": 1e-6}
     counters.clear()
-    trainer(tmp_path, max_epochs=1, callbacks=[Count()]).fit(
-        task, loader([batch(mix, 4 * i) for i, mix in enumerate(mixes)])
+    kept = Count()
+    trainer(tmp_path, max_epochs=1, callbacks=[kept]).fit(
+        tiny_terrafm(compile=True, **settings), loader(batches)
     )
     packed._branches.cache_clear()
     assert graphs[0] > 0
     assert graphs[2:] == [graphs[2]] * len(graphs[2:])
+    eager = Gradients()
+    trainer(tmp_path, max_epochs=1, callbacks=[eager]).fit(tiny_terrafm(**settings), loader(batches))
+    torch.testing.assert_close(torch.stack(kept.losses), torch.stack(eager.losses), rtol=1e-5, atol=0)
 
 
 def test_an_unknown_speed_up_gives_one_sentence() -> None:
