@@ -116,8 +116,9 @@ class FineTuneOptimization(LightningModule):
         groups = layer_decay_groups(self, h["weight_decay"], h["layer_decay"])
         if not groups:
             raise TerraFMError("Every parameter is frozen: set `freeze_backbone: false`, or only test.")
-        # With a gradient scaler the fused kernel unscales, and gradients could not be clipped before it.
-        return AdamW(groups, lr=h["lr"], fused=self.trainer.precision != "16-mixed")
+        # Under mixed precision Lightning does not clip before the fused kernel, which may unscale gradients itself.
+        mixed = str(self.trainer.precision).endswith("-mixed")
+        return AdamW(groups, lr=h["lr"], fused=not (mixed and self.trainer.gradient_clip_val))
 
     def on_train_start(self) -> None:
         """Makes the schedule; the dataloader is set up and restored by now."""
