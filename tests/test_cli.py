@@ -140,12 +140,10 @@ def test_simulate_index_fit_resume_export_load(
 
 
 def test_profile_prints_the_stages(tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    main(["profile", *tiny, "--trainer.max_steps=5"])
+    main(["profile", *tiny, "--steps=3", "--warmup=2"])
     printed = capsys.readouterr().out
     for stage in ("loader", "views", "teacher", "student", "backward", "samples/s"):
         assert stage in printed
-    shares = [float(line.rsplit("%", 1)[0].split()[-1]) for line in printed.splitlines() if "%" in line]
-    assert sum(shares[:-1]) == pytest.approx(100, abs=1)
 
 
 @pytest.mark.parametrize(

@@ -117,13 +117,8 @@ def run_trainer(words: Sequence[str]) -> None:
         warnings.filterwarnings("ignore", f".*{message}.*")
     words = with_model(words)
     if words[0] == "profile":
-        from .evaluation.profile import OPTIONS, profile_step
+        from .profile_cli import run_profile
 
-        options = [f"--trainer.{name}={value}" for name, value in OPTIONS.items()]
-        parser = {"prog": "terrafm profile", "description": "Measure where a training step's time goes."}
-        cli = TerraFMCLI(
-            args=["--trainer.max_steps=13", *words[1:], *options], run=False, parser_kwargs=parser
-        )
-        profile_step(cli.model, cli.datamodule, cli.trainer)
+        run_profile(words[1:])
     else:
         TerraFMCLI(args=words, parser_kwargs={"prog": "terrafm"})

@@ -3,6 +3,7 @@
 from .bench import BenchDataModule
 from .cache import CachedTiles
 from .faults import DamageLog, FaultTolerant
+from .in_memory import InMemoryDataModule
 from .loader import TileDataLoader
 from .major_tom import MajorTOMDataModule
 from .mmearth import MMEarthDataModule
@@ -20,6 +21,7 @@ __all__ = [
     "CachedTiles",
     "DamageLog",
     "FaultTolerant",
+    "InMemoryDataModule",
     "MMEarthDataModule",
     "MajorTOMDataModule",
     "PackedDataModule",

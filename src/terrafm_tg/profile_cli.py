@@ -1,0 +1,115 @@
+"""``terrafm profile``: some batches of any configuration, and what its whole run would take."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+from rich.console import Console
+
+from .errors import TerraFMError
+from .evaluation.profiling.measure import Watch, profile_training
+from .evaluation.profiling.report import profile_table, write_figure
+from .evaluation.profiling.stages import HostClock, StageProfiler
+from .tasks import TerraFM
+from .training_cli import TerraFMCLI
+
+_PROCESSOR_TIME = (
+    "Count processor time: less disturbed by other programs, and blind to waiting, as for the loader."
+)
+#: Set by what starts several processes.
+_LAUNCHERS = ("WORLD_SIZE", "SLURM_NTASKS", "LOCAL_RANK")
+
+
+class ProfileCLI(TerraFMCLI):
+    """Reads a configuration as ``terrafm fit`` does, and trains a few batches of it with nothing beside.
+
+    The Trainer's ``max_epochs`` and ``max_steps`` stay those of the configured run, whose time is estimated. A
+    configuration of more GPUs than are here is measured on one of them.
+    """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the profile's own options."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--steps", type=int, default=10, help="Batches to measure.")
+        parser.add_argument("--warmup", type=int, default=3, help="Batches before them that do not count.")
+        parser.add_argument("--processor_time", type=bool, default=False, help=_PROCESSOR_TIME)
+        parser.add_argument("--json", type=Path | None, default=None, help="File for the numbers.")
+        parser.add_argument(
+            "--figure", type=Path | None, default=None, help="File for a picture, such as x.png."
+        )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """A Trainer for some batches and nothing beside them.
+
+        Raises:
+            TerraFMError: If a number is not positive, or there is no GPU where one is asked for.
+        """
+        trainer, steps, warmup = self.config["trainer"], self.config["steps"], self.config["warmup"]
+        if steps < 1 or warmup < 1:
+            raise TerraFMError(
+                f"`--steps {steps} --warmup {warmup}` measures nothing: give at least one batch of each."
+            )
+        if trainer["accelerator"] in ("gpu", "cuda") and not torch.cuda.is_available():
+            raise TerraFMError(
+                f"`trainer.accelerator` is {trainer['accelerator']!r} and there is no GPU here: add "
+                "`--trainer.accelerator cpu --trainer.devices 1` to profile on the processor."
+            )
+        accumulated = trainer["accumulate_grad_batches"]
+        warmup, steps = (-(-n // accumulated) * accumulated for n in (warmup, steps))  # whole optimiser steps
+        clock = HostClock(process_time) if self.config["processor_time"] else None
+        ours = isinstance(self.model, TerraFM)
+        alone, self.processes = _one_of_many(trainer)
+        return super().instantiate_trainer(
+            **kwargs,
+            **alone,
+            min_epochs=None,
+            min_steps=None,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            logger=False,
+            callbacks=[Watch(warmup + steps)],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            profiler=StageProfiler(warmup, count=not ours, clock=clock),
+        )
+
+
+def run_profile(words: Sequence[str]) -> None:
+    """Profile a configuration and print the table.
+
+    Args:
+        words: Options of the command.
+    """
+    for message in ("have no `val_dataloader`", "litlogger"):
+        warnings.filterwarnings("ignore", f".*{message}.*")
+    parser = {"prog": "terrafm profile", "description": "Measure where a training step's time goes."}
+    cli = ProfileCLI(args=list(words), run=False, parser_kwargs=parser, save_config_callback=None)
+    found = profile_training(cli.model, cli.datamodule, cli.trainer, cli.processes)
+    if not cli.trainer.is_global_zero:
+        return
+    Console().print(profile_table(found))
+    paths: dict[str, Path | None] = {name: cli.config[name] for name in ("json", "figure")}
+    if paths["json"]:
+        found.write(paths["json"])
+    if paths["figure"]:
+        write_figure(found, paths["figure"])
+    for path in filter(None, paths.values()):
+        print(path)
+
+
+def _one_of_many(trainer: Any) -> tuple[dict[str, Any], int | None]:
+    """Settings of a Trainer on one device, and the processes of the configuration, where these are not here."""
+    devices, nodes = trainer["devices"], trainer["num_nodes"]
+    processes = nodes * int(devices) if str(devices).isdigit() else None
+    on_gpu = trainer["accelerator"] != "cpu" and torch.cuda.is_available()
+    here = torch.cuda.device_count() if on_gpu else os.cpu_count() or 1
+    if processes is None or any(name in os.environ for name in _LAUNCHERS) or processes <= here:
+        return {}, None
+    return {"devices": 1, "num_nodes": 1, "strategy": "auto", "plugins": []}, processes

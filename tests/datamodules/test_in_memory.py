@@ -1,0 +1,48 @@
+"""Random tiles in memory look like those of the other datamodules, and their positions run on."""
+
+from types import SimpleNamespace
+
+import torch
+
+from terrafm_tg.datamodules import InMemoryDataModule, PackedDataModule
+from terrafm_tg.datamodules.in_memory import MemoryLoader
+from terrafm_tg.datasets import MajorTOM
+from terrafm_tg.datasets.pack import pack
+
+
+def test_batches_are_like_those_of_a_store(small_world, tmp_path) -> None:
+    tiles = MajorTOM(small_world, native=True, harmonise=False, tile_size=72)
+    pack(tiles, tmp_path / "store", quantise_radar=True, workers=0, progress=False)
+    store = PackedDataModule(tmp_path / "store", batch_size=4, num_workers=0, val_share=0)
+    store.setup("fit")
+    real = next(iter(store.train_dataloader()))
+    made = next(iter(InMemoryDataModule(batch_size=4, tile_size=72).train_dataloader()))
+    common = made.keys() & real.keys()
+    assert {"position", "epoch", "land_cover", "row", "rows_s2l2a", "image_s1rtc_10m"} <= common
+    assert {key for key in real if key.startswith(("image_", "rows_"))} <= common
+    for key in common:
+        assert made[key].shape[1:] == real[key].shape[1:], key
+        assert made[key].dtype == real[key].dtype, key
+    assert (made["image_s2l1c_60m"].int() > 0).all()  # nothing is missing
+
+
+def test_positions_run_on_through_epochs_and_ranks() -> None:
+    data = InMemoryDataModule(batch_size=4, tile_size=12, epoch_length=30)
+    data.trainer = SimpleNamespace(
+        global_rank=1, world_size=2, strategy=SimpleNamespace(root_device=torch.device("cpu"))
+    )
+    loader = data.train_dataloader()
+    assert len(loader) == 3
+    first, second = list(loader), list(loader)
+    assert torch.cat([batch["position"] for batch in first]).tolist() == list(range(1, 24, 2))
+    assert {int(batch["epoch"][0]) for batch in first} == {0}
+    assert {int(batch["epoch"][0]) for batch in second} == {1}
+    images = [batch["image_s2l2a_10m"] for batch in first]
+    assert images[0] is images[2]  # made once
+    assert not torch.equal(images[0].int(), images[1].int())
+
+
+def test_ranks_share_the_positions() -> None:
+    ready = [{"land_cover": torch.zeros(3)}]
+    positions = [b["position"] for rank in range(2) for b in MemoryLoader(ready, 2, rank, 2)]
+    assert sorted(torch.cat(positions).tolist()) == list(range(12))
