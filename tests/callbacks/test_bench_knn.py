@@ -1,6 +1,5 @@
 """BenchKNN in a real Trainer: the scores of `terrafm bench`, on one rank and on two."""
 
-import multiprocessing
 import os
 import shutil
 import socket
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from data.copernicus_bench.data import make_copernicus
 from data.geobench.data import make_geobench
+from processes import start
 from terrafm_tg.callbacks import BenchKNN
 from terrafm_tg.cli import main
 from terrafm_tg.errors import TerraFMError
@@ -147,7 +147,6 @@ def _rank(rank: int, port: int, root: str, damaged: str, out: str) -> None:
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "LOCAL_RANK": str(rank),
         "WORLD_SIZE": "2",
     }  # fmt: skip
-    torch.set_num_threads(1)
     found = fit(Task(), Path(root), ranks=2, datasets=NAMES, split="test")
     try:
         fit(Task(), Path(damaged), ranks=2, datasets="m-eurosat", split="test")
@@ -165,9 +164,7 @@ def test_two_ranks_give_the_same(root: Path, expected: dict[str, float], tmp_pat
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     words = (port, str(root), str(damaged), str(tmp_path))
-    ranks = [multiprocessing.get_context("spawn").Process(target=_rank, args=(i, *words)) for i in (0, 1)]
-    for process in ranks:
-        process.start()
+    ranks = [start(_rank, i, *words) for i in (0, 1)]
     for process in ranks:
         process.join(500)
         assert process.exitcode == 0

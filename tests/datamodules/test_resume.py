@@ -2,11 +2,12 @@
 
 import functools
 import json
-import multiprocessing
 import signal
 
 import pytest
 import toy_runs
+
+from processes import start
 
 EVERY_3 = {"every_n_train_steps": 3}
 # 6 batches of 5 in each epoch of 31 draws. (trainer, loader, checkpoint) settings, and the batch in which it
@@ -71,30 +72,21 @@ LONG = (
 
 
 @pytest.fixture(scope="module")
-def server():
-    """Forks processes that have imported everything and have never run a backward pass."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(toy_runs.PRELOAD)
-    return context
-
-
-@pytest.fixture(scope="module")
-def whole_run(server, tmp_path_factory):
+def whole_run(tmp_path_factory):
     """Lines of a run that is not killed; without workers, validation, checkpoints: none may matter."""
 
     @functools.cache
     def lines(trainer: str) -> list[str]:
         folder = tmp_path_factory.mktemp("whole")
         settings = {"trainer": json.loads(trainer), "data": {"num_workers": 0}, "checkpoint": {}}
-        assert start(server, folder, "whole", settings) == 0
+        assert run(folder, "whole", settings) == 0
         return (folder / "whole.jsonl").read_text().splitlines()
 
     return lines
 
 
-def start(server, *args, **kwargs) -> int:
-    process = server.Process(target=toy_runs.run, args=args, kwargs=kwargs)
-    process.start()
+def run(*args, **kwargs) -> int:
+    process = start(toy_runs.run, *args, **kwargs)
     process.join(120)
     return process.exitcode
 
@@ -102,11 +94,11 @@ def start(server, *args, **kwargs) -> int:
 @pytest.mark.parametrize(
     "case", [pytest.param(case, marks=pytest.mark.soak if case in LONG else ()) for case in RUNS]
 )
-def test_killed_and_resumed_equals_not_killed(case, server, whole_run, tmp_path) -> None:
+def test_killed_and_resumed_equals_not_killed(case, whole_run, tmp_path) -> None:
     trainer, data, checkpoint, kill_at = RUNS[case]
     settings = {"trainer": trainer, "data": data, "checkpoint": checkpoint}
-    assert start(server, tmp_path, "killed", settings, kill_at=kill_at) == -signal.SIGKILL
-    assert start(server, tmp_path, "resumed", settings, resume=True) == 0
+    assert run(tmp_path, "killed", settings, kill_at=kill_at) == -signal.SIGKILL
+    assert run(tmp_path, "resumed", settings, resume=True) == 0
 
     whole = whole_run(json.dumps({k: v for k, v in trainer.items() if k != "val_check_interval"}))
     killed, resumed = (
@@ -119,7 +111,7 @@ def test_killed_and_resumed_equals_not_killed(case, server, whole_run, tmp_path)
     assert resumed == whole[done:]
 
 
-def test_workers_do_not_matter(server, whole_run, tmp_path) -> None:
+def test_workers_do_not_matter(whole_run, tmp_path) -> None:
     settings = {"trainer": {"max_epochs": 2}, "data": {"num_workers": 3}, "checkpoint": {}}
-    assert start(server, tmp_path, "three", settings) == 0
+    assert run(tmp_path, "three", settings) == 0
     assert (tmp_path / "three.jsonl").read_text().splitlines() == whole_run(json.dumps({"max_epochs": 2}))

@@ -6,8 +6,6 @@ import multiprocessing.connection
 import os
 import resource
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from memory_tiles import MemoryDataModule, MemoryTiles, make_index, square
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from processes import start
 from terrafm_tg.datamodules import CachedTiles, DamageLog, FaultTolerant, TileDataLoader
 from terrafm_tg.datamodules.faults import collate
 from terrafm_tg.datamodules.loader import largest_sample
@@ -128,9 +127,6 @@ def test_same_batches_for_any_number_of_workers(plain, workers, ring) -> None:
 
 @pytest.mark.parametrize("method", [pytest.param("spawn", marks=pytest.mark.soak), "forkserver"])
 def test_workers_that_are_not_forked(plain, method) -> None:
-    multiprocessing.get_context("forkserver").set_forkserver_preload(
-        ["terrafm_tg.datamodules", "memory_tiles"]
-    )
     batches = make(workers=2, persistent_workers=True, prefetch_factor=1, multiprocessing_context=method)
     assert_same(epochs(batches), plain)
 
@@ -268,15 +264,27 @@ def test_system_without_room_is_said(caplog) -> None:
     assert "No shared memory for a ring ([Errno 27] File too large)" in caplog.text
 
 
+def _killed(pipe: multiprocessing.connection.Connection) -> None:
+    """Ends itself in the middle of an epoch."""
+    batches = iter(make(workers=2, persistent_workers=True))
+    next(batches)
+    maps = Path("/proc/self/maps").read_text()
+    assert "/memfd:terrafm_tiles" in maps  # what batches travel through
+    assert "/dev/shm/torch" not in maps
+    pipe.send([os.getpid(), *(process.pid for process in multiprocessing.active_children())])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_nothing_is_left_after_sigkill() -> None:
     """Of a process that is killed while its workers read: no worker, and no file of theirs in /dev/shm."""
-    script = [sys.executable, "-c", KILLED, str(Path(__file__).parent)]
-    result = subprocess.run(script, stdout=subprocess.PIPE, text=True, timeout=120)
-    assert result.returncode == -signal.SIGKILL
-    processes = result.stdout.split()
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    process = start(_killed, theirs)
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    processes = ours.recv()
     assert len(processes) == 3
     for pid in processes:
-        _wait_for_end(int(pid))  # each worker notices within seconds that it has lost its parent
+        _wait_for_end(pid)  # each worker notices within seconds that it has lost its parent
     assert not [name for name in os.listdir("/dev/shm") if any(f"_{pid}_" in name for pid in processes)]
 
 
@@ -288,22 +296,6 @@ def _wait_for_end(pid: int) -> None:
     ended = multiprocessing.connection.wait([descriptor], timeout=60)
     os.close(descriptor)
     assert ended
-
-
-KILLED = """
-import os, signal, sys
-sys.path.insert(0, sys.argv[1])
-from test_ring import make
-import multiprocessing
-from pathlib import Path
-
-batches = iter(make(workers=2, persistent_workers=True, multiprocessing_context="fork"))
-next(batches)
-maps = Path("/proc/self/maps").read_text()
-assert "/memfd:terrafm_tiles" in maps and "/dev/shm/torch" not in maps  # what batches travel through
-print(os.getpid(), *(process.pid for process in multiprocessing.active_children()), flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
 
 
 def test_datamodule_passes_the_setting_on() -> None:

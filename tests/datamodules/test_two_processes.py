@@ -1,19 +1,17 @@
 """Real ``ddp`` over gloo, by a script's default settings: ranks share each epoch's list; both validate."""
 
 import json
-import multiprocessing
 from itertools import chain
 
 import numpy as np
 import toy_runs
 from memory_tiles import MemoryDataModule
 
+from processes import start
+
 
 def test_two_processes_share_the_draws(tmp_path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(toy_runs.PRELOAD)
-    process = context.Process(target=toy_runs.run_on_two_processes, args=(tmp_path,))
-    process.start()
+    process = start(toy_runs.run_on_two_processes, tmp_path)
     process.join(120)
     assert process.exitcode == 0
 

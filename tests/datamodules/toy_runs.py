@@ -1,7 +1,6 @@
 """A toy training that writes down each batch, to be run, killed and resumed in processes of its own."""
 
 import json
-import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -10,9 +9,6 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from memory_tiles import MemoryDataModule
-
-#: Preloaded by the server that forks the runs, so that only it imports the libraries.
-PRELOAD = ["lightning.pytorch", "terrafm_tg.datamodules"]
 
 
 class Toy(LightningModule):
@@ -42,9 +38,6 @@ class Toy(LightningModule):
 
 def run(folder: Path, name: str, settings: dict, resume: bool = False, kill_at: int | None = None) -> None:
     """Train as ``settings`` say, into ``folder/name.jsonl``; checkpoints go to ``folder``."""
-    torch.set_num_threads(1)
-    # As on any Linux; a child of the server would start its workers through a server of its own.
-    multiprocessing.set_start_method("fork", force=True)
     data = MemoryDataModule(
         edge=4, batch_size=5, epoch_length=31, val_bank=8, val_queries=4, **settings["data"]
     )
@@ -71,8 +64,6 @@ def run(folder: Path, name: str, settings: dict, resume: bool = False, kill_at: 
 
 def run_on_two_processes(folder: Path) -> None:
     """The few lines of a script: nothing but ``strategy`` says that there are two processes."""
-    torch.set_num_threads(1)
-    multiprocessing.set_start_method("fork", force=True)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = Trainer(
         accelerator="cpu", devices=2, strategy="ddp_fork", max_epochs=2, num_sanity_val_steps=0, **quiet

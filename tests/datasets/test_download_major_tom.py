@@ -1,10 +1,7 @@
 """Subsets of Major-TOM from a local server: only the bytes that are needed, whatever goes wrong on the way."""
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +13,7 @@ import pytest
 
 from datasets.range_server import Fault, RangeServer
 from datasets.tiny_files import product, write_major_tom
+from processes import start
 from terrafm_tg.datasets import MajorTOM
 from terrafm_tg.datasets.download import Selection, download
 from terrafm_tg.datasets.major_tom_rows import FOLDERS
@@ -360,17 +358,14 @@ def test_a_second_download_into_the_same_root_is_refused(server: RangeServer, tm
 
 def _kill_while_it_fetches(server: RangeServer, root: Path, kept: int) -> None:
     """Start the download in a process of its own and kill it when so many rows are kept."""
-    code = (
-        "import sys; from pathlib import Path; from terrafm_tg.datasets.download import Selection, download;"
-        "download(Path(sys.argv[1]), Selection(require='any'), source=sys.argv[2], connections=2, workers=0,"
-        "progress=False)"
+    process = start(
+        download, root, Selection(require="any"), source=server.url, connections=2, workers=0, progress=False
     )
-    process = subprocess.Popen([sys.executable, "-c", code, str(root), server.url])
-    while len(_kept(root)) < kept and process.poll() is None:
+    while len(_kept(root)) < kept and process.is_alive():
         time.sleep(0.005)
-    assert process.poll() is None, "it ended before it was killed"
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "it ended before it was killed"
 
 
 def _kept(root: Path) -> set[tuple[str, str, int]]:

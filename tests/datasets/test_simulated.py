@@ -1,7 +1,5 @@
 import json
 import signal
-import subprocess
-import sys
 import time
 from functools import partial
 
@@ -14,6 +12,7 @@ from PIL import Image
 from rasterio.io import MemoryFile
 from shapely import Polygon, from_wkb
 
+from processes import start
 from terrafm_tg.datasets import ESAWorldCover, MajorTOM, SimulatedWorld, simulate
 from terrafm_tg.datasets.baseline import offset_by_pixels, offsets_by_name
 from terrafm_tg.datasets.grid_cell import GridCell
@@ -232,15 +231,14 @@ def test_impossible_settings_are_named(tmp_path, settings, message):
 
 def test_killed_in_the_middle_the_root_is_absent_and_the_next_run_makes_it(tmp_path):
     root = tmp_path / "world"
-    settings = f"{str(root)!r}, 3000, 48, workers=0, progress=False"
-    code = f"from terrafm_tg.datasets import simulate; simulate({settings})"
-    child = subprocess.Popen([sys.executable, "-c", code])
+    child = start(simulate, root, 3000, 48, workers=0, progress=False)
     partial_images = tmp_path / "world.partial" / "Core-S2L2A" / "images" / "part_00001.parquet"
     deadline = time.monotonic() + 120
-    while not partial_images.exists() and child.poll() is None and time.monotonic() < deadline:
+    while not partial_images.exists() and child.is_alive() and time.monotonic() < deadline:
         time.sleep(0.05)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
+    child.kill()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
     assert partial_images.exists()
     assert not root.exists()
     SIMULATE(root, 2, 24, workers=0)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 
+from processes import start
 from terrafm_tg.losses import DualCenter
 
 FREQUENT = (0, 7, 11)
@@ -95,7 +95,10 @@ def test_two_processes_equal_one(tmp_path, counts: list[int]) -> None:
     for step in range(0, len(logits), 2):
         joint.accumulate(torch.cat([logits[step], logits[step + 1]], dim=1), land_cover[:2].flatten())
         joint.update()
-    mp.start_processes(_share, (str(tmp_path), logits, land_cover, counts), nprocs=2, start_method="spawn")
+    ranks = [start(_share, rank, str(tmp_path), logits, land_cover, counts) for rank in (0, 1)]
+    for process in ranks:
+        process.join()
+        assert process.exitcode == 0
     assert len(list(tmp_path.glob("*.pt"))) == 4
     for path in tmp_path.glob("*.pt"):
         torch.testing.assert_close(torch.load(path), joint.centers, rtol=1e-6, atol=1e-7)

@@ -3,9 +3,6 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import torch
 import yaml
 from tiny_bench import write_config
 
+from processes import start
 from terrafm_tg.cli import main
 from terrafm_tg.evaluation.bench.config import read_datasets
 from terrafm_tg.evaluation.bench.run import spread
@@ -81,14 +79,12 @@ def test_killed_and_run_again(benchmarks: Path, weights: Path, tmp_path: Path) -
     }
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     words = write_config(tmp_path / "killed.yaml", out=str(killed), **common)
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from terrafm_tg.cli import main; main()", *words], stderr=subprocess.DEVNULL
-    )
+    process = start(main, words)
     while len(list(killed.glob("units/*.json"))) < 4:
-        assert process.poll() is None, "it was to be killed before it ended"
+        assert process.is_alive(), "it was to be killed before it ended"
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     kept = {path: path.stat().st_mtime_ns for path in killed.glob("units/*.json")}
     for path in kept:
         assert json.loads(path.read_text())["rows"]

@@ -1,10 +1,8 @@
 """Training with images: fine-tuning and frozen UPerNet, what they change, and what an interrupted sweep keeps."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
 from data.copernicus_bench.data import make_copernicus
+from processes import start
 from terrafm_tg.datamodules.sensor_transforms import orient
 from terrafm_tg.datasets.bench import open_bench
 from terrafm_tg.errors import TerraFMError
@@ -160,28 +159,21 @@ def test_a_finished_rate_is_not_trained_again(data: dict[str, Splits], tmp_path:
     assert (best.settings["lr"], best.settings["val"]) == (1e-3, 99.5)
 
 
+def sweep_of(protocol: Any, root: Path, folder: Path) -> None:
+    protocol.run(SMALL, opened(root, "Cloud-S2"), Context(folder=folder))
+
+
 def test_a_killed_sweep_loses_one_rate_at_most(data: dict[str, Splits], tmp_path: Path) -> None:
     """SIGKILL once the first rate's record is there; the rerun trains the others and scores as one never killed."""
     root = data["Cloud-S2"].train.files[0].parents[2]
-    code = f"""
-import torch
-from pathlib import Path
-from terrafm_tg.datasets.bench import open_bench
-from terrafm_tg.evaluation.encoders import ModelSpec
-from terrafm_tg.evaluation.protocols import Context, Splits, make_protocol
-torch.set_num_threads(1)
-root = Path({str(root)!r})
-splits = Splits(*(open_bench("Cloud-S2", root, split) for split in ("train", "val", "test")))
-protocol = make_protocol("finetune", lrs=[1e-3, 3e-3, 1e-2], epochs=3, batch_size=4, effective_batch=8)
-protocol.run(ModelSpec("timm/test_vit", size=32), splits, Context(folder=Path({str(tmp_path)!r})))
-"""
-    process = subprocess.Popen([sys.executable, "-c", code])
-    while not (records := [*tmp_path.rglob("lr_0.001.json")]) and process.poll() is None:
-        signal.sigtimedwait([], 0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    written = records[0].stat().st_mtime_ns
     protocol = finetune(lrs=[1e-3, 3e-3, 1e-2], epochs=3)
+    process = start(sweep_of, protocol, root, tmp_path)
+    while not (records := [*tmp_path.rglob("lr_0.001.json")]) and process.is_alive():
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "it was to be killed before it ended"
+    written = records[0].stat().st_mtime_ns
     scores = protocol.run(SMALL, data["Cloud-S2"], Context(folder=tmp_path))
     assert records[0].stat().st_mtime_ns == written
     assert scores == protocol.run(SMALL, data["Cloud-S2"], Context(folder=tmp_path / "new"))

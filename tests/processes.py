@@ -1,0 +1,31 @@
+"""Processes that tests start and kill: forked from a server that has imported the libraries once.
+
+An interpreter of its own takes a process 7 s. The server has no threads and has never run a backward pass, so that its
+children may do anything, which those forked from a test process may not.
+"""
+
+import multiprocessing
+import multiprocessing.process
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+#: What the server imports: by these, everything that a command may need.
+PRELOAD = ["terrafm_tg.training_cli", "terrafm_tg.evaluation.protocols"]
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(PRELOAD)
+
+
+def start(target: Callable[..., object], *args: Any, **kwargs: Any) -> multiprocessing.process.BaseProcess:
+    """Run a module's function in a process of its own, which starts others as any on Linux does: by forking."""
+    process = SERVER.Process(target=_run, args=(target, args, kwargs))
+    process.start()
+    return process
+
+
+def _run(target: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)
+    target(*args, **kwargs)
