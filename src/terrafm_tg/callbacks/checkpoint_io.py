@@ -30,8 +30,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if "://" in str(path):
             return super().save_checkpoint(checkpoint, path, storage_options)
         path = Path(path)
-        with whole_file(path, alone=True) as part, part.open("wb") as file:
-            torch.save(checkpoint, file)
+        with whole_file(path, alone=True) as part:
+            torch.save(checkpoint, part)
 
     def load_checkpoint(
         self, path: _PATH, map_location: Any = lambda storage, loc: storage, weights_only: bool | None = None

@@ -1,18 +1,22 @@
 """When one process of a run ends, the others stop with one sentence instead of waiting for it."""
 
+import json
 import os
 import secrets
 import socket
+import subprocess
 import sys
+import threading
+import time
+from typing import Any
 
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from terrafm_tg.errors import TerraFMError
 
-from .rank_links import Links, Place
+from . import rank_guard
 from .summary import checkpoint_path
 
 
@@ -20,14 +24,14 @@ class RankWatch(Callback):
     """Stops all processes of a fit when one has died, has failed, or its machine hangs.
 
     Without it the others wait in a collective, for half an hour by default, or end in a traceback of the
-    communication library. A thread of each rank watches, also while the main thread waits; when a rank ends without
-    a farewell the others print which one, where, since when, and how to resume (one line per machine), and end with
-    status 1. A process that is killed is noticed at once, a machine that hangs after `silence` seconds. One process
-    alone has nothing to watch.
+    communication library. A small process beside each rank (:mod:`~terrafm_tg.callbacks.rank_guard`) watches; when a
+    rank ends without a farewell, the others print which one, where, since when, and how to resume, one line per
+    machine, and end with status 1. A process that is killed is noticed at once, a machine that hangs after `silence`
+    seconds. One process alone has nothing to watch.
 
     Args:
         interval: Seconds between two signs of life.
-        silence: Seconds without any after which a rank counts as gone.
+        silence: Seconds without any after which a machine counts as gone.
 
     Raises:
         TerraFMError: If `silence` is not longer than `interval`.
@@ -40,84 +44,94 @@ class RankWatch(Callback):
                 "shorter than the silence that ends a run."
             )
         self.interval, self.silence = interval, silence
-        self._links: Links | None = None
+        self._guard: subprocess.Popen[str] | None = None
+        self._said = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Connects the ranks; called on all of them."""
+        """Starts this rank's guard; called on all ranks."""
         if stage != "fit" or trainer.world_size == 1:
             return
-        place = Place(trainer.global_rank, trainer.node_rank, trainer.local_rank, socket.gethostname())
-        listener = None
-        if place.rank == 0:
-            environment = getattr(trainer.strategy, "cluster_environment", None)
-            alone = trainer.num_nodes == 1 or environment is None
-            host = "127.0.0.1" if alone else environment.main_address
-            listener = socket.create_server(("127.0.0.1" if alone else "", 0), backlog=trainer.world_size)
-            meeting = (place, (host, listener.getsockname()[1]), secrets.token_hex())
-        else:
-            meeting = None
-        first, address, token = trainer.strategy.broadcast(meeting)
-
-        def stop(ended: Place, how: str) -> None:
-            speaker = 1 if (ended.node, ended.local) == (place.node, 0) else 0
-            if place.local == speaker:
-                print(f"terrafm: error: {_sentence(trainer, ended, how)}", file=sys.stderr, flush=True)
-            sys.stdout.flush()
-            os._exit(1)  # the main thread may wait in a collective for ever, where no exception reaches it
-
-        def warn(why: str) -> None:
-            rank_zero_warn(f"Not all ranks are watched: {why}. If one dies, the others wait for it.")
-
-        self._links = Links(
-            place,
-            Place(*first),
-            trainer.world_size,
-            (address[0], address[1]),
-            token,
-            listener,
-            self.interval,
-            self.silence,
-            stop,
-            warn,
+        place = (trainer.global_rank, trainer.node_rank, trainer.local_rank, socket.gethostname())
+        listener, meeting = None, None
+        if trainer.global_rank == 0:
+            # Within one machine nobody else needs to reach it.
+            environment = trainer.strategy.cluster_environment if trainer.num_nodes > 1 else None
+            host = "127.0.0.1" if environment is None else environment.main_address
+            listener = socket.create_server(("" if environment else host, 0), backlog=trainer.world_size)
+            meeting = {
+                "first": place,
+                "address": (host, listener.getsockname()[1]),
+                "token": secrets.token_hex(),
+            }
+        meeting = trainer.strategy.broadcast(meeting)
+        handed = None if listener is None else listener.fileno()
+        own = {"pid": os.getpid(), "place": place, "ranks": trainer.world_size, "listener": handed}
+        self._guard = subprocess.Popen(
+            [sys.executable, "-I", "-S", rank_guard.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=[] if handed is None else [handed],
+            start_new_session=True,  # what ends the rank, such as Ctrl-C, does not end its guard
+            text=True,
         )
-        self._links.start()
+        if listener is not None:
+            listener.close()
+        self._say(own | meeting | {"interval": self.interval, "silence": self.silence})
+        threading.Thread(target=_end_when_told, args=(self._guard,), daemon=True).start()
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Tells the guard, once a second, how far the run is and where its last checkpoint lies."""
+        now = time.monotonic()
+        if self._guard is None or now < self._said + 1:
+            return
+        self._said = now
+        path = checkpoint_path(trainer) or trainer.ckpt_path
+        self._say({"state": {"step": trainer.global_step, "path": path and str(path)}})
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Says farewell."""
-        if self._links is not None:
-            self._links.leave()
-            self._links = None
+        self._leave({"bye": True})
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Tells the others what happened; an error of the connection is left to who caused it."""
-        if self._links is None:
+        """Tells the others what happened; a broken connection is left to the guard, which knows whose fault it is."""
+        if self._guard is None:
             return
         if _is_broken_connection(exception):
-            self._links.join(self.silence + 2 * self.interval)  # the sentence comes, and ends this process
-        # A signal to end reaches all ranks, and they end together.
-        text = str(exception).partition("\n")[0].rstrip(".") or type(exception).__name__
-        self._links.leave(None if isinstance(exception, SIGTERMException) else text)
-        self._links = None
+            time.sleep(self.silence + 2 * self.interval)  # the sentence comes, and this process ends
+        if isinstance(exception, SIGTERMException):  # reaches all ranks, and they end together
+            self._leave({"bye": True})
+        else:
+            text = str(exception).partition("\n")[0].rstrip(".")
+            self._leave({"error": text or type(exception).__name__})
+
+    def _leave(self, word: dict[str, Any]) -> None:
+        if self._guard is None:
+            return
+        self._say(word)
+        self._guard = None
+
+    def _say(self, word: dict[str, Any]) -> None:
+        if self._guard is None or self._guard.stdin is None:
+            return
+        try:
+            self._guard.stdin.write(json.dumps(word) + "\n")
+            self._guard.stdin.flush()
+        except BrokenPipeError:  # it has ended, as it does when rank 0 is through
+            self._guard = None
+
+
+def _end_when_told(guard: "subprocess.Popen[str]") -> None:
+    """Ends this process on the guard's word: the main thread may wait where no exception reaches it."""
+    if guard.stdout is not None and guard.stdout.readline():
+        sys.stdout.flush()
+        os._exit(1)
+    guard.wait()
 
 
 def _is_broken_connection(exception: BaseException) -> bool:
     """Whether gloo or NCCL lost another rank."""
-    named = isinstance(exception, RuntimeError) and any(
-        word in str(exception) for word in ("gloo", "NCCL", "Connection closed by peer", "Connection reset")
-    )
-    return named or isinstance(exception, dist.DistError)
-
-
-def _sentence(trainer: Trainer, ended: Place, how: str) -> str:
-    path = checkpoint_path(trainer)
-    if path is None or not (path.exists() or trainer.node_rank):  # another machine may not see the file
-        path = trainer.ckpt_path
-    resume = (
-        "no checkpoint had been written yet, so start again"
-        if path is None
-        else f"resume with the same command and --ckpt_path {path}, on any number of processes"
-    )
-    return (
-        f"Rank {ended.rank} of {trainer.world_size} on {ended.host} {how}, and the others stop at step "
-        f"{trainer.global_step}: {resume}."
-    )
+    words = ("gloo", "NCCL", "Connection closed by peer", "Connection reset")
+    lost = isinstance(exception, RuntimeError) and any(word in str(exception) for word in words)
+    return lost or isinstance(exception, dist.DistError)
