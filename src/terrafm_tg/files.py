@@ -1,10 +1,12 @@
 """Files that appear whole or not at all, and survive a power cut."""
 
 import glob
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 _ENDING = ".tmp"
@@ -44,6 +46,11 @@ def write_text(path: Path, text: str) -> None:
     """Write a small file that no other process writes at the same time."""
     with whole_file(path, alone=True) as beside:
         beside.write_text(text, newline="")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain values for people and programs, as :func:`write_text` does."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def settle(beside: Path, path: Path) -> None:

@@ -129,7 +129,7 @@ def encoder_speed(
     times: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, forward in variants.items():
-            times[name].append(_seconds(forward, device, repeats[name]))
+            times[name].append(seconds_of(forward, device, repeats[name]))
     flops = forward_flops(folded, modality, size) * batch
     plain = next(iter(times.values()))
     return [
@@ -161,7 +161,7 @@ def peak_teraflops(device: torch.device, dtype: torch.dtype, rounds: int = 5) ->
         return a @ b
 
     repeats = _repeats(product, device)
-    return 2 * side**3 / min(_seconds(product, device, repeats) for _ in range(rounds)) / 1e12
+    return 2 * side**3 / min(seconds_of(product, device, repeats) for _ in range(rounds)) / 1e12
 
 
 def print_encoder_speed(
@@ -191,7 +191,7 @@ def print_encoder_speed(
     Raises:
         TerraFMError: If the encoder, the device or a number is not one that can be measured.
     """
-    place = _device(device)
+    place = find_device(device)
     model = build_encoder(name, modality=modality).to(place)
     rows = encoder_speed(model, modality, size, batch, rounds, compiled)
     peak, full = (peak_teraflops(place, dtype) for dtype in (torch.bfloat16, torch.float32))
@@ -204,14 +204,14 @@ def print_encoder_speed(
         shares = f"{row.images_per_second:.1f}", f"{row.ratio:.2f}", f"{row.teraflops / peak:.0%}"
         table.add_row(row.variant, f"{1000 * row.seconds:.1f}", *shares)
     table.caption = (
-        f"Medians of {rounds} rounds, {'processor' if _clock(place) is time.thread_time else 'wall'} time; "
+        f"Medians of {rounds} rounds, {'processor' if clock_of(place) is time.thread_time else 'wall'} time; "
         f"measured peak of a bf16 product {peak:.3g} TFLOP/s, of an fp32 product {full:.3g}"
     )
     Console().print(table)
     return table
 
 
-def _device(name: str | None) -> torch.device:
+def find_device(name: str | None) -> torch.device:
     """The device of that name, a GPU or else the CPU where there is none."""
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     if name != "cpu" and not (name.split(":")[0] == "cuda" and torch.cuda.is_available()):
@@ -227,13 +227,14 @@ def _forward(module: nn.Module, x: Tensor, half: bool) -> Callable[[], Tensor]:
     return forward
 
 
-def _clock(device: torch.device) -> Callable[[], float]:
+def clock_of(device: torch.device) -> Callable[[], float]:
     """Processor time where one thread does all the work; other programs disturb it less than wall time."""
     return time.thread_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
-def _seconds(forward: Callable[[], Tensor], device: torch.device, repeats: int) -> float:
-    clock = _clock(device)
+def seconds_of(forward: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Time of one call, the mean of ``repeats``."""
+    clock = clock_of(device)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = clock()
@@ -246,5 +247,5 @@ def _seconds(forward: Callable[[], Tensor], device: torch.device, repeats: int) 
 
 def _repeats(forward: Callable[[], Tensor], device: torch.device) -> int:
     """How often to run a forward in one measurement; the first calls, which allocate and compile, do not count."""
-    _seconds(forward, device, 1)
-    return max(1, round(_SHORTEST / _seconds(forward, device, 1)))
+    seconds_of(forward, device, 1)
+    return max(1, round(_SHORTEST / seconds_of(forward, device, 1)))

@@ -8,6 +8,7 @@ reads, and what stochastic depth would multiply by zero is not computed. Tokens 
 
 import functools
 from collections.abc import Callable, Collection, Sequence
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 type Shapes = list[tuple[int, int]]
 #: A residual branch: tokens (T, d) and their shapes to what is added.
 type Branch = Callable[[Tensor, Shapes], Tensor]
+#: Whether a processor takes the kernels that a GPU would: set to find out what memory these need.
+as_on_a_gpu: ContextVar[bool] = ContextVar("as_on_a_gpu", default=False)
 
 
 class Kept(NamedTuple):
@@ -92,7 +95,7 @@ def _block(
     """A block of tokens (T, d); the last one gives its class tokens (views, d)."""
     attention, mlp = _branches(compiled)
     # The processor's kernel is slow backwards in bfloat16: 2 to 9 times the written-out attention.
-    low = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    low = x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and not as_on_a_gpu.get()
     fused = "attention" not in without and not low
     skip = "skip" not in without
     attend = functools.partial(attention, block, fused=fused, class_only=last)
