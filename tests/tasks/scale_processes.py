@@ -1,4 +1,4 @@
-"""The same run on 1, 2 and 4 processes, and with accumulated micro-batches, through the real datamodule.
+"""The same run on 1, 2 and 4 processes, and with accumulated micro-batches, through the real datamodule; and deaths.
 
 Started by test_scale_out.py as a script, so that processes can be forked before any thread exists.
 """
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import death_processes
 import torch
 from lightning.pytorch import Callback
 from tiny_terrafm import tiny_terrafm, trainer
@@ -112,4 +113,7 @@ def fit(folder: Path, world: Path, name: str, epochs: int) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for way in sys.argv[4:]:
-        fit(Path(sys.argv[1]), Path(sys.argv[2]), way, int(sys.argv[3]))
+        if "," in way:
+            death_processes.start(Path(sys.argv[1]), Path(sys.argv[2]), *way.split(","))
+        else:
+            fit(Path(sys.argv[1]), Path(sys.argv[2]), way, int(sys.argv[3]))

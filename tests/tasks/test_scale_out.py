@@ -1,6 +1,8 @@
-"""One large batch, accumulated micro-batches, and 1, 2 and 4 processes give the same update."""
+"""How a run is shared out does not change it: processes, accumulated micro-batches, and processes that die."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from death_processes import LENGTH, STEP
 
 SCRIPT = Path(__file__).with_name("scale_processes.py")
 #: Of each rank, what `scale_processes.Record` wrote.
@@ -16,29 +19,36 @@ type Runs = dict[str, list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, small_world: Path) -> Callable[..., Runs]:
-    def start(epochs: int, *ways: str) -> Runs:
-        folder = tmp_path_factory.mktemp("ways")
+def start(tmp_path_factory: pytest.TempPathFactory, small_world: Path) -> Callable[..., Path]:
+    """Runs in processes that one process forks; gives the folder with what they wrote."""
+
+    def start(epochs: int, *runs: str) -> Path:
+        folder = tmp_path_factory.mktemp("runs")
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        command = [sys.executable, SCRIPT, folder, small_world, str(epochs), "joint", *ways]
+        command = [sys.executable, SCRIPT, folder, small_world, str(epochs), *runs]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-4000:]
-        return {
-            name: [torch.load(path) for path in sorted(folder.glob(f"{name}_*.pt"))]
-            for name in ("joint", *ways)
-        }
+        return folder
 
     return start
 
 
-def check(runs: Runs, epochs: int) -> None:
-    """Each step of each way against the joint batch's."""
-    (whole,) = runs.pop("joint")
+@pytest.fixture(scope="module")
+def folder(start: Callable[..., Path]) -> Path:
+    shared = ("joint", "accumulated", "four")
+    return start(1, *shared, "whole,1,,", "killed,2,kill,", "one,1,,killed", "three,3,,killed")
+
+
+def check(folder: Path, ways: dict[str, int], epochs: int) -> None:
+    """Each step of each way, a name with its number of processes, against the joint batch's."""
+    whole = torch.load(folder / "joint_0.pt")
     joint, start = whole["steps"], whole["start"]
     assert len(joint) == 2 * epochs  # the tail, less than a step, is left out
-    for name, ranks in runs.items():
+    for name, processes in ways.items():
+        ranks = [torch.load(folder / f"{name}_{rank}.pt")["steps"] for rank in range(processes)]
+        assert [len(rank) for rank in ranks] == [len(joint)] * processes
         for number, one in enumerate(joint):
-            steps = [rank["steps"][number] for rank in ranks]
+            steps = [rank[number] for rank in ranks]
             views = {key: value for step in steps for key, value in step["views"].items()}
             assert set(views) == set(one["views"])  # positions of the epoch's list, and sensors
             for key, value in one["views"].items():
@@ -57,12 +67,63 @@ def check(runs: Runs, epochs: int) -> None:
         assert (one["centers"] != 0).all()
 
 
-def test_an_update_does_not_depend_on_how_its_batch_is_shared_out(runs) -> None:
-    shared = runs(1, "accumulated", "four")
-    assert [len(ranks) for ranks in shared.values()] == [1, 1, 4]
-    check(shared, 1)
+def test_an_update_does_not_depend_on_how_its_batch_is_shared_out(folder: Path) -> None:
+    check(folder, {"accumulated": 1, "four": 4}, 1)
 
 
 @pytest.mark.soak
-def test_nor_do_two_epochs_on_two_processes(runs) -> None:
-    check(runs(2, "accumulated", "two", "four", "both"), 2)
+def test_nor_do_two_epochs_on_two_processes(start: Callable[..., Path]) -> None:
+    ways = {"accumulated": 1, "two": 2, "four": 4, "both": 2}
+    check(start(2, "joint", *ways), ways, 2)
+
+
+def sentence(folder: Path, name: str) -> str:
+    """What rank 0 said at its end, when another had ended; it says it once, and nothing of what others meet."""
+    assert json.loads((folder / f"{name}_codes.json").read_text()) == [1]
+    log = (folder / f"{name}_0.log").read_text()
+    assert "Traceback" not in log
+    (found,) = re.findall(r"terrafm: error: (.*)", log)
+    assert f"stop at step 3: resume with the same command and --ckpt_path {folder / name}/last.ckpt" in found
+    return found
+
+
+def steps(folder: Path, name: str) -> dict[int, tuple[list[int], float]]:
+    """Of each step of a run, the positions in the epoch's list and the loss, over all ranks."""
+    ranks = [
+        [json.loads(line) for line in path.read_text().splitlines()]
+        for path in sorted(folder.glob(f"{name}_*.txt"))
+    ]
+    joint: dict[int, tuple[list[int], float]] = {}
+    for lines in zip(*ranks, strict=True):
+        (step,) = {line[1] for line in lines}
+        loss = sum(line[3] for line in lines) / len(lines)
+        joint[step] = (sorted(position for line in lines for position in line[2]), loss)
+    return joint
+
+
+def test_when_a_process_is_killed_the_others_stop_with_a_sentence(folder: Path) -> None:
+    assert re.match(r"Rank 1 of 2 on \S+ died at \d\d:\d\d:\d\d, and", sentence(folder, "killed"))
+
+
+@pytest.mark.parametrize("name", ["one", "three"])
+def test_its_run_goes_on_with_fewer_and_with_more_as_if_it_had_not_died(folder: Path, name: str) -> None:
+    whole = steps(folder, "whole")
+    assert {step: positions for step, (positions, _) in whole.items()} == {
+        step: [*range(STEP * (step - 1), STEP * step)] for step in range(1, LENGTH // STEP + 1)
+    }
+    resumed = steps(folder, "killed") | steps(folder, name)
+    assert min(steps(folder, name)) == 3  # of step 2 is the last checkpoint
+    assert resumed.keys() == whole.keys()
+    for step, (positions, loss) in whole.items():
+        assert resumed[step][0] == positions
+        assert resumed[step][1] == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.soak
+def test_an_error_and_a_machine_that_hangs_are_told_too(start: Callable[..., Path]) -> None:
+    folder = start(1, "failed,2,fail,", "frozen,2,freeze,")
+    failed = sentence(folder, "failed")
+    assert re.match(r"Rank 1 of 2 on \S+ stopped at \S+ with an error \(the disk is full\), and", failed)
+    assert re.match(
+        r"Rank 1 of 2 on \S+ has been silent since \d\d:\d\d:\d\d, and", sentence(folder, "frozen")
+    )

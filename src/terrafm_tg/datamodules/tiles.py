@@ -29,8 +29,9 @@ from .split import even_pick, split_blocks
 
 _log = logging.getLogger(__name__)
 
-#: Settings that change how fast tiles come, not which.
+#: Settings that change how fast tiles come, not which; the loader tells where a step has another number of tiles.
 _RESOURCES = {
+    "batch_size",
     *("num_workers", "cache", "cache_limit", "max_damaged_share"),
     *("pin_memory", "prefetch_factor", "persistent_workers", "ring"),
 }
