@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 # Matrix products of small models gain nothing from more threads than cores; tests run one process per core instead.
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 
-.PHONY: help env pretrain pretrain-long test soak lint types docs bench benchmarks clean
+.PHONY: help env pretrain pretrain-long test soak lint types docs bench bench-gpu benchmarks clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ bench: $(READY)  ## on this machine: a training step's stages, the encoder's for
 	OMP_NUM_THREADS=1 $(BIN)/terrafm profile encoder
 	OMP_NUM_THREADS=1 $(BIN)/terrafm profile store
 	OMP_NUM_THREADS=1 $(BIN)/terrafm profile loader
+
+bench-gpu: $(READY)  ## on a GPU: the training step of base and large, its gains, views, memory and scaling (runs/bench-gpu)
+	BIN=$(BIN) tools/bench_gpu.sh
 
 ROOT ?= data/bench
 benchmarks: $(READY)  ## GEO-Bench, Copernicus-Bench and Landslide4Sense beside the published scores (ROOT=data/bench)

@@ -53,6 +53,18 @@ TOOLS = {
         "terrafm_tg.evaluation.bench_speed:profile_bench",
         "measure what a k-NN on a benchmark costs beside its forward passes",
     ),
+    "profile memory": (
+        "terrafm_tg.evaluation.profiling.memory:profile_memory",
+        "compute what a training step needs on a GPU, and the largest batch that fits",
+    ),
+    "profile scaling": (
+        "terrafm_tg.evaluation.profiling.scaling:profile_scaling",
+        "predict speed and efficiency on many GPUs from the profile of one",
+    ),
+    "profile views": (
+        "terrafm_tg.evaluation.profiling.views:profile_views",
+        "measure the views of a batch against kornia's random crops",
+    ),
     "profile index": (
         "terrafm_tg.commands:profile_index",
         "measure what a tile index costs before the first batch: seconds and memory",
@@ -69,6 +81,7 @@ TRAINER = {
     "test": "one pass over the test data",
     "predict": "embeddings or predictions for every tile",
     "profile": "measure where a training step's time goes",
+    "profile gains": "measure what each speed-up of the training step is worth",
 }
 
 
@@ -91,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         print(f"terrafm-tg {version('terrafm-tg')}")
         return
-    command = " ".join(words[:2]) if " ".join(words[:2]) in TOOLS else words[0]
+    command = " ".join(words[:2]) if " ".join(words[:2]) in TOOLS | TRAINER else words[0]
     if command not in TOOLS | TRAINER:
         print(
             f"terrafm: error: {command!r} is not a command: use one of {', '.join(TRAINER | TOOLS)}.",

@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -13,9 +14,11 @@ from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 
 from .errors import TerraFMError
+from .evaluation.profiling.gains import gains_table, measure_gains
 from .evaluation.profiling.measure import Watch, profile_training
 from .evaluation.profiling.report import profile_table, write_figure
-from .evaluation.profiling.stages import HostClock, StageProfiler
+from .evaluation.profiling.stages import Clock, HostClock, StageProfiler
+from .files import write_json
 from .tasks import TerraFM
 from .training_cli import TerraFMCLI
 
@@ -44,6 +47,10 @@ class ProfileCLI(TerraFMCLI):
             "--figure", type=Path | None, default=None, help="File for a picture, such as x.png."
         )
 
+    def clock(self) -> Clock | None:
+        """What tells the time; the usual clock where None."""
+        return HostClock(process_time) if self.config["processor_time"] else None
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A Trainer for some batches and nothing beside them.
 
@@ -62,7 +69,6 @@ class ProfileCLI(TerraFMCLI):
             )
         accumulated = trainer["accumulate_grad_batches"]
         warmup, steps = (-(-n // accumulated) * accumulated for n in (warmup, steps))  # whole optimiser steps
-        clock = HostClock(process_time) if self.config["processor_time"] else None
         ours = isinstance(self.model, TerraFM)
         alone, self.processes = _one_of_many(trainer)
         return super().instantiate_trainer(
@@ -77,8 +83,25 @@ class ProfileCLI(TerraFMCLI):
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            profiler=StageProfiler(warmup, count=not ours, clock=clock),
+            profiler=StageProfiler(warmup, count=not ours, clock=self.clock()),
         )
+
+
+class GainsCLI(ProfileCLI):
+    """The same for many short runs: fewer batches each, and several rounds."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the number of rounds."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--rounds", type=int, default=3, help="Rounds over all variants; their median counts."
+        )
+        parser.set_defaults({"steps": 5, "warmup": 2})
+
+    def clock(self) -> Clock | None:
+        """Processor time where one thread does all the work."""
+        alone = torch.get_num_threads() == 1 and not torch.cuda.is_available()
+        return HostClock(process_time) if alone else super().clock()
 
 
 def run_profile(words: Sequence[str]) -> None:
@@ -102,6 +125,26 @@ def run_profile(words: Sequence[str]) -> None:
         write_figure(found, paths["figure"])
     for path in filter(None, paths.values()):
         print(path)
+
+
+def run_gains(words: Sequence[str]) -> None:
+    """Measure a configuration with all speed-ups, without each of them, and without all.
+
+    Args:
+        words: Options of the command.
+    """
+    parser = {"prog": "terrafm profile gains", "description": "Measure what each speed-up is worth."}
+    cli = GainsCLI(args=list(words), run=False, parser_kwargs=parser, save_config_callback=None)
+    if not isinstance(cli.model, TerraFM):
+        raise TerraFMError(
+            f"{type(cli.model).__name__} has no speed-ups to leave out: give a configuration of TerraFM."
+        )
+    settings = cli.config["model"]["init_args"].as_dict()
+    gains = measure_gains(settings, cli.datamodule, cli.instantiate_trainer, cli.config["rounds"])
+    title = f"{settings['model']}, batches of {cli.datamodule.batch_size}, {cli.trainer.precision}"
+    Console().print(gains_table(gains, title))
+    if cli.config["json"]:
+        write_json(cli.config["json"], {"settings": settings, "gains": [asdict(gain) for gain in gains]})
 
 
 def _one_of_many(trainer: Any) -> tuple[dict[str, Any], int | None]:

@@ -1,6 +1,7 @@
 """Tiles of random numbers that lie in memory: what a step costs where nothing has to be read."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,7 @@ class InMemoryDataModule(BaseDataModule):
         return CLASS_NAMES
 
     def train_dataloader(self) -> "MemoryLoader":
-        """The batches, made now."""
+        """The batches, made when first asked for."""
         trainer = self.trainer
         rank, ranks = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
         length = self.hparams["epoch_length"] // (self.batch_size * ranks)
@@ -85,8 +86,7 @@ class InMemoryDataModule(BaseDataModule):
                 f"One step takes {self.batch_size * ranks} tiles and an epoch has {self.hparams['epoch_length']}: "
                 "lower `batch_size`, or raise `epoch_length`."
             )
-        generator = torch.Generator().manual_seed(self.hparams["seed"] + rank)
-        ready = [self._batch(generator) for _ in range(self.hparams["batches"])]
+        ready = self._ready
         if trainer is not None and trainer.strategy.root_device.type == "cuda":
             device = trainer.strategy.root_device
             move = (lambda x: x.to(device)) if self.hparams["on_device"] else Tensor.pin_memory
@@ -94,6 +94,12 @@ class InMemoryDataModule(BaseDataModule):
                 {k: move(v) if k.startswith("image_") else v for k, v in batch.items()} for batch in ready
             ]
         return MemoryLoader(ready, length, rank, ranks)
+
+    @cached_property
+    def _ready(self) -> list[dict[str, Tensor]]:
+        """The batches in the host's memory; all ranks have the same tiles, at other positions."""
+        generator = torch.Generator().manual_seed(self.hparams["seed"])
+        return [self._batch(generator) for _ in range(self.hparams["batches"])]
 
     def _batch(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Images and land cover; the rest depends on the step."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.files import write_text
+from terrafm_tg.files import write_json
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Profile:
             "mfu": self.mfu,
             "run_device_hours": self.run and self.run.device_hours,
         }
-        write_text(path, json.dumps(asdict(self) | {"derived": derived}, indent=2) + "\n")
+        write_json(path, asdict(self) | {"derived": derived})
 
 
 def read_profile(path: Path) -> Profile:

@@ -1,0 +1,125 @@
+"""``terrafm profile gains``: what each speed-up of the training step is worth, by leaving it out.
+
+All variants run in turn, round after round, in one process, and a ratio is taken within its round. A gain is what is
+lost where one speed-up alone is missing; gains do not multiply to that of all, since they overlap.
+"""
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, Trainer
+from rich.table import Table
+
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.tasks import TerraFM
+from terrafm_tg.tasks.speedups import SPEEDUPS
+
+from .stages import StageProfiler
+
+#: Names of the variants with every speed-up and with none.
+FULL, PLAIN = "with everything", "without all of these"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """One variant.
+
+    Args:
+        left_out: The speed-up; or `FULL`, or `PLAIN`.
+        meaning: What it is.
+        seconds: Median time of a batch.
+        ratio: Median over rounds of its time divided by that with everything.
+    """
+
+    left_out: str
+    meaning: str
+    seconds: float
+    ratio: float
+
+
+def measure_gains(
+    settings: Mapping[str, Any],
+    datamodule: LightningDataModule,
+    make_trainer: Callable[[], Trainer],
+    rounds: int = 3,
+) -> list[Gain]:
+    """Measures all variants.
+
+    Args:
+        settings: Of :class:`~terrafm_tg.tasks.TerraFM`; ``compile`` counts as a speed-up where it is on.
+        datamodule: What feeds them.
+        make_trainer: A Trainer of its own for each short run, with a :class:`~.stages.StageProfiler`.
+        rounds: Rounds over all variants.
+
+    Returns:
+        The variant with everything first, the one without all last.
+
+    Raises:
+        TerraFMError: If there is no round, or a run ends before it is warm.
+    """
+    if rounds < 1:
+        raise TerraFMError(f"{rounds} rounds measure nothing: take at least one.")
+    variants = _variants(settings)
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, changes in variants.items():
+            seconds[name].append(_run(TerraFM(**(dict(settings) | changes)), datamodule, make_trainer()))
+    full = seconds[FULL]
+    meanings = SPEEDUPS | {"compile": "residual branches compiled"}
+    return [
+        Gain(
+            name,
+            meanings.get(name, ""),
+            statistics.median(own),
+            statistics.median(mine / best for mine, best in zip(own, full, strict=True)),
+        )
+        for name, own in seconds.items()
+    ]
+
+
+def gains_table(gains: list[Gain], title: str) -> Table:
+    """The gains as a table.
+
+    Args:
+        gains: From :func:`measure_gains`.
+        title: What was measured.
+    """
+    table = Table(title=title)
+    for column in ("left out", "ms/batch", "gain", "what it is"):
+        table.add_column(column, justify="right" if column in ("ms/batch", "gain") else "left")
+    for gain in gains:
+        numbers = f"{1000 * gain.seconds:,.1f}", "" if gain.left_out == FULL else f"{gain.ratio:.3f}"
+        table.add_row(gain.left_out, *numbers, gain.meaning)
+    table.caption = (
+        "Gain: time without it, in units of the time with everything; median of the rounds' ratios."
+    )
+    return table
+
+
+def _variants(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Name -> what it changes in the settings. What is left out already stays so, and is no variant."""
+    already = list(settings.get("without") or [])
+    left = [name for name in SPEEDUPS if name not in already]
+    variants: dict[str, dict[str, Any]] = {FULL: {}}
+    variants |= {name: {"without": [*already, name]} for name in left}
+    plain: dict[str, Any] = {"without": list(SPEEDUPS)}
+    if settings.get("compile"):
+        variants["compile"] = {"compile": False}
+        plain["compile"] = False
+    return variants | {PLAIN: plain}
+
+
+def _run(task: TerraFM, datamodule: LightningDataModule, trainer: Trainer) -> float:
+    """Seconds of a batch, the median of a short run."""
+    trainer.fit(task, datamodule=datamodule)
+    profiler = trainer.profiler
+    if not isinstance(profiler, StageProfiler):
+        raise TerraFMError(f"The Trainer's profiler is {profiler}: give it a StageProfiler.")
+    profiler.finish()
+    if not profiler.step_seconds:
+        raise TerraFMError(
+            f"Training ended after {profiler.steps} batches, all of which warm up: lower `--warmup`."
+        )
+    return statistics.median(profiler.step_seconds)

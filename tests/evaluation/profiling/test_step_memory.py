@@ -1,0 +1,92 @@
+"""The memory that is computed for a step is what the allocator hands out when one is really made."""
+
+import gc
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from terrafm_tg.cli import main
+from terrafm_tg.evaluation.profiling import memory
+from terrafm_tg.evaluation.profiling.memory import Need, memory_need, step_memory, tile_bytes
+from terrafm_tg.evaluation.profiling.tensor_memory import TensorMemory
+from terrafm_tg.tasks import TerraFM
+
+SMALL = {"model": "terrafm_tiny", "head_hidden": 256, "head_bottleneck": 64, "prototypes": 2048, "alpha": 1.0}
+SMALL |= {"global_size": 96, "local_size": 48, "local_crops": 4}
+
+
+def test_shared_memory_counts_once_and_is_given_back() -> None:
+    with TensorMemory() as counted:
+        a = torch.zeros(1000)  # 4,000 bytes
+        b = a.view(10, 100).T
+        c = b.contiguous()
+        a.add_(1)
+        assert counted.now == 8000
+        del a, b
+        assert counted.now == 4000
+        d = (c + 1).sum()  # the sum lives beside 4,000 bytes that go at once
+        assert counted.now == 4004
+    assert counted.peak == 8004
+    assert d == 1000
+
+
+def allocated(task: TerraFM, batch: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Most bytes that torch's own allocator had handed out during a real step, views not included."""
+    monkeypatch.setattr(memory, "FakeTensorMode", lambda **_: torch.enable_grad())
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, record_shapes=False) as watched:
+        step_memory(task, batch)
+    events = watched.profiler.kineto_results.events()
+    now = peak = 0
+    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_computed_step_takes_what_a_real_one_does(again: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = TerraFM(**SMALL, depth=3, grad_checkpointing=again)
+    computed = step_memory(task, 6)
+    views = computed.data - 6 * tile_bytes(task.sensors)
+    assert computed.peak + views == pytest.approx(allocated(task, 6, monkeypatch), rel=0.03)
+    assert all(p.grad is None for p in task.parameters())
+
+
+@pytest.mark.soak
+def test_all_follows_from_four_steps() -> None:
+    need = memory_need(SMALL | {"depth": 5})
+    real = step_memory(TerraFM(**SMALL, depth=5), 40)
+    assert need.at(40) == pytest.approx(real.total, rel=0.02)
+    assert need.largest(need.at(40) + 1) == 40
+    assert need.largest(0) == 0
+
+
+def test_recomputing_keeps_less() -> None:
+    kept, again = (step_memory(TerraFM(**SMALL, depth=4, grad_checkpointing=g), 16) for g in (False, True))
+    assert again.peak < 0.8 * kept.peak
+    assert (again.state, again.data) == (kept.state, kept.data)
+
+
+def test_a_tile_is_as_large_as_measured() -> None:
+    assert tile_bytes(["s1rtc", "s2l1c", "s2l2a"]) == pytest.approx(
+        7.48e6, rel=2e-3
+    )  # three modalities at 534 px
+    assert Need(10, 2).largest(21) == 5
+
+
+@pytest.mark.soak
+def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    main(
+        ["profile", "memory", "--model=terrafm_tiny", "--settings.local_crops=0", "--settings.prototypes=64"]
+    )
+    printed = capsys.readouterr().out
+    assert "largest batch" in printed
+    assert "recomputed" in printed
+
+
+def test_an_unknown_model_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["profile", "memory", "--model=terrafm_huge"])
+    assert "'terrafm_huge' is unknown" in capsys.readouterr().err

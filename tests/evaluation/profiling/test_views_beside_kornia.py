@@ -1,0 +1,36 @@
+"""kornia's crops stand for the same work: as many images of the same tiles, at the same sizes and in the same range."""
+
+import pytest
+import torch
+
+from terrafm_tg.cli import main
+from terrafm_tg.datamodules import InMemoryDataModule
+from terrafm_tg.evaluation.profiling.views import KorniaCrops
+from terrafm_tg.transforms import MultiCrop
+
+
+@pytest.mark.parametrize("mode", ["slice", "resample"])
+def test_the_same_views_are_made(mode: str) -> None:
+    batch = next(iter(InMemoryDataModule(batch_size=3, tile_size=60, batches=1).train_dataloader()))
+    crop = MultiCrop(global_size=32, local_size=16, local_crops=2)
+    plan = crop.plan(batch)
+    torch.manual_seed(0)
+    kornia, ours = KorniaCrops(crop, mode)(batch, plan), crop(batch, plan)
+    for m in crop.modalities:
+        made = kornia[f"local_{m.name}"]
+        assert made.shape == ours["student_local"].x[m.name].shape
+        assert made.isfinite().all()
+        assert made.mean() == pytest.approx(ours["student_local"].x[m.name].mean(), abs=0.25)
+        assert len(kornia[f"global_{m.name}"]) == len(plan[f"global_{m.name}_rows"])
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path) -> None:
+    json = f"--json={tmp_path / 'v.json'}"
+    main(["profile", "views", "--batch=2", "--rounds=1", "--tile_size=60", "--device=cpu", json])
+    printed = capsys.readouterr().out
+    for part in ("kornia, slice", "kornia, resample", "ours", "x kornia"):
+        assert part in printed
+    assert (tmp_path / "v.json").stat().st_size > 100
+    with pytest.raises(SystemExit):
+        main(["profile", "views", "--batch=1", "--device=cpu"])
+    assert "2 tiles or more" in capsys.readouterr().err
