@@ -77,9 +77,9 @@ def embed_views(
         last = cut and number == len(blocks) - 1
         run = functools.partial(_block, block, shapes, of_block, without, compiled, last)
         if encoder.grad_checkpointing and torch.is_grad_enabled():
-            x = checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
-        else:
-            x = run(x)
+            run = functools.partial(checkpoint, run, use_reentrant=False, preserve_rng_state=False)
+        # A sharded block gathers its parameters around its methods (tasks/sharding.py).
+        x = block.through(run, x) if hasattr(block, "through") else run(x)
     return encoder.norm(x if cut and blocks else _class_tokens(x, shapes))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from terrafm_tg.errors import TerraFMError
 
 from .schedules import Schedules, warmup_steps
+from .sharding import local, whole
 
 #: Names of the two parameter groups.
 DECAY, NO_DECAY = "decay", "no_decay"
@@ -32,9 +33,9 @@ def clip_each_(parameters: Iterable[Tensor], max_norm: float) -> None:
     """Scales down, in place, each gradient whose own norm exceeds ``max_norm``, as DINO does."""
     grads = [p.grad for p in parameters if p.grad is not None]
     if grads:
-        norms = torch.stack(torch._foreach_norm(grads))
+        norms = whole(torch.stack(torch._foreach_norm(grads)))
         scale = (max_norm / (norms + 1e-6)).clamp(max=1.0)
-        torch._foreach_mul_(grads, list(scale.unbind()))
+        torch._foreach_mul_(local(grads), list(scale.unbind()))
 
 
 @torch.no_grad()
@@ -49,7 +50,7 @@ def average_(
         momentum: Share of the follower that stays.
         together: In one kernel for many tensors.
     """
-    followers, leaders = list(followers), list(leaders)
+    followers, leaders = local(followers), local(leaders)
     if together:
         torch._foreach_lerp_(followers, leaders, 1 - momentum)
     else:

@@ -27,6 +27,7 @@ from .land_cover import frequent_by_name, frequent_by_share
 from .optimization import DECAY, average_, clip_each_, make_schedules, parameter_groups
 from .schedules import Schedules, StepValues
 from .settings import check_settings, plain
+from .sharding import shard
 from .speedups import check_speedups
 from .statistics import embedding_statistics
 from .stochastic_depth import drop_rates, plan_depth, unpack_depth
@@ -93,6 +94,7 @@ class TerraFM(TeacherEmbedding):
 
     schedules: Schedules
     _saved_schedules: dict[str, Any] | None = None
+    _sharded = False
 
     def __init__(
         self,
@@ -177,6 +179,12 @@ class TerraFM(TeacherEmbedding):
         self.center = DualCenter(
             **center, alpha=self.hparams["alpha"], asynchronous="reduce" not in self.without
         )
+
+    def configure_model(self) -> None:
+        """Shards the models where the strategy is FSDP's (`ModelParallelStrategy`)."""
+        if self.device_mesh is not None and not self._sharded:
+            shard(self._pairs(), self.device_mesh["data_parallel"])
+            self._sharded = True
 
     def train(self, mode: bool = True) -> "TerraFM":
         """Sets the mode; the teacher stays in evaluation mode."""
@@ -350,7 +358,8 @@ class TerraFM(TeacherEmbedding):
         Raises:
             TerraFMError: If the checkpoint is of another model, or a setting differs that must not.
         """
-        if "center.centers" not in checkpoint.get("state_dict", {}):
+        # FSDP's strategy takes the weights out and has loaded them already.
+        if not self._sharded and "center.centers" not in checkpoint.get("state_dict", {}):
             raise TerraFMError(
                 "The checkpoint was not written by TerraFM's pretraining (it holds no centres): give one "
                 "that `terrafm fit` wrote; encoders alone are loaded by `get_model(..., weights=path)`."

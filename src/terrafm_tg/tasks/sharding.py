@@ -1,0 +1,53 @@
+"""FSDP: each process holds a share of every parameter, its gradient, its optimiser state and its average."""
+
+from collections.abc import Callable, Iterable
+from types import MethodType
+
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
+
+from terrafm_tg.models import TerraFMViT
+
+
+def shard(pairs: Iterable[tuple[nn.Module, nn.Module]], mesh: DeviceMesh) -> None:
+    """Shards teacher and student alike, in place, so that a process averages its own share of the one into the other's.
+
+    An encoder's blocks are gathered one by one as they are needed, and let go behind; the rest of it, and a head, as
+    a whole.
+
+    Args:
+        pairs: Teachers, each with its student.
+        mesh: The processes, in one dimension.
+    """
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    for module in (module for pair in pairs for module in pair):
+        encoder = isinstance(module, TerraFMViT)
+        for block in module.blocks if encoder else ():
+            fully_shard(block, mesh=mesh)
+            block.through = MethodType(_through, block)
+            register_fsdp_forward_method(block, "through")
+        # Not kept gathered after the forward pass: without a backward pass the teacher would keep its first weights.
+        fully_shard(module, mesh=mesh, reshard_after_forward=True)
+        if encoder:
+            register_fsdp_forward_method(module, "embed_views")
+
+
+def _through(block: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """What is done with a block, as a method of the block: FSDP gathers its parameters around its methods only."""
+    return function(x)
+
+
+def local(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """This process's shares of tensors that are sharded; others as they are."""
+    return [tensor.to_local() if _is_sharded(tensor) else tensor for tensor in tensors]
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor that may be sharded; to be called by all processes."""
+    return tensor.full_tensor() if _is_sharded(tensor) else tensor
+
+
+def _is_sharded(tensor: Tensor) -> bool:
+    return isinstance(tensor, DTensor)
