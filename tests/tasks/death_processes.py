@@ -1,19 +1,18 @@
 """A run of which one process is killed, and its continuations on fewer and on more processes.
 
-Started by scale_processes.py. It forks the ranks, with the environment that torchrun would give them.
+Started by scale_processes.py.
 """
 
 import json
-import multiprocessing
 import os
 import signal
-import socket
 import time
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from forked_ranks import fork_ranks, overlay_strategy
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_terrafm import tiny_terrafm, trainer
@@ -64,42 +63,28 @@ def fail() -> None:
     raise ValueError("the disk is full.\nSecond line.")
 
 
-def fit(
-    rank: int, ranks: int, port: int, folder: Path, world: Path, name: str, settings: dict[str, Any]
-) -> None:
-    """One rank of a run over an epoch, with a checkpoint every two steps."""
-    place = {
-        "RANK": rank,
-        "LOCAL_RANK": rank,
-        "GROUP_RANK": 0,
-        "WORLD_SIZE": ranks,
-        "LOCAL_WORLD_SIZE": ranks,
-    }
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": name}
-    os.environ |= {key: str(value) for key, value in (place | meeting).items()}
-    log = os.open(folder / f"{name}_{rank}.log", os.O_CREAT | os.O_WRONLY)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+def fit(rank: int, ranks: int, folder: Path, world: Path, name: str, end: str, resume: str) -> None:
+    """One rank of a run over an epoch, with a checkpoint every two steps; arguments as in :func:`start`."""
     data = SimulatedDataModule(
         root=world, batch_size=STEP // ranks, num_workers=1, epoch_length=LENGTH, val_share=0.1, seed=1
     )
     save = ModelCheckpoint(
         folder / name, filename="last", every_n_train_steps=2, enable_version_counter=False
     )
-    end = settings["end"] if rank == ranks - 1 else None
+    last = globals().get(end) if rank == ranks - 1 else None
+    silence = 10 if end == "freeze" else 30
     run = trainer(
         folder,
         max_epochs=1,
         devices=ranks,
-        strategy="ddp" if ranks > 1 else "auto",
-        callbacks=[Steps(folder / name, end), save, RankWatch(interval=1, silence=settings["silence"])],
+        strategy=overlay_strategy("fsdp" if name.startswith("sharded") else "gpu8", ranks),
+        callbacks=[Steps(folder / name, last), save, RankWatch(interval=1, silence=silence)],
         enable_checkpointing=True,
         plugins=[AtomicCheckpointIO()],
         limit_val_batches=0,
     )
     task = tiny_terrafm(frequent_classes=None, lr_batch=None)
-    resumed = settings["resume"]
-    run.fit(task, data, ckpt_path=folder / resumed / "last.ckpt" if resumed else None)
+    run.fit(task, data, ckpt_path=folder / resume / "last.ckpt" if resume else None)
 
 
 def start(folder: Path, world: Path, name: str, ranks: str, end: str, resume: str) -> None:
@@ -108,21 +93,12 @@ def start(folder: Path, world: Path, name: str, ranks: str, end: str, resume: st
     Args:
         folder: For all runs.
         world: The tiles.
-        name: Of this run and its files.
+        name: Of this run and its files; FSDP where it begins with "sharded".
         ranks: How many processes.
         end: How the last of them ends, a function of this module; "" as intended.
         resume: Name of the run whose last checkpoint it goes on from; "" for none.
     """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    settings = {"end": globals().get(end), "resume": resume, "silence": 10 if end == "freeze" else 30}
-    fork = multiprocessing.get_context("fork")
-    processes = [
-        fork.Process(target=fit, args=(rank, int(ranks), port, folder, world, name, settings))
-        for rank in range(int(ranks))
-    ]
-    for process in processes:
-        process.start()
+    processes = fork_ranks(int(ranks), folder / name, fit, folder, world, name, end, resume)
     if end:
         last = processes.pop()
         while last.is_alive() and not _stopped(last.pid):

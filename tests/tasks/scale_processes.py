@@ -9,12 +9,14 @@ from typing import Any
 
 import death_processes
 import torch
+from forked_ranks import fork_ranks, overlay_strategy
 from lightning.pytorch import Callback
 from tiny_terrafm import tiny_terrafm, trainer
 from torch import Tensor
 
 from terrafm_tg.datamodules import SimulatedDataModule
 from terrafm_tg.tasks import TerraFM
+from terrafm_tg.tasks.sharding import whole
 from terrafm_tg.transforms import ViewGroup
 
 #: Tiles of an optimiser step, however they are shared out.
@@ -22,7 +24,14 @@ STEP = 8
 #: Two steps an epoch and a tail, which is one micro-batch of two tiles and more.
 LENGTH = 2 * STEP + 5
 #: Name -> processes and accumulated micro-batches.
-WAYS = {"joint": (1, 1), "accumulated": (1, 4), "two": (2, 1), "four": (4, 1), "both": (2, 2)}
+WAYS = {
+    "joint": (1, 1),
+    "accumulated": (1, 4),
+    "two": (2, 1),
+    "four": (4, 1),
+    "both": (2, 2),
+    "sharded": (2, 2),
+}
 
 
 class Record(Callback):
@@ -42,9 +51,8 @@ class Record(Callback):
         pl_module.multicrop.register_forward_hook(look)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: TerraFM, optimizer: Any) -> None:
-        self._seen["grads"] = {
-            n: p.grad.clone() for n, p in pl_module.named_parameters() if p.grad is not None
-        }
+        named = pl_module.named_parameters()
+        self._seen["grads"] = {name: sample(p.grad) for name, p in named if p.grad is not None}
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: TerraFM, outputs: Any, batch: Any, batch_idx: int
@@ -65,7 +73,7 @@ class Record(Callback):
 
 def sample(x: Tensor) -> Tensor:
     """One in 17 of a tensor's numbers: files stay small."""
-    return x.flatten()[::17].float().clone()
+    return whole(x).flatten()[::17].float().clone()
 
 
 def weights(task: TerraFM) -> Tensor:
@@ -81,13 +89,13 @@ def prints(positions: Tensor, views: dict[str, ViewGroup]) -> dict[tuple[str, in
             ramp = torch.linspace(0, 1, group.x[sensor][0].numel()).view_as(group.x[sensor][0])
             both = torch.stack([group.x[sensor].mean((1, 2, 3)), (group.x[sensor] * ramp).mean((1, 2, 3))], 1)
             for row, value in zip(rows.tolist(), both, strict=True):
-                view, sample = divmod(row, len(positions))
-                found[name, view, int(positions[sample]), sensor] = value
+                view, tile = divmod(row, len(positions))
+                found[name, view, int(positions[tile]), sensor] = value
     return found
 
 
-def fit(folder: Path, world: Path, name: str, epochs: int) -> None:
-    """Epochs of two steps each."""
+def fit(rank: int, ranks: int, folder: Path, world: Path, name: str, epochs: int) -> None:
+    """One rank of a run of epochs of two steps each."""
     processes, accumulate = WAYS[name]
     data = SimulatedDataModule(
         root=world,
@@ -102,7 +110,7 @@ def fit(folder: Path, world: Path, name: str, epochs: int) -> None:
         folder,
         max_epochs=epochs,
         devices=processes,
-        strategy="ddp_fork" if processes > 1 else "auto",
+        strategy=overlay_strategy("fsdp" if name == "sharded" else "gpu8", processes),
         accumulate_grad_batches=accumulate,
         callbacks=[Record(folder / name)],
         limit_val_batches=0,
@@ -116,4 +124,7 @@ if __name__ == "__main__":
         if "," in way:
             death_processes.start(Path(sys.argv[1]), Path(sys.argv[2]), *way.split(","))
         else:
-            fit(Path(sys.argv[1]), Path(sys.argv[2]), way, int(sys.argv[3]))
+            folder, tiles = map(Path, sys.argv[1:3])
+            ranks = fork_ranks(WAYS[way][0], folder / way, fit, folder, tiles, way, int(sys.argv[3]))
+            for process in ranks:
+                process.join()

@@ -35,7 +35,7 @@ def start(tmp_path_factory: pytest.TempPathFactory, small_world: Path) -> Callab
 
 @pytest.fixture(scope="module")
 def folder(start: Callable[..., Path]) -> Path:
-    shared = ("joint", "accumulated", "four")
+    shared = ("joint", "accumulated", "four", "sharded")
     return start(1, *shared, "whole,1,,", "killed,2,kill,", "one,1,,killed", "three,3,,killed")
 
 
@@ -68,12 +68,12 @@ def check(folder: Path, ways: dict[str, int], epochs: int) -> None:
 
 
 def test_an_update_does_not_depend_on_how_its_batch_is_shared_out(folder: Path) -> None:
-    check(folder, {"accumulated": 1, "four": 4}, 1)
+    check(folder, {"accumulated": 1, "four": 4, "sharded": 2}, 1)
 
 
 @pytest.mark.soak
 def test_nor_do_two_epochs_on_two_processes(start: Callable[..., Path]) -> None:
-    ways = {"accumulated": 1, "two": 2, "four": 4, "both": 2}
+    ways = {"accumulated": 1, "two": 2, "four": 4, "both": 2, "sharded": 2}
     check(start(2, "joint", *ways), ways, 2)
 
 
@@ -105,18 +105,34 @@ def test_when_a_process_is_killed_the_others_stop_with_a_sentence(folder: Path) 
     assert re.match(r"Rank 1 of 2 on \S+ died at \d\d:\d\d:\d\d, and", sentence(folder, "killed"))
 
 
-@pytest.mark.parametrize("name", ["one", "three"])
-def test_its_run_goes_on_with_fewer_and_with_more_as_if_it_had_not_died(folder: Path, name: str) -> None:
+def check_resumed(folder: Path, killed: str, name: str) -> None:
+    """A killed run and its continuation against one that was not."""
     whole = steps(folder, "whole")
     assert {step: positions for step, (positions, _) in whole.items()} == {
         step: [*range(STEP * (step - 1), STEP * step)] for step in range(1, LENGTH // STEP + 1)
     }
-    resumed = steps(folder, "killed") | steps(folder, name)
+    resumed = steps(folder, killed) | steps(folder, name)
     assert min(steps(folder, name)) == 3  # of step 2 is the last checkpoint
     assert resumed.keys() == whole.keys()
     for step, (positions, loss) in whole.items():
         assert resumed[step][0] == positions
         assert resumed[step][1] == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["one", "three"])
+def test_its_run_goes_on_with_fewer_and_with_more_as_if_it_had_not_died(folder: Path, name: str) -> None:
+    check_resumed(folder, "killed", name)
+
+
+@pytest.mark.soak
+def test_runs_go_on_from_shares_to_shares_to_none_and_back(start: Callable[..., Path]) -> None:
+    """A checkpoint of FSDP is one of any other run."""
+    more = ("sharded_three,3,,sharded_killed", "one,1,,sharded_killed", "sharded_two,2,,killed")
+    folder = start(1, "whole,1,,", "sharded_killed,2,kill,", "killed,2,kill,", *more)
+    sentence(folder, "sharded_killed")
+    for name in ("sharded_three", "one"):
+        check_resumed(folder, "sharded_killed", name)
+    check_resumed(folder, "killed", "sharded_two")
 
 
 @pytest.mark.soak

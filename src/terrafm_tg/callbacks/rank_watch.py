@@ -44,8 +44,7 @@ class RankWatch(Callback):
                 "shorter than the silence that ends a run."
             )
         self.interval, self.silence = interval, silence
-        self._guard: subprocess.Popen[str] | None = None
-        self._said = 0.0
+        self._guard: subprocess.Popen[bytes] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Starts this rank's guard; called on all ranks."""
@@ -72,7 +71,7 @@ class RankWatch(Callback):
             stdout=subprocess.PIPE,
             pass_fds=[] if handed is None else [handed],
             start_new_session=True,  # what ends the rank, such as Ctrl-C, does not end its guard
-            text=True,
+            bufsize=0,
         )
         if listener is not None:
             listener.close()
@@ -82,13 +81,10 @@ class RankWatch(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Tells the guard, once a second, how far the run is and where its last checkpoint lies."""
-        now = time.monotonic()
-        if self._guard is None or now < self._said + 1:
-            return
-        self._said = now
-        path = checkpoint_path(trainer) or trainer.ckpt_path
-        self._say({"state": {"step": trainer.global_step, "path": path and str(path)}})
+        """Tells the guard how far the run is and where its last checkpoint lies."""
+        if self._guard is not None:
+            path = checkpoint_path(trainer) or trainer.ckpt_path
+            self._say({"state": {"step": trainer.global_step, "path": path and str(path)}})
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Says farewell."""
@@ -116,13 +112,12 @@ class RankWatch(Callback):
         if self._guard is None or self._guard.stdin is None:
             return
         try:
-            self._guard.stdin.write(json.dumps(word) + "\n")
-            self._guard.stdin.flush()
+            self._guard.stdin.write(json.dumps(word).encode() + b"\n")
         except BrokenPipeError:  # it has ended, as it does when rank 0 is through
             self._guard = None
 
 
-def _end_when_told(guard: "subprocess.Popen[str]") -> None:
+def _end_when_told(guard: "subprocess.Popen[bytes]") -> None:
     """Ends this process on the guard's word: the main thread may wait where no exception reaches it."""
     if guard.stdout is not None and guard.stdout.readline():
         sys.stdout.flush()

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterable
 from types import MethodType
 
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, Strategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
+from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import TerraFMViT
 
 
@@ -32,6 +34,19 @@ def shard(pairs: Iterable[tuple[nn.Module, nn.Module]], mesh: DeviceMesh) -> Non
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
         if encoder:
             register_fsdp_forward_method(module, "embed_views")
+
+
+def check_strategy(strategy: Strategy) -> None:
+    """Stops a run whose strategy leaves no tensors to clip one by one and to average.
+
+    Raises:
+        TerraFMError: Naming the strategy.
+    """
+    if isinstance(strategy, FSDPStrategy | DeepSpeedStrategy):
+        raise TerraFMError(
+            f"The strategy {type(strategy).__name__} flattens parameters, of which each gradient is to be clipped and "
+            "the teacher averaged on its own: use ModelParallelStrategy (conf/hardware/fsdp.yaml) or DDP."
+        )
 
 
 def _through(block: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

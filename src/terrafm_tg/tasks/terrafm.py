@@ -27,7 +27,7 @@ from .land_cover import frequent_by_name, frequent_by_share
 from .optimization import DECAY, average_, clip_each_, make_schedules, parameter_groups
 from .schedules import Schedules, StepValues
 from .settings import check_settings, plain
-from .sharding import shard
+from .sharding import check_strategy, shard
 from .speedups import check_speedups
 from .statistics import embedding_statistics
 from .stochastic_depth import drop_rates, plan_depth, unpack_depth
@@ -199,6 +199,7 @@ class TerraFM(TeacherEmbedding):
         # datamodule, and the teacher is in evaluation mode.
         warnings.filterwarnings("ignore", ".*overridden `on_before_batch_transfer` in `LightningModule`.*")
         warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
+        check_strategy(self.trainer.strategy)
         if self.trainer.precision in ("bf16-true", "16-true"):
             raise TerraFMError(
                 f"`precision` {self.trainer.precision!r} would round the centres and the teacher's average: "

@@ -1,0 +1,68 @@
+"""The job script, with stand-ins for SLURM's commands: no SLURM runs here."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[1] / "conf/slurm/pretrain.sbatch"
+
+
+def submit(folder: Path, job: str, **environment: str) -> tuple[subprocess.Popen, Path]:
+    """Starts the script; ``job`` is what its step does. The log has a line for each of SLURM's commands."""
+    log, commands = folder / "log", folder / "bin"
+    commands.mkdir(exist_ok=True)
+    for name, then in (("srun", job), ("scontrol", "")):
+        (commands / name).write_text(f'#!/bin/bash\necho {name} "$@" >> {log}\n{then}\n')
+        (commands / name).chmod(0o755)
+    path = {"PATH": f"{commands}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "TERRAFM_RUNS": str(folder)}
+    command = ["bash", SCRIPT, "--data.root", "/tiles of mine"]
+    return subprocess.Popen(command, env=os.environ | path | environment, cwd=folder), log
+
+
+@pytest.fixture
+def last(tmp_path: Path) -> Path:
+    folder = tmp_path / "lightning_logs/version_7/checkpoints"
+    folder.mkdir(parents=True)
+    return folder / "last.ckpt"
+
+
+def test_a_run_begins_and_ends(tmp_path: Path, last: Path) -> None:
+    job, log = submit(tmp_path, "exit 0")
+    assert job.wait() == 0
+    (line,) = log.read_text().splitlines()
+    assert line.startswith("srun --kill-on-bad-exit=1 terrafm fit --config conf/pretrain.yaml")
+    assert line.endswith("--trainer.logger.init_args.version 7 --data.root /tiles of mine")
+
+
+def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path, last: Path) -> None:
+    last.touch()
+    job, log = submit(tmp_path, "exit 0")
+    assert job.wait() == 0
+    assert log.read_text().splitlines()[0].endswith(f"--ckpt_path {last}")
+
+
+def test_a_run_that_failed_comes_back_only_where_it_got_on(tmp_path: Path, last: Path) -> None:
+    last.touch()
+    job, log = submit(tmp_path, "exit 1")
+    assert job.wait() == 1
+    assert "requeue" not in log.read_text()
+    job, log = submit(tmp_path, f"sleep 0.1; touch {last}; exit 1")
+    assert job.wait() == 1
+    assert log.read_text().splitlines()[-1] == "scontrol requeue 7"
+    log.unlink()
+    job, log = submit(tmp_path, f"sleep 0.1; touch {last}; exit 1", SLURM_RESTART_COUNT="50")
+    assert job.wait() == 1
+    assert "requeue" not in log.read_text()
+
+
+def test_a_job_whose_time_is_up_comes_back(tmp_path: Path, last: Path) -> None:
+    job, log = submit(tmp_path, "sleep 3")
+    while not log.exists():
+        time.sleep(0.05)
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait() == 0
+    assert log.read_text().splitlines()[-1] == "scontrol requeue 7"
