@@ -39,5 +39,5 @@ show plain "$bin/python" tests/tasks/step_speed.py --model terrafm_base --device
 show views "$bin/terrafm" profile views --batch "${BASE:-256}" --rounds "${ROUNDS:-5}" --device "$device" \
   --json "$out/views.json"
 show memory "$bin/terrafm" profile memory
-show encoder "$bin/terrafm" profile encoder --batch 64 --device "$device" --rounds "${ROUNDS:-5}"
+show encoder "$bin/terrafm" profile encoder --batch "${PLAIN_BATCH:-64}" --device "$device" --rounds "${ROUNDS:-5}"
 echo "Results in $out"

@@ -195,9 +195,7 @@ def print_encoder_speed(
     model = build_encoder(name, modality=modality).to(place)
     rows = encoder_speed(model, modality, size, batch, rounds, compiled)
     peak, full = (peak_teraflops(place, dtype) for dtype in (torch.bfloat16, torch.float32))
-    kind = f"CPU, {torch.get_num_threads()} threads"
-    kind = torch.cuda.get_device_name(place) if place.type == "cuda" else kind
-    table = Table(title=f"{name}, {modality}, {size} px, batch {batch}, {kind}")
+    table = Table(title=f"{name}, {modality}, {size} px, batch {batch}, {device_in_words(place)}")
     for column in ("", "ms/forward", "images/s", "x plain fp32", "of the bf16 peak"):
         table.add_column(column, justify="right" if column else "left")
     for row in rows:
@@ -217,6 +215,14 @@ def find_device(name: str | None) -> torch.device:
     if name != "cpu" and not (name.split(":")[0] == "cuda" and torch.cuda.is_available()):
         raise TerraFMError(f"There is no device {name!r} here: use cpu, or cuda on a machine with a GPU.")
     return torch.device(name)
+
+
+def device_in_words(device: torch.device) -> str:
+    """A GPU's name; for the CPU the number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' * (threads > 1)}"
 
 
 def _forward(module: nn.Module, x: Tensor, half: bool) -> Callable[[], Tensor]:

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.encoder_speed import peak_teraflops
+from terrafm_tg.evaluation.encoder_speed import device_in_words, peak_teraflops
 from terrafm_tg.tasks import TerraFM
 from terrafm_tg.transforms.multicrop import GLOBAL_CROPS
 
@@ -89,7 +89,7 @@ def profile_training(
     found = Profile(
         task=model.hparams.get("model", type(model).__name__),
         settings={name: model.hparams[name] for name in _SETTINGS if name in model.hparams},
-        device=_in_words(device),
+        device=device_in_words(device),
         processes=trainer.world_size,
         batch=batch,
         batches=profiler.timed,
@@ -168,10 +168,3 @@ def _memory(device: torch.device) -> dict[str, int]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     memory = {"host": peak * (1 if sys.platform == "darwin" else 1024)}
     return memory | ({"device": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {})
-
-
-def _in_words(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"CPU, {threads} thread{'s' * (threads > 1)}"

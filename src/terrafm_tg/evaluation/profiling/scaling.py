@@ -98,8 +98,7 @@ class Scaled:
     @property
     def limit(self) -> str:
         """What takes most of what is lost."""
-        lost = {"gradients' reduction": self.gradients, "centres' reduction": self.centres}
-        lost["the slowest process"] = self.slowest
+        lost = {"gradients": self.gradients, "centres": self.centres, "the slowest": self.slowest}
         name = max(lost, key=lost.__getitem__)
         return (
             f"{name} ({lost[name] / self.seconds:.1%})"
@@ -176,17 +175,21 @@ def scaling_table(profile: Profile, gpus: list[int], network: Network | None = N
         title=f"{profile.task} on {profile.device}, {profile.batch} tiles per GPU"
         + (f", {profile.accumulated} batches accumulated" if profile.accumulated > 1 else "")
     )
-    for column in ("GPUs", "ms/step", "reduction ms", "not hidden ms", "efficiency", "samples/s", "limit"):
-        table.add_column(column, justify="left" if column == "limit" else "right", no_wrap=column != "limit")
+    for column in ("GPUs", "ms/step", "reduction\n(ms)", "seen\n(ms)", "effi-\nciency", "samples/s", "limit"):
+        table.add_column(column, justify="left" if column == "limit" else "right", no_wrap=True)
     for count in gpus:
         row = scale(profile, count, net)
         times = (f"{1000 * x:.1f}" for x in (row.seconds, row.reduction, row.gradients + row.centres))
         table.add_row(
-            str(count), *times, f"{row.efficiency:.1%}", f"{row.samples_per_second:,.0f}", row.limit
+            str(count),
+            *times,
+            f"{row.efficiency:.1%}",
+            f"{row.samples_per_second:,.{0 if row.samples_per_second > 100 else 1}f}",
+            row.limit,
         )
     table.caption = (
         f"Computed: {megabytes['gradients']:.0f} MB of gradients and {megabytes['centres']:.1f} MB of centres per step,"
         f" backward pass {1000 * profile.stage('backward'):.0f} ms, {net.machine} GPUs per machine, {net.within:g} "
-        f"GB/s within and {net.between:g} GB/s between machines."
+        f"GB/s within and {net.between:g} GB/s between machines. Seen: what the step does not hide."
     )
     return table

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from terrafm_tg.datamodules import InMemoryDataModule
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.encoder_speed import find_device, seconds_of
+from terrafm_tg.evaluation.encoder_speed import device_in_words, find_device, seconds_of
 from terrafm_tg.files import write_json
 from terrafm_tg.radar import linear_power
 from terrafm_tg.transforms import MultiCrop
@@ -158,11 +158,7 @@ def profile_views(
     """
     place = find_device(device)
     speeds = view_speed(batch, rounds, place, tile_size=tile_size)
-    name = (
-        torch.cuda.get_device_name(place)
-        if place.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads"
-    )
+    name = device_in_words(place)
     table = Table(title=f"Views of {batch} tiles of {tile_size} px on {name}")
     for column in ("", "ms/batch", "tiles/s", "x kornia"):
         table.add_column(column, justify="right" if column else "left")
