@@ -1,5 +1,6 @@
 """Fixtures shared by the suite: the simulated world, the published numbers, real satellite tiles."""
 
+import gc
 import json
 import os
 from collections.abc import Iterator
@@ -8,10 +9,23 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
+from filelock import FileLock
 
 from data.published_weights import recipe
 
+gc.disable()  # while modules are imported, of which nothing is garbage
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_collection_finish() -> None:
+    """Leave the modules, which stay, out of each garbage collection to come: they are most of the objects."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Let the interpreter end as ever."""
+    gc.unfreeze()
 
 
 def _present(path: Path, what: str) -> Path:
@@ -55,13 +69,24 @@ def hub(tmp_path: Path) -> Iterator[Path]:
     torch.hub.set_dir(before)
 
 
+@pytest.fixture(scope="module")
+def dask_from_server() -> Iterator[None]:
+    """Dask's worker processes are forked from a server that has imported everything, not started one by one."""
+    from processes import serve_dask
+
+    with serve_dask():
+        yield
+
+
 @pytest.fixture(scope="session")
 def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Root of a simulated world of 40 cells of 144 px (160 tiles of 72 px), indexed."""
+    """Root of a simulated world of 40 cells of 144 px (160 tiles of 72 px), indexed, made once for all workers."""
     from terrafm_tg.datasets import SimulatedWorld
 
-    root = tmp_path_factory.mktemp("world")
-    SimulatedWorld(root, cells=40, cell_size=144, seed=0)
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "world"
+    with FileLock(f"{root}.lock"):
+        SimulatedWorld(root, cells=40, cell_size=144, seed=0)
     return root
 
 

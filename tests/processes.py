@@ -7,12 +7,15 @@ children may do anything, which those forked from a test process may not.
 import multiprocessing
 import multiprocessing.process
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from importlib import import_module
+from multiprocessing import forkserver
 from typing import Any
 
 import torch
 
 #: What the server imports: by these, everything that a command may need.
-PRELOAD = ["terrafm_tg.training_cli", "terrafm_tg.evaluation.protocols"]
+PRELOAD = ["terrafm_tg.training_cli", "terrafm_tg.evaluation.protocols", "distributed"]
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(PRELOAD)
@@ -23,6 +26,13 @@ def start(target: Callable[..., object], *args: Any, **kwargs: Any) -> multiproc
     process = SERVER.Process(target=_run, args=(target, args, kwargs))
     process.start()
     return process
+
+
+def serve_dask() -> AbstractContextManager[object]:
+    """Within it, Dask's worker processes come from the server too."""
+    import_module("distributed")  # its settings are there before one is changed for a while
+    forkserver.ensure_running()  # with what is to be imported; Dask would name less
+    return import_module("dask.config").set({"distributed.worker.multiprocessing-method": "forkserver"})
 
 
 def _run(target: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

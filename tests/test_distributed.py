@@ -48,7 +48,7 @@ def wait_for_group(group: int, deadline: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def scheduler():
+def scheduler(dask_from_server):
     """Address of a cluster of one process; a unit may end one process, not two."""
     import dask
     from distributed import LocalCluster
@@ -67,7 +67,7 @@ def test_in_this_process():
     assert list(run_units(square, [], workers=2, title="Squares", progress=False)) == []
 
 
-def test_processes_of_which_one_is_killed(tmp_path, capfd):
+def test_processes_of_which_one_is_killed(dask_from_server, tmp_path, capfd):
     sent = 0
 
     def units():
@@ -93,7 +93,7 @@ def test_processes_of_which_one_is_killed(tmp_path, capfd):
     assert shown.out == ""
 
 
-def test_processes_start_where_there_is_enough_to_do():
+def test_processes_start_where_there_is_enough_to_do(dask_from_server):
     from dask.system import CPU_COUNT
 
     results = dict(run_units(square, range(2), title="Squares", progress=False, unit_seconds=1000))
@@ -158,6 +158,7 @@ def test_bad_settings(monkeypatch):
         run(workers=-1)
     with pytest.raises(TerraFMError, match=r"`workers` 2 and a scheduler \(tcp://a:1\) are both given"):
         run(workers=2, scheduler="tcp://a:1")
+    monkeypatch.setattr("terrafm_tg.distributed._ANSWER", 1)
     with pytest.raises(TerraFMError, match=r"No Dask scheduler with workers answers at 'tcp://127.0.0.1:9'"):
         run(scheduler="tcp://127.0.0.1:9")
     monkeypatch.setitem(sys.modules, "distributed", None)  # as if it were not installed

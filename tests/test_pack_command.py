@@ -103,7 +103,10 @@ def test_the_simulated_world_gives_the_same_samples(tmp_path: Path, small_world:
     assert exact.table["land_cover"].tolist() == source.table["land_cover"].tolist()
 
 
-def test_a_mistake_gets_one_sentence(tmp_path: Path, small_world: Path, real_data: Path, capsys) -> None:
+def test_a_mistake_gets_one_sentence(
+    tmp_path: Path, small_world: Path, real_data: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr("terrafm_tg.distributed._ANSWER", 1)
     out = str(tmp_path / "store")
     assert "is no folder: give one with the data" in fails(capsys, "pack", str(tmp_path / "none"), out)
     assert "lie in each other" in fails(capsys, "pack", str(small_world), str(small_world / "store"))

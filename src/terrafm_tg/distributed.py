@@ -28,6 +28,7 @@ _FIRST_LOOK = 1.0  # processor seconds after which the rest is estimated
 _AHEAD = 3  # units that each worker has been given, so that it does not wait for the next
 #: Ctrl-C in a terminal reaches all processes: this one alone answers, and ends the workers, which else start anew.
 _DEAF = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+_ANSWER = 10  # seconds in which the scheduler that is given must answer
 _JOIN = 60  # seconds in which a worker must join the scheduler that is given
 
 
@@ -200,7 +201,7 @@ def _cluster(
             client = stack.enter_context(Client(cluster))
         else:
             try:
-                client = stack.enter_context(Client(scheduler, timeout=10))
+                client = stack.enter_context(Client(scheduler, timeout=_ANSWER))
                 client.wait_for_workers(1, timeout=_JOIN)
             except (OSError, ValueError) as error:  # timeouts are OSErrors
                 raise TerraFMError(

@@ -27,7 +27,7 @@ HEAD: dict[str, Any] = {"prototypes": 64, "head_hidden": 32, "head_bottleneck": 
 
 
 def _datamodule(root: Path, **kwargs: Any) -> SimulatedDataModule:
-    world = {"cells": 40, "cell_size": 144, "num_workers": 0}
+    world = {"cells": 40, "cell_size": 144, "num_workers": 0, "val_bank": 48, "val_queries": 24}
     return SimulatedDataModule(
         root, **world, **({"batch_size": 8, "val_share": 0.25, "val_block": 2} | kwargs)
     )

@@ -109,7 +109,7 @@ def test_killed_at_20_random_moments(root, undisturbed, tmp_path):
     assert hits >= 10
 
 
-def test_one_of_two_worker_processes_is_killed(tmp_path):
+def test_one_of_two_worker_processes_is_killed(dask_from_server, tmp_path):
     """While it writes a shard, when half of them are there."""
     from distributed import LocalCluster
 

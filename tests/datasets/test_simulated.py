@@ -156,7 +156,7 @@ def test_maps_of_climate_and_regions_cover_all_tiles(world):
 # --- What is in them
 
 
-def test_same_settings_give_the_same_bytes_whatever_the_workers(tmp_path):
+def test_same_settings_give_the_same_bytes_whatever_the_workers(dask_from_server, tmp_path):
     alone = SIMULATE(tmp_path / "alone", 8, 48, seed=3, workers=0)
     pair = SIMULATE(tmp_path / "pair", 8, 48, seed=3, workers=2)
     files = sorted(path.relative_to(alone) for path in alone.rglob("*") if path.is_file())

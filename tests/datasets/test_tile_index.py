@@ -92,7 +92,7 @@ def test_the_file_is_found_and_gives_the_same(root, worldcover):
     assert geo.crs.to_epsg() == 4326
 
 
-def test_workers_give_the_same(root, worldcover):
+def test_workers_give_the_same(dask_from_server, root, worldcover):
     one = build_index(root, worldcover, workers=0, progress=False)
     two = build_index(root, worldcover, workers=2, progress=False)
     assert one.land_cover.tolist() == two.land_cover.tolist()

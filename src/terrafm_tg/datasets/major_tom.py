@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from rasterio import Env
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader, MemoryFile
 from rasterio.windows import Window
@@ -144,21 +145,24 @@ class MajorTOM(TileDataset):
         quadrant = self._quadrants[row]
         offset = int(self.table[f"offset_{modality.name}"].iat[row]) if self.harmonise else 0
         groups = {}
-        for resolution, bands in modality.native.items():
-            size = self.tile_size * 10 // resolution
-            window = None if whole else Window(size * (quadrant % 2), size * (quadrant // 2), size, size)
-            group = []
-            for band in bands:
-                if not values.get(band) or not isinstance(values[band], bytes):
-                    raise DamagedTileError(name, f"band {band} is missing")
-                try:
-                    # one driver: damaged bytes are not tried in every format that GDAL knows
-                    with MemoryFile(values[band]) as memory, memory.open(driver="GTiff") as src:
-                        self._check_grid(row, src, resolution)
-                        group.append(native_pixels(src.read(1, window=window), modality, src.nodata, offset))
-                except (RasterioError, ValueError) as error:
-                    raise DamagedTileError(name, f"band {band}: {error}") from error
-            groups[resolution] = np.stack(group)
+        with Env.from_defaults():  # one for all bands: each would make and end its own
+            for resolution, bands in modality.native.items():
+                size = self.tile_size * 10 // resolution
+                window = None if whole else Window(size * (quadrant % 2), size * (quadrant // 2), size, size)
+                group = []
+                for band in bands:
+                    if not values.get(band) or not isinstance(values[band], bytes):
+                        raise DamagedTileError(name, f"band {band} is missing")
+                    try:
+                        # one driver: damaged bytes are not tried in every format that GDAL knows
+                        with MemoryFile(values[band]) as memory, memory.open(driver="GTiff") as src:
+                            self._check_grid(row, src, resolution)
+                            group.append(
+                                native_pixels(src.read(1, window=window), modality, src.nodata, offset)
+                            )
+                    except (RasterioError, ValueError) as error:
+                        raise DamagedTileError(name, f"band {band}: {error}") from error
+                groups[resolution] = np.stack(group)
         return groups
 
     def _values(self, row: int, modality: Modality, columns: list[str]) -> dict[str, Any]:

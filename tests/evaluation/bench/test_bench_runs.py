@@ -228,7 +228,7 @@ def test_units_of_the_same_embeddings_are_spread() -> None:
     assert sorted(order) == sorted((unit.spec, unit.dataset, unit.seed) for unit in units)
 
 
-def test_a_worker_process_gives_the_same(benchmarks: Path, tmp_path: Path) -> None:
+def test_a_worker_process_gives_the_same(dask_from_server: None, benchmarks: Path, tmp_path: Path) -> None:
     """A Dask worker, with a process of its own that decodes, and this process alone."""
     common = {
         "root": str(benchmarks), "models": "pixel-statistics", "datasets": ["m-eurosat", "EuroSAT-S1"],
