@@ -121,8 +121,11 @@ def main(folder: Path) -> pd.DataFrame:
     for column in ("", "plain", "fast", "fast - plain", "standard error", "between seeds"):
         rows.add_column(column, justify="right" if column else "left")
     for what, row in result.iterrows():
-        rows.add_row(str(what), *(f"{row[c]:.3f}" for c in ("plain", "fast", "difference", "error", "seeds")))
-    Console().print(rows)
+        rows.add_row(
+            str(what).replace("_to_", " → ").replace("_", " "),
+            *(f"{row[c]:.3f}" for c in ("plain", "fast", "difference", "error", "seeds")),
+        )
+    Console(width=100).print(rows)
     return result
 
 

@@ -101,12 +101,17 @@ class PlainTerraFM(TerraFM):
         with stage("student"):
             groups = [views[name] for name in ("student_global", "student_local") if views[name].size]
             masks = self.masks(batch, [group.size for group in groups])
-            student = [self.student_head(encode(self.student, *g)) for g in zip(groups, masks, strict=True)]
-            student = [view for of_size in student for view in of_size.unflatten(0, (-1, size))]
+            tokens = [encode(self.student, *group) for group in zip(groups, masks, strict=True)]
+            student = [
+                view for of_size in tokens for view in self.student_head(of_size).unflatten(0, (-1, size))
+            ]
         with stage("loss"):
             loss = cross_entropy(student, list(targets), h["student_temp"], values.teacher_temp)
         self.log("train/loss", loss)
-        return loss
+        crops = tokens[0].float().unflatten(0, (-1, size))
+        return (
+            loss + h["koleo"] * sum(self.koleo(crop) for crop in crops) / len(crops) if h["koleo"] else loss
+        )
 
     def masks(self, batch: dict[str, Any], sizes: list[int]) -> list[Masks]:
         """For each group the weights of all branches, from the same draws as the fast step's."""
