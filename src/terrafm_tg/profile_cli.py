@@ -1,5 +1,6 @@
 """``terrafm profile``: some batches of any configuration, and what its whole run would take."""
 
+import logging
 import os
 import warnings
 from collections.abc import Sequence
@@ -110,8 +111,7 @@ def run_profile(words: Sequence[str]) -> None:
     Args:
         words: Options of the command.
     """
-    for message in ("have no `val_dataloader`", "litlogger"):
-        warnings.filterwarnings("ignore", f".*{message}.*")
+    warnings.filterwarnings("ignore", ".*have no `val_dataloader`.*")
     parser = {"prog": "terrafm profile", "description": "Measure where a training step's time goes."}
     cli = ProfileCLI(args=list(words), run=False, parser_kwargs=parser, save_config_callback=None)
     found = profile_training(cli.model, cli.datamodule, cli.trainer, cli.processes)
@@ -133,6 +133,8 @@ def run_gains(words: Sequence[str]) -> None:
     Args:
         words: Options of the command.
     """
+    warnings.filterwarnings("ignore", ".*have no `val_dataloader`.*")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # each run would introduce itself
     parser = {"prog": "terrafm profile gains", "description": "Measure what each speed-up is worth."}
     cli = GainsCLI(args=list(words), run=False, parser_kwargs=parser, save_config_callback=None)
     if not isinstance(cli.model, TerraFM):

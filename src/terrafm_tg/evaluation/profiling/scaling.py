@@ -37,7 +37,7 @@ class Network:
     between: float = 320.0
     latency: float = 5.0
     hop: float = 15.0
-    bucket: float = 25.0
+    bucket: float = 50.0
 
     def __post_init__(self) -> None:
         if min(self.machine, self.within, self.between, self.bucket) <= 0 or min(self.latency, self.hop) < 0:
