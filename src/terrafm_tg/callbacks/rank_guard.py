@@ -165,7 +165,7 @@ class Guard:
                     self._over.set()
                 return None
 
-    async def _tell(self, place: Place, how: str, grace: float = _LAST_WORDS) -> None:
+    async def _tell(self, place: Place, how: str, grace: float = 0.0) -> None:
         """Passes on which rank has ended, and stops the one of this guard."""
         if self._told:
             return

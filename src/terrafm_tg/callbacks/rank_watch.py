@@ -19,6 +19,9 @@ from terrafm_tg.errors import TerraFMError
 from . import rank_guard
 from .summary import checkpoint_path
 
+#: Seconds that a rank with an error waits for word that another ended before; less than a guard's own.
+_GRACE = 1.0
+
 
 class RankWatch(Callback):
     """Stops all processes of a fit when one has died, has failed, or its machine hangs.
@@ -91,11 +94,11 @@ class RankWatch(Callback):
         self._leave({"bye": True})
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Tells the others what happened; a broken connection is left to the guard, which knows whose fault it is."""
+        """Tells the others what happened, unless it follows from another's end, as a broken connection does."""
         if self._guard is None:
             return
-        if _is_broken_connection(exception):
-            time.sleep(self.silence + 2 * self.interval)  # the sentence comes, and this process ends
+        # Where another's end is the cause, the guard's sentence comes meanwhile, and ends this process.
+        time.sleep(self.silence + 2 * self.interval if _is_broken_connection(exception) else _GRACE)
         if isinstance(exception, SIGTERMException):  # reaches all ranks, and they end together
             self._leave({"bye": True})
         else:
