@@ -44,6 +44,7 @@ def check(folder: Path, ways: dict[str, int], epochs: int) -> None:
     whole = torch.load(folder / "joint_0.pt")
     joint, start = whole["steps"], whole["start"]
     assert len(joint) == 2 * epochs  # the tail, less than a step, is left out
+    assert joint[0]["lr"] == pytest.approx(8e-3 * 8 / 256)  # by the tiles of a step, which all share
     for name, processes in ways.items():
         ranks = [torch.load(folder / f"{name}_{rank}.pt")["steps"] for rank in range(processes)]
         assert [len(rank) for rank in ranks] == [len(joint)] * processes
