@@ -63,6 +63,7 @@ def test_all_follows_from_four_steps() -> None:
     assert need.largest(0) == 0
 
 
+@pytest.mark.soak
 def test_recomputing_keeps_less() -> None:
     kept, again = (step_memory(TerraFM(**SMALL, depth=4, grad_checkpointing=g), 16) for g in (False, True))
     assert again.peak < 0.8 * kept.peak

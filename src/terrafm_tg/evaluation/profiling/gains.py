@@ -1,7 +1,8 @@
 """``terrafm profile gains``: what each speed-up of the training step is worth, by leaving it out.
 
-All variants run in turn, round after round, in one process, and a ratio is taken within its round. A gain is what is
-lost where one speed-up alone is missing; gains do not multiply to that of all, since they overlap.
+All variants run in turn, round after round, in one process, each right behind a run with everything, to which its time
+is compared. A gain is what is lost where one speed-up alone is missing; gains do not multiply to that of all, since they
+overlap.
 """
 
 import statistics
@@ -30,7 +31,7 @@ class Gain:
         left_out: The speed-up; or `FULL`, or `PLAIN`.
         meaning: What it is.
         seconds: Median time of a batch.
-        ratio: Median over rounds of its time divided by that with everything.
+        ratio: Median over rounds of its time divided by that with everything right before it.
     """
 
     left_out: str
@@ -62,23 +63,26 @@ def measure_gains(
     if rounds < 1:
         raise TerraFMError(f"{rounds} rounds measure nothing: take at least one.")
     variants = _variants(settings)
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    _run(
-        TerraFM(**dict(settings)), datamodule, make_trainer()
-    )  # a process's first run is slower than all others
+
+    def run(changes: Mapping[str, Any]) -> float:
+        return _run(TerraFM(**{**settings, **changes}), datamodule, make_trainer())
+
+    run({})  # a process's first run is slower than all others
+    pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, changes in variants.items():
-            seconds[name].append(_run(TerraFM(**(dict(settings) | changes)), datamodule, make_trainer()))
-    full = seconds[FULL]
+            full = run({})
+            pairs[name].append((run(changes), full))
+    everything = statistics.median(full for of_one in pairs.values() for _, full in of_one)
     meanings = SPEEDUPS | {"compile": "residual branches compiled"}
-    return [
+    return [Gain(FULL, "", everything, 1.0)] + [
         Gain(
             name,
             meanings.get(name, ""),
-            statistics.median(own),
-            statistics.median(mine / best for mine, best in zip(own, full, strict=True)),
+            statistics.median(own for own, _ in of_one),
+            statistics.median(own / full for own, full in of_one),
         )
-        for name, own in seconds.items()
+        for name, of_one in pairs.items()
     ]
 
 
@@ -105,8 +109,7 @@ def _variants(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Name -> what it changes in the settings. What is left out already stays so, and is no variant."""
     already = list(settings.get("without") or [])
     left = [name for name in SPEEDUPS if name not in already]
-    variants: dict[str, dict[str, Any]] = {FULL: {}}
-    variants |= {name: {"without": [*already, name]} for name in left}
+    variants: dict[str, dict[str, Any]] = {name: {"without": [*already, name]} for name in left}
     plain: dict[str, Any] = {"without": list(SPEEDUPS)}
     if settings.get("compile"):
         variants["compile"] = {"compile": False}
@@ -117,7 +120,7 @@ def _variants(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _run(task: TerraFM, datamodule: LightningDataModule, trainer: Trainer) -> float:
     """Seconds of a batch, the median of a short run."""
     trainer.fit(task, datamodule=datamodule)
-    profiler = trainer.profiler
+    profiler = getattr(trainer, "profiler", None)
     if not isinstance(profiler, StageProfiler):
         raise TerraFMError(f"The Trainer's profiler is {profiler}: give it a StageProfiler.")
     profiler.finish()

@@ -74,7 +74,7 @@ def profile_training(
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     trainer.fit(model, datamodule=datamodule)
-    profiler = trainer.profiler
+    profiler = getattr(trainer, "profiler", None)
     if not isinstance(profiler, StageProfiler):
         raise TerraFMError(f"The Trainer's profiler is {profiler}: give it a StageProfiler.")
     profiler.finish()
@@ -83,7 +83,7 @@ def profile_training(
             f"Training ended after {profiler.steps} batches, and {profiler.warmup} are left out to warm up: the "
             "run is too short, so lower `--warmup` or `data.batch_size`."
         )
-    batch = getattr(trainer.train_dataloader, "batch_size", None) or datamodule.batch_size
+    batch = getattr(trainer.train_dataloader, "batch_size", None) or getattr(datamodule, "batch_size", 1)
     device = trainer.strategy.root_device
     counted = _operations(model, trainer, profiler.operations and profiler.operations / batch)
     found = Profile(
@@ -110,13 +110,13 @@ def profile_training(
     return replace(found, run=_run(found, trainer, processes or found.processes))
 
 
-def _operations(model: LightningModule, trainer: Trainer, by_torch: float | None) -> dict[str, float | None]:
+def _operations(model: LightningModule, trainer: Trainer, by_torch: float | None) -> dict[str, Any]:
     """What is known of the operations per sample, by the names of the profile's fields."""
     if not isinstance(model, TerraFM):
         other = dict.fromkeys(("operations_as_written", "modalities", "modalities_met"))
         return other | {"operations": by_torch}
     counted = step_operations(model)
-    watches = [callback for callback in trainer.callbacks if isinstance(callback, Watch)]
+    watches = [c for c in getattr(trainer, "callbacks", []) if isinstance(c, Watch)]
     return {
         "operations": counted.total,
         "operations_as_written": step_operations(model, as_written=True).total,

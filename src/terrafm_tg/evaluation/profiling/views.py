@@ -51,11 +51,10 @@ class KorniaCrops(nn.Module):
 
         super().__init__()
         self.crop = crop
-        ranges = {kind: {"scale": crop.scales[kind], "ratio": crop.ratio} for kind in crop.sizes}
         self.crops = nn.ModuleDict(
             {
                 kind: nn.Sequential(
-                    RandomResizedCrop((size, size), **ranges[kind], cropping_mode=mode),
+                    RandomResizedCrop((size, size), crop.scales[kind], crop.ratio, cropping_mode=mode),
                     RandomHorizontalFlip(p=0.5),
                     RandomVerticalFlip(p=0.5),
                 )
