@@ -1,8 +1,8 @@
 """``terrafm profile gains``: what each speed-up of the training step is worth, by leaving it out.
 
 All variants run in turn, round after round, in one process, each right behind a run with everything, to which its time
-is compared. A gain is what is lost where one speed-up alone is missing; gains do not multiply to that of all, since they
-overlap.
+is compared. A gain is what is lost where one speed-up alone is missing; gains do not multiply to that of all, since
+they overlap.
 """
 
 import statistics
