@@ -25,7 +25,7 @@ def submit(folder: Path, job: str, **environment: str) -> tuple[subprocess.Popen
 
 @pytest.fixture
 def last(tmp_path: Path) -> Path:
-    folder = tmp_path / "lightning_logs/version_7/checkpoints"
+    folder = tmp_path / "lightning_logs/job-7-0/checkpoints"
     folder.mkdir(parents=True)
     return folder / "last.ckpt"
 
@@ -35,14 +35,18 @@ def test_a_run_begins_and_ends(tmp_path: Path, last: Path) -> None:
     assert job.wait() == 0
     (line,) = log.read_text().splitlines()
     assert line.startswith("srun --kill-on-bad-exit=1 terrafm fit --config conf/pretrain.yaml")
-    assert line.endswith("--trainer.logger.init_args.version 7 --data.root /tiles of mine")
+    assert line.endswith("--trainer.logger.init_args.version job-7-0 --data.root /tiles of mine")
 
 
 def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path, last: Path) -> None:
     last.touch()
-    job, log = submit(tmp_path, "exit 0")
+    job, log = submit(tmp_path, "exit 0", SLURM_RESTART_COUNT="1")
     assert job.wait() == 0
-    assert log.read_text().splitlines()[0].endswith(f"--ckpt_path {last}")
+    assert (
+        log.read_text()
+        .splitlines()[0]
+        .endswith(f"version job-7-1 --data.root /tiles of mine --ckpt_path {last}")
+    )
 
 
 def test_a_run_that_failed_comes_back_only_where_it_got_on(tmp_path: Path, last: Path) -> None:

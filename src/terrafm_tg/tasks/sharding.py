@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterable
 from types import MethodType
+from typing import Any
 
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, Strategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import TerraFMViT
@@ -34,6 +36,27 @@ def shard(pairs: Iterable[tuple[nn.Module, nn.Module]], mesh: DeviceMesh) -> Non
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
         if encoder:
             register_fsdp_forward_method(module, "embed_views")
+
+
+def number_parameters(state: dict[str, Any], optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
+    """An optimiser's state with parameters numbered as in the model, which FSDP expects of a checkpoint.
+
+    Any other optimiser reads it as well: it goes by their order in the groups.
+
+    Args:
+        state: What ``optimizer.state_dict()`` gave.
+        optimizer: Whose state it is.
+        model: Of which it trains some parameters.
+    """
+    places = {id(parameter): place for place, parameter in enumerate(model.parameters())}
+    numbers = [places[id(p)] for group in optimizer.param_groups for p in group["params"]]
+    return {
+        "state": {numbers[number]: value for number, value in state["state"].items()},
+        "param_groups": [
+            group | {"params": [numbers[number] for number in group["params"]]}
+            for group in state["param_groups"]
+        ],
+    }
 
 
 def check_strategy(strategy: Strategy) -> None:

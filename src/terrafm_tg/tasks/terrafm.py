@@ -27,7 +27,7 @@ from .land_cover import frequent_by_name, frequent_by_share
 from .optimization import DECAY, average_, clip_each_, make_schedules, parameter_groups
 from .schedules import Schedules, StepValues
 from .settings import check_settings, plain
-from .sharding import check_strategy, shard
+from .sharding import check_strategy, number_parameters, shard
 from .speedups import check_speedups
 from .statistics import embedding_statistics
 from .stochastic_depth import drop_rates, plan_depth, unpack_depth
@@ -350,8 +350,11 @@ class TerraFM(TeacherEmbedding):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the schedules."""
+        """Adds the schedules; numbers the optimiser's parameters as FSDP does."""
         checkpoint["schedules"] = plain(asdict(self.schedules))
+        if checkpoint.get("optimizer_states") and not self._sharded:
+            (state,), (optimizer,) = checkpoint["optimizer_states"], self.trainer.optimizers
+            checkpoint["optimizer_states"] = [number_parameters(state, optimizer, self)]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Compares the checkpoint's settings with the present ones.
