@@ -83,7 +83,8 @@ def profile_training(
             f"Training ended after {profiler.steps} batches, and {profiler.warmup} are left out to warm up: the "
             "run is too short, so lower `--warmup` or `data.batch_size`."
         )
-    batch = int(getattr(trainer.train_dataloader, "batch_size", None) or getattr(datamodule, "batch_size", 1))
+    sizes = (getattr(source, "batch_size", None) for source in (trainer.train_dataloader, datamodule))
+    batch = next((int(size) for size in sizes if size is not None), 1)
     device = trainer.strategy.root_device
     counted = _operations(model, trainer, profiler.operations and profiler.operations / batch)
     found = Profile(
