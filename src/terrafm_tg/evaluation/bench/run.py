@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -53,7 +54,7 @@ def run_plan(plan: Plan, how: How, workers: int | None = 0, scheduler: str | Non
     skipped = [*plan.skipped, *unavailable]
     if todo:
         todo = spread(todo) if workers or scheduler is not None else todo
-        with _dask_settings():
+        with nullcontext() if workers == 0 and scheduler is None else _dask_settings():
             outcomes = run_units(
                 partial(run_unit, how=how),
                 todo,
@@ -106,4 +107,5 @@ def _dask_settings() -> AbstractContextManager[object]:
         return nullcontext()
     import dask
 
+    import_module("distributed")  # or its own settings, read at that import, would go with this one
     return dask.config.set({"distributed.worker.daemon": False})
