@@ -54,12 +54,13 @@ class RankWatch(Callback):
         if stage != "fit" or trainer.world_size == 1:
             return
         place = (trainer.global_rank, trainer.node_rank, trainer.local_rank, socket.gethostname())
-        listener, meeting = None, None
+        listener, meeting = None, dict[str, Any]()
         if trainer.global_rank == 0:
             # Within one machine nobody else needs to reach it.
-            environment = trainer.strategy.cluster_environment if trainer.num_nodes > 1 else None
-            host = "127.0.0.1" if environment is None else environment.main_address
-            listener = socket.create_server(("" if environment else host, 0), backlog=trainer.world_size)
+            environment = getattr(trainer.strategy, "cluster_environment", None)
+            alone = trainer.num_nodes == 1 or environment is None
+            host = "127.0.0.1" if alone else environment.main_address
+            listener = socket.create_server((host if alone else "", 0), backlog=trainer.world_size)
             meeting = {
                 "first": place,
                 "address": (host, listener.getsockname()[1]),

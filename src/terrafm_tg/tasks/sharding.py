@@ -27,14 +27,14 @@ def shard(pairs: Iterable[tuple[nn.Module, nn.Module]], mesh: DeviceMesh) -> Non
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     for module in (module for pair in pairs for module in pair):
-        encoder = isinstance(module, TerraFMViT)
-        for block in module.blocks if encoder else ():
+        blocks: Iterable[nn.Module] = module.blocks.children() if isinstance(module, TerraFMViT) else ()
+        for block in blocks:
             fully_shard(block, mesh=mesh)
             block.through = MethodType(_through, block)
             register_fsdp_forward_method(block, "through")
         # Not kept gathered after the forward pass: without a backward pass the teacher would keep its first weights.
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
-        if encoder:
+        if isinstance(module, TerraFMViT):
             register_fsdp_forward_method(module, "embed_views")
 
 
@@ -79,13 +79,9 @@ def _through(block: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) 
 
 def local(tensors: Iterable[Tensor]) -> list[Tensor]:
     """This process's shares of tensors that are sharded; others as they are."""
-    return [tensor.to_local() if _is_sharded(tensor) else tensor for tensor in tensors]
+    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
 
 
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor that may be sharded; to be called by all processes."""
-    return tensor.full_tensor() if _is_sharded(tensor) else tensor
-
-
-def _is_sharded(tensor: Tensor) -> bool:
-    return isinstance(tensor, DTensor)
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
