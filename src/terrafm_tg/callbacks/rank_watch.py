@@ -58,12 +58,13 @@ class RankWatch(Callback):
         if trainer.global_rank == 0:
             # Within one machine nobody else needs to reach it.
             environment = getattr(trainer.strategy, "cluster_environment", None)
-            alone = trainer.num_nodes == 1 or environment is None
-            host = "127.0.0.1" if alone else environment.main_address
-            listener = socket.create_server((host if alone else "", 0), backlog=trainer.world_size)
+            host = reach = "127.0.0.1"
+            if trainer.num_nodes > 1 and environment is not None:
+                host, reach = "", environment.main_address
+            listener = socket.create_server((host, 0), backlog=trainer.world_size)
             meeting = {
                 "first": place,
-                "address": (host, listener.getsockname()[1]),
+                "address": (reach, listener.getsockname()[1]),
                 "token": secrets.token_hex(),
             }
         meeting = trainer.strategy.broadcast(meeting)

@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import TerraFMViT
 
+_METHOD = "through"  # of a sharded block, by which `models.packed` reaches it
+
 
 def shard(pairs: Iterable[tuple[nn.Module, nn.Module]], mesh: DeviceMesh) -> None:
     """Shards teacher and student alike, in place, so that a process averages its own share of the one into the other's.
@@ -30,8 +32,8 @@ def shard(pairs: Iterable[tuple[nn.Module, nn.Module]], mesh: DeviceMesh) -> Non
         blocks: Iterable[nn.Module] = module.blocks.children() if isinstance(module, TerraFMViT) else ()
         for block in blocks:
             fully_shard(block, mesh=mesh)
-            block.through = MethodType(_through, block)
-            register_fsdp_forward_method(block, "through")
+            setattr(block, _METHOD, MethodType(_through, block))
+            register_fsdp_forward_method(block, _METHOD)
         # Not kept gathered after the forward pass: without a backward pass the teacher would keep its first weights.
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
         if isinstance(module, TerraFMViT):
