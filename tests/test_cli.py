@@ -8,8 +8,11 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
 
 from terrafm_tg.cli import main
+from terrafm_tg.training_cli import draw_at_logging_steps
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 OVERLAYS = sorted(
@@ -69,7 +72,8 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_overlay_stacks_on_the_base_recipe(overlay: str, capsys: pytest.CaptureFixture[str]) -> None:
     # quick.yaml and long.yaml are about the simulated world
-    stack = ["pretrain.yaml", *(["data/simulated.yaml"] if "/" not in overlay else []), overlay]
+    below = {"hardware/bf16_gradients.yaml": ["hardware/gpu8.yaml"]}.get(overlay, [])
+    stack = ["pretrain.yaml", *(["data/simulated.yaml"] if "/" not in overlay else below), overlay]
     with pytest.raises(SystemExit) as stop:
         main(["fit", *(f"--config={CONF / name}" for name in stack), "--print_config"])
     assert stop.value.code == 0
@@ -78,6 +82,17 @@ def test_every_overlay_stacks_on_the_base_recipe(overlay: str, capsys: pytest.Ca
     for part in ("model", "data"):
         for name, value in own.get(part, {}).get("init_args", {}).items():
             assert config[part]["init_args"][name] == value, f"{part}.{name}"
+
+
+def test_the_progress_bar_waits_for_logging_steps_only(tmp_path: Path) -> None:
+    default = {"callbacks": [TQDMProgressBar()], "log_every_n_steps": 7}
+    trainer = Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path, **default)
+    draw_at_logging_steps(trainer)
+    assert trainer.progress_bar_callback.refresh_rate == 7
+    chosen = TQDMProgressBar(refresh_rate=3)
+    trainer = Trainer(accelerator="cpu", callbacks=[chosen], logger=False, default_root_dir=tmp_path)
+    draw_at_logging_steps(trainer)
+    assert trainer.progress_bar_callback is chosen
 
 
 def test_the_base_recipe_is_the_papers(capsys: pytest.CaptureFixture[str]) -> None:

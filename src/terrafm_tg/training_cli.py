@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
 from torchgeo.tasks import BaseTask
@@ -75,12 +76,28 @@ class TerraFMCLI(LightningCLI):
             ours = data is not None and issubclass(resolve_name(data["class_path"]), TileDataModule)
             config["trainer"]["use_distributed_sampler"] = not ours
 
+    def before_fit(self) -> None:
+        """Draws the progress bar less often where there is a GPU."""
+        if self.trainer.strategy.root_device.type != "cpu":
+            draw_at_logging_steps(self.trainer)
+
     def before_predict(self) -> None:
         """Gives ``predict`` samples where TorchGeo's datamodule defines none."""
         self.trainer.callbacks.append(PredictTestSplit())
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration as it was given; `TerraFM.on_load_checkpoint` names every setting that differs."""
+
+
+def draw_at_logging_steps(trainer: Trainer) -> None:
+    """Has a progress bar that is drawn in every step drawn at the logging steps only: to show a loss is to wait for it.
+
+    Args:
+        trainer: Before its fit.
+    """
+    bar = trainer.progress_bar_callback
+    if isinstance(bar, TQDMProgressBar | RichProgressBar) and bar.refresh_rate == 1:
+        trainer.callbacks[trainer.callbacks.index(bar)] = type(bar)(refresh_rate=trainer.log_every_n_steps)
 
 
 def with_model(words: Sequence[str]) -> list[str]:

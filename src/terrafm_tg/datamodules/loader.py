@@ -113,18 +113,9 @@ class TileDataLoader(DataLoader[Any]):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on where the epoch's list had not been handed out when ``state`` was taken.
 
-        Where optimiser steps or the epoch's length differ from the checkpoint's, that is said.
+        Where the epoch's length differs from the checkpoint's, that is said; the datamodule says it of the step.
         """
         batch, step, length = self._frame()
-        if state["step"] != step:
-            _log.warning(
-                "The checkpoint was written with %d tiles a step and this run has %d: choose `batch_size` (per "
-                "process) and `accumulate_grad_batches` so that their product with the number of processes is %d, "
-                "or the steps differ from those of an uninterrupted run.",
-                state["step"],
-                step,
-                state["step"],
-            )
         if state["length"] != length:
             _log.warning(
                 "The checkpoint was written with %d draws an epoch and this run has %d: other tiles follow than "

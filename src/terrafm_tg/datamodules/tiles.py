@@ -29,12 +29,16 @@ from .split import even_pick, split_blocks
 
 _log = logging.getLogger(__name__)
 
-#: Settings that change how fast tiles come, not which; the loader tells where a step has another number of tiles.
+#: Settings that change how fast tiles come, not which; of `batch_size`, see `_STEP`.
 _RESOURCES = {
     "batch_size",
     *("num_workers", "cache", "cache_limit", "max_damaged_share"),
     *("pin_memory", "prefetch_factor", "persistent_workers", "ring"),
 }
+
+
+#: Tiles of an optimiser step, over all processes, as part of the state.
+_STEP = "step_tiles"
 
 
 class TileDataModule(BaseDataModule):
@@ -216,7 +220,8 @@ class TileDataModule(BaseDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """The settings that decide which tiles come when; part of each checkpoint."""
-        return {name: value for name, value in self.hparams.items() if name not in _RESOURCES}
+        own = {name: value for name, value in self.hparams.items() if name not in _RESOURCES}
+        return own if self.trainer is None else own | {_STEP: self._step_tiles}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Name each setting that differs from that of the run which goes on; this run's is used."""
@@ -224,7 +229,16 @@ class TileDataModule(BaseDataModule):
             return
         for name, value in self.state_dict().items():
             saved = state_dict.get(name, value)
-            if _words(saved) != _words(value):
+            if name == _STEP and saved != value:
+                _log.warning(
+                    "The checkpoint was written with %d tiles a step and this run has %d: choose `batch_size` (per "
+                    "process) and `accumulate_grad_batches` so that their product with the number of processes is "
+                    "%d, or the steps differ from those of an uninterrupted run.",
+                    saved,
+                    value,
+                    saved,
+                )
+            elif _words(saved) != _words(value):
                 _log.warning(
                     "`%s` was %s when the checkpoint was written and is %s now: other tiles follow than in "
                     "an uninterrupted run.",
@@ -254,7 +268,8 @@ class TileDataModule(BaseDataModule):
     @property
     def _step_tiles(self) -> int:
         """Tiles of an optimiser step, over all processes."""
-        return self.batch_size * self.sampler.world_size * self._accumulated
+        processes = 1 if self.trainer is None else self.trainer.world_size
+        return self.batch_size * processes * self._accumulated
 
     def _pick(self, rows: np.ndarray, count: int | None) -> np.ndarray:
         cover = self.tiles.table.get("land_cover", np.full(len(self.tiles), -1))
