@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from terrafm_tg.errors import TerraFMError
 
@@ -52,7 +53,7 @@ def average_(
     """
     followers, leaders = local(followers), local(leaders)
     if together:
-        torch._foreach_lerp_(followers, leaders, 1 - momentum)
+        get_ema_multi_avg_fn(momentum)(followers, leaders, None)
     else:
         for follower, leader in zip(followers, leaders, strict=True):
             follower.lerp_(leader, 1 - momentum)

@@ -17,7 +17,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.tasks import TerraFM
 from terrafm_tg.tasks.speedups import SPEEDUPS
 
-from .stages import StageProfiler
+from .stages import finished_profiler
 
 #: Names of the variants with every speed-up and with none.
 FULL, PLAIN = "with everything", "without all of these"
@@ -120,12 +120,4 @@ def _variants(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _run(task: TerraFM, datamodule: LightningDataModule, trainer: Trainer) -> float:
     """Seconds of a batch, the median of a short run."""
     trainer.fit(task, datamodule=datamodule)
-    profiler = getattr(trainer, "profiler", None)
-    if not isinstance(profiler, StageProfiler):
-        raise TerraFMError(f"The Trainer's profiler is {profiler}: give it a StageProfiler.")
-    profiler.finish()
-    if not profiler.step_seconds:
-        raise TerraFMError(
-            f"Training ended after {profiler.steps} batches, all of which warm up: lower `--warmup`."
-        )
-    return statistics.median(profiler.step_seconds)
+    return statistics.median(finished_profiler(trainer).step_seconds)

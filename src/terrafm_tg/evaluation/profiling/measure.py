@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
-from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoder_speed import device_in_words, peak_teraflops
 from terrafm_tg.tasks import TerraFM
 from terrafm_tg.transforms.multicrop import GLOBAL_CROPS
@@ -19,7 +18,7 @@ from terrafm_tg.transforms.multicrop import GLOBAL_CROPS
 from .arithmetic import step_operations
 from .profile import Profile, Run, Stage
 from .scaling import scale
-from .stages import OTHER, STAGES, StageProfiler
+from .stages import OTHER, STAGES, StageProfiler, finished_profiler
 
 #: Settings that a profile names.
 _SETTINGS = (
@@ -74,15 +73,7 @@ def profile_training(
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     trainer.fit(model, datamodule=datamodule)
-    profiler = getattr(trainer, "profiler", None)
-    if not isinstance(profiler, StageProfiler):
-        raise TerraFMError(f"The Trainer's profiler is {profiler}: give it a StageProfiler.")
-    profiler.finish()
-    if not profiler.step_seconds:
-        raise TerraFMError(
-            f"Training ended after {profiler.steps} batches, and {profiler.warmup} are left out to warm up: the "
-            "run is too short, so lower `--warmup` or `data.batch_size`."
-        )
+    profiler = finished_profiler(trainer)
     sizes = (getattr(source, "batch_size", None) for source in (trainer.train_dataloader, datamodule))
     batch = next((int(size) for size in sizes if size is not None), 1)
     device = trainer.strategy.root_device

@@ -7,8 +7,11 @@ from time import perf_counter
 from typing import Any, Protocol
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.profilers import Profiler
 from torch.utils.flop_counter import FlopCounterMode
+
+from terrafm_tg.errors import TerraFMError
 
 #: What each action that Lightning or the task profiles belongs to; the first part that its name contains decides.
 STAGES = {
@@ -182,6 +185,24 @@ class StageProfiler(Profiler):
                 self.step_seconds.append(seconds)
             else:
                 self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+
+def finished_profiler(trainer: Trainer) -> StageProfiler:
+    """The profiler of a run that has ended, with the times of its steps.
+
+    Raises:
+        TerraFMError: If the Trainer has another profiler, or no step was left to measure.
+    """
+    profiler = getattr(trainer, "profiler", None)
+    if not isinstance(profiler, StageProfiler):
+        raise TerraFMError(f"The Trainer's profiler is {profiler}: give it a StageProfiler.")
+    profiler.finish()
+    if not profiler.step_seconds:
+        raise TerraFMError(
+            f"Training ended after {profiler.steps} batches, and {profiler.warmup} are left out to warm up: the "
+            "run is too short, so lower `--warmup` or `data.batch_size`."
+        )
+    return profiler
 
 
 def _compiled_graphs() -> int:
