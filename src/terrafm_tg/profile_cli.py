@@ -37,6 +37,9 @@ class ProfileCLI(TerraFMCLI):
     configuration of more GPUs than are here is measured on one of them.
     """
 
+    #: Whether a run shows its progress.
+    progress = True
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the profile's own options."""
         super().add_arguments_to_parser(parser)
@@ -80,7 +83,7 @@ class ProfileCLI(TerraFMCLI):
             limit_val_batches=0,
             num_sanity_val_steps=0,
             logger=False,
-            callbacks=[Watch(warmup + steps)],
+            callbacks=[Watch(warmup + steps, self.progress)],
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -89,7 +92,9 @@ class ProfileCLI(TerraFMCLI):
 
 
 class GainsCLI(ProfileCLI):
-    """The same for many short runs: fewer batches each, and several rounds."""
+    """The same for many short runs: fewer batches each, several rounds, and one bar for all."""
+
+    progress = False
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the number of rounds."""

@@ -1,7 +1,6 @@
 """What feeds the Trainer with tiles: split, sampler, loaders."""
 
 import abc
-import logging
 import math
 import multiprocessing
 import os
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torchgeo.datamodules import BaseDataModule
 
@@ -25,20 +23,15 @@ from terrafm_tg.samplers import LandCoverSampler
 from .cache import CachedTiles
 from .faults import DamageLog, FaultTolerant
 from .loader import TileDataLoader
+from .resume import STEP_TILES, fits, recount, warn_of_changes
 from .split import even_pick, split_blocks
 
-_log = logging.getLogger(__name__)
-
-#: Settings that change how fast tiles come, not which; of `batch_size`, see `_STEP`.
+#: Settings that change how fast tiles come, not which; of `batch_size`, see `STEP_TILES`.
 _RESOURCES = {
     "batch_size",
     *("num_workers", "cache", "cache_limit", "max_damaged_share"),
     *("pin_memory", "prefetch_factor", "persistent_workers", "ring"),
 }
-
-
-#: Tiles of an optimiser step, over all processes, as part of the state.
-_STEP = "step_tiles"
 
 
 class TileDataModule(BaseDataModule):
@@ -221,45 +214,17 @@ class TileDataModule(BaseDataModule):
     def state_dict(self) -> dict[str, Any]:
         """The settings that decide which tiles come when; part of each checkpoint."""
         own = {name: value for name, value in self.hparams.items() if name not in _RESOURCES}
-        return own if self.trainer is None else own | {_STEP: self._step_tiles}
+        return own if self.trainer is None else own | {STEP_TILES: self._step_tiles}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Name each setting that differs from that of the run which goes on; this run's is used."""
-        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
-            return
-        for name, value in self.state_dict().items():
-            saved = state_dict.get(name, value)
-            if name == _STEP and saved != value:
-                _log.warning(
-                    "The checkpoint was written with %d tiles a step and this run has %d: choose `batch_size` (per "
-                    "process) and `accumulate_grad_batches` so that their product with the number of processes is "
-                    "%d, or the steps differ from those of an uninterrupted run.",
-                    saved,
-                    value,
-                    saved,
-                )
-            elif _words(saved) != _words(value):
-                _log.warning(
-                    "`%s` was %s when the checkpoint was written and is %s now: other tiles follow than in "
-                    "an uninterrupted run.",
-                    name,
-                    saved,
-                    value,
-                )
+        if fits(self.trainer):
+            warn_of_changes(state_dict, self.state_dict())
 
     def _recount(self, left: int) -> None:
-        """Tells the Trainer, which counts an epoch's batches, how many of this run's own are left of it.
-
-        Its checkpoint counts those of the run before, which had others if it had another number of processes.
-        """
-        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
-            return
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress
-        progress.is_last_batch |= left == 0
-        current = progress.current
-        moved = len(self.sampler) // self.batch_size - (0 if progress.is_last_batch else left) - current.ready
-        for name in ("ready", "started", "processed", "completed"):  # they differ by the hook that saved
-            setattr(current, name, getattr(current, name) + moved)
+        """Called by the training loader with the number of batches that are left of the epoch."""
+        if fits(self.trainer):
+            recount(self.trainer, len(self.sampler) // self.batch_size, left)
 
     @property
     def _accumulated(self) -> int:
@@ -318,8 +283,3 @@ class TileDataModule(BaseDataModule):
     @property
     def _local_processes(self) -> int:
         return 1 if self.trainer is None else self.trainer.num_devices
-
-
-def _words(value: Any) -> list[str]:
-    """A setting as words, so that ``("land_cover",)`` from Python equals ``["land_cover"]`` from YAML."""
-    return [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]

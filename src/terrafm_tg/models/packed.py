@@ -147,12 +147,7 @@ def _attention_branch(
         few, many = (None,) * len(shapes), linear(x, weight, bias)
     out = []
     for query, part, (n, tokens) in zip(few, many.split([n * t for n, t in shapes]), shapes, strict=True):
-        maps = (
-            _maps(attn, part, n, tokens)
-            if query is None
-            else _maps(attn, query, n, 1) + _maps(attn, part, n, tokens)
-        )
-        q, k, v = maps
+        q, k, v = (() if query is None else _maps(attn, query, n, 1)) + _maps(attn, part, n, tokens)
         seen = scaled_dot_product_attention(q, k, v) if fused else (q * attn.scale @ k.mT).softmax(-1) @ v
         out.append(seen.transpose(1, 2).flatten(2).flatten(0, 1))
     return block.ls1(attn.proj(torch.cat(out)))

@@ -49,10 +49,8 @@ def embed_groups(embed: "SensorPatchEmbed", groups: Sequence[SensorInput], fold:
     values = []
     for name, stem, of_stem in zip(names, stems, patches, strict=True):
         kernel, gap = stem._select()
-        kernel, bias = (
-            kernel.flatten(1),
-            stem.bias + embed.get_parameter(f"{MODALITIES[name].stem}_embed")[0] + gap,
-        )
+        kernel = kernel.flatten(1)
+        bias = stem.bias + embed.get_parameter(f"{MODALITIES[name].stem}_embed")[0] + gap
         if early:
             kernel, bias = value_map @ kernel, value_map @ bias
         value = linear(of_stem, kernel, bias)

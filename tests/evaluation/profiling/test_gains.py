@@ -1,12 +1,17 @@
 """Each speed-up is left out in turn, and its loss measured."""
 
+import gc
 import json
 from pathlib import Path
 
 import pytest
+from lightning.pytorch import Trainer
 
 from terrafm_tg.cli import main
-from terrafm_tg.evaluation.profiling.gains import FULL, PLAIN, _variants
+from terrafm_tg.datamodules import InMemoryDataModule
+from terrafm_tg.evaluation.profiling.gains import FULL, PLAIN, _variants, measure_gains
+from terrafm_tg.evaluation.profiling.stages import StageProfiler
+from terrafm_tg.tasks import TerraFM
 from terrafm_tg.tasks.speedups import SPEEDUPS
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -44,6 +49,23 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert [gain["left_out"] for gain in gains] == [FULL, "pack", "average", PLAIN]
     assert all(gain["seconds"] > 0 for gain in gains)
     assert [gain["ratio"] == 1 for gain in gains] == [True, False, False, False]
+
+
+def test_no_run_keeps_its_memory() -> None:
+    alive = []
+
+    def make_trainer() -> Trainer:
+        alive.append(sum(isinstance(thing, TerraFM) for thing in gc.get_objects()))
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        return Trainer(accelerator="cpu", max_steps=2, profiler=StageProfiler(1), **quiet)
+
+    gc.collect()
+    before = sum(isinstance(thing, TerraFM) for thing in gc.get_objects())
+    settings = {"model": "terrafm_tiny", "depth": 1, "global_size": 32, "local_size": 16, "local_crops": 1}
+    settings |= {"prototypes": 16, "head_hidden": 16, "without": [n for n in SPEEDUPS if n != "loss"]}
+    data = InMemoryDataModule(batch_size=2, tile_size=36)
+    measure_gains(settings, data, make_trainer, rounds=2, progress=False)
+    assert [count - before for count in alive] == [1] * 9  # the one that is about to run
 
 
 def test_another_task_has_none(capsys: pytest.CaptureFixture[str]) -> None:

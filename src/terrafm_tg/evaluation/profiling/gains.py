@@ -5,12 +5,15 @@ is compared. A gain is what is lost where one speed-up alone is missing; gains d
 they overlap.
 """
 
+import gc
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, Trainer
+from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from terrafm_tg.errors import TerraFMError
@@ -45,6 +48,7 @@ def measure_gains(
     datamodule: LightningDataModule,
     make_trainer: Callable[[], Trainer],
     rounds: int = 3,
+    progress: bool = True,
 ) -> list[Gain]:
     """Measures all variants.
 
@@ -53,6 +57,7 @@ def measure_gains(
         datamodule: What feeds them.
         make_trainer: A Trainer of its own for each short run, with a :class:`~.stages.StageProfiler`.
         rounds: Rounds over all variants.
+        progress: Show a progress bar.
 
     Returns:
         The variant with everything first, the one without all last.
@@ -65,14 +70,20 @@ def measure_gains(
     variants = _variants(settings)
 
     def run(changes: Mapping[str, Any]) -> float:
+        gc.collect()  # a task and its Trainer refer to each other: those of earlier runs would pile up in memory
         return _run(TerraFM(**{**settings, **changes}), datamodule, make_trainer())
 
-    run({})  # a process's first run is slower than all others
     pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
-    for _ in range(rounds):
-        for name, changes in variants.items():
-            full = run({})
-            pairs[name].append((run(changes), full))
+    shown = Progress(console=Console(stderr=True), transient=True, refresh_per_second=2, disable=not progress)
+    with shown as bar:
+        task = bar.add_task("First run", total=rounds * len(variants))
+        run({})  # a process's first run is slower than all others
+        for number in range(rounds):
+            for name, changes in variants.items():
+                bar.update(task, description=f"Round {number + 1}: {name}")
+                full = run({})
+                pairs[name].append((run(changes), full))
+                bar.advance(task)
     everything = statistics.median(full for of_one in pairs.values() for _, full in of_one)
     meanings = SPEEDUPS | {"compile": "residual branches compiled"}
     return [Gain(FULL, "", everything, 1.0)] + [
@@ -120,4 +131,6 @@ def _variants(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _run(task: TerraFM, datamodule: LightningDataModule, trainer: Trainer) -> float:
     """Seconds of a batch, the median of a short run."""
     trainer.fit(task, datamodule=datamodule)
-    return statistics.median(finished_profiler(trainer).step_seconds)
+    seconds = statistics.median(finished_profiler(trainer).step_seconds)
+    datamodule.trainer = None
+    return seconds

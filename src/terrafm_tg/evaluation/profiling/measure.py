@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import Progress, TaskID
 
 from terrafm_tg.evaluation.encoder_speed import device_in_words, peak_teraflops
 from terrafm_tg.tasks import TerraFM
@@ -33,17 +35,37 @@ class Watch(Callback):
 
     Args:
         batches: How many.
+        progress: Show a bar while they run.
     """
 
-    def __init__(self, batches: int) -> None:
+    def __init__(self, batches: int, progress: bool = False) -> None:
         self.left = batches
         self.views = self.modalities = 0
+        # Rare refreshes: the thread that draws shares the interpreter with the step that is measured.
+        self._bar = Progress(
+            console=Console(stderr=True), transient=True, refresh_per_second=2, disable=not progress
+        )
+        self._bar.add_task("Profiling", total=batches)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Shows the bar, on one process."""
+        if trainer.is_global_zero:
+            self._bar.start()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes the bar away."""
+        self._bar.stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Takes the bar away, for the message to come."""
+        self._bar.stop()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Counts; waits for nothing."""
         self.left -= 1
+        self._bar.advance(TaskID(0))
         trainer.should_stop = trainer.should_stop or self.left <= 0
         if not isinstance(pl_module, TerraFM):
             return

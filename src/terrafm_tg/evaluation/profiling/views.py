@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -119,7 +120,7 @@ def view_speed(
     modules: dict[str, nn.Module] = kornia | {"ours, without blur": bare, "ours": crop}
     ways = {name: partial(module, batch, plans[module is bare]) for name, module in modules.items()}
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
+    for number in track(range(rounds + 1), "Making views", console=Console(stderr=True), transient=True):
         for name, way in ways.items():
             seconds = seconds_of(way, device, 1)
             if number:
