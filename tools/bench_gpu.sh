@@ -19,9 +19,9 @@ configuration() { # of a size, on tiles in memory
   echo "--config conf/pretrain.yaml --config conf/size/$1.yaml --config conf/data/memory.yaml" \
     "--config conf/hardware/$hardware.yaml --data.batch_size ${batch[$1]} --model.compile $compile ${SMALLER:-}"
 }
-show() { # NAME COMMAND...: runs a command, and keeps what it prints
+show() { # NAME COMMAND...: runs a command, and keeps what it prints; its progress goes to the terminal
   echo "== $1: ${*:2}"
-  "${@:2}" 2>"$out/$1.log" | tee "$out/$1.txt" || { tail -n 20 "$out/$1.log" >&2; exit 1; }
+  "${@:2}" | tee "$out/$1.txt"
 }
 
 for size in base large; do

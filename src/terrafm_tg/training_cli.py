@@ -12,9 +12,11 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from rich.console import Console
 from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
 from torchgeo.tasks import BaseTask
 
+from .callbacks import ProgressLines
 from .datamodules import TileDataModule
 
 # Imported classes can be named in a configuration by class name alone: TorchGeo's by the imports above, and ours.
@@ -77,16 +79,35 @@ class TerraFMCLI(LightningCLI):
             config["trainer"]["use_distributed_sampler"] = not ours
 
     def before_fit(self) -> None:
-        """Draws the progress bar less often where there is a GPU."""
+        """Shows progress as lines where nobody sees a bar, and draws a bar less often where there is a GPU."""
+        show_as_lines(self.trainer)
         if self.trainer.strategy.root_device.type != "cpu":
             draw_at_logging_steps(self.trainer)
 
+    def before_validate(self) -> None:
+        """Shows progress as lines where nobody sees a bar."""
+        show_as_lines(self.trainer)
+
+    before_test = before_validate
+
     def before_predict(self) -> None:
-        """Gives ``predict`` samples where TorchGeo's datamodule defines none."""
+        """The same; and gives ``predict`` samples where TorchGeo's datamodule defines none."""
+        show_as_lines(self.trainer)
         self.trainer.callbacks.append(PredictTestSplit())
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration as it was given; `TerraFM.on_load_checkpoint` names every setting that differs."""
+
+
+def show_as_lines(trainer: Trainer) -> None:
+    """Has lines printed in place of a progress bar, which draws nothing, where the output is no terminal.
+
+    Args:
+        trainer: Before its run.
+    """
+    bar, console = trainer.progress_bar_callback, Console()
+    if isinstance(bar, RichProgressBar) and not (console.is_terminal or console.is_jupyter):
+        trainer.callbacks[trainer.callbacks.index(bar)] = ProgressLines()
 
 
 def draw_at_logging_steps(trainer: Trainer) -> None:

@@ -7,6 +7,7 @@ from .contact_sheet import ContactSheet
 from .held_out import HeldOutReport
 from .knn import KNNMonitor
 from .prediction_writer import PredictionWriter
+from .progress_lines import ProgressLines
 from .rank_watch import RankWatch
 from .summary import RunSummary
 
@@ -18,6 +19,7 @@ __all__ = [
     "HeldOutReport",
     "KNNMonitor",
     "PredictionWriter",
+    "ProgressLines",
     "RankWatch",
     "RunSummary",
 ]
