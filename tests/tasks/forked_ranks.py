@@ -46,7 +46,4 @@ def overlay_strategy(overlay: str, ranks: int) -> Strategy | str:
     if ranks == 1:
         return "auto"
     strategy = yaml.safe_load((CONF / f"{overlay}.yaml").read_text())["trainer"]["strategy"]
-    settings = strategy["init_args"]
-    if "data_parallel_size" in settings:
-        settings["data_parallel_size"] = ranks
-    return resolve_name(strategy["class_path"])(**settings)
+    return resolve_name(strategy["class_path"])(**strategy.get("init_args", {}))

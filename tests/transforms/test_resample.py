@@ -7,14 +7,16 @@ from kornia.filters import gaussian_blur2d
 from scipy.interpolate import make_interp_spline
 from torchvision.transforms.v2 import functional as tv
 
-from terrafm_tg.transforms.resample import blur_matrices, full_precision, resample
+from terrafm_tg.transforms.resample import blur_matrices, full_precision, resample, with_shares
 
 WHOLE = [0.0, 1.0, 0.0, 1.0]
 
 
-def one(image, box, size, **settings):
+def one(image, box, size, complete=False, **settings):
     """One view (C, size, size) of one image (C, H, W)."""
-    return resample(image[None], torch.zeros(1, dtype=torch.int64), torch.tensor([box]), size, **settings)[0]
+    images = image[None] if complete else with_shares(image[None])
+    source, box = torch.zeros(1, dtype=torch.int64), torch.tensor([box])
+    return resample(images, source, box, size, shares=not complete, **settings)[0]
 
 
 def interval():

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from types import MethodType
 from typing import Any
 
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, Strategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
@@ -14,6 +14,18 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import TerraFMViT
 
 _METHOD = "through"  # of a sharded block, by which `models.packed` reaches it
+
+
+class ShardingStrategy(ModelParallelStrategy):
+    """FSDP over all processes of a run, however many it has, with checkpoints as those of any other run."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False, **kwargs)
+
+    def setup_environment(self) -> None:
+        """Spreads the shares over the processes, whose number is known from here on."""
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
 
 
 def shard(pairs: Iterable[tuple[nn.Module, nn.Module]], mesh: DeviceMesh) -> None:

@@ -12,7 +12,7 @@ from terrafm_tg.modalities import Modality
 from terrafm_tg.radar import linear_power
 
 from .normalize import MISSING
-from .resample import blur_matrices, resample
+from .resample import blur_matrices, resample, with_shares
 
 #: Lowest backscatter in dB. The instrument's own noise lies near -25 dB; what noise removal leaves far below
 #: it means nothing, and its logarithm would be an outlier.
@@ -65,20 +65,24 @@ def render(
     Raises:
         TerraFMError: If a group of bands is not in the batch.
     """
-    stored = [(_group(batch, modality, resolution), bands) for resolution, bands in modality.native.items()]
-    groups = [(images, _complete_tiles(images), modality.band_indices(bands)) for images, bands in stored]
     n = len(views.source)
     out = torch.empty(n, len(modality.bands), size, size, device=views.source.device, dtype=torch.float32)
     blur = blur_matrices(views.sigma, size, radius) if radius else None
+    groups = []
+    for resolution, bands in modality.native.items():
+        images = _group(batch, modality, resolution)
+        complete = _complete_tiles(images)
+        masked = images if complete is not None and complete.all() else with_shares(images)
+        groups.append((images, complete, masked, modality.band_indices(bands)))
     for part in _chunks(n, size, out.device):
         source, box = views.source[part], views.box[part]
         turn, scale, shift = (
             x[part, ..., None, None] for x in (views.turn[:, None], views.scale, views.shift)
         )
         here = None if blur is None else blur[part]
-        for images, complete, bands in groups:
+        for images, complete, masked, bands in groups:
             whole = complete is not None and bool(complete[source].all())
-            x = resample(images, source, box, size, here, extent, whole)
+            x = resample(images if whole else masked, source, box, size, here, extent, shares=not whole)
             if modality.unit == "dB":
                 x = x.clamp_(min=10 ** (FLOOR / 10)).log10_().mul_(10)
             x = torch.where(turn, x.mT, x)

@@ -58,6 +58,22 @@ def blur_matrices(sigma: Tensor, size: int, radius: int) -> Tensor:
     return taps[:, torch.where((steps >= 0) & (steps <= 2 * radius), steps, 2 * radius + 1)]
 
 
+def with_shares(images: Tensor) -> Tensor:
+    """Images with 0 for what is missing, and behind their channels as many that say what is there.
+
+    Missing are pixels that are not above 0, or not finite. Done once per image, since views overlap.
+
+    Args:
+        images: Stored pixels (B, C, H, W), uint16 or float32.
+
+    Returns:
+        float32 (B, 2 C, H, W).
+    """
+    images = images.float()
+    valid = (images > 0) & (images < torch.inf)
+    return torch.cat([torch.where(valid, images, 0.0), valid.float()], dim=1)
+
+
 def resample(
     images: Tensor,
     source: Tensor,
@@ -65,39 +81,37 @@ def resample(
     size: int,
     blur: Tensor | None = None,
     extent: float = 1.0,
-    complete: bool = False,
+    shares: bool = False,
 ) -> Tensor:
     """Views of one resolution group.
 
-    Pixels that are not above 0, or not finite, are missing: a cell is the weighted mean of those that are
-    there, and NaN where they make up less than half of it.
-
     Args:
-        images: Stored pixels (B, C, H, W), uint16 or float32.
+        images: Pixels (B, C, H, W), uint16 or float32, none missing; or those of :func:`with_shares`.
         source: Image of each view, int64 (n,).
         box: Top, bottom, left and right of each view in fractions of the tile, (n, 4); top > bottom or
             left > right flips it.
         size: Height and width of the views.
         blur: From :func:`blur_matrices`.
         extent: Largest height or width of a box; a smaller one than 1 saves work.
-        complete: No pixel of these images is missing; saves half of the work.
+        shares: The images are those of :func:`with_shares`: a cell is the weighted mean of the pixels that are
+            there, and NaN where they make up less than half of it. Twice the work.
 
     Returns:
         float32 (n, C, size, size).
     """
-    n, channels = len(source), images.shape[1]
+    n = len(source)
     box = box.float()
     with full_precision(images.device):
-        x = _along_rows(images, source, box[:, :2], size, blur, extent, mask=not complete)
+        x = _along_rows(images, source, box[:, :2], size, blur, extent)
         planes = x.flatten(1, 2)  # (n, blocks * C, W, block): images of W rows
         every = torch.arange(n, device=source.device)
         x = _along_rows(planes, every, box[:, 2:], size, blur, extent).unflatten(2, x.shape[1:3])
     x = x.permute(0, 3, 2, 4, 1, 5).reshape(
         n, -1, size, size
     )  # (n, C, down and its cells, across and its cells)
-    if complete:
+    if not shares:
         return x
-    values, share = x.split(channels, dim=1)
+    values, share = x.chunk(2, dim=1)
     return torch.where(share < 0.5, torch.nan, values / share)
 
 
@@ -108,13 +122,8 @@ def _along_rows(
     size: int,
     blur: Tensor | None,
     extent: float,
-    mask: bool = False,
 ) -> Tensor:
-    """Resamples the rows of images (B, C, H, W) to ``size`` cells: (n, blocks, C, W, cells of a block).
-
-    With ``mask``, missing pixels count as 0, and C more channels follow: the share of each cell that is
-    there.
-    """
+    """Resamples the rows of images (B, C, H, W) to ``size`` cells: (n, blocks, C, W, cells of a block)."""
     channels, length, width = images.shape[1:]
     n, block = len(source), _block(size)
     blocks = size // block
@@ -134,11 +143,8 @@ def _along_rows(
     rows = first.long()[..., None, None] + torch.arange(window, device=ends.device)[:, None]
     planes = source[:, None] * channels + torch.arange(channels, device=source.device)
     rows = rows + planes[:, None, None] * length  # (n, blocks, window, C)
-    picked = _take_rows(images.reshape(-1, width), rows).view(n * blocks, window, channels, width)
-    if mask:
-        valid = (picked > 0) & (picked < torch.inf)
-        picked = torch.cat([torch.where(valid, picked, 0.0), valid.float()], dim=2)
-    result = torch.bmm(picked.flatten(2).mT, weights.flatten(0, 1).mT)  # (n * blocks, C * W, block)
+    picked = _take_rows(images.reshape(-1, width), rows).view(n * blocks, window, channels * width)
+    result = torch.bmm(picked.mT, weights.flatten(0, 1).mT)  # (n * blocks, C * W, block)
     return result.view(n, blocks, -1, width, block)
 
 
