@@ -149,7 +149,8 @@ class NoWaiting(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_training_step_does_not_wait_for_the_device(tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [1, 50])
+def test_a_training_step_does_not_wait_for_the_device(tmp_path: Path, every: int) -> None:
     """Forward, loss, backward, clipping, teacher and centres; the views have a test of their own."""
 
     class Step(Callback):
@@ -165,7 +166,7 @@ def test_a_training_step_does_not_wait_for_the_device(tmp_path: Path) -> None:
     step, task = Step(), tiny_terrafm()
     task.multicrop.register_forward_pre_hook(step.leave)
     task.multicrop.register_forward_hook(step.enter)
-    fit(task, [make_batch(2)], tmp_path, callbacks=[step], log_every_n_steps=50)
+    fit(task, [make_batch(2)], tmp_path, callbacks=[step], log_every_n_steps=every)
     with pytest.raises(AssertionError, match="waits for the device"), NoWaiting():
         torch.ones(1).item()
 

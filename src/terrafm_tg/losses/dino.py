@@ -56,7 +56,9 @@ class DINOLoss(nn.Module):
             # -sum_k p[k] log_softmax(z)[k] = logsumexp(z) - sum_k p[k] z[k]: no second tensor of K logits per
             # view.
             log_norm = logits.logsumexp(dim=-1).sum(dim=1)
-            cross = log_norm - torch.einsum("tbk,sbk->ts", targets, logits)
+            # Summed over k, then over samples: one inner product of B x K numbers would keep a GPU's cores waiting for
+            # a few of them, and lose digits.
+            cross = log_norm - torch.einsum("tbk,sbk->bts", targets, logits).sum(dim=0)
             same = torch.eye(views, others, dtype=torch.bool, device=cross.device)
             return cross.masked_fill(same, 0).sum() / (pairs * batch)
 

@@ -73,7 +73,7 @@ class ModalityFusion(nn.Module):
             return functools.reduce(torch.add, (c * v for c, v in zip(shares, values, strict=True)))
         fused = values[0].new_zeros(size, *values[0].shape[1:])
         for share, value, row in zip(shares, values, rows, strict=True):
-            fused.index_add_(0, row, share[row] * value)
+            fused.index_add_(0, row, share.index_select(0, row) * value)
         return fused
 
     def shares(

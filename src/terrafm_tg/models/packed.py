@@ -7,7 +7,7 @@ reads, and what stochastic depth would multiply by zero is not computed. Tokens 
 """
 
 import functools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -196,7 +196,8 @@ class _Pick(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         shapes, rows = ctx.where
         out = grad.new_zeros(sum(n * tokens for n, tokens in shapes), grad.shape[1])
-        _add_(out, grad, shapes, rows, 1.0)
+        for group, row, part in _parts(out, grad, shapes, rows):
+            group.index_copy_(0, row, part)
         return out, None, None
 
 
@@ -209,7 +210,8 @@ class _AddTo(torch.autograd.Function):
     ) -> Tensor:
         ctx.where = shapes, rows, scale, y.dtype
         out = x.clone()
-        _add_(out, y.to(x.dtype), shapes, rows, scale)
+        for group, row, part in _parts(out, y.to(x.dtype), shapes, rows):
+            group.index_add_(0, row, part, alpha=scale)
         return out
 
     @staticmethod
@@ -220,7 +222,10 @@ class _AddTo(torch.autograd.Function):
         return grad, torch.cat(picked).mul_(scale).to(dtype), None, None, None
 
 
-def _add_(x: Tensor, y: Tensor, shapes: Shapes, rows: Sequence[Tensor], scale: float) -> None:
+def _parts(
+    x: Tensor, y: Tensor, shapes: Shapes, rows: Sequence[Tensor]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Each group of x as views (n, N, d), with the places of some of its views and their part of y."""
     parts = y.split([len(row) * tokens for row, (_, tokens) in zip(rows, shapes, strict=True)])
-    for group, row, part, (_, tokens) in zip(_views(x, shapes), rows, parts, shapes, strict=True):
-        group.index_add_(0, row, part.view(len(row), tokens, -1), alpha=scale)
+    for group, row, part in zip(_views(x, shapes), rows, parts, strict=True):
+        yield group, row, part.view(len(row), *group.shape[1:])

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
@@ -199,6 +200,9 @@ class TerraFM(TeacherEmbedding):
         # datamodule, and the teacher is in evaluation mode.
         warnings.filterwarnings("ignore", ".*overridden `on_before_batch_transfer` in `LightningModule`.*")
         warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
+        if "skip" not in self.without:
+            # cuDNN's attention would be planned anew for each number of views that stochastic depth keeps.
+            torch.backends.cuda.enable_cudnn_sdp(False)
         check_strategy(self.trainer.strategy)
         if self.trainer.precision in ("bf16-true", "16-true"):
             raise TerraFMError(
@@ -249,7 +253,10 @@ class TerraFM(TeacherEmbedding):
         depth = plan_depth(
             self.drop_rates, self.hparams["seed"], batch["epoch"], batch["position"], self._views()
         )
-        return batch | {"plan": self.multicrop.plan(batch), "depth": depth}
+        planned = {"plan": self.multicrop.plan(batch), "depth": depth}
+        if self.device.type == "cuda":  # from other memory a copy waits for the device
+            planned = apply_to_collection(planned, Tensor, Tensor.pin_memory)
+        return batch | planned
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The loss of a micro-batch.
@@ -401,13 +408,15 @@ class TerraFM(TeacherEmbedding):
         spread = embedding_statistics(embeddings)
         seen = {m: sum(len(g.rows.get(m, ())) for g in views.values()) for m in self.sensors}
         total = sum(group.size for group in views.values())
+        known = {f"use/{name}": count / total for name, count in seen.items()}
+        known |= {f"schedule/{name}": value for name, value in values._asdict().items()}
         self.log_dict(
             {
                 "train/teacher_entropy": entropy,
                 "train/kl": loss.detach() - entropy,
                 "train/embedding_std": spread.std,
                 "train/effective_rank": spread.effective_rank,
-                **{f"use/{name}": count / total for name, count in seen.items()},
-                **{f"schedule/{name}": value for name, value in values._asdict().items()},
+                # Filled on the device: Lightning would copy a number there, and wait for it.
+                **{name: torch.full((), value, device=self.device) for name, value in known.items()},
             }
         )

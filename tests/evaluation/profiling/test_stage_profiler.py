@@ -19,7 +19,7 @@ class Host:
     def seconds(self, start: float, end: float) -> float:
         return end - start
 
-    def idle(self, mark: float) -> bool:
+    def idle(self) -> bool:
         return False
 
 
@@ -42,8 +42,8 @@ class Device:
         self.asked.append(end)
         return end - start if end <= self.now else None
 
-    def idle(self, mark: float) -> bool:
-        return mark <= self.now
+    def idle(self) -> bool:
+        return self.queue <= self.now
 
 
 def host_step(profiler: StageProfiler, clock: Host) -> None:

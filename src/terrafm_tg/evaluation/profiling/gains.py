@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from rich.console import Console
 from rich.progress import Progress
@@ -71,6 +72,8 @@ def measure_gains(
 
     def run(changes: Mapping[str, Any]) -> float:
         gc.collect()  # a task and its Trainer refer to each other: those of earlier runs would pile up in memory
+        if settings.get("compile"):
+            torch.compiler.reset()  # torch gives up compiling a function that it met in too many variants
         return _run(TerraFM(**{**settings, **changes}), datamodule, make_trainer())
 
     pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}

@@ -43,8 +43,8 @@ class Clock(Protocol):
     def seconds(self, start: Any, end: Any) -> float | None:
         """Time between two marks; None while it is not known yet."""
 
-    def idle(self, mark: Any) -> bool:
-        """Whether the device has already passed this mark, and so waits for the host."""
+    def idle(self) -> bool:
+        """Whether the device has done all that was queued, and so waits for the host."""
 
 
 class HostClock:
@@ -66,7 +66,7 @@ class HostClock:
         """Known at once."""
         return end - start
 
-    def idle(self, mark: float) -> bool:
+    def idle(self) -> bool:
         """There is no device that could wait."""
         return False
 
@@ -84,9 +84,9 @@ class DeviceClock:
         """None until the device has passed both."""
         return start.elapsed_time(end) / 1000 if end.query() else None
 
-    def idle(self, mark: torch.cuda.Event) -> bool:
-        """Whether the device is through with all work up to the mark."""
-        return mark.query()
+    def idle(self) -> bool:
+        """Whether the device is through with all work."""
+        return torch.cuda.current_stream().query()
 
 
 class StageProfiler(Profiler):
@@ -154,7 +154,7 @@ class StageProfiler(Profiler):
 
     def _book(self) -> None:
         self.boundaries += 1
-        self.waits += self._clock.idle(self._since)
+        self.waits += self._clock.idle()
         now = self._clock.mark()
         self._step.append((self._stack[-1], self._since, now))
         self._since = now
