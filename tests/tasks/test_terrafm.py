@@ -325,7 +325,6 @@ def test_ablation_settings_train(tmp_path: Path) -> None:
         ({"frequent_classes": ["Jungle"]}, "'Jungle'"),
         ({"frequent_classes": None}, "land cover of every tile is unknown"),
         ({"lr_batch": 256}, "no batch_size"),
-        ({"global_size": 50}, "50"),
     ],
 )
 def test_an_impossible_setting_gives_one_sentence(
@@ -333,6 +332,22 @@ def test_an_impossible_setting_gives_one_sentence(
 ) -> None:
     with pytest.raises(TerraFMError, match=says):
         fit(tiny_terrafm(**settings), [make_batch(2)], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"global_size": 50}, "`global_size` is 50: it must be a multiple of 16"),
+        ({"drop_path": 1.0}, "`drop_path` is 1.0: it must be at least 0 and below 1"),
+        ({"teacher_momentum": (0.9, 1.1)}, r"`teacher_momentum` is \[0.9, 1.1\]: each of its two numbers"),
+        ({"student_temp": 0.0}, "`student_temp` is 0.0: it must be above 0"),
+        ({"prototypes": 0}, "`prototypes` is 0: it must be at least 1"),
+        ({"clip_grad": -1.0}, "`clip_grad`"),
+    ],
+)
+def test_an_impossible_number_is_named_before_anything_is_read(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(TerraFMError, match=says):
+        tiny_terrafm(**settings)
 
 
 @pytest.mark.parametrize(

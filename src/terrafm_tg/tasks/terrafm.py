@@ -27,7 +27,7 @@ from .head import ProjectionHead
 from .land_cover import frequent_by_name, frequent_by_share
 from .optimization import DECAY, average_, clip_each_, make_schedules, parameter_groups
 from .schedules import Schedules, StepValues
-from .settings import check_settings, plain
+from .settings import check_limits, check_settings, plain
 from .sharding import check_strategy, number_parameters, shard
 from .speedups import check_speedups
 from .statistics import embedding_statistics
@@ -152,6 +152,7 @@ class TerraFM(TeacherEmbedding):
     def configure_models(self) -> None:
         """Builds student, teacher and their heads; the teacher starts as the student."""
         h = self.hparams
+        check_limits(h)
         self.sensors = [m.name for m in get_modalities(h["modalities"])]
         depth = {} if h["depth"] is None else {"depth": h["depth"]}
         self.student = build_encoder(h["model"], self.weights, drop_path_rate=h["drop_path"], **depth)
@@ -195,7 +196,11 @@ class TerraFM(TeacherEmbedding):
         return self
 
     def setup(self, stage: str) -> None:
-        """Chooses the frequent classes before a fit; a checkpoint that is resumed restores its own choice."""
+        """Chooses the frequent classes before a fit; a checkpoint that is resumed restores its own choice.
+
+        Raises:
+            TerraFMError: If the Trainer has a strategy or a precision that does not do, or is to clip gradients.
+        """
         # Lightning warns of two things that are meant: this hook is the task's although there is a
         # datamodule, and the teacher is in evaluation mode.
         warnings.filterwarnings("ignore", ".*overridden `on_before_batch_transfer` in `LightningModule`.*")
@@ -208,6 +213,11 @@ class TerraFM(TeacherEmbedding):
             raise TerraFMError(
                 f"`precision` {self.trainer.precision!r} would round the centres and the teacher's average: "
                 "use 'bf16-mixed', '16-mixed' or '32-true'."
+            )
+        if self.trainer.gradient_clip_val:
+            raise TerraFMError(
+                f"The Trainer's `gradient_clip_val` ({self.trainer.gradient_clip_val}) clips all gradients together, "
+                "DINO each tensor: remove it, and set the model's `clip_grad`."
             )
         if stage == "fit" and self.hparams["alpha"] < 1:
             names = self.hparams["frequent_classes"]
@@ -301,16 +311,7 @@ class TerraFM(TeacherEmbedding):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips each parameter tensor's gradient on its own.
-
-        Raises:
-            TerraFMError: If the Trainer was asked to clip as well.
-        """
-        if gradient_clip_val:
-            raise TerraFMError(
-                f"The Trainer's `gradient_clip_val` ({gradient_clip_val}) clips all gradients together, DINO "
-                "each tensor: remove it, and set the model's `clip_grad`."
-            )
+        """Clips each parameter tensor's gradient on its own, as ``clip_grad`` says."""
         if self.hparams["clip_grad"] is not None:
             clip_each_(self.student.parameters(), self.hparams["clip_grad"])
             clip_each_(self.student_head.parameters(), self.hparams["clip_grad"])
