@@ -1,9 +1,46 @@
+from pathlib import Path
+
 import pytest
 import torch
+from forked_ranks import fork_ranks
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 
+from processes import start
+from terrafm_tg.cli import main
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.tasks.sharding import check_strategy, number_parameters
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+OVERLAYS = ("pretrain", "size/tiny", "data/memory", "hardware/gpu8", "hardware/fsdp", "hardware/cpu")
+#: A step of the stacked overlays on processors.
+WORDS = [
+    *("fit", *(f"--config={CONF / name}.yaml" for name in OVERLAYS), "--data.batch_size=2"),
+    *("--model.depth=1", "--model.global_size=48", "--model.local_size=32", "--model.local_crops=1"),
+    *("--model.prototypes=64", "--model.head_hidden=32", "--data.tile_size=96", "--trainer.callbacks=[]"),
+    *("--trainer.logger=false", "--trainer.max_steps=1", "--trainer.limit_val_batches=0"),
+]
+
+
+def fit(rank: int, ranks: int, words: list[str]) -> None:
+    """One rank of the command."""
+    main(words)
+
+
+def command(ranks: int, folder: Path) -> None:
+    """``terrafm fit`` on so many processes, which leaves their exit codes."""
+    words = [*WORDS, f"--trainer.devices={ranks}", f"--trainer.default_root_dir={folder}"]
+    processes = fork_ranks(ranks, folder / "log", fit, words)
+    for process in processes:
+        process.join()
+    (folder / "codes").write_text(str([process.exitcode for process in processes]))
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_overlay_fits_any_number_of_processes(ranks: int, tmp_path: Path) -> None:
+    start(command, ranks, tmp_path).join()
+    assert (tmp_path / "codes").read_text() == str([0] * ranks), (tmp_path / "log_0.log").read_text()[-4000:]
+    checkpoint = torch.load(next(tmp_path.rglob("*.ckpt")), weights_only=True)  # one file, of whole tensors
+    assert checkpoint["state_dict"]["center.centers"].shape == (2, 64)
 
 
 def test_the_older_fsdp_is_refused_with_one_sentence() -> None:
