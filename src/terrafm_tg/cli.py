@@ -4,13 +4,17 @@ Nothing heavy is imported before a command is chosen, so that ``terrafm --help``
 """
 
 import sys
+from argparse import ArgumentError
 from collections.abc import Callable, Sequence
+from errno import EDQUOT, ENOSPC
 from importlib import import_module
 from inspect import signature
 from itertools import pairwise
 
 from .errors import TerraFMError
 
+#: What the system says where a disk, or a user's share of it, is full: of no file by name.
+_FULL = (ENOSPC, EDQUOT)
 #: Tools besides the trainer's own commands: where the function lives, and what it does.
 TOOLS = {
     "simulate": (
@@ -121,12 +125,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
             tool = _tool(command)
             options = _bare_switches(tool, words[len(command.split()) :])
-            auto_cli(tool, args=options, prog=f"terrafm {command}", as_positional=True)
-    except (
-        ValueError,
-        FileNotFoundError,
-    ) as error:  # TerraFMError and TorchGeo's DatasetNotFoundError are such
-        known = _for_people(error)
+            auto_cli(tool, args=options, prog=f"terrafm {command}", as_positional=True, exit_on_error=False)
+    except ArgumentError as error:
+        print(f"terrafm: error: {error}\nterrafm {command} --help lists the options.", file=sys.stderr)
+        raise SystemExit(2) from None
+    except (ValueError, OSError) as error:  # TerraFMError and TorchGeo's DatasetNotFoundError are such
+        known = _for_people(error) or _of_the_system(error)
         if known is None:
             raise
         print(f"terrafm: error: {known}", file=sys.stderr)
@@ -161,6 +165,16 @@ def _for_people(error: BaseException | None) -> BaseException | None:
     while error is not None and not isinstance(error, known):
         error = error.__cause__
     return error
+
+
+def _of_the_system(error: Exception) -> str | None:
+    """What the system says of a file; None where it is not about one."""
+    if not isinstance(error, OSError) or (error.filename is None and error.errno not in _FULL):
+        return None
+    return (
+        f"{error.filename or 'A file'} cannot be read or written ({error.strerror}): give a path that can be used, on "
+        "a disk with space."
+    )
 
 
 def _help() -> str:

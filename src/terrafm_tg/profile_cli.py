@@ -17,6 +17,7 @@ from rich.console import Console
 from .errors import TerraFMError
 from .evaluation.profiling.gains import gains_table, measure_gains
 from .evaluation.profiling.measure import Watch, profile_training
+from .evaluation.profiling.outputs import demand_files
 from .evaluation.profiling.report import profile_table, write_figure
 from .evaluation.profiling.stages import Clock, HostClock, StageProfiler
 from .files import write_json
@@ -51,6 +52,15 @@ class ProfileCLI(TerraFMCLI):
             "--figure", type=Path | None, default=None, help="File for a picture, such as x.png."
         )
 
+    def before_instantiate_classes(self) -> None:
+        """Sees to it that what is measured can be written.
+
+        Raises:
+            TerraFMError: If it cannot.
+        """
+        super().before_instantiate_classes()
+        demand_files(self.config["json"], self.config["figure"])
+
     def clock(self) -> Clock | None:
         """What tells the time; the usual clock where None."""
         return HostClock(process_time) if self.config["processor_time"] else None
@@ -65,11 +75,6 @@ class ProfileCLI(TerraFMCLI):
         if steps < 1 or warmup < 1:
             raise TerraFMError(
                 f"`--steps {steps} --warmup {warmup}` measures nothing: give at least one batch of each."
-            )
-        if trainer["accelerator"] in ("gpu", "cuda") and not torch.cuda.is_available():
-            raise TerraFMError(
-                f"`trainer.accelerator` is {trainer['accelerator']!r} and there is no GPU here: add "
-                "`--trainer.accelerator cpu --trainer.devices 1` to profile on the processor."
             )
         accumulated = trainer["accumulate_grad_batches"]
         warmup, steps = (-(-n // accumulated) * accumulated for n in (warmup, steps))  # whole optimiser steps

@@ -18,6 +18,7 @@ from torchgeo.tasks import BaseTask
 
 from .callbacks import ProgressLines
 from .datamodules import TileDataModule
+from .trainer_settings import demand_gpus, setting_up_in_a_sentence
 
 # Imported classes can be named in a configuration by class name alone: TorchGeo's by the imports above, and ours.
 for _package in ("tasks", "datamodules", "callbacks"):
@@ -61,6 +62,10 @@ class TerraFMCLI(LightningCLI):
             **kwargs,
         )
 
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser that raises what is wrong with the options, for the command to print without a page of usage."""
+        return super().init_parser(exit_on_error=False, **kwargs)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Set the defaults: whole checkpoints, samplers that know their rank."""
         parser.set_defaults(
@@ -77,6 +82,16 @@ class TerraFMCLI(LightningCLI):
             data = config.get("data")
             ours = data is not None and issubclass(resolve_name(data["class_path"]), TileDataModule)
             config["trainer"]["use_distributed_sampler"] = not ours
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """A Trainer on devices that are here.
+
+        Raises:
+            TerraFMError: If there are no or too few GPUs where these are asked for.
+        """
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        demand_gpus({**config["trainer"], **kwargs})
+        return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
         """Shows progress as lines where nobody sees a bar, and draws a bar less often where there is a GPU."""
@@ -154,9 +169,10 @@ def run_trainer(words: Sequence[str]) -> None:
                     "isinstance.treespec, LeafSpec", "is not supported by the model summary"):  # fmt: skip
         warnings.filterwarnings("ignore", f".*{message}.*")
     words = with_model(words[1:] if list(words[:2]) == ["profile", "gains"] else words)
-    if words[0] in ("profile", "gains"):
-        from .profile_cli import run_gains, run_profile
+    with setting_up_in_a_sentence():
+        if words[0] in ("profile", "gains"):
+            from .profile_cli import run_gains, run_profile
 
-        (run_profile if words[0] == "profile" else run_gains)(words[1:])
-    else:
-        TerraFMCLI(args=words, parser_kwargs={"prog": "terrafm"})
+            (run_profile if words[0] == "profile" else run_gains)(words[1:])
+        else:
+            TerraFMCLI(args=words, parser_kwargs={"prog": "terrafm"})

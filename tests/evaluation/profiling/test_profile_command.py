@@ -140,14 +140,18 @@ def test_json_is_read_back(tmp_path: Path) -> None:
         (["--trainer.accelerator=gpu"], "there is no GPU here"),
         (["--trainer.max_steps=2", "--warmup=3"], "Training ended after 2 batches"),
         (["--data.tile_size=100"], "multiple of 6"),
-        (["--data.batch_size=1"], "2 tiles"),
+        (["--data.batch_size=1"], "at least 2"),
+        (["--json=/dev/null/p.json"], "/dev/null/p.json cannot be written"),
+        (["--json=."], "cannot be written (it is a folder)"),
+        (["--figure=p.xyz"], "p.xyz is of no known format"),
         (["--data.epoch_length=3"], "One step takes 4 tiles and an epoch has 3"),
     ],
 )
 def test_a_wrong_option_is_one_sentence(
     options: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("terrafm_tg.profile_cli.profile_table", None)  # no table: nothing was measured
     with pytest.raises(SystemExit):
         main(["profile", *TINY, *options])
     error = capsys.readouterr().err

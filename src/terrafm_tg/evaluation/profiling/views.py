@@ -19,6 +19,8 @@ from terrafm_tg.files import write_json
 from terrafm_tg.radar import linear_power
 from terrafm_tg.transforms import MultiCrop
 
+from .outputs import demand_files
+
 
 class ViewSpeed(NamedTuple):
     """How fast one way makes the views of a batch.
@@ -156,6 +158,7 @@ def profile_views(
         tile_size: Edge of a tile in pixels of 10 m.
         json: File for the numbers.
     """
+    demand_files(json)
     place = find_device(device)
     speeds = view_speed(batch, rounds, place, tile_size=tile_size)
     name = device_in_words(place)
