@@ -46,10 +46,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except FileNotFoundError as error:
             raise TerraFMError(f"There is no checkpoint at {path}: correct `ckpt_path`.") from error
         except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, OSError) as error:
-            reason = str(error).partition("\n")[0].rstrip(".")
+            # Torch's advice on a file that it does not trust is to run the code in it.
+            untrusted = isinstance(error, pickle.UnpicklingError)
+            reason = "" if untrusted else " ({})".format(str(error).partition("\n")[0].rstrip("."))
             raise TerraFMError(
-                f"The checkpoint {path} cannot be read ({reason}): it is damaged or no checkpoint, use "
-                "another."
+                f"The checkpoint {path} cannot be read{reason}: it is damaged or no checkpoint, use another."
             ) from error
         if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
             raise TerraFMError(
