@@ -2,12 +2,14 @@
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from terrafm_tg.datamodules import InMemoryDataModule, PackedDataModule
 from terrafm_tg.datamodules.in_memory import MemoryLoader
 from terrafm_tg.datasets import MajorTOM
 from terrafm_tg.datasets.pack import pack
+from terrafm_tg.errors import TerraFMError
 
 
 def test_batches_are_like_those_of_a_store(small_world, tmp_path) -> None:
@@ -29,7 +31,10 @@ def test_batches_are_like_those_of_a_store(small_world, tmp_path) -> None:
 def test_positions_run_on_through_epochs_and_ranks() -> None:
     data = InMemoryDataModule(batch_size=4, tile_size=12, epoch_length=30)
     data.trainer = SimpleNamespace(
-        global_rank=1, world_size=2, strategy=SimpleNamespace(root_device=torch.device("cpu"))
+        global_rank=1,
+        world_size=2,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        accumulate_grad_batches=1,
     )
     loader = data.train_dataloader()
     assert len(loader) == 3
@@ -40,6 +45,23 @@ def test_positions_run_on_through_epochs_and_ranks() -> None:
     images = [batch["image_s2l2a_10m"] for batch in first]
     assert images[0] is images[2]  # made once
     assert not torch.equal(images[0].int(), images[1].int())
+
+
+def test_an_epoch_holds_one_step() -> None:
+    data = InMemoryDataModule(batch_size=4, tile_size=12, epoch_length=16)
+    device = SimpleNamespace(root_device=torch.device("cpu"))
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1, strategy=device, accumulate_grad_batches=4)
+    assert len(data.train_dataloader()) == 4
+    data.trainer.accumulate_grad_batches = 5
+    with pytest.raises(TerraFMError, match=r"One step takes 20 tiles \(5 batches\) and an epoch has 16"):
+        data.train_dataloader()
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_size", 1), ("batches", 0), ("tile_size", 100)])
+def test_only_the_wrong_setting_is_named(name: str, value: int) -> None:
+    with pytest.raises(TerraFMError) as error:
+        InMemoryDataModule(**{name: value})
+    assert [x for x in ("batch_size", "batches", "tile_size") if f"`{x}`" in str(error.value)] == [name]
 
 
 def test_ranks_share_the_positions() -> None:

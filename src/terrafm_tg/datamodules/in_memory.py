@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torchgeo.datamodules import BaseDataModule
 
-from terrafm_tg.datasets.base import TileDataset
+from terrafm_tg.datasets.base import TileDataset, check_tile_size
 from terrafm_tg.datasets.esa_worldcover import CLASS_NAMES
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import Modality, get_modalities
@@ -52,11 +52,13 @@ class InMemoryDataModule(BaseDataModule):
         seed: int = 0,
         num_workers: int | None = None,
     ) -> None:
-        if batch_size < 2 or batches < 1 or tile_size < 6 or tile_size % 6:
+        if batch_size < 2:
             raise TerraFMError(
-                f"{batches} batches of {batch_size} tiles of {tile_size} px: take at least one batch, 2 tiles, and an "
-                "edge that is a multiple of 6, so that bands of 60 m fit."
+                f"`batch_size` is {batch_size}: training compares the tiles of a batch, so give at least 2."
             )
+        if batches < 1:
+            raise TerraFMError(f"`batches` is {batches}: give at least 1.")
+        check_tile_size(tile_size)
         super().__init__(TileDataset, batch_size, 0)
         self.save_hyperparameters(logger=False)
         self.modalities = get_modalities(modalities)
@@ -81,10 +83,12 @@ class InMemoryDataModule(BaseDataModule):
         trainer = self.trainer
         rank, ranks = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
         length = self.hparams["epoch_length"] // (self.batch_size * ranks)
-        if not length:
+        accumulated = 1 if trainer is None else trainer.accumulate_grad_batches
+        if length < accumulated:
+            times = "" if accumulated == 1 else f" ({accumulated} batches)"
             raise TerraFMError(
-                f"One step takes {self.batch_size * ranks} tiles and an epoch has {self.hparams['epoch_length']}: "
-                "lower `batch_size`, or raise `epoch_length`."
+                f"One step takes {self.batch_size * ranks * accumulated} tiles{times} and an epoch has "
+                f"{self.hparams['epoch_length']}: lower `batch_size`, or raise `epoch_length`."
             )
         ready = self._ready
         if trainer is not None and trainer.strategy.root_device.type == "cuda":
