@@ -123,9 +123,11 @@ def print_index_speed(path: Path | None = None, tiles: int = 6_000_000) -> list[
     with tempfile.TemporaryDirectory() as folder:
         if path is None:
             path = Path(folder) / "index.parquet"
-            write_synthetic_index(path, tiles)
+            with Console(stderr=True).status(f"Writing an index of {tiles:,} tiles", refresh_per_second=1):
+                write_synthetic_index(path, tiles)
         command = [sys.executable, "-m", __name__, str(path)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        with Console(stderr=True).status(f"Measuring {path.name} in a new process", refresh_per_second=1):
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         stages = json.loads(done.stdout.splitlines()[-1])
         if isinstance(stages, str):
             raise TerraFMError(stages)

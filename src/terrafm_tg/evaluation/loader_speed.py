@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from terrafm_tg.datamodules import FaultTolerant, TileDataLoader, TileDataModule
@@ -91,7 +92,10 @@ def loader_speed(tiles: TileDataset, batch_size: int = 16, batches: int = 16, ro
         )
         ways[title] = partial(deque, loader, maxlen=0)
     measured = defaultdict(list)
-    for number in range(rounds + 1):
+    shown = Console(stderr=True)
+    for number in track(
+        range(rounds + 1), "Reading tiles", console=shown, transient=True, refresh_per_second=1
+    ):
         sampler.set_epoch(number)
         for title, way in ways.items():
             wall, processor = time.perf_counter(), _processor_seconds()

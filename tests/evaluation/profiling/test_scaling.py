@@ -1,6 +1,7 @@
 """The prediction for many GPUs follows its formula, and names what limits it."""
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from terrafm_tg.cli import main
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.profiling.profile import Profile, Stage
 from terrafm_tg.evaluation.profiling.scaling import Network, scale, scaling_table
+from terrafm_tg.files import write_json
 
 
 def profile(gradients: int = 400_000_000, backward: float = 0.2, **changes: object) -> Profile:
@@ -64,6 +66,25 @@ def test_accumulation_reduces_once_in_several_batches() -> None:
     assert four.samples == 4 * one.samples
 
 
+def _broken(folder: Path) -> list[tuple[list[str], str]]:
+    """Files that have a profile's names and not its numbers, and what is said of each."""
+    cases = []
+    for changes, said in (
+        ({"reduced": {}}, "reduced gradients is None"),
+        ({"reduced": {"gradients": 1}}, "reduced centres is None"),
+        ({"seconds": 0}, "seconds is 0"),
+        ({"seconds": "1"}, "seconds is '1'"),
+        ({"deviation": -1.0}, "deviation is -1.0"),
+        ({"deviation": math.nan}, "deviation is nan"),
+        ({"accumulated": None}, "accumulated is None"),
+        ({"stages": (Stage("student", "1", 0.3),)}, "stage student is '1'"),
+    ):
+        path = folder / f"{len(cases)}.json"
+        write_json(path, asdict(profile(**changes)) | {"derived": {}})
+        cases.append(([str(path)], said))
+    return cases
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     profile().write(tmp_path / "p.json")
     result = f"--result={tmp_path / 'p.json'}"
@@ -75,6 +96,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["nowhere.json"], "There is no nowhere.json"),
         ([result[9:], "--network.between=0"], "sizes and rates above 0"),
         ([__file__], "is not a profile"),
+        *_broken(tmp_path),
     ):
         with pytest.raises(SystemExit):
             main(["profile", "scaling", *options])

@@ -87,7 +87,18 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "recomputed" in printed
 
 
-def test_an_unknown_model_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--model=terrafm_huge", "'terrafm_huge' is unknown"),
+        ("--settings.local_cropz=3", "'local_cropz' is not accepted"),
+        ("--settings.local_crops=abc", "Got value: abc"),
+        ("--tile_size=-6", "`tile_size` must be a multiple of 6 pixels, got -6"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(option: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["profile", "memory", "--model=terrafm_huge"])
-    assert "'terrafm_huge' is unknown" in capsys.readouterr().err
+        main(["profile", "memory", option])
+    error = capsys.readouterr().err.strip()
+    assert said in error
+    assert len(error.splitlines()) == 1

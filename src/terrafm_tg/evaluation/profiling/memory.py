@@ -4,16 +4,21 @@ The step runs on fake tensors, which have shapes but no numbers: nothing is comp
 Memory is linear in the batch and in the number of blocks, so four small steps give all.
 """
 
+from argparse import ArgumentError
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
+from jsonargparse import ArgumentParser
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from terrafm_tg.datasets.base import check_tile_size
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import get_modalities, get_modality
 from terrafm_tg.models.builders import SIZES
@@ -125,6 +130,8 @@ def memory_need(settings: Mapping[str, Any], tile_size: int = 534, low: bool = T
     name = settings.get("model", "terrafm_base")
     if name not in SIZES:
         raise TerraFMError(f"Model {name!r} is unknown: use one of {', '.join(SIZES)}.")
+    check_tile_size(tile_size)
+    _check(settings)
     depth = settings.get("depth") or SIZES[name]["depth"]
     lines = []
     for few in _DEPTHS:
@@ -177,18 +184,31 @@ def memory_table(
     table = Table(title=f"Training steps in {gigabytes:g} GB, {reserve:g} of them in reserve, {precision}")
     for column in ("", "blocks", "fixed GB", "MB per tile", "largest batch"):
         table.add_column(column, justify="right" if column else "left")
-    for name in models:
-        for again in (False, True):
-            chosen = dict(settings or {}) | {"model": name, "grad_checkpointing": again}
-            need = memory_need(chosen, tile_size, precision == "bf16")
-            batch = need.largest(1e9 * (gigabytes - reserve))
-            numbers = f"{need.fixed / 1e9:.1f}", f"{need.per_sample / 1e6:.0f}", f"{batch:,}"
-            table.add_row(name, "recomputed" if again else "kept", *numbers)
+    rows = list(product(models, (False, True)))
+    for name, again in track(rows, "Going through steps", console=Console(stderr=True), transient=True):
+        chosen = dict(settings or {}) | {"model": name, "grad_checkpointing": again}
+        need = memory_need(chosen, tile_size, precision == "bf16")
+        batch = need.largest(1e9 * (gigabytes - reserve))
+        numbers = f"{need.fixed / 1e9:.1f}", f"{need.per_sample / 1e6:.0f}", f"{batch:,}"
+        table.add_row(name, "recomputed" if again else "kept", *numbers)
     table.caption = (
         "Computed from the tensors of a step: parameters, teacher, gradients, Adam, native tiles, views, and what the "
         "backward pass needs."
     )
     return table
+
+
+def _check(settings: Mapping[str, Any]) -> None:
+    """Names and types of a task's settings, as `terrafm fit` checks them."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(TerraFM)
+    try:
+        parser.parse_object(dict(settings))
+    except ArgumentError as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise TerraFMError(
+            f"These settings are not those of a task ({reason}): correct `--settings`."
+        ) from error
 
 
 def _views(task: TerraFM, kind: str, batch: int) -> ViewGroup:

@@ -140,6 +140,22 @@ class Profile:
         write_json(path, asdict(self) | {"derived": derived})
 
 
+def _check(profile: Profile) -> None:
+    """The numbers that others follow from.
+
+    Raises:
+        ValueError: If one is missing, no number or negative, or 0 where something is divided by it.
+    """
+    names = ("processes", "batch", "batches", "seconds", "peak", "accumulated")
+    divided_by = {name: getattr(profile, name) for name in names}
+    numbers = divided_by | {"deviation": profile.deviation}
+    numbers |= {f"reduced {name}": profile.reduced.get(name) for name in ("gradients", "centres")}
+    numbers |= {f"stage {stage.name}": stage.seconds for stage in profile.stages}
+    for name, value in numbers.items():
+        if not isinstance(value, int | float) or not (value > 0 if name in divided_by else value >= 0):
+            raise ValueError(f"{name} is {value!r}")
+
+
 def read_profile(path: Path) -> Profile:
     """Reads what :meth:`Profile.write` wrote.
 
@@ -151,7 +167,9 @@ def read_profile(path: Path) -> Profile:
         found.pop("derived")
         stages = tuple(Stage(**stage) for stage in found.pop("stages"))
         run = found.pop("run")
-        return Profile(**found, stages=stages, run=run and Run(**run))
+        profile = Profile(**found, stages=stages, run=run and Run(**run))
+        _check(profile)
+        return profile
     except FileNotFoundError:
         raise TerraFMError(
             f"There is no {path}: write one with `terrafm profile ... --json {path}`."
