@@ -12,7 +12,7 @@ from terrafm_tg.callbacks import AtomicCheckpointIO, RunSummary
 from terrafm_tg.callbacks.figures import draw_curves, draw_land_cover
 
 
-def fit(folder: Path, *, save: bool = True, max_epochs: int = 2) -> Trainer:
+def fit(folder: Path, *, save: bool = True, max_epochs: int = 2, resume: Path | None = None) -> Trainer:
     """A real run of TerraFM over two batches."""
     import sys
 
@@ -31,7 +31,8 @@ def fit(folder: Path, *, save: bool = True, max_epochs: int = 2) -> Trainer:
         plugins=[AtomicCheckpointIO()],
         log_every_n_steps=1,
     )
-    run.fit(tiny_terrafm(), loader([make_batch(2), make_batch(2, 2)]), [loader([make_batch(6)])] * 2)
+    batches = loader([make_batch(2), make_batch(2, 2)])
+    run.fit(tiny_terrafm(), batches, [loader([make_batch(6)])] * 2, ckpt_path=resume)
     return run
 
 
@@ -56,12 +57,29 @@ def test_says_that_nothing_was_saved(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_says_how_to_resume_after_an_interruption(capsys: pytest.CaptureFixture) -> None:
-    save = SimpleNamespace(last_model_path="runs/a/last.ckpt", best_model_path="")
-    trainer = SimpleNamespace(checkpoint_callbacks=[save], is_global_zero=True, global_step=7)
+    save = SimpleNamespace(last_model_path="runs/a/last.ckpt", best_model_path="", dirpath="runs/a")
+    trainer = SimpleNamespace(
+        checkpoint_callbacks=[save], ckpt_path="old.ckpt", is_global_zero=True, global_step=7
+    )
     RunSummary().on_exception(trainer, None, KeyboardInterrupt())
     said = capsys.readouterr().out
     assert "step 7" in said
     assert "--ckpt_path runs/a/last.ckpt" in said
+    save.last_model_path, save.best_model_path = "", "runs/before/009.ckpt"  # it has written none of its own
+    RunSummary().on_exception(trainer, None, KeyboardInterrupt())
+    assert "--ckpt_path old.ckpt" in capsys.readouterr().out
+
+
+def test_says_that_nothing_was_left_to_do(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    fit(tmp_path / "a", max_epochs=1)
+    assert "nothing was left to do" not in capsys.readouterr().out
+    last = tmp_path / "a/checkpoints/last.ckpt"
+    fit(tmp_path / "b", max_epochs=1, resume=last)
+    said = capsys.readouterr().out
+    assert "2 steps, 1 epochs" in said
+    assert "nothing was left to do: raise `trainer.max_epochs`" in said
+    assert f"checkpoint    {last}" in said
+    assert "no checkpoint was written" not in said
 
 
 def metrics() -> pd.DataFrame:

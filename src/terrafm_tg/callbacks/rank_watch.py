@@ -88,7 +88,7 @@ class RankWatch(Callback):
     ) -> None:
         """Tells the guard how far the run is and where its last checkpoint lies."""
         if self._guard is not None:
-            path = checkpoint_path(trainer) or trainer.ckpt_path
+            path = checkpoint_path(trainer)
             self._say({"state": {"step": trainer.global_step, "path": path and str(path)}})
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

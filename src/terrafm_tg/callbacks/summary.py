@@ -26,10 +26,15 @@ class RunSummary(Callback):
     def __init__(self, figures: bool = True) -> None:
         self.figures = figures
         self._start = time.monotonic()
+        self._trained = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Called only where there is something to train."""
+        self._trained = True
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock, and names the settings that are not the paper's base recipe."""
-        self._start = time.monotonic()
+        self._start, self._trained = time.monotonic(), False
         changed = _other_settings(pl_module)
         if trainer.is_global_zero and changed:
             _print("Not the paper's base recipe (its value in brackets)", changed, [])
@@ -42,6 +47,10 @@ class RunSummary(Callback):
             lines = [
                 f"{trainer.global_step} steps, {trainer.current_epoch} epochs in {minutes} min {seconds} s"
             ]
+            if not self._trained:
+                lines.append(
+                    "nothing was left to do: raise `trainer.max_epochs`, or `trainer.max_steps`, to go on"
+                )
             _print("Pretrained", lines + _next_steps(trainer, pl_module), paths)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -73,12 +82,13 @@ class RunSummary(Callback):
 
 
 def checkpoint_path(trainer: Trainer) -> Path | None:
-    """The run's last checkpoint, None where it wrote none."""
-    for callback in trainer.checkpoint_callbacks:
-        for name in ("last_model_path", "best_model_path"):
-            if getattr(callback, name, ""):
-                return Path(getattr(callback, name))
-    return None
+    """The run's last checkpoint, or else the one that it goes on from; None where there is neither."""
+    for name in ("last_model_path", "best_model_path"):
+        for callback in trainer.checkpoint_callbacks:
+            path, folder = getattr(callback, name, ""), getattr(callback, "dirpath", None) or ""
+            if path and Path(path).is_relative_to(folder):  # Lightning restores the best of the run before
+                return Path(path)
+    return None if trainer.ckpt_path is None else Path(trainer.ckpt_path)
 
 
 def _other_settings(pl_module: LightningModule) -> list[str]:
