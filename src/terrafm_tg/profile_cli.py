@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -27,8 +28,9 @@ from .training_cli import TerraFMCLI
 _PROCESSOR_TIME = (
     "Count processor time: less disturbed by other programs, and blind to waiting, as for the loader."
 )
-#: Set by what starts several processes.
-_LAUNCHERS = ("WORLD_SIZE", "SLURM_NTASKS", "LOCAL_RANK")
+#: The number of processes, by what starts them.
+_LAUNCHERS = ("WORLD_SIZE", "SLURM_NTASKS")
+_log = logging.getLogger(__name__)
 
 
 class ProfileCLI(TerraFMCLI):
@@ -165,6 +167,20 @@ def _one_of_many(trainer: Any) -> tuple[dict[str, Any], int | None]:
     processes = nodes * int(devices) if str(devices).isdigit() else None
     on_gpu = trainer["accelerator"] != "cpu" and torch.cuda.is_available()
     here = torch.cuda.device_count() if on_gpu else os.cpu_count() or 1
-    if processes is None or any(name in os.environ for name in _LAUNCHERS) or processes <= here:
+    launched = any(int(os.environ.get(name, 1)) > 1 for name in _LAUNCHERS)
+    if processes is None or launched or processes <= here:
         return {}, None
+    strategy = str(getattr(trainer["strategy"], "class_path", trainer["strategy"])).rpartition(".")[2]
+    if strategy != "auto" and "ddp" not in strategy.lower():
+        _warn_of(strategy)
     return {"devices": 1, "num_nodes": 1, "strategy": "auto", "plugins": []}, processes
+
+
+@cache
+def _warn_of(strategy: str) -> None:
+    """Says once which strategy is left out."""
+    _log.warning(
+        "One process is measured without `%s`, with its memory, and what is predicted of many is DDP's traffic: FSDP "
+        "holds less on each GPU, and sends more.",
+        strategy,
+    )
