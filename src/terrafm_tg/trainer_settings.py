@@ -64,7 +64,7 @@ def setting_up_in_a_sentence() -> Iterator[None]:
         fix = "correct the setting, or take the model, data or command that it asks for"
         if set_up:
             fix = (
-                "correct `trainer.accelerator`, `trainer.devices`, `trainer.strategy` or `trainer.precision`, which "
-                "must fit each other and this machine"
+                "correct what it names; `trainer.accelerator`, `trainer.devices`, `trainer.strategy` and "
+                "`trainer.precision` must fit each other and this machine"
             )
         raise TerraFMError(f"Lightning refuses this run ({reason}): {fix}.") from error
