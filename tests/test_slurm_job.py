@@ -11,7 +11,7 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[1] / "conf/slurm/pretrain.sbatch"
 
 
-def submit(folder: Path, job: str, **environment: str) -> tuple[subprocess.Popen, Path]:
+def submit(folder: Path, job: str, *options: str, **environment: str) -> tuple[subprocess.Popen, Path]:
     """Starts the script; ``job`` is what its step does. The log has a line for each of SLURM's commands."""
     log, commands = folder / "log", folder / "bin"
     commands.mkdir(exist_ok=True)
@@ -19,8 +19,9 @@ def submit(folder: Path, job: str, **environment: str) -> tuple[subprocess.Popen
         (commands / name).write_text(f'#!/bin/bash\necho {name} "$@" >> {log}\n{then}\n')
         (commands / name).chmod(0o755)
     path = {"PATH": f"{commands}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "TERRAFM_RUNS": str(folder)}
-    command = ["bash", SCRIPT, "--data.root", "/tiles of mine"]
-    return subprocess.Popen(command, env=os.environ | path | environment, cwd=folder), log
+    sizes = {"SLURM_NNODES": "4", "SLURM_NTASKS_PER_NODE": "8", "SLURM_CPUS_PER_TASK": "12"}
+    command = ["bash", SCRIPT, "--data.root", "/tiles of mine", *options]
+    return subprocess.Popen(command, env=os.environ | path | sizes | environment, cwd=folder), log
 
 
 @pytest.fixture
@@ -34,7 +35,9 @@ def test_a_run_begins_and_ends(tmp_path: Path, last: Path) -> None:
     job, log = submit(tmp_path, "exit 0")
     assert job.wait() == 0
     (line,) = log.read_text().splitlines()
-    assert line.startswith("srun --kill-on-bad-exit=1 terrafm fit --config conf/pretrain.yaml")
+    start = "srun --kill-on-bad-exit=1 --cpus-per-task=12 terrafm fit --config conf/pretrain.yaml"
+    assert line.startswith(start)
+    assert "--trainer.num_nodes 4 --trainer.devices 8" in line
     assert line.endswith("--trainer.logger.init_args.version job-7-0 --data.root /tiles of mine")
 
 
@@ -47,6 +50,18 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path, last: Path) -> None:
         .splitlines()[0]
         .endswith(f"version job-7-1 --data.root /tiles of mine --ckpt_path {last}")
     )
+
+
+def test_a_new_job_goes_on_from_anothers_checkpoint_until_it_has_its_own(tmp_path: Path, last: Path) -> None:
+    given = ("--data.batch_size", "32", "--ckpt_path", "job-3-0/last.ckpt")
+    job, log = submit(tmp_path, "exit 0", *given)
+    assert job.wait() == 0
+    assert log.read_text().splitlines()[0].endswith(" ".join(given))
+    last.touch()
+    log.unlink()
+    job, log = submit(tmp_path, "exit 0", *given, SLURM_RESTART_COUNT="1")
+    assert job.wait() == 0
+    assert log.read_text().splitlines()[0].endswith(f"{' '.join(given)} --ckpt_path {last}")
 
 
 def test_a_run_that_failed_comes_back_only_where_it_got_on(tmp_path: Path, last: Path) -> None:
