@@ -193,7 +193,7 @@ def _help() -> str:
             "examples:",
             "  terrafm fit --config conf/pretrain.yaml --config conf/data/simulated.yaml",
             "  terrafm fit --config conf/pretrain.yaml --print_config",
-            "  terrafm export runs/pretrain/checkpoints/last.ckpt encoder --onnx s2l2a",
+            "  terrafm export runs/pretrain/lightning_logs/version_0/checkpoints/last.ckpt encoder --onnx s2l2a",
             "",
             "terrafm COMMAND --help lists a command's options.",
         ]
