@@ -39,7 +39,7 @@ for part in $parts; do
       ;;
     gains)
       show gains "$bin/terrafm" profile gains $(configuration base) --steps "${STEPS:-10}" --warmup "${WARMUP:-5}" \
-        --rounds "${ROUNDS:-3}" --json "$out/gains.json"
+        --rounds "${ROUNDS:-3}" --json "$out/gains.json" --figure "$out/gains.png"
       ;;
     plain)
       show plain "$bin/python" tests/tasks/step_speed.py --model terrafm_base --device "$device" --precision bf16 \

@@ -16,7 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 
 from .errors import TerraFMError
-from .evaluation.profiling.gains import gains_table, measure_gains
+from .evaluation.profiling.gains import gains_table, measure_gains, write_gains_figure
 from .evaluation.profiling.measure import Watch, profile_training
 from .evaluation.profiling.outputs import demand_files
 from .evaluation.profiling.report import profile_table, write_figure
@@ -159,6 +159,8 @@ def run_gains(words: Sequence[str]) -> None:
     Console().print(gains_table(gains, title))
     if cli.config["json"]:
         write_json(cli.config["json"], {"settings": settings, "gains": [asdict(gain) for gain in gains]})
+    if cli.config["figure"]:
+        write_gains_figure(gains, title, cli.config["figure"])
 
 
 def _one_of_many(trainer: Any) -> tuple[dict[str, Any], int | None]:

@@ -354,7 +354,8 @@ def test_an_impossible_number_is_named_before_anything_is_read(settings: dict[st
     ("options", "says"),
     [
         ({"gradient_clip_val": 3.0}, "gradient_clip_val"),
-        ({"precision": "bf16-true"}, "bf16-true"),
+        ({"precision": "bf16-true"}, "'bf16-true'.*bf16-mixed, 16-mixed, 32-true"),
+        ({"precision": "64-true"}, "64-true"),
         ({"max_epochs": -1}, "max_epochs"),
     ],
 )

@@ -54,10 +54,8 @@ class DINOLoss(nn.Module):
                 different = [(p, z) for t, p in enumerate(targets) for s, z in enumerate(logits) if t != s]
                 return -sum((p * z.log_softmax(dim=-1)).sum(-1).mean() for p, z in different) / pairs
             # -sum_k p[k] log_softmax(z)[k] = logsumexp(z) - sum_k p[k] z[k]: no second tensor of K logits per
-            # view.
+            # view. One product per sample: a single one over samples and k would leave most of a GPU idle.
             log_norm = logits.logsumexp(dim=-1).sum(dim=1)
-            # Summed over k, then over samples: one inner product of B x K numbers would keep a GPU's cores waiting for
-            # a few of them, and lose digits.
             cross = log_norm - torch.einsum("tbk,sbk->bts", targets, logits).sum(dim=0)
             same = torch.eye(views, others, dtype=torch.bool, device=cross.device)
             return cross.masked_fill(same, 0).sum() / (pairs * batch)

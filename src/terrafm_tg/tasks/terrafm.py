@@ -33,6 +33,8 @@ from .speedups import check_speedups
 from .statistics import embedding_statistics
 from .stochastic_depth import drop_rates, plan_depth, unpack_depth
 
+#: Precisions that keep float32 where it is needed.
+PRECISIONS = ("bf16-mixed", "16-mixed", "32-true")
 #: Settings that do not change what is learnt, and so may differ from a checkpoint's.
 FREE_SETTINGS = ("grad_checkpointing", "compile", "without", "contact_sheet")
 #: Settings that must be the checkpoint's also to validate or predict with it.
@@ -209,10 +211,10 @@ class TerraFM(TeacherEmbedding):
             # cuDNN's attention would be planned anew for each number of views that stochastic depth keeps.
             torch.backends.cuda.enable_cudnn_sdp(False)
         check_strategy(self.trainer.strategy)
-        if self.trainer.precision in ("bf16-true", "16-true"):
+        if self.trainer.precision not in PRECISIONS:
             raise TerraFMError(
-                f"`precision` {self.trainer.precision!r} would round the centres and the teacher's average: "
-                "use 'bf16-mixed', '16-mixed' or '32-true'."
+                f"`precision` is {self.trainer.precision!r}, and the centres, the loss and the teacher's average are "
+                f"float32: use one of {', '.join(PRECISIONS)}."
             )
         if self.trainer.gradient_clip_val:
             raise TerraFMError(

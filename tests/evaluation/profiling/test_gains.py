@@ -40,11 +40,13 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
             "--warmup=1",
             "--rounds=1",
             f"--json={path}",
+            f"--figure={tmp_path / 'gains.png'}",
             f"--model.without={left_out}",
         ]
     )
     printed = capsys.readouterr().out
     assert FULL in printed
+    assert (tmp_path / "gains.png").read_bytes().startswith(b"\x89PNG")
     gains = json.loads(path.read_text())["gains"]
     assert [gain["left_out"] for gain in gains] == [FULL, "pack", "average", PLAIN]
     assert all(gain["seconds"] > 0 for gain in gains)

@@ -9,6 +9,7 @@ import gc
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.files import whole_file
 from terrafm_tg.tasks import TerraFM
 from terrafm_tg.tasks.speedups import SPEEDUPS
 
@@ -117,6 +119,33 @@ def gains_table(gains: list[Gain], title: str) -> Table:
         "Gain: time without it, in units of the time with everything; median of the rounds' ratios."
     )
     return table
+
+
+def write_gains_figure(gains: list[Gain], title: str, path: Path) -> None:
+    """Draws the time without each speed-up beside that with everything.
+
+    Args:
+        gains: From :func:`measure_gains`.
+        title: What was measured.
+        path: PNG, PDF or SVG to write.
+    """
+    from matplotlib.figure import Figure
+
+    rows = gains[:0:-1]  # from below, without that of everything
+    figure = Figure(figsize=(7, 1.2 + 0.34 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    lost = [gain.ratio - 1 for gain in rows]
+    colors = ["#1f4e79" if x > 0 else "#9cc3e4" for x in lost]
+    axes.barh([gain.left_out for gain in rows], lost, left=1, color=colors)
+    for place, (gain, x) in enumerate(zip(rows, lost, strict=True)):
+        axes.text(1 + max(x, 0), place, f"  {gain.ratio:.3f}", va="center", fontsize=9)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xlim(min(1, *(gain.ratio for gain in rows)) - 0.02, max(gain.ratio for gain in rows) + 0.06)
+    axes.set_xlabel(f"time of a step without it, 1 = {1000 * gains[0].seconds:,.0f} ms with everything")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title, fontsize=10, loc="left")
+    with whole_file(path) as beside:
+        figure.savefig(beside, dpi=150, format=path.suffix.removeprefix(".") or "png")
 
 
 def _variants(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
