@@ -61,12 +61,16 @@ def test_says_how_to_resume_after_an_interruption(capsys: pytest.CaptureFixture)
     trainer = SimpleNamespace(
         checkpoint_callbacks=[save], ckpt_path="old.ckpt", is_global_zero=True, global_step=7
     )
-    RunSummary().on_exception(trainer, None, KeyboardInterrupt())
+    summary = RunSummary()
+    summary.on_exception(trainer, None, ValueError())  # a checkpoint that is refused, say
+    assert not capsys.readouterr().out
+    summary.on_train_start(trainer, None)
+    summary.on_exception(trainer, None, KeyboardInterrupt())
     said = capsys.readouterr().out
     assert "step 7" in said
     assert "--ckpt_path runs/a/last.ckpt" in said
     save.last_model_path, save.best_model_path = "", "runs/before/009.ckpt"  # it has written none of its own
-    RunSummary().on_exception(trainer, None, KeyboardInterrupt())
+    summary.on_exception(trainer, None, KeyboardInterrupt())
     assert "--ckpt_path old.ckpt" in capsys.readouterr().out
 
 

@@ -54,9 +54,9 @@ class RunSummary(Callback):
             _print("Pretrained", lines + _next_steps(trainer, pl_module), paths)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Says how to go on after an interruption."""
+        """Says how to go on after an interruption; not of a run that did not begin, such as from a wrong checkpoint."""
         path = checkpoint_path(trainer)
-        if trainer.is_global_zero and path is not None:
+        if trainer.is_global_zero and path is not None and self._trained:
             _print("Interrupted", [f"step {trainer.global_step}", f"resume with --ckpt_path {path}"], [])
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> list[Path]:
