@@ -2,13 +2,18 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from forked_ranks import fork_ranks
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
+from torch.distributed.device_mesh import init_device_mesh
+from torch.testing._internal.distributed.fake_pg import (
+    FakeStore,
+)  # a group whose other processes are not there
 
 from processes import start
 from terrafm_tg.cli import main
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.tasks.sharding import check_strategy, number_parameters
+from terrafm_tg.tasks.sharding import check_strategy, data_parallel, number_parameters
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 OVERLAYS = ("pretrain", "size/tiny", "data/memory", "hardware/gpu8", "hardware/fsdp", "hardware/cpu")
@@ -48,6 +53,18 @@ def test_the_older_fsdp_is_refused_with_one_sentence() -> None:
         check_strategy(FSDPStrategy())
     check_strategy(ModelParallelStrategy())
     check_strategy(DDPStrategy())
+
+
+def test_tensor_parallelism_is_refused() -> None:
+    """Lightning's default on a machine of several GPUs."""
+    dist.init_process_group("fake", rank=0, world_size=4, store=FakeStore())
+    try:
+        names = {"mesh_dim_names": ("data_parallel", "tensor_parallel")}
+        assert data_parallel(init_device_mesh("cpu", (4, 1), **names)).size() == 4
+        with pytest.raises(TerraFMError, match="over 2 processes"):
+            data_parallel(init_device_mesh("cpu", (2, 2), **names))
+    finally:
+        dist.destroy_process_group()
 
 
 def test_an_optimiser_reads_its_state_with_the_models_numbers() -> None:

@@ -28,7 +28,7 @@ from .land_cover import frequent_by_name, frequent_by_share
 from .optimization import DECAY, average_, clip_each_, make_schedules, parameter_groups
 from .schedules import Schedules, StepValues
 from .settings import check_limits, check_settings, plain
-from .sharding import check_strategy, number_parameters, shard
+from .sharding import check_strategy, data_parallel, number_parameters, shard
 from .speedups import check_speedups
 from .statistics import embedding_statistics
 from .stochastic_depth import drop_rates, plan_depth, unpack_depth
@@ -187,7 +187,7 @@ class TerraFM(TeacherEmbedding):
     def configure_model(self) -> None:
         """Shards the models where the strategy is FSDP's (`ModelParallelStrategy`)."""
         if self.device_mesh is not None and not self._sharded:
-            shard(self._pairs(), self.device_mesh["data_parallel"])
+            shard(self._pairs(), data_parallel(self.device_mesh))
             self._sharded = True
 
     def train(self, mode: bool = True) -> "TerraFM":
