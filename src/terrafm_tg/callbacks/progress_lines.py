@@ -1,5 +1,6 @@
 """Progress as lines of text, for output that goes to a file: a bar draws nothing there until it ends."""
 
+import math
 import time
 from datetime import timedelta
 from typing import Any
@@ -48,20 +49,16 @@ class ProgressLines(ProgressBar):
         step, total = trainer.global_step, trainer.estimated_stepping_batches
         seconds = time.monotonic() - self._time
         rate = (step - self._step) / seconds if seconds else 0.0
-        numbers = self.get_metrics(trainer, pl_module).items()
+        metrics = self.get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)  # the logger's version
         parts = [
-            f"epoch {trainer.current_epoch + 1}"
-            + f" of {trainer.max_epochs}" * ((trainer.max_epochs or 0) > 0),
-            f"step {step:,}" + (f" of {total:,}" if total < float("inf") else ""),
-            *(
-                f"{name} {x:.4g}" if isinstance(x, float) else f"{name} {x}"
-                for name, x in numbers
-                if name != "v_num"
-            ),
+            f"epoch {_of(trainer.current_epoch + 1, trainer.max_epochs or 0)}",
+            f"step {_of(step, total)}",
         ]
+        parts += [f"{name} {x:.4g}" if isinstance(x, float) else f"{name} {x}" for name, x in metrics.items()]
         if rate:
             parts.append(f"{rate:.3g} steps/s" if rate >= 1 else f"{1 / rate:.3g} s/step")
-            if total < float("inf"):
+            if total < math.inf:
                 parts.append(f"{timedelta(seconds=round((total - step) / rate))} left")
         self._reset(step)
         print(", ".join(parts), flush=True)
@@ -83,7 +80,7 @@ class ProgressLines(ProgressBar):
     ) -> None:
         if self._due(False):
             self.has_dataloader_changed(dataloader_idx)  # the totals are those of the loader named last
-            print(f"{name}, batch {batch_idx + 1:,} of {getattr(self, total):,}", flush=True)
+            print(f"{name}, batch {_of(batch_idx + 1, getattr(self, total))}", flush=True)
             self._told = time.monotonic()
 
     def _due(self, ends: bool) -> bool:
@@ -92,3 +89,8 @@ class ProgressLines(ProgressBar):
     def _reset(self, step: int = 0) -> None:
         self._time = self._told = time.monotonic()
         self._step = step
+
+
+def _of(number: int, total: float) -> str:
+    """A number and how many there are, where that is known."""
+    return f"{number:,} of {total:,}" if 0 < total < math.inf else f"{number:,}"
