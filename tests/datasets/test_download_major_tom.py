@@ -345,6 +345,26 @@ def test_damaged_rows_are_named_and_left_out(source: Path, tmp_path: Path, caplo
     assert len(pictures(tmp_path / "some")) == 16
 
 
+def test_rows_that_waited_for_a_file_that_was_made_are_removed(server: RangeServer, tmp_path: Path):
+    """As a run leaves them that was killed between the two; a row that is still to come is kept."""
+    fetch(server, tmp_path)
+    before = files(tmp_path)
+    waiting = tmp_path / KEPT / FOLDERS["s2l1c"] / "rows"
+    row = pq.read_table(tmp_path / FOLDERS["s2l1c"] / "images/part_00002.parquet")[:1]
+    other = row.set_column(row.schema.get_field_index("product_id"), "product_id", pa.array(["another"]))
+    for name, table in (("part_00002/00000", row), ("part_00002/00001", other), ("part_00003/00000", row)):
+        path = waiting / f"{name}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, path)
+    (waiting / "part_00004").mkdir()
+    fetch(server, tmp_path)
+    assert [p.relative_to(waiting).as_posix() for p in waiting.rglob("*")] == [
+        "part_00002",
+        "part_00002/00001.parquet",
+    ]
+    assert files(tmp_path) == before
+
+
 def test_a_second_download_into_the_same_root_is_refused(server: RangeServer, tmp_path: Path):
     from filelock import FileLock
 

@@ -7,6 +7,7 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from scipy import stats
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from terrafm_tg.completeness import COMPLETE
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, S1RTC, S2L2A
 from terrafm_tg.transforms import Augment, MultiCrop, Normalize
@@ -30,6 +31,26 @@ def views_of(crop, batch):
                 images[name, view, modality, int(batch["position"][sample])] = image
         assert sum(key[0] == name for key in images) == sum(map(len, group.rows.values()))
     return images
+
+
+def test_complete_tiles_are_rendered_apart_and_give_the_same(make_batch):
+    """Each view is that of its own tile, whatever else is in the batch and whether or not holes are looked for."""
+    batch = make_batch(list(range(6)), without_s1=(2,))
+    for tile, modality in ((1, S2L2A), (4, S2L2A), (0, S1RTC)):
+        for resolution in modality.native:
+            batch[modality.native_key(resolution)][tile, :, :2] = 0
+    crop = small(modality_probability=1.0)
+    plan = crop.plan(batch)
+    counts = {m: plan[f"local_{m}_complete"] for m in MODALITIES}
+    assert counts == {"s1rtc": 3 * 4, "s2l1c": 3 * 6, "s2l2a": 3 * 4}
+    unknown = torch.zeros(6, len(MODALITIES), dtype=torch.bool)
+    torch.testing.assert_close(
+        views_of(crop, batch), views_of(crop, batch | {COMPLETE: unknown}), atol=1e-5, rtol=1e-5
+    )
+    alone = {key: x[:1] for key, x in batch.items()}
+    together = views_of(crop, batch)
+    for key, view in views_of(crop, alone).items():
+        torch.testing.assert_close(view, together[key], atol=1e-6, rtol=1e-6)
 
 
 def flat_batch(value, tile=24, n=2, modality=S2L2A):

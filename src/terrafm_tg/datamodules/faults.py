@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from terrafm_tg.completeness import COMPLETE, complete_modalities
 from terrafm_tg.datasets.base import TileDataset, TileSlice, collate_tiles
 from terrafm_tg.errors import DamagedTileError, TerraFMError, UnfitTileError
 from terrafm_tg.samplers import LandCoverSampler
@@ -28,7 +29,8 @@ class FaultTolerant(Dataset[Any]):
 
     The replacement is drawn with the sampler's weights by a function of (seed, epoch, position, attempt), so
     every run and every number of workers replaces alike. It carries the position of the draw, and ``damaged``
-    (int64): the index row of the tile that it stands in for, -1 for an undamaged sample.
+    (int64): the index row of the tile that it stands in for, -1 for an undamaged sample. Every sample tells which of
+    its modalities have all of their pixels (:mod:`terrafm_tg.completeness`).
 
     Errors are handed out as values: raised in a worker they would reach the user inside a traceback of
     torch's.
@@ -87,6 +89,7 @@ class FaultTolerant(Dataset[Any]):
             except TerraFMError as error:
                 return error
             else:
+                sample[COMPLETE] = complete_modalities(sample)
                 sample["damaged"] = torch.tensor(-1 if fault is None else query.row)
                 return sample if fault is None else sample | {"fault": fault}
         return TerraFMError(f"{fault} Nor can {ATTEMPTS} tiles drawn in its place: check the files.")

@@ -10,10 +10,11 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torchgeo.datamodules import BaseDataModule
 
+from terrafm_tg.completeness import COMPLETE
 from terrafm_tg.datasets.base import TileDataset, check_tile_size
 from terrafm_tg.datasets.esa_worldcover import CLASS_NAMES
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.modalities import Modality, get_modalities
+from terrafm_tg.modalities import MODALITIES, Modality, get_modalities
 from terrafm_tg.radar import STEPS
 
 
@@ -109,6 +110,7 @@ class InMemoryDataModule(BaseDataModule):
         """Images and land cover; the rest depends on the step."""
         size = self.batch_size
         batch = {"land_cover": torch.randint(len(CLASS_NAMES), (size,), generator=generator)}
+        batch[COMPLETE] = torch.ones(size, len(MODALITIES), dtype=torch.bool)
         for modality in self.modalities:
             batch[f"rows_{modality.name}"] = torch.arange(size)
             for resolution, bands in modality.native.items():

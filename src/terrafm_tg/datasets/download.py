@@ -17,7 +17,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.files import remove_leftovers
 
 from .major_tom_rows import FOLDERS
-from .remote.catalogue import KEPT, SOURCE, fetch_table, read_table
+from .remote.catalogue import KEPT, ROWS, SOURCE, fetch_table, read_table
 from .remote.cover import FILE_BYTES, WORLDCOVER, cover_from, fetch_map, map_files, tiles_of
 from .remote.http import Http, Traffic
 from .remote.local import LocalProduct
@@ -113,6 +113,8 @@ def download(
         parts = missing_parts(root, source, chosen, local, extra)
         largest = _measure(http, parts, chosen, report, connections, progress)
         if not dry_run:
+            for modality, product in local.items():
+                product.drop_waiting(root / KEPT / FOLDERS[modality] / ROWS)
             processes = _processes(workers, scheduler, report.line)
             report.waiting = staged_bytes(root)
             check_room(root, max(0, report.disk - report.waiting), largest * max(1, processes), max_gb)

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from terrafm_tg.completeness import complete_tiles
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import Modality, get_modalities
 
@@ -126,7 +127,7 @@ class MultiCrop(nn.Module):
             "local" and each modality ``<kind>_<modality>_rows`` and the tensors of :class:`~.render.Views`.
             The rows of global views are sorted into those of the teacher only, of both, and of the student
             only, so that each one's are a slice: ``_teacher`` is where the teacher's end, ``_student`` where
-            the student's begin.
+            the student's begin. ``_order`` sorts them into those of complete tiles, ``_complete`` many, and others.
 
         Raises:
             TerraFMError: If a sample has none of the modalities.
@@ -135,9 +136,12 @@ class MultiCrop(nn.Module):
         if "row" in batch:
             position = np.where(position < 0, -1 - batch["row"].numpy(), position)
         source = np.full((len(self.modalities), len(position)), -1)
-        for of_modality, m in zip(source, self.modalities, strict=True):
-            rows = batch.get(f"rows_{m.name}", torch.arange(0)).numpy()
-            of_modality[rows] = np.arange(len(rows))
+        complete = np.zeros(source.shape, dtype=bool)
+        for i, m in enumerate(self.modalities):
+            if f"rows_{m.name}" in batch:
+                rows = batch[f"rows_{m.name}"].numpy()
+                source[i, rows] = np.arange(len(rows))
+                complete[i, rows] = complete_tiles(batch, m).numpy()
         if (absent := (source < 0).all(0)).any():
             raise TerraFMError(
                 f"Sample {absent.argmax()} of the batch has none of the modalities "
@@ -146,11 +150,17 @@ class MultiCrop(nn.Module):
         plan: dict[str, Any] = {"batch_size": len(position)}
         views = np.split(np.arange(sum(self.counts.values()))[:, None], [GLOBAL_CROPS])
         for kind, of_kind in zip(self.counts, views, strict=True):
-            plan |= self._plan_kind(kind, (self.seed, batch["epoch"].numpy(), position, of_kind), source)
+            key = self.seed, batch["epoch"].numpy(), position, of_kind
+            plan |= self._plan_kind(kind, key, source, complete)
         return plan
 
-    def _plan_kind(self, kind: str, key: Key, source: NDArray[np.int64]) -> dict[str, Any]:
-        """The plan of one kind of view; ``source`` (M, B) is each sample's place in its modality's stack."""
+    def _plan_kind(
+        self, kind: str, key: Key, source: NDArray[np.int64], complete: NDArray[np.bool_]
+    ) -> dict[str, Any]:
+        """The plan of one kind of view.
+
+        ``source`` (M, B) is each sample's place in its modality's stack, ``complete`` (M, B) whether it has all pixels.
+        """
         box, turn = draw_boxes(keyed_uniform(*key, CROP_DRAWS, "crop"), self.scales[kind], self.ratio)
         student = self._draw_modalities(key, source, "student")
         teacher = self._draw_modalities(key, source, "teacher") & (kind == "global")
@@ -164,6 +174,9 @@ class MultiCrop(nn.Module):
             plan |= {f"{name}_{field}": tensor for field, tensor in views._asdict().items()}
             plan |= {f"{name}_rows": _tensor(rows), f"{name}_student": len(parts[0])}
             plan |= {f"{name}_teacher": len(parts[0]) + len(parts[1])}
+            whole = np.tile(complete[i], len(box))[rows]
+            plan |= {f"{name}_order": _tensor(np.argsort(~whole, kind="stable"))}
+            plan |= {f"{name}_complete": int(whole.sum())}
         return plan
 
     @torch.no_grad()
@@ -224,7 +237,10 @@ class MultiCrop(nn.Module):
             views = Views(
                 torch.arange(n, device=device), box, turn, scale, shift, torch.zeros(n, device=device)
             )
-            group.x[m.name], group.rows[m.name] = render(batch, m, views, size), rows
+            complete = complete_tiles(batch, m)
+            order = complete.logical_not().argsort(stable=True)
+            x = render(batch, m, views, size, order=order, complete=int(complete.sum()))
+            group.x[m.name], group.rows[m.name] = x, rows
         return group
 
     def _draw_modalities(self, key: Key, source: NDArray[np.int64], who: str) -> NDArray[np.bool_]:
@@ -244,10 +260,12 @@ class MultiCrop(nn.Module):
         self, batch: Mapping[str, Any], plan: Mapping[str, Any], modality: Modality, kind: str
     ) -> Tensor:
         """Images of all views of one kind that show the modality."""
-        views = Views(*(plan[f"{kind}_{modality.name}_{field}"] for field in Views._fields))
+        name = f"{kind}_{modality.name}"
+        views = Views(*(plan[f"{name}_{field}"] for field in Views._fields))
+        order = plan[f"{name}_order"], plan[f"{name}_complete"]
         # The tallest or widest box: the largest area at the most extreme ratio that still fits.
         extent = min(1.0, math.sqrt(self.scales[kind][1] * max(self.ratio[1], 1 / self.ratio[0])))
-        return render(batch, modality, views, self.sizes[kind], self.augment.blur_radius, extent)
+        return render(batch, modality, views, self.sizes[kind], self.augment.blur_radius, extent, *order)
 
 
 def _tensor(x: NDArray[Any]) -> Tensor:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,6 +47,8 @@ def render(
     size: int,
     radius: int = 0,
     extent: float = 1.0,
+    order: Tensor | None = None,
+    complete: int = 0,
 ) -> Tensor:
     """Crops, resamples, converts and normalises; nothing waits for the device.
 
@@ -58,6 +59,9 @@ def render(
         size: Height and width of the views.
         radius: Pixels that the widest blur reads on each side; 0 for no blur.
         extent: Largest height or width of a box.
+        order: The views in another order, in which those of complete tiles come first, int64 (n,); as they are where
+            None.
+        complete: How many these are: no pixel is looked for there.
 
     Returns:
         float32 (n, C, size, size) in stem order; a missing cell is 0.5.
@@ -66,22 +70,23 @@ def render(
         TerraFMError: If a group of bands is not in the batch.
     """
     n = len(views.source)
+    sort = order is not None and 0 < complete < n
+    if sort:
+        views = Views(*(field.index_select(0, order) for field in views))
     out = torch.empty(n, len(modality.bands), size, size, device=views.source.device, dtype=torch.float32)
     blur = blur_matrices(views.sigma, size, radius) if radius else None
     groups = []
     for resolution, bands in modality.native.items():
         images = _group(batch, modality, resolution)
-        complete = _complete_tiles(images)
-        masked = images if complete is not None and complete.all() else with_shares(images)
-        groups.append((images, complete, masked, modality.band_indices(bands)))
-    for part in _chunks(n, size, out.device):
+        groups.append((images, with_shares(images) if complete < n else images, modality.band_indices(bands)))
+    for part in [*_chunks(0, complete, size, out.device), *_chunks(complete, n, size, out.device)]:
         source, box = views.source[part], views.box[part]
         turn, scale, shift = (
             x[part, ..., None, None] for x in (views.turn[:, None], views.scale, views.shift)
         )
         here = None if blur is None else blur[part]
-        for images, complete, masked, bands in groups:
-            whole = complete is not None and bool(complete[source].all())
+        whole = part.stop <= complete
+        for images, masked, bands in groups:
             x = resample(images if whole else masked, source, box, size, here, extent, shares=not whole)
             if modality.unit == "dB":
                 x = x.clamp_(min=10 ** (FLOOR / 10)).log10_().mul_(10)
@@ -89,15 +94,7 @@ def render(
             for channel, band in enumerate(bands):
                 torch.addcmul(shift[:, band], x[:, channel], scale[:, band], out=out[part, band])
         out[part].nan_to_num_(nan=MISSING)
-    return out
-
-
-def _complete_tiles(images: Tensor) -> Tensor | None:
-    """Whether each image has all of its pixels, bool (B,); None where the host would wait for the answer."""
-    if images.device.type != "cpu":
-        return None
-    pixels = images.flatten(1).numpy()  # NumPy knows uint16, and passes NaN on
-    return torch.from_numpy((pixels.min(1) > 0) & (pixels.max(1) < np.inf))
+    return torch.empty_like(out).index_copy_(0, order, out) if sort else out
 
 
 def _group(batch: Mapping[str, Tensor], modality: Modality, resolution: int) -> Tensor:
@@ -116,6 +113,6 @@ def _group(batch: Mapping[str, Tensor], modality: Modality, resolution: int) -> 
     return linear_power(batch[key]) if modality.unit == "dB" else batch[key]
 
 
-def _chunks(n: int, size: int, device: torch.device) -> Iterator[slice]:
+def _chunks(first: int, end: int, size: int, device: torch.device) -> Iterator[slice]:
     step = max(1, _CHUNK["cpu" if device.type == "cpu" else "device"] // size**2)
-    return (slice(start, start + step) for start in range(0, n, step))
+    return (slice(start, min(start + step, end)) for start in range(first, end, step))

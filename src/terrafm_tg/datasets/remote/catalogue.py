@@ -18,6 +18,8 @@ from .whole import save_file
 SOURCE = "https://huggingface.co/datasets/Major-TOM/{product}/resolve/main"
 #: Below a root: what is kept of the source (tables, footers of its files) and rows that wait for their file.
 KEPT = ".download"
+#: Below a product's folder there: the rows, in folders by file of the source.
+ROWS = "rows"
 _NEEDED = ["grid_cell", "product_id", "crs", "parquet_url", "parquet_row"]
 _HELPFUL = {"nodata": "nodata", "cloud_cover": "cloud", "timestamp": "time"}
 

@@ -79,6 +79,21 @@ class LocalProduct:
             found = known.get_indexer(row_keys(held["grid_cell"], held["product_id"]))
             self.add(path.name, source["position"].to_numpy()[found[found >= 0]], np.flatnonzero(found >= 0))
 
+    def drop_waiting(self, folder: Path) -> None:
+        """Remove rows that wait for a file which was made: the run that made it was killed before it tidied up.
+
+        Args:
+            folder: Of rows in folders by file of the source; those of files that are not made yet stay.
+        """
+        waiting = list(folder.glob("*/*.parquet"))
+        held = self.keys() if waiting else pd.Index([])
+        for path in waiting:
+            row = pq.read_table(path, columns=_KEY).to_pandas()
+            if row_keys(*(row[name] for name in _KEY)).isin(held).all():
+                path.unlink()
+        for empty in (of_file for of_file in folder.glob("*") if not any(of_file.iterdir())):
+            empty.rmdir()
+
     def free_name(self, name: str) -> str:
         """A name for a new file of rows of the source's file of that name."""
         stem, free, number = Path(name).stem, name, 1

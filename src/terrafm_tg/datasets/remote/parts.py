@@ -14,7 +14,7 @@ from terrafm_tg.datasets.major_tom_rows import FOLDERS
 from terrafm_tg.errors import DamagedTileError
 from terrafm_tg.files import whole_file
 
-from .catalogue import KEPT
+from .catalogue import KEPT, ROWS
 from .http import Http, Traffic
 from .rows import SourceFile
 
@@ -47,7 +47,7 @@ class PartRows:
     @property
     def staging(self) -> Path:
         """Folder of the rows that have come."""
-        return self.kept / "rows" / Path(self.url).stem
+        return self.kept / ROWS / Path(self.url).stem
 
     @property
     def target(self) -> Path:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from terrafm_tg.errors import TerraFMError
 
-from .catalogue import KEPT, product_url
+from .catalogue import KEPT, ROWS, product_url
 from .http import Http
 from .local import LocalProduct, row_keys
 from .parts import Batch, PartRows
@@ -139,7 +139,7 @@ def batches(
 def staged_bytes(root: Path) -> int:
     """Bytes of the rows that wait to be put together."""
     total = 0
-    for path in (root / KEPT).glob("*/rows/*/*.parquet"):
+    for path in (root / KEPT).glob(f"*/{ROWS}/*/*.parquet"):
         try:
             total += path.stat().st_size
         except FileNotFoundError:  # put together meanwhile
