@@ -139,16 +139,16 @@ def killed_runs(world: Path, out: Path, times: int) -> list[float]:
         return process
 
     whole = out.with_name("undisturbed.parquet")
-    start = time.perf_counter()
     build_index(world, out=whole, workers=0, progress=False)
-    seconds = time.perf_counter() - start
+    work = out.with_name(f"{out.name}.work")
     kept = []
     for _ in range(times):
-        process = run()
-        time.sleep(random.uniform(0.1, 1) * seconds)
+        process, some = run(), random.integers(8)
+        while process.is_alive() and len(list(work.glob("*.parquet"))) < some:
+            time.sleep(0.002)
+        time.sleep(random.uniform(0, 0.05))
         process.kill()
         process.join()
-        work = out.with_name(f"{out.name}.work")
         kept.append(sum(1 for _ in index_work.FinishedUnits(work)))
         process = run()
         process.join()

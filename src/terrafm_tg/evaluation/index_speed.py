@@ -1,7 +1,6 @@
 """What the tile index costs before the first batch: seconds and memory of a process that does nothing else."""
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from terrafm_tg.datasets.index_file import read_index
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import Modality
 
+from .host_memory import peak_bytes
 from .synthetic_index import write_synthetic_index
 
 #: Draws of which the time is taken.
@@ -66,7 +66,12 @@ def measure_index(path: Path) -> list[dict[str, Any]]:
         TerraFMError: If it is no tile index.
     """
     stages = [
-        {"stage": "imports", "seconds": None, "processor_seconds": time.process_time(), "peak_gb": _peak()}
+        {
+            "stage": "imports",
+            "seconds": None,
+            "processor_seconds": time.process_time(),
+            "peak_gb": peak_bytes() / 1e9,
+        }
     ]
 
     @contextmanager
@@ -77,7 +82,7 @@ def measure_index(path: Path) -> list[dict[str, Any]]:
             "seconds": time.perf_counter() - wall,
             "processor_seconds": time.process_time() - processor,
         }
-        stages.append({"stage": name} | took | {"peak_gb": _peak()})
+        stages.append({"stage": name} | took | {"peak_gb": peak_bytes() / 1e9})
 
     by = ("land_cover", "climate", "region")
     data = IndexOnlyDataModule(str(path), by=by, num_workers=0)
@@ -140,11 +145,6 @@ def print_index_speed(path: Path | None = None, tiles: int = 6_000_000) -> list[
         table.add_row(stage["stage"], seconds, f"{stage['processor_seconds']:.2f}", f"{stage['peak_gb']:.2f}")
     Console().print(table)
     return stages
-
-
-def _peak() -> float:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 if __name__ == "__main__":

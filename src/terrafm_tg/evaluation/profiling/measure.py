@@ -1,9 +1,7 @@
 """``terrafm profile``: train for some batches, and say what they cost."""
 
 import math
-import resource
 import statistics
-import sys
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -14,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from terrafm_tg.evaluation.encoder_speed import device_in_words, peak_teraflops
+from terrafm_tg.evaluation.host_memory import peak_bytes
 from terrafm_tg.tasks import TerraFM
 from terrafm_tg.transforms.multicrop import GLOBAL_CROPS
 
@@ -179,6 +178,5 @@ def _reduced(model: LightningModule) -> dict[str, int]:
 
 
 def _memory(device: torch.device) -> dict[str, int]:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    memory = {"host": peak * (1 if sys.platform == "darwin" else 1024)}
+    memory = {"host": peak_bytes()}
     return memory | ({"device": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {})
