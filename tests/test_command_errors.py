@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from refusals import refusal
 from terrafm_tg.cli import main
 from terrafm_tg.tasks import TerraFM
 
@@ -21,17 +22,6 @@ TINY = [
     *("--trainer.enable_model_summary=false", "--trainer.enable_progress_bar=false"),
 ]
 CPU = "--trainer.accelerator cpu --trainer.devices 1"
-
-
-def error(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """What a wrong command prints: no traceback, no page of usage."""
-    with pytest.raises(SystemExit) as stop:
-        main(words)
-    printed = capsys.readouterr().err
-    assert stop.value.code, printed
-    assert "Traceback" not in printed
-    assert "usage:" not in printed
-    return printed[printed.index("terrafm: error: ") :].strip()
 
 
 @pytest.mark.parametrize(
@@ -55,7 +45,7 @@ def test_a_trainer_that_cannot_be_set_up(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with patch.dict(os.environ):  # where Lightning leaves a strategy's ranks
-        message = error(capsys, command, *TINY, *options)
+        message = refusal(capsys, command, *TINY, *options)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     assert said in message
@@ -66,18 +56,18 @@ def test_a_trainer_that_cannot_be_set_up(
 def test_gpus_that_are_not_here(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     options = [*TINY, f"--config={CONF / 'hardware/gpu8.yaml'}"]
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    message = error(capsys, "fit", *options)
+    message = refusal(capsys, "fit", *options)
     assert "there is no GPU here" in message
     assert CPU in message
     assert "`--config conf/hardware/cpu.yaml`" in message
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    message = error(capsys, "fit", *options)
+    message = refusal(capsys, "fit", *options)
     assert "`trainer.devices` is 8 and this machine has 2 GPUs: add `--trainer.devices 2`." in message
 
 
 def test_a_command_that_the_task_cannot_follow(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "No `test_step()`" in error(capsys, "test", *TINY)
+    assert "No `test_step()`" in refusal(capsys, "test", *TINY)
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, OSError])
@@ -102,7 +92,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, capsys, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     logger = ["--trainer.logger=lightning.pytorch.loggers.CSVLogger", "--trainer.logger.save_dir=file/run"]
-    message = error(capsys, "fit", *TINY, *logger)
+    message = refusal(capsys, "fit", *TINY, *logger)
     assert "file/run" in message
     assert "cannot be read or written (Not a directory)" in message
 
@@ -112,7 +102,7 @@ def test_a_full_disk(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("terrafm_tg.datasets.simulated.simulate", fill)
-    assert "A file cannot be read or written (No space left on device)" in error(
+    assert "A file cannot be read or written (No space left on device)" in refusal(
         capsys, "simulate", str(tmp_path)
     )
 
@@ -132,7 +122,7 @@ def test_a_full_disk(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_a_wrong_option_names_where_options_are_listed(words: list[str], said: str, capsys) -> None:
-    message = error(capsys, *words)
+    message = refusal(capsys, *words)
     assert said in message
     command = " ".join(word for word in words if not word.startswith("--"))
     assert message.splitlines()[-1] == f"terrafm {command} --help lists the options."

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.evaluation.progress import shown
 from terrafm_tg.modalities import get_modality
 from terrafm_tg.models import TerraFMViT, build_encoder, reparameterize
 
@@ -113,10 +113,8 @@ def encoder_speed(
     folded.modality = modality
     x = torch.randn(batch, len(get_modality(modality).bands), size, size, device=device)
     modules: dict[str, nn.Module] = {"plain": PlainEncoder(model, modality), "encoder": folded}
-    with (
-        torch.inference_mode(),
-        torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
-    ):  # convolutions round by default
+    # A GPU's convolutions round to TF32 unless they are told not to.
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         difference = (folded(x) - modules["plain"](x)).abs().max().item()
     if not difference < 1e-2:
         raise TerraFMError(
@@ -131,8 +129,7 @@ def encoder_speed(
     }
     repeats = {name: _repeats(forward, device) for name, forward in variants.items()}  # and warms up
     times: dict[str, list[float]] = {name: [] for name in variants}
-    shown = Console(stderr=True)
-    for _ in track(range(rounds), "Measuring forwards", console=shown, transient=True, refresh_per_second=1):
+    for _ in shown(range(rounds), "Measuring forwards"):
         for name, forward in variants.items():
             times[name].append(seconds_of(forward, device, repeats[name]))
     flops = forward_flops(folded, modality, size) * batch

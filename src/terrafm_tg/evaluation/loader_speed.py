@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from terrafm_tg.datamodules import FaultTolerant, TileDataLoader, TileDataModule
@@ -26,6 +25,7 @@ from terrafm_tg.datamodules.ring import AVAILABLE, Ring
 from terrafm_tg.datamodules.slots import SlotWriter
 from terrafm_tg.datasets.base import TileDataset
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.evaluation.progress import shown
 from terrafm_tg.samplers import LandCoverSampler
 
 #: Ways whose batches come through worker processes: title, workers, ring.
@@ -92,10 +92,7 @@ def loader_speed(tiles: TileDataset, batch_size: int = 16, batches: int = 16, ro
         )
         ways[title] = partial(deque, loader, maxlen=0)
     measured = defaultdict(list)
-    shown = Console(stderr=True)
-    for number in track(
-        range(rounds + 1), "Reading tiles", console=shown, transient=True, refresh_per_second=1
-    ):
+    for number in shown(range(rounds + 1), "Reading tiles"):
         sampler.set_epoch(number)
         for title, way in ways.items():
             wall, processor = time.perf_counter(), _processor_seconds()

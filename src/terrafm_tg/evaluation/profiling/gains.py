@@ -164,5 +164,5 @@ def _run(task: TerraFM, datamodule: LightningDataModule, trainer: Trainer) -> fl
     """Seconds of a batch, the median of a short run."""
     trainer.fit(task, datamodule=datamodule)
     seconds = statistics.median(finished_profiler(trainer).step_seconds)
-    datamodule.trainer = None
+    datamodule.trainer = None  # by which the task would stay in memory
     return seconds

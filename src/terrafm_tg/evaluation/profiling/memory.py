@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from terrafm_tg.datasets.base import check_tile_size
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.evaluation.progress import shown
 from terrafm_tg.modalities import get_modalities, get_modality
 from terrafm_tg.models.builders import SIZES
 from terrafm_tg.models.packed import Kept, as_on_a_gpu
@@ -185,7 +185,7 @@ def memory_table(
     for column in ("", "blocks", "fixed GB", "MB per tile", "largest batch"):
         table.add_column(column, justify="right" if column else "left")
     rows = list(product(models, (False, True)))
-    for name, again in track(rows, "Going through steps", console=Console(stderr=True), transient=True):
+    for name, again in shown(rows, "Going through steps"):
         chosen = dict(settings or {}) | {"model": name, "grad_checkpointing": again}
         need = memory_need(chosen, tile_size, precision == "bf16")
         batch = need.largest(1e9 * (gigabytes - reserve))

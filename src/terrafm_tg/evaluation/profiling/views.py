@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
 from terrafm_tg.datamodules import InMemoryDataModule
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoder_speed import device_in_words, find_device, seconds_of
+from terrafm_tg.evaluation.progress import shown
 from terrafm_tg.files import write_json
 from terrafm_tg.radar import linear_power
 from terrafm_tg.transforms import MultiCrop
@@ -122,7 +122,7 @@ def view_speed(
     modules: dict[str, nn.Module] = kornia | {"ours, without blur": bare, "ours": crop}
     ways = {name: partial(module, batch, plans[module is bare]) for name, module in modules.items()}
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for number in track(range(rounds + 1), "Making views", console=Console(stderr=True), transient=True):
+    for number in shown(range(rounds + 1), "Making views"):
         for name, way in ways.items():
             seconds = seconds_of(way, device, 1)
             if number:
