@@ -81,7 +81,7 @@ def dask_from_server() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Root of a simulated world of 40 cells of 144 px (160 tiles of 72 px), indexed, made once for all workers."""
-    from terrafm_tg.datasets import SimulatedWorld
+    from terrafm_tg.simulation import SimulatedWorld
 
     base = tmp_path_factory.getbasetemp()
     root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "world"

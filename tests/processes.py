@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 #: What the server imports: by these, everything that a command may need.
-PRELOAD = ["terrafm_tg.training_cli", "terrafm_tg.evaluation.protocols", "distributed"]
+PRELOAD = ["terrafm_tg.cli.fit", "terrafm_tg.evaluation.protocols", "distributed"]
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(PRELOAD)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from terrafm_tg.cli import main
+from terrafm_tg.cli.main import main
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:

@@ -12,8 +12,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
 from refusals import refusal
-from terrafm_tg.cli import main
-from terrafm_tg.training_cli import draw_at_logging_steps
+from terrafm_tg.cli.fit import draw_at_logging_steps
+from terrafm_tg.cli.main import main
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 OVERLAYS = sorted(

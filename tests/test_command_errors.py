@@ -10,7 +10,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from refusals import refusal
-from terrafm_tg.cli import main
+from terrafm_tg.cli.main import main
 from terrafm_tg.tasks import TerraFM
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -101,7 +101,7 @@ def test_a_full_disk(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) ->
     def fill(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("terrafm_tg.datasets.simulated.simulate", fill)
+    monkeypatch.setattr("terrafm_tg.simulation.dataset.simulate", fill)
     assert "A file cannot be read or written (No space left on device)" in refusal(
         capsys, "simulate", str(tmp_path)
     )

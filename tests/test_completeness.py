@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from terrafm_tg.completeness import COMPLETE, complete_modalities, complete_tiles
 from terrafm_tg.modalities import MODALITIES, S1RTC, S2L1C, S2L2A
+from terrafm_tg.transforms.completeness import COMPLETE, complete_modalities, complete_tiles
 
 HOLES = [
     (S2L2A, torch.uint16, 0),

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from terrafm_tg.distributed import run_units
 from terrafm_tg.errors import DamagedTileError, TerraFMError
+from terrafm_tg.utils.parallel import run_units
 
 
 def square(x: int) -> tuple[int, int]:
@@ -102,9 +102,9 @@ def test_processes_start_where_there_is_enough_to_do(dask_from_server):
 
 
 def test_units_that_take_long_leave_the_rest_to_processes(monkeypatch):
-    from terrafm_tg.distributed import _here
+    from terrafm_tg.utils.parallel import _here
 
-    monkeypatch.setattr("terrafm_tg.distributed._cores", lambda: 2)
+    monkeypatch.setattr("terrafm_tg.utils.parallel._cores", lambda: 2)
     waiting = enumerate([0.6, 0.6, 0.1, 0.1])
     assert len(list(_here(spend, waiting, 100, None, True))) == 2  # 1.2 s for 2 of 100
     assert len(list(waiting)) == 2
@@ -130,7 +130,7 @@ def test_a_unit_that_kills_every_worker(scheduler):
 
 def test_ctrl_c_leaves_nothing_running(tmp_path):
     code = (
-        "import time\nfrom pathlib import Path\nfrom terrafm_tg.distributed import run_units\n"
+        "import time\nfrom pathlib import Path\nfrom terrafm_tg.utils.parallel import run_units\n"
         f"def work(x):\n    Path({str(tmp_path / 'begun')!r}).touch()\n    time.sleep(600)\n"
         "if __name__ == '__main__':\n"
         "    import signal\n"  # a shell's background job, which the tests may be, is deaf to it
@@ -158,7 +158,7 @@ def test_bad_settings(monkeypatch):
         run(workers=-1)
     with pytest.raises(TerraFMError, match=r"`workers` 2 and a scheduler \(tcp://a:1\) are both given"):
         run(workers=2, scheduler="tcp://a:1")
-    monkeypatch.setattr("terrafm_tg.distributed._ANSWER", 1)
+    monkeypatch.setattr("terrafm_tg.utils.parallel._ANSWER", 1)
     with pytest.raises(TerraFMError, match=r"No Dask scheduler with workers answers at 'tcp://127.0.0.1:9'"):
         run(scheduler="tcp://127.0.0.1:9")
     monkeypatch.setitem(sys.modules, "distributed", None)  # as if it were not installed

@@ -76,7 +76,7 @@ def test_the_examples_of_other_archives_run(tmp_path: Path):
 
 def test_the_examples_for_torchgeo_run(hub: Path, tmp_path: Path):
     """With a file of the published layout in the cache: the base model, as the page says it."""
-    from terrafm_tg.cli import main
+    from terrafm_tg.cli.main import main
     from terrafm_tg.models import build_encoder
 
     with torch.device("meta"):
@@ -99,7 +99,7 @@ def test_the_examples_for_torchgeo_run(hub: Path, tmp_path: Path):
 
 
 def test_the_segmentation_for_torchgeo_runs(tmp_path: Path):
-    from terrafm_tg.cli import main
+    from terrafm_tg.cli.main import main
 
     cloud.create(tmp_path / "cloud")
     torch.save(published_weights.tiny(), tmp_path / "TerraFM-T.pth")
@@ -163,7 +163,7 @@ def test_the_commands_of_the_benchmarks_page_lay_out_work(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ):
-    from terrafm_tg.cli import main
+    from terrafm_tg.cli.main import main
 
     monkeypatch.chdir(ROOT)
     main([*words, f"--root={benchmarks}", f"--out={tmp_path}", "--dry_run=true"])

@@ -12,7 +12,7 @@ import pandas as pd
 import rasterio
 from rasterio.transform import from_origin
 
-from terrafm_tg.cli import main
+from terrafm_tg.cli.main import main
 from terrafm_tg.datasets import MajorTOM, PackedTiles
 from terrafm_tg.modalities import S2L2A
 from test_cli import CONF, TINY, fails
@@ -106,7 +106,7 @@ def test_the_simulated_world_gives_the_same_samples(tmp_path: Path, small_world:
 def test_a_mistake_gets_one_sentence(
     tmp_path: Path, small_world: Path, real_data: Path, capsys, monkeypatch
 ) -> None:
-    monkeypatch.setattr("terrafm_tg.distributed._ANSWER", 1)
+    monkeypatch.setattr("terrafm_tg.utils.parallel._ANSWER", 1)
     out = str(tmp_path / "store")
     assert "is no folder: give one with the data" in fails(capsys, "pack", str(tmp_path / "none"), out)
     assert "lie in each other" in fails(capsys, "pack", str(small_world), str(small_world / "store"))

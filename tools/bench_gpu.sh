@@ -20,7 +20,7 @@ compile=$([ "$device" = cuda ] && echo true || echo false)
 mkdir -p "$out"
 
 configuration() { # of a size, on tiles in memory
-  echo "--config conf/pretrain.yaml --config conf/size/$1.yaml --config conf/data/memory.yaml" \
+  echo "--config conf/pretrain.yaml --config conf/size/$1.yaml --config benchmarks/memory.yaml" \
     "--config conf/hardware/$hardware.yaml --data.batch_size ${batch[$1]} --model.compile $compile ${SMALLER:-}"
 }
 show() { # NAME COMMAND...: runs a command, and keeps what it prints; its progress goes to the terminal

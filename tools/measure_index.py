@@ -24,8 +24,8 @@ FILES = 2651  # of ESA WorldCover
 
 def write_metadata(root: Path, cells: int) -> None:
     """Metadata of three products of neighbouring cells around the globe, and their files, which are empty."""
-    from terrafm_tg.datasets import grid
-    from terrafm_tg.datasets.major_tom_rows import FOLDERS
+    from terrafm_tg.datasets.majortom import grid
+    from terrafm_tg.datasets.majortom.rows import FOLDERS
 
     rows = np.repeat(np.arange(-600, 800), grid.columns(np.arange(-600, 800)))
     rows = np.sort(np.random.default_rng(0).choice(rows, cells, replace=False))
@@ -84,7 +84,8 @@ def write_map(path: Path, west: float, north: float, size: tuple[int, int], seed
 
 def build(root: Path) -> dict[str, float]:
     """Index one root in this process; what it took."""
-    from terrafm_tg.datasets import build_index, layers
+    from terrafm_tg.datasets import build_index
+    from terrafm_tg.datasets.index import layers
 
     assert layers  # all imports are done
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, time.process_time()
@@ -100,8 +101,8 @@ def build(root: Path) -> dict[str, float]:
 
 def count(folder: Path) -> dict[str, float]:
     """Seconds per tile under a part of the map that is as wide as a whole file."""
-    from terrafm_tg.datasets.footprints import boxes, outlines
-    from terrafm_tg.datasets.tile_cover import CoverUnit, count_unit
+    from terrafm_tg.datasets.index.tile_cover import CoverUnit, count_unit
+    from terrafm_tg.datasets.tiles.footprints import boxes, outlines
 
     path = folder / "strip" / "ESA_WorldCover_10m_2021_v200_N48E012_Map.tif"
     if not path.exists():

@@ -19,7 +19,7 @@ from data.copernicus_bench.data import make_copernicus
 from data.geobench.data import make_geobench
 from processes import start
 from terrafm_tg.callbacks import BenchKNN
-from terrafm_tg.cli import main
+from terrafm_tg.cli.main import main
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import build_encoder
 

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from terrafm_tg.callbacks import ProgressLines
-from terrafm_tg.training_cli import show_as_lines
+from terrafm_tg.cli.fit import show_as_lines
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_model_summary": False}
 

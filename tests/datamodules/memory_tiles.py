@@ -9,7 +9,8 @@ import pandas as pd
 import shapely
 
 from terrafm_tg.datamodules import TileDataModule
-from terrafm_tg.datasets import TileDataset, grid
+from terrafm_tg.datasets import TileDataset
+from terrafm_tg.datasets.majortom import grid
 from terrafm_tg.errors import DamagedTileError
 from terrafm_tg.modalities import Modality
 

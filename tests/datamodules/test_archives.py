@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from data.mmearth import data as mmearth
-from terrafm_tg.cli import main
+from terrafm_tg.cli.main import main
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 SMALL = {

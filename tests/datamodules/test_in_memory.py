@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from terrafm_tg.datamodules import InMemoryDataModule, PackedDataModule
-from terrafm_tg.datamodules.in_memory import MemoryLoader
+from benchmarks.in_memory import InMemoryDataModule, MemoryLoader
+from terrafm_tg.datamodules import PackedDataModule
 from terrafm_tg.datasets import MajorTOM
-from terrafm_tg.datasets.pack import pack
+from terrafm_tg.datasets.store.pack import pack
 from terrafm_tg.errors import TerraFMError
 
 

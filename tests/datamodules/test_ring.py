@@ -17,10 +17,10 @@ from torch.utils.data import get_worker_info
 
 from processes import start
 from terrafm_tg.datamodules import CachedTiles, DamageLog, FaultTolerant, TileDataLoader
-from terrafm_tg.datamodules.faults import collate
-from terrafm_tg.datamodules.loader import largest_sample
-from terrafm_tg.datamodules.ring import AVAILABLE, Pool, Ring, SlotBatch
-from terrafm_tg.datamodules.slots import SlotWriter
+from terrafm_tg.datamodules.loading.faults import collate
+from terrafm_tg.datamodules.loading.loader import largest_sample
+from terrafm_tg.datamodules.loading.ring import AVAILABLE, Pool, Ring, SlotBatch
+from terrafm_tg.datamodules.loading.slots import SlotWriter
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.samplers import LandCoverSampler
 

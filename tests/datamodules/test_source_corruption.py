@@ -16,7 +16,8 @@ import torch
 
 from datasets.tiny_files import product, tiff, write_major_tom
 from terrafm_tg.datamodules import MajorTOMDataModule, SentinelFolderDataModule
-from terrafm_tg.datasets import build_index, grid
+from terrafm_tg.datasets import build_index
+from terrafm_tg.datasets.majortom import grid
 
 CELLS = grid.names(np.full(4, 536), np.arange(98, 102))
 SECONDS = 120  # after which a case counts as hanging

@@ -10,7 +10,7 @@ from memory_tiles import make_index, square
 from shapely.affinity import translate
 
 from terrafm_tg.datamodules import even_pick, split_blocks
-from terrafm_tg.datasets import grid
+from terrafm_tg.datasets.majortom import grid
 from terrafm_tg.errors import TerraFMError
 
 

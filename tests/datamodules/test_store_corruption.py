@@ -12,9 +12,10 @@ import torch
 from datamodules.test_source_corruption import SECONDS, damage, one_epoch
 from datasets.tiny_files import product, write_major_tom
 from terrafm_tg.datamodules import PackedDataModule
-from terrafm_tg.datasets import MajorTOM, grid
-from terrafm_tg.datasets.pack import pack
-from terrafm_tg.datasets.shards import shard_table
+from terrafm_tg.datasets import MajorTOM
+from terrafm_tg.datasets.majortom import grid
+from terrafm_tg.datasets.store.pack import pack
+from terrafm_tg.datasets.store.shards import shard_table
 from terrafm_tg.errors import TerraFMError
 
 CELLS = grid.names(np.full(6, 536), np.arange(98, 104))

@@ -8,8 +8,8 @@ import numpy as np
 from tiny_files import product, write_major_tom
 
 from terrafm_tg.datasets import MajorTOM
-from terrafm_tg.datasets.index_file import read_index
-from terrafm_tg.datasets.records import checksum, decode
+from terrafm_tg.datasets.index.file import read_index
+from terrafm_tg.datasets.store.records import checksum, decode
 from terrafm_tg.modalities import MODALITIES, Modality
 
 #: Five cells: three Parquet parts per modality.

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from terrafm_tg.datasets.baseline import offset_beside, offset_by_pixels, offsets_by_name, remove_offset
+from terrafm_tg.radiometry import offset_beside, offset_by_pixels, offsets_by_name, remove_offset
 
 
 @pytest.mark.parametrize(

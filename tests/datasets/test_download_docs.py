@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from datasets.range_server import RangeServer
-from terrafm_tg.cli import main
+from terrafm_tg.cli.main import main
 from terrafm_tg.datasets import PackedTiles
-from terrafm_tg.datasets.major_tom_rows import FOLDERS
+from terrafm_tg.datasets.majortom.rows import FOLDERS
 
 ROOT = Path(__file__).resolve().parents[2]
 #: A run of seconds, over what the page says.

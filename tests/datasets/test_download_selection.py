@@ -13,10 +13,11 @@ from affine import Affine
 
 from datasets.range_server import RangeServer
 from datasets.tiny_files import product, write_major_tom
-from terrafm_tg.cli import main
-from terrafm_tg.datasets import ESAWorldCover, grid
-from terrafm_tg.datasets.download import Selection, read_cells
-from terrafm_tg.datasets.remote.cover import cover_from, map_files, tiles_of
+from terrafm_tg.cli.main import main
+from terrafm_tg.datasets import ESAWorldCover
+from terrafm_tg.datasets.majortom import grid
+from terrafm_tg.datasets.majortom.download import Selection, read_cells
+from terrafm_tg.datasets.majortom.remote.cover import cover_from, map_files, tiles_of
 from terrafm_tg.errors import TerraFMError
 
 

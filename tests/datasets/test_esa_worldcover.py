@@ -7,8 +7,9 @@ from matplotlib import pyplot as plt
 from rasterio.transform import from_origin
 from shapely import box
 
-from terrafm_tg.datasets.esa_worldcover import CLASS_NAMES, CLASSES, OCEAN, UNKNOWN, ESAWorldCover, majority
+from terrafm_tg.datasets.esa_worldcover import ESAWorldCover
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.land_cover import CLASS_NAMES, CLASSES, OCEAN, UNKNOWN, majority
 
 PIXELS = 40  # per degree; the real map has 12,000
 RES = 1 / PIXELS

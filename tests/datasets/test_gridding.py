@@ -14,11 +14,12 @@ from scipy.ndimage import map_coordinates
 from tiny_files import product, write_major_tom
 
 from data.scenes import data as fake
-from terrafm_tg.cli import main
-from terrafm_tg.datasets import MajorTOM, build_index, grid
-from terrafm_tg.datasets.grid_cell import GridCell
-from terrafm_tg.datasets.gridding import grid_scenes
-from terrafm_tg.datasets.scene_pixels import cells_under, picture_grid
+from terrafm_tg.cli.main import main
+from terrafm_tg.datasets import MajorTOM, build_index
+from terrafm_tg.datasets.majortom import grid
+from terrafm_tg.datasets.majortom.cell import GridCell
+from terrafm_tg.datasets.majortom.gridding import grid_scenes
+from terrafm_tg.datasets.scenes.pixels import cells_under, picture_grid
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES
 

@@ -14,7 +14,9 @@ import rasterio
 from rasterio.transform import from_origin
 from tiny_files import product, write_major_tom
 
-from terrafm_tg.datasets import build_index, index_work, tile_cover
+from terrafm_tg.datasets import build_index
+from terrafm_tg.datasets.index import tile_cover
+from terrafm_tg.datasets.index import work as index_work
 
 WEST, EAST = "536U_101R", "536U_104R"
 
@@ -110,7 +112,7 @@ def test_what_was_kept_is_used_unless_damaged(root, counted, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("terrafm_tg.datasets.index.write_index", stop)
+        patch.setattr("terrafm_tg.datasets.index.build.write_index", stop)
         with pytest.raises(KeyboardInterrupt):
             build(root)
     (kept,) = (root / "index.parquet.work").iterdir()
@@ -174,7 +176,13 @@ def test_killed_at_twenty_random_moments(small_world, tmp_path, monkeypatch):
 @pytest.mark.soak
 def test_the_command_is_killed_with_its_processes(small_world, tmp_path):
     """The real command on two processes: nothing of it is left, and the rerun gives the bytes of one process."""
-    command = [sys.executable, "-c", "from terrafm_tg.cli import main; main()", "index", str(small_world)]
+    command = [
+        sys.executable,
+        "-c",
+        "from terrafm_tg.cli.main import main; main()",
+        "index",
+        str(small_world),
+    ]
     command += ["--figure", "false"]
     build_index(small_world, out=tmp_path / "whole.parquet", workers=0, progress=False)
     out = tmp_path / "index.parquet"

@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from terrafm_tg.datasets.layers import KOPPEN_GEIGER, koppen_geiger, region
+from terrafm_tg.datasets.index.layers import KOPPEN_GEIGER, koppen_geiger, region
 
 
 def table(*places: tuple[float, float]) -> pd.DataFrame:

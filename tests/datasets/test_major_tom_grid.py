@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from terrafm_tg.datasets import grid
+from terrafm_tg.datasets.majortom import grid
 from terrafm_tg.errors import TerraFMError
 
 LAT, LON = st.floats(-89.9, 89.9), st.floats(-180, 179.999)

@@ -9,7 +9,7 @@ from torchgeo.datasets import MMEarth
 
 from data.mmearth import data as fake
 from terrafm_tg.datasets import MMEarthTiles, PackedTiles, TileDataset, build_index
-from terrafm_tg.datasets.pack import pack
+from terrafm_tg.datasets.store.pack import pack
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES
 

@@ -11,10 +11,10 @@ from packing_checks import CELLS, digests, same_pixels, source, stored, write_ro
 from tiny_files import band_pixels, product
 
 from terrafm_tg.datasets import SentinelFolder
-from terrafm_tg.datasets.index_file import read_index
-from terrafm_tg.datasets.pack import pack
-from terrafm_tg.datasets.packing.table import with_categories
-from terrafm_tg.datasets.shards import shard_table
+from terrafm_tg.datasets.index.file import read_index
+from terrafm_tg.datasets.store.pack import pack
+from terrafm_tg.datasets.store.shards import shard_table
+from terrafm_tg.datasets.store.table import with_categories
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, S1RTC, S2L2A
 

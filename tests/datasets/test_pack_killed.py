@@ -14,7 +14,7 @@ import pytest
 from packing_checks import CELLS, digests, source, write_root
 from tiny_files import product
 
-from terrafm_tg.datasets.pack import pack
+from terrafm_tg.datasets.store.pack import pack
 
 ONE_CELL = 0.004  # MB: less than two cells of any modality
 _fork = multiprocessing.get_context("fork")

@@ -13,9 +13,9 @@ import pytest
 from packing_checks import digests, source
 from tiny_files import SIZE, tiff
 
-from terrafm_tg.datasets import grid
-from terrafm_tg.datasets.pack import pack
-from terrafm_tg.datasets.packing.plan import plan_units
+from terrafm_tg.datasets.majortom import grid
+from terrafm_tg.datasets.store.pack import pack
+from terrafm_tg.datasets.store.plan import plan_units
 from terrafm_tg.modalities import S1RTC
 
 PART = 500  # cells

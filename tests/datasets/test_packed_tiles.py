@@ -12,14 +12,14 @@ from packing_checks import CELLS, source, write_root
 from range_server import RangeServer
 from tiny_files import band_pixels, product, tiff
 
-from terrafm_tg.cli import main
+from terrafm_tg.cli.main import main
 from terrafm_tg.datamodules import PackedDataModule
 from terrafm_tg.datasets import MajorTOM, PackedTiles, SentinelFolder
-from terrafm_tg.datasets.baseline import remove_offset
-from terrafm_tg.datasets.pack import pack
-from terrafm_tg.datasets.store import FORMAT, SUM, read_store_index, write_store_index
+from terrafm_tg.datasets.store.files import FORMAT, SUM, read_store_index, write_store_index
+from terrafm_tg.datasets.store.pack import pack
 from terrafm_tg.errors import DamagedTileError, TerraFMError, UnfitTileError
 from terrafm_tg.modalities import MODALITIES, S1RTC, S2L2A
+from terrafm_tg.radiometry import remove_offset
 
 QUIET = {"workers": 0, "progress": False}
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from rasterio.io import MemoryFile
 from scipy.ndimage import map_coordinates
 
-from terrafm_tg.datasets.regrid import regrid, source_window
+from terrafm_tg.datasets.folder.regrid import regrid, source_window
 
 
 @given(st.floats(-2.5, 2.5), st.floats(-2.5, 2.5), st.sampled_from([7, 10, 13]), st.integers(0, 99))

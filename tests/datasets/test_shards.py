@@ -8,8 +8,8 @@ import pytest
 from range_server import RangeServer
 from tiny_files import band_pixels
 
-from terrafm_tg.datasets.records import checksum, decode, decode_into, encode
-from terrafm_tg.datasets.shards import Record, ShardFiles, shard_table, write_shard
+from terrafm_tg.datasets.store.records import checksum, decode, decode_into, encode
+from terrafm_tg.datasets.store.shards import Record, ShardFiles, shard_table, write_shard
 from terrafm_tg.errors import TerraFMError, UnfitTileError
 from terrafm_tg.modalities import MODALITIES, S1RTC, S2L2A
 

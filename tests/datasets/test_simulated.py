@@ -13,15 +13,16 @@ from rasterio.io import MemoryFile
 from shapely import Polygon, from_wkb
 
 from processes import start
-from terrafm_tg.datasets import ESAWorldCover, MajorTOM, SimulatedWorld, simulate
-from terrafm_tg.datasets.baseline import offset_by_pixels, offsets_by_name
-from terrafm_tg.datasets.grid_cell import GridCell
-from terrafm_tg.datasets.major_tom_rows import FOLDERS
-from terrafm_tg.datasets.simulation.latents import draw_latents
-from terrafm_tg.datasets.simulation.planet import Planet
-from terrafm_tg.datasets.simulation.surface import render_ground
+from terrafm_tg.datasets import ESAWorldCover, MajorTOM
+from terrafm_tg.datasets.majortom.cell import GridCell
+from terrafm_tg.datasets.majortom.rows import FOLDERS
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES
+from terrafm_tg.radiometry import offset_by_pixels, offsets_by_name
+from terrafm_tg.simulation import SimulatedWorld, simulate
+from terrafm_tg.simulation.latents import draw_latents
+from terrafm_tg.simulation.planet import Planet
+from terrafm_tg.simulation.surface import render_ground
 
 CELLS, SIZE = 30, 96
 SIMULATE = partial(simulate, progress=False)

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from scipy.ndimage import uniform_filter
 
-from terrafm_tg.datasets.grid_cell import GridCell
-from terrafm_tg.datasets.simulation import optics, radar
-from terrafm_tg.datasets.simulation.latents import draw_latents
-from terrafm_tg.datasets.simulation.planet import Planet
-from terrafm_tg.datasets.simulation.product import plan_products
-from terrafm_tg.datasets.simulation.sky import Sun, clouds, swath_edge
-from terrafm_tg.datasets.simulation.surface import render_ground
+from terrafm_tg.datasets.majortom.cell import GridCell
 from terrafm_tg.modalities import MODALITIES
+from terrafm_tg.simulation import optics, radar
+from terrafm_tg.simulation.latents import draw_latents
+from terrafm_tg.simulation.planet import Planet
+from terrafm_tg.simulation.product import plan_products
+from terrafm_tg.simulation.sky import Sun, clouds, swath_edge
+from terrafm_tg.simulation.surface import render_ground
 
 
 def ground_of(cell, size, seed=0):

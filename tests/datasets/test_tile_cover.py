@@ -5,9 +5,10 @@ import rasterio
 import shapely
 from rasterio.transform import from_origin
 
-from terrafm_tg.datasets import ESAWorldCover, tile_cover
-from terrafm_tg.datasets.footprints import boxes, outlines
-from terrafm_tg.datasets.index_work import FinishedUnits
+from terrafm_tg.datasets import ESAWorldCover
+from terrafm_tg.datasets.index import tile_cover
+from terrafm_tg.datasets.index.work import FinishedUnits
+from terrafm_tg.datasets.tiles.footprints import boxes, outlines
 from terrafm_tg.errors import TerraFMError
 
 STEP = 1 / 400  # degrees per pixel of these maps

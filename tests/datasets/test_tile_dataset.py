@@ -9,7 +9,7 @@ from torchgeo.datasets import GeoDataset
 from torchgeo.samplers import RandomPatchSampler
 
 from terrafm_tg.datasets import TileDataset, TileSlice
-from terrafm_tg.datasets.pixels import to_ten_metres
+from terrafm_tg.datasets.tiles.pixels import to_ten_metres
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import S1RTC, S2L1C, S2L2A
 

@@ -9,9 +9,10 @@ from rasterio.transform import from_origin
 from rich.console import Console
 from tiny_files import product, tiff, write_major_tom
 
-from terrafm_tg.datasets import MajorTOM, SentinelFolder, build_index, layers
-from terrafm_tg.datasets.index import summary_table
-from terrafm_tg.datasets.index_file import read_index
+from terrafm_tg.datasets import MajorTOM, SentinelFolder, build_index
+from terrafm_tg.datasets.index import layers
+from terrafm_tg.datasets.index.build import summary_table
+from terrafm_tg.datasets.index.file import read_index
 from terrafm_tg.errors import TerraFMError
 
 WEST, EAST = "536U_101R", "536U_104R"  # the second lies east of the map below

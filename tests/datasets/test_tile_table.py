@@ -9,12 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 import shapely
 
-from terrafm_tg.datasets import MajorTOM, TileDataset, index_file
-from terrafm_tg.datasets.footprints import BOX, TIMES
-from terrafm_tg.datasets.index_file import IndexWriter, read_index, write_index
-from terrafm_tg.datasets.tile_table import as_index, as_table
+from benchmarks.synthetic_index import write_synthetic_index
+from terrafm_tg.datasets import MajorTOM, TileDataset
+from terrafm_tg.datasets.index import file as index_file
+from terrafm_tg.datasets.index.file import IndexWriter, read_index, write_index
+from terrafm_tg.datasets.tiles.footprints import BOX, TIMES
+from terrafm_tg.datasets.tiles.table import as_index, as_table
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.synthetic_index import write_synthetic_index
 
 MADE_FOR = {"tile_size": 534, "remote": False, "state": "synthetic"}
 

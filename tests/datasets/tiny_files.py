@@ -11,8 +11,8 @@ import pyproj
 import rasterio
 from affine import Affine
 
-from terrafm_tg.datasets import grid
-from terrafm_tg.datasets.major_tom_rows import FOLDERS
+from terrafm_tg.datasets.majortom import grid
+from terrafm_tg.datasets.majortom.rows import FOLDERS
 from terrafm_tg.modalities import MODALITIES
 
 SIZE = 24  # pixels of a tiny cell; a tile has 12

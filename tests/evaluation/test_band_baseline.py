@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from terrafm_tg.evaluation.baseline import band_statistics, baseline_output, standardize
+from terrafm_tg.evaluation.band_statistics import band_statistics, baseline_output, standardize
 from terrafm_tg.evaluation.features import FUSED, TileFeatures
 from terrafm_tg.modalities import MODALITIES, S1RTC, S2L1C, S2L2A
 

@@ -12,11 +12,11 @@ from scipy import stats
 
 from evaluation.bench_results import DATASETS, MODELS, results
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.bench_report import counterparts, published_scores, write_report
-from terrafm_tg.evaluation.bench_report.entries import entries
-from terrafm_tg.evaluation.bench_report.estimate import estimate
-from terrafm_tg.evaluation.bench_report.summary import Line, leading, summarise
-from terrafm_tg.evaluation.bench_report.tables import difference_cell
+from terrafm_tg.evaluation.report import counterparts, published_scores, write_report
+from terrafm_tg.evaluation.report.entries import entries
+from terrafm_tg.evaluation.report.estimate import estimate
+from terrafm_tg.evaluation.report.summary import Line, leading, summarise
+from terrafm_tg.evaluation.report.tables import difference_cell
 
 _VOID = {"meta", "link", "br"}
 

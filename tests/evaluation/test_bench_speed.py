@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.bench import bench_speed
 from data.geobench.data import make_geobench
-from terrafm_tg.cli import main
+from terrafm_tg.cli.main import main
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.bench_speed import bench_speed
 from terrafm_tg.evaluation.encoders import ModelSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*has no training sample of class")

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from terrafm_tg.cli import main
-from terrafm_tg.evaluation.encoder_speed import PlainEncoder, encoder_speed, forward_flops
+from benchmarks.encoder import PlainEncoder, encoder_speed, forward_flops
+from terrafm_tg.cli.main import main
 from terrafm_tg.models import TerraFMViT, build_encoder, reparameterize
 
 

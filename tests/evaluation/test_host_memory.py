@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 
-from terrafm_tg.evaluation import host_memory
+from terrafm_tg.profiling import host_memory
 
 
 def test_the_peak_stays_and_is_the_process_own() -> None:

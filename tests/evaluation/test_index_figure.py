@@ -3,8 +3,8 @@ import pytest
 from matplotlib.image import imread
 
 from terrafm_tg.datasets import MajorTOM
-from terrafm_tg.datasets.index import region_names
-from terrafm_tg.datasets.index_file import read_index
+from terrafm_tg.datasets.index.build import region_names
+from terrafm_tg.datasets.index.file import read_index
 from terrafm_tg.evaluation import index_figure
 from terrafm_tg.samplers import LandCoverSampler
 

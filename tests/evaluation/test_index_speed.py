@@ -3,9 +3,9 @@
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.index import print_index_speed
+from benchmarks.synthetic_index import write_synthetic_index
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.index_speed import print_index_speed
-from terrafm_tg.evaluation.synthetic_index import write_synthetic_index
 
 
 def measure(folder, tiles, capsys) -> dict[str, dict]:

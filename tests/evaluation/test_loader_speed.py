@@ -2,10 +2,10 @@
 
 import pytest
 
-from terrafm_tg.cli import main
+from benchmarks.loader import LOADERS, ONE_CORE, loader_speed
+from terrafm_tg.cli.main import main
 from terrafm_tg.datasets import MajorTOM
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.loader_speed import LOADERS, ONE_CORE, loader_speed
 
 
 def test_every_way_is_measured(small_world) -> None:

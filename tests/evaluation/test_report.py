@@ -11,7 +11,7 @@ from rich.console import Console
 
 from terrafm_tg.evaluation.features import FUSED
 from terrafm_tg.evaluation.held_out import BASELINE
-from terrafm_tg.evaluation.report import TRAINED, UNTRAINED, sections, table, write_report
+from terrafm_tg.evaluation.held_out_report import TRAINED, UNTRAINED, sections, table, write_report
 from terrafm_tg.evaluation.scores import CROSS_SENSOR, KNN, RETRIEVAL
 
 SENSORS = ("s1rtc", "s2l1c", "s2l2a")

@@ -13,7 +13,7 @@ from torchgeo_bench.segmentation_probe import SegmentationProbe
 
 from data.geobench.data import make_geobench
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.torchgeo_bench import TerraFMBench, sentinel_band
+from terrafm_tg.integrations.torchgeo_bench import TerraFMBench, sentinel_band
 from terrafm_tg.modalities import S1RTC, S2L1C, S2L2A
 from terrafm_tg.transforms import Normalize
 

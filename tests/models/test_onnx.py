@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchgeo.models import get_model
 
-from terrafm_tg.cli import main
+from terrafm_tg.cli.main import main
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import TerraFMViT, build_encoder, export_onnx, reparameterize
 from terrafm_tg.transforms import Normalize

@@ -11,7 +11,7 @@ from torchgeo.models import api, get_model, get_model_weights, get_weight, list_
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import TerraFM_Base_Weights, terrafm_base
-from terrafm_tg.models.builders import BUILDERS
+from terrafm_tg.models.sizes import BUILDERS
 from terrafm_tg.models.weights import WEIGHTS
 
 FULL_NAME = "TerraFM_Base_Weights.SENTINEL12_ALL_DINO"

@@ -11,7 +11,7 @@ from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.models.builders import BUILDERS, SIZES
+from terrafm_tg.models.sizes import BUILDERS, SIZES
 
 pytestmark = pytest.mark.filterwarnings("ignore:A bare tensor of 12 channels")
 

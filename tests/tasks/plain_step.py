@@ -13,7 +13,7 @@ from torch.nn.functional import conv2d, gelu, linear
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.models import TerraFMViT
 from terrafm_tg.tasks import TerraFM
-from terrafm_tg.tasks.speedups import SPEEDUPS
+from terrafm_tg.tasks.pretrain.speedups import SPEEDUPS
 from terrafm_tg.transforms import ViewGroup
 
 #: For each residual branch the weight of every view (n,): 0, or 1 / (share that is kept).

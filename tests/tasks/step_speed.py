@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 
-from terrafm_tg.datasets.base import collate_tiles
+from terrafm_tg.datasets.tiles.dataset import collate_tiles
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.tasks import TerraFM
 

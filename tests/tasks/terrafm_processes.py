@@ -19,7 +19,7 @@ from tiny_terrafm import ALL, make_sample, tiny_terrafm, trainer
 
 from terrafm_tg.callbacks import AtomicCheckpointIO
 from terrafm_tg.datamodules import SimulatedDataModule
-from terrafm_tg.datasets.base import collate_tiles
+from terrafm_tg.datasets.tiles.dataset import collate_tiles
 
 #: Sensors of the joint batch's four tiles at each step: the first half is rank 0's, the second rank 1's.
 DRAWS = [

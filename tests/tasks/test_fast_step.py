@@ -13,12 +13,12 @@ from plain_step import PlainTerraFM
 from tiny_terrafm import ALL, loader, make_sample, tiny_terrafm, trainer
 from torch._dynamo.utils import counters
 
-from terrafm_tg.datasets.base import collate_tiles
+from terrafm_tg.datasets.tiles.dataset import collate_tiles
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.models import packed
-from terrafm_tg.tasks.optimization import average_
-from terrafm_tg.tasks.speedups import SPEEDUPS
-from terrafm_tg.tasks.stochastic_depth import plan_depth, unpack_depth
+from terrafm_tg.models import multi_crop as packed
+from terrafm_tg.tasks.pretrain.optimization import average_
+from terrafm_tg.tasks.pretrain.speedups import SPEEDUPS
+from terrafm_tg.tasks.pretrain.stochastic_depth import plan_depth, unpack_depth
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 S1, L1C, L2A = (("s1rtc",), ("s2l1c",), ("s2l2a",))

@@ -13,7 +13,7 @@ from torch import Tensor
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import build_encoder
 from terrafm_tg.tasks import FineTuneClassification
-from terrafm_tg.tasks.finetune_mixing import SensorMixup
+from terrafm_tg.tasks.finetune.mixing import SensorMixup
 from terrafm_tg.transforms import Normalize
 
 

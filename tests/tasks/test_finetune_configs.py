@@ -14,7 +14,7 @@ from data.eurosat import data as eurosat
 from data.eurosat_s1 import data as eurosat_s1
 from data.floods import data as floods
 from data.oscd import data as oscd
-from terrafm_tg.cli import main
+from terrafm_tg.cli.main import main
 
 CONF = Path(__file__).resolve().parents[2] / "conf/finetune"
 #: What makes each configuration's files.

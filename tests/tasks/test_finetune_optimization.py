@@ -12,7 +12,7 @@ from torch import nn
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import build_encoder
 from terrafm_tg.tasks import FineTuneClassification
-from terrafm_tg.tasks.finetune_optimization import LearningRate, encoder_of, layer_decay_groups
+from terrafm_tg.tasks.finetune.optimization import LearningRate, encoder_of, layer_decay_groups
 
 DEPTH, DECAY = 4, 0.6
 

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from terrafm_tg.models import build_encoder
-from terrafm_tg.tasks.head import ProjectionHead
-from terrafm_tg.tasks.optimization import DECAY, NO_DECAY, clip_each_, parameter_groups
+from terrafm_tg.tasks.pretrain.head import ProjectionHead
+from terrafm_tg.tasks.pretrain.optimization import DECAY, NO_DECAY, clip_each_, parameter_groups
 
 
 def test_biases_and_vectors_are_not_decayed_but_token_and_positions_are() -> None:

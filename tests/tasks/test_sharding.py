@@ -11,9 +11,9 @@ from torch.testing._internal.distributed.fake_pg import (
 )  # a group whose other processes are not there
 
 from processes import start
-from terrafm_tg.cli import main
+from terrafm_tg.cli.main import main
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.tasks.sharding import check_strategy, data_parallel, number_parameters
+from terrafm_tg.tasks.pretrain.sharding import check_strategy, data_parallel, number_parameters
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 OVERLAYS = ("pretrain", "size/tiny", "data/memory", "hardware/gpu8", "hardware/fsdp", "hardware/cpu")

@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from terrafm_tg.tasks import TerraFM
-from terrafm_tg.tasks.optimization import average_, clip_each_
-from terrafm_tg.tasks.schedules import Schedules
+from terrafm_tg.tasks.pretrain.optimization import average_, clip_each_
+from terrafm_tg.tasks.pretrain.schedules import Schedules
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

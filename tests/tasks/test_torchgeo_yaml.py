@@ -17,9 +17,9 @@ from data.cloud_cover import data as cloud_cover
 from data.cowc import data as cowc
 from data.eurosat import data as eurosat
 from data.oscd import data as oscd
-from terrafm_tg.cli import main
+from terrafm_tg.cli.fit import TerraFMCLI
+from terrafm_tg.cli.main import main
 from terrafm_tg.models import export_encoder
-from terrafm_tg.training_cli import TerraFMCLI
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 CREATE: dict[str, Callable[[Path], None]] = {

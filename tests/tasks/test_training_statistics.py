@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from terrafm_tg.tasks.statistics import PrototypeUse, embedding_statistics
+from terrafm_tg.tasks.pretrain.statistics import PrototypeUse, embedding_statistics
 
 
 def test_embedding_statistics_equal_the_eigenvalues() -> None:

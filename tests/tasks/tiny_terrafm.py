@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader
 
-from terrafm_tg.datasets.base import collate_tiles
+from terrafm_tg.datasets.tiles.dataset import collate_tiles
 from terrafm_tg.modalities import get_modality
 from terrafm_tg.tasks import TerraFM
 

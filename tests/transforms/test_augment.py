@@ -4,7 +4,7 @@ import pytest
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, S1RTC, S2L2A
 from terrafm_tg.transforms.augment import NO_CHANGE, WAVELENGTHS, Augment
-from terrafm_tg.transforms.random import keyed_uniform
+from terrafm_tg.utils.random import keyed_uniform
 
 
 def draws(modality, n=4000):

@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from terrafm_tg.transforms.draws import CROP_DRAWS, draw_boxes, draw_modalities
-from terrafm_tg.transforms.random import keyed_uniform
+from terrafm_tg.utils.random import keyed_uniform
 
 RATIO = (3 / 4, 4 / 3)
 

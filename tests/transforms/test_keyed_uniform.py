@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from terrafm_tg.transforms.random import _mix, keyed_uniform
+from terrafm_tg.utils.random import _mix, keyed_uniform
 
 GOLDEN = 0x9E3779B97F4A7C15
 

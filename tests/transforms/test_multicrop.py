@@ -7,10 +7,10 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from scipy import stats
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from terrafm_tg.completeness import COMPLETE
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, S1RTC, S2L2A
 from terrafm_tg.transforms import Augment, MultiCrop, Normalize
+from terrafm_tg.transforms.completeness import COMPLETE
 from terrafm_tg.transforms.render import FLOOR
 
 SMALL = {"global_size": 32, "local_size": 16, "local_crops": 3}

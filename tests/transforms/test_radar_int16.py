@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from terrafm_tg.datasets.collate import collate_tiles
-from terrafm_tg.datasets.pixels import to_ten_metres, valid_bands
+from terrafm_tg.datasets.tiles.collate import collate_tiles
+from terrafm_tg.datasets.tiles.pixels import to_ten_metres, valid_bands
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.baseline import band_statistics
+from terrafm_tg.evaluation.band_statistics import band_statistics
 from terrafm_tg.modalities import S1RTC
-from terrafm_tg.radar import NODATA, linear_power, quantise
+from terrafm_tg.radiometry import NODATA, linear_power, quantise
 from terrafm_tg.transforms import Augment, MultiCrop
 from terrafm_tg.transforms.render import FLOOR
 

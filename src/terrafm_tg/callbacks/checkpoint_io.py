@@ -9,7 +9,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.files import whole_file
+from terrafm_tg.utils.files import whole_file
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -93,7 +93,7 @@ def draw_land_cover(metrics: pd.DataFrame, prototypes: int, frequent: Sequence[b
     """
     from matplotlib.figure import Figure
 
-    from terrafm_tg.tasks.land_cover import class_names
+    from terrafm_tg.tasks.pretrain.frequent_classes import class_names
 
     titles = {title.lower().replace(" ", "_"): title for title in class_names()}
     present = [slug for slug in titles if f"val/entropy/{slug}" in metrics]

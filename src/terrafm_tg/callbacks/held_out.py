@@ -8,7 +8,7 @@ from torch import nn
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.held_out import evaluate_held_out, held_out_loaders
-from terrafm_tg.evaluation.report import TRAINED, UNTRAINED, table, write_report
+from terrafm_tg.evaluation.held_out_report import TRAINED, UNTRAINED, table, write_report
 
 
 class HeldOutReport(Callback):

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import move_data_to_device
 
-from terrafm_tg.files import whole_file
+from terrafm_tg.utils.files import whole_file
 
 
 class PredictionWriter(BasePredictionWriter):

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from rich.console import Console
 
-from terrafm_tg.tasks.settings import plain
+from terrafm_tg.tasks.pretrain.settings import plain
 
 
 class RunSummary(Callback):

@@ -1,18 +1,17 @@
 """Datamodules: what feeds the Trainer with native-resolution tiles, or with labelled images for fine-tuning."""
 
-from .bench import BenchDataModule
-from .cache import CachedTiles
-from .faults import DamageLog, FaultTolerant
-from .in_memory import InMemoryDataModule
-from .loader import TileDataLoader
+from .labelled.bench import BenchDataModule
+from .labelled.oscd import SensorOSCDDataModule
+from .labelled.sensors import SensorDataModule
+from .loading.cache import CachedTiles
+from .loading.faults import DamageLog, FaultTolerant
+from .loading.loader import TileDataLoader
+from .loading.split import even_pick, split_blocks
 from .major_tom import MajorTOMDataModule
 from .mmearth import MMEarthDataModule
 from .packed import PackedDataModule
-from .sensor_oscd import SensorOSCDDataModule
-from .sensors import SensorDataModule
 from .sentinel_folder import SentinelFolderDataModule
 from .simulated import SimulatedDataModule
-from .split import even_pick, split_blocks
 from .ssl4eo import SSL4EOS12DataModule
 from .tiles import TileDataModule
 
@@ -21,7 +20,6 @@ __all__ = [
     "CachedTiles",
     "DamageLog",
     "FaultTolerant",
-    "InMemoryDataModule",
     "MMEarthDataModule",
     "MajorTOMDataModule",
     "PackedDataModule",

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from terrafm_tg.datasets import SimulatedWorld
+from terrafm_tg.simulation import SimulatedWorld
 
 from .tiles import TileDataModule
 

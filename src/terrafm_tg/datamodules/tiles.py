@@ -15,16 +15,16 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torchgeo.datamodules import BaseDataModule
 
-from terrafm_tg.datasets.base import TileDataset
-from terrafm_tg.datasets.esa_worldcover import CLASS_NAMES
+from terrafm_tg.datasets.tiles.dataset import TileDataset
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.land_cover import CLASS_NAMES
 from terrafm_tg.samplers import LandCoverSampler
 
-from .cache import CachedTiles
-from .faults import DamageLog, FaultTolerant
-from .loader import TileDataLoader
-from .resume import STEP_TILES, fits, recount, warn_of_changes
-from .split import even_pick, split_blocks
+from .loading.cache import CachedTiles
+from .loading.faults import DamageLog, FaultTolerant
+from .loading.loader import TileDataLoader
+from .loading.resume import STEP_TILES, fits, recount, warn_of_changes
+from .loading.split import even_pick, split_blocks
 
 #: Settings that change how fast tiles come, not which; of `batch_size`, see `STEP_TILES`.
 _RESOURCES = {
@@ -38,7 +38,7 @@ class TileDataModule(BaseDataModule):
     """Base of the datamodules that feed batches of native-resolution tiles.
 
     A batch is that of :func:`~terrafm_tg.datasets.collate_tiles` and ``damaged`` (see
-    :class:`~terrafm_tg.datamodules.faults.FaultTolerant`). It is neither normalised nor augmented here: the
+    :class:`~terrafm_tg.datamodules.loading.faults.FaultTolerant`). It is neither normalised nor augmented here: the
     views are made on the device, by the task. The loaders:
 
     * training: the draws of a :class:`~terrafm_tg.samplers.LandCoverSampler` over the training cells; the
@@ -66,14 +66,14 @@ class TileDataModule(BaseDataModule):
         epoch_length: Tiles per epoch over all processes; the number of training tiles where None.
         seed: Of the split, the picks and the draws.
         cache: Keep decoded tiles in memory that the workers share
-            (:class:`~terrafm_tg.datamodules.cache.CachedTiles`).
+            (:class:`~terrafm_tg.datamodules.loading.cache.CachedTiles`).
         cache_limit: Most gigabytes for that; 80 % of the available memory where None.
         max_damaged_share: Share of replaced samples from which on a run ends.
         pin_memory: Read into page-locked memory; where None, if there is a GPU.
         prefetch_factor: Batches that each worker reads ahead.
         persistent_workers: Keep training workers from epoch to epoch.
         ring: Take batches from the workers through shared memory that is made once
-            (:mod:`terrafm_tg.datamodules.ring`): room for ``prefetch_factor + 1`` batches per worker.
+            (:mod:`terrafm_tg.datamodules.loading.ring`): room for ``prefetch_factor + 1`` batches per worker.
 
     Raises:
         TerraFMError: From ``setup("fit")``: if a batch is a single tile, or larger than an epoch; if the

@@ -1,17 +1,16 @@
-"""Datasets: tiles of Sentinel-1 and Sentinel-2, land cover, and the simulated world."""
+"""Datasets: tiles of Sentinel-1 and Sentinel-2, and land cover."""
 
-from .base import TileDataset, TileSlice, collate_tiles
-from .bigearthnet import BigEarthNetS1, BigEarthNetS2
-from .dfc2020 import DFC2020S1, DFC2020S2
 from .esa_worldcover import ESAWorldCover
-from .index import build_index
-from .major_tom import MajorTOM
+from .folder.dataset import SentinelFolder
+from .index.build import build_index
+from .labelled.bigearthnet import BigEarthNetS1, BigEarthNetS2
+from .labelled.dfc2020 import DFC2020S1, DFC2020S2
+from .labelled.sensor_pairs import SensorPairs
+from .majortom.dataset import MajorTOM
 from .mmearth import MMEarthTiles
-from .packed import PackedTiles
-from .sensor_pairs import SensorPairs
-from .sentinel_folder import SentinelFolder
-from .simulated import SimulatedWorld, simulate
 from .ssl4eo import SSL4EOS12Tiles
+from .store.dataset import PackedTiles
+from .tiles.dataset import TileDataset, TileSlice, collate_tiles
 
 __all__ = [
     "DFC2020S1",
@@ -25,10 +24,8 @@ __all__ = [
     "SSL4EOS12Tiles",
     "SensorPairs",
     "SentinelFolder",
-    "SimulatedWorld",
     "TileDataset",
     "TileSlice",
     "build_index",
     "collate_tiles",
-    "simulate",
 ]

@@ -1,9 +1,8 @@
-"""ESA WorldCover: the global 10 m land-cover map, its legend, and the histogram of a tile."""
+"""ESA WorldCover: the global 10 m land-cover map and the histogram of a tile."""
 
 import math
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,46 +18,14 @@ from torchgeo.datasets import RasterDataset
 from torchgeo.datasets.errors import DatasetNotFoundError
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.land_cover import CLASSES, OCEAN, UNKNOWN
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
-class LandCover:
-    """One class of the legend: its code in the files, its name and its colour in the published map."""
-
-    code: int
-    name: str
-    color: tuple[int, int, int]
-
-
-#: The legend of the map, in the order of the class indices 0 to 10.
-CLASSES: tuple[LandCover, ...] = (
-    LandCover(10, "Tree cover", (0, 100, 0)),
-    LandCover(20, "Shrubland", (255, 187, 34)),
-    LandCover(30, "Grassland", (255, 255, 76)),
-    LandCover(40, "Cropland", (240, 150, 255)),
-    LandCover(50, "Built-up", (250, 0, 0)),
-    LandCover(60, "Bare / sparse vegetation", (180, 180, 180)),
-    LandCover(70, "Snow and ice", (240, 240, 240)),
-    LandCover(80, "Permanent water bodies", (0, 100, 200)),
-    LandCover(90, "Herbaceous wetland", (0, 150, 160)),
-    LandCover(95, "Mangroves", (0, 207, 117)),
-    LandCover(100, "Moss and lichen", (250, 230, 160)),
-)
-#: Index of the class that the map lacks; see :func:`majority`.
-OCEAN = 11
-#: Land cover that is not known.
-UNKNOWN = -1
-#: Names of the classes 0 to 11.
-CLASS_NAMES: tuple[str, ...] = (*(c.name for c in CLASSES), "Ocean")
-#: Index of permanent water.
-WATER = 7
 #: Tiles of the complete map (60° S to 84° N); a folder with all of them says that a missing tile is open sea.
 COMPLETE = 2651
-#: The map ends here; further south nothing is ocean by absence.
-SOUTHERN_LIMIT = -60.0
 
 _INDEX_OF_CODE = np.full(256, OCEAN, dtype=np.int64)
 _INDEX_OF_CODE[[c.code for c in CLASSES]] = np.arange(len(CLASSES))
@@ -213,31 +180,3 @@ def count_classes(src: DatasetReader, geometry: BaseGeometry) -> np.ndarray:
         inside = geometry_mask([geometry], codes.shape, src.window_transform(window), invert=True)
         np.add.at(counts, _INDEX_OF_CODE, np.bincount(codes[inside], minlength=len(_INDEX_OF_CODE)))
     return counts
-
-
-def majority(histogram: np.ndarray, latitude: float, ocean_share: float = 0.95) -> int:
-    """The land cover of a tile from its histogram, with the ocean that WorldCover's legend lacks.
-
-    The most frequent of the 12 counts decides. It is *ocean* where that is "no data" (the map has none over
-    open sea), or water that, with "no data", fills at least ``ocean_share`` of the tile: a lake or a river
-    leaves a shore in almost every 5 km tile. South of 60° S, where the map ends, nothing is ocean by absence.
-
-    Args:
-        histogram: (12,) counts as from :meth:`ESAWorldCover.histogram`.
-        latitude: Of the tile's centre, in degrees.
-        ocean_share: Share of water and "no data" from which a tile of water is ocean.
-
-    Returns:
-        Class index 0 to 10, 11 for ocean, -1 where it is not known.
-    """
-    return int(majorities(np.asarray(histogram)[None], np.array([latitude]), ocean_share)[0])
-
-
-def majorities(histograms: np.ndarray, latitudes: np.ndarray, ocean_share: float = 0.95) -> np.ndarray:
-    """:func:`majority` of many tiles: (n, 12) counts and (n,) latitudes to int8 (n,)."""
-    total, top = histograms.sum(axis=1), histograms.argmax(axis=1)
-    water = (histograms[:, WATER] + histograms[:, OCEAN]) >= ocean_share * total
-    classes = np.where((top == WATER) & water, OCEAN, top)
-    south = latitudes < SOUTHERN_LIMIT
-    classes[south] = np.where(top[south] == OCEAN, UNKNOWN, top[south])
-    return np.where(total == 0, UNKNOWN, classes).astype(np.int8)

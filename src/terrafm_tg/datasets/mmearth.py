@@ -15,10 +15,10 @@ from torchgeo.datasets.utils import Sample, lazy_import
 from terrafm_tg.errors import DamagedTileError
 from terrafm_tg.modalities import Modality, get_modalities
 
-from .base import TileDataset
-from .index_file import fingerprint, open_index
+from .index.file import fingerprint, open_index
 from .mmearth_rows import data_file, find_subset, land_cover, picture_size, tile_rows
-from .tiff import native_pixels
+from .tiles.dataset import TileDataset
+from .tiles.tiff import native_pixels
 
 
 class MMEarthTiles(TileDataset):

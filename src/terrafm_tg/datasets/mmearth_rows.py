@@ -12,11 +12,11 @@ from torchgeo.datasets.mmearth import TileInfo
 from torchgeo.datasets.utils import lazy_import
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.land_cover import CLASSES, majority
 
-from . import grid
-from .esa_worldcover import CLASSES, majority
-from .footprints import boxes
-from .tile_table import times
+from .majortom import grid
+from .tiles.footprints import boxes
+from .tiles.table import times
 
 _CODES = [c.code for c in CLASSES]
 

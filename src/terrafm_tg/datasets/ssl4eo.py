@@ -17,11 +17,11 @@ from torchgeo.datasets.utils import Sample
 from terrafm_tg.errors import DamagedTileError
 from terrafm_tg.modalities import Modality
 
-from .base import TileDataset
-from .folder_files import band_file
-from .index_file import fingerprint, open_index
+from .folder.files import band_file
+from .index.file import fingerprint, open_index
 from .ssl4eo_rows import SPLITS, find_splits, tile_rows
-from .tiff import native_pixels
+from .tiles.dataset import TileDataset
+from .tiles.tiff import native_pixels
 
 
 class SSL4EOS12Tiles(TileDataset):

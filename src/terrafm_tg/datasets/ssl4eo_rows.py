@@ -17,9 +17,9 @@ from torchgeo.datasets import SSL4EOS12, DatasetNotFoundError
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import get_modalities
 
-from . import grid
-from .footprints import boxes
-from .tile_table import times
+from .majortom import grid
+from .tiles.footprints import boxes
+from .tiles.table import times
 
 #: TorchGeo's split of each modality, in the order in which images look for partners.
 SPLITS: dict[str, Literal["s1", "s2c", "s2a"]] = {"s2l2a": "s2a", "s2l1c": "s2c", "s1rtc": "s1"}

@@ -2,8 +2,8 @@
 
 from .features import FUSED, TileFeatures, collect, gather
 from .held_out import BASELINE, evaluate_held_out
+from .held_out_report import TRAINED, UNTRAINED, figure, table, write_report
 from .knn import accuracy, balanced_accuracy, knn_predict
-from .report import TRAINED, UNTRAINED, figure, table, write_report
 from .retrieval import recall
 from .scores import score
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from terrafm_tg.datasets.bench import BenchDataset
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.files import whole_file
+from terrafm_tg.utils.files import whole_file
 
 from .encoders import BenchEncoder
 

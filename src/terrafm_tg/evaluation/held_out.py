@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import Modality, get_modalities
 
-from .baseline import baseline_output, standardize
+from .band_statistics import baseline_output, standardize
 from .features import FUSED, TileFeatures, center, collect, gather
 from .knn import TEMPERATURE, K
 from .retrieval import TOP

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from terrafm_tg.datasets import TileDataset
-from terrafm_tg.datasets.esa_worldcover import CLASS_NAMES, CLASSES, UNKNOWN
-from terrafm_tg.datasets.layers import CONTINENTS, KOPPEN_GEIGER, places
+from terrafm_tg.datasets.index.layers import CONTINENTS, KOPPEN_GEIGER, places
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.files import whole_file
+from terrafm_tg.land_cover import CLASS_NAMES, CLASSES, UNKNOWN
 from terrafm_tg.modalities import Modality
 from terrafm_tg.samplers import LandCoverSampler
+from terrafm_tg.utils.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from terrafm_tg.datasets.bench import BenchDataset
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.files import whole_file
+from terrafm_tg.utils.files import whole_file
 
 from .embedding_cache import read_batches
 from .encoders.spec import BenchEncoder

@@ -4,10 +4,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .builders import build_encoder, terrafm_base, terrafm_large, terrafm_small, terrafm_tiny
     from .checkpoint import export_encoder, load_encoder_state, load_weights
+    from .export import export_onnx
     from .folding import reparameterize
-    from .onnx import export_onnx
+    from .sizes import build_encoder, terrafm_base, terrafm_large, terrafm_small, terrafm_tiny
     from .vit import TerraFMViT
     from .weights import TerraFM_Base_Weights, terrafm_transforms
 
@@ -28,10 +28,10 @@ __all__ = [
 ]
 
 _MODULES = {
-    "builders": ("build_encoder", "terrafm_base", "terrafm_large", "terrafm_small", "terrafm_tiny"),
+    "sizes": ("build_encoder", "terrafm_base", "terrafm_large", "terrafm_small", "terrafm_tiny"),
     "checkpoint": ("export_encoder", "load_encoder_state", "load_weights"),
     "folding": ("reparameterize",),
-    "onnx": ("export_onnx",),
+    "export": ("export_onnx",),
     "vit": ("TerraFMViT",),
     "weights": ("TerraFM_Base_Weights", "terrafm_transforms"),
 }

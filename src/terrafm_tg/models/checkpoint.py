@@ -15,9 +15,9 @@ from torch import Tensor
 from torchvision.models._api import WeightsEnum
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.files import whole_file
+from terrafm_tg.utils.files import whole_file
 
-from .builders import SIZES
+from .sizes import SIZES
 from .vit import TerraFMViT
 from .weights import find_weights
 

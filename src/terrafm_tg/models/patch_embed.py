@@ -14,7 +14,7 @@ from terrafm_tg.modalities import MODALITIES
 
 from .fusion import ModalityFusion
 from .inputs import PATCH_SIZE, Columns, SensorInput
-from .packed_stem import embed_groups
+from .multi_crop_stem import embed_groups
 
 #: Height and width of the grid of learned positions: that of a 224 px image.
 POSITION_GRID = (14, 14)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-from .builders import BUILDERS, split_name
+from .sizes import BUILDERS, split_name
 
 
 def register_timm() -> None:

@@ -22,7 +22,7 @@ from .inputs import (
     resolve_input,
     select_columns,
 )
-from .packed import embed_views
+from .multi_crop import embed_views
 from .patch_embed import SensorPatchEmbed
 
 #: Anything that the encoder reads.

@@ -9,7 +9,7 @@ from torchvision.models._api import Weights, WeightsEnum
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, S2L2A
 
-from .builders import PUBLISHED_URL
+from .sizes import PUBLISHED_URL
 
 
 def terrafm_transforms(

@@ -9,9 +9,9 @@ import torch.distributed as dist
 from torch.utils.data import DistributedSampler
 from torchgeo.samplers import GeoSampler
 
-from terrafm_tg.datasets.base import TileDataset, TileSlice
-from terrafm_tg.datasets.esa_worldcover import OCEAN
+from terrafm_tg.datasets.tiles.dataset import TileDataset, TileSlice
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.land_cover import OCEAN
 
 _log = logging.getLogger(__name__)
 

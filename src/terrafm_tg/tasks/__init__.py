@@ -1,10 +1,10 @@
 """LightningModules: TerraFM's pretraining, fine-tuning, and TorchGeo's dense tasks with what they lack."""
 
-from .finetune_change import FineTuneChangeDetection
-from .finetune_classification import FineTuneClassification
-from .finetune_segmentation import FineTuneSegmentation
-from .segmentation import TerraFMPixelwiseRegression, TerraFMSegmentation
-from .terrafm import TerraFM
+from .finetune.change import FineTuneChangeDetection
+from .finetune.classification import FineTuneClassification
+from .finetune.segmentation import FineTuneSegmentation
+from .finetune.torchgeo_segmentation import TerraFMPixelwiseRegression, TerraFMSegmentation
+from .pretrain.terrafm import TerraFM
 
 __all__ = [
     "FineTuneChangeDetection",

@@ -9,14 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from terrafm_tg.completeness import complete_tiles
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import Modality, get_modalities
+from terrafm_tg.utils.random import keyed_uniform
 
 from .augment import NO_CHANGE, Augment
+from .completeness import complete_tiles
 from .draws import CROP_DRAWS, draw_boxes, draw_modalities
 from .normalize import affine
-from .random import keyed_uniform
 from .render import Views, render
 
 #: Number of global crops.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import Modality
-from terrafm_tg.radar import linear_power
+from terrafm_tg.radiometry import linear_power
 
 from .normalize import MISSING
 from .resample import blur_matrices, resample, with_shares

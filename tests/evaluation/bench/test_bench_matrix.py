@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from tiny_bench import QUICK, write_config
 
-from terrafm_tg.cli import main
+from terrafm_tg.cli.main import main
 from terrafm_tg.datasets.bench import TASKS
 from terrafm_tg.evaluation.bench import SCHEMA
 from terrafm_tg.evaluation.protocols import PROTOCOLS, get_protocol

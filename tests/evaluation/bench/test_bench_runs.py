@@ -13,7 +13,7 @@ import yaml
 from tiny_bench import write_config
 
 from processes import start
-from terrafm_tg.cli import main
+from terrafm_tg.cli.main import main
 from terrafm_tg.evaluation.bench.config import read_datasets
 from terrafm_tg.evaluation.bench.run import spread
 

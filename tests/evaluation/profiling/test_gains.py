@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import Trainer
 
-from terrafm_tg.cli import main
-from terrafm_tg.datamodules import InMemoryDataModule
-from terrafm_tg.evaluation.profiling.gains import FULL, PLAIN, _variants, measure_gains
-from terrafm_tg.evaluation.profiling.stages import StageProfiler
+from benchmarks.in_memory import InMemoryDataModule
+from terrafm_tg.cli.main import main
+from terrafm_tg.profiling.gains import FULL, PLAIN, _variants, measure_gains
+from terrafm_tg.profiling.stages import StageProfiler
 from terrafm_tg.tasks import TerraFM
-from terrafm_tg.tasks.speedups import SPEEDUPS
+from terrafm_tg.tasks.pretrain.speedups import SPEEDUPS
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 TINY = [

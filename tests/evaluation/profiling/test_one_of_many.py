@@ -5,7 +5,7 @@ import logging
 import pytest
 from test_profile_command import CONF, TINY
 
-from terrafm_tg.cli import main
+from terrafm_tg.cli.main import main
 
 #: An allocation of one task, as `salloc -n1` gives.
 SLURM = {"SLURM_NTASKS": "1", "SLURM_NNODES": "1", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "interactive"}

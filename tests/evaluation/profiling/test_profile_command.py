@@ -9,10 +9,10 @@ import pytest
 from matplotlib.image import imread
 
 from data.eurosat import data as eurosat
-from terrafm_tg.cli import main
-from terrafm_tg.evaluation.profiling.bound import bound
-from terrafm_tg.evaluation.profiling.profile import Profile, Run, Stage, read_profile
-from terrafm_tg.evaluation.profiling.report import in_words
+from terrafm_tg.cli.main import main
+from terrafm_tg.profiling.bound import bound
+from terrafm_tg.profiling.profile import Profile, Run, Stage, read_profile
+from terrafm_tg.profiling.report import in_words
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 TINY = [
@@ -151,7 +151,7 @@ def test_a_wrong_option_is_one_sentence(
     options: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    monkeypatch.setattr("terrafm_tg.profile_cli.profile_table", None)  # no table: nothing was measured
+    monkeypatch.setattr("terrafm_tg.cli.profile.profile_table", None)  # no table: nothing was measured
     with pytest.raises(SystemExit):
         main(["profile", *TINY, *options])
     error = capsys.readouterr().err

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from terrafm_tg.cli import main
+from terrafm_tg.cli.main import main
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.profiling.profile import Profile, Stage
-from terrafm_tg.evaluation.profiling.scaling import Network, scale, scaling_table
-from terrafm_tg.files import write_json
+from terrafm_tg.profiling.profile import Profile, Stage
+from terrafm_tg.profiling.scaling import Network, scale, scaling_table
+from terrafm_tg.utils.files import write_json
 
 
 def profile(gradients: int = 400_000_000, backward: float = 0.2, **changes: object) -> Profile:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from terrafm_tg.evaluation.profiling.stages import StageProfiler
+from terrafm_tg.profiling.stages import StageProfiler
 
 
 @dataclass

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from terrafm_tg.cli import main
-from terrafm_tg.evaluation.profiling import memory
-from terrafm_tg.evaluation.profiling.memory import Need, memory_need, step_memory, tile_bytes
-from terrafm_tg.evaluation.profiling.tensor_memory import TensorMemory
+from terrafm_tg.cli.main import main
+from terrafm_tg.profiling import memory
+from terrafm_tg.profiling.memory import Need, memory_need, step_memory, tile_bytes
+from terrafm_tg.profiling.tensor_memory import TensorMemory
 from terrafm_tg.tasks import TerraFM
 
 SMALL = {"model": "terrafm_tiny", "head_hidden": 256, "head_bottleneck": 64, "prototypes": 2048, "alpha": 1.0}

@@ -7,10 +7,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tasks.plain_step import PlainTerraFM
 from tasks.tiny_terrafm import loader, make_batch, trainer
-from terrafm_tg.evaluation.profiling.arithmetic import modality_shares, step_operations
-from terrafm_tg.evaluation.profiling.stages import StageProfiler
 from terrafm_tg.modalities import get_modality
 from terrafm_tg.models.inputs import SensorInput
+from terrafm_tg.profiling.arithmetic import modality_shares, step_operations
+from terrafm_tg.profiling.stages import StageProfiler
 from terrafm_tg.tasks import TerraFM
 
 SETTINGS = {"model": "terrafm_tiny", "depth": 2, "head_hidden": 64, "head_bottleneck": 32, "prototypes": 4096}

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from terrafm_tg.cli import main
-from terrafm_tg.datamodules import InMemoryDataModule
-from terrafm_tg.evaluation.profiling.views import KorniaCrops
+from benchmarks.in_memory import InMemoryDataModule
+from benchmarks.views import KorniaCrops
+from terrafm_tg.cli.main import main
 from terrafm_tg.transforms import MultiCrop
 
 

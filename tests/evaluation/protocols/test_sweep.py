@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from data.copernicus_bench.data import make_copernicus
 from processes import start
-from terrafm_tg.datamodules.sensor_transforms import orient
+from terrafm_tg.datamodules.labelled.transforms import orient
 from terrafm_tg.datasets.bench import open_bench
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoders import ModelSpec, UnsupportedTaskError, load_encoder

@@ -13,7 +13,7 @@ from torchgeo.datasets import (
     CopernicusBenchLCZS2,
 )
 
-from terrafm_tg.datasets.dfc2020 import DFC2020S1, DFC2020S2, IGNORED
+from terrafm_tg.datasets.labelled.dfc2020 import DFC2020S1, DFC2020S2, IGNORED
 from terrafm_tg.modalities import S1RTC, S2L1C, S2L2A
 
 from .copernicus import Reader, open_copernicus

@@ -38,7 +38,7 @@ def run_bench(
     cache: bool,
     dry_run: bool,
 ) -> None:
-    """Plan, do what is missing, and print; the arguments are those of :func:`terrafm_tg.commands.bench`.
+    """Plan, do what is missing, and print; the arguments are those of :func:`terrafm_tg.cli.commands.bench`.
 
     Raises:
         TerraFMError: If a setting is wrong, there is nothing to do, or in the end for what failed.

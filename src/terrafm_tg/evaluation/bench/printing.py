@@ -10,10 +10,10 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from terrafm_tg.evaluation.bench_report.entries import entries
-from terrafm_tg.evaluation.bench_report.published import Published
-from terrafm_tg.evaluation.bench_report.summary import Line, leading, summarise
-from terrafm_tg.evaluation.bench_report.tables import share
+from terrafm_tg.evaluation.report.entries import entries
+from terrafm_tg.evaluation.report.published import Published
+from terrafm_tg.evaluation.report.summary import Line, leading, summarise
+from terrafm_tg.evaluation.report.tables import share
 
 from .plan import Plan, Skipped
 

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from terrafm_tg.distributed import run_units
-from terrafm_tg.evaluation.bench_report import write_report
-from terrafm_tg.files import write_text
+from terrafm_tg.evaluation.report import write_report
+from terrafm_tg.utils.files import write_text
+from terrafm_tg.utils.parallel import run_units
 
 from .available import split_available
 from .plan import Plan, Skipped

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from terrafm_tg.files import whole_file
+from terrafm_tg.utils.files import whole_file
 
 from .unit import Unit, read_rows
 

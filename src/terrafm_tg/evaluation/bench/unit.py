@@ -10,7 +10,7 @@ from typing import Any
 from terrafm_tg.datasets.bench.task import Bands
 from terrafm_tg.evaluation.encoders import ModelSpec
 from terrafm_tg.evaluation.protocols import Protocol
-from terrafm_tg.files import write_text
+from terrafm_tg.utils.files import write_text
 
 #: The one model that has no weights, neither trained nor random.
 STATISTICS = "pixel-statistics"

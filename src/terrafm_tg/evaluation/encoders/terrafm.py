@@ -2,8 +2,8 @@
 
 from terrafm_tg.modalities import MODALITIES, S1RTC, S2L2A
 from terrafm_tg.models import build_encoder
-from terrafm_tg.models.builders import split_name
 from terrafm_tg.models.inputs import PATCH_SIZE
+from terrafm_tg.models.sizes import split_name
 
 from .backbone import TimmBackbone, with_seed
 from .bands import is_radar, is_sentinel2

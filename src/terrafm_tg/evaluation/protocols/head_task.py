@@ -11,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from terrafm_tg.datamodules.sensor_transforms import ORIENTATIONS, orient
+from terrafm_tg.datamodules.labelled.transforms import ORIENTATIONS, orient
 from terrafm_tg.datasets.bench import BenchTask
 from terrafm_tg.evaluation.encoders.spec import BenchEncoder
 from terrafm_tg.evaluation.metrics import Metrics, NotFiniteError, check_target

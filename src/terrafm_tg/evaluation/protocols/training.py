@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from terrafm_tg.datasets.bench import BenchDataset
-from terrafm_tg.tasks.finetune_optimization import LearningRate
+from terrafm_tg.tasks.finetune.optimization import LearningRate
 
 from .base import Context, Splits
 from .head_task import HeadTask

@@ -1,0 +1,1 @@
+"""Loading of tiles: ring of shared memory, faults, cache, resume, split."""

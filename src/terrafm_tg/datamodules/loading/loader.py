@@ -1,0 +1,162 @@
+"""A DataLoader that a checkpoint can resume at the very batch at which it stopped."""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from terrafm_tg.datasets.tiles.dataset import TileDataset
+from terrafm_tg.samplers import LandCoverSampler
+
+from .faults import DamageLog, FaultTolerant, collate
+from .ring import AVAILABLE, Ring, SlotBatch
+from .slots import SlotWriter
+
+_log = logging.getLogger(__name__)
+
+
+class TileDataLoader(DataLoader[Any]):
+    """DataLoader of tile batches with a state: the epoch, and how far its list has been handed out.
+
+    Lightning saves the state of such a loader in its checkpoints. Batches count when the trainer takes them,
+    not when a worker has prefetched them, and only those of whole optimiser steps: the gradients of a step
+    that was under way are not in the checkpoint. As the state is a position in the epoch's one list, a run on
+    another number of processes, or with other batches, goes on at the very same tile.
+
+    Nothing starts before the first batch is asked for, because Lightning creates the iterator first and tells
+    the sampler its epoch afterwards: workers that prefetch at once would begin with the wrong epoch after a
+    resume. A checkpoint of an epoch's last batch resumes with the first one of the next epoch.
+
+    The loader draws no number from torch's global generator, so that a resumed run, which creates other
+    iterators, keeps the random numbers of one that was never interrupted.
+
+    Args:
+        dataset: A :class:`~terrafm_tg.datamodules.loading.faults.FaultTolerant` dataset.
+        damage: Counts and limits replaced samples; a log of its own where None.
+        ring: Whether batches come from worker processes through shared memory that is made once
+            (:mod:`terrafm_tg.datamodules.loading.ring`); otherwise, and where the system has no such memory, each
+            batch comes in shared memory of its own, which is slower. The batches are the same.
+        recount: Called on resuming with this loader's batches that the epoch still has, for a trainer that
+            counts them.
+        **kwargs: Those of ``torch.utils.data.DataLoader``; with a ``LandCoverSampler`` as ``sampler`` it can
+            be resumed.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        damage: DamageLog | None = None,
+        ring: bool = True,
+        recount: Callable[[int], None] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(dataset, **{"collate_fn": collate, "generator": torch.Generator(), **kwargs})
+        self.damage = damage or DamageLog()
+        self.ring = ring
+        self.recount = recount
+        self._epoch = self._batches = self._start = 0
+        self._resumed = False
+
+    def __iter__(self) -> Any:
+        """Yield the batches of the sampler's epoch; after `load_state_dict`, those not handed out yet."""
+        resumed, self._resumed = self._resumed, False
+        if isinstance(self.sampler, LandCoverSampler):
+            self._start = self._start if resumed and self.sampler.epoch == self._epoch else 0
+            self._epoch = self.sampler.epoch
+            self.sampler.start = self._start
+        self._batches = 0
+        for batch in super().__iter__():
+            batch = self.damage.check(batch.copy() if isinstance(batch, SlotBatch) else batch)
+            self._batches += 1
+            yield batch
+
+    def _get_iterator(self) -> Any:
+        """Start the workers, with a ring of their own; torch calls this once for each set of workers."""
+        ring = self._make_ring()
+        if ring is None:
+            return super()._get_iterator()
+        given = self.worker_init_fn
+        self.worker_init_fn = partial(take_slots, ring, self.batch_size or 1, given)
+        try:
+            batches: Any = super()._get_iterator()
+        finally:
+            self.worker_init_fn = given
+        batches.ring = ring  # lives as long as the workers do
+        return batches
+
+    def _make_ring(self) -> Ring | None:
+        if not (self.ring and AVAILABLE and self.num_workers and isinstance(self.dataset, FaultTolerant)):
+            return None
+        # A worker has `prefetch_factor` batches to do at any time, while one of its batches is being copied.
+        slots = (self.prefetch_factor or 0) + 1
+        try:
+            return Ring(
+                self.num_workers, slots, (self.batch_size or 1) * largest_sample(self.dataset.dataset)
+            )
+        except OSError as error:
+            _log.warning("No shared memory for a ring (%s): batches come more slowly, one by one.", error)
+            return None
+
+    def state_dict(self) -> dict[str, int]:
+        """The ``epoch``, the ``position`` behind what whole optimiser steps took of its list, and what this rests on.
+
+        That is ``step``, the tiles of an optimiser step over all processes, and ``length``, those of an epoch.
+        """
+        batch, step, length = self._frame()
+        done = self._batches * batch
+        position = self._start + done - done % step
+        return {"epoch": self._epoch, "position": position, "step": step, "length": length}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where the epoch's list had not been handed out when ``state`` was taken.
+
+        Where the epoch's length differs from the checkpoint's, that is said; the datamodule says it of the step.
+        """
+        batch, step, length = self._frame()
+        if state["length"] != length:
+            _log.warning(
+                "The checkpoint was written with %d draws an epoch and this run has %d: other tiles follow than "
+                "in an uninterrupted run.",
+                state["length"],
+                length,
+            )
+        self._epoch, self._start, self._batches, self._resumed = state["epoch"], state["position"], 0, True
+        left = max(0, length - self._start) // step * (step // batch)
+        if left == 0 or state["length"] - self._start < state["step"]:
+            left, self._epoch, self._start = 0, self._epoch + 1, 0
+        if isinstance(self.sampler, LandCoverSampler):
+            self.sampler.set_epoch(self._epoch)
+        if self.recount is not None:
+            self.recount(left)
+
+    def _frame(self) -> tuple[int, int, int]:
+        """Tiles of a batch and of an optimiser step, over all processes, and of an epoch."""
+        batch, length = self.batch_size or 1, len(self)
+        if isinstance(self.sampler, LandCoverSampler):
+            batch, length = batch * self.sampler.world_size, self.sampler.global_length
+            return batch, max(self.sampler.step, batch), length
+        return batch, batch, length * batch
+
+
+def largest_sample(tiles: TileDataset) -> int:
+    """Bytes that the images of a sample take at most: all bands as 4 byte numbers at 10 m, and some to align."""
+    return 4 * tiles.tile_size**2 * sum(len(m.bands) for m in tiles.modalities) + 4096
+
+
+def take_slots(ring: Ring, batch_size: int, then: Callable[[int], None] | None, worker: int) -> None:
+    """Lets a worker read into its slots: what runs first in it.
+
+    Args:
+        ring: The memory.
+        batch_size: Most tiles of a batch.
+        then: The user's own function to run.
+        worker: Number of the worker.
+    """
+    info = get_worker_info()
+    if info is not None and isinstance(info.dataset, FaultTolerant):
+        info.dataset.slots = SlotWriter(ring, worker, batch_size)
+    if then is not None:
+        then(worker)

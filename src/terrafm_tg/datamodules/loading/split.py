@@ -1,0 +1,114 @@
+"""Held-out cells in whole blocks with a gap around them, and a pick of tiles that is even over land cover."""
+
+import numpy as np
+import pandas as pd
+
+from terrafm_tg.datasets.majortom import grid
+from terrafm_tg.errors import TerraFMError
+
+_TOLERANCE = 1e-6  # of a cell's width: corners are computed numbers
+
+
+def split_blocks(
+    index: pd.DataFrame, val_share: float = 0.1, block: int = 4, gap: int = 1, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split tiles into training and validation so that no picture of one reaches into the other's cells.
+
+    Neighbouring Major-TOM pictures overlap by 0.68 km, and neighbouring places look alike: whole blocks of
+    cells are held out, in an order drawn by ``seed``, until their tiles make up ``val_share``. Training cells
+    with fewer than ``gap`` whole cells between them and a held-out one are dropped. Rows of the grid have
+    different numbers of cells, so that distances east to west are measured in degrees, also across the
+    antimeridian.
+
+    Args:
+        index: Tile index with the column ``cell``.
+        val_share: Share of the tiles to hold out; 0 for none.
+        block: Edge of a block in cells.
+        gap: Cells between training and validation.
+        seed: Of the blocks' order.
+
+    Returns:
+        Rows for training and rows for validation, ascending.
+
+    Raises:
+        TerraFMError: If a setting is out of range, a cell's name is not Major-TOM's, or one side would be
+            empty.
+    """
+    if not 0 <= val_share < 1 or block < 1 or gap < 0:
+        raise TerraFMError(
+            f"`val_share={val_share}`, `block={block}`, `gap={gap}`: expected a share from 0 to below 1, a "
+            "block of 1 or more cells, a gap of 0 or more."
+        )
+    everything = np.arange(len(index))
+    if val_share == 0:
+        return everything, everything[:0]
+    codes, names = pd.factorize(index["cell"])
+    tiles = np.bincount(codes)
+    rows, cols = grid.parse(names)
+    width = 360 / grid.columns(rows)
+    centre = (cols + 0.5) * width
+
+    blocks = _blocks(rows, centre, block)
+    order = np.random.default_rng([seed, 4]).permutation(blocks.max() + 1)
+    sizes = np.bincount(blocks, tiles)[order]
+    # A block is held out if that brings the sum nearer to the share asked for; the first always is.
+    taken = np.cumsum(sizes) - sizes / 2 <= val_share * len(index)
+    taken[0] = True
+    held_out = np.isin(blocks, order[taken])
+    train = ~held_out & ~_near(rows, centre, width, held_out, gap)
+    if not train.any():
+        raise TerraFMError(
+            f"Holding out {val_share:.0%} of {len(names)} cells in blocks of {block} x {block} with a gap "
+            f"of {gap} leaves none to train on: lower `val_block` or `val_share`, set `val_share=0`, or "
+            "give more cells."
+        )
+    return everything[train[codes]], everything[held_out[codes]]
+
+
+def _blocks(rows: np.ndarray, centre: np.ndarray, block: int) -> np.ndarray:
+    """The number of each cell's block; columns of a block have the width of cells in its middle row."""
+    block_rows = rows // block
+    block_cols = np.floor(centre % 360 / 360 * grid.columns(block_rows * block + block // 2) / block)
+    return np.unique(block_rows * 10_000 + block_cols, return_inverse=True)[
+        1
+    ]  # rows have at most 4,008 cells
+
+
+def _near(
+    rows: np.ndarray, centre: np.ndarray, width: np.ndarray, held_out: np.ndarray, gap: int
+) -> np.ndarray:
+    """Whether fewer than ``gap`` whole cells lie between each cell and the nearest held-out one."""
+    near = np.zeros(len(rows), bool)
+    turn = 2000.0  # degrees that set grid rows apart on one sorted line
+    ours, theirs, theirs_width = centre % 360, centre[held_out] % 360, width[held_out]
+    # Each row's line goes once more round the globe on both sides.
+    line = np.concatenate([rows[held_out] * turn + theirs + around for around in (-360, 0, 360)])
+    order = np.argsort(line)
+    line, line_width = line[order], np.tile(theirs_width, 3)[order]
+    for step in range(-gap, gap + 1):
+        place = (rows + step) * turn + ours
+        right = np.searchsorted(line, place)
+        for neighbour in (np.maximum(right - 1, 0), np.minimum(right, len(line) - 1)):
+            apart = np.abs(line[neighbour] - place) - (line_width[neighbour] + width) / 2
+            near |= apart < gap * np.maximum(line_width[neighbour], width) * (1 - _TOLERANCE)
+    return near
+
+
+def even_pick(land_cover: np.ndarray, rows: np.ndarray, count: int | None, seed: int) -> np.ndarray:
+    """Choose rows as evenly over land-cover classes as they allow.
+
+    Args:
+        land_cover: Class of every tile of the index, -1 unknown.
+        rows: Candidates. Those of unknown class are chosen only if no class is known.
+        count: How many; all candidates where None.
+        seed: Of the choice.
+
+    Returns:
+        The chosen rows, ascending.
+    """
+    if count is None or not len(rows):
+        return rows
+    known = rows[land_cover[rows] >= 0]
+    rows = np.random.default_rng([seed, 5]).permutation(known if len(known) else rows)
+    turn = pd.Series(rows).groupby(land_cover[rows]).cumcount()  # one of each class, then the next
+    return np.sort(rows[np.argsort(turn, kind="stable")[:count]])

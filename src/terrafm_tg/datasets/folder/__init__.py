@@ -1,0 +1,1 @@
+"""A folder of GeoTIFFs per modality."""

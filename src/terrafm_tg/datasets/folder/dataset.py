@@ -1,0 +1,222 @@
+"""A folder of GeoTIFFs per modality, as tiles."""
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import rasterio
+from affine import Affine
+from geopandas import GeoDataFrame
+from rasterio import windows
+from rasterio.errors import RasterioError
+from rasterio.transform import array_bounds
+from rasterio.windows import Window
+from torchgeo.datasets.utils import Sample
+
+from terrafm_tg.datasets.index.file import fingerprint, open_index
+from terrafm_tg.datasets.tiles.dataset import TileDataset, check_tile_size
+from terrafm_tg.datasets.tiles.tiff import RADAR_UNITS, native_pixels
+from terrafm_tg.errors import DamagedTileError, TerraFMError
+from terrafm_tg.modalities import Modality
+from terrafm_tg.radiometry import settle
+
+from .files import FOLDERS, band_file, band_order, find_folders, find_products, image_files
+from .offsets import Offsets, find_offsets
+from .regrid import regrid, source_window
+from .rows import tile_rows
+
+
+class SentinelFolder(TileDataset):
+    """Co-registered GeoTIFFs: a folder per modality, at any depth multi-band files or a file per band.
+
+    Reads layouts such as TerraMesh's (``S1RTC/<tile>.tif``, ``S2L1C/``, ``S2L2A/``), SSL4EO-S12's
+    (``s1/<site>/<product>/VV.tif``, ``s2c/``, ``s2a/``) and BigEarthNet's (``S1/<patch>/<patch>_VV.tif``,
+    ``S2/``). Files are joined by place and date, not by name: see :func:`~.folder_rows.tile_rows`. A sensor
+    whose grid differs from the tile's (same CRS) is interpolated to it, radar as linear power.
+
+    Tiles keep the CRS of their files, UTM or not (``epsg``). Bands of 20 and 60 m come at the size in which
+    they are stored, also in ``native=True`` samples: often 10 m.
+
+    A GeoTIFF carries no checksum: a damaged file that does not decode is named and costs its tiles, one that
+    decodes to other numbers is not noticed. ``terrafm pack`` records a checksum per tile.
+
+    Args:
+        root: The folder.
+        modalities: ``"s1rtc"``, ``"s2l1c"``, ``"s2l2a"``, any of them; those that are found where None.
+        native: Hand out the stored pixels instead of float32 at 10 m.
+        tile_size: Larger images are cut into tiles of this many pixels; smaller ones are used whole.
+        index: A tile index, or the path of one, instead of ``root/index.parquet``.
+        folders: Folder below the root by modality; where None, usual names are looked for (``S1RTC``,
+            ``s2a``, ...).
+        bands: Band order by modality, for files that do not name their bands and are not in the usual order.
+        radar_unit: ``"dB"`` or ``"linear"`` power, as the files hold it.
+        optical_scale: Digital numbers per stored unit: 1, or 10,000 where the files hold reflectance from 0
+            to 1.
+        offsets: Whether optical files hold the +1000 DN of baseline 04.00: 0, 1000, ``"detect"`` (by name,
+            else by pixels) or the path of a CSV file, for all or by modality: see
+            :func:`~.folder_offsets.find_offsets`. None: as ``index.parquet`` has it, else ``"detect"``.
+        ambiguous_offset: What to do where it could not be found out: ``"error"``, ``"present"``,
+            ``"absent"``, ``"drop"``.
+        harmonise: Take the offset off; False keeps the numbers as they are stored.
+        max_days: Do not join images that are further apart in time.
+        transforms: Applied to each sample.
+
+    Raises:
+        TerraFMError: If the root is missing or holds no usable image, its index is out of date, an offset is
+            unknown, the unit is another, or a setting is wrong.
+    """
+
+    filename_glob = "*.tif*"
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        modalities: Sequence[str] | None = None,
+        native: bool = False,
+        tile_size: int = 534,
+        index: pd.DataFrame | str | os.PathLike[str] | None = None,
+        folders: Mapping[str, str] | None = None,
+        bands: Mapping[str, Sequence[str]] | None = None,
+        radar_unit: str = "dB",
+        optical_scale: float = 1.0,
+        offsets: Offsets | None = None,
+        ambiguous_offset: str = "error",
+        harmonise: bool = True,
+        max_days: float | None = None,
+        transforms: Callable[[Sample], Sample] | None = None,
+    ) -> None:
+        check_tile_size(tile_size)
+        if radar_unit not in RADAR_UNITS:
+            raise TerraFMError(
+                f"`radar_unit` must be {' or '.join(map(repr, RADAR_UNITS))}, got {radar_unit!r}."
+            )
+        self.root = self.paths = Path(root)
+        self.bands, self.harmonise = bands, harmonise
+        self.radar_unit, self.optical_scale = radar_unit, optical_scale
+        made_here = {"folders": folders, "bands": bands, "offsets": "detect" if offsets is None else offsets}
+        table, opened = open_index(
+            index, self.root, self.scan, self.state, made_here, tile_size=tile_size, max_days=max_days
+        )
+        if opened and offsets is not None:
+            table = find_offsets(table, self.root, offsets, bands)
+        if harmonise:
+            table = settle(table, modalities, ambiguous_offset)
+        super().__init__(table, modalities, native, tile_size, transforms)
+        self._check_units()
+
+    #: Settings of :meth:`scan` that an index on disk must have been made with.
+    SETTINGS: ClassVar = {"max_days": None}
+
+    @staticmethod
+    def scan(
+        root: Path,
+        tile_size: int,
+        max_days: float | None = None,
+        folders: Mapping[str, str] | None = None,
+        bands: Mapping[str, Sequence[str]] | None = None,
+        offsets: Offsets = "detect",
+    ) -> GeoDataFrame:
+        """The tile index, made from the files' headers; arguments as for the class."""
+        products = find_products(root, find_folders(root, folders), bands)
+        return find_offsets(tile_rows(products, tile_size, max_days), root, offsets, bands)
+
+    @staticmethod
+    def find_tile_size(root: Path) -> int:
+        """The tile size to index with when none is given: the paper's."""
+        return 534
+
+    @staticmethod
+    def state(root: Path) -> str:
+        """A name for the files that lie below the root: an index made for another set is out of date."""
+        return fingerprint(image_files(root), root)
+
+    def name(self, row: int) -> str:
+        """What a log calls the tile: the path of its first image."""
+        paths = (self.table[f"path_{m}"].iat[row] for m in FOLDERS if f"path_{m}" in self.table)
+        return next(path for path in paths if isinstance(path, str)).replace("{}", "*")
+
+    def _transform(self, row: int) -> Affine:
+        x, y, xres, yres = (self._grids[name][row] for name in ("x", "y", "xres", "yres"))
+        return Affine(xres, 0.0, x, 0.0, -yres, y)
+
+    def _read(self, row: int, modality: Modality) -> dict[int, np.ndarray]:
+        pattern = self._paths_of[modality.name][row]
+        if "{}" not in pattern:
+            image = self._pixels(row, modality, self.root / pattern, modality.bands)
+            return {r: image[modality.band_indices(bands)] for r, bands in modality.native.items()}
+        return {
+            resolution: np.concatenate(
+                [self._pixels(row, modality, band_file(self.root, pattern, band), [band]) for band in bands]
+            )
+            for resolution, bands in modality.native.items()
+        }
+
+    def _pixels(self, row: int, modality: Modality, path: Path | None, bands: Sequence[str]) -> np.ndarray:
+        """Some bands of one file over a tile: native pixels (C, h, w).
+
+        Raises:
+            DamagedTileError: If they cannot be read.
+        """
+        name = f"{self.name(row)} {modality.name}"
+        if path is None:
+            raise DamagedTileError(name, f"band {bands[0]} has no file")
+        offset = int(self.table[f"offset_{modality.name}"].iat[row]) if self.harmonise else 0
+        transform = self._transform(row)
+        size = self._grids["height"][row], self._grids["width"][row]
+        extent = array_bounds(*size, transform)
+        try:
+            with rasterio.open(path) as src:
+                order = bands if src.count == 1 else band_order(src, (self.bands or {}).get(modality.name))
+                if missing := [band for band in bands if band not in order]:
+                    raise ValueError(f"band {', '.join(missing)} is missing")
+                window, exact = source_window(src, extent)
+                pixels = src.read([order.index(band) + 1 for band in bands], window=window)
+                pixels = native_pixels(
+                    pixels, modality, src.nodata, offset, self.radar_unit, self.optical_scale
+                )
+                factor = max(round(src.transform.a / transform.a), 1)
+                origin = windows.transform(window, src.transform)
+        except (RasterioError, ValueError) as error:
+            raise DamagedTileError(name, f"{path.name}: {error}") from error
+        shape = tuple(-(-side // factor) for side in size)
+        return pixels if exact else regrid(pixels, origin, extent, shape, modality.nodata)
+
+    def _check_units(self) -> None:
+        """Refuse a unit that the first image of a modality cannot have."""
+        for modality in self.modalities:
+            row = int(self._columns[f"has_{modality.name}"].argmax())
+            pattern, band = self._paths_of[modality.name][row], modality.native[10][0]
+            path = band_file(self.root, pattern, band) if "{}" in pattern else self.root / pattern
+            with contextlib.suppress(RasterioError), rasterio.open(path or "") as src:
+                middle = (slice(max(side // 2 - 1024, 0), min(side // 2 + 1024, side)) for side in src.shape)
+                pixels = src.read(1, window=Window.from_slices(*middle))
+                pixels = pixels[np.isfinite(pixels) & (pixels != modality.nodata) & (pixels != src.nodata)]
+                self._check_unit(modality, pixels, pattern)
+
+    def _check_unit(self, modality: Modality, pixels: np.ndarray, pattern: str) -> None:
+        if not pixels.size:
+            return
+        if modality.unit == "DN" and self.optical_scale == 1 and pixels.max() < 10:
+            raise TerraFMError(
+                f"{pattern} holds numbers up to {pixels.max():g}, which are no digital numbers: set "
+                "`optical_scale` to 10000 if they are reflectance."
+            )
+        stored = "dB" if pixels.min() < 0 else "linear"
+        if modality.unit == "dB" and stored != self.radar_unit:
+            raise TerraFMError(
+                f"{pattern} holds {'' if stored == 'dB' else 'no '}negative numbers, as {stored} data: set "
+                f"`radar_unit` to {stored!r}, got {self.radar_unit!r}."
+            )
+
+    @cached_property
+    def _paths_of(self) -> dict[str, pd.Categorical]:
+        return {m.name: self.table[f"path_{m.name}"].array for m in self.modalities}
+
+    @cached_property
+    def _grids(self) -> dict[str, np.ndarray]:
+        return {name: self.table[name].to_numpy() for name in ("x", "y", "xres", "yres", "height", "width")}

@@ -1,0 +1,196 @@
+"""GeoTIFFs in folders to products: one image of one modality, in one file or in one file per band."""
+
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import rasterio
+from geopandas import GeoDataFrame
+from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
+
+from terrafm_tg.datasets.tiles.footprints import outlines
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.modalities import MODALITIES, get_modality
+
+#: Names by which a modality's folder is found when none is given, in any case; the first found counts.
+FOLDERS = {
+    "s2l2a": ("s2l2a", "s2_l2a", "l2a", "s2a", "s2"),
+    "s2l1c": ("s2l1c", "s2_l1c", "l1c", "s2c"),
+    "s1rtc": ("s1rtc", "s1_rtc", "s1grd", "s1_grd", "s1"),
+}
+_BAND = re.compile(r"(?P<stem>.*?)(?P<band>VV|VH|B(?:0?\d|1[0-2]|8A))", re.IGNORECASE)
+_DATE = re.compile(r"(?<!\d)((?:19|20)\d{2}-?[01]\d-?[0-3]\d)(?:[T_ ]?([0-2]\d:?[0-5]\d:?[0-5]\d)(?!\d))?")
+#: Bands of files that do not name them, by how many they hold.
+_ORDERS = {
+    2: ("VV", "VH"),
+    12: MODALITIES["s2l2a"].bands,
+    13: (*MODALITIES["s2l2a"].bands[:10], "B10", *MODALITIES["s2l2a"].bands[10:]),
+}
+
+
+def find_folders(root: Path, folders: Mapping[str, str] | None) -> dict[str, Path]:
+    """The folder of each modality.
+
+    Raises:
+        TerraFMError: If the root, or a folder that was named, is missing, or none is found.
+    """
+    if not root.is_dir():
+        raise TerraFMError(f"{root} is no folder: give one with a folder of GeoTIFFs per modality.")
+    if folders is not None:
+        for name, folder in folders.items():
+            if not (root / folder).is_dir():
+                raise TerraFMError(
+                    f"{root / folder} is no folder: correct `folders` for {get_modality(name).name}."
+                )
+        return {name: root / folder for name, folder in folders.items()}
+    held = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()}
+    found = {m: next((held[n] for n in names if n in held), None) for m, names in FOLDERS.items()}
+    if not any(found.values()):
+        raise TerraFMError(
+            f"{root} has no folder that names a modality (such as S1RTC, S2L1C, S2L2A), it has "
+            f"{', '.join(held) or 'no folder'}: set `folders`, such as {{'s2l2a': 'optical'}}."
+        )
+    return {name: path for name, path in found.items() if path is not None}
+
+
+def image_files(folder: Path) -> Iterator[Path]:
+    """GeoTIFFs at any depth below a folder, in order."""
+    for base, folders, files in os.walk(folder):
+        folders.sort()
+        yield from (Path(base, file) for file in sorted(files) if file.lower().endswith((".tif", ".tiff")))
+
+
+def find_products(
+    root: Path, folders: Mapping[str, Path], bands: Mapping[str, Sequence[str]] | None = None
+) -> GeoDataFrame:
+    """All usable products below the folders of the modalities.
+
+    A file whose name ends in a band's (``B02``, ``B2``, ``VV``) is one band of a product, with the files that
+    differ from it in that only; any other file is a product with its bands in the order of their
+    descriptions, or else of ``bands``, or of the modality (13 bands: B10 before B11). Products that lack a
+    band, or that no place is known of, are left out with a warning.
+
+    Args:
+        root: What paths are relative to.
+        folders: The folder of each modality.
+        bands: Band order of the files of a modality that do not name their bands.
+
+    Returns:
+        One row per product: ``modality``, ``product`` (its name), ``path`` (below the root; ``{}`` stands for
+        the band), ``date``, ``epsg``, the grid of its first 10 m band (``x``, ``y``, ``xres``, ``yres``,
+        ``height``, ``width``) and its outline in EPSG:4326.
+
+    Raises:
+        TerraFMError: If there is none.
+    """
+    rows, problems = [], []
+    for name, folder in folders.items():
+        groups = _group(root, folder)
+        with ThreadPoolExecutor(8) as pool:  # opening waits for the disk
+            describe = partial(_describe, root, name, (bands or {}).get(name))
+            results = pool.map(describe, groups, groups.values())
+        for path, result in zip(groups, results, strict=True):
+            if isinstance(result, str):
+                problems.append(f"{path}: {result}")
+            else:
+                rows.append(result)
+    if not rows:
+        reason = f"; first {problems[0]}" if problems else ""
+        raise TerraFMError(f"No usable GeoTIFF of any modality below {root}{reason}.")
+    if problems:
+        warnings.warn(
+            f"{len(problems):,} images below {root} are left out, first {problems[0]}.", stacklevel=4
+        )
+    table = pd.DataFrame(rows)
+    table["date"] = pd.to_datetime(table["date"]).astype("datetime64[us]")
+    return GeoDataFrame(table, geometry=outlines(table), crs=4326)
+
+
+def band_order(src: DatasetReader, given: Sequence[str] | None) -> list[str]:
+    """Names of a file's bands, ``B02`` for ``B2``; empty where they are not known."""
+    named = [_BAND.fullmatch(text or "") for text in src.descriptions]
+    if all(match and not match["stem"] for match in named):
+        return [canonical(text) for text in src.descriptions]
+    order = given or _ORDERS.get(src.count, ())
+    return [canonical(band) for band in order] if len(order) == src.count else []
+
+
+def canonical(band: str) -> str:
+    """``b2`` as ``B02``."""
+    band = band.upper()
+    return f"B0{band[1]}" if len(band) == 2 and band[1].isdecimal() else band
+
+
+def band_file(root: Path, pattern: str, band: str) -> Path | None:
+    """The file of a band, in whatever way its name spells it; None where there is none."""
+    short = band.replace("B0", "B")
+    names = dict.fromkeys([band, short, band.lower(), short.lower()])
+    return next((path for name in names if (path := root / pattern.replace("{}", name)).is_file()), None)
+
+
+def _group(root: Path, folder: Path) -> dict[str, list[str]]:
+    """Path pattern of each product to the bands that have a file, none for a file that holds all bands."""
+    groups: dict[str, list[str]] = {}
+    for file in image_files(folder):
+        path = file.relative_to(root)
+        match = _BAND.fullmatch(file.stem)
+        if match and not match["stem"][-1:].isalnum():
+            pattern = path.with_name(f"{match['stem']}{{}}{file.suffix}").as_posix()
+            groups.setdefault(pattern, []).append(canonical(match["band"]))
+        else:
+            groups[path.as_posix()] = []
+    return groups
+
+
+def _describe(
+    root: Path, modality: str, order: Sequence[str] | None, pattern: str, held: list[str]
+) -> dict[str, Any] | str:
+    """The row of one product, or why it cannot be used."""
+    needed = MODALITIES[modality]
+    first = needed.native[10][0]
+    path = band_file(root, pattern, first) if held else root / pattern
+    if path is None:
+        return f"band {first} has no file"
+    try:
+        with rasterio.open(path) as src:
+            bands = held or band_order(src, order)
+            if not bands:
+                return f"its {src.count} bands have no names and are not in a known order; set `bands`"
+            if missing := [band for band in needed.bands if band not in bands]:
+                return f"{modality} needs {', '.join(missing)} too"
+            epsg = src.crs.to_epsg() if src.crs else None
+            if epsg is None or src.transform.b or src.transform.d or src.transform.e >= 0:
+                return "it has no EPSG code, or is not north-up"
+            grid = {
+                "x": src.transform.c,
+                "y": src.transform.f,
+                "xres": src.transform.a,
+                "yres": -src.transform.e,
+            }
+            size = {"height": src.height, "width": src.width}
+            date = _date(src.tags().get("datetime", "")) or _date(path.name) or _date(path.parent.name)
+    except RasterioError as error:
+        return str(error)
+    name = (
+        path.parent.name if Path(pattern).stem == "{}" else Path(pattern).stem.replace("{}", "").rstrip("_-.")
+    )
+    return {"modality": modality, "product": name, "path": pattern, "date": date, "epsg": epsg} | grid | size
+
+
+def _date(text: str) -> pd.Timestamp | None:
+    """The first date in a text, with its time where a valid one follows."""
+    match = _DATE.search(text)
+    if match is None:
+        return None
+    for parts in (match.groups(""), (match[1],)):
+        stamp = pd.to_datetime("".join(parts).replace("-", "").replace(":", ""), errors="coerce")
+        if not pd.isna(stamp):
+            return stamp
+    return None

@@ -1,0 +1,1 @@
+"""The tile index: where each modality lies, land cover, climate and region."""

@@ -1,0 +1,164 @@
+"""Builds the tile index of a dataset once: modalities, dates, offsets, land cover, climate, region."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from rich.table import Table
+
+from terrafm_tg.datasets.esa_worldcover import ESAWorldCover
+from terrafm_tg.datasets.folder.dataset import SentinelFolder
+from terrafm_tg.datasets.majortom.dataset import MajorTOM
+from terrafm_tg.datasets.majortom.rows import FOLDERS
+from terrafm_tg.datasets.mmearth import MMEarthTiles
+from terrafm_tg.datasets.ssl4eo import SSL4EOS12Tiles
+from terrafm_tg.datasets.tiles.table import as_table
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.land_cover import CLASS_NAMES, CLASSES
+from terrafm_tg.modalities import MODALITIES
+from terrafm_tg.radiometry import OFFSET, UNKNOWN
+
+from .cover import describe_map, in_ocean_cells, lists, summarise, take_over
+from .file import NAME, write_index
+from .layers import climate_zone, koppen_geiger, region
+from .tile_cover import cover_counts
+from .work import FinishedUnits
+
+
+def build_index(
+    root: str | os.PathLike[str],
+    worldcover: str | os.PathLike[str] | ESAWorldCover | None = None,
+    climate: str | os.PathLike[str] | None = None,
+    regions: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Build the tile index of a Major-TOM root or of a folder of GeoTIFFs, and write it as GeoParquet.
+
+    The file appears whole or not at all. Datasets find it in their root and use it from then on; they refuse
+    it once the files there have changed. A run that was stopped goes on where it was when it is started
+    again; what it had counted lies in a folder beside the file meanwhile. Tiles of an index that is there
+    already keep their land cover; only others are looked up. The same input gives the same bytes, however
+    often it was stopped and whatever the number of processes.
+
+    Args:
+        root: A Major-TOM root (:class:`~terrafm_tg.datasets.MajorTOM`), or a folder with a folder of GeoTIFFs
+            per modality (:class:`~terrafm_tg.datasets.SentinelFolder`); or that of SSL4EO-S12 or MMEarth.
+        worldcover: The map, or folder of its tiles; where None, ``WorldCover`` below the root, or else what
+            MMEarth holds itself.
+        climate: GeoTIFF of climate zone codes; where None, ``climate.tif`` below the root, or else the
+            Köppen-Geiger zones of :func:`~terrafm_tg.datasets.index.layers.koppen_geiger`.
+        regions: Vector file of regions; where None, ``regions.geojson`` below the root, or else the
+            continents of :func:`~terrafm_tg.datasets.index.layers.region`.
+        out: The file to write instead of ``root/index.parquet``.
+        workers: Processes that read the map; 0 for this one, None for one per core where there is much to do.
+        scheduler: Address of a Dask cluster that reads it instead.
+        progress: Show a bar.
+        **settings: Of the dataset's ``scan``: ``tile_size`` (half a cell, or 534, where not given),
+            ``remote``; ``folders``, ``bands``, ``offsets``, ``max_days``.
+
+    Returns:
+        The index as a tile table (:mod:`~terrafm_tg.datasets.tiles.table`), with the columns that
+        ``docs/index_format.md`` lists.
+
+    Raises:
+        TerraFMError: If there is nothing to index, a map cannot be read, or WorldCover covers no tile.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise TerraFMError(
+            f"{root} is no folder: give a Major-TOM root, or a folder of GeoTIFFs per modality."
+        )
+    worldcover = _below(root, "WorldCover") if worldcover is None else worldcover
+    climate = _below(root, "climate.tif") if climate is None else Path(climate)
+    regions = _below(root, "regions.geojson") if regions is None else Path(regions)
+    out = root / NAME if out is None else Path(out)
+    if not os.access(out.parent, os.W_OK):
+        raise TerraFMError(
+            f"{out} cannot be written, as its folder is missing or read-only: name another file with `out`."
+        )
+    major_tom = any((root / folder / "metadata.parquet").is_file() for folder in FOLDERS.values())
+    others = next((kind for kind in (SSL4EOS12Tiles, MMEarthTiles) if kind.lies_in(root)), SentinelFolder)
+    kind: Any = MajorTOM if major_tom else others
+    if kind is MMEarthTiles and worldcover is None:
+        settings["cover"] = True  # it holds the map of its places itself
+    if settings.get("tile_size") is None:
+        settings["tile_size"] = kind.find_tile_size(root)
+    made_for = {name: settings.get(name, default) for name, default in kind.SETTINGS.items()}
+    made_for |= {"tile_size": settings["tile_size"], "state": kind.state(root)}
+    table = as_table(kind.scan(root, **settings))
+    cover, share = np.full(len(table), UNKNOWN, np.int8), np.zeros((len(table), len(CLASSES)), np.float32)
+    if "land_cover" in table:
+        cover, share = table["land_cover"].to_numpy(), np.stack(table["land_cover_share"].to_list())
+    with FinishedUnits(out.with_name(f"{out.name}.work")) as finished:
+        if worldcover is not None:
+            source = worldcover if isinstance(worldcover, ESAWorldCover) else ESAWorldCover(worldcover)
+            made_for["worldcover"] = describe_map(source)
+            known = take_over(table, out, made_for, source, cover, share)
+            how = {"workers": workers, "scheduler": scheduler, "progress": progress}
+            counts, _ = cover_counts(table, settings["tile_size"], source, ~known, finished, **how)
+            summarise(counts, table, ~known, cover, share)
+        zones = koppen_geiger(table) if climate is None else climate_zone(table, climate)
+        region_of, made_for["regions"] = region(table, regions)
+        table = table.assign(
+            land_cover=cover,
+            land_cover_share=lists(share),
+            ocean=in_ocean_cells(table["cell"], cover),
+            climate=zones,
+            region=region_of,
+        )
+        write_index(table, out, made_for)
+    finished.clear()
+    return table
+
+
+def region_names(path: Path) -> list[str]:
+    """Names of the regions whose numbers an index file holds in ``region``; none where it names none."""
+    metadata = pq.read_schema(path).metadata or {}
+    return json.loads(metadata.get(b"terrafm", b"{}")).get("regions", [])
+
+
+def _below(root: Path, name: str) -> Path | None:
+    return root / name if (root / name).exists() else None
+
+
+def summary_table(index: pd.DataFrame) -> Table:
+    """What a tile index holds, for people: modalities, offsets, land cover, and what is not known."""
+    table = Table(caption=_caption(index), caption_justify="left", min_width=60)
+    table.add_column("")
+    table.add_column("tiles", justify="right")
+    table.add_column("share", justify="right")
+
+    def add(label: str, rows: np.ndarray, indent: bool = False) -> None:
+        table.add_row(f"{'  ' * indent}{label}", f"{rows.sum():,}", f"{rows.mean():.1%}")
+
+    for modality in MODALITIES.values():
+        if f"has_{modality.name}" not in index:
+            continue
+        has, offset = (index[f"{column}_{modality.name}"].to_numpy() for column in ("has", "offset"))
+        add(modality.title, has)
+        if modality.unit == "DN":
+            add("with the +1000 DN of baseline 04.00", has & (offset == OFFSET), indent=True)
+        if (has & (offset == UNKNOWN)).any():
+            add("not known whether with it", has & (offset == UNKNOWN), indent=True)
+    table.add_section()
+    cover = index["land_cover"].to_numpy()
+    for number, name in enumerate(CLASS_NAMES if (cover != UNKNOWN).any() else ()):
+        add(name, cover == number)
+    return table
+
+
+def _caption(index: pd.DataFrame) -> str | None:
+    unknown = float((index["land_cover"] == UNKNOWN).mean())
+    if unknown == 1:
+        return "No land cover: give the folder of ESA WorldCover to sample by it."
+    if unknown == 0:
+        return None
+    return f"{unknown:.1%} of the tiles lie where ESA WorldCover is not at hand: their land cover is unknown."

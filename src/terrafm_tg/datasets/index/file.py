@@ -1,0 +1,229 @@
+"""The tile index on disk, ``index.parquet``: a GeoParquet file that appears whole or not at all.
+
+Its polygons are for QGIS, geopandas and others, who also find the box of each in the column ``bbox`` (the
+covering of GeoParquet 1.1). We read the boxes and leave the polygons where they are.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import shapely
+from pyproj import CRS
+
+from terrafm_tg.datasets.tiles.footprints import BOX, TIMES, outlines
+from terrafm_tg.datasets.tiles.table import as_table, categorical, intervals
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.utils.files import whole_file
+
+NAME = "index.parquet"
+#: Rows of a row group: what of the polygons is in memory at once, written or read.
+ROW_GROUP = 1 << 18
+_NEEDED = ("cell", "quadrant", "epsg", *TIMES)
+_LIGHT = ("x", "y", "bbox")  # with these, nobody needs the polygons
+#: Columns of millions of names that nobody groups by: as categoricals they would take most of the loading.
+_MANY_NAMES = "product_"
+
+
+def write_index(index: pd.DataFrame, path: Path, made_for: dict[str, Any]) -> None:
+    """Write a tile index beside its final place, then move it there.
+
+    Args:
+        index: A tile index, or a tile table (:mod:`~terrafm_tg.datasets.tiles.table`).
+        path: The file.
+        made_for: What it was made for, returned by :func:`read_index`; JSON can hold it. ``tile_size`` is the
+            size of tiles of which neither polygons nor sizes are given.
+    """
+    with IndexWriter(path, made_for) as writer:
+        writer.add(index)
+
+
+_DICTIONARY = 1 << 26  # bytes: a row group's names are never written out one by one
+
+
+class IndexWriter:
+    """Writes a tile index of several parts, of which each is a tile index or a tile table.
+
+    The file appears when the context is left without an error.
+
+    Args:
+        path: The file.
+        made_for: As for :func:`write_index`.
+    """
+
+    def __init__(self, path: Path, made_for: dict[str, Any]) -> None:
+        self.path, self.made_for = path, made_for
+        self._open = ExitStack()
+        self._writer: pq.ParquetWriter | None = None
+
+    def add(self, index: pd.DataFrame) -> None:
+        """Append rows; all parts have the same columns."""
+        table = as_table(index)
+        for start in range(0, len(table), ROW_GROUP):
+            rows = _to_arrow(table.iloc[start : start + ROW_GROUP], self.made_for.get("tile_size"))
+            if self._writer is None:
+                metadata = {"geo": _geo_metadata(), "terrafm": json.dumps(self.made_for)}
+                self._schema = rows.schema.with_metadata(metadata)
+                names = [field.name for field in self._schema if pa.types.is_dictionary(field.type)]
+                self._writer = self._open.enter_context(
+                    pq.ParquetWriter(
+                        self._open.enter_context(whole_file(self.path)),
+                        self._schema,
+                        compression="zstd",
+                        use_dictionary=names,
+                        dictionary_pagesize_limit=_DICTIONARY,
+                    )
+                )
+            self._writer.write_table(rows.cast(self._schema), row_group_size=ROW_GROUP)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.__exit__(kind, error, trace)
+
+
+def _to_arrow(table: pd.DataFrame, tile_size: int | None) -> pa.Table:
+    """Some rows as they are stored."""
+    columns = {
+        name: _array(column) for name, column in table.items() if name not in (*BOX, *TIMES, "geometry")
+    } | {name: pa.array(table[name], pa.timestamp("us")) for name in TIMES}
+    corners = [pa.array(table[name], pa.float64()) for name in BOX]
+    columns["bbox"] = pa.StructArray.from_arrays(corners, names=BOX)
+    shapes = table["geometry"].array if "geometry" in table else outlines(table, tile_size)
+    columns["geometry"] = pa.array(shapely.to_wkb(np.asarray(shapes), flavor="iso"), pa.binary())
+    return pa.table(columns)
+
+
+def _array(column: pd.Series) -> pa.Array:
+    """A column; names that repeat as a dictionary of those that occur, in their order."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        codes = pa.array(column.cat.codes.to_numpy(np.int32), mask=column.isna().to_numpy())
+        names = pa.DictionaryArray.from_arrays(
+            codes, pa.array(column.cat.categories.astype("str"), pa.string())
+        )
+    else:
+        values = pa.array(column, from_pandas=True)
+        names = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    return names.dictionary_decode().dictionary_encode() if pa.types.is_dictionary(names.type) else names
+
+
+def _geo_metadata() -> str:
+    """What GeoParquet 1.1 asks for."""
+    column = {
+        "encoding": "WKB",
+        "geometry_types": ["Polygon"],
+        "crs": CRS.from_epsg(4326).to_json_dict(),
+        "covering": {"bbox": {name: ["bbox", name] for name in BOX}},
+    }
+    return json.dumps({"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}})
+
+
+def read_index(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read what :func:`write_index` wrote, column by column, so that little more than the table is in memory.
+
+    Returns:
+        The tile table (:mod:`~terrafm_tg.datasets.tiles.table`) and what it was made for. Polygons are read only
+        where the file does not hold what they can be computed from.
+
+    Raises:
+        TerraFMError: If the file is damaged, or is something else.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            names, made_for = file.schema_arrow.names, _made_for(file.schema_arrow.metadata or {})
+            if made_for is not None and {*_NEEDED, *_LIGHT} <= set(names):
+                columns = {name: _column(file, name) for name in names if name not in ("bbox", "geometry")}
+                columns |= {name: _column(file, f"bbox.{name}") for name in BOX}
+                return pd.DataFrame(columns, copy=False), made_for
+        index = gpd.read_parquet(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise TerraFMError(f"{path} cannot be read ({error}): make it again with `terrafm index`.") from error
+    if made_for is None or not {*_NEEDED} <= set(index):
+        raise TerraFMError(f"{path} is no tile index of ours: make it again with `terrafm index`.")
+    return as_table(index.set_index(intervals(index.pop(TIMES[0]), index.pop(TIMES[1])))), made_for
+
+
+def _made_for(metadata: Mapping[bytes, bytes]) -> dict[str, Any] | None:
+    """What a file was made for; earlier versions kept it among the attributes of the data frame."""
+    if b"terrafm" in metadata:
+        return json.loads(metadata[b"terrafm"])
+    attributes = json.loads(metadata.get(b"PANDAS_ATTRS", b"{}"))
+    return json.loads(attributes["terrafm"]) if "terrafm" in attributes else None
+
+
+def _column(file: pq.ParquetFile, name: str) -> pd.Series:
+    """A column. What it takes to decode one is given back before the next."""
+    groups = [file.read_row_group(group, [name]).flatten()[name] for group in range(file.num_row_groups)]
+    column = pa.chunked_array([chunk for group in groups for chunk in group.chunks])
+    if pa.types.is_dictionary(column.type) and not name.startswith(_MANY_NAMES):
+        series = pd.Series(categorical(column))
+    else:
+        series = column.to_pandas(types_mapper=_stays_in_arrow)
+    del column, groups
+    pa.default_memory_pool().release_unused()
+    return series
+
+
+def _stays_in_arrow(kind: pa.DataType) -> pd.ArrowDtype | None:
+    """Lists, which take ten times the memory as objects; names, whose equality a categorical looks into."""
+    return pd.ArrowDtype(kind) if pa.types.is_nested(kind) or pa.types.is_dictionary(kind) else None
+
+
+def open_index(
+    index: pd.DataFrame | str | os.PathLike[str] | None,
+    root: Path,
+    scan: Callable[..., pd.DataFrame],
+    state: Callable[[Path], str],
+    how: Mapping[str, Any],
+    **settings: Any,
+) -> tuple[pd.DataFrame, bool]:
+    """The tile index given, else ``index.parquet`` below the root, else made from the files.
+
+    Args:
+        index: A tile index or tile table, the path of one, or None.
+        root: Of the dataset.
+        scan: ``scan(root, **how, **settings)`` makes the index.
+        state: ``state(root)`` is a name for the files that lie there now.
+        how: Settings that only matter when it is made.
+        **settings: Settings with which one on disk must have been made too.
+
+    Returns:
+        The tile index or tile table, and whether it was there already.
+
+    Raises:
+        TerraFMError: If the index on disk was made with other settings or, below the root, for other files.
+    """
+    if isinstance(index, pd.DataFrame):
+        return index, True
+    path = root / NAME if index is None else Path(index)
+    if index is None and not path.is_file():
+        return scan(root, **how, **settings), False
+    table, made_for = read_index(path)
+    for name, value in settings.items():
+        if made_for.get(name) != value:
+            raise TerraFMError(
+                f"{path} was made for {name}={made_for.get(name)!r}, the dataset has {value!r}: set that, "
+                "or make the index again with `terrafm index`."
+            )
+    if index is None and made_for.get("state") != state(root):
+        raise TerraFMError(f"{path} was made for other files than lie there now: run `terrafm index` again.")
+    return table, True
+
+
+def fingerprint(files: Iterable[Path], root: Path) -> str:
+    """A name for a set of files: it changes when one is added, removed or replaced by one of another size."""
+    entries = sorted(f"{file.relative_to(root).as_posix()} {file.stat().st_size}" for file in files)
+    return sha256("\n".join(entries).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Labelled Sentinel-1 and Sentinel-2 datasets."""

@@ -1,0 +1,1 @@
+"""Major-TOM: its grid, its files, and own scenes cut into its cells."""

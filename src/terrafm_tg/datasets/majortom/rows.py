@@ -1,0 +1,163 @@
+"""Major-TOM's ``metadata.parquet`` files to one row per tile: three products joined by grid cell."""
+
+import warnings
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlparse
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pyproj
+
+from terrafm_tg.datasets.tiles.footprints import boxes
+from terrafm_tg.datasets.tiles.table import times
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.radiometry import baselines_by_name, offsets_by_name
+
+from . import grid
+
+#: Folder of each modality below the root, as Major-TOM calls them; the first that a cell has gives its zone.
+FOLDERS = {"s2l2a": "Core-S2L2A", "s2l1c": "Core-S2L1C", "s1rtc": "Core-S1RTC"}
+_NEEDED = ["grid_cell", "product_id", "crs", "parquet_url", "parquet_row"]
+_UTM = r"(32[67](?:0[1-9]|[1-5]\d|60))$"  # also of "EPSG:EPSG:32633"
+_HELPFUL = ["timestamp", "cloud_cover", "nodata"]
+
+
+def tile_rows(root: Path, tile_size: int, remote: bool, limit: int | None = None) -> pd.DataFrame:
+    """The tile table of a Major-TOM root, from its metadata alone.
+
+    A cell has a product where a row of the metadata names it and the Parquet file of that row is on disk. Of
+    several rows the one with the least nodata counts, then the least cloud, then the latest, then the first
+    by name. A product in another UTM zone than the cell's is left out, with a warning: its pixels lie on
+    another grid.
+
+    Args:
+        root: Folder with ``Core-S2L2A``, ``Core-S2L1C``, ``Core-S1RTC``, any of them.
+        tile_size: Edge of a tile in 10 m pixels; a cell is 2 x 2 tiles.
+        remote: Also take rows whose file is not on disk, to be read from their URL.
+        limit: Take only so many rows of each product, to look at them.
+
+    Returns:
+        Four rows per cell, in the order of the grid and then NW, NE, SW, SE.
+
+    Raises:
+        TerraFMError: If the root or its metadata are missing or unusable, or no Parquet file is on disk.
+    """
+    products = {name: _product(root, path, remote, limit) for name, path in find_metadata(root).items()}
+    cells = pd.concat([frame["crs"].rename(name) for name, frame in products.items()], axis=1)
+    if cells.empty:
+        raise TerraFMError(
+            f"None of the Parquet files that the metadata in {root} name is on disk: download some into the "
+            "images folder of their product, or set `remote` to read them from their URLs."
+        )
+    epsg = cells.bfill(axis=1).iloc[:, 0].astype(np.int32)
+    rows, cols = grid.parse(epsg.index)
+    order = np.lexsort((cols, rows))
+    epsg = epsg.iloc[order]
+    columns: dict[str, Any] = {"cell": pd.Categorical(epsg.index), "epsg": epsg.to_numpy()}
+    for name, frame in products.items():
+        columns |= _columns(name, frame.reindex(epsg.index), epsg)
+    table = pd.DataFrame(columns)
+    dates = table.filter(like="date_")
+    table = table.assign(**times(dates.min(axis=1), dates.max(axis=1)))
+    tiles = table.iloc[np.repeat(np.arange(len(table)), 4)].reset_index(drop=True)
+    tiles.insert(1, "quadrant", np.tile(np.arange(4, dtype=np.int8), len(table)))
+    tiles["x"], tiles["y"] = tile_corners(rows[order], cols[order], columns["epsg"], tile_size)
+    return tiles.assign(**boxes(tiles, tile_size))
+
+
+def find_metadata(root: Path) -> dict[str, Path]:
+    """``metadata.parquet`` of each product that lies below the root.
+
+    Raises:
+        TerraFMError: If the root is missing, or holds none.
+    """
+    expected = f"metadata.parquet in {', '.join(FOLDERS.values())}"
+    if not root.is_dir():
+        raise TerraFMError(f"{root} is no folder: give a Major-TOM root, with {expected}.")
+    paths = {name: root / folder / "metadata.parquet" for name, folder in FOLDERS.items()}
+    found = {name: path for name, path in paths.items() if path.is_file()}
+    if not found:
+        raise TerraFMError(f"{root} is no Major-TOM root: it has no {expected}.")
+    return found
+
+
+def _product(root: Path, metadata: Path, remote: bool, limit: int | None) -> pd.DataFrame:
+    """One row per cell of a product, indexed by cell; ``crs`` becomes the EPSG code, ``part`` is added."""
+    try:
+        held = pq.read_schema(metadata).names
+        if missing := [name for name in _NEEDED if name not in held]:
+            raise TerraFMError(f"{metadata} lacks {', '.join(missing)}: it is not Major-TOM's metadata.")
+        frame = pd.read_parquet(metadata, columns=_NEEDED + [name for name in _HELPFUL if name in held])
+    except (pa.ArrowException, OSError) as error:
+        raise TerraFMError(f"{metadata} cannot be read ({error}): download it again.") from error
+    frame = frame.reindex(columns=_NEEDED + _HELPFUL)
+    urls = pd.Categorical(frame.pop("parquet_url"))  # long, and of three products at once
+    parts = [_part(root, metadata.parent, url, remote) for url in urls.categories]
+    frame["part"] = np.array([*parts, None], dtype=object)[urls.codes]
+    frame = frame[frame["part"].notna()].head(len(frame) if limit is None else limit)
+    frame["timestamp"] = pd.to_datetime(frame["timestamp"]).astype("datetime64[us]")
+    frame["crs"] = pd.to_numeric(frame["crs"].astype("str").str.extract(_UTM, expand=False))
+    frame = frame[frame["crs"].notna()]
+    frame = frame.sort_values(
+        ["nodata", "cloud_cover", "timestamp", "product_id"],
+        ascending=[True, True, False, True],
+        kind="stable",
+    )
+    return frame.drop_duplicates("grid_cell").set_index("grid_cell")
+
+
+def _part(root: Path, folder: Path, url: str, remote: bool) -> str | None:
+    """Where a Parquet file is: its path below the root, else its URL where that may be read, else None."""
+    path = PurePosixPath(urlparse(url).path)
+    for candidate in (folder / "images" / path.name, folder / path.relative_to(path.anchor)):
+        if candidate.is_file():
+            return candidate.relative_to(root).as_posix()
+    return url if remote and "://" in url else None
+
+
+def _columns(name: str, frame: pd.DataFrame, epsg: pd.Series) -> dict[str, Any]:
+    """Columns of one product for all cells."""
+    has = frame["part"].notna().to_numpy()
+    elsewhere = has & (frame["crs"] != epsg).to_numpy()
+    if elsewhere.any():
+        warnings.warn(
+            f"{name} is left out in {elsewhere.sum():,} of {has.sum():,} cells, where it lies in another "
+            "UTM zone than the cell's other products.",
+            stacklevel=4,
+        )
+        frame, has = frame[~elsewhere].reindex(frame.index), has & ~elsewhere
+    product = frame["product_id"]
+    offset = offsets_by_name(product) if name != "s1rtc" else np.zeros(len(frame), dtype=np.int16)
+    return {
+        f"has_{name}": has,
+        f"product_{name}": pd.Categorical(product),
+        f"date_{name}": frame["timestamp"].to_numpy(),
+        f"offset_{name}": np.where(has, offset, 0).astype(np.int16),
+        f"baseline_{name}": baselines_by_name(product),
+        f"cloud_{name}": np.where(has, frame["cloud_cover"], np.nan).astype(np.float32),
+        f"nodata_{name}": np.where(has, frame["nodata"], np.nan).astype(np.float32),
+        f"part_{name}": pd.Categorical(frame["part"]),
+        f"group_{name}": frame["parquet_row"].fillna(-1).to_numpy(np.int32),
+    }
+
+
+def tile_corners(
+    rows: np.ndarray, cols: np.ndarray, epsg: np.ndarray, tile_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Upper left corners of the four tiles of each cell in metres of its UTM zone, (4 n,) each.
+
+    The picture's middle lies 5 km north and east of the cell's corner: exactly so in the published files,
+    whose corners this reproduces to a micrometre.
+    """
+    lat, lon = grid.corners(rows, cols)
+    x, y = np.empty_like(lat), np.empty_like(lat)
+    for code in np.unique(epsg):
+        here = epsg == code
+        to_zone = pyproj.Transformer.from_crs(4326, int(code), always_xy=True)
+        x[here], y[here] = to_zone.transform(lon[here], lat[here])
+    middle, step = grid.CELL_SIZE * 500, tile_size * 10.0
+    west, north = np.array([-step, 0, -step, 0]), np.array([step, step, 0, 0])  # NW, NE, SW, SE
+    return (x[:, None] + middle + west).ravel(), (y[:, None] + middle + north).ravel()

@@ -1,0 +1,1 @@
+"""The packed store: tiles compressed for speed, with a checksum each."""

@@ -1,0 +1,157 @@
+"""Tiles of a packed store: compressed ready for reading, each with a checksum."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from affine import Affine
+from torchgeo.datasets.utils import Sample
+
+from terrafm_tg.datasets.index.file import NAME, read_index
+from terrafm_tg.datasets.tiles.dataset import TileDataset
+from terrafm_tg.errors import DamagedTileError
+from terrafm_tg.modalities import Modality
+from terrafm_tg.radiometry import remove_offset, settle
+
+from .files import read_store_index
+from .records import checksum, decode, decode_into
+from .shards import ShardFiles
+
+
+class PackedTiles(TileDataset):
+    """The tiles of a store that ``terrafm pack`` made: the same samples as from their source, many times faster.
+
+    The index of the store has the source's columns and for each modality (``COLUMN_<modality>``) where a tile's
+    record lies: ``shard`` (file below the root), ``start`` and ``bytes`` in it, ``layout`` (type and shapes of its
+    native groups) and ``xxh3`` (its checksum, which holds for this cell, quadrant and modality only). A record is
+    read in one piece, its checksum compared, and then decoded. See ``docs/store.md`` for the format.
+
+    Tiles with bands of nothing but nodata were left out when the store was packed: they are not looked for again.
+
+    Args:
+        root: Folder of the store, or its URL (``https://``, ``s3://``, what fsspec opens): then a tile takes one
+            range request per modality.
+        modalities: ``"s1rtc"``, ``"s2l1c"``, ``"s2l2a"``, any of them; those that the store has where None.
+        native: Hand out the stored pixels instead of float32 at 10 m.
+        index: A tile index of the store with a part of its rows, or the path of one, instead of all.
+        harmonise: Take the offset of baseline 04.00 off; False keeps the numbers as they are stored.
+        ambiguous_offset: What to do where a product's name does not tell (``N9999``): ``"error"``, ``"present"``,
+            ``"absent"`` or ``"drop"``; see :class:`~terrafm_tg.datasets.MajorTOM`.
+        transforms: Applied to each sample.
+
+    Raises:
+        TerraFMError: If there is no store at the root, its index is damaged, an offset is ambiguous, or a setting is
+            wrong.
+    """
+
+    filename_glob = NAME
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        modalities: Sequence[str] | None = None,
+        native: bool = False,
+        index: pd.DataFrame | str | os.PathLike[str] | None = None,
+        harmonise: bool = True,
+        ambiguous_offset: str = "error",
+        transforms: Callable[[Sample], Sample] | None = None,
+    ) -> None:
+        self.root = self.paths = os.fspath(root).rstrip("/")
+        self.harmonise = harmonise
+        table, made_for = read_store_index(self.root)
+        if index is not None:
+            table = index if isinstance(index, pd.DataFrame) else read_index(Path(index))[0]
+        if harmonise:
+            table = settle(table, modalities, ambiguous_offset)
+        super().__init__(table, modalities, native, made_for["tile_size"], transforms)
+        self._files = ShardFiles()
+
+    def _read(self, row: int, modality: Modality) -> dict[int, np.ndarray]:
+        groups = decode(self._record(row, modality), modality, self._places[modality.name].layout[row])
+        self._take_off(row, modality, groups)
+        return groups
+
+    def _read_into(self, row: int, modality: Modality, out: dict[int, np.ndarray]) -> bool:
+        if not self._columns[f"has_{modality.name}"][row]:
+            return False
+        decode_into(self._record(row, modality), modality, self._places[modality.name].layout[row], out)
+        self._take_off(row, modality, out)
+        return True
+
+    def _record(self, row: int, modality: Modality) -> bytes:
+        """The bytes of a record, as they were packed.
+
+        Raises:
+            DamagedTileError: If they cannot be read or have changed.
+        """
+        place = self._places[modality.name]
+        shard, start, size = place.shard[row], int(place.start[row]), int(place.size[row])
+        name = f"{self.name(row)} {modality.name}"
+        try:
+            data = self._files.read(f"{self.root}/{shard}", start, size)
+        except OSError as error:
+            raise DamagedTileError(name, f"its record in {shard} cannot be read ({error})") from error
+        cell, quadrant = self._cells[row], int(self._quadrants[row])
+        if checksum(data, cell, quadrant, modality, place.layout[row]) != place.xxh3[row]:
+            where = f"bytes {start:,} to {start + size:,} of {shard}"
+            raise DamagedTileError(name, f"{where} are not those that were packed: their checksum is another")
+        return data
+
+    def _take_off(self, row: int, modality: Modality, groups: Mapping[int, np.ndarray]) -> None:
+        """The offset of the processing baseline, in place."""
+        offset = int(self._offsets[modality.name][row]) if self.harmonise else 0
+        for band in (band for group in groups.values() for band in group if offset):
+            if band.min() > offset:
+                band -= offset
+            else:  # some pixels are missing or dark
+                band[:] = remove_offset(band, offset)
+
+    def _check_valid(self, row: int, modality: Modality, groups: dict[int, np.ndarray]) -> None:
+        """Done when the store was packed."""
+
+    def _transform(self, row: int) -> Affine:
+        if self._scales is None:
+            return super()._transform(row)
+        (x, y), (xres, yres) = self._footprints.origin(row), (scale.item(row) for scale in self._scales)
+        return Affine(xres, 0.0, x, 0.0, -yres, y)
+
+    @cached_property
+    def _scales(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Size of pixels in metres, where not all are 10 m wide."""
+        return (
+            (self.table["xres"].to_numpy(), self.table["yres"].to_numpy()) if "xres" in self.table else None
+        )
+
+    @cached_property
+    def _cells(self) -> pd.Categorical:
+        return self.table["cell"].astype("category").array
+
+    @cached_property
+    def _quadrants(self) -> np.ndarray:
+        return self.table["quadrant"].to_numpy()
+
+    @cached_property
+    def _offsets(self) -> dict[str, np.ndarray]:
+        return {m.name: self.table[f"offset_{m.name}"].to_numpy() for m in self.modalities}
+
+    @cached_property
+    def _places(self) -> dict[str, "_Places"]:
+        columns = ("shard", "start", "bytes", "layout", "xxh3")
+        return {
+            m.name: _Places(*(self.table[f"{column}_{m.name}"].array for column in columns))
+            for m in self.modalities
+        }
+
+
+class _Places(NamedTuple):
+    """Where the records of one modality lie, by row of the table."""
+
+    shard: pd.Categorical
+    start: pd.api.extensions.ExtensionArray
+    size: pd.api.extensions.ExtensionArray
+    layout: pd.Categorical
+    xxh3: pd.api.extensions.ExtensionArray

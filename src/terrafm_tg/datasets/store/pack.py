@@ -1,0 +1,194 @@
+"""Packs the tiles of any dataset of ours into a store that is read at memory speed: in parallel, resumable, appendable.
+
+The work is split by source file, so that each is read once. A unit of work gives one shard, whose name tells what was
+planned to go in: what is there already, from a stopped run or from one before, is not made again. The index of the
+store comes last.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from terrafm_tg.datasets.index.file import NAME
+from terrafm_tg.datasets.tiles.dataset import TileDataset
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.utils.parallel import run_units
+
+from .damage import NAME as DAMAGED
+from .damage import DamageList
+from .files import FORMAT, read_store_index, write_store_index
+from .folder import alone_in, plan_removal, remove_planned
+from .held import HeldTiles
+from .plan import Unit, plan_units, source_names, tiles_per_shard
+from .report import PackReport, Tally
+from .shards import SUFFIX
+from .table import join_tables, with_categories
+from .unit import PackUnit, pack_unit, tiles_of
+
+
+def pack(
+    tiles: TileDataset,
+    out: str | os.PathLike[str],
+    quantise_radar: bool = False,
+    shard_mb: float = 512,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    max_damaged_share: float = 0.05,
+    progress: bool = True,
+) -> PackReport:
+    """Write the tiles of a dataset into a packed store, or add them to one.
+
+    The same tiles and settings give the same files, byte for byte, whatever the number of processes and however
+    often the run was stopped and started again. What the store holds already from the same source files is not read
+    again; what it holds from files that are gone stays. A shard that the index names and the new one does not is
+    removed once that is in place.
+
+    A tile that cannot be read, or of which a band holds only nodata, is left out (in that modality), named in the log
+    once, and listed in ``damaged.csv`` of the store.
+
+    Args:
+        tiles: What to pack, in its modalities; pixels are stored as they lie at the source, with the offset of
+            the processing baseline. A cell's four tiles are decoded together.
+        out: Folder of the store: absent, empty, or a store that was made with the same settings.
+        quantise_radar: Store radar as int16 hundredths of a decibel, 0.005 dB from the truth at most, in half the
+            bytes before compression; False keeps float32 linear power, exactly.
+        shard_mb: Most megabytes of pixels in a shard, before compression.
+        workers: Processes; see :func:`~terrafm_tg.utils.parallel.run_units`.
+        scheduler: Address of a Dask cluster instead, whose machines see the same files.
+        max_damaged_share: Largest share of tiles that may be damaged, judged from the tenth on (0: none).
+        progress: Show a bar.
+
+    Returns:
+        What was done.
+
+    Raises:
+        TerraFMError: If ``out`` is something else, in the source or around it, a setting is wrong or not the
+            store's, too many tiles are damaged, or the store cannot be written.
+    """
+    started = time.monotonic()
+    out, root = Path(out).absolute(), Path(tiles.root).absolute()
+    _check_apart(root, out)
+    if shard_mb <= 0:
+        raise TerraFMError(f"`shard_mb` is {shard_mb}: give the megabytes of a shard, such as 512.")
+    settings: dict[str, Any] = {
+        "format": FORMAT,
+        "tile_size": tiles.tile_size,
+        "quantise_radar": quantise_radar,
+    }
+    try:
+        with alone_in(out, settings):
+            packing = _Packing(tiles, root, out, quantise_radar, max_damaged_share)
+            packing.plan(shard_mb * 1e6)
+            packing.run(workers, scheduler, progress)
+            report = packing.finish(settings)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
+        raise TerraFMError(
+            f"The store {out} cannot be written ({reason}): mend that and run the same command again, it goes on from "
+            "there."
+        ) from error
+    report.seconds = time.monotonic() - started
+    return report
+
+
+class _Packing:
+    """The state of one run; see :func:`pack`."""
+
+    def __init__(
+        self, tiles: TileDataset, root: Path, out: Path, quantise: bool, max_damaged_share: float
+    ) -> None:
+        self.tiles = tiles_of(tiles, with_categories(tiles.table))
+        self.root, self.out, self.quantise = root, out, quantise
+        self.damage = DamageList(out / DAMAGED, max_damaged_share)
+        self.before = with_categories(read_store_index(str(out))[0]) if (out / NAME).is_file() else None
+        self.named = _shards(self.before) if self.before is not None else set()
+        self.held: dict[str, HeldTiles] = {}
+        self.units: list[Unit] = []
+        self.report = PackReport()
+
+    def plan(self, limit: float) -> None:
+        """Find out what is to be done, in units of at most ``limit`` bytes."""
+        table = self.tiles.table
+        for modality in self.tiles.modalities:
+            name, steps = modality.name, self.quantise and modality.unit == "dB"
+            sources = source_names(table, self.root, modality, "steps" if steps else "")
+            held = self.held[name] = HeldTiles(name, sources)
+            if self.before is not None:
+                self.before = held.take_over(self.before, self.out)
+            self.report.modalities[name] = Tally(before=int(held.held.sum()))
+            todo = (sources > 0) & ~held.held & ~np.isin(sources, self.damage.known(name))
+            item = 2 if steps or modality.unit == "DN" else 4
+            most = tiles_per_shard(table, modality, self.tiles.tile_size, limit, item)
+            self.units += plan_units(table, modality, sources, todo, most)
+
+    def run(self, workers: int | None, scheduler: str | None, progress: bool) -> None:
+        """Write the shards."""
+        planned = sum(len(unit.rows) for unit in self.units)
+        options: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "progress": progress}
+        for number, (shard, source_bytes) in run_units(pack_unit, self, title="Packing", **options):
+            unit, tally = self.units[number], self.report.modalities[self.units[number].modality.name]
+            faults = shard["fault"].to_numpy(str)
+            tally.tiles += int((faults == "").sum())
+            tally.damaged += int((faults != "").sum())
+            tally.bytes_in += source_bytes
+            tally.bytes_out += (self.out / _path(unit)).stat().st_size
+            self.held[unit.modality.name].add(unit.rows, _path(unit), shard)
+            for row, fault in zip(unit.rows[faults != ""], faults[faults != ""], strict=True):
+                self._note(int(row), unit.modality.name, str(fault), planned)
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def __iter__(self) -> Iterator[PackUnit]:
+        """What the workers are given, made one after the other."""
+        for unit in self.units:
+            part = tiles_of(self.tiles, self.tiles.table.iloc[unit.rows])
+            yield PackUnit(part, unit.modality, self.out / _path(unit), self.quantise)
+
+    def _note(self, row: int, modality: str, fault: str, planned: int) -> None:
+        table = self.tiles.table
+        file, group = (
+            str(table[column].iat[row]) if (column := f"{kind}_{modality}") in table else ""
+            for kind in ("path" if f"path_{modality}" in table else "part", "group")
+        )
+        source = int(self.held[modality].sources[row])
+        self.damage.add(self.tiles.name(row), modality, (file, group), fault, source, planned)
+
+    def finish(self, settings: dict[str, Any]) -> PackReport:
+        """Write the index, then the list of damaged tiles; remove what is left over."""
+        records = {name: held.table() for name, held in self.held.items()}
+        table = join_tables(self.tiles.table, records, self.before)
+        if table.empty:
+            raise TerraFMError(f"None of the {len(self.tiles):,} tiles of {self.root} can be packed.")
+        named = _shards(table)
+        plan_removal(self.out, self.named - named)
+        write_store_index(table, self.out, settings)
+        self.damage.write(self.root, {name: held.sources for name, held in self.held.items()})
+        self.report.removed = remove_planned(self.out, named)
+        self.report.tiles, self.report.cells = len(table), table["cell"].nunique()
+        return self.report
+
+
+def _shards(table: pd.DataFrame) -> set[str]:
+    """Paths of the shards that a store's table names, below the store."""
+    columns = (table[column] for column in table if column.startswith("shard_"))
+    return set().union(*(column.dropna().astype("str").unique() for column in columns))
+
+
+def _path(unit: Unit) -> str:
+    """Of a unit's shard, below the store."""
+    return f"{unit.modality.name}/{unit.name}{SUFFIX}"
+
+
+def _check_apart(root: Path, out: Path) -> None:
+    """Refuse a store in its source, or around it."""
+    real_root, real_out = root.resolve(), out.resolve()
+    if real_root == real_out or real_root in real_out.parents or real_out in real_root.parents:
+        raise TerraFMError(
+            f"The store {out} and its source {root} lie in each other: name a folder beside the source."
+        )

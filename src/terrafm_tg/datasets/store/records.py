@@ -1,0 +1,99 @@
+"""One tile of one modality as bytes: how it is compressed, what its checksum covers, how it is read back.
+
+A record is the tile's native groups (10, 20, 60 m), each a Blosc frame (bytes shuffled by significance, then LZ4)
+of its pixels in C order, little-endian, one after the other. What they decode to is said by the *layout*, such as
+``uint16 4x534x534 6x267x267 2x89x89``. The checksum of a record is XXH3 (64 bits) over its bytes, seeded with that
+of ``"<cell>/<quadrant> <modality> <layout>"``: so it fails for other pixels and for another tile's.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+import numpy as np
+from numcodecs import blosc
+from xxhash import xxh3_64_intdigest
+
+from terrafm_tg.datasets.tiles.pixels import valid_bands
+from terrafm_tg.errors import UnfitTileError
+from terrafm_tg.modalities import Modality
+
+# Several threads put a frame's blocks into the order in which they finish: other bytes each time. We use processes.
+blosc.use_threads = False
+
+#: LZ4's high-compression search; 1 is the fastest. Any level decodes as fast or faster.
+LEVEL = 1
+#: Bytes of a Blosc frame's header, of which the last four are the frame's length.
+_HEADER = 16
+
+
+def encode(groups: Mapping[int, np.ndarray], modality: Modality, level: int = LEVEL) -> tuple[bytes, str]:
+    """A tile's native groups as one record.
+
+    Args:
+        groups: (C, h, w) per resolution of ``modality.native``.
+        modality: Whose they are.
+        level: 1 to 9; higher is smaller, and many times slower to write.
+
+    Returns:
+        The record and its layout. The same pixels give the same bytes.
+    """
+    arrays = [np.ascontiguousarray(groups[resolution]) for resolution in modality.native]
+    frames = [blosc.compress(array, b"lz4hc", level, blosc.SHUFFLE) for array in arrays]
+    shapes = ["x".join(map(str, array.shape)) for array in arrays]
+    return b"".join(frames), " ".join([arrays[0].dtype.name, *shapes])
+
+
+def checksum(data: bytes | memoryview, cell: str, quadrant: int, modality: Modality, layout: str) -> int:
+    """XXH3 of a record, which holds for this tile, modality and layout only."""
+    key = f"{cell}/{quadrant} {modality.name} {layout}".encode()
+    return xxh3_64_intdigest(data, seed=xxh3_64_intdigest(key))
+
+
+def decode(data: bytes | memoryview, modality: Modality, layout: str) -> dict[int, np.ndarray]:
+    """The native groups (C, h, w) of a record whose checksum holds, in new arrays."""
+    dtype, shapes = parse_layout(layout)
+    out = {res: np.empty(shape, dtype) for res, shape in zip(modality.native, shapes, strict=True)}
+    _decompress(data, out, modality)
+    return out
+
+
+def decode_into(
+    data: bytes | memoryview, modality: Modality, layout: str, out: Mapping[int, np.ndarray]
+) -> None:
+    """Decode a record whose checksum holds straight into C-contiguous arrays.
+
+    Raises:
+        UnfitTileError: If the arrays do not have the layout's shapes and type.
+    """
+    dtype, shapes = parse_layout(layout)
+    for resolution, shape in zip(modality.native, shapes, strict=True):
+        array = out[resolution]
+        if array.dtype != dtype or array.shape != shape:
+            raise UnfitTileError(
+                f"A tile of {dtype} {shape} does not fit into {array.dtype} {array.shape} ({resolution} m)."
+            )
+    _decompress(data, out, modality)
+
+
+def _decompress(data: bytes | memoryview, out: Mapping[int, np.ndarray], modality: Modality) -> None:
+    view, start = memoryview(data), 0
+    for resolution in modality.native:
+        stop = start + int.from_bytes(view[start + _HEADER - 4 : start + _HEADER], "little")
+        blosc.decompress(view[start:stop], out[resolution])
+        start = stop
+
+
+@lru_cache(maxsize=1024)
+def parse_layout(layout: str) -> tuple[np.dtype, tuple[tuple[int, ...], ...]]:
+    """Type and shape (C, h, w) of each group of a layout."""
+    dtype, *shapes = layout.split()
+    return np.dtype(dtype), tuple(tuple(map(int, shape.split("x"))) for shape in shapes)
+
+
+def only_nodata(groups: Mapping[int, np.ndarray], modality: Modality) -> str:
+    """Which bands of a tile have no pixel that is not missing, in words; empty where each has one."""
+    valid = np.concatenate([valid_bands(groups[resolution]) for resolution in modality.native])
+    if valid.all():
+        return ""
+    bands = np.array([band for group in modality.native.values() for band in group])
+    return f"{f'band {", ".join(bands[~valid])}' if valid.any() else 'it'} holds only nodata"

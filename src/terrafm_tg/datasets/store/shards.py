@@ -1,0 +1,216 @@
+"""Shards of a packed store: Arrow IPC files of one modality with a tile per record batch.
+
+Any Arrow library reads them. We read a record by its place in the file, which the store's index knows: one read of
+consecutive bytes from a disk or an object store, and no parser sees them before their checksum was found right.
+"""
+
+import os
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from aiohttp import ClientError  # what fsspec[http] raises
+
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.modalities import Modality, get_modality
+from terrafm_tg.utils.files import whole_file
+
+from .records import LEVEL, checksum, encode, only_nodata
+
+#: Ending of the files.
+SUFFIX = ".arrow"
+_FORMAT = b"shard 1"
+_SCHEMA = pa.schema(
+    [
+        ("cell", pa.string()),
+        ("quadrant", pa.int16()),
+        ("fault", pa.string()),
+        ("layout", pa.string()),
+        ("xxh3", pa.uint64()),
+        ("data", pa.binary()),
+    ]
+)
+
+
+class Record(NamedTuple):
+    """One tile to be written.
+
+    Args:
+        cell: Name of its cell.
+        quadrant: Which quarter of it.
+        groups: Native pixels (C, h, w) per resolution as they lie at the source, with the offset of the baseline;
+            None where they could not be read.
+        fault: Why not, as the ``reason`` of a :class:`~terrafm_tg.errors.DamagedTileError`.
+    """
+
+    cell: str
+    quadrant: int
+    groups: Mapping[int, np.ndarray] | None
+    fault: str = ""
+
+
+def write_shard(
+    path: Path, modality: Modality, records: Iterable[Record], level: int = LEVEL
+) -> pd.DataFrame:
+    """Write a shard, one record at a time, which appears whole or not at all; the same records give the same bytes.
+
+    Of a tile that could not be read, or of which a band holds only nodata, the reason is kept instead of pixels:
+    reading it raises that error again.
+
+    Args:
+        path: The file, ``<store>/<modality>/<name>.arrow``; its folder exists.
+        modality: Whose tiles they are.
+        records: The tiles; consumed as they are written.
+        level: Of compression, 1 to 9; see :func:`~terrafm_tg.datasets.store.records.encode`.
+
+    Returns:
+        What :func:`shard_table` gives.
+    """
+    schema = _SCHEMA.with_metadata({"terrafm": _FORMAT, "modality": modality.name})
+    with whole_file(path) as part:
+        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for record in records:
+                writer.write_batch(_batch(record, modality, level))
+        return shard_table(part)
+
+
+def _batch(record: Record, modality: Modality, level: int) -> pa.RecordBatch:
+    data = layout = digest = None
+    fault = record.fault
+    if record.groups is not None:
+        fault = fault or only_nodata(record.groups, modality)
+    if record.groups is not None and not fault:
+        data, layout = encode(record.groups, modality, level)
+        digest = checksum(data, record.cell, record.quadrant, modality, layout)
+    row = [record.cell, record.quadrant, fault, layout, digest, data]
+    return pa.record_batch(
+        [pa.array([value], field.type) for value, field in zip(row, _SCHEMA, strict=True)], schema=_SCHEMA
+    )
+
+
+def shard_table(path: Path, check: bool = False) -> pd.DataFrame:
+    """What a shard holds and where; the pixels are not read.
+
+    Args:
+        path: A local file that :func:`write_shard` wrote.
+        check: Read the pixels' bytes after all, and compare the checksums.
+
+    Returns:
+        A row per record, in the file's order: ``cell``, ``quadrant``, ``fault`` (empty where there are pixels),
+        ``start`` (int64) and ``bytes`` (int32) of the record in the file, ``xxh3`` (uint64), ``layout``. These are
+        the columns of a store's index (with ``_<modality>`` behind the name, and ``shard_<modality>`` for the
+        file's path below the root).
+
+    Raises:
+        TerraFMError: If the file is damaged, or no shard.
+    """
+    try:
+        with pa.memory_map(str(path)) as file:
+            rows = list(_rows(file.read_buffer(), check))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise TerraFMError(
+            f"{path} is no whole shard ({error}): delete it and run `terrafm pack` again."
+        ) from error
+    names = {"cell": str, "quadrant": np.int16, "fault": str, "start": np.int64, "bytes": np.int32,
+             "xxh3": np.uint64, "layout": str}  # fmt: skip
+    return pd.DataFrame(rows, columns=list(names)).astype(names)
+
+
+def _rows(whole: pa.Buffer, check: bool) -> Iterator[tuple[Any, ...]]:
+    reader = pa.ipc.open_file(pa.BufferReader(whole))
+    said = reader.schema.metadata or {}
+    if not reader.schema.equals(_SCHEMA) or said.get(b"terrafm") != _FORMAT or b"modality" not in said:
+        raise ValueError("its columns, or what it says of itself, are others")
+    modality = get_modality(said[b"modality"].decode())
+    for number in range(reader.num_record_batches):
+        batch = reader.get_batch(number)
+        batch.validate(full=True)
+        cell, quadrant, fault, layout, digest, data = (column[0] for column in batch.columns)
+        start = size = 0
+        if data.is_valid:
+            stored = batch.column("data").buffers()[2]  # where they lie, not a copy
+            start, size = stored.address - whole.address, stored.size
+            if not 0 <= start <= whole.size - size:
+                raise ValueError("its pixels are stored in another way")
+            key = cell.as_py(), quadrant.as_py(), modality, layout.as_py()
+            if check and checksum(stored, *key) != digest.as_py():
+                raise ValueError(f"the checksum of {cell}/{quadrant} is wrong")
+        yield (
+            cell.as_py(),
+            quadrant.as_py(),
+            fault.as_py(),
+            start,
+            size,
+            digest.as_py() or 0,
+            layout.as_py() or "",
+        )
+
+
+class ShardFiles:
+    """The last few shards that this process read; a forked or spawned worker opens its own.
+
+    Args:
+        limit: How many stay open.
+    """
+
+    def __init__(self, limit: int = 64) -> None:
+        self.limit = limit
+        self._files: OrderedDict[str, _LocalFile | _RemoteFile] = OrderedDict()
+        self._owner = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"limit": self.limit, "_files": OrderedDict(), "_owner": -1}
+
+    def read(self, path: str, start: int, size: int) -> bytes:
+        """Consecutive bytes of a file: one system call, or one range request.
+
+        Not through a memory map: a file that is cut while it is mapped would end the process.
+
+        Args:
+            path: Local path, or a URL that fsspec opens.
+            start: First byte.
+            size: How many.
+
+        Returns:
+            So many bytes.
+
+        Raises:
+            OSError: If they cannot be read, or the file ends before.
+        """
+        if self._owner != os.getpid():
+            self._files, self._owner = OrderedDict(), os.getpid()
+        if path not in self._files:
+            if len(self._files) >= self.limit:
+                self._files.popitem(last=False)
+            self._files[path] = _RemoteFile(path) if "://" in path else _LocalFile(path)
+        self._files.move_to_end(path)
+        data = self._files[path].read(start, size)
+        if len(data) != size:
+            raise OSError(f"{len(data)} bytes came from byte {start} on, expected {size}")
+        return data
+
+
+class _LocalFile:
+    def __init__(self, path: str) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def read(self, start: int, size: int) -> bytes:
+        return os.pread(self._descriptor, size, start)
+
+
+class _RemoteFile:
+    def __init__(self, url: str) -> None:
+        self._system, self._path = fsspec.core.url_to_fs(url)
+
+    def read(self, start: int, size: int) -> bytes:
+        try:
+            return self._system.cat_file(self._path, start=start, end=start + size)
+        except ClientError as error:  # some of them are no OSError
+            raise OSError(str(error)) from error

@@ -1,0 +1,1 @@
+"""The contract of every tile dataset: index, slices, pixels."""

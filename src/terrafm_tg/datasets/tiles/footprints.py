@@ -1,0 +1,183 @@
+"""Where tiles lie: slices to table rows and back, without a search where a slice knows its row."""
+
+from collections.abc import Iterator
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyproj
+import shapely
+
+#: Tile edges are a multiple of this many 10 m pixels, so that 20 and 60 m pixels end on them too.
+ALIGNMENT = 6
+#: Columns of a tile table: the box around each footprint in EPSG:4326, and the time it is valid for.
+BOX = ("xmin", "ymin", "xmax", "ymax")
+TIMES = ("datetime_start", "datetime_stop")
+#: Columns of which a footprint is computed; the last four where tiles are not of one size.
+_GRID = ("epsg", "x", "y", "xres", "yres", "height", "width")
+_CHUNK = 1 << 18  # rows whose footprints are computed at once
+
+
+class TileSlice(tuple[slice, slice, slice]):
+    """A GeoSlice ``(x, y, t)`` that knows which index row it stands for, and where in the epoch it was drawn.
+
+    Args:
+        slices: x, y (in the index' CRS) and t.
+        row: Row of the dataset's index.
+        position: Place in the epoch's one global list of draws; -1 when no sampler drew it.
+        epoch: The epoch in which it was drawn.
+    """
+
+    row: int
+    position: int
+    epoch: int
+
+    def __new__(
+        cls, slices: tuple[slice, slice, slice], row: int, position: int = -1, epoch: int = 0
+    ) -> "TileSlice":
+        """Make the tuple; see the class."""
+        self = super().__new__(cls, slices)
+        self.row, self.position, self.epoch = row, position, epoch
+        return self
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return tuple(self), self.row, self.position, self.epoch
+
+
+class Footprints:
+    """Place and time of the tiles of a table, as arrays: pandas takes too long to be asked at every read.
+
+    Args:
+        table: A tile table; see :mod:`~terrafm_tg.datasets.tiles.table`.
+        tile_size: Edge in 10 m pixels of tiles that the table gives no size of.
+        crs: Of the boxes.
+    """
+
+    def __init__(self, table: pd.DataFrame, tile_size: int, crs: pyproj.CRS) -> None:
+        self.table, self.tile_size, self.crs = table, tile_size, crs.to_string()
+        self.west, self.south, self.east, self.north = (table[name].to_numpy() for name in BOX)
+        self.start, self.stop = (table[name].to_numpy() for name in TIMES)
+        self.epsg = table["epsg"].to_numpy()
+
+    def times(self, row: int) -> tuple[pd.Timestamp, pd.Timestamp]:
+        """From when to when a tile is valid."""
+        return pd.Timestamp(self.start[row]), pd.Timestamp(self.stop[row])
+
+    def slices(self, row: int, res: tuple[float, float]) -> tuple[slice, slice, slice]:
+        """The box around one tile, and its time."""
+        return (
+            slice(self.west.item(row), self.east.item(row), res[0]),
+            slice(self.south.item(row), self.north.item(row), res[1]),
+            slice(*self.times(row), 1),
+        )
+
+    def extent(self, res: tuple[float, float]) -> tuple[slice, slice, slice]:
+        """The box around all tiles, and all their times."""
+        x0, y0, x1, y1, start, stop = self._extent
+        return slice(x0, x1, res[0]), slice(y0, y1, res[1]), slice(start, stop, 1)
+
+    def find(self, x: slice, y: slice, t: slice) -> int | None:
+        """The tile over the slices' centre at that time; of several, the one whose centre is nearest."""
+        east, north = (x.start + x.stop) / 2, (y.start + y.stop) / 2
+        order, south, height = self._northward
+        near = np.sort(order[np.searchsorted(south, north - height) : np.searchsorted(south, north, "right")])
+        first, last = (pd.Timestamp(limit).to_datetime64() for limit in (t.start, t.stop))
+        near = near[(self.west[near] <= east) & (self.east[near] >= east) & (self.north[near] >= north)]
+        near = near[(self.start[near] <= last) & (self.stop[near] >= first)]
+        near = near[shapely.intersects(self.outlines(near), shapely.Point(east, north))]
+        if not len(near):
+            return None
+        away = (
+            (self.west[near] + self.east[near]) / 2 - east,
+            (self.south[near] + self.north[near]) / 2 - north,
+        )
+        return int(near[np.argmin(away[0] ** 2 + away[1] ** 2)])
+
+    def outlines(self, rows: np.ndarray) -> np.ndarray:
+        """Footprints of some tiles, (n,) polygons: those given, else computed from the tiles' corners."""
+        if "geometry" in self.table:
+            return np.asarray(self.table["geometry"].array[rows])
+        grid = self.table[[name for name in _GRID if name in self.table]]
+        return outlines(grid.iloc[rows], self.tile_size)
+
+    def origin(self, row: int) -> tuple[float, float]:
+        """Upper left corner of a tile in its own CRS."""
+        if "x" in self.table:
+            return self._corners[0].item(row), self._corners[1].item(row)
+        x, y = self._transformer(row).transform(*shapely.get_coordinates(self.table["geometry"].array[row]).T)
+        return float(min(x)), float(max(y))
+
+    def in_tile_crs(self, row: int, x: slice, y: slice) -> tuple[float, float, float, float]:
+        """(left, bottom, right, top) of a box of the index' CRS in the tile's own."""
+        return self._transformer(row).transform_bounds(x.start, y.start, x.stop, y.stop)
+
+    def _transformer(self, row: int) -> pyproj.Transformer:
+        return _transformer(self.crs, int(self.epsg[row]))
+
+    @cached_property
+    def _corners(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.table["x"].to_numpy(), self.table["y"].to_numpy()
+
+    @cached_property
+    def _extent(self) -> tuple[Any, ...]:
+        box = self.west.min(), self.south.min(), self.east.max(), self.north.max()
+        return *(float(limit) for limit in box), pd.Timestamp(self.start.min()), pd.Timestamp(self.stop.max())
+
+    @cached_property
+    def _northward(self) -> tuple[np.ndarray, np.ndarray, float]:
+        """Rows by their southern edges, these edges, and the greatest height of a box.
+
+        A tree of boxes would take gigabytes where this takes 12 bytes a tile, and among millions of tiles some
+        thousands begin within one height south of a place.
+        """
+        order = np.argsort(self.south).astype(np.int32)
+        return order, self.south[order], float((self.north - self.south).max())
+
+
+def outlines(table: pd.DataFrame, tile_size: int | None = None) -> np.ndarray:
+    """Footprints in EPSG:4326 of north-up grids.
+
+    Args:
+        table: ``epsg``, ``x`` and ``y`` of the upper left corner; ``xres``, ``yres``, ``height``, ``width``
+            where they are not ``tile_size`` pixels of 10 m.
+        tile_size: Edge in 10 m pixels.
+
+    Returns:
+        (n,) polygons. One that crosses the date line lies wholly on the eastern side, beyond 180 degrees.
+    """
+    return np.concatenate([shapely.polygons(rings) for rings in _rings(table, tile_size)])
+
+
+def boxes(table: pd.DataFrame, tile_size: int | None = None) -> dict[str, np.ndarray]:
+    """The columns ``BOX``: the boxes around :func:`outlines`, which are not kept."""
+    parts = [
+        np.concatenate([rings.min(axis=1), rings.max(axis=1)], axis=1) for rings in _rings(table, tile_size)
+    ]
+    return dict(zip(BOX, np.concatenate(parts).T.copy(), strict=True))
+
+
+def _rings(table: pd.DataFrame, tile_size: int | None) -> Iterator[np.ndarray]:
+    """The corners of some tiles after the other, (n, 4, 2) longitude and latitude."""
+    for start in range(0, max(len(table), 1), _CHUNK):
+        part = table.iloc[start : start + _CHUNK]
+        left, top = part["x"].to_numpy(np.float64), part["y"].to_numpy(np.float64)
+        if "xres" in table or tile_size is None:
+            right = left + (part["width"] * part["xres"]).to_numpy()
+            bottom = top - (part["height"] * part["yres"]).to_numpy()
+        else:
+            right, bottom = left + tile_size * 10.0, top - tile_size * 10.0
+        x, y = np.stack([left, right, right, left], axis=1), np.stack([top, top, bottom, bottom], axis=1)
+        rings, epsg = np.empty((len(part), 4, 2)), part["epsg"].to_numpy()
+        for code in np.unique(epsg):
+            here = epsg == code
+            to_lonlat = _transformer(f"EPSG:{code}", 4326)
+            rings[here] = np.stack(to_lonlat.transform(x[here], y[here]), axis=-1)
+        split = np.ptp(rings[..., 0], axis=1) > 180
+        rings[split, :, 0] %= 360
+        yield rings
+
+
+@lru_cache(maxsize=256)
+def _transformer(crs: str, epsg: int) -> pyproj.Transformer:
+    return pyproj.Transformer.from_crs(crs, epsg, always_xy=True)

@@ -1,0 +1,119 @@
+"""The encoder as ONNX: one height and width, one set of modalities, any batch."""
+
+import copy
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.modalities import get_modalities
+from terrafm_tg.utils.files import whole_file
+
+from .sizes import data_config
+from .vit import TerraFMViT
+
+#: What the export needs, in the extra `onnx`.
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+#: Largest difference from the encoder that is rounding (fp32, outputs of unit order).
+_TOLERANCE = 1e-3
+
+
+def export_onnx(
+    model: TerraFMViT,
+    path: str | os.PathLike[str],
+    modality: str | Sequence[str] | None = None,
+    size: int | tuple[int, int] = 224,
+) -> Path:
+    """Writes an encoder as ONNX and compares it with the encoder in onnxruntime; the file appears whole or not at all.
+
+    The graph has an input (batch, C, H, W) per modality, named after it and normalised as the encoder's, and one
+    output, ``embedding`` or ``logits``. Its metadata ``terrafm`` is JSON: the bands of each input, their unit, and the
+    ``mean`` and ``std`` of (x - mean) / std.
+
+    Args:
+        model: The encoder with its bands, plain or folded; it is not changed.
+        path: The file; ``.onnx`` is added where missing, folders are made.
+        modality: What the graph reads; several are fused. The encoder's own by default.
+        size: Height and width in pixels, or one number for both.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        TerraFMError: If a size or modality is missing or cannot be read, if the result differs from the encoder, or if
+            a package is missing.
+    """
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    if missing:
+        raise TerraFMError(
+            f"The export to ONNX needs {', '.join(missing)}: run pip install 'terrafm-tg[onnx]'."
+        )
+    names = modality or model.modality
+    if names is None:
+        raise TerraFMError(
+            "Nothing says what the exported encoder reads: name a `modality`, or several to be fused."
+        )
+    sensors = get_modalities([names] if isinstance(names, str) else list(names))
+    height, width = _fixed(size)
+
+    encoder = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+    shapes = {m.name: (len(encoder.columns[m.name]), height, width) for m in sensors}
+    example = {name: torch.rand(2, *shape) for name, shape in shapes.items()}
+    encoder(example)  # what the encoder refuses, it refuses here in one sentence
+    batch = torch.export.Dim("batch")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*axis name.*will not be used")  # modalities share their batch
+        program = torch.onnx.export(
+            encoder,
+            kwargs={"x": example},
+            input_names=list(example),
+            output_names=["logits" if encoder.num_classes else "embedding"],
+            dynamic_shapes={"x": {name: {0: batch} for name in example}},
+            dynamo=True,
+            verbose=False,
+        )
+    if program is None:
+        raise TerraFMError("This torch returned no ONNX program: use a version of constraints.txt.")
+    inputs = {
+        m.name: data_config(m, columns) | {"bands": m.channel_names(columns), "unit": m.unit}
+        for m, columns in ((m, encoder.columns[m.name]) for m in sensors)
+    }
+    program.model.metadata_props["terrafm"] = json.dumps(inputs)
+
+    target = Path(path)
+    target = target if target.suffix == ".onnx" else target.with_name(f"{target.name}.onnx")
+    with whole_file(target) as partial:
+        program.save(partial, external_data=False)
+        _compare(encoder, partial, {name: torch.rand(3, *shape) for name, shape in shapes.items()})
+    return target
+
+
+def _fixed(size: object) -> tuple[int, int]:
+    """Height and width, in words where there is no one of each."""
+    sides = size if isinstance(size, tuple | list) else (size, size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise TerraFMError(
+            f"An ONNX file has one height and width in pixels, and `size` is {size!r}: the positions are resized for "
+            "one size, so export once for each (only the batch is dynamic)."
+        )
+    return sides[0], sides[1]
+
+
+def _compare(model: TerraFMViT, path: Path, images: dict[str, torch.Tensor]) -> None:
+    """Refuses a file whose numbers are not the encoder's, at a batch other than the traced one."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, {name: image.numpy() for name, image in images.items()})
+    difference = (torch.from_numpy(output) - model(images)).abs().max().item()
+    if not difference <= _TOLERANCE:
+        raise TerraFMError(
+            f"The ONNX file differs from the encoder by {difference:.2g}, more than {_TOLERANCE}: nothing was written; "
+            "use the versions of constraints.txt."
+        )

@@ -1,0 +1,239 @@
+"""``terrafm profile memory``: what a training step keeps, and the largest batch that fits.
+
+The step runs on fake tensors, which have shapes but no numbers: nothing is computed, so a laptop says what a GPU needs.
+Memory is linear in the batch and in the number of blocks, so four small steps give all.
+"""
+
+from argparse import ArgumentError
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from terrafm_tg.datasets.tiles.dataset import check_tile_size
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.modalities import get_modalities, get_modality
+from terrafm_tg.models.multi_crop import Kept, as_on_a_gpu
+from terrafm_tg.models.sizes import SIZES
+from terrafm_tg.tasks import TerraFM
+from terrafm_tg.tasks.pretrain.stochastic_depth import plan_depth, unpack_depth
+from terrafm_tg.transforms import ViewGroup
+from terrafm_tg.transforms.multicrop import GLOBAL_CROPS
+from terrafm_tg.utils.progress import shown
+
+from .arithmetic import modality_shares
+from .tensor_memory import TensorMemory
+
+#: Depths and batches of the steps from which all others follow.
+_DEPTHS, _BATCHES = (2, 4), (16, 64)
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes on a device during a step of some tiles.
+
+    Args:
+        state: Parameters of student and teacher, Adam's two moments, centres.
+        data: Native tiles, and views.
+        peak: Most that the step itself has at the same time: what is kept for the backward pass, gradients, and
+            whatever is in between.
+    """
+
+    state: float
+    data: float
+    peak: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.state + self.data + self.peak
+
+
+@dataclass(frozen=True)
+class Need:
+    """Memory as a linear function of the batch.
+
+    Args:
+        fixed: Bytes whatever the batch.
+        per_sample: Bytes per tile.
+    """
+
+    fixed: float
+    per_sample: float
+
+    def at(self, batch: int) -> float:
+        """Bytes with a batch of so many tiles."""
+        return self.fixed + batch * self.per_sample
+
+    def largest(self, memory: float) -> int:
+        """The largest batch that fits into so many bytes; 0 if none does."""
+        return max(0, int((memory - self.fixed) / self.per_sample))
+
+
+def step_memory(task: TerraFM, batch: int, tile_size: int = 534, low: bool = True) -> StepMemory:
+    """Memory of one training step, nothing of which is computed.
+
+    Args:
+        task: On the CPU; its gradients are lost.
+        batch: Tiles.
+        tile_size: Edge of a native tile in pixels of 10 m.
+        low: bf16 autocast; otherwise float32.
+    """
+    task.train().zero_grad()
+    trained = [p for p in task.parameters() if p.requires_grad]
+    followers = [p for p in task.parameters() if not p.requires_grad]
+    state = sum(map(_size, trained)) * 3 + sum(map(_size, followers)) + sum(map(_size, task.buffers()))
+    numbers = [count for count in task.multicrop.counts.values() if count]
+    places = torch.arange(batch)
+    depth = plan_depth(task.drop_rates, task.hparams["seed"], torch.zeros_like(places), places, numbers)
+    kept = unpack_depth(task.drop_rates, depth, len(numbers))
+    token = as_on_a_gpu.set(True)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            groups = [_views(task, kind, batch) for kind, count in task.multicrop.counts.items() if count]
+            data = sum(_size(x) for group in groups for x in group.x.values())
+            with TensorMemory() as memory:
+                _step(task, groups, kept, low)
+    finally:
+        as_on_a_gpu.reset(token)
+        task.zero_grad()
+    return StepMemory(state, data + batch * tile_bytes(task.sensors, tile_size), memory.peak)
+
+
+def tile_bytes(modalities: list[str], tile_size: int = 534) -> int:
+    """Bytes of a native tile: two per pixel and band, each at its own resolution."""
+    return sum(
+        2 * len(bands) * (tile_size * 10 // resolution) ** 2
+        for modality in get_modalities(modalities)
+        for resolution, bands in modality.native.items()
+    )
+
+
+def memory_need(settings: Mapping[str, Any], tile_size: int = 534, low: bool = True) -> Need:
+    """Memory of a training step with any batch.
+
+    Args:
+        settings: Of :class:`~terrafm_tg.tasks.TerraFM`.
+        tile_size: Edge of a native tile in pixels of 10 m.
+        low: bf16 autocast; otherwise float32.
+
+    Raises:
+        TerraFMError: If a setting is impossible.
+    """
+    name = settings.get("model", "terrafm_base")
+    if name not in SIZES:
+        raise TerraFMError(f"Model {name!r} is unknown: use one of {', '.join(SIZES)}.")
+    check_tile_size(tile_size)
+    _check(settings)
+    depth = settings.get("depth") or SIZES[name]["depth"]
+    lines = []
+    for few in _DEPTHS:
+        task = TerraFM(**(dict(settings) | {"depth": few, "alpha": 1.0}))
+        small, large = (step_memory(task, batch, tile_size, low).total for batch in _BATCHES)
+        slope = (large - small) / (_BATCHES[1] - _BATCHES[0])
+        lines.append((small - _BATCHES[0] * slope, slope))
+    blocks = (depth - _DEPTHS[0]) / (_DEPTHS[1] - _DEPTHS[0])
+    return Need(*(a + blocks * (b - a) for a, b in zip(*lines, strict=True)))
+
+
+def profile_memory(
+    model: list[str] | str | None = None,
+    gigabytes: float = 80.0,
+    reserve: float = 4.0,
+    tile_size: int = 534,
+    precision: str = "bf16",
+    settings: dict[str, Any] | None = None,
+) -> None:
+    """Compute what a pretraining step needs on a GPU, with and without gradient checkpointing, and the largest batch.
+
+    Nothing is computed or allocated: tensors have shapes only, so this runs anywhere within a minute.
+
+    Args:
+        model: Names of encoders; terrafm_base and terrafm_large by default.
+        gigabytes: Memory of the GPU, in 10^9 bytes.
+        reserve: Of it for the context, libraries and gaps between tensors.
+        tile_size: Edge of a native tile in pixels of 10 m.
+        precision: bf16 (autocast) or fp32.
+        settings: Other settings of the task, such as --settings.local_crops 10.
+    """
+    if precision not in ("bf16", "fp32") or not 0 <= reserve < gigabytes:
+        raise TerraFMError(
+            f"Precision {precision!r} with {reserve:g} of {gigabytes:g} GB in reserve: use bf16 or fp32, and leave "
+            "memory for the step."
+        )
+    names = [model] if isinstance(model, str) else model or ["terrafm_base", "terrafm_large"]
+    Console().print(memory_table(names, gigabytes, reserve, tile_size, precision, settings or {}))
+
+
+def memory_table(
+    models: list[str],
+    gigabytes: float = 80.0,
+    reserve: float = 4.0,
+    tile_size: int = 534,
+    precision: str = "bf16",
+    settings: Mapping[str, Any] | None = None,
+) -> Table:
+    """The needs as a table; arguments as for :func:`profile_memory`."""
+    table = Table(title=f"Training steps in {gigabytes:g} GB, {reserve:g} of them in reserve, {precision}")
+    for column in ("", "blocks", "fixed GB", "MB per tile", "largest batch"):
+        table.add_column(column, justify="right" if column else "left")
+    rows = list(product(models, (False, True)))
+    for name, again in shown(rows, "Going through steps"):
+        chosen = dict(settings or {}) | {"model": name, "grad_checkpointing": again}
+        need = memory_need(chosen, tile_size, precision == "bf16")
+        batch = need.largest(1e9 * (gigabytes - reserve))
+        numbers = f"{need.fixed / 1e9:.1f}", f"{need.per_sample / 1e6:.0f}", f"{batch:,}"
+        table.add_row(name, "recomputed" if again else "kept", *numbers)
+    table.caption = (
+        "Computed from the tensors of a step: parameters, teacher, gradients, Adam, native tiles, views, and what the "
+        "backward pass needs."
+    )
+    return table
+
+
+def _check(settings: Mapping[str, Any]) -> None:
+    """Names and types of a task's settings, as `terrafm fit` checks them."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(TerraFM)
+    try:
+        parser.parse_object(dict(settings))
+    except ArgumentError as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise TerraFMError(
+            f"These settings are not those of a task ({reason}): correct `--settings`."
+        ) from error
+
+
+def _views(task: TerraFM, kind: str, batch: int) -> ViewGroup:
+    """Views of a kind, each modality in its expected share of them."""
+    size, edge = batch * task.multicrop.counts[kind], task.multicrop.sizes[kind]
+    counts = {name: round(share * size) for name, share in modality_shares(task).items()}
+    x = {name: torch.empty(n, len(get_modality(name).bands), edge, edge) for name, n in counts.items()}
+    return ViewGroup(x, {name: torch.arange(n) for name, n in counts.items()}, size)
+
+
+def _step(task: TerraFM, groups: list[ViewGroup], kept: list[Kept | None], low: bool) -> None:
+    """Forward and backward pass of a training step."""
+    size = groups[0].size // GLOBAL_CROPS
+    settings = {"without": task.without}
+    views = [task.student.sensor_input(group.x, rows=group.rows, size=group.size) for group in groups]
+    with torch.autocast("cpu", torch.bfloat16, enabled=low):
+        with torch.no_grad():
+            embeddings = task.teacher.embed_views(views[:1], **settings)
+            logits = task.teacher_head(embeddings).unflatten(0, (-1, size))
+            targets = task.center(logits)
+        tokens = task.student.embed_views(views, kept=kept, **settings)
+        student = task.student_head(tokens).unflatten(0, (-1, size))
+        loss = task.loss(student, targets, task.hparams["teacher_temp"][0])
+    loss.backward()
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

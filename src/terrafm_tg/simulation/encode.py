@@ -1,0 +1,117 @@
+"""A rendered cell as rows of Major-TOM's tables: a GeoTIFF per band, a PNG thumbnail, the metadata."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import rasterio
+
+from terrafm_tg.datasets.majortom.cell import GridCell
+from terrafm_tg.datasets.majortom.files import Row, geotiff, optical_thumbnail, radar_thumbnail
+from terrafm_tg.land_cover import CLASSES
+
+from . import optics, radar
+from .latents import draw_latents
+from .planet import Planet
+from .product import Product, plan_products
+from .spectra import BANDS
+from .surface import Ground, render_ground
+
+_CODES = np.array([c.code for c in CLASSES], dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class EncodedCell:
+    """All that is written of one cell.
+
+    Args:
+        cell: Which.
+        codes: (H, W) uint8, WorldCover codes in the picture's grid, 0 over open sea.
+        rows: Per modality that the cell has, its product.
+    """
+
+    cell: GridCell
+    codes: np.ndarray
+    rows: dict[str, Row] = field(default_factory=dict)
+
+
+def encode_cell(planet: Planet, cell: GridCell, size: int) -> EncodedCell:
+    """Render a cell and encode its products.
+
+    Args:
+        planet: Where it lies.
+        cell: Which.
+        size: Pixels across its picture at 10 m, a multiple of 12.
+    """
+    ground = render_ground(draw_latents(planet, cell, size))
+    encoded = EncodedCell(cell, np.where(ground.open_sea, 0, _CODES[ground.land_cover]).astype(np.uint8))
+    scenes: dict[datetime, optics.OpticalScene] = {}  # both levels of one date show the same sky
+    with rasterio.Env():
+        for modality, product in plan_products(planet.seed, cell).items():
+            if product is None:
+                continue
+            if modality == "s1rtc":
+                encoded.rows[modality] = _radar(ground, product, cell, size)
+                continue
+            if product.time not in scenes:
+                scenes[product.time] = optics.observe(ground, product, cell.corner[0])
+            encoded.rows[modality] = _optical(scenes[product.time], modality, product, cell, size)
+    return encoded
+
+
+def _radar(ground: Ground, product: Product, cell: GridCell, size: int) -> Row:
+    power = radar.observe(ground, product)
+    outside = power[0] == radar.NODATA
+    thumbnail = radar_thumbnail(*power, outside)
+    grid = cell.epsg, cell.transform(size)
+    files = {name: geotiff(band, *grid, radar.NODATA) for name, band in zip(("vv", "vh"), power, strict=True)}
+    metadata = {
+        "nodata": 100 * float(outside.mean()),
+        "orbit_state": "ascending" if product.ascending else "descending",
+    }
+    return _row(product, cell, size, thumbnail, files, metadata)
+
+
+def _optical(scene: optics.OpticalScene, modality: str, product: Product, cell: GridCell, size: int) -> Row:
+    bands = optics.sample(scene, modality[-3:].upper(), product.offset)
+    outside = bands["B02"] == 0
+    thumbnail = optical_thumbnail(*(bands[name] for name in ("B04", "B03", "B02")), product.offset, outside)
+    grids = {name: cell.transform(size, BANDS[name][1]) for name in bands}
+    files = {name: geotiff(band, cell.epsg, grids[name]) for name, band in bands.items()}
+    files["cloud_mask"] = geotiff(scene.cloud_mask, cell.epsg, cell.transform(size))
+    cloudy = np.isin(scene.cloud_mask, (1, 2))
+    metadata = {"cloud_cover": 100 * float(cloudy.mean()), "nodata": 100 * float(outside.mean())}
+    return _row(product, cell, size, thumbnail, files, metadata)
+
+
+def _row(
+    product: Product,
+    cell: GridCell,
+    size: int,
+    thumbnail: bytes,
+    files: dict[str, bytes],
+    more: dict[str, Any],
+) -> Row:
+    (lon, lat), *corners = cell.lonlat(size, [(0.5, 0.5), (0, 0), (1, 0), (0, 1), (1, 1)])
+    lons, lats = zip(*corners, strict=True)
+    image = {
+        "product_id": product.id,
+        "grid_cell": cell.name,
+        "product_datetime": f"{product.time:%Y-%m-%d %H:%M:%S}",
+        "thumbnail": thumbnail,
+        **files,
+    }
+    metadata = {
+        "grid_cell": cell.name,
+        "grid_row_u": cell.row,
+        "grid_col_r": cell.col,
+        "product_id": product.id,
+        "timestamp": product.time,
+        **more,
+        "centre_lat": lat,
+        "centre_lon": lon,
+        "crs": f"EPSG:{cell.epsg}",
+        "box": (min(lons), min(lats), max(lons), max(lats)),
+    }
+    return Row(image, metadata)

@@ -1,0 +1,101 @@
+"""What was acquired over a cell: dates, orbits, processing baselines and the names that products carry."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import numpy as np
+
+from terrafm_tg.datasets.majortom.cell import GridCell
+
+from .fields import key_of, mix
+
+#: Share of cells that Sentinel-1 does not cover (Major-TOM: about a third).
+WITHOUT_RADAR = 0.25
+#: Share of cells whose L1C product is of another date than the L2A product.
+OWN_L1C_DATE = 0.2
+#: Added to the digital numbers from baseline 04.00 on.
+OFFSET = 1000
+_FIRST_DAY = datetime(2021, 4, 1)
+_DAYS = 1000
+#: Baseline 04.00 became operational; before it products are 03.00 unless reprocessed to 05.00.
+_BASELINE_4 = datetime(2022, 1, 25)
+
+
+@dataclass(frozen=True)
+class Product:
+    """One acquisition over a cell.
+
+    Args:
+        id: Product name, as ESA forms it.
+        time: Of acquisition.
+        key: What is random about it (clouds, wind, speckle) follows from this key.
+        offset: Added to the digital numbers of an optical product.
+        ascending: Direction of the orbit.
+    """
+
+    id: str
+    time: datetime
+    key: int
+    offset: int = 0
+    ascending: bool = False
+
+    def rng(self, what: str) -> np.random.Generator:
+        """Random numbers for one aspect of this acquisition."""
+        return np.random.default_rng(mix(self.key, key_of(what)))
+
+
+def plan_products(seed: int, cell: GridCell) -> dict[str, Product | None]:
+    """The acquisitions over a cell by modality; ``s1rtc`` is None where Sentinel-1 does not cover it."""
+    key = mix(seed, key_of("products"), cell.row, cell.col)
+    rng = np.random.default_rng(key)
+    hour = 10.5 - cell.corner[1] / 15  # Sentinel-2 passes at 10:30 local time
+    day = _FIRST_DAY + timedelta(
+        days=int(rng.integers(_DAYS)), hours=hour % 24, seconds=int(rng.integers(900))
+    )
+    other = _FIRST_DAY + timedelta(
+        days=int(rng.integers(_DAYS)), hours=hour % 24, seconds=int(rng.integers(900))
+    )
+    l1c_day = other if rng.random() < OWN_L1C_DATE else day
+    delay = timedelta(days=int(rng.integers(1, 40)) * (1 if rng.random() < 0.5 else -1), hours=7.3)
+    reprocessed = rng.random(2) < 0.3
+    orbit = int(rng.integers(1, 144))
+    satellite, ascending = "AB"[int(rng.integers(2))], bool(rng.random() < 0.5)
+    radar = None
+    if rng.random() >= WITHOUT_RADAR:
+        time = (day + delay).replace(microsecond=0)
+        start, stop = time.strftime("%Y%m%dT%H%M%S"), (time + timedelta(seconds=25)).strftime("%Y%m%dT%H%M%S")
+        name = f"S1A_IW_GRDH_1SDV_{start}_{stop}_{40000 + orbit:06d}_{mix(key, 4) % 2**24:06X}_rtc"
+        radar = Product(name, time, mix(key, 5), ascending=ascending)
+    return {
+        "s1rtc": radar,
+        "s2l1c": _optical("L1C", l1c_day, bool(reprocessed[0]), satellite, orbit, cell, key),
+        "s2l2a": _optical("L2A", day, bool(reprocessed[1]), satellite, orbit, cell, key),
+    }
+
+
+def _optical(
+    level: str, time: datetime, reprocessed: bool, satellite: str, orbit: int, cell: GridCell, key: int
+) -> Product:
+    """A Sentinel-2 product; both levels of one date share its key, hence its clouds."""
+    time = time.replace(microsecond=0)
+    baseline = "N0500" if reprocessed else "N0400" if time >= _BASELINE_4 else "N0300"
+    made = max(time, datetime(2023, 6, 12)) + timedelta(minutes=mix(key, 6) % 100000) if reprocessed else time
+    name = "_".join(
+        (
+            f"S2{satellite}_MSI{level}",
+            time.strftime("%Y%m%dT%H%M%S"),
+            baseline,
+            f"R{orbit:03d}",
+            f"T{_military_tile(cell)}",
+            (made + timedelta(hours=6)).strftime("%Y%m%dT%H%M%S"),
+        )
+    )
+    return Product(name, time, mix(key, int(time.timestamp())), offset=0 if baseline == "N0300" else OFFSET)
+
+
+def _military_tile(cell: GridCell) -> str:
+    """Zone, latitude band and a pair of letters, as in ``33NZA`` (the pair is not the true one)."""
+    lat = cell.corner[0]
+    band = "CDEFGHJKLMNPQRSTUVWX"[int(np.clip((lat + 80) // 8, 0, 19))]
+    pair = "ABCDEFGHJKLMNPQRSTUV"[cell.col % 20] + "ABCDEFGHJKLMNPQRSTUV"[cell.row % 20]
+    return f"{cell.epsg % 100:02d}{band}{pair}"

@@ -1,0 +1,201 @@
+"""Fine-tuning for semantic segmentation: a class per pixel, from one sensor or several."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torchgeo.tasks import BaseTask
+from torchgeo.tasks.mixins import ClassificationMixin
+from torchvision.models._api import WeightsEnum
+
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.models import TerraFMViT
+from terrafm_tg.models.inputs import PATCH_SIZE
+from terrafm_tg.models.smp_encoder import feature_blocks, pyramid
+
+from .encoder import build_backbone
+from .inputs import CheckedClasses
+from .optimization import FineTuneOptimization
+
+
+class SensorSegmenter(nn.Module):
+    """The encoder, fused over sensors, under a decoder; TorchGeo's models read one tensor.
+
+    Args:
+        encoder: The encoder.
+        decoder: ``upernet`` (smp's, on the pyramid of four blocks) or ``linear`` (one layer on the last block).
+        classes: Number of classes.
+        width: Channels of UPerNet.
+    """
+
+    def __init__(self, encoder: TerraFMViT, decoder: str, classes: int, width: int = 256) -> None:
+        from segmentation_models_pytorch.base import SegmentationHead
+        from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
+
+        super().__init__()
+        self.encoder = encoder
+        self.decoder: UPerNetDecoder | None = None
+        dim, scale = encoder.embed_dim, PATCH_SIZE
+        if decoder == "upernet":
+            self.decoder = UPerNetDecoder([0, 0, dim, dim, dim, dim], decoder_channels=width)
+            dim, scale = width, 4
+        self.segmentation_head = SegmentationHead(dim, classes, kernel_size=1, upsampling=scale)
+
+    def forward(self, x: Any) -> Tensor:
+        """Logits (B, classes, H, W) of anything that the encoder reads."""
+        depth = len(self.encoder.blocks)
+        blocks = feature_blocks(depth) if self.decoder is not None else [depth - 1]
+        features = self.encoder.forward_intermediates(
+            x, indices=sorted(set(blocks)), norm=True, intermediates_only=True
+        )
+        if self.decoder is None:
+            return self.segmentation_head(features[-1])
+        found = dict(zip(sorted(set(blocks)), features, strict=True))  # of a shallow encoder fewer than four
+        maps = pyramid([found[block] for block in blocks])
+        # The decoder skips the maps of full and half size.
+        return self.segmentation_head(self.decoder([x, x, *maps]))
+
+
+class FineTuneSegmentation(FineTuneOptimization, CheckedClasses, ClassificationMixin, BaseTask):
+    """Fine-tunes the encoder for semantic segmentation.
+
+    Batches hold ``image`` or one ``image_<modality>`` per sensor, normalised, which the encoder fuses, and
+    ``mask``: classes (B, H, W). Logs the loss and TorchGeo's metrics; ``AverageJaccardIndex`` is the mIoU.
+
+    Args:
+        model: ``terrafm_<size>``, also with an ending such as ``_s2l1c`` or ``_rgb``.
+        weights: Encoder weights: ``terrafm_base``, another name or enum, a path or URL; random where None.
+        modalities: Sensors that batches may hold; any where None. Name exactly one where the key is ``image``.
+            The stems of sensors that are not named stay as they are.
+        bands: Bands in the order of the images' channels, by modality where there are several; all by default.
+        normalize: Normalise batches of raw values here (dB; digital numbers), for datamodules that do not.
+        decoder: ``upernet``, on blocks 4, 6, 8 and 12 as in the paper's probing, or ``linear``.
+        num_classes: Number of classes.
+        labels: Names of the classes, for the log.
+        loss: ``ce``, ``focal`` or ``dice``.
+        class_weights: Weight of each class in ``ce``.
+        ignore_index: Value of the mask that loss and metrics leave out.
+        depth: Number of blocks, for quick runs; the model's own by default.
+        drop_path: Rate of stochastic depth in the last block, linear from 0 in the first.
+        label_smoothing: Share of the target that is spread over the classes, in ``ce``.
+        lr: Peak learning rate of the decoder.
+        min_lr: Its value at the end of the cosine.
+        warmup_epochs: Linear warm-up.
+        weight_decay: Weight decay; none on biases, other 1-D tensors, class token and positions.
+        layer_decay: Factor from a block's learning rate to that of the block below; 1 for none.
+        freeze_backbone: Train the decoder only.
+        grad_checkpointing: Recompute the blocks in the backward pass: less memory, more time.
+
+    Raises:
+        TerraFMError: If a setting is impossible, or the weights cannot be loaded.
+    """
+
+    target_key = "mask"
+
+    def __init__(
+        self,
+        model: str = "terrafm_base",
+        weights: WeightsEnum | str | None = None,
+        modalities: list[str] | None = None,
+        bands: list[str] | dict[str, list[str]] | None = None,
+        normalize: bool = False,
+        decoder: Literal["upernet", "linear"] = "upernet",
+        num_classes: int = 2,
+        labels: list[str] | None = None,
+        loss: Literal["ce", "focal", "dice"] = "ce",
+        class_weights: Sequence[float] | None = None,
+        ignore_index: int | None = None,
+        depth: int | None = None,
+        drop_path: float = 0.1,
+        label_smoothing: float = 0.0,
+        lr: float = 5e-4,
+        min_lr: float = 1e-6,
+        warmup_epochs: float = 5,
+        weight_decay: float = 0.05,
+        layer_decay: float = 0.75,
+        freeze_backbone: bool = False,
+        grad_checkpointing: bool = False,
+    ) -> None:
+        self.weights = weights
+        super().__init__()
+
+    def configure_models(self) -> None:
+        """Builds the encoder and its decoder."""
+        h = self.hparams
+        h.update({"task": "multiclass", "num_labels": None, "pos_weight": None})  # for TorchGeo's mix-in
+        encoder, self.images = build_backbone(h, self.weights)
+        self.model = SensorSegmenter(encoder, h["decoder"], h["num_classes"])
+        if h["freeze_backbone"]:
+            encoder.requires_grad_(False)
+
+    def configure_losses(self) -> None:
+        """TorchGeo's losses, with label smoothing."""
+        super().configure_losses()
+        self.train_criterion = self.criterion
+        if self.hparams["loss"] == "ce":
+            self.train_criterion = nn.CrossEntropyLoss(
+                self.criterion.weight,
+                ignore_index=self.criterion.ignore_index,
+                label_smoothing=self.hparams["label_smoothing"],
+            )
+
+    def train(self, mode: bool = True) -> "FineTuneSegmentation":
+        """Sets the mode; a frozen encoder stays in evaluation mode, without stochastic depth."""
+        super().train(mode)
+        if self.hparams["freeze_backbone"]:
+            self.model.encoder.eval()
+        return self
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """The loss of a batch."""
+        return self._step(batch, "train", self.train_criterion)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Updates the validation metrics."""
+        self._step(batch, "val", self.criterion)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Updates the test metrics."""
+        self._step(batch, "test", self.criterion)
+
+    def predict_step(
+        self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Tensor | None]:
+        """Probabilities (B, classes, H, W), and where the batch has them its bounds and transform."""
+        return {
+            "probabilities": self(self.images(batch)).softmax(1),
+            "bounds": batch.get("bounds"),
+            "transform": batch.get("transform"),
+        }
+
+    def _step(self, batch: dict[str, Any], stage: str, criterion: nn.Module) -> Tensor:
+        mask, images = self._mask(batch), self.images(batch)
+        logits = self(images)
+        if logits.shape[-2:] != mask.shape[-2:]:
+            raise TerraFMError(
+                f"The masks are {mask.shape[-2]}x{mask.shape[-1]} px and the images "
+                f"{logits.shape[-2]}x{logits.shape[-1]}: give both the same size."
+            )
+        loss: Tensor = criterion(logits, mask)
+        getattr(self, f"{stage}_metrics")(logits, mask)
+        self.log(f"{stage}_loss", loss, batch_size=len(mask), prog_bar=stage == "train")
+        return loss
+
+    def _mask(self, batch: dict[str, Any]) -> Tensor:
+        """The batch's masks, (B, H, W).
+
+        Raises:
+            TerraFMError: If there are none, or their shape is another one.
+        """
+        if "mask" not in batch:
+            raise TerraFMError(
+                f"The batch has no 'mask' (keys {', '.join(batch)}): use a dataset for segmentation."
+            )
+        mask = batch["mask"]
+        mask = mask.squeeze(1) if mask.ndim == 4 else mask
+        if mask.ndim != 3:
+            raise TerraFMError(
+                f"The masks have the shape {tuple(batch['mask'].shape)}, but segmentation needs one class per "
+                "pixel, (batch, height, width)."
+            )
+        return mask.long()

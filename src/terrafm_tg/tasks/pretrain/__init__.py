@@ -1,0 +1,1 @@
+"""Pretraining: DINO self-distillation with the sensor as the augmentation."""

@@ -1,0 +1,1 @@
+"""Atomic files, parallel work, keyed random numbers and progress."""

@@ -1,0 +1,245 @@
+"""Many units of work at once, on Dask: in this process, on this machine's cores, or on a cluster of machines."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from terrafm_tg.errors import TerraFMError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+#: Processor seconds of work left from which more processes pay: each takes some seconds to start.
+WORTHWHILE = 30.0
+_FIRST_LOOK = 1.0  # processor seconds after which the rest is estimated
+_AHEAD = 3  # units that each worker has been given, so that it does not wait for the next
+#: Ctrl-C in a terminal reaches all processes: this one alone answers, and ends the workers, which else start anew.
+_DEAF = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+_ANSWER = 10  # seconds in which the scheduler that is given must answer
+_JOIN = 60  # seconds in which a worker must join the scheduler that is given
+
+
+def run_units[U, R](
+    function: Callable[[U], R],
+    units: Iterable[U],
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    title: str,
+    progress: bool = True,
+    unit_seconds: float | None = None,
+    describe: Callable[[U], str] | None = None,
+) -> Iterator[tuple[int, R]]:
+    """Call a function with each unit of work; results come as they finish.
+
+    Whatever the place, results are the same, only their order differs. A unit whose worker process dies is run
+    again on another, so a unit must leave the same behind when it runs twice. On a cluster only a few units per
+    worker are under way at a time, and no more results are held than these: there may be millions of units.
+
+    Processes are started afresh, so a script that calls this does so under ``if __name__ == "__main__":``.
+
+    Args:
+        function: Called as ``function(unit)``; it and the units are pickled for each call, so let them be small.
+        units: The work. With a length there is an end to the progress bar.
+        workers: Processes on this machine; 0 for this process alone. None for one per core where at least
+            :data:`WORTHWHILE` processor seconds remain for them, as the first units show (those run here).
+        scheduler: Address of a Dask cluster that runs already, such as ``tcp://10.0.0.1:8786``, with this
+            package and the same files on all its machines. Without `workers`.
+        title: What the progress bar and messages call the work.
+        progress: Show a bar, and where a cluster's dashboard is, on standard error.
+        unit_seconds: How long a unit takes, where that is known: ``workers=None`` then starts processes at once.
+        describe: What the progress bar calls the unit that was begun (on a cluster: handed out) last.
+
+    Yields:
+        Position of a unit, and the function's result.
+
+    Raises:
+        TerraFMError: As a unit raised it; or if Dask is not installed, no scheduler answers, a unit ended four
+            worker processes, or the connection to the cluster is lost. The units under way are then stopped.
+    """
+    if workers is not None and (workers < 0 or scheduler is not None):
+        wrong = f"is {workers}" if workers < 0 else f"{workers} and a scheduler ({scheduler}) are both given"
+        raise TerraFMError(
+            f"`workers` {wrong}: give a number of processes of this machine, 0 for none, or the scheduler alone."
+        )
+    if (workers or scheduler) and find_spec("distributed") is None:
+        wanted = f"scheduler={scheduler!r}" if scheduler else f"workers={workers}"
+        raise TerraFMError(f'{wanted} needs Dask: pip install "terrafm-tg[dask]", or set workers=0.')
+    console = Console(stderr=True, quiet=not progress)
+    total = len(units) if isinstance(units, Sized) else None
+    with _bar(title, total, console) as (advance, say):
+        waiting = enumerate(units if describe is None else _described(units, describe, say))
+        if scheduler is None and not workers:
+            may_leave = workers is None and find_spec("distributed") is not None
+            for done in _here(function, waiting, total, unit_seconds, may_leave):
+                advance()
+                yield done
+        if (first := next(waiting, None)) is None:
+            return
+        with _cluster(workers, scheduler, None if total is None else total - first[0], console) as client:
+            for done in _there(client, function, first, waiting, title):
+                advance()
+                yield done
+
+
+def _here(
+    function: Callable[[Any], Any],
+    waiting: Iterator[tuple[int, Any]],
+    total: int | None,
+    unit_seconds: float | None,
+    may_leave: bool,
+) -> Iterator[tuple[int, Any]]:
+    """Units in this process; where it may leave some, until it knows that the rest are worth more processes."""
+    spent, done = 0.0, 0
+    cores = _cores() if may_leave else 1
+
+    def worthwhile() -> bool:
+        each = unit_seconds if unit_seconds is not None else spent / done if spent >= _FIRST_LOOK else 0.0
+        left = spent if total is None else each * (total - done)  # of no known length: as long as it took
+        return left >= WORTHWHILE
+
+    while cores == 1 or not worthwhile():
+        if (unit := next(waiting, None)) is None:
+            return
+        start = time.process_time()
+        result = function(unit[1])
+        spent, done = spent + time.process_time() - start, done + 1
+        yield unit[0], result
+
+
+def _there(
+    client: "Client",
+    function: Callable[[Any], Any],
+    first: tuple[int, Any],
+    waiting: Iterator[tuple[int, Any]],
+    title: str,
+) -> Iterator[tuple[int, Any]]:
+    """Units on a cluster: as one finishes, the next is sent."""
+    from distributed import KilledWorker, as_completed
+
+    positions: dict[str, int] = {}
+    running = as_completed(with_results=True, raise_errors=False)
+
+    def send(position: int, unit: Any) -> None:
+        future = client.submit(_call, function, unit, pure=False)
+        positions[future.key] = position
+        running.add(future)
+
+    send(*first)
+    while positions:
+        # asked each time: machines join and leave
+        most = _AHEAD * max(1, sum(client.nthreads().values()))
+        while len(positions) < most and (unit := next(waiting, None)) is not None:
+            send(*unit)
+        future, result = next(running)
+        position = positions.pop(future.key)
+        # Not by the future's status: of a result that is here already it changes when the worker that made it dies.
+        if isinstance(result, tuple) and not isinstance(result, _Done):
+            error = result[1]
+            if isinstance(error, KilledWorker):
+                raise TerraFMError(
+                    f"{title}: unit {position} ended {error.allowed_failures + 1} worker processes, most likely for "
+                    "lack of memory: use fewer workers, or look at that unit alone with workers=0."
+                ) from error
+            raise error
+        if not isinstance(result, _Done):
+            raise TerraFMError(f"{title}: the connection to the Dask cluster was lost: start again to go on.")
+        del future  # so that the cluster forgets the result
+        yield position, result.value
+
+
+class _Done(NamedTuple):
+    """A unit's result, told apart from errors."""
+
+    value: Any
+
+
+def _call(function: Callable[[Any], Any], unit: Any) -> _Done:
+    return _Done(function(unit))
+
+
+@contextmanager
+def _cluster(
+    workers: int | None, scheduler: str | None, units: int | None, console: Console
+) -> Iterator["Client"]:
+    """A client of the scheduler given, else of processes of this machine that end with it."""
+    import logging
+
+    from distributed import Client, LocalCluster
+
+    with ExitStack() as stack:
+        if scheduler is None:
+            wanted = workers or _cores()
+            try:
+                cluster = LocalCluster(
+                    n_workers=wanted if units is None else max(1, min(wanted, units)),
+                    threads_per_worker=1,
+                    processes=True,
+                    dashboard_address="127.0.0.1:0",
+                    silence_logs=logging.CRITICAL,
+                    preload=[_DEAF],
+                )
+            except RuntimeError as error:  # a script without it runs again in each process
+                raise TerraFMError(
+                    "Dask's worker processes did not start: in a script, put the work under "
+                    '`if __name__ == "__main__":`, or set workers=0.'
+                ) from error
+            stack.enter_context(cluster)
+            client = stack.enter_context(Client(cluster))
+        else:
+            try:
+                client = stack.enter_context(Client(scheduler, timeout=_ANSWER))
+                client.wait_for_workers(1, timeout=_JOIN)
+            except (OSError, ValueError) as error:  # timeouts are OSErrors
+                raise TerraFMError(
+                    f"No Dask scheduler with workers answers at {scheduler!r}: start them with `dask scheduler` and "
+                    "`dask worker ADDRESS`, or leave the scheduler out."
+                ) from error
+        threads = sum(client.nthreads().values())
+        console.print(f"{threads} Dask workers; dashboard: {client.dashboard_link}")
+        yield client
+
+
+def _described[U](
+    units: Iterable[U], describe: Callable[[U], str], say: Callable[[str], None]
+) -> Iterator[U]:
+    """The units; as each is taken, its name is said."""
+    for unit in units:
+        say(describe(unit))
+        yield unit
+
+
+@contextmanager
+def _bar(
+    title: str, total: int | None, console: Console
+) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
+    """A bar, as what advances it and what says which unit is under way."""
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    now = TextColumn("{task.fields[now]}", style="dim")
+    with Progress(*columns, TimeRemainingColumn(), now, console=console, disable=console.quiet) as bar:
+        task = bar.add_task(title, total=total, now="")
+        yield lambda: bar.advance(task), lambda name: bar.update(task, now=escape(name))
+
+
+def _cores() -> int:
+    """Cores that this process may use (a container may have fewer than the machine); 1 in a daemon."""
+    import multiprocessing
+
+    if multiprocessing.current_process().daemon:  # such as a DataLoader's worker: it may start no process
+        return 1
+    from dask.system import CPU_COUNT
+
+    return CPU_COUNT
