@@ -16,7 +16,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import get_modality
 from terrafm_tg.models import TerraFMViT, build_encoder, reparameterize
 from terrafm_tg.profiling.machine import clock_of, peak_teraflops, repeats_of, seconds_of
-from terrafm_tg.utils.devices import device_in_words, find_device
+from terrafm_tg.utils.devices import describe_device, find_device
 from terrafm_tg.utils.progress import shown
 
 
@@ -184,7 +184,7 @@ def print_encoder_speed(
     model = build_encoder(name, modality=modality).to(place)
     rows = encoder_speed(model, modality, size, batch, rounds, compiled)
     peak, full = (peak_teraflops(place, dtype) for dtype in (torch.bfloat16, torch.float32))
-    table = Table(title=f"{name}, {modality}, {size} px, batch {batch}, {device_in_words(place)}")
+    table = Table(title=f"{name}, {modality}, {size} px, batch {batch}, {describe_device(place)}")
     for column in ("", "ms/forward", "images/s", "x plain fp32", "of the bf16 peak"):
         table.add_column(column, justify="right" if column else "left")
     for row in rows:

@@ -16,7 +16,7 @@ from terrafm_tg.profiling.machine import seconds_of
 from terrafm_tg.profiling.outputs import demand_files
 from terrafm_tg.radiometry import linear_power
 from terrafm_tg.transforms import MultiCrop
-from terrafm_tg.utils.devices import device_in_words, find_device
+from terrafm_tg.utils.devices import describe_device, find_device
 from terrafm_tg.utils.files import write_json
 from terrafm_tg.utils.progress import shown
 
@@ -162,7 +162,7 @@ def profile_views(
     demand_files(json)
     place = find_device(device)
     speeds = view_speed(batch, rounds, place, tile_size=tile_size)
-    name = device_in_words(place)
+    name = describe_device(place)
     table = Table(title=f"Views of {batch} tiles of {tile_size} px on {name}")
     for column in ("", "ms/batch", "tiles/s", "x kornia"):
         table.add_column(column, justify="right" if column else "left")

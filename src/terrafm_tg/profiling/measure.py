@@ -13,7 +13,7 @@ from rich.progress import Progress, TaskID
 
 from terrafm_tg.tasks import TerraFM
 from terrafm_tg.transforms.multicrop import GLOBAL_CROPS
-from terrafm_tg.utils.devices import device_in_words
+from terrafm_tg.utils.devices import describe_device
 
 from .arithmetic import step_operations
 from .host_memory import peak_bytes
@@ -103,7 +103,7 @@ def profile_training(
     found = Profile(
         task=model.hparams.get("model", type(model).__name__),
         settings={name: model.hparams[name] for name in _SETTINGS if name in model.hparams},
-        device=device_in_words(device),
+        device=describe_device(device),
         processes=trainer.world_size,
         batch=batch,
         batches=profiler.timed,
