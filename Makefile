@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 # Matrix products of small models gain nothing from more threads than cores; tests run one process per core instead.
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 
-.PHONY: help env pretrain pretrain-long test soak lint types docs bench bench-gpu benchmarks clean
+.PHONY: help env pretrain pretrain-long test soak lint types contracts docs bench bench-gpu benchmarks clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -32,7 +32,7 @@ pretrain-long: $(READY)  ## the longer configuration of docs/results.md, seeds 0
 	  --config conf/data/simulated.yaml --config conf/hardware/cpu.yaml --config conf/quick.yaml --config conf/long.yaml \
 	  --model.seed $$seed --seed_everything $$seed --trainer.logger.init_args.save_dir runs/long-$$seed || exit 1; done
 
-test: lint  ## format, lint and the test suite (offline, CPU)
+test: lint types contracts  ## format, lint, types, import contracts and the test suite (offline, CPU)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not soak" -n $(CORES) --dist worksteal
 
 soak: $(READY)  ## the long versions of the tests
@@ -42,7 +42,10 @@ lint: $(READY)  ## ruff: lint and format
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 types: $(READY)  ## mypy
-	$(BIN)/mypy src
+	$(BIN)/mypy
+
+contracts: $(READY)  ## import-linter: layers, circles, what may import what
+	$(BIN)/lint-imports
 
 docs: $(READY)  ## build the documentation into site/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]" -c constraints.txt
