@@ -8,6 +8,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+import torch
 import yaml
 from lightning.pytorch.strategies import Strategy
 
@@ -26,6 +27,9 @@ def fork_ranks(ranks: int, log: Path, call: Callable[..., None], *args: Any) -> 
 
 
 def _be(rank: int, ranks: int, port: int, log: Path, call: Callable[..., None], *args: Any) -> None:
+    # After a fork torch makes its thread pool anew when it is first asked for, without a lock: two threads that ask at
+    # the same time, as the first backward pass does, abort with "Invalid thread pool". Here there is only one.
+    torch.set_num_threads(1)
     numbers = {
         "RANK": rank,
         "LOCAL_RANK": rank,

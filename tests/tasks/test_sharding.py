@@ -16,10 +16,12 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.tasks.pretrain.sharding import check_strategy, data_parallel, number_parameters
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-OVERLAYS = ("pretrain", "size/tiny", "data/memory", "hardware/gpu8", "hardware/fsdp", "hardware/cpu")
+ROOT = CONF.parent
+OVERLAYS = ("pretrain", "size/tiny", "hardware/gpu8", "hardware/fsdp", "hardware/cpu")
 #: A step of the stacked overlays on processors.
 WORDS = [
-    *("fit", *(f"--config={CONF / name}.yaml" for name in OVERLAYS), "--data.batch_size=2"),
+    *("fit", *(f"--config={CONF / name}.yaml" for name in OVERLAYS)),
+    *(f"--config={ROOT / 'benchmarks/memory.yaml'}", "--data.batch_size=2"),
     *("--model.depth=1", "--model.global_size=48", "--model.local_size=32", "--model.local_crops=1"),
     *("--model.prototypes=64", "--model.head_hidden=32", "--data.tile_size=96", "--trainer.callbacks=[]"),
     *("--trainer.logger=false", "--trainer.max_steps=1", "--trainer.limit_val_batches=0"),
