@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from terrafm_tg.evaluation.held_out_report import SHORT_TITLES
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -15,19 +17,19 @@ _INK, _FAINT, _FREQUENT, _RARE = "#1b1f24", "#9aa4ae", "#2f6fb3", "#d1642b"
 _QUERY = {"fused": _INK, "s1rtc": _RARE, "s2l1c": "#3f9b6c", "s2l2a": _FREQUENT}
 _BANK = {"s1rtc": "--", "s2l1c": "-.", "s2l2a": ":"}
 _PANELS = {
-    "train/loss": "Loss",
-    "train/teacher_entropy": "Teacher entropy (nats)",
-    "train/kl": "KL(teacher ‖ student) (nats)",
-    "train/embedding_std": "Embedding deviation (0: one point)",
-    "train/effective_rank": "Effective rank of embeddings",
+    "train/loss": "Training loss (nats)",
+    "train/teacher_entropy": "Entropy of the teacher's output (nats)",
+    "train/kl": "KL divergence, teacher to student (nats)",
+    "train/embedding_std": "Standard deviation of the embeddings",
+    "train/effective_rank": "Effective rank of the embeddings",
 }
 
 
 def draw_curves(metrics: pd.DataFrame, prototypes: int) -> "Figure | None":
-    """Loss, entropy, KL, deviation, rank and k-NN over the steps; None where nothing was logged.
+    """Draws loss, entropy, KL divergence, spread, rank and k-NN over the steps; None where nothing was logged.
 
     Args:
-        metrics: What ``CSVLogger`` wrote.
+        metrics: The table that ``CSVLogger`` wrote.
         prototypes: Number of prototypes K, whose ln K is drawn beside loss and entropy.
     """
     from matplotlib.figure import Figure
@@ -35,7 +37,7 @@ def draw_curves(metrics: pd.DataFrame, prototypes: int) -> "Figure | None":
     panels = {name: title for name, title in _PANELS.items() if name in metrics}
     if not panels:
         return None
-    figure = Figure(figsize=(12, 6.4), layout="constrained")
+    figure = Figure(figsize=(12.6, 6.4), layout="constrained")
     axes = figure.subplots(2, 3).flatten()
     for ax, (name, title) in zip(axes, panels.items(), strict=False):
         values = metrics[["step", name]].dropna()
@@ -44,18 +46,12 @@ def draw_curves(metrics: pd.DataFrame, prototypes: int) -> "Figure | None":
         ax.plot(values["step"], smooth, color=_FREQUENT, lw=1.8)
         if name in ("train/loss", "train/teacher_entropy"):
             ax.axhline(math.log(prototypes), color=_FAINT, ls="--", lw=1)
-            end = ax.get_yaxis_transform()
-            text = f"ln K = {math.log(prototypes):.2f}"
-            ax.text(
-                1,
-                math.log(prototypes),
-                text,
-                transform=end,
-                ha="right",
-                va="bottom",
+            ax.annotate(
+                f"ln K = {math.log(prototypes):.2f}: uniform", (1, math.log(prototypes)), (0, 2),
+                xycoords=ax.get_yaxis_transform(), textcoords="offset points", ha="right", fontsize=8,
                 color=_FAINT,
-                fontsize=8,
-            )
+            )  # fmt: skip
+            ax.margins(y=0.12)  # room for the words
         _style(ax, title)
     for ax in axes[len(panels) : -1]:
         ax.set_visible(False)
@@ -69,25 +65,25 @@ def _draw_knn(ax: "Axes", metrics: pd.DataFrame) -> None:
     for name in sorted(names, key=lambda name: ("_to_" in name, name)):
         values = metrics[["step", name]].dropna()
         bank, _, query = name.removeprefix("val/knn_").rpartition("_to_")
-        label = f"{bank} → {query}" if bank else query
-        style: dict[str, Any] = {
-            "ls": _BANK.get(bank, "-"),
-            "color": _QUERY.get(query, _FAINT),
-            "lw": 1.1 if bank else 2,
-        }
-        ax.plot(values["step"], values[name], marker="o", ms=3, label=label, **style)
-    if names:
-        ax.legend(fontsize=7, frameon=False, ncols=2)
-    _style(ax, "k-NN accuracy, held-out cells")
+        names_of = [SHORT_TITLES.get(part, part) for part in (bank, query) if part]
+        style: dict[str, Any] = {"ls": _BANK.get(bank, "-"), "color": _QUERY.get(query, _FAINT)}
+        ax.plot(
+            values["step"], values[name], marker="o", ms=3, lw=1.1 if bank else 2, label=" → ".join(names_of),
+            **style,
+        )  # fmt: skip
+    if names:  # beside the panel, where no line runs
+        ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1.02), title_fontsize=7,
+                  title="bank → queries" if any("_to_" in name for name in names) else None)  # fmt: skip
+    _style(ax, "k-NN accuracy on held-out cells")
 
 
 def draw_land_cover(metrics: pd.DataFrame, prototypes: int, frequent: Sequence[bool]) -> "Figure | None":
-    """Teacher entropy and spread of top-k prototypes per class, at the first and the last validation.
+    """Draws teacher entropy and spread of prototypes per class, at the first and the last validation.
 
     The paper's own evidence for dual centering: rare classes gain both.
 
     Args:
-        metrics: What ``CSVLogger`` wrote.
+        metrics: The table that ``CSVLogger`` wrote.
         prototypes: Number of prototypes K.
         frequent: Whether each class (0-11) counts as frequent.
     """
@@ -102,8 +98,8 @@ def draw_land_cover(metrics: pd.DataFrame, prototypes: int, frequent: Sequence[b
     figure = Figure(figsize=(10, 0.36 * len(present) + 1.6), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     panels = (
-        ("entropy", f"Teacher entropy (nats; uniform is {math.log(prototypes):.1f})"),
-        ("spread", "Spread of top-10 prototypes (1: none shared)"),
+        ("entropy", f"Entropy of the teacher's output (nats; uniform: {math.log(prototypes):.1f})"),
+        ("spread", "Spread of the ten best prototypes (1: none shared)"),
     )
     for ax, (name, title) in zip(axes, panels, strict=True):
         for y, slug in enumerate(present):
@@ -131,7 +127,7 @@ def draw_land_cover(metrics: pd.DataFrame, prototypes: int, frequent: Sequence[b
     return figure
 
 
-def _style(ax: "Axes", title: str, xlabel: str = "optimiser step") -> None:
+def _style(ax: "Axes", title: str, xlabel: str = "optimizer step") -> None:
     ax.set_title(title, fontsize=10, loc="left", color=_INK)
     ax.set_xlabel(xlabel, fontsize=8, color=_INK)
     ax.tick_params(labelsize=8)

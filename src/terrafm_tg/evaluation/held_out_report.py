@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from rich import box
 from rich.table import Table
@@ -12,6 +13,7 @@ from terrafm_tg.modalities import MODALITIES
 
 from .features import FUSED
 from .held_out import BASELINE
+from .report.estimate import estimate
 from .scores import CROSS_SENSOR, KNN, RETRIEVAL
 
 if TYPE_CHECKING:
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 UNTRAINED, TRAINED = "untrained", "trained"
 
 _TITLES = {KNN: "Land-cover k-NN", CROSS_SENSOR: "Cross-sensor k-NN", RETRIEVAL: "Same place"}
-_SHORT = {"s1rtc": "S1", "s2l1c": "L1C", "s2l2a": "L2A", FUSED: "fused"}
+#: Sensors in the tables and figures of a run.
+SHORT_TITLES = {"s1rtc": "S1", "s2l1c": "L1C", "s2l2a": "L2A", FUSED: "fused"}
 _ORDER = {name: i for i, name in enumerate([*MODALITIES, FUSED])}
 
 
@@ -30,19 +33,24 @@ class Section(NamedTuple):
     """Scores of a task in a metric: a row per sensor or ordered pair, a column per encoder and ``chance``.
 
     Attributes:
-        title: What they are.
+        title: Task and metric.
         mean: Scores, the mean where there are several; NaN where none applies.
         deviation: Standard deviation over several scores; NaN where there is one.
+        low: Lower end of the 95 % interval: Student's over several scores, Wilson's of the queries where there
+            is one; NaN where neither applies.
+        high: Its upper end.
     """
 
     title: str
     mean: pd.DataFrame
     deviation: pd.DataFrame
+    low: pd.DataFrame
+    high: pd.DataFrame
 
     @property
     def labels(self) -> list[str]:
         """One per row: ``S1`` for a sensor, ``S1 → L2A`` for a pair."""
-        pairs = [(_SHORT.get(a, a), _SHORT.get(b, b)) for a, b in self.mean.index]
+        pairs = [(SHORT_TITLES.get(a, a), SHORT_TITLES.get(b, b)) for a, b in self.mean.index]
         return [a if a == b else f"{a} → {b}" for a, b in pairs]
 
 
@@ -57,14 +65,26 @@ def sections(frame: pd.DataFrame) -> Iterator[Section]:
         part = frame[(frame.task == task) & (frame.metric == metric)]
         pair = ["query", "bank"] if task == RETRIEVAL else ["bank", "query"]
         chance = part.assign(encoder="chance", score=part.chance)
-        grouped = pd.concat([chance, part]).groupby([*pair, "encoder"]).score
-        mean, deviation = (
-            wide.unstack("encoder").sort_index(
-                key=lambda names: names.map(lambda n: _ORDER.get(n, len(_ORDER)))
-            )
-            for wide in (grouped.mean(), grouped.std())
-        )
-        yield Section(f"{_TITLES[task]}: {metric.split()[0]}", mean, deviation)
+        both = pd.concat([chance, part])
+        values = {key: _estimate(group) for key, group in both.groupby([*pair, "encoder"])}
+        tidy = pd.DataFrame(values, index=["mean", "deviation", "low", "high"]).T
+        tidy.index.names = [*pair, "encoder"]
+        wide = {kind: tidy[kind].unstack("encoder").sort_index(key=_by_sensor) for kind in tidy}
+        yield Section(f"{_TITLES[task]}: {metric.split()[0]}", **wide)
+
+
+def _by_sensor(names: pd.Index) -> pd.Index:
+    return names.map(lambda name: _ORDER.get(name, len(_ORDER)))
+
+
+def _estimate(group: pd.DataFrame) -> tuple[float, float, float, float]:
+    """Mean, standard deviation and 95 % interval of the scores of one encoder."""
+    proportion = not group.metric.iloc[0].startswith("balanced") and group.encoder.iloc[0] != "chance"
+    scores = group.score.dropna()
+    if scores.empty:
+        return (float("nan"),) * 4
+    found = estimate(100 * scores.to_numpy(), int(group.n_query.max()) if proportion else None).drawn()
+    return float(scores.mean()), float(scores.std()), found.low / 100, found.high / 100
 
 
 def columns(frame: pd.DataFrame) -> list[str]:
@@ -124,17 +144,18 @@ def _caption(frame: pd.DataFrame) -> str:
 
 
 def figure(frame: pd.DataFrame, title: str = "Held-out cells") -> "Figure":
-    """One line per score: chance as a tick, the baseline as a diamond, a bar from untrained to trained."""
+    """Draws a group of marks per score: each encoder with its 95 % interval, and chance as a grey line."""
     from matplotlib.figure import Figure
 
     names = columns(frame)
     parts = [section for section in sections(frame) if "balanced" not in section.title]
     heights = [len(section.mean) + 0.6 for section in parts]
-    fig = Figure(figsize=(7.2, 0.27 * sum(heights) + 1.6), layout="constrained")
+    fig = Figure(figsize=(7.2, 0.36 * sum(heights) + 1.8), layout="constrained")
     axes = fig.subplots(len(parts), 1, height_ratios=heights, sharex=True, squeeze=False)[:, 0]
     for ax, section in zip(axes, parts, strict=True):
         _panel(ax, section, names)
-    axes[-1].set_xlim(0, 1)
+    axes[-1].set_xlim(-0.02, 1.02)
+    axes[-1].set_xlabel("score; bars are 95 % intervals", fontsize=9)
     fig.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     lines = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     below = fig.legend([lines[name] for name in names], names, loc="outside lower center", ncols=len(names))
@@ -143,25 +164,29 @@ def figure(frame: pd.DataFrame, title: str = "Held-out cells") -> "Figure":
 
 
 _STYLES: dict[str, dict[str, Any]] = {
-    "chance": {"marker": "|", "mec": "#333333", "ms": 14, "mew": 1.6},
-    BASELINE: {"marker": "D", "mfc": "white", "mec": "#7a7a7a", "ecolor": "#7a7a7a", "ms": 5.5},
-    UNTRAINED: {"marker": "o", "mfc": "white", "mec": "#d55e00", "ecolor": "#d55e00", "ms": 9, "mew": 1.6},
-    TRAINED: {"marker": "o", "mfc": "#0072b2", "mec": "#0072b2", "ecolor": "#0072b2", "ms": 6.5},
+    BASELINE: {"marker": "D", "mfc": "white", "color": "#7a7a7a", "ms": 4.5},
+    UNTRAINED: {"marker": "o", "mfc": "white", "color": "#d55e00", "ms": 5.5},
+    TRAINED: {"marker": "o", "color": "#0072b2", "ms": 6},
 }
 
 
 def _panel(ax: "Axes", section: Section, names: Sequence[str]) -> None:
-    mean, y = section.mean, range(len(section.mean))
-    if {UNTRAINED, TRAINED} <= set(mean):
-        ax.hlines(y, mean[UNTRAINED], mean[TRAINED], color="#9ec5de", lw=3, zorder=1)
-    for name in names:
+    mean = section.mean
+    y = np.arange(len(mean))
+    if "chance" in names:
+        ax.vlines(mean["chance"], y - 0.38, y + 0.38, color="#8a8f94", lw=1.6, label="chance")
+    encoders = [name for name in names if name != "chance"]
+    for name, step in zip(encoders, np.linspace(-0.45, 0.45, len(encoders) + 2)[1:-1], strict=True):
         if name not in mean:
             continue
-        spread = section.deviation[name].fillna(0) if name != "chance" else None
-        style = _STYLES.get(name, {"marker": "s", "ms": 6})
-        ax.errorbar(mean[name], y, xerr=spread, ls="", label=name, clip_on=False, **style)
-    ax.set_yticks(list(y), section.labels)
+        ends = [mean[name] - section.low[name], section.high[name] - mean[name]]
+        style = _STYLES.get(name, {"marker": "s", "ms": 5})
+        ax.errorbar(
+            mean[name], y + step, xerr=np.nan_to_num(ends).clip(0), ls="", label=name, elinewidth=1.2, **style
+        )
+    ax.set_yticks(y, section.labels)
     ax.set_ylim(len(mean) - 0.4, -0.6)
+    ax.hlines(y[1:] - 0.5, -0.02, 1.02, color="#eef0f2", lw=0.8, zorder=0)
     ax.set_title(section.title, loc="left", fontsize=10)
     ax.grid(axis="x", color="#e6e6e6", lw=0.8)
     ax.set_axisbelow(True)

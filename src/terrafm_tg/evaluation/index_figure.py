@@ -37,7 +37,7 @@ class _Tiles(TileDataset):
 
 
 def stage_weights(table: pd.DataFrame) -> dict[str, np.ndarray]:
-    """How often each tile counts: among all, among those that the sampler keeps, and in what it draws, float (n,).
+    """Computes each tile's weight among all, among those that the sampler keeps, and in its draws, float (n,).
 
     Only the first stage where the sampler, with its default settings, has nothing left to draw.
     """
@@ -69,7 +69,7 @@ def class_shares(classes: pd.Series, weights: dict[str, np.ndarray]) -> pd.DataF
 
 
 def draw_index(table: pd.DataFrame, regions: Sequence[str] = (), earth: bool = True) -> "Figure":
-    """World map of the tiles by land cover, and shares per class, climate zone and region in three stages.
+    """Draws a map of the tiles by land cover, and shares per class, climate zone and region in three stages.
 
     Args:
         table: A tile table that ``terrafm index`` wrote.
@@ -105,7 +105,7 @@ def draw_index(table: pd.DataFrame, regions: Sequence[str] = (), earth: bool = T
 
 
 def write_figure(table: pd.DataFrame, regions: Sequence[str], path: Path, earth: bool = True) -> None:
-    """Write :func:`draw_index` as PNG, whole or not at all."""
+    """Writes :func:`draw_index` as PNG, whole or not at all."""
     with whole_file(path) as part:
         draw_index(table, regions, earth).savefig(part, format="png", dpi=110)
 
@@ -118,6 +118,7 @@ def _label(value: int, names: Sequence[str]) -> str:
 
 def _draw_map(ax: "Axes", table: pd.DataFrame, earth: bool) -> None:
     from matplotlib.colors import BoundaryNorm, ListedColormap
+    from matplotlib.ticker import MaxNLocator
 
     lon, lat = places(table)
     classes = table["land_cover"].to_numpy(np.int64)
@@ -138,18 +139,28 @@ def _draw_map(ax: "Axes", table: pd.DataFrame, earth: bool) -> None:
     else:
         size = np.clip(40_000 / max(len(table), 1), 4, 30)
         ax.scatter(lon, lat, c=classes, cmap=cmap, norm=norm, s=size, marker="s", lw=0.2, ec=_INK, zorder=4)
-    ax.set(xlim=(-180, 180), ylim=(-90, 90), xlabel="", ylabel="", aspect="equal", facecolor=_SEA)
-    ax.set_xticks(
-        range(-180, 181, 60), [f"{abs(x)}°{'W' if x < 0 else 'E' if x else ''}" for x in range(-180, 181, 60)]
-    )
-    ax.set_yticks(
-        range(-60, 61, 30), [f"{abs(y)}°{'S' if y < 0 else 'N' if y else ''}" for y in range(-60, 61, 30)]
-    )
+    x, y, half = _extent(lon, lat)
+    ax.set(xlim=(x - half, x + half), ylim=(y - half / 2, y + half / 2), xlabel="", ylabel="")
+    ax.set(aspect="equal", facecolor=_SEA)
+    for axis, ends in ((ax.xaxis, "EW"), (ax.yaxis, "NS")):
+        axis.set_major_locator(MaxNLocator(7, steps=[1, 2, 3, 5, 6, 10]))
+        axis.set_major_formatter(lambda v, _, ends=ends: f"{abs(v):g}°{ends[int(v < 0)] if v else ''}")
     ax.tick_params(length=0, labelsize=9, labelcolor="#5c656e")
     ax.spines[:].set_color("#c3cad1")
     cells = table["cell"].nunique()
     title = f"{len(table):,} tiles in {cells:,} cells, by their most frequent land cover"
     ax.set_title(title, loc="left", fontsize=14, fontweight="bold", color=_INK)
+
+
+def _extent(lon: np.ndarray, lat: np.ndarray) -> tuple[float, float, float]:
+    """Middle and half width, in degrees, of a map of all tiles twice as wide as high: the world, or a part of it."""
+    if not len(lon):
+        return 0.0, 0.0, 180.0
+    half = 0.6 * max(np.ptp(lon), 2 * np.ptp(lat), 2.0)
+    if half > 90:
+        return 0.0, 0.0, 180.0
+    middle = (lon.min() + lon.max()) / 2, (lat.min() + lat.max()) / 2
+    return float(middle[0]), float(np.clip(middle[1], half / 2 - 90, 90 - half / 2)), float(half)
 
 
 def _majority_per_bin(lon: np.ndarray, lat: np.ndarray, classes: np.ndarray) -> np.ndarray:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 #: Column titles and kind of crop of each group of views.
 _GROUPS = {
-    "teacher_global": ("teacher", "global"),
-    "student_global": ("student", "global"),
-    "student_local": ("local", "local"),
+    "teacher_global": ("teacher, global", "global"),
+    "student_global": ("student, global", "global"),
+    "student_local": ("student, local", "local"),
 }
 
 
@@ -33,8 +33,9 @@ def draw_contact_sheet(
 
     A line per tile and sensor, a column per view. The first column is the whole tile, north up and without
     augmentation, with the outlines of the crops. All images of a line share one stretch of brightness, so
-    that augmentation shows. Sentinel-2 is drawn in true colour (B04, B03, B02), Sentinel-1 as VV, VH and VV -
-    VH in dB, missing pixels as the encoder gets them. An empty place is a sensor that the view did not draw.
+    that augmentation shows. Sentinel-2 is drawn in true color (B04, B03, B02), Sentinel-1 as VV, VH and VV -
+    VH in dB, missing pixels as the encoder gets them. In the other places stands "not drawn" where the view did
+    not draw the sensor, and "no data" where the tile lacks it.
 
     Args:
         whole: From :meth:`MultiCrop.whole` of the batch.
@@ -49,10 +50,11 @@ def draw_contact_sheet(
     from matplotlib.figure import Figure
 
     columns = [(name, view) for name in _GROUPS for view in range(views[name].size // whole.size)]
-    titles = ["whole tile", *(f"{_GROUPS[name][0]} {view + 1}" for name, view in columns)]
+    titles = ["whole tile", *(f"{_GROUPS[name][0]}\ncrop {view + 1}" for name, view in columns)]
     lines = [(tile, sensor) for tile in range(min(tiles, whole.size)) for sensor in whole.x]
-    size = (1.25 * (len(columns) + 1) + 0.4, 1.25 * len(lines) + 0.3)
+    size = (1.25 * (len(columns) + 1) + 0.4, 1.25 * len(lines) + 0.9)
     figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle("Views of the first tiles of a batch", x=0.01, ha="left", fontsize=11, fontweight="bold")
     axes = figure.subplots(len(lines), len(columns) + 1, squeeze=False)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
@@ -63,6 +65,8 @@ def draw_contact_sheet(
         line[0].set_ylabel(f"tile {tile + 1}\n{get_modality(sensor).title}", fontsize=7)
         reference = _picture(whole, sensor, tile)
         if reference is None:
+            for ax in line:
+                _say(ax, "no data")
             continue
         stretch = np.percentile(reference, (1, 99), axis=(0, 1))
         _show(line[0], reference, stretch)
@@ -70,6 +74,7 @@ def draw_contact_sheet(
             kind, place = _GROUPS[name][1], view * whole.size + tile
             picture = _picture(views[name], sensor, place)
             if picture is None:
+                _say(ax, "not drawn")
                 continue
             color = colormaps["tab10"]((view + 2 * (kind == "local")) % 10)
             _show(ax, picture, stretch)
@@ -83,6 +88,10 @@ def draw_contact_sheet(
 def _show(ax: "Axes", picture: NDArray[np.float32], stretch: NDArray[np.float32]) -> None:
     low, high = stretch
     ax.imshow(np.clip((picture - low) / np.maximum(high - low, 1e-6), 0, 1), interpolation="nearest")
+
+
+def _say(ax: "Axes", words: str) -> None:
+    ax.text(0.5, 0.5, words, ha="center", va="center", fontsize=7, color="#9aa4ae", transform=ax.transAxes)
 
 
 def _picture(group: ViewGroup, name: str, place: int) -> NDArray[np.float32] | None:

@@ -1,8 +1,13 @@
 """A figure of one tile: what each sensor saw."""
 
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from pyproj import Transformer
 from torchgeo.datasets.utils import Sample
 
 from terrafm_tg.errors import TerraFMError
@@ -10,9 +15,14 @@ from terrafm_tg.modalities import MODALITIES, Modality
 
 from .pixels import to_ten_metres
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_CENTURY = 3.2e9  # seconds
+
 
 def plot_tile(sample: Sample, suptitle: str | None = None) -> Figure:
-    """Draw a sample's modalities side by side.
+    """Draws a sample's modalities side by side, with a scale bar, and below them the tile's place and dates.
 
     Args:
         sample: A sample of a :class:`~terrafm_tg.datasets.TileDataset`, native or at 10 m.
@@ -37,9 +47,40 @@ def plot_tile(sample: Sample, suptitle: str | None = None) -> Figure:
         ax.imshow(image)
         ax.set_title(title)
         ax.axis("off")
+    _scale(axes[0, 0], *next(iter(images.values())).shape[:2])
+    figure.supxlabel(_place(sample), fontsize=10)
     if suptitle is not None:
         figure.suptitle(suptitle)
     return figure
+
+
+def _scale(ax: "Axes", height: int, width: int) -> None:
+    """Draws a bar of a round length, about a quarter of the picture, in its lower left corner."""
+    metres = next(m for m in (5000, 2000, 1000, 500, 200, 100, 50, 20, 10) if m <= max(width * 10 / 3, 10))
+    x, y, length = 0.04 * width, 0.95 * height, metres / 10
+    pad = 0.02 * width
+    ax.add_patch(
+        Rectangle(
+            (x - pad, y - 0.1 * height), length + 2 * pad, 0.13 * height, color="black", alpha=0.6, lw=0
+        )
+    )
+    ax.plot([x, x + length], [y, y], lw=2.5, color="white", solid_capstyle="butt")
+    text = f"{metres // 1000} km" if metres >= 1000 else f"{metres} m"
+    ax.text(x + length / 2, y - pad, text, ha="center", va="bottom", fontsize=9, color="white")
+
+
+def _place(sample: Sample) -> str:
+    """Middle of the tile in degrees, its UTM zone, and its dates; nothing where the sample does not say them."""
+    if "bounds" not in sample or "epsg" not in sample:
+        return ""
+    x0, x1, _, y0, y1, _, start, stop, _ = sample["bounds"].tolist()
+    epsg = int(sample["epsg"])
+    lon, lat = Transformer.from_crs(epsg, 4326, always_xy=True).transform((x0 + x1) / 2, (y0 + y1) / 2)
+    words = [f"{abs(lat):.3f}° {'NS'[lat < 0]}, {abs(lon):.3f}° {'EW'[lon < 0]}", f"EPSG:{epsg}"]
+    if stop - start < _CENTURY:  # else no date is known
+        days = (f"{datetime.fromtimestamp(t, UTC):%Y-%m-%d}" for t in (start, stop))
+        words.append(" to ".join(dict.fromkeys(days)))
+    return " · ".join(words)
 
 
 def _image(sample: Sample, modality: Modality) -> np.ndarray | None:
