@@ -101,10 +101,16 @@ def metrics() -> pd.DataFrame:
 def test_curves_show_what_was_logged() -> None:
     figure = draw_curves(metrics(), 1024)
     visible = {ax.get_title(loc="left"): ax for ax in figure.axes if ax.get_visible()}
-    assert set(visible) == {"Loss", "Teacher entropy (nats)", "k-NN accuracy, held-out cells"}
-    np.testing.assert_allclose(visible["Loss"].lines[0].get_ydata(), 6 - np.arange(0, 200, 10) / 100)
-    labels = [text.get_text() for text in visible["k-NN accuracy, held-out cells"].get_legend().get_texts()]
-    assert labels == ["s1rtc", "s1rtc → s2l2a"]
+    assert set(visible) == {
+        "Training loss (nats)",
+        "Entropy of the teacher's output (nats)",
+        "k-NN accuracy on held-out cells",
+    }
+    np.testing.assert_allclose(
+        visible["Training loss (nats)"].lines[0].get_ydata(), 6 - np.arange(0, 200, 10) / 100
+    )
+    labels = [text.get_text() for text in visible["k-NN accuracy on held-out cells"].get_legend().get_texts()]
+    assert labels == ["S1", "S1 → L2A"]
 
 
 def test_land_cover_shows_first_and_last_validation_per_class() -> None:
