@@ -21,7 +21,7 @@ from rich.table import Table
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.tasks import TerraFM
 from terrafm_tg.tasks.pretrain.speedups import SPEEDUPS
-from terrafm_tg.utils.files import whole_file
+from terrafm_tg.utils.files import atomic_write
 
 from .stages import finished_profiler
 
@@ -144,7 +144,7 @@ def write_gains_figure(gains: list[Gain], title: str, path: Path) -> None:
     axes.set_xlabel(f"time of a step without it, 1 = {1000 * gains[0].seconds:,.0f} ms with everything")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(title, fontsize=10, loc="left")
-    with whole_file(path) as beside:
+    with atomic_write(path) as beside:
         figure.savefig(beside, dpi=150, format=path.suffix.removeprefix(".") or "png")
 
 

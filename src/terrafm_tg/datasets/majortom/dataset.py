@@ -16,12 +16,13 @@ from rasterio.io import DatasetReader, MemoryFile
 from rasterio.windows import Window
 from torchgeo.datasets.utils import Sample
 
-from terrafm_tg.datasets.index.file import fingerprint, open_index
+from terrafm_tg.datasets.index.file import open_index
 from terrafm_tg.datasets.tiles.dataset import TileDataset, check_tile_size
 from terrafm_tg.datasets.tiles.tiff import native_pixels
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES, Modality
 from terrafm_tg.radiometry import settle
+from terrafm_tg.utils.files import files_below, fingerprint
 
 from .parquet import PartFiles
 from .rows import FOLDERS, find_metadata, tile_rows
@@ -109,7 +110,7 @@ class MajorTOM(TileDataset):
     def state(root: Path) -> str:
         """A name for the files that lie below the root: an index made for another set is out of date."""
         folders = [path.parent for path in find_metadata(root).values()]
-        files = [file for folder in folders for file in (folder / "images").glob("*.parquet")]
+        files = [file for f in folders for file in files_below(f / "images", ".parquet", deep=False)]
         return fingerprint([*files, *(folder / "metadata.parquet" for folder in folders)], root)
 
     def _read(self, row: int, modality: Modality) -> dict[int, np.ndarray]:

@@ -19,7 +19,7 @@ from aiohttp import ClientError  # what fsspec[http] raises
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import Modality, get_modality
-from terrafm_tg.utils.files import whole_file
+from terrafm_tg.utils.files import atomic_write
 
 from .records import LEVEL, checksum, encode, only_nodata
 
@@ -73,7 +73,7 @@ def write_shard(
         What :func:`shard_table` gives.
     """
     schema = _SCHEMA.with_metadata({"terrafm": _FORMAT, "modality": modality.name})
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             for record in records:
                 writer.write_batch(_batch(record, modality, level))

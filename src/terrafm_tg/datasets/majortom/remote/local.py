@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.utils.files import whole_file
+from terrafm_tg.utils.files import atomic_write, files_below
 
 _KEY = ["grid_cell", "product_id"]
 
@@ -67,7 +67,8 @@ class LocalProduct:
         Raises:
             TerraFMError: If such a file cannot be read.
         """
-        new = [p for p in sorted((self.folder / "images").glob("*.parquet")) if p.name not in self._names]
+        there = files_below(self.folder / "images", ".parquet", deep=False)
+        new = [path for path in there if path.name not in self._names]
         if new:
             source = source.drop_duplicates(["cell", "product_id"])
             known = pd.Index(row_keys(source["cell"], source["product_id"]))
@@ -123,7 +124,7 @@ class LocalProduct:
         rows = pa.concat_tables(
             [r.replace_schema_metadata() for r in self._rows], promote_options="permissive"
         )
-        with whole_file(self.table) as beside:
+        with atomic_write(self.table) as beside:
             pq.write_table(rows.replace_schema_metadata(geo), beside)
         self._rows, self._dirty = [rows.replace_schema_metadata(geo)], False
 

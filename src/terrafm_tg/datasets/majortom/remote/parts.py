@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from terrafm_tg.datasets.majortom.rows import FOLDERS
 from terrafm_tg.errors import DamagedTileError
-from terrafm_tg.utils.files import whole_file
+from terrafm_tg.utils.files import atomic_write
 
 from .catalogue import KEPT, ROWS
 from .http import Http, Traffic
@@ -153,7 +153,7 @@ def _stage(source: SourceFile, part: PartRows, group: int, cell: str, product_id
         table = source.read(group, cell, product_id)
     except DamagedTileError as error:
         return str(error)
-    with whole_file(path) as beside:
+    with atomic_write(path) as beside:
         _write(beside, iter([table]), table.schema)
     return None
 
@@ -174,7 +174,7 @@ def _assemble(part: PartRows, groups: list[int]) -> None:
     """Write the local file, one row per row group; nothing waits for it any more."""
     if groups:
         paths = [part.staged(group) for group in groups]
-        with whole_file(part.target) as beside:
+        with atomic_write(part.target) as beside:
             _write(beside, map(pq.read_table, paths), pq.read_schema(paths[0]))
     _drop_staged(part)
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import get_modality
-from terrafm_tg.utils.files import whole_file
+from terrafm_tg.utils.files import atomic_write
 
 from .http import Http
 
@@ -66,9 +66,9 @@ class SourceFile:
         if tail[4:] != _MAGIC or not 0 < length <= size - 12:
             raise TerraFMError(f"{self.url} is no Parquet file: correct `source`.")
         body = self.http.fetch(self.url, size - 8 - length, size - 8, size)
-        with whole_file(self._size_file) as beside:
+        with atomic_write(self._size_file) as beside:
             beside.write_text(json.dumps(size))
-        with whole_file(self._footer) as beside:
+        with atomic_write(self._footer) as beside:
             beside.write_bytes(_MAGIC + body + tail)
 
     def ranges(self, group: int) -> list[tuple[int, int]]:

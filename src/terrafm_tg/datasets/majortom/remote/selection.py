@@ -111,7 +111,7 @@ class Selection:
         west, south, east, north = self.bbox
         rows, cols = grid.parse(names)
         bottom, left = grid.corners(rows, cols)
-        width, height = 360 / grid.columns(rows), 180 / grid.ROWS
+        width, height = 360 / grid.cells_per_row(rows), 180 / grid.ROWS
         extent = (east - west) % 360 or 360
         ahead = (left - west) % 360  # how far the cell's left edge lies east of the box's
         return (bottom < north) & (bottom + height > south) & ((ahead < extent) | (ahead + width > 360))

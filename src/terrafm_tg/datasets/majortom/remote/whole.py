@@ -6,7 +6,7 @@ from typing import Any
 
 from aiohttp import ClientPayloadError, ClientResponse
 
-from terrafm_tg.utils.files import settle, whole_file
+from terrafm_tg.utils.files import atomic_write, move_into_place
 
 from .http import CHUNK, Http
 
@@ -68,14 +68,14 @@ def _note(part: Path, url: str, answer: ClientResponse) -> int | None:
     )
     size = int(of) if of.isdecimal() else None
     version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
-    with whole_file(_stamp_of(part)) as beside:
+    with atomic_write(_stamp_of(part)) as beside:
         beside.write_text(json.dumps({"url": url, "version": version, "size": size}))
     return size
 
 
 def _finish(part: Path, path: Path) -> bool:
-    settle(part, path)
-    settle(_stamp_of(part), _stamp_of(path))
+    move_into_place(part, path)
+    move_into_place(_stamp_of(part), _stamp_of(path))
     return True
 
 

@@ -44,7 +44,7 @@ def test_a_box_takes_the_cells_that_reach_into_it():
     cells = list(dict.fromkeys(grid.names(rows, cols)))
     rows, cols = grid.parse(cells)
     south, west = grid.corners(rows, cols)
-    outlines = shapely.box(west, south, west + 360 / grid.columns(rows), south + 180 / grid.ROWS)
+    outlines = shapely.box(west, south, west + 360 / grid.cells_per_row(rows), south + 180 / grid.ROWS)
     for bbox in ((5.9, 45.8, 30.5, 77.8), (-180, -90, 180, 90), (-100, -50, -20, 50)):
         inside = shapely.intersects(outlines, shapely.box(*bbox))
         expected = set(np.array(cells)[inside])

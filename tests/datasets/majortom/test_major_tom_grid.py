@@ -15,7 +15,7 @@ def test_a_place_lies_in_its_cell(lat, lon):
     rows, cols = grid.cells_at([lat], [lon])
     south, west = grid.corners(rows, cols)
     assert south[0] - 1e-9 <= lat <= south[0] + 180 / grid.ROWS + 1e-9
-    assert west[0] - 1e-9 <= lon <= west[0] + 360 / grid.columns(rows)[0] + 1e-9
+    assert west[0] - 1e-9 <= lon <= west[0] + 360 / grid.cells_per_row(rows)[0] + 1e-9
 
 
 @given(LAT, LON)

@@ -1,7 +1,9 @@
 """One product of one cell as Major-TOM stores it: a GeoTIFF per band, a PNG thumbnail, and the metadata."""
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,11 @@ from PIL import Image
 from rasterio.crs import CRS
 from rasterio.io import MemoryFile
 
+from .grid import GridCell
+
 
 @dataclass(frozen=True)
-class Row:
+class ProductRow:
     """One product of one cell.
 
     Args:
@@ -25,8 +29,47 @@ class Row:
     metadata: dict[str, Any]
 
 
+def product_row(
+    product: str,
+    time: datetime,
+    cell: GridCell,
+    size: int,
+    thumbnail: bytes,
+    files: Mapping[str, bytes],
+    more: Mapping[str, Any],
+) -> ProductRow:
+    """Describes a product of a cell as Major-TOM's tables do.
+
+    Args:
+        product: Its name.
+        time: Of acquisition.
+        cell: The cell.
+        size: Pixels of 10 m across its picture.
+        thumbnail: A PNG.
+        files: A GeoTIFF per band, and others.
+        more: Columns that not every product has, in the order of the table: cloud, nodata, orbit.
+    """
+    (lon, lat), *corners = cell.lonlat(size, [(0.5, 0.5), (0, 0), (1, 0), (0, 1), (1, 1)])
+    lons, lats = zip(*corners, strict=True)
+    names = {"product_id": product, "grid_cell": cell.name}
+    image = {**names, "product_datetime": f"{time:%Y-%m-%d %H:%M:%S}", "thumbnail": thumbnail, **files}
+    metadata = {
+        "grid_cell": cell.name,
+        "grid_row_u": cell.row,
+        "grid_col_r": cell.col,
+        "product_id": product,
+        "timestamp": time,
+        **more,
+        "centre_lat": lat,
+        "centre_lon": lon,
+        "crs": f"EPSG:{cell.epsg}",
+        "box": (min(lons), min(lats), max(lons), max(lats)),
+    }
+    return ProductRow(image, metadata)
+
+
 def geotiff(band: np.ndarray, epsg: int, transform: Affine, nodata: float | None = None) -> bytes:
-    """A band (h, w) of a cell's picture as an LZW-compressed, tiled GeoTIFF."""
+    """Encodes a band (h, w) of a cell's picture as an LZW-compressed, tiled GeoTIFF."""
     height, width = band.shape
     block = min(1024, width // 16 * 16 + 16)  # 1024 as published, less for a smaller picture
     profile = {"driver": "GTiff", "count": 1, "dtype": band.dtype, "nodata": nodata, "compress": "lzw"}
@@ -40,7 +83,7 @@ def geotiff(band: np.ndarray, epsg: int, transform: Affine, nodata: float | None
 def optical_thumbnail(
     red: np.ndarray, green: np.ndarray, blue: np.ndarray, offset: int, outside: np.ndarray
 ) -> bytes:
-    """A picture in natural colours of digital numbers (H, W), black where ``outside``."""
+    """A picture in natural colors of digital numbers (H, W), black where ``outside``."""
     rgb = np.stack([red, green, blue]).astype(np.float32)
     return _png((rgb - offset) / 3000, outside)
 

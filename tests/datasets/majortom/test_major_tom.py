@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 import rasterio
 import torch
-from tiny_files import band_pixels, corner_of, product, write_major_tom
 
+from datasets.tiny_files import band_pixels, corner_of, product, write_major_tom
 from terrafm_tg.datasets import MajorTOM
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import S1RTC, S2L2A

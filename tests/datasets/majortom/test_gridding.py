@@ -11,15 +11,14 @@ import pytest
 import rasterio
 from rasterio.io import MemoryFile
 from scipy.ndimage import map_coordinates
-from tiny_files import product, write_major_tom
 
 from data.scenes import data as fake
+from datasets.tiny_files import product, write_major_tom
 from terrafm_tg.cli.main import main
 from terrafm_tg.datasets import MajorTOM, build_index
 from terrafm_tg.datasets.majortom import grid
-from terrafm_tg.datasets.majortom.cell import GridCell
-from terrafm_tg.datasets.majortom.gridding import grid_scenes
-from terrafm_tg.datasets.scenes.pixels import cells_under, picture_grid
+from terrafm_tg.datasets.majortom.grid import GridCell
+from terrafm_tg.datasets.majortom.gridding import cells_under, grid_scenes, picture_grid
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES
 

@@ -13,7 +13,7 @@ from terrafm_tg.cli.main import main
 from terrafm_tg.datasets import PackedTiles
 from terrafm_tg.datasets.majortom.rows import FOLDERS
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 #: A run of seconds, over what the page says.
 TINY = """
 trainer: {accelerator: cpu, devices: 1, precision: 32-true, max_epochs: 1, num_sanity_val_steps: 0,
