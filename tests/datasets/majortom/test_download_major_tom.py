@@ -16,7 +16,7 @@ from datasets.tiny_files import product, write_major_tom
 from processes import start
 from terrafm_tg.datasets import MajorTOM
 from terrafm_tg.datasets.majortom.download import Selection, download
-from terrafm_tg.datasets.majortom.remote.catalogue import KEPT
+from terrafm_tg.datasets.majortom.download.catalog import KEPT
 from terrafm_tg.datasets.majortom.rows import FOLDERS
 from terrafm_tg.errors import TerraFMError
 
@@ -203,7 +203,7 @@ def test_a_bad_line_changes_nothing_but_the_time(
     server: RangeServer, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Resets within a body, 5xx and a stall, for every file several times; 429 with Retry-After for some."""
-    monkeypatch.setattr("terrafm_tg.datasets.majortom.remote.http._FIRST", 0.01)
+    monkeypatch.setattr("terrafm_tg.utils.remote._FIRST", 0.01)
     quiet = fetch(server, tmp_path / "quiet")
     with RangeServer(source, chunk=512) as bad:
         bad.fault = lambda path, number: {
@@ -316,7 +316,7 @@ def test_the_budget_and_the_disk_are_checked_before(
     ):
         fetch(server, tmp_path, max_gb=0.00005)
     free = shutil.disk_usage(tmp_path)._replace(free=50_000)
-    monkeypatch.setattr("terrafm_tg.datasets.majortom.remote.plan.disk_usage", lambda path: free)
+    monkeypatch.setattr("terrafm_tg.datasets.majortom.download.plan.disk_usage", lambda path: free)
     with pytest.raises(TerraFMError, match=r"GB while it is written, and .* has 0\.000 GB free: choose less"):
         fetch(server, tmp_path)
     assert not files(tmp_path)

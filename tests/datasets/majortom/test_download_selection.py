@@ -17,7 +17,7 @@ from terrafm_tg.cli.main import main
 from terrafm_tg.datasets import ESAWorldCover
 from terrafm_tg.datasets.majortom import grid
 from terrafm_tg.datasets.majortom.download import Selection, read_cells
-from terrafm_tg.datasets.majortom.remote.cover import cover_from, map_files, tiles_of
+from terrafm_tg.datasets.majortom.download.selection import cell_tiles, cover_from, map_files
 from terrafm_tg.errors import TerraFMError
 
 
@@ -27,8 +27,8 @@ def products(cells: list[str], modalities: tuple[str, ...] = ("s2l2a",), **colum
     plain = {
         "epsg": 32633,
         "nodata": 0.0,
-        "cloud": 0.0,
-        "time": pd.Timestamp(2021, 5, 1),
+        "cloud_cover": 0.0,
+        "timestamp": pd.Timestamp(2021, 5, 1),
         "product_id": "one",
     }
     return frame.assign(**plain | columns)
@@ -75,7 +75,7 @@ def test_a_share_is_stable_and_nested():
 def test_all_or_any_of_the_modalities_and_clouds():
     cells = [f"520U_{column}R" for column in range(93, 97)]
     table = products(cells, ("s2l2a", "s1rtc"))
-    table.loc[:3, "cloud"] = [0.0, 30.0, 60.0, np.nan]  # of the optical products
+    table.loc[:3, "cloud_cover"] = [0.0, 30.0, 60.0, np.nan]  # of the optical products
     table = table.drop(index=4)  # the first cell has no radar
     both = ("s1rtc", "s2l2a")
     assert chosen(Selection(modalities=both), table) == set(cells[1:])
@@ -87,9 +87,13 @@ def test_all_or_any_of_the_modalities_and_clouds():
 
 
 def test_of_several_products_the_index_s_choice_is_taken():
-    table = pd.concat([products(["520U_93R"], product_id=name, **columns) for name, columns in {
-        "nodata": {"nodata": 3.0}, "cloud": {"cloud": 5.0}, "late": {"time": pd.Timestamp(2022, 5, 1)}, "early": {},
-    }.items()])  # fmt: skip
+    cases = {
+        "nodata": {"nodata": 3.0},
+        "cloud": {"cloud_cover": 5.0},
+        "late": {"timestamp": pd.Timestamp(2022, 5, 1)},
+        "early": {},
+    }
+    table = pd.concat([products(["520U_93R"], product_id=name, **more) for name, more in cases.items()])
     other_zone = products(["520U_93R"], ("s1rtc",), epsg=32632)
     rows = Selection(require="any").choose(pd.concat([table, other_zone]), None)
     assert rows["product_id"].tolist() == ["late"]  # radar on another grid would never be read
@@ -111,7 +115,7 @@ def test_land_cover_from_the_map(tmp_path: Path):
     """A map that is forest west of a meridian and crops east of it, and has no file further east: open sea there."""
     cells = [f"520U_{column}R" for column in range(120, 172, 2)]
     zones = pd.Series(32633, index=cells)
-    tiles = tiles_of(zones)
+    tiles = cell_tiles(zones)
     names = map_files(tiles)
     assert names == [f"ESA_WorldCover_10m_2021_v200_N45E{lon:03}_Map.tif" for lon in (15, 18, 21)]
     (tmp_path / "source").mkdir()

@@ -12,22 +12,27 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from terrafm_tg.datasets.majortom.rows import FOLDERS
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.files import remove_leftovers
 from terrafm_tg.utils.parallel import run_units
+from terrafm_tg.utils.progress import watch_bytes
+from terrafm_tg.utils.remote import RemoteReader, Traffic
 
-from .remote.catalogue import KEPT, ROWS, SOURCE, fetch_table, read_table
-from .remote.cover import FILE_BYTES, WORLDCOVER, cover_from, fetch_map, map_files, tiles_of
-from .remote.http import Http, Traffic
-from .remote.local import LocalProduct
-from .remote.parts import Batch, Fetched, PartRows, fetch_batch
-from .remote.plan import batches, check_room, measure, missing_parts, staged_bytes
-from .remote.report import Product, Report, watch
-from .remote.rows import EXTRAS
-from .remote.selection import Selection, read_cells
-from .rows import FOLDERS
-
-__all__ = ["SOURCE", "WORLDCOVER", "Selection", "download", "read_cells"]
+from .catalog import (
+    KEPT,
+    MAP_FILE_BYTES,
+    ROWS,
+    SOURCE,
+    WORLDCOVER,
+    LocalProduct,
+    fetch_map,
+    fetch_table,
+    read_table,
+)
+from .parts import EXTRAS, Batch, Fetched, PartRows, fetch_batch
+from .plan import ProductCounts, Report, batches, check_room, measure, missing_parts, staged_bytes
+from .selection import Selection, cell_tiles, cover_from, map_files
 
 _logger = logging.getLogger(__name__)
 _LARGE = 20e9  # bytes from which more than one process pays
@@ -95,39 +100,39 @@ def download(
             f"`connections` {connections}, `retries` {retries}, `timeout` {timeout:g}: give 1 or more, 0 or more, "
             "and seconds above 0."
         )
-    start, root, http = time.monotonic(), Path(root), Http(retries, timeout)
-    report = Report({m: Product() for m in selection.modalities}, dry_run=dry_run)
+    start, root, reader = time.monotonic(), Path(root), RemoteReader(retries, timeout)
+    report = Report({m: ProductCounts() for m in selection.products}, dry_run=dry_run)
     with _alone(root):
-        with watch("Tables", None, lambda: http.traffic.received, progress):
-            tables = {m: fetch_table(http, root, source, m) for m in selection.modalities}
+        with watch_bytes("Tables", None, lambda: reader.traffic.received, progress):
+            tables = {m: fetch_table(reader, root, source, m) for m in selection.products}
         frames = {m: read_table(path, m) for m, path in tables.items()}
         local = {m: LocalProduct(root / FOLDERS[m], path) for m, path in tables.items()}
         for modality, product in local.items():
             product.adopt(frames[modality])
-        fetch_maps = partial(_fetch_maps, http, root / "WorldCover", worldcover_source, max_gb, progress)
+        fetch_maps = partial(_fetch_maps, reader, root / "WorldCover", worldcover_source, max_gb, progress)
         if land_cover_from is None:
             cover = cover_from(root / "WorldCover", fetch_maps, progress)
         else:
             cover = cover_from(Path(land_cover_from), None, progress)
         chosen = selection.choose(pd.concat(frames.values(), ignore_index=True), cover)
         parts = missing_parts(root, source, chosen, local, extra)
-        largest = _measure(http, parts, chosen, report, connections, progress)
+        largest = _measure(reader, parts, chosen, report, connections, progress)
         if not dry_run:
             for modality, product in local.items():
                 product.drop_waiting(root / KEPT / FOLDERS[modality] / ROWS)
             processes = _processes(workers, scheduler, report.line)
             report.waiting = staged_bytes(root)
-            check_room(root, max(0, report.disk - report.waiting), largest * max(1, processes), max_gb)
+            check_room(root, max(0, report.disk - report.waiting), largest * max(1, processes or 1), max_gb)
             units = batches(parts, connections, processes, retries, timeout)
             results = run_units(
                 fetch_batch, units, workers=processes, scheduler=scheduler, title="Download", progress=False
             )
-            with watch("Rows", report.disk, lambda: report.done + staged_bytes(root), progress):
+            with watch_bytes("Rows", report.disk, lambda: report.done + staged_bytes(root), progress):
                 _gather(results, units, chosen, local, report, max_damaged)
             if worldcover:
                 zones = chosen.drop_duplicates("cell").set_index("cell")["epsg"]
-                report.map_files = fetch_maps(map_files(tiles_of(zones)))
-    report.traffic += http.traffic
+                report.map_files = fetch_maps(map_files(cell_tiles(zones)))
+    report.traffic += reader.traffic
     report.seconds = time.monotonic() - start
     return report
 
@@ -147,19 +152,21 @@ def _alone(root: Path) -> Iterator[None]:
 
 
 def _fetch_maps(
-    http: Http, folder: Path, source: str, max_gb: float | None, progress: bool, names: list[str]
+    reader: RemoteReader, folder: Path, source: str, max_gb: float | None, progress: bool, names: list[str]
 ) -> int:
     """The map's files that are not there, if there is room."""
     missing = [name for name in names if not (folder / name).is_file()]
     folder.mkdir(parents=True, exist_ok=True)
-    check_room(folder, len(missing) * FILE_BYTES, 0, max_gb)
-    before = http.traffic.received
-    with watch("WorldCover", None, lambda: http.traffic.received - before, progress and bool(missing)):
-        return fetch_map(http, missing, folder, source)
+    check_room(folder, len(missing) * MAP_FILE_BYTES, 0, max_gb)
+    before = reader.traffic.received
+    with watch_bytes(
+        "WorldCover", None, lambda: reader.traffic.received - before, progress and bool(missing)
+    ):
+        return fetch_map(reader, missing, folder, source)
 
 
 def _measure(
-    http: Http,
+    reader: RemoteReader,
     parts: Sequence[PartRows],
     chosen: pd.DataFrame,
     report: Report,
@@ -168,10 +175,10 @@ def _measure(
 ) -> int:
     """Fill in what there is to do; returns the bytes of the largest file to make."""
     report.cells, largest = chosen["cell"].nunique(), 0
-    with watch("Footers", None, lambda: http.traffic.received, progress):
+    with watch_bytes("Footers", None, lambda: reader.traffic.received, progress):
         for modality, product in report.products.items():
             own = [part for part in parts if part.modality == modality]
-            sizes = measure(http, own, connections, sample=report.dry_run)
+            sizes = measure(reader, own, connections, sample=report.dry_run)
             product.chosen = int((chosen["modality"] == modality).sum())
             product.rows = sum(len(part.rows) for part in own)
             product.held = product.chosen - product.rows

@@ -1,7 +1,7 @@
-"""Wanted rows of the source's files: each kept as soon as it has come, then put together to a local file."""
+"""Wanted rows of the source's files: each fetched and kept as it comes, then put together to a local file."""
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cache
@@ -10,13 +10,82 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from terrafm_tg.datasets.majortom.part_files import RemotePart
 from terrafm_tg.datasets.majortom.rows import FOLDERS
-from terrafm_tg.errors import DamagedTileError
+from terrafm_tg.errors import DamagedTileError, TerraFMError
+from terrafm_tg.modalities import get_modality
 from terrafm_tg.utils.files import atomic_write
+from terrafm_tg.utils.remote import RemoteError, RemoteReader, Traffic
 
-from .catalogue import KEPT, ROWS
-from .http import Http, Traffic
-from .rows import SourceFile
+from .catalog import KEPT, ROWS
+
+#: Columns of a product besides its bands.
+KEYS = ("product_id", "grid_cell", "product_datetime")
+#: Columns that nothing here reads: fetched only when asked for.
+EXTRAS = ("thumbnail", "cloud_mask", "B10")
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+class SourceFile(RemotePart):
+    """A file of a product at its source.
+
+    Args:
+        reader: Reads it.
+        url: Of the file.
+        modality: That it holds.
+        extra: Columns of :data:`EXTRAS` to read too.
+        kept: Where the footer is kept.
+
+    Raises:
+        TerraFMError: If the server cannot be read, or the file is no product of that modality.
+    """
+
+    def __init__(
+        self, reader: RemoteReader, url: str, modality: str, extra: Sequence[str], kept: Path
+    ) -> None:
+        super().__init__(reader, url, kept)
+        self.modality, self.bands = modality, get_modality(modality).bands
+        held = {name.lower() for name in self.metadata.schema.names}
+        if missing := [name for name in ("grid_cell", *self.bands) if name.lower() not in held]:
+            raise TerraFMError(f"{url} lacks {', '.join(missing)}: it is not Major-TOM's {modality}.")
+        wanted = {name.lower() for name in (*KEYS, *self.bands, *extra)}
+        self.columns = [name for name in self.metadata.schema.names if name.lower() in wanted]
+
+    def row_bytes(self, group: int) -> tuple[int, int]:
+        """Bytes of a row over the line, and on disk, where pages are not compressed."""
+        chunks = [self.metadata.row_group(group).column(i) for i in range(self.metadata.num_columns)]
+        disk = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema in self.columns)
+        return sum(stop - start for start, stop in self.ranges(group, self.columns)), disk
+
+    def read(self, group: int, cell: str, product_id: str) -> pa.Table:
+        """Fetches one row; a row that arrives damaged is fetched once more.
+
+        Raises:
+            DamagedTileError: If it is not the product it should be, lacks a band, or does not decode.
+            RemoteError: If the server cannot be read.
+        """
+        try:
+            return self._read(group, cell, product_id)
+        except DamagedTileError:
+            return self._read(group, cell, product_id)
+
+    def _read(self, group: int, cell: str, product_id: str) -> pa.Table:
+        name = f"{cell} {self.modality}"
+        try:
+            table = self.read_row_group(group, self.columns)
+        except RemoteError:
+            raise
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise DamagedTileError(
+                name, f"row group {group} of {self.url} does not decode ({error})"
+            ) from error
+        row = {column.lower(): value for column, (value,) in table.to_pydict().items()}
+        if row["grid_cell"] != cell or row.get("product_id", product_id) != product_id:
+            raise DamagedTileError(name, f"row group {group} of {self.url} holds cell {row['grid_cell']}")
+        for band in self.bands:
+            if (row[band.lower()] or b"")[:4] not in _TIFF:
+                raise DamagedTileError(name, f"band {band} in row group {group} of {self.url} is no TIFF")
+        return table
 
 
 @dataclass(frozen=True)
@@ -54,10 +123,10 @@ class PartRows:
         """The file to make."""
         return self.root / FOLDERS[self.modality] / "images" / self.name
 
-    def open(self, http: Http) -> SourceFile:
+    def open(self, reader: RemoteReader) -> SourceFile:
         """The file of the source."""
-        footer = self.kept / "footers" / f"{Path(self.url).stem}.parquet"
-        return SourceFile(http, self.url, self.modality, self.extra, footer)
+        footer = self.kept / "footers" / f"{Path(self.url).stem}.footer"
+        return SourceFile(reader, self.url, self.modality, self.extra, footer)
 
     def staged(self, group: int) -> Path:
         """Where a row waits; another set of columns is another file."""
@@ -71,8 +140,8 @@ class Batch:
     Args:
         parts: The files.
         connections: Rows that are fetched at the same time.
-        retries: See :class:`~.http.Http`.
-        timeout: See :class:`~.http.Http`.
+        retries: See :class:`~terrafm_tg.utils.remote.RemoteReader`.
+        timeout: See :class:`~terrafm_tg.utils.remote.RemoteReader`.
     """
 
     parts: tuple[PartRows, ...]
@@ -101,9 +170,9 @@ class Fetched:
 
 
 @cache
-def _http(retries: int, timeout: float) -> Http:
+def _reader(retries: int, timeout: float) -> RemoteReader:
     """One per process, so that connections are kept."""
-    return Http(retries, timeout)
+    return RemoteReader(retries, timeout)
 
 
 def fetch_batch(batch: Batch) -> tuple[list[Fetched], Traffic]:
@@ -115,18 +184,19 @@ def fetch_batch(batch: Batch) -> tuple[list[Fetched], Traffic]:
     Raises:
         TerraFMError: If the source cannot be read; rows that have come are kept.
     """
-    http = _http(batch.retries, batch.timeout)
-    before = http.traffic
+    reader = _reader(batch.retries, batch.timeout)
+    before = reader.traffic
     results = [Fetched(part.modality, Path(part.url).name, part.name) for part in batch.parts]
     pool = ThreadPoolExecutor(batch.connections)
     try:
-        work, missing = {}, [len(part.rows) for part in batch.parts]
+        work: dict[Future[str | None], tuple[int, int]] = {}
+        missing = [len(part.rows) for part in batch.parts]
         for i, part in enumerate(batch.parts):
             if part.target.is_file():  # a worker that died had come so far
                 results[i] = _made_before(part)
                 _drop_staged(part)
                 continue
-            source = part.open(http)
+            source = part.open(reader)
             work |= {pool.submit(_stage, source, part, *row): (i, row[0]) for row in part.rows}
         for future in as_completed(work):
             i, group = work[future]
@@ -141,7 +211,7 @@ def fetch_batch(batch: Batch) -> tuple[list[Fetched], Traffic]:
                 _assemble(batch.parts[i], results[i].groups)
     finally:
         pool.shutdown(cancel_futures=True)
-    return results, http.traffic - before
+    return results, reader.traffic - before
 
 
 def _stage(source: SourceFile, part: PartRows, group: int, cell: str, product_id: str) -> str | None:
@@ -153,8 +223,8 @@ def _stage(source: SourceFile, part: PartRows, group: int, cell: str, product_id
         table = source.read(group, cell, product_id)
     except DamagedTileError as error:
         return str(error)
-    with atomic_write(path) as beside:
-        _write(beside, iter([table]), table.schema)
+    with atomic_write(path) as temporary:
+        _write(temporary, iter([table]), table.schema)
     return None
 
 
@@ -174,8 +244,8 @@ def _assemble(part: PartRows, groups: list[int]) -> None:
     """Write the local file, one row per row group; nothing waits for it any more."""
     if groups:
         paths = [part.staged(group) for group in groups]
-        with atomic_write(part.target) as beside:
-            _write(beside, map(pq.read_table, paths), pq.read_schema(paths[0]))
+        with atomic_write(part.target) as temporary:
+            _write(temporary, map(pq.read_table, paths), pq.read_schema(paths[0]))
     _drop_staged(part)
 
 

@@ -1,24 +1,123 @@
-"""What a download will fetch: files of the source, rows of each, bytes over the line and on disk."""
+"""What a download will do, or did: files of the source, rows of each, bytes over the line and on disk."""
 
+import math
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from shutil import disk_usage
 
 import numpy as np
 import pandas as pd
+from rich.filesize import decimal
+from rich.table import Table
 
+from terrafm_tg.datasets.majortom.rows import FOLDERS
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.utils.remote import RemoteReader, Traffic
 
-from .catalogue import KEPT, ROWS, product_url
-from .http import Http
-from .local import LocalProduct, row_keys
+from .catalog import KEPT, ROWS, LocalProduct, product_url, row_keys
 from .parts import Batch, PartRows
 
 #: Files of which a dry run reads the footers, per product; the others are estimated from them.
 SAMPLE = 8
 _BATCH = 16  # rows per connection that a worker is given at once
+
+
+@dataclass
+class ProductCounts:
+    """Of one product: rows chosen, on disk already, to fetch or fetched; bytes on the line and on disk.
+
+    Args:
+        chosen: Rows of the selection.
+        held: Of these, on disk before.
+        rows: To fetch.
+        files: Of the source, that hold these.
+        line: Bytes of these rows over the line.
+        disk: Bytes of these rows on disk.
+        looked_at: Files whose footer the bytes were read from; the others are estimated.
+        damaged: What is wrong with rows that were left out.
+    """
+
+    chosen: int = 0
+    held: int = 0
+    rows: int = 0
+    files: int = 0
+    line: int = 0
+    disk: int = 0
+    looked_at: int = 0
+    damaged: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Report:
+    """What a download did, or in a dry run would do.
+
+    Args:
+        products: By modality.
+        cells: Cells of the selection.
+        traffic: What went over the line.
+        seconds: How long it took.
+        dry_run: Whether it only looked.
+        map_files: Files of ESA WorldCover that came.
+        waiting: Bytes of rows that had come before.
+        done: Bytes of the local files that were made.
+    """
+
+    products: dict[str, ProductCounts]
+    cells: int = 0
+    traffic: Traffic = field(default_factory=Traffic)
+    seconds: float = 0.0
+    dry_run: bool = False
+    map_files: int = 0
+    waiting: int = 0
+    done: int = 0
+
+    @property
+    def line(self) -> int:
+        """Bytes of rows over the line."""
+        return sum(product.line for product in self.products.values())
+
+    @property
+    def disk(self) -> int:
+        """Bytes of rows on disk."""
+        return sum(product.disk for product in self.products.values())
+
+    def table(self, bandwidth: float) -> Table:
+        """For people.
+
+        Args:
+            bandwidth: MB/s for which a dry run says how long it will take.
+        """
+        verb = "to fetch" if self.dry_run else "fetched"
+        table = Table(caption=self._caption(bandwidth), caption_justify="left", min_width=70)
+        for name in ("", "rows", "on disk", verb, *(["damaged"] * (not self.dry_run)), "files", "size"):
+            table.add_column(name, justify="right" if name else "left")
+        for modality, product in self.products.items():
+            damaged = [] if self.dry_run else [f"{len(product.damaged):,}"]
+            came = product.rows - len(product.damaged)
+            counts = [f"{n:,}" for n in (product.chosen, product.held, came)]
+            table.add_row(FOLDERS[modality], *counts, *damaged, f"{product.files:,}", decimal(product.line))
+        return table
+
+    def _caption(self, bandwidth: float) -> str:
+        if self.dry_run:
+            estimated = [p for p in self.products.values() if p.looked_at < p.files]
+            about = f"{sum(p.looked_at for p in estimated)} of {sum(p.files for p in estimated):,} files"
+            how = f"sizes estimated from the footers of {about}" if estimated else "sizes are exact"
+            lasts = timedelta(seconds=math.ceil(self.line / bandwidth / 1e6))
+            return (
+                f"{self.cells:,} cells; {how}: {decimal(self.line)} in {lasts} at {bandwidth:g} MB/s, "
+                f"{decimal(self.disk)} on disk."
+            )
+        more = self.traffic.received - max(0, self.line - self.waiting)
+        rate = self.traffic.received / max(self.seconds, 1e-9) / 1e6
+        return (
+            f"{self.cells:,} cells; {timedelta(seconds=round(self.seconds))}, {rate:,.1f} MB/s, "
+            f"{self.traffic.requests:,} requests, {self.traffic.retries:,} of them again; {decimal(max(more, 0))} "
+            "besides rows (tables, footers, maps, what came twice)."
+        )
 
 
 @dataclass(frozen=True)
@@ -65,11 +164,11 @@ def missing_parts(
     return parts
 
 
-def measure(http: Http, parts: Sequence[PartRows], connections: int, sample: bool) -> Sizes:
+def measure(reader: RemoteReader, parts: Sequence[PartRows], connections: int, sample: bool) -> Sizes:
     """How many bytes the rows of one product take, from the footers of its files.
 
     Args:
-        http: Reads them; those on disk are not read again.
+        reader: Reads them; those on disk are not read again.
         parts: The files.
         connections: Footers that are read at the same time.
         sample: Read only some, and estimate the rest.
@@ -81,7 +180,7 @@ def measure(http: Http, parts: Sequence[PartRows], connections: int, sample: boo
     look_at = [parts[i] for i in dict.fromkeys(picked)] if len(parts) > SAMPLE else list(parts)
 
     def size(part: PartRows) -> tuple[int, int]:
-        file = part.open(http)
+        file = part.open(reader)
         rows = [file.row_bytes(group) for group, _, _ in part.rows]
         return sum(line for line, _ in rows), sum(disk for _, disk in rows)
 

@@ -1,20 +1,30 @@
-"""Which cells and products of Major-TOM to take: box, cells by name, land cover, cloud, modalities, random share."""
+"""The cells and products of Major-TOM to take: by box, name, land cover, cloud, modality, random share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import shapely
+from geopandas import GeoDataFrame
 
+from terrafm_tg.datasets.esa_worldcover import ESAWorldCover
 from terrafm_tg.datasets.majortom import grid
-from terrafm_tg.datasets.majortom.rows import FOLDERS
+from terrafm_tg.datasets.majortom.rows import FOLDERS, best_first, tile_corners
+from terrafm_tg.datasets.tiles.footprints import outlines
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.land_cover import CLASS_NAMES, CLASSES
+from terrafm_tg.land_cover import CLASS_NAMES, CLASSES, UNKNOWN, majority
 from terrafm_tg.modalities import get_modalities
+from terrafm_tg.utils.parallel import run_units
 
 #: Land cover of cells: the classes 0 to 11 of each cell's tiles, as booleans (cells, 12).
 LandCoverOf = Callable[[pd.Series], np.ndarray]
+_TILE = 534  # 10 m pixels across a tile
+_UNIT = 256  # tiles that one process looks at before it reports
 
 
 @dataclass(frozen=True)
@@ -47,8 +57,7 @@ class Selection:
     max_cloud: float = 100.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "modalities", tuple(m.name for m in get_modalities(self.modalities)))
-        object.__setattr__(self, "classes", tuple(_class(name) for name in self.land_cover))
+        _ = self.products, self.classes  # refuses unknown names
         if self.bbox is not None:
             west, south, east, north = self.bbox
             if (
@@ -68,14 +77,25 @@ class Selection:
         if not 0 <= self.max_cloud <= 100:
             raise TerraFMError(f"`max_cloud` is {self.max_cloud:g}: give percent, 0 to 100.")
 
+    @cached_property
+    def products(self) -> tuple[str, ...]:
+        """The modalities to take, by name."""
+        return tuple(modality.name for modality in get_modalities(self.modalities))
+
+    @cached_property
+    def classes(self) -> list[int]:
+        """The classes to take, by index."""
+        return [_class(name) for name in self.land_cover]
+
     def choose(self, products: pd.DataFrame, land_cover: LandCoverOf) -> pd.DataFrame:
-        """The rows of products to take.
+        """Chooses the rows of products to take.
 
         As in the tile index, of several rows of a cell the one with the least nodata, then cloud, then the latest
         counts, and a product in another UTM zone than the cell's first is none of it.
 
         Args:
-            products: Columns ``modality``, ``cell``, ``epsg``, ``nodata``, ``cloud``, ``time``, ``product_id``.
+            products: Columns ``modality``, ``cell``, ``epsg``, ``nodata``, ``cloud_cover``,
+                ``timestamp``, ``product_id``.
             land_cover: Gives the classes of cells (their zones, indexed by name); asked last, for those that
                 meet every other condition.
 
@@ -89,19 +109,20 @@ class Selection:
             keep = _narrow(keep, names.isin(self.cells), "is one of `cells`")
         if self.share < 1:
             keep = _narrow(keep, self._drawn(names), f"is among the share of {self.share:g}")
-        taken = (
-            keep[codes] & products["modality"].isin(self.modalities) & ~(products["cloud"] > self.max_cloud)
-        )
+        cloudy = products["cloud_cover"] > self.max_cloud
+        taken = keep[codes] & products["modality"].isin(self.products) & ~cloudy
         rows = _one_per_cell(products[taken].assign(code=codes[taken]), len(names))
         if self.require == "all":
-            complete = np.bincount(rows["code"], minlength=len(names)) == len(self.modalities)
+            complete = np.bincount(rows["code"], minlength=len(names)) == len(self.products)
             rows = rows[complete[rows["code"]]]
-        wanted = ", ".join(self.modalities)
+        wanted = ", ".join(self.products)
         _check_some(len(rows), f"has {self.require} of {wanted} with at most {self.max_cloud:g} % cloud")
         if self.classes:
             zones = rows.drop_duplicates("code").set_index("cell")["epsg"]
-            covered = land_cover(zones)[:, list(self.classes)].any(axis=1)
-            _check_some(covered.sum(), f"has a tile of {' or '.join(CLASS_NAMES[c] for c in self.classes)}")
+            covered = land_cover(zones)[:, self.classes].any(axis=1)
+            _check_some(
+                int(covered.sum()), f"has a tile of {' or '.join(CLASS_NAMES[c] for c in self.classes)}"
+            )
             rows = rows[rows["cell"].isin(zones.index[covered])]
         return rows.drop(columns="code")
 
@@ -123,7 +144,7 @@ class Selection:
 
 
 def read_cells(cells: list[str] | str | Path | None) -> tuple[str, ...] | None:
-    """Cells given by name, or as a text file with one name per line (what follows a comma or a space is not read).
+    """Reads cells given by name, or as a text file with one name per line; a comma or a space ends it.
 
     Raises:
         TerraFMError: If there is no such file, or it names none.
@@ -161,10 +182,8 @@ def _one_per_cell(rows: pd.DataFrame, cells: int) -> pd.DataFrame:
     rank, code = rows["modality"].map({name: i for i, name in enumerate(FOLDERS)}), rows["code"]
     several = (rank * cells + code).duplicated(keep=False)
     if several.any():
-        best = rows[several].sort_values(
-            ["nodata", "cloud", "time", "product_id"], ascending=[True, True, False, True], kind="stable"
-        )
-        rows = pd.concat([rows[~several], best.drop_duplicates(["modality", "code"])])
+        best = best_first(rows[several]).drop_duplicates(["modality", "code"])
+        rows = pd.concat([rows[~several], best])
     zone = np.zeros(cells)
     for name in reversed(FOLDERS):
         of = rows[rows["modality"] == name]
@@ -181,3 +200,96 @@ def _narrow(keep: np.ndarray, condition: np.ndarray, words: str) -> np.ndarray:
 def _check_some(count: int, condition: str) -> None:
     if not count:
         raise TerraFMError(f"No cell of those left {condition}: nothing to download, loosen that condition.")
+
+
+def cell_tiles(zones: pd.Series) -> GeoDataFrame:
+    """The four tiles of each cell, four rows each, as the tile index has them.
+
+    Args:
+        zones: EPSG code of each cell's zone, indexed by the cell's name.
+    """
+    epsg = zones.to_numpy(dtype=np.int64)
+    x, y = tile_corners(*grid.parse(zones.index), epsg, _TILE)
+    table = pd.DataFrame({"epsg": np.repeat(epsg, 4), "x": x, "y": y})
+    return GeoDataFrame(geometry=outlines(table, _TILE), crs=4326)
+
+
+def map_files(tiles: GeoDataFrame) -> list[str]:
+    """Names the map's files (3 x 3 degrees) that tiles reach into."""
+    west, south, east, north = shapely.bounds(tiles.geometry.array).T
+    corners = [(x, y) for x in (west, east) for y in (south, north)]
+    lon, lat = (np.floor(np.concatenate(v) / 3).astype(int) * 3 for v in zip(*corners, strict=True))
+    lon = (lon + 180) % 360 - 180
+    names = {
+        f"{'N' if y >= 0 else 'S'}{abs(y):02}{'E' if x >= 0 else 'W'}{abs(x):03}"
+        for x, y in set(zip(lon.tolist(), lat.tolist(), strict=True))
+        if -60 <= y < 84
+    }
+    return [f"ESA_WorldCover_10m_2021_v200_{name}_Map.tif" for name in sorted(names)]
+
+
+def cover_from(
+    path: Path, prepare: Callable[[list[str]], object] | None = None, progress: bool = True
+) -> LandCoverOf:
+    """Makes a function that tells the land cover of cells.
+
+    Args:
+        path: A tile index, or a folder of the map's files.
+        prepare: Called with the names of the files that are needed, to fetch them; without it a place
+            without a file is unknown, unless the folder holds the complete map.
+        progress: Show a bar.
+
+    Raises:
+        TerraFMError: If there is neither.
+    """
+    if path.is_dir() or prepare is not None:
+        return partial(_from_map, path, prepare, progress)
+    if not path.is_file():
+        raise TerraFMError(
+            f"{path} does not exist: give a tile index (`terrafm index`) or a folder of ESA WorldCover."
+        )
+    return partial(_from_index, path)
+
+
+def _from_map(
+    folder: Path, prepare: Callable[[list[str]], object] | None, progress: bool, zones: pd.Series
+) -> np.ndarray:
+    tiles = cell_tiles(zones)
+    if prepare is not None:
+        prepare(map_files(tiles))
+    polygons, missing = np.asarray(tiles.geometry.array), "ocean" if prepare else None
+    units = [(folder, missing, polygons[i : i + _UNIT]) for i in range(0, len(polygons), _UNIT)]
+    parts = dict(run_units(_majorities, units, title="Land cover", progress=progress))
+    cover = np.concatenate([parts[i] for i in range(len(units))])
+    return _classes(np.repeat(np.arange(len(zones)), 4), cover, len(zones))
+
+
+@cache
+def _map(folder: Path, missing: str | None) -> ESAWorldCover:
+    return ESAWorldCover(folder, missing=missing)
+
+
+def _majorities(unit: tuple[Path, str | None, np.ndarray]) -> np.ndarray:
+    """The most frequent class of each of some tiles."""
+    folder, missing, outlines = unit
+    held = _map(folder, missing)
+    return np.array([majority(held.histogram(tile), tile.centroid.y) for tile in outlines], dtype=np.int64)
+
+
+def _from_index(path: Path, zones: pd.Series) -> np.ndarray:
+    try:
+        table = pq.read_table(path, columns=["cell", "land_cover"]).to_pandas()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise TerraFMError(
+            f"{path} is no tile index with land cover ({error}): run `terrafm index`."
+        ) from error
+    cells = zones.index.get_indexer(pd.Index(table["cell"].astype(str)))
+    return _classes(cells[cells >= 0], table["land_cover"].to_numpy()[cells >= 0], len(zones))
+
+
+def _classes(cells: np.ndarray, cover: np.ndarray, count: int) -> np.ndarray:
+    """Marks the classes that occur among the tiles of each cell, as booleans (count, 12)."""
+    found = np.zeros((count, len(CLASS_NAMES)), dtype=bool)
+    known = cover != UNKNOWN
+    found[cells[known], cover[known]] = True
+    return found
