@@ -11,9 +11,9 @@ from rich.table import Table
 
 from terrafm_tg.modalities import MODALITIES
 
+from .estimate import estimate
 from .features import FUSED
 from .held_out import BASELINE
-from .report.estimate import estimate
 from .scores import CROSS_SENSOR, KNN, RETRIEVAL
 
 if TYPE_CHECKING:

@@ -13,10 +13,11 @@ from matplotlib.ticker import MaxNLocator
 from rich.cells import cell_len
 
 from terrafm_tg.datasets.bench import TASKS
+from terrafm_tg.evaluation.estimate import Estimate
 from terrafm_tg.utils.files import write_text
 
 from . import tables
-from .lines import RUN, Estimate, Line, entries, find_pairs, groups, leading, score_lines
+from .lines import RUN, Line, entries, find_pairs, groups, leading, score_lines
 from .published import BY_DATASET, BY_PROTOCOL, TITLES
 
 _INTERVALS = (
