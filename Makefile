@@ -58,7 +58,7 @@ bench: $(READY)  ## on this machine: a training step's stages, the encoder's for
 	OMP_NUM_THREADS=1 $(BIN)/terrafm profile store
 	OMP_NUM_THREADS=1 $(BIN)/terrafm profile loader
 
-bench-gpu: $(READY)  ## on a GPU: the training step of base and large, its gains, views, memory and scaling (runs/bench-gpu)
+bench-gpu: $(READY)  ## on a GPU: the training step of base and large, views, memory and scaling (runs/bench-gpu)
 	BIN=$(BIN) tools/bench_gpu.sh
 
 ROOT ?= data/bench

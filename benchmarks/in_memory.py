@@ -15,7 +15,6 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import CLASS_NAMES
 from terrafm_tg.modalities import MODALITIES, Modality, get_modalities
 from terrafm_tg.radiometry import STEPS
-from terrafm_tg.transforms.completeness import COMPLETE
 
 
 class InMemoryDataModule(BaseDataModule):
@@ -110,9 +109,9 @@ class InMemoryDataModule(BaseDataModule):
         """Images and land cover; the rest depends on the step."""
         size = self.batch_size
         batch = {"land_cover": torch.randint(len(CLASS_NAMES), (size,), generator=generator)}
-        batch[COMPLETE] = torch.ones(size, len(MODALITIES), dtype=torch.bool)
+        batch["complete"] = torch.ones(size, len(MODALITIES), dtype=torch.bool)
         for modality in self.modalities:
-            batch[f"rows_{modality.name}"] = torch.arange(size)
+            batch[f"sample_idx_{modality.name}"] = torch.arange(size)
             for resolution, bands in modality.native.items():
                 edge = self.hparams["tile_size"] * 10 // resolution
                 batch[modality.native_key(resolution)] = _pixels(

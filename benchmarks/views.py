@@ -16,6 +16,7 @@ from terrafm_tg.profiling.machine import seconds_of
 from terrafm_tg.profiling.outputs import demand_files
 from terrafm_tg.radiometry import linear_power
 from terrafm_tg.transforms import MultiCrop
+from terrafm_tg.transforms.augment import NO_CHANGE
 from terrafm_tg.utils.devices import describe_device, find_device
 from terrafm_tg.utils.files import write_json
 from terrafm_tg.utils.progress import shown
@@ -113,7 +114,7 @@ def view_speed(
     device = device or torch.device("cpu")
     data = InMemoryDataModule(batch_size=batch_size, batches=1, tile_size=settings.pop("tile_size", 534))
     batch = next(iter(data.train_dataloader()))
-    crop, bare = MultiCrop(**settings), MultiCrop(**settings, augment=False)
+    crop, bare = MultiCrop(**settings), MultiCrop(**settings, augment=NO_CHANGE)
     plans = [
         {name: x.to(device) if isinstance(x, Tensor) else x for name, x in module.plan(batch).items()}
         for module in (crop, bare)

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from refusals import refusal
 from terrafm_tg.cli.fit import draw_at_logging_steps
 from terrafm_tg.cli.main import main
+from terrafm_tg.tasks.pretrain.settings import flatten
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 OVERLAYS = sorted(
@@ -26,8 +27,8 @@ OVERLAYS = sorted(
 TINY = """
 trainer: {accelerator: cpu, devices: 1, precision: 32-true, max_epochs: 2, log_every_n_steps: 1,
   num_sanity_val_steps: 0, enable_progress_bar: false, enable_model_summary: false, limit_train_batches: 4}
-model: {init_args: {model: terrafm_tiny, depth: 2, global_size: 48, local_size: 32, local_crops: 2, prototypes: 64,
-  head_hidden: 64, head_bottleneck: 32}}
+model: {init_args: {model: terrafm_tiny, depth: 2, crops: {global_size: 48, local_size: 32, local_crops: 2},
+  head: {prototypes: 64, hidden_dim: 64, bottleneck_dim: 32}}}
 data: {init_args: {batch_size: 4, num_workers: 0, val_bank: 24, val_queries: 12, val_block: 2}}
 """
 
@@ -76,8 +77,9 @@ def test_every_overlay_stacks_on_the_base_recipe(overlay: str, capsys: pytest.Ca
     config = yaml.safe_load(capsys.readouterr().out)
     own = yaml.safe_load((CONF / overlay).read_text())
     for part in ("model", "data"):
-        for name, value in own.get(part, {}).get("init_args", {}).items():
-            assert config[part]["init_args"][name] == value, f"{part}.{name}"
+        found = flatten(config[part]["init_args"])
+        for name, value in flatten(own.get(part, {}).get("init_args", {})).items():
+            assert found[name] == value, f"{part}.{name}"
 
 
 def test_the_progress_bar_waits_for_logging_steps_only(tmp_path: Path) -> None:
@@ -96,22 +98,42 @@ def test_the_base_recipe_is_the_papers(capsys: pytest.CaptureFixture[str]) -> No
         main(["fit", f"--config={CONF / 'pretrain.yaml'}", "--print_config"])
     model = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
     paper = {
-        "model": "terrafm_base", "global_size": 224, "local_size": 96, "global_scale": [0.25, 1.0],
-        "local_scale": [0.05, 0.25], "modality_probability": 0.5, "fuse": True, "alpha": 0.8, "prototypes": 65536,
-        "center_momentum": 0.9, "teacher_temp": [0.04, 0.06], "teacher_momentum": [0.996, 1.0], "drop_path": 0.1,
-        "head_hidden": 2048, "head_bottleneck": 256, "weight_decay": [0.04, 0.4], "clip_grad": 3.0, "lr": 5e-4,
-        "lr_batch": 256, "warmup_epochs": 10, "temp_warmup_epochs": 30, "min_lr": 1e-6,
+        "model": "terrafm_base", "modality_probability": 0.5, "fuse": True, "drop_path": 0.1,
+        "crops.global_size": 224, "crops.local_size": 96, "crops.global_scale": [0.25, 1.0],
+        "crops.local_scale": [0.05, 0.25], "center.alpha": 0.8, "center.momentum": 0.9, "head.prototypes": 65536,
+        "head.hidden_dim": 2048, "head.bottleneck_dim": 256, "optimizer.weight_decay": [0.04, 0.4],
+        "optimizer.clip_grad": 3.0, "optimizer.lr": 5e-4, "optimizer.lr_batch": 256, "schedule.warmup_epochs": 10,
+        "schedule.teacher_temp": [0.04, 0.06], "schedule.teacher_momentum": [0.996, 1.0],
+        "schedule.temp_warmup_epochs": 30, "schedule.min_lr": 1e-6,
     }  # fmt: skip
-    assert {name: model[name] for name in paper} == paper
+    flat = flatten(model)
+    assert {name: flat[name] for name in paper} == paper
+
+
+def test_every_knob_of_the_augmentation_is_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    knobs = {
+        "probability": 0.1, "illumination": 0.3, "band_gain": 0.01, "haze": 5.0, "calibration": 2.0, "band_shift": 0.1,
+        "blur_probability": 0.2, "blur_sigma": [0.2, 1.0],
+    }  # fmt: skip
+    with pytest.raises(SystemExit):
+        main(
+            [
+                "fit",
+                *(f"--model.augmentation.{name}={value}" for name, value in knobs.items()),
+                "--print_config",
+            ]
+        )
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["augmentation"] == knobs
 
 
 def test_another_task_keeps_its_own_defaults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Not those of TerraFM, which is the model where none is named."""
     (tmp_path / "task.yaml").write_text("model: {class_path: torchgeo.tasks.Classification}")
-    for options, rate in (([f"--config={tmp_path / 'task.yaml'}"], 1e-3), (["--model.depth=2"], 5e-4)):
+    other = "lr", [f"--config={tmp_path / 'task.yaml'}"], 1e-3
+    for name, options, rate in (other, ("optimizer.lr", ["--model.depth=2"], 5e-4)):
         with pytest.raises(SystemExit):
             main(["fit", *options, "--print_config"])
-        assert yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["lr"] == rate
+        assert flatten(yaml.safe_load(capsys.readouterr().out)["model"]["init_args"])[name] == rate
 
 
 def test_simulate_index_fit_resume_export_load(
@@ -128,7 +150,7 @@ def test_simulate_index_fit_resume_export_load(
     assert "96 tiles" in capsys.readouterr().out
     report = ["--trainer.callbacks+=terrafm_tg.callbacks.HeldOutReport", f"--data.root={world}"]
     sheet = tmp_path / "views.png"
-    main(["fit", *tiny, *report, f"--model.contact_sheet={sheet}"])
+    main(["fit", *tiny, *report, "--trainer.callbacks+=ContactSheet", f"--trainer.callbacks.path={sheet}"])
     printed = capsys.readouterr().out
     assert "Not the paper's base recipe" in printed
     assert "depth" in printed
@@ -164,10 +186,10 @@ def test_profile_prints_the_stages(tiny: list[str], capsys: pytest.CaptureFixtur
         (["--data.modalities=[s3]"], "s3"),
         (["--model.modalities=[s3]"], "s3"),
         (["--model.model=terrafm_huge"], "terrafm_huge"),
-        (["--model.global_size=100"], "100"),
+        (["--model.crops.global_size=100"], "100"),
         (["--data.batch_size=1"], "batch"),
         (["--data.batch_size=4000"], "4000"),
-        (["--model.alpha=2"], "alpha"),
+        (["--model.center.alpha=2"], "alpha"),
         (["--ckpt_path=none.ckpt"], "none.ckpt"),
     ],
 )  # fmt: skip
@@ -181,7 +203,7 @@ def test_a_wrong_setting_is_one_sentence(
 def test_a_checkpoint_of_other_settings_is_refused(tiny: list[str], tmp_path: Path, capsys) -> None:
     main(["fit", *tiny, "--trainer.max_epochs=1"])
     last = tmp_path / "run/lightning_logs/version_0/checkpoints/last.ckpt"
-    message = fails(capsys, "fit", *tiny, f"--ckpt_path={last}", "--model.lr=0.5")
+    message = fails(capsys, "fit", *tiny, f"--ckpt_path={last}", "--model.optimizer.lr=0.5")
     assert "lr" in message
     assert "0.5" in message
     damaged = tmp_path / "damaged.ckpt"
@@ -229,7 +251,8 @@ def test_fit_on_real_tiles(data: str, tiny: list[str], tmp_path: Path, real_data
     stack = [f"--config={CONF / 'pretrain.yaml'}", f"--config={CONF / 'data' / kind}.yaml", overlay]
     sheet = tmp_path / "views.png"
     sensors = [] if data == "terramesh" else ["--model.modalities=[s2l2a]"]
-    more = [*size, *sensors, f"--data.root={root}", "--data.val_share=0", f"--model.contact_sheet={sheet}"]
+    draw = ["--trainer.callbacks+=ContactSheet", f"--trainer.callbacks.path={sheet}"]
+    more = [*size, *sensors, f"--data.root={root}", "--data.val_share=0", *draw]
     main(
         [
             "fit",
@@ -238,7 +261,7 @@ def test_fit_on_real_tiles(data: str, tiny: list[str], tmp_path: Path, real_data
             *more,
             "--trainer.max_steps=2",
             "--trainer.limit_val_batches=0",
-            "--model.alpha=1",
+            "--model.center.alpha=1",
         ]
     )
     assert sheet.stat().st_size > 10_000

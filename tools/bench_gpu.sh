@@ -4,14 +4,14 @@
 #   OUT      folder of the results, runs/bench-gpu
 #   BIN      folder of the terrafm command and its Python, .venv/bin
 #   DEVICE   cuda, or cpu to try the script
-#   PARTS    what to run, where a machine is lent for minutes: base large gains plain views memory encoder
+#   PARTS    what to run, where a machine is lent for minutes: base large plain views memory encoder
 #   BASE, LARGE  tiles per batch, 256 and 128
 #   SMALLER  further options of every configuration, such as "--model.depth 2 --data.tile_size 96"
 #   SET      the same for tests/tasks/step_speed.py, such as "depth=2 prototypes=256"
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${OUT:-runs/bench-gpu} bin=${BIN:-.venv/bin} device=${DEVICE:-cuda}
-parts=${PARTS:-base large gains plain views memory encoder}
+parts=${PARTS:-base large plain views memory encoder}
 # Sizes change from step to step: without this, memory that was freed in one size does not serve another.
 export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}
 declare -A batch=([base]="${BASE:-256}" [large]="${LARGE:-128}")
@@ -37,10 +37,6 @@ for part in $parts; do
         --json "$out/$part.json" --figure "$out/$part.png"
       show "scaling-$part" "$bin/terrafm" profile scaling "$out/$part.json"
       ;;
-    gains)
-      show gains "$bin/terrafm" profile gains $(configuration base) --steps "${STEPS:-10}" --warmup "${WARMUP:-5}" \
-        --rounds "${ROUNDS:-3}" --json "$out/gains.json" --figure "$out/gains.png"
-      ;;
     plain)
       show plain "$bin/python" tests/tasks/step_speed.py --model terrafm_base --device "$device" --precision bf16 \
         --batch "${PLAIN_BATCH:-64}" --rounds "${ROUNDS:-3}" --steps 5 --json "$out/plain.json" \
@@ -55,7 +51,7 @@ for part in $parts; do
       show encoder "$bin/terrafm" profile encoder --batch "${PLAIN_BATCH:-64}" --device "$device" --rounds "${ROUNDS:-5}"
       ;;
     *)
-      echo "PARTS names $part, which is none of: base large gains plain views memory encoder" >&2
+      echo "PARTS names $part, which is none of: base large plain views memory encoder" >&2
       exit 2
       ;;
   esac

@@ -28,7 +28,7 @@ class Scripted(LightningModule):
 
     def __init__(self, script: list[dict[str, float]], prototypes: int = K) -> None:
         super().__init__()
-        self.save_hyperparameters({"prototypes": prototypes})
+        self.save_hyperparameters({"head": {"prototypes": prototypes}})
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.script = script
 

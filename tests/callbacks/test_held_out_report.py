@@ -19,11 +19,11 @@ from terrafm_tg.tasks import TerraFM
 SMALL: dict[str, Any] = {
     "model": "terrafm_tiny",
     "depth": 1,
-    "global_size": 48,
-    "local_size": 32,
-    "local_crops": 1,
+    "crops": {"global_size": 48, "local_size": 32, "local_crops": 1},
+    "head": {"prototypes": 64, "hidden_dim": 32, "bottleneck_dim": 16},
+    "center": {"alpha": 1.0},
+    "optimizer": {"lr": 1e-3},
 }
-HEAD: dict[str, Any] = {"prototypes": 64, "head_hidden": 32, "head_bottleneck": 16, "alpha": 1.0, "lr": 1e-3}
 
 
 def _datamodule(root: Path, **kwargs: Any) -> SimulatedDataModule:
@@ -47,7 +47,7 @@ def _trainer(folder: Path, *callbacks: Any, **kwargs: Any) -> Trainer:
 
 def _task(seed: int = 0) -> TerraFM:
     torch.manual_seed(seed)
-    return TerraFM(**SMALL, **HEAD)
+    return TerraFM(**SMALL)
 
 
 def test_table_csv_and_figure_at_the_end(

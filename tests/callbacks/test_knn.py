@@ -10,9 +10,10 @@ from torch.utils.data import DataLoader
 
 from terrafm_tg.callbacks.knn import KNNMonitor
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.features import FUSED, collect
+from terrafm_tg.evaluation.features import collect
 from terrafm_tg.evaluation.knn import knn_predict
 from terrafm_tg.evaluation.retrieval import recall
+from terrafm_tg.models.embedding import FUSED
 
 
 class Embedder(LightningModule):
@@ -34,7 +35,7 @@ class Embedder(LightningModule):
         everyone = torch.arange(len(row))
         output = {
             "embeddings": {"s1rtc": radar, "s2l2a": place, FUSED: 2 * place},
-            "rows": {"s1rtc": even, "s2l2a": everyone, FUSED: everyone},
+            "sample_idx": {"s1rtc": even, "s2l2a": everyone, FUSED: everyone},
             "land_cover": land_cover if self.known else torch.full_like(land_cover, -1),
             "row": row,
         }

@@ -12,9 +12,10 @@ from terrafm_tg.cli.main import main
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 SMALL = {
-    "model.depth": 1, "model.global_size": 96, "model.local_size": 48, "model.local_crops": 2, "model.prototypes": 64,
-    "model.alpha": 1, "model.warmup_epochs": 0, "data.batch_size": 2, "data.num_workers": 0, "data.val_share": 0,
-    "trainer.max_steps": 2, "trainer.max_epochs": 2, "trainer.limit_val_batches": 0, "trainer.precision": "32-true",
+    "model.depth": 1, "model.crops.global_size": 96, "model.crops.local_size": 48, "model.crops.local_crops": 2,
+    "model.head.prototypes": 64, "model.center.alpha": 1, "model.schedule.warmup_epochs": 0, "data.batch_size": 2,
+    "data.num_workers": 0, "data.val_share": 0, "trainer.max_steps": 2, "trainer.max_epochs": 2,
+    "trainer.limit_val_batches": 0, "trainer.precision": "32-true",
 }  # fmt: skip
 
 
@@ -22,7 +23,8 @@ def fit(tmp_path: Path, overlay: str, **options: object) -> pd.DataFrame:
     """Loss by step of a short run."""
     stack = ["pretrain.yaml", "size/tiny.yaml", f"data/{overlay}.yaml", "hardware/cpu.yaml"]
     more = {"trainer.default_root_dir": tmp_path, "trainer.logger.init_args.save_dir": tmp_path,
-            "trainer.log_every_n_steps": 1, "model.contact_sheet": tmp_path / "views.png"}  # fmt: skip
+            "trainer.log_every_n_steps": 1, "trainer.callbacks+": "ContactSheet",
+            "trainer.callbacks.path": tmp_path / "views.png"}  # fmt: skip
     settings = SMALL | more | {key.replace("__", "."): value for key, value in options.items()}
     main(
         ["fit", *(f"--config={CONF / name}" for name in stack), *(f"--{k}={v}" for k, v in settings.items())]

@@ -20,8 +20,8 @@ def test_batches_are_like_those_of_a_store(small_world, tmp_path) -> None:
     real = next(iter(store.train_dataloader()))
     made = next(iter(InMemoryDataModule(batch_size=4, tile_size=72).train_dataloader()))
     common = made.keys() & real.keys()
-    assert {"position", "epoch", "land_cover", "row", "rows_s2l2a", "image_s1rtc_10m"} <= common
-    assert {key for key in real if key.startswith(("image_", "rows_"))} <= common
+    assert {"position", "epoch", "land_cover", "row", "sample_idx_s2l2a", "image_s1rtc_10m"} <= common
+    assert {key for key in real if key.startswith(("image_", "sample_idx_"))} <= common
     for key in common:
         assert made[key].shape[1:] == real[key].shape[1:], key
         assert made[key].dtype == real[key].dtype, key

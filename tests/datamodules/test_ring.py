@@ -117,7 +117,7 @@ def plain() -> list[dict[str, Tensor]]:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_same_batches_for_any_number_of_workers(plain, workers, ring) -> None:
     """Bit for bit and in order: with damaged tiles, tiles without radar, and a last batch that is smaller."""
-    assert len(plain[0]["rows_s1rtc"]) < len(plain[0]["row"])
+    assert len(plain[0]["sample_idx_s1rtc"]) < len(plain[0]["row"])
     assert len(plain[9]["row"]) == 64 % 7
     batches = make(workers=workers, ring=ring)
     assert_same(epochs(batches), plain)

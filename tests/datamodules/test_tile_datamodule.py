@@ -216,7 +216,7 @@ def test_simulated_world(tmp_path) -> None:
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
     assert batch["image_s2l2a_10m"].shape[-2:] == (24, 24)
-    assert batch["rows_s1rtc"].max() < 8
+    assert batch["sample_idx_s1rtc"].max() < 8
     assert data.land_cover_share.sum() > 0.5
     assert len(data.val_dataloader()) == 2
 

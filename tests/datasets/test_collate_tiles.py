@@ -13,9 +13,9 @@ def test_modalities_keep_their_places():
         {"image_s1rtc_10m": torch.full((2, 6, 6), 3.0), "row": torch.tensor(9)},
     ]
     batch = collate_tiles(samples)
-    assert batch["rows_s1rtc"].tolist() == [0, 2]
+    assert batch["sample_idx_s1rtc"].tolist() == [0, 2]
     assert batch["image_s1rtc_10m"][:, 0, 0, 0].tolist() == [1.0, 3.0]
-    assert batch["rows_s2l2a"].tolist() == [0, 1]
+    assert batch["sample_idx_s2l2a"].tolist() == [0, 1]
     assert batch["image_s2l2a_60m"].dtype == torch.uint16
     assert batch["row"].tolist() == [7, 8, 9]
     assert not [key for key in batch if "s2l1c" in key]

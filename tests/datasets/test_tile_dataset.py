@@ -11,7 +11,7 @@ from torchgeo.samplers import RandomPatchSampler
 from terrafm_tg.datasets import TileDataset, TileSlice
 from terrafm_tg.datasets.tiles.pixels import to_ten_metres
 from terrafm_tg.errors import DamagedTileError, TerraFMError
-from terrafm_tg.modalities import S1RTC, S2L1C, S2L2A
+from terrafm_tg.modalities import MODALITIES, S1RTC, S2L1C, S2L2A
 
 EPSG, SIZE = 32633, 60
 
@@ -101,6 +101,12 @@ def test_overlapping_tiles_go_to_the_nearest_centre(ramps):
     assert ramps.resolve((slice(east - 1e-5, east + 1e-5), y, t)) == 0
     east = x.start + (x.stop - x.start) * 570 / 600
     assert ramps.resolve((slice(east - 1e-5, east + 1e-5), y, t)) == 1
+
+
+def test_a_native_sample_tells_which_modalities_are_complete(ramps):
+    held = {m.name for m in ramps.modalities}
+    assert ramps[ramps.tile_slice(0)]["complete"].tolist() == [name in held for name in MODALITIES]
+    assert "complete" not in Ramps(ramps.index)[ramps.tile_slice(0)]
 
 
 def test_a_smaller_slice_gives_the_part_it_covers(ramps):

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from terrafm_tg.evaluation.band_statistics import band_statistics, baseline_output, standardize
-from terrafm_tg.evaluation.features import FUSED, TileFeatures
+from terrafm_tg.evaluation.features import TileFeatures
 from terrafm_tg.modalities import MODALITIES, S1RTC, S2L1C, S2L2A
+from terrafm_tg.models.embedding import FUSED
 
 
 def _batch(n: int = 4, size: int = 12, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -14,7 +15,7 @@ def _batch(n: int = 4, size: int = 12, seed: int = 0) -> dict[str, torch.Tensor]
     rng = np.random.default_rng(seed)
     batch = {"row": torch.arange(n) + 10, "land_cover": torch.arange(n) % 12}
     for m in (S2L1C, S2L2A):
-        batch[f"rows_{m.name}"] = torch.arange(n)
+        batch[f"sample_idx_{m.name}"] = torch.arange(n)
         for resolution, bands in m.native.items():
             side = size * 10 // resolution
             x = rng.integers(1, 9000, (n, len(bands), side, side)).astype(np.uint16)
@@ -23,7 +24,7 @@ def _batch(n: int = 4, size: int = 12, seed: int = 0) -> dict[str, torch.Tensor]
     power = rng.gamma(2.0, 0.05, (2, 2, size, size)).astype(np.float32)
     power[rng.random(power.shape) < 0.2] = -32768
     power[0, 0, 0, 0] = np.nan
-    batch |= {"image_s1rtc_10m": torch.from_numpy(power), "rows_s1rtc": torch.tensor([1, 3])}
+    batch |= {"image_s1rtc_10m": torch.from_numpy(power), "sample_idx_s1rtc": torch.tensor([1, 3])}
     return batch
 
 
@@ -71,7 +72,7 @@ def test_fused_stands_side_by_side_and_knows_what_is_missing():
     assert fused[[0, 2], :4].isnan().all()
     torch.testing.assert_close(fused[[1, 3], :4], output["embeddings"]["s1rtc"])
     torch.testing.assert_close(fused[:, 28:], band_statistics(batch, S2L2A))
-    assert output["rows"][FUSED].tolist() == [0, 1, 2, 3]
+    assert output["sample_idx"][FUSED].tolist() == [0, 1, 2, 3]
 
 
 def test_queries_are_standardized_by_the_bank():

@@ -13,7 +13,7 @@ def _output(rows: list[int], radar: list[int]) -> dict:
     row = torch.tensor(rows)
     at = {"s2l2a": torch.arange(len(rows)), "s1rtc": torch.tensor(radar, dtype=torch.long)}
     embeddings = {name: row[i][:, None] + torch.tensor([[0.0, 0.5]]) for name, i in at.items()}
-    return {"embeddings": embeddings, "rows": at, "land_cover": row % 3 - 1, "row": row}
+    return {"embeddings": embeddings, "sample_idx": at, "land_cover": row % 3 - 1, "row": row}
 
 
 def test_collect_keeps_each_tile_once_with_its_own_label():

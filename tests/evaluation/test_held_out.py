@@ -8,11 +8,11 @@ from torch.utils.data import DataLoader
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation import BASELINE, FUSED, evaluate_held_out
-from terrafm_tg.evaluation.held_out import embed
 from terrafm_tg.evaluation.scores import CROSS_SENSOR, KNN, RETRIEVAL
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.models import build_encoder
-from terrafm_tg.transforms import ViewGroup
+from terrafm_tg.models.embedding import embed_sensors
+from terrafm_tg.transforms import SensorBatch
 
 
 def _tiles(first: int, count: int) -> list[dict[str, Tensor]]:
@@ -30,7 +30,7 @@ def _tiles(first: int, count: int) -> list[dict[str, Tensor]]:
         }
         for m in MODALITIES.values():
             at = torch.arange(1, 4) if m.name == "s1rtc" else torch.arange(4)
-            batch[f"rows_{m.name}"] = at
+            batch[f"sample_idx_{m.name}"] = at
             for resolution, bands in m.native.items():
                 side = 24 * 10 // resolution
                 level = torch.rand(5, len(bands), generator=torch.Generator().manual_seed(resolution))[
@@ -123,22 +123,22 @@ def test_fused_takes_what_each_tile_has(encoder: nn.Module):
     torch.manual_seed(0)
     encoder.eval()
     x = {"s1rtc": torch.rand(2, 2, 32, 32), "s2l2a": torch.rand(2, 12, 32, 32)}
-    views = ViewGroup(x, {"s1rtc": torch.tensor([0, 3]), "s2l2a": torch.tensor([3, 1])}, 5)
+    views = SensorBatch(x, {"s1rtc": torch.tensor([0, 3]), "s2l2a": torch.tensor([3, 1])}, 5)
     with torch.inference_mode():
-        embeddings, rows = embed(encoder, views)
+        embeddings, idx = embed_sensors(encoder, views)
         both = encoder({"s1rtc": x["s1rtc"][1:], "s2l2a": x["s2l2a"][:1]})
-    assert rows[FUSED].tolist() == [0, 1, 3], "the tiles that have any of the sensors"
+    assert idx[FUSED].tolist() == [0, 1, 3], "the tiles that have any of the sensors"
     torch.testing.assert_close(embeddings[FUSED][0], embeddings["s1rtc"][0])
     torch.testing.assert_close(embeddings[FUSED][1], embeddings["s2l2a"][1])
     torch.testing.assert_close(embeddings[FUSED][2:], both)
 
 
 def test_fused_is_the_only_sensor_where_there_is_one(encoder: nn.Module):
-    views = ViewGroup({"s1rtc": torch.rand(2, 2, 32, 32)}, {"s1rtc": torch.tensor([0, 1])}, 2)
+    views = SensorBatch({"s1rtc": torch.rand(2, 2, 32, 32)}, {"s1rtc": torch.tensor([0, 1])}, 2)
     with torch.inference_mode():
-        embeddings, rows = embed(encoder.eval(), views)
+        embeddings, idx = embed_sensors(encoder.eval(), views)
     assert torch.equal(embeddings[FUSED], embeddings["s1rtc"])
-    assert torch.equal(rows[FUSED], rows["s1rtc"])
+    assert torch.equal(idx[FUSED], idx["s1rtc"])
 
 
 def test_nothing_held_out_is_said(encoder: nn.Module):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from terrafm_tg.evaluation.features import FUSED
+from terrafm_tg.models.embedding import FUSED
 from terrafm_tg.evaluation.held_out import BASELINE
 from terrafm_tg.evaluation.held_out_report import TRAINED, UNTRAINED, sections, table, write_report
 from terrafm_tg.evaluation.scores import CROSS_SENSOR, KNN, RETRIEVAL

@@ -139,4 +139,4 @@ def test_fused_without_fusion_parameters_is_the_mean_before_the_norm(full: Terra
     z = normed * p["projection.norm_input.weight"] + p["projection.norm_input.bias"]
     for layer in ("projection.proj2", "projection.proj3"):
         z = z @ p[f"{layer}.weight"].T + p[f"{layer}.bias"]
-    torch.testing.assert_close(model.patch_embed(model.sensor_input(x)).double(), z, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(model.patch_embed(model.sensor_batch(x)).double(), z, atol=1e-5, rtol=1e-4)

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import build_encoder
-from terrafm_tg.models.inputs import SensorInput, input_channels, resolve_input, select_columns
+from terrafm_tg.models.inputs import input_channels, resolve_input, select_columns
+from terrafm_tg.transforms import SensorBatch
 
 ALL = select_columns()
 
@@ -40,11 +41,11 @@ def image(channels: int, height: int = 32, width: int = 48, batch: int = 2) -> T
         ({"s1rtc": image(2), "s2l2a": image(2)}, {}, "s2l2a has 12 channels"),
         ({"s1rtc": image(2), "s2l2a": image(12, 48, 48)}, {}, "differ in size .32x48 and 48x48 px."),
         ({"s1rtc": image(2), "s2l2a": image(12, batch=3)}, {}, "differ in their number of samples"),
-        ({"s1rtc": image(2)}, {"rows": {"s1rtc": torch.arange(2)}}, "size None"),
-        ({"s1rtc": image(2)}, {"rows": {"s2l2a": torch.arange(2)}, "size": 2}, "rows for s2l2a"),
+        ({"s1rtc": image(2)}, {"sample_idx": {"s1rtc": torch.arange(2)}}, "size None"),
+        ({"s1rtc": image(2)}, {"sample_idx": {"s2l2a": torch.arange(2)}, "size": 2}, "sample_idx for s2l2a"),
         (
             {"s1rtc": image(2)},
-            {"rows": {"s1rtc": torch.arange(3)}, "size": 2},
+            {"sample_idx": {"s1rtc": torch.arange(3)}, "size": 2},
             r"each of the 2 images, got shape \(3,\)",
         ),
     ],
@@ -96,7 +97,7 @@ def test_dicts_come_in_one_order() -> None:
     assert list(checked.images) == ["s1rtc", "s2l2a"]
     assert checked.shape == (2, 14, 32, 48)
     assert resolve_input(checked, ALL) is checked
-    assert isinstance(checked, SensorInput)
+    assert isinstance(checked, SensorBatch)
 
 
 def test_bands_apply_to_each_modality_that_has_them() -> None:

@@ -64,7 +64,7 @@ def test_fusing_with_the_published_file_is_the_mean(published: TerraFMViT) -> No
     images = {"s1rtc": torch.randn(1, 2, 32, 32), "s2l1c": torch.randn(1, 12, 32, 32)}
     with torch.inference_mode():
         mean = torch.stack([embed.value(name, image) for name, image in images.items()]).mean(0)
-        torch.testing.assert_close(embed(published.sensor_input(images)), embed.projection(mean))
+        torch.testing.assert_close(embed(published.sensor_batch(images)), embed.projection(mean))
 
 
 def test_parameter_count(published: TerraFMViT) -> None:

@@ -43,12 +43,12 @@ def plain_stem(model: TerraFMViT, modality: str, x: Tensor, conv: bool) -> Tenso
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_one_modality_is_the_plain_stem(model: TerraFMViT, modality: str) -> None:
     x = images()[modality]
-    checked = model.sensor_input(x, modality)
+    checked = model.sensor_batch(x, modality)
     assert torch.equal(model.patch_embed(checked), plain_stem(model, modality, x, conv=False))
     torch.testing.assert_close(model.patch_embed(checked), plain_stem(model, modality, x, conv=True))
     assert torch.equal(model({modality: x}), model(x, modality=modality))
     assert torch.equal(
-        model({modality: x}, rows={modality: torch.arange(4)}, size=4), model(x, modality=modality)
+        model({modality: x}, sample_idx={modality: torch.arange(4)}, size=4), model(x, modality=modality)
     )
 
 
@@ -56,7 +56,7 @@ def test_mixed_samples_equal_each_sample_alone(model: TerraFMViT) -> None:
     x = images(5)
     rows = {"s1rtc": [4, 0, 2], "s2l1c": [0, 1], "s2l2a": [3, 2, 0]}
     taken = {name: x[name][r] for name, r in rows.items()}
-    mixed = model(taken, rows={name: torch.tensor(r) for name, r in rows.items()}, size=5)
+    mixed = model(taken, sample_idx={name: torch.tensor(r) for name, r in rows.items()}, size=5)
     for sample in range(5):
         own = {name: x[name][[sample]] for name, r in rows.items() if sample in r}
         torch.testing.assert_close(mixed[[sample]], model(own))
@@ -66,7 +66,7 @@ def test_starts_as_the_mean_of_modalities() -> None:
     model = build_encoder("terrafm_tiny", depth=1).eval()
     embed, x = model.patch_embed, images()
     mean = torch.stack([embed.value(name, image) for name, image in x.items()]).mean(0)
-    torch.testing.assert_close(embed(model.sensor_input(x)), embed.projection(mean))
+    torch.testing.assert_close(embed(model.sensor_batch(x)), embed.projection(mean))
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
@@ -134,9 +134,9 @@ def test_bf16_autocast_trains(model: TerraFMViT) -> None:
     rows = {"s1rtc": torch.tensor([0, 1]), "s2l1c": torch.tensor([1, 2]), "s2l2a": torch.tensor([3])}
     taken = {name: x[name][: len(r)] for name, r in rows.items()}
     model.train()
-    exact = model(taken, rows=rows, size=4)
+    exact = model(taken, sample_idx=rows, size=4)
     with torch.autocast("cpu", torch.bfloat16):
-        half = model(taken, rows=rows, size=4)
+        half = model(taken, sample_idx=rows, size=4)
         half.float().square().mean().backward()
     assert torch.nn.functional.cosine_similarity(half.float(), exact).min() > 0.99
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())

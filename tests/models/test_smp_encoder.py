@@ -30,7 +30,7 @@ def test_every_name_is_in_smps_table() -> None:
 @torch.no_grad()
 def test_features_are_the_normed_blocks_at_four_scales(encoder: TerraFMEncoder) -> None:
     x = torch.randn(2, 2, 48, 80)
-    tokens, outputs = encoder._pos_embed(encoder.patch_embed(encoder.sensor_input(x, "s1rtc"))), []
+    tokens, outputs = encoder._pos_embed(encoder.patch_embed(encoder.sensor_batch(x, "s1rtc"))), []
     for block in encoder.blocks:
         tokens = block(tokens)
         outputs.append(encoder.norm(tokens)[:, 1:].unflatten(1, (3, 5)).permute(0, 3, 1, 2))

@@ -81,7 +81,7 @@ def test_same_function_as_a_plain_timm_vit() -> None:
         name.startswith("patch_embed.") for name in plain.load_state_dict(own, strict=False).missing_keys
     )
     x = torch.randn(1, 2, 224, 224)
-    tokens = ours.patch_embed(ours.sensor_input(x)).flatten(1, 2)
+    tokens = ours.patch_embed(ours.sensor_batch(x)).flatten(1, 2)
     plain.patch_embed = torch.nn.Identity()
     torch.testing.assert_close(ours.forward_features(x), plain.forward_features(tokens))
 
@@ -266,7 +266,9 @@ def test_compiles_in_one_graph() -> None:
     rows = {"s1rtc": torch.tensor([0, 1]), "s2l1c": torch.tensor([1, 2])}
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     with torch.no_grad():
-        torch.testing.assert_close(compiled(DICT, rows=rows, size=3), model(DICT, rows=rows, size=3))
+        torch.testing.assert_close(
+            compiled(DICT, sample_idx=rows, size=3), model(DICT, sample_idx=rows, size=3)
+        )
         torch.testing.assert_close(compiled(DICT), model(DICT))
 
 

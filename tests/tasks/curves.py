@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from plain_step import PlainTerraFM
 from rich.console import Console
 from rich.table import Table
+from tiny_terrafm import grouped
 
 from terrafm_tg.callbacks import KNNMonitor
 from terrafm_tg.datamodules import SimulatedDataModule
@@ -23,12 +24,12 @@ from terrafm_tg.tasks import TerraFM
 
 KINDS = {"plain": PlainTerraFM, "fast": TerraFM}
 SEEDS, EPOCHS = (0, 1, 2), 8
-MODEL = {
+MODEL = grouped({
     "model": "terrafm_tiny", "depth": 4, "global_size": 64, "local_size": 32, "local_crops": 4,
     "global_scale": (0.4, 1.0), "local_scale": (0.15, 0.5), "prototypes": 2048, "drop_path": 0.1, "lr": 5e-4,
     "lr_batch": None, "warmup_epochs": 1, "teacher_temp": (0.04, 0.04), "temp_warmup_epochs": 0,
     "teacher_momentum": (0.99, 1.0), "koleo": 0.05,
-}  # fmt: skip
+})  # fmt: skip
 DATA = {
     "cells": 240,
     "cell_size": 264,

@@ -9,21 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, gelu, linear
+from torch.optim import AdamW
 
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.models import TerraFMViT
 from terrafm_tg.tasks import TerraFM
-from terrafm_tg.tasks.pretrain.speedups import SPEEDUPS
-from terrafm_tg.transforms import ViewGroup
+from terrafm_tg.tasks.pretrain.optimization import parameter_groups
+from terrafm_tg.transforms import SensorBatch
 
 #: For each residual branch the weight of every view (n,): 0, or 1 / (share that is kept).
 type Masks = list[Tensor]
 
 
-def fuse(embed: nn.Module, group: ViewGroup) -> Tensor:
+def fuse(embed: nn.Module, group: SensorBatch) -> Tensor:
     """Pixels to fused values (n, N, D): stem, value map and attention over the modalities of each position."""
     fusion, values, keys, present = embed.fusion, [], [], []
-    for name, image in group.x.items():
+    for name, image in group.images.items():
         stem = MODALITIES[name].stem
         conv = embed.get_submodule(f"conv2d_{stem}")
         z = conv2d(image, conv.weight, conv.bias, stride=16).flatten(2).mT + embed.get_parameter(
@@ -31,11 +32,11 @@ def fuse(embed: nn.Module, group: ViewGroup) -> Tensor:
         )
         value = embed.projection.proj1(z)
         key = linear(value, fusion.key)
-        rows = group.rows[name]
+        idx = group.sample_idx[name]
         empty = value.new_zeros(group.size, *value.shape[1:])
-        values.append(empty.index_copy(0, rows, value))
-        keys.append(empty.index_copy(0, rows, key))
-        present.append(torch.zeros_like(empty[:, 0, 0], dtype=torch.bool).index_fill(0, rows, True))
+        values.append(empty.index_copy(0, idx, value))
+        keys.append(empty.index_copy(0, idx, key))
+        present.append(torch.zeros_like(empty[:, 0, 0], dtype=torch.bool).index_fill(0, idx, True))
     v, k = torch.stack(values, 2).float(), torch.stack(keys, 2).float()  # (n, N, M, D)
     with torch.autocast(v.device.type, enabled=False):
         scores = torch.einsum("qd,bnmd->bnqm", fusion.queries, k) * v.shape[-1] ** -0.5
@@ -44,7 +45,7 @@ def fuse(embed: nn.Module, group: ViewGroup) -> Tensor:
         return ((seen @ fusion.reduction).softmax(-1)[..., None] * seen).sum(2)
 
 
-def encode(encoder: TerraFMViT, group: ViewGroup, masks: Masks | None = None) -> Tensor:
+def encode(encoder: TerraFMViT, group: SensorBatch, masks: Masks | None = None) -> Tensor:
     """Class tokens (n, d) of the views of one size."""
     projection = encoder.patch_embed.projection
     fused = fuse(encoder.patch_embed, group)
@@ -84,8 +85,10 @@ def cross_entropy(
 class PlainTerraFM(TerraFM):
     """TerraFM that learns by the plain step; same draws, same settings, same checkpoints."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings, without=list(SPEEDUPS))
+    def configure_optimizers(self) -> AdamW:
+        """One parameter at a time."""
+        groups = parameter_groups((self.student, self.student_head))
+        return AdamW(groups, lr=self.hparams["optimizer"]["lr"], foreach=False)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The loss of a micro-batch."""
@@ -93,11 +96,12 @@ class PlainTerraFM(TerraFM):
         with stage("views"):
             views = self.multicrop(batch, batch["plan"])
         values, h = self.schedules.at(self.global_step), self.hparams
+        alpha = h["center"]["alpha"]
         with stage("teacher"), torch.no_grad():
             logits = self.teacher_head(encode(self.teacher, views["teacher_global"])).unflatten(0, (-1, size))
             self.center.accumulate(logits, batch["land_cover"])
             everywhere, frequent = self.center.centers
-            targets = logits - h["alpha"] * everywhere - (1 - h["alpha"]) * frequent
+            targets = logits - alpha * everywhere - (1 - alpha) * frequent
         with stage("student"):
             groups = [views[name] for name in ("student_global", "student_local") if views[name].size]
             masks = self.masks(batch, [group.size for group in groups])
@@ -115,9 +119,10 @@ class PlainTerraFM(TerraFM):
 
     def masks(self, batch: dict[str, Any], sizes: list[int]) -> list[Masks]:
         """For each group the weights of all branches, from the same draws as the fast step's."""
-        parts = iter(batch["depth"]["rows"].split(batch["depth"]["counts"]))
+        depth = batch["depth"]
+        parts = iter(depth.keep_idx.split(depth.counts))
         masks: list[Masks] = [[] for _ in sizes]
-        for rate in self.drop_rates:
+        for rate in depth.rates:
             for size, of_group in zip(sizes, masks, strict=True):
                 mask = torch.ones(size, device=self.device)
                 if rate > 0:

@@ -17,7 +17,7 @@ from torch import Tensor
 from terrafm_tg.datamodules import SimulatedDataModule
 from terrafm_tg.tasks import TerraFM
 from terrafm_tg.tasks.pretrain.sharding import whole
-from terrafm_tg.transforms import ViewGroup
+from terrafm_tg.transforms import SensorBatch
 
 #: Tiles of an optimiser step, however they are shared out.
 STEP = 8
@@ -45,7 +45,7 @@ class Record(Callback):
     def on_fit_start(self, trainer: Any, pl_module: TerraFM) -> None:
         self.start = weights(pl_module)
 
-        def look(_: Any, given: tuple[Any, ...], views: dict[str, ViewGroup]) -> None:
+        def look(_: Any, given: tuple[Any, ...], views: dict[str, SensorBatch]) -> None:
             self._seen["views"] |= prints(given[0]["position"], views)
 
         pl_module.multicrop.register_forward_hook(look)
@@ -81,14 +81,16 @@ def weights(task: TerraFM) -> Tensor:
     return torch.cat([sample(p) for p in task.parameters()])
 
 
-def prints(positions: Tensor, views: dict[str, ViewGroup]) -> dict[tuple[str, int, int, str], Tensor]:
+def prints(positions: Tensor, views: dict[str, SensorBatch]) -> dict[tuple[str, int, int, str], Tensor]:
     """Of each view and sensor a fingerprint, two numbers: keyed by group, view, position in the epoch, sensor."""
     found = {}
     for name, group in views.items():
-        for sensor, rows in group.rows.items():
-            ramp = torch.linspace(0, 1, group.x[sensor][0].numel()).view_as(group.x[sensor][0])
-            both = torch.stack([group.x[sensor].mean((1, 2, 3)), (group.x[sensor] * ramp).mean((1, 2, 3))], 1)
-            for row, value in zip(rows.tolist(), both, strict=True):
+        for sensor, idx in group.sample_idx.items():
+            ramp = torch.linspace(0, 1, group.images[sensor][0].numel()).view_as(group.images[sensor][0])
+            both = torch.stack(
+                [group.images[sensor].mean((1, 2, 3)), (group.images[sensor] * ramp).mean((1, 2, 3))], 1
+            )
+            for row, value in zip(idx.tolist(), both, strict=True):
                 view, tile = divmod(row, len(positions))
                 found[name, view, int(positions[tile]), sensor] = value
     return found

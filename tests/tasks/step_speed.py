@@ -18,6 +18,7 @@ from lightning.pytorch import Callback, Trainer
 from plain_step import PlainTerraFM
 from rich.console import Console
 from rich.table import Table
+from tiny_terrafm import grouped
 from torch.utils.data import DataLoader
 
 from terrafm_tg.datasets.tiles.dataset import collate_tiles
@@ -140,7 +141,9 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     settings = {k: json.loads(v) for k, v in (pair.split("=", 1) for pair in options.set)}
-    settings = {"model": options.model, "lr_batch": None, "frequent_classes": ["Tree cover"]} | settings
+    settings = grouped(
+        {"model": options.model, "lr_batch": None, "frequent_classes": ["Tree cover"]} | settings
+    )
     seconds = measure(
         settings,
         tiles(options.batch),

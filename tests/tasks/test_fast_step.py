@@ -14,11 +14,9 @@ from tiny_terrafm import ALL, loader, make_sample, tiny_terrafm, trainer
 from torch._dynamo.utils import counters
 
 from terrafm_tg.datasets.tiles.dataset import collate_tiles
-from terrafm_tg.errors import TerraFMError
-from terrafm_tg.models import multi_crop as packed
-from terrafm_tg.tasks.pretrain.optimization import average_
-from terrafm_tg.tasks.pretrain.speedups import SPEEDUPS
-from terrafm_tg.tasks.pretrain.stochastic_depth import plan_depth, unpack_depth
+from terrafm_tg.models import build_encoder, multi_crop
+from terrafm_tg.models.multi_crop import DepthPlan, plan_depth
+from terrafm_tg.tasks.pretrain.optimization import ema_
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 S1, L1C, L2A = (("s1rtc",), ("s2l1c",), ("s2l2a",))
@@ -103,14 +101,6 @@ def test_settings_do_not_part_the_two(tmp_path: Path, settings: dict[str, Any]) 
     assert_same(run(tmp_path, batches, **settings), run(tmp_path, batches, plain=True, **settings))
 
 
-def test_each_speed_up_can_be_turned_off_and_changes_nothing(tmp_path: Path) -> None:
-    settings = {"drop_path": 0.4, "lr": 1e-6}
-    batches = [batch(MIXES["all kinds"])]
-    plain = run(tmp_path, batches, plain=True, **settings)
-    for without in (*([name] for name in SPEEDUPS), list(SPEEDUPS)):
-        assert_same(run(tmp_path, batches, without=without, **settings), plain)
-
-
 @pytest.mark.parametrize("tokens_per_column", [0.1, 10])
 def test_folds_early_where_there_are_many_tokens_and_late_where_few(
     tmp_path: Path, tokens_per_column: float
@@ -144,38 +134,37 @@ def test_a_branch_that_no_view_keeps_has_gradients_of_zero(tmp_path: Path) -> No
 
 def test_depth_is_a_function_of_the_draw() -> None:
     """Of seed, epoch, position and view: any part of a batch gets what the whole gets; rates are met."""
-    rates, position = [0.0, 0.1, 0.5], torch.arange(3, 4003)
+    blocks = build_encoder("terrafm_tiny", depth=3, drop_path_rate=0.5).blocks
+    position = torch.arange(3, 4003)
     epoch = torch.full_like(position, 2)
-    whole = unpack_depth(rates, plan_depth(rates, 7, epoch, position, [2, 3]), 2)
-    part = unpack_depth(rates, plan_depth(rates, 7, epoch[10:20], position[10:20], [2, 3]), 2)
-    assert whole[0] is None
-    for rate, kept, of_part in zip(rates[1:], whole[1:], part[1:], strict=True):
+
+    def plan(seed: int = 7, some: slice = slice(None), more: int = 0) -> DepthPlan:
+        return plan_depth(blocks, seed, epoch[some] + more, position[some], [2, 3])
+
+    assert plan().rates == (0, 0, 0.25, 0.25, 0.5, 0.5)
+    whole, part = plan().branches(2), plan(some=slice(10, 20)).branches(2)
+    assert whole[:2] == [None, None]
+    for rate, kept, of_part in zip(plan().rates[2:], whole[2:], part[2:], strict=True):
         assert kept.scale == pytest.approx(1 / (1 - rate))
-        for group, (views, rows, some) in enumerate(zip((2, 3), kept.rows, of_part.rows, strict=True)):
+        for group, (views, idx, some) in enumerate(zip((2, 3), kept.keep_idx, of_part.keep_idx, strict=True)):
             mask = np.zeros(views * 4000, bool)
-            mask[rows.numpy()] = True
+            mask[idx.numpy()] = True
             assert mask.mean() == pytest.approx(1 - rate, abs=4 * (rate * (1 - rate) / len(mask)) ** 0.5), (
                 group
             )
             own = np.zeros(views * 10, bool)
             own[some.numpy()] = True
             np.testing.assert_array_equal(mask.reshape(views, 4000)[:, 10:20], own.reshape(views, 10))
-    others = (
-        plan_depth(rates, 8, epoch, position, [2, 3])["rows"],
-        plan_depth(rates, 7, epoch + 1, position, [2, 3])["rows"],
-    )
-    assert not any(
-        torch.equal(torch.cat(whole[1].rows), other[: sum(map(len, whole[1].rows))]) for other in others
-    )
+    first = torch.cat(whole[2].keep_idx)
+    assert not any(torch.equal(first, other.keep_idx[: len(first)]) for other in (plan(seed=8), plan(more=1)))
 
 
-def test_average_is_the_formula() -> None:
-    for together in (True, False):
-        followers, leaders = ([torch.randn(3, 2), torch.randn(5)] for _ in range(2))
-        expected = [0.9 * f.double() + 0.1 * s.double() for f, s in zip(followers, leaders, strict=True)]
-        average_(followers, leaders, 0.9, together)
-        for mine, oracle in zip(followers, expected, strict=True):
-            torch.testing.assert_close(mine.double(), oracle, rtol=1e-6, atol=1e-7)
+def test_ema_is_the_formula() -> None:
+    teacher, student = ([torch.randn(3, 2), torch.randn(5)] for _ in range(2))
+    expected = [0.9 * t.double() + 0.1 * s.double() for t, s in zip(teacher, student, strict=True)]
+    ema_(teacher, student, 0.9)
+    for mine, oracle in zip(teacher, expected, strict=True):
+        torch.testing.assert_close(mine.double(), oracle, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.soak)])
@@ -184,7 +173,7 @@ def test_compiles_once_whatever_is_drawn(
 ) -> None:
     """Numbers of views of each sensor, and of those that stochastic depth keeps, change in every step."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
-    packed._branches.cache_clear()
+    multi_crop._branches.cache_clear()
     graphs: list[int] = []
 
     class Count(Gradients):
@@ -199,14 +188,9 @@ def test_compiles_once_whatever_is_drawn(
     trainer(tmp_path, max_epochs=1, callbacks=[kept]).fit(
         tiny_terrafm(compile=True, **settings), loader(batches)
     )
-    packed._branches.cache_clear()
+    multi_crop._branches.cache_clear()
     assert graphs[0] > 0
     assert graphs[2:] == [graphs[2]] * len(graphs[2:])
     eager = Gradients()
     trainer(tmp_path, max_epochs=1, callbacks=[eager]).fit(tiny_terrafm(**settings), loader(batches))
     torch.testing.assert_close(torch.stack(kept.losses), torch.stack(eager.losses), rtol=1e-5, atol=0)
-
-
-def test_an_unknown_speed_up_gives_one_sentence() -> None:
-    with pytest.raises(TerraFMError, match="'warp', which is no speed-up: use any of pack, fold"):
-        tiny_terrafm(without=["warp"])

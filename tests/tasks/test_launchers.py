@@ -27,7 +27,8 @@ trainer:
     - class_path: lightning.pytorch.loggers.CSVLogger
       init_args: {save_dir: SAVES}
 model:
-  init_args: {depth: 1, global_size: 48, local_size: 32, local_crops: 2, prototypes: 64, head_hidden: 64}
+  init_args:
+    {depth: 1, crops: {global_size: 48, local_size: 32, local_crops: 2}, head: {prototypes: 64, hidden_dim: 64}}
 data:
   init_args: {root: WORLD, cells: null, cell_size: null, epoch_length: 48, num_workers: 1, cache: false}
 """

@@ -22,8 +22,18 @@ OVERLAYS = ("pretrain", "size/tiny", "hardware/gpu8", "hardware/fsdp", "hardware
 WORDS = [
     *("fit", *(f"--config={CONF / name}.yaml" for name in OVERLAYS)),
     *(f"--config={ROOT / 'benchmarks/memory.yaml'}", "--data.batch_size=2"),
-    *("--model.depth=1", "--model.global_size=48", "--model.local_size=32", "--model.local_crops=1"),
-    *("--model.prototypes=64", "--model.head_hidden=32", "--data.tile_size=96", "--trainer.callbacks=[]"),
+    *(
+        "--model.depth=1",
+        "--model.crops.global_size=48",
+        "--model.crops.local_size=32",
+        "--model.crops.local_crops=1",
+    ),
+    *(
+        "--model.head.prototypes=64",
+        "--model.head.hidden_dim=32",
+        "--data.tile_size=96",
+        "--trainer.callbacks=[]",
+    ),
     *("--trainer.logger=false", "--trainer.max_steps=1", "--trainer.limit_val_batches=0"),
 ]
 

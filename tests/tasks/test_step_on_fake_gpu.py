@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from terrafm_tg.tasks import TerraFM
-from terrafm_tg.tasks.pretrain.optimization import average_, clip_each_
+from terrafm_tg.tasks.pretrain.optimization import clip_each_, ema_
 from terrafm_tg.tasks.pretrain.schedules import Schedules
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -80,7 +80,7 @@ def test_it_meets_no_other_device_and_reads_no_value(tmp_path: Path, settings: d
                 parameter.grad = torch.empty_like(parameter)
             task.stems.center_gradients_()
             clip_each_(task.student.parameters(), 3.0)
-            average_(task.teacher.parameters(), task.student.parameters(), 0.99)
+            ema_(task.teacher.parameters(), task.student.parameters(), 0.99)
     assert (loss.device.type, loss.dtype, loss.shape) == ("cuda", torch.float32, ())
     assert {value.device.type for value in task.seen.values()} == {"cuda"}
     assert {"train/loss", "train/kl", "schedule/lr"} <= task.seen.keys()

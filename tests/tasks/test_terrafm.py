@@ -10,9 +10,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_terrafm import loader, make_batch, tiny_terrafm, trainer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from terrafm_tg.callbacks import AtomicCheckpointIO
+from terrafm_tg.callbacks import AtomicCheckpointIO, ContactSheet
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.tasks import TerraFM
+from terrafm_tg.transforms.augment import NO_CHANGE
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -54,7 +55,7 @@ def weights(task: TerraFM) -> torch.Tensor:
 
 def test_the_student_learns_what_the_teacher_says(tmp_path: Path) -> None:
     """With a teacher and centres that stand still, the divergence between the two falls."""
-    task = tiny_terrafm(teacher_momentum=(1.0, 1.0), center_momentum=1.0, lr=3e-3)
+    task = tiny_terrafm(teacher_momentum=(1.0, 1.0), momentum=1.0, lr=3e-3)
     watch = fit(task, [make_batch(4)], tmp_path, max_epochs=25)
     kl = [logged["train/kl"] for logged in watch.logged]
     assert sum(kl[-3:]) < 0.5 * sum(kl[:3])
@@ -202,7 +203,7 @@ def test_checkpoint_is_plain_and_loads_again(tmp_path: Path) -> None:
     content = torch.load(path, weights_only=True)
     assert torch.equal(content["state_dict"]["center.centers"], task.center.centers)
     assert content["state_dict"]["center.frequent"].nonzero().flatten().tolist() == [0, 2]
-    assert content["hyper_parameters"]["prototypes"] == 64
+    assert content["hyper_parameters"]["head"]["prototypes"] == 64
     loaded = TerraFM.load_from_checkpoint(path, map_location="cpu")
     torch.testing.assert_close(weights(loaded), weights(task), rtol=0, atol=0)
     image = torch.rand(2, 2, 48, 48)
@@ -214,8 +215,8 @@ def test_each_setting_that_differs_from_the_checkpoint_is_named(tmp_path: Path) 
     with pytest.raises(TerraFMError) as error:
         resume(path, lr=0.5, alpha=0.5, global_scale=[0.25, 1.0], compile=False)
     text = str(error.value)
-    assert "lr (0.001 in the checkpoint, 0.5 now)" in text
-    assert "alpha (0.8 in the checkpoint, 0.5 now)" in text
+    assert "optimizer.lr (0.001 in the checkpoint, 0.5 now)" in text
+    assert "center.alpha (0.8 in the checkpoint, 0.5 now)" in text
     assert "global_scale" not in text
 
 
@@ -266,12 +267,12 @@ def test_validation_embeds_each_sensor_and_all_and_logs_classes(tmp_path: Path) 
     assert set(bank["embeddings"]) == {"s1rtc", "s2l1c", "s2l2a", "fused"}
     assert set(queries["embeddings"]) == {"s2l2a", "fused"}
     assert bank["embeddings"]["fused"].shape == (6, 192)
-    assert bank["rows"]["s1rtc"].tolist() == list(range(6))
+    assert bank["sample_idx"]["s1rtc"].tolist() == list(range(6))
     assert (bank["dataloader_idx"], queries["dataloader_idx"]) == (0, 1)
     assert bank["land_cover"].tolist() == [0, 1, 2, 3, 4, 0]
     whole = task.multicrop.whole(make_batch(6), 48, ["s1rtc"])
     with torch.no_grad():
-        expected = task.teacher(whole.x["s1rtc"], modality="s1rtc")
+        expected = task.teacher(whole.images["s1rtc"], modality="s1rtc")
     torch.testing.assert_close(bank["embeddings"]["s1rtc"], expected)
     assert {"val/entropy/tree_cover", "val/spread/tree_cover", "val/entropy/built-up"} <= set(logged)
     assert 0 <= logged["val/spread/tree_cover"] <= 1
@@ -296,7 +297,8 @@ def test_stochastic_depth_and_views_depend_on_the_draw_alone(tmp_path: Path) -> 
 
 
 def test_contact_sheet_is_written(tmp_path: Path) -> None:
-    fit(tiny_terrafm(contact_sheet=str(tmp_path / "new" / "sheet.png")), [make_batch(2)], tmp_path)
+    sheet = ContactSheet(tmp_path / "new" / "sheet.png")
+    fit(tiny_terrafm(), [make_batch(2)], tmp_path, callbacks=[sheet])
     assert (tmp_path / "new" / "sheet.png").stat().st_size > 10_000
 
 
@@ -310,7 +312,7 @@ def test_ablation_settings_train(tmp_path: Path) -> None:
     one = tiny_terrafm(modalities=["s2l2a"], alpha=1.0, frequent_classes=None, local_crops=0)
     watch = fit(one, [make_batch(2)], tmp_path)
     assert watch.logged[0]["use/s2l2a"] == 1
-    single = tiny_terrafm(fuse=False, augment=False)
+    single = tiny_terrafm(fuse=False, augmentation=NO_CHANGE)
     logged = fit(single, [make_batch(4)], tmp_path).logged[0]
     assert sum(logged[f"use/{name}"] for name in ("s1rtc", "s2l1c", "s2l2a")) == pytest.approx(1)
 
@@ -318,8 +320,8 @@ def test_ablation_settings_train(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"alpha": 1.5}, "`alpha` is 1.5"),
-        ({"teacher_temp": (0.06, 0.04)}, "`teacher_temp`"),
+        ({"alpha": 1.5}, "`center.alpha` is 1.5"),
+        ({"teacher_temp": (0.06, 0.04)}, "`schedule.teacher_temp`"),
         ({"modalities": ["s3"]}, "'s3'"),
         ({"model": "terrafm_huge"}, "terrafm_huge"),
         ({"frequent_classes": ["Jungle"]}, "'Jungle'"),
@@ -337,12 +339,15 @@ def test_an_impossible_setting_gives_one_sentence(
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"global_size": 50}, "`global_size` is 50: it must be a multiple of 16"),
+        ({"global_size": 50}, "`crops.global_size` is 50: it must be a multiple of 16"),
         ({"drop_path": 1.0}, "`drop_path` is 1.0: it must be at least 0 and below 1"),
-        ({"teacher_momentum": (0.9, 1.1)}, r"`teacher_momentum` is \[0.9, 1.1\]: each of its two numbers"),
+        (
+            {"teacher_momentum": (0.9, 1.1)},
+            r"`schedule.teacher_momentum` is \[0.9, 1.1\]: each of its two numbers",
+        ),
         ({"student_temp": 0.0}, "`student_temp` is 0.0: it must be above 0"),
-        ({"prototypes": 0}, "`prototypes` is 0: it must be at least 1"),
-        ({"clip_grad": -1.0}, "`clip_grad`"),
+        ({"prototypes": 0}, "`head.prototypes` is 0: it must be at least 1"),
+        ({"clip_grad": -1.0}, "`optimizer.clip_grad`"),
     ],
 )
 def test_an_impossible_number_is_named_before_anything_is_read(settings: dict[str, Any], says: str) -> None:

@@ -1,6 +1,7 @@
 """A TerraFM that trains in seconds, and native batches made of nothing."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -12,18 +13,32 @@ from torch.utils.data import DataLoader
 from terrafm_tg.datasets.tiles.dataset import collate_tiles
 from terrafm_tg.modalities import get_modality
 from terrafm_tg.tasks import TerraFM
+from terrafm_tg.tasks.pretrain.settings import GROUPS
 
 ALL = ("s1rtc", "s2l1c", "s2l2a")
 SIZE = 96
+
+
+def grouped(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings by their own names (`lr`) in the task's groups (`optimizer={"lr": ...}`)."""
+    names = {field.name: group for group, kind in GROUPS.items() for field in fields(kind)}
+    nested: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name in names:
+            nested.setdefault(names[name], {})[name] = value
+        else:
+            nested[name] = value
+    return nested
 
 
 def tiny_terrafm(cls: type[TerraFM] = TerraFM, **settings: Any) -> TerraFM:
     """Two blocks, two local crops, 64 prototypes; the same weights each time."""
     torch.manual_seed(0)
     sizes = {"model": "terrafm_tiny", "depth": 2, "global_size": 48, "local_size": 32, "local_crops": 2}
-    head = {"prototypes": 64, "head_hidden": 64, "head_bottleneck": 32}
+    head = {"prototypes": 64, "hidden_dim": 64, "bottleneck_dim": 32}
     steps = {"lr": 1e-3, "lr_batch": None, "warmup_epochs": 0, "freeze_last_layer_epochs": 0}
-    return cls(**(sizes | head | steps | {"frequent_classes": ["Tree cover", "Grassland"]} | settings))
+    classes = {"frequent_classes": ["Tree cover", "Grassland"]}
+    return cls(**grouped(sizes | head | steps | classes | settings))
 
 
 def make_sample(position: int, sensors: Sequence[str] = ALL, epoch: int = 0) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ def make_batch() -> MakeBatch:
         batch = {"position": torch.tensor(positions), "epoch": torch.full((len(positions),), epoch)}
         for modality in MODALITIES.values():
             having = [p for p in positions if modality != S1RTC or p not in without_s1]
-            batch[f"rows_{modality.name}"] = torch.tensor(
+            batch[f"sample_idx_{modality.name}"] = torch.tensor(
                 [positions.index(p) for p in having], dtype=torch.int64
             )
             for resolution, bands in modality.native.items():

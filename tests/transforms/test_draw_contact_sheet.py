@@ -6,6 +6,7 @@ from PIL import Image
 
 from terrafm_tg.modalities import MODALITIES, S2L2A
 from terrafm_tg.transforms import MultiCrop, draw_contact_sheet
+from terrafm_tg.transforms.augment import NO_CHANGE
 
 
 def test_every_view_of_the_first_tiles_is_drawn(make_batch, tmp_path):
@@ -15,7 +16,7 @@ def test_every_view_of_the_first_tiles_is_drawn(make_batch, tmp_path):
     whole, views = crop.whole(batch, 32), crop(batch, plan)
     figure = draw_contact_sheet(whole, views, plan, tiles=2)
     shown = sum(
-        int((rows % 3 < 2).sum()) for group in (whole, *views.values()) for rows in group.rows.values()
+        int((rows % 3 < 2).sum()) for group in (whole, *views.values()) for rows in group.sample_idx.values()
     )
     assert sum(len(ax.images) for ax in figure.axes) == shown
     assert len(figure.axes) == 2 * 3 * (1 + 2 + 2 + 3)
@@ -27,7 +28,7 @@ def test_every_view_of_the_first_tiles_is_drawn(make_batch, tmp_path):
 
 
 def test_an_outline_is_where_the_view_was_cut(make_batch):
-    crop = MultiCrop(["s2l2a"], 24, 16, 0, global_scale=(0.3, 0.3), augment=False)
+    crop = MultiCrop(["s2l2a"], 24, 16, 0, global_scale=(0.3, 0.3), augment=NO_CHANGE)
     batch = make_batch([5])
     plan = crop.plan(batch)
     whole_tile, *_ = draw_contact_sheet(crop.whole(batch, 24), crop(batch, plan), plan).axes
@@ -44,7 +45,7 @@ def test_real_sensors_lie_on_each_other(real_data):
     batch = {"position": torch.arange(len(paths)), "epoch": torch.zeros(len(paths), dtype=torch.int64)}
     for name, folder in (("s2l1c", "S2L1C"), ("s2l2a", "S2L2A")):
         modality = MODALITIES[name]
-        batch[f"rows_{name}"] = torch.arange(len(paths))
+        batch[f"sample_idx_{name}"] = torch.arange(len(paths))
         images = []
         for path in paths:
             with rasterio.open(real_data / "terramesh" / folder / path.name) as file:
@@ -56,7 +57,7 @@ def test_real_sensors_lie_on_each_other(real_data):
             batch[modality.native_key(resolution)] = torch.from_numpy(group.astype(np.uint16))
     whole = MultiCrop().whole(batch, 112)
     band = S2L2A.bands.index("B08")
-    for l1c, l2a in zip(whole.x["s2l1c"][:, band], whole.x["s2l2a"][:, band], strict=True):
+    for l1c, l2a in zip(whole.images["s2l1c"][:, band], whole.images["s2l2a"][:, band], strict=True):
         there, moved = (np.corrcoef(l1c.ravel(), other.ravel())[0, 1] for other in (l2a, l2a.roll(2, 0)))
         assert there > 0.9
         assert there > moved

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, S1RTC, S2L2A
 from terrafm_tg.transforms import Augment, MultiCrop, Normalize
-from terrafm_tg.transforms.completeness import COMPLETE
+from terrafm_tg.transforms.augment import NO_CHANGE
 from terrafm_tg.transforms.render import FLOOR
 
 SMALL = {"global_size": 32, "local_size": 16, "local_crops": 3}
@@ -24,12 +24,12 @@ def views_of(crop, batch):
     """(group, view, modality, position) -> image."""
     images = {}
     for name, group in crop(batch, crop.plan(batch)).items():
-        assert list(group.x) == list(group.rows)
-        for modality, x in group.x.items():
-            for row, image in zip(group.rows[modality].tolist(), x, strict=True):
+        assert list(group.images) == list(group.sample_idx)
+        for modality, x in group.images.items():
+            for row, image in zip(group.sample_idx[modality].tolist(), x, strict=True):
                 view, sample = divmod(row, len(batch["position"]))
                 images[name, view, modality, int(batch["position"][sample])] = image
-        assert sum(key[0] == name for key in images) == sum(map(len, group.rows.values()))
+        assert sum(key[0] == name for key in images) == sum(map(len, group.sample_idx.values()))
     return images
 
 
@@ -39,13 +39,16 @@ def test_complete_tiles_are_rendered_apart_and_give_the_same(make_batch):
     for tile, modality in ((1, S2L2A), (4, S2L2A), (0, S1RTC)):
         for resolution in modality.native:
             batch[modality.native_key(resolution)][tile, :, :2] = 0
+    complete = torch.ones(6, len(MODALITIES), dtype=torch.bool)
+    complete[2, 0] = complete[[1, 4], 2] = complete[0, 0] = False
+    batch["complete"] = complete
     crop = small(modality_probability=1.0)
     plan = crop.plan(batch)
     counts = {m: plan[f"local_{m}_complete"] for m in MODALITIES}
     assert counts == {"s1rtc": 3 * 4, "s2l1c": 3 * 6, "s2l2a": 3 * 4}
     unknown = torch.zeros(6, len(MODALITIES), dtype=torch.bool)
     torch.testing.assert_close(
-        views_of(crop, batch), views_of(crop, batch | {COMPLETE: unknown}), atol=1e-5, rtol=1e-5
+        views_of(crop, batch), views_of(crop, batch | {"complete": unknown}), atol=1e-5, rtol=1e-5
     )
     alone = {key: x[:1] for key, x in batch.items()}
     together = views_of(crop, batch)
@@ -56,7 +59,7 @@ def test_complete_tiles_are_rendered_apart_and_give_the_same(make_batch):
 def flat_batch(value, tile=24, n=2, modality=S2L2A):
     """Tiles of one value everywhere, of one modality."""
     batch = {"position": torch.arange(n), "epoch": torch.zeros(n, dtype=torch.int64)}
-    batch[f"rows_{modality.name}"] = torch.arange(n)
+    batch[f"sample_idx_{modality.name}"] = torch.arange(n)
     for resolution, bands in modality.native.items():
         shape = (n, len(bands), tile * 10 // resolution, tile * 10 // resolution)
         batch[modality.native_key(resolution)] = torch.full(shape, value)
@@ -71,13 +74,13 @@ def test_shapes_and_counts(make_batch):
     }  # fmt: skip
     for name, group in groups.items():
         edge = 16 if name == "student_local" else 32
-        for modality, x in group.x.items():
-            assert x.shape == (len(group.rows[modality]), len(MODALITIES[modality].bands), edge, edge)
+        for modality, x in group.images.items():
+            assert x.shape == (len(group.sample_idx[modality]), len(MODALITIES[modality].bands), edge, edge)
             assert x.dtype == torch.float32
             assert x.isfinite().all()
             assert not x.requires_grad
-            assert len(set(group.rows[modality].tolist())) == len(x)
-        assert set(torch.cat(list(group.rows.values())).tolist()) == set(range(group.size))
+            assert len(set(group.sample_idx[modality].tolist())) == len(x)
+        assert set(torch.cat(list(group.sample_idx.values())).tolist()) == set(range(group.size))
 
 
 def test_a_view_depends_on_its_key_alone(make_batch):
@@ -116,7 +119,7 @@ def test_a_sample_that_no_sampler_drew_is_keyed_by_its_row(make_batch):
 
 
 def test_sensors_and_networks_share_the_crop(make_batch):
-    crop = small(augment=False)
+    crop = small(augment=NO_CHANGE)
     batch = make_batch(list(range(20)))
     for m in MODALITIES.values():  # one picture in all bands of all sensors
         for resolution, bands in m.native.items():
@@ -143,7 +146,7 @@ def test_sensors_and_networks_share_the_crop(make_batch):
 def drawn_sets(crop, n, lack=False):
     """Modality sets (V, B) of teacher, student's global and local views, as numbers of three bits."""
     batch = {"position": torch.arange(n), "epoch": torch.zeros(n, dtype=torch.int64)}
-    batch |= {f"rows_{m}": torch.arange(0 if lack and m == "s1rtc" else n) for m in MODALITIES}
+    batch |= {f"sample_idx_{m}": torch.arange(0 if lack and m == "s1rtc" else n) for m in MODALITIES}
     plan = crop.plan(batch)
     sets = {}
     for name, kind, ends in (
@@ -154,7 +157,7 @@ def drawn_sets(crop, n, lack=False):
         views = {"global": 2, "local": SMALL["local_crops"]}[kind]
         sets[name] = np.zeros(views * n, int)
         for bit, m in enumerate(MODALITIES):
-            rows = plan[f"{kind}_{m}_rows"].numpy()
+            rows = plan[f"{kind}_{m}_view_idx"].numpy()
             cut = plan[f"{kind}_{m}{ends}"] if ends else None
             rows = rows[:cut] if name == "teacher" else rows[cut:]
             sets[name][rows] += 2**bit
@@ -183,29 +186,29 @@ def test_samples_without_radar_never_draw_it():
 def test_without_fusion_a_view_shows_one_modality(make_batch):
     crop, batch = small(fuse=False), make_batch([1, 2, 3, 4])
     for group in crop(batch, crop.plan(batch)).values():
-        assert sorted(torch.cat(list(group.rows.values())).tolist()) == list(range(group.size))
+        assert sorted(torch.cat(list(group.sample_idx.values())).tolist()) == list(range(group.size))
 
 
 def test_one_modality_alone(make_batch):
     crop, batch = small(modalities=["s2l2a"], local_crops=0), make_batch([1, 2])
     groups = crop(batch, crop.plan(batch))
-    assert list(groups["teacher_global"].x) == ["s2l2a"]
-    assert groups["teacher_global"].rows["s2l2a"].tolist() == [0, 1, 2, 3]
+    assert list(groups["teacher_global"].images) == ["s2l2a"]
+    assert groups["teacher_global"].sample_idx["s2l2a"].tolist() == [0, 1, 2, 3]
     assert groups["student_local"] == ({}, {}, 0)
 
 
 def test_a_modality_that_no_sample_has(make_batch):
     batch = make_batch([1, 2], without_s1=(1, 2))
     crop = small()
-    assert all("s1rtc" not in group.x for group in crop(batch, crop.plan(batch)).values())
-    assert list(crop.whole(batch, 32).x) == ["s2l1c", "s2l2a"]
+    assert all("s1rtc" not in group.images for group in crop(batch, crop.plan(batch)).values())
+    assert list(crop.whole(batch, 32).images) == ["s2l1c", "s2l2a"]
 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), tile=st.sampled_from([12, 66, 132, 534]), local=st.booleans())
 def test_every_band_of_every_view_shows_the_same_place(seed, tile, local):
     """The whole path from stored integers to normalised views, all crops, flips and turns."""
-    crop = MultiCrop(["s2l2a"], 48, 16, 2, augment=False, seed=seed)
+    crop = MultiCrop(["s2l2a"], 48, 16, 2, augment=NO_CHANGE, seed=seed)
     for axis in (0, 1):
         batch = flat_batch(1, tile=tile, n=1)
         for resolution, bands in S2L2A.native.items():
@@ -216,7 +219,7 @@ def test_every_band_of_every_view_shows_the_same_place(seed, tile, local):
             batch[S2L2A.native_key(resolution)] = stored.contiguous()
         mean, std = (torch.tensor(x)[:, None, None] for x in (S2L2A.mean, S2L2A.std))
         for group in crop(batch, crop.plan(batch)).values():
-            number = group.x["s2l2a"] * 4 * std + mean - 2 * std
+            number = group.images["s2l2a"] * 4 * std + mean - 2 * std
             assert (number.amax(1) - number.amin(1)).max() <= 0.05 * 100
             assert number.amin() > 1000
             assert number.amax() < 1000 + 100 * tile
@@ -225,7 +228,7 @@ def test_every_band_of_every_view_shows_the_same_place(seed, tile, local):
 def test_radar_is_averaged_as_power():
     power = torch.distributions.Exponential(1 / 0.05).sample((1, 2, 96, 96)) + 1e-6  # fully developed speckle
     batch = flat_batch(1.0, n=1, modality=S1RTC) | {"image_s1rtc_10m": power}
-    x = small().whole(batch, 8, ["s1rtc"]).x["s1rtc"]
+    x = small().whole(batch, 8, ["s1rtc"]).images["s1rtc"]
     mean, std = (torch.tensor(v)[:, None, None] for v in (S1RTC.mean, S1RTC.std))
     decibels = x * 4 * std + mean - 2 * std
     expected = 10 * power.reshape(1, 2, 8, 12, 8, 12).mean((3, 5)).log10()
@@ -234,11 +237,11 @@ def test_radar_is_averaged_as_power():
 
 
 def test_radar_below_the_floor():
-    x = small().whole(flat_batch(1e-9, modality=S1RTC), 16, ["s1rtc"]).x["s1rtc"]
+    x = small().whole(flat_batch(1e-9, modality=S1RTC), 16, ["s1rtc"]).images["s1rtc"]
     torch.testing.assert_close(x, Normalize("s1rtc")(torch.full_like(x, FLOOR)))
 
 
-@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("augment", [NO_CHANGE, Augment()])
 def test_missing_pixels_become_the_mean(make_batch, augment):
     batch = make_batch([1, 2, 3])
     batch["image_s2l2a_10m"][:, 1] = 0  # B03
@@ -246,11 +249,11 @@ def test_missing_pixels_become_the_mean(make_batch, augment):
     batch["image_s1rtc_10m"][:, :, :, :24] = torch.tensor([-32768.0, torch.nan])[torch.arange(24) % 2]
     crop = small(augment=augment, modality_probability=1.0)
     for group in crop(batch, crop.plan(batch)).values():
-        assert (group.x["s2l2a"][:, S2L2A.bands.index("B03")] == 0.5).all()
-        assert (group.x["s2l2a"][:, 0] != 0.5).all()
-        for row, x in zip(group.rows["s2l1c"].tolist(), group.x["s2l1c"], strict=True):
+        assert (group.images["s2l2a"][:, S2L2A.bands.index("B03")] == 0.5).all()
+        assert (group.images["s2l2a"][:, 0] != 0.5).all()
+        for row, x in zip(group.sample_idx["s2l1c"].tolist(), group.images["s2l1c"], strict=True):
             assert ((x[[0, 9]] == 0.5).all() == (row % 3 == 1)).all()
-    whole = crop.whole(batch, 24).x["s1rtc"]
+    whole = crop.whole(batch, 24).images["s1rtc"]
     assert (whole[..., :12] == 0.5).all()
     assert (whole[..., 12:] != 0.5).all()
 
@@ -258,7 +261,7 @@ def test_missing_pixels_become_the_mean(make_batch, augment):
 def test_augmentation_is_gain_and_offset_in_the_modalitys_unit():
     batch, crop = flat_batch(0.1, modality=S1RTC, n=8), small(modalities=["s1rtc"])
     plan = crop.plan(batch)
-    x = crop(batch, plan)["student_global"].x["s1rtc"]
+    x = crop(batch, plan)["student_global"].images["s1rtc"]
     shift = (
         (x - Normalize("s1rtc")(torch.full((2, 1, 1), -10.0))) * 4 * torch.tensor(S1RTC.std)[:, None, None]
     )
@@ -270,7 +273,9 @@ def test_augmentation_is_gain_and_offset_in_the_modalitys_unit():
 def test_custom_augmentation(make_batch):
     batch = make_batch([1, 2])
     still = Augment(probability=0.0, blur_probability=0.0)
-    torch.testing.assert_close(views_of(small(augment=still), batch), views_of(small(augment=False), batch))
+    torch.testing.assert_close(
+        views_of(small(augment=still), batch), views_of(small(augment=NO_CHANGE), batch)
+    )
 
 
 def test_whole_tiles_are_north_up(make_batch):
@@ -280,9 +285,9 @@ def test_whole_tiles_are_north_up(make_batch):
     batch["image_s2l2a_10m"][:, :, 24:, 24:] = 3000
     whole = small().whole(batch, 16, ["s1rtc", "s2l2a"])
     assert whole.size == 3
-    assert whole.rows["s1rtc"].tolist() == [0, 2]
+    assert whole.sample_idx["s1rtc"].tolist() == [0, 2]
     number = (
-        whole.x["s2l2a"] * 4 * torch.tensor(S2L2A.std)[:, None, None]
+        whole.images["s2l2a"] * 4 * torch.tensor(S2L2A.std)[:, None, None]
         + (torch.tensor(S2L2A.mean) - 2 * torch.tensor(S2L2A.std))[:, None, None]
     )
     for band in (1, 2, 3, 7):
@@ -299,7 +304,10 @@ def test_the_stored_size_of_a_group_does_not_matter():
             ramp = 50 + 100 * (torch.arange(48 // step) + 0.5) * step
             batch[S2L2A.native_key(resolution)] = ramp.expand(1, len(bands), 48 // step, -1).to(torch.uint16)
     torch.testing.assert_close(
-        small().whole(fine, 32, ["s2l2a"]).x, small().whole(coarse, 32, ["s2l2a"]).x, atol=1e-3, rtol=0
+        small().whole(fine, 32, ["s2l2a"]).images,
+        small().whole(coarse, 32, ["s2l2a"]).images,
+        atol=1e-3,
+        rtol=0,
     )
 
 
@@ -318,9 +326,9 @@ def test_nothing_waits_for_the_device(make_batch):
         groups = crop(fake, fake_plan)
         assert mode is not None
     for name, group in crop(batch, plan).items():
-        for modality, x in group.x.items():
-            assert groups[name].x[modality].shape == x.shape
-            assert groups[name].x[modality].device.type == "cuda"
+        for modality, x in group.images.items():
+            assert groups[name].images[modality].shape == x.shape
+            assert groups[name].images[modality].device.type == "cuda"
 
 
 def test_autocast_changes_nothing(make_batch):

@@ -12,6 +12,7 @@ from terrafm_tg.evaluation.band_statistics import band_statistics
 from terrafm_tg.modalities import S1RTC
 from terrafm_tg.radiometry import NODATA, linear_power, quantise
 from terrafm_tg.transforms import Augment, MultiCrop
+from terrafm_tg.transforms.augment import NO_CHANGE
 from terrafm_tg.transforms.render import FLOOR
 
 KEY = S1RTC.native_key(10)
@@ -29,7 +30,12 @@ def scenes() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     power[0, :, 3:20, 5:30] = NODATA
     power[1, 1, 40, 40] = 0.0
     rows = torch.arange(2)
-    batch = {"position": rows, "epoch": torch.zeros(2, dtype=torch.int64), "row": rows, "rows_s1rtc": rows}
+    batch = {
+        "position": rows,
+        "epoch": torch.zeros(2, dtype=torch.int64),
+        "row": rows,
+        "sample_idx_s1rtc": rows,
+    }
     return batch | {KEY: torch.from_numpy(power)}, batch | {KEY: torch.from_numpy(quantise(power))}
 
 
@@ -80,15 +86,15 @@ def test_ten_metre_image(scenes) -> None:
     assert (power - steps).abs().nan_to_num().max() < HALF_STEP
 
 
-@pytest.mark.parametrize("augment", [False, Augment(probability=1.0, blur_probability=1.0)])
+@pytest.mark.parametrize("augment", [NO_CHANGE, Augment(probability=1.0, blur_probability=1.0)])
 def test_views_agree_within_the_quantisation(scenes, augment) -> None:
     """A mean of powers that are each off by at most half a step is off by no more, in dB."""
     crop = MultiCrop(["s1rtc"], global_size=32, local_size=16, local_crops=3, augment=augment, seed=5)
     views = [crop(batch, crop.plan(batch)) for batch in scenes]
     tolerance = HALF_STEP / (4 * min(S1RTC.std)) + 1e-6  # in units of the encoder's input
     for name in views[0]:
-        power, steps = (group[name].x["s1rtc"] for group in views)
-        assert torch.equal(views[0][name].rows["s1rtc"], views[1][name].rows["s1rtc"])
+        power, steps = (group[name].images["s1rtc"] for group in views)
+        assert torch.equal(views[0][name].sample_idx["s1rtc"], views[1][name].sample_idx["s1rtc"])
         assert 0 < (power - steps).abs().max() < tolerance
 
 
@@ -96,9 +102,9 @@ def test_averaged_as_power_not_as_decibels() -> None:
     """Half a tile at 0 dB and half at -20 dB in stripes: the mean power is 0.505, the mean of decibels -10."""
     stripes = torch.full((1, 2, 48, 48), -2000, dtype=torch.int16)
     stripes[..., ::2, :] = 0
-    batch = {"position": torch.tensor([0]), "rows_s1rtc": torch.tensor([0]), KEY: stripes}
+    batch = {"position": torch.tensor([0]), "sample_idx_s1rtc": torch.tensor([0]), KEY: stripes}
     view = (
-        MultiCrop(["s1rtc"]).whole(batch, 6).x["s1rtc"][0, :, 1:-1]
+        MultiCrop(["s1rtc"]).whole(batch, 6).images["s1rtc"][0, :, 1:-1]
     )  # the outer half pixels are extrapolated
     for channel, (mean, std) in enumerate(zip(S1RTC.mean, S1RTC.std, strict=True)):
         db = (view[channel] - 0.5) * 4 * std + mean
@@ -106,11 +112,11 @@ def test_averaged_as_power_not_as_decibels() -> None:
 
 
 def test_lowest_power_has_the_floor_of_the_views() -> None:
-    batch = {"position": torch.tensor([0]), "rows_s1rtc": torch.tensor([0])}
+    batch = {"position": torch.tensor([0]), "sample_idx_s1rtc": torch.tensor([0])}
     low = batch | {KEY: torch.full((1, 2, 12, 12), -32767, dtype=torch.int16)}
     floor = batch | {KEY: torch.full((1, 2, 12, 12), round(100 * FLOOR), dtype=torch.int16)}
     whole = MultiCrop(["s1rtc"]).whole
-    torch.testing.assert_close(whole(low, 6).x["s1rtc"], whole(floor, 6).x["s1rtc"])
+    torch.testing.assert_close(whole(low, 6).images["s1rtc"], whole(floor, 6).images["s1rtc"])
 
 
 def test_band_statistics(scenes) -> None:

@@ -71,7 +71,7 @@ class CollapseMonitor(Callback):
         if step % self.every_n_steps or step == self._last_look:
             return
         self._last_look = step
-        found = self.symptoms(_metrics(trainer), pl_module.hparams["prototypes"])
+        found = self.symptoms(_metrics(trainer), pl_module.hparams["head"]["prototypes"])
         if step < self._grace(trainer):
             found = {name: text for name, text in found.items() if name == "nan"}
         self._looks = {name: self._looks.get(name, 0) + 1 for name in found}
@@ -89,7 +89,7 @@ class CollapseMonitor(Callback):
         Raises:
             TerraFMError: If the last loss is NaN, whatever `action` is.
         """
-        found = self.symptoms(_metrics(trainer), pl_module.hparams["prototypes"])
+        found = self.symptoms(_metrics(trainer), pl_module.hparams["head"]["prototypes"])
         if "nan" in found:
             raise TerraFMError(f"At step {trainer.global_step} {found['nan']}; no checkpoint was written.")
 
@@ -108,28 +108,31 @@ class CollapseMonitor(Callback):
         loss = metrics.get("train/loss", 0.0)
         if not math.isfinite(loss):
             return {
-                "nan": f"the loss is {loss}: resume from the last checkpoint with a lower `lr` or a longer "
-                "`warmup_epochs`, and with `precision: bf16-mixed` where it was 16-mixed"
+                "nan": f"the loss is {loss}: resume from the last checkpoint with a lower `optimizer.lr` or a longer "
+                "`schedule.warmup_epochs`, and with `precision: bf16-mixed` where it was 16-mixed"
             }
         found = {}
         entropy = metrics.get("train/teacher_entropy", 0.5 * uniform)
         if entropy > self.max_entropy * uniform and metrics.get("train/kl", math.inf) < self.min_kl:
             found["uniform"] = (
                 f"the loss sits at ln K = {uniform:.2f} and the teacher is uniform over the prototypes, so "
-                "nothing is being learnt: lower `teacher_temp`, or change `lr` and `teacher_momentum`"
+                "nothing is being learnt: lower `schedule.teacher_temp`, or "
+                "change `optimizer.lr` and `schedule.teacher_momentum`"
             )
         if entropy < self.min_entropy * uniform:
             found["one prototype"] = (
-                "the teacher gives every view the same prototype (its entropy is 0): raise `teacher_temp`, "
-                "or lower `lr` and `center_momentum`"
+                "the teacher gives every view the same prototype (its entropy is 0): raise "
+                "`schedule.teacher_temp`, or lower `optimizer.lr` and `center.momentum`"
             )
         if metrics.get("train/embedding_std", 1.0) < self.min_std:
             found["point"] = (
-                "the embeddings of all tiles have become one point, even where the loss falls: lower `lr`, "
-                "raise `teacher_momentum`, or use a larger batch"
+                "the embeddings of all tiles have become one point, even where the loss falls: lower "
+                "`optimizer.lr`, raise `schedule.teacher_momentum`, or use a larger batch"
             )
         elif metrics.get("train/effective_rank", math.inf) < self.min_rank:
-            found["line"] = "the embeddings of all tiles lie on one line: lower `lr`, or use a larger batch"
+            found["line"] = (
+                "the embeddings of all tiles lie on one line: lower `optimizer.lr`, or use a larger batch"
+            )
         return found
 
     def _grace(self, trainer: Trainer) -> int:

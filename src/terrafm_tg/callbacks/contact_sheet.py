@@ -30,7 +30,7 @@ class ContactSheet(Callback):
         if self._written or not trainer.is_global_zero:
             return
         self._written = True
-        whole = pl_module.multicrop.whole(batch, pl_module.hparams["global_size"], pl_module.sensors)
+        whole = pl_module.multicrop.whole(batch, pl_module.hparams["crops"]["global_size"], pl_module.sensors)
         views = pl_module.multicrop(batch, batch["plan"])
         figure = draw_contact_sheet(whole, views, batch["plan"], self.tiles)
         self.path.parent.mkdir(parents=True, exist_ok=True)

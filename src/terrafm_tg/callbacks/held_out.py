@@ -18,7 +18,7 @@ class HeldOutReport(Callback):
     encoder is a copy from before the first step, with the run's own seed, also where the run was resumed.
 
     Args:
-        size: Height and width in pixels of a resized tile; the task's ``global_size`` by default.
+        size: Height and width in pixels of a resized tile; the task's ``crops.global_size`` by default.
         centered: Remove from every embedding its sensor's mean over the bank (see ``evaluate_held_out``).
         folder: Where to write; the logger's folder by default.
     """
@@ -59,7 +59,7 @@ class HeldOutReport(Callback):
         frame = evaluate_held_out(
             self._encoders,
             _datamodule(trainer),
-            size=self.size or pl_module.hparams["global_size"],
+            size=self.size or pl_module.hparams["crops"]["global_size"],
             modalities=pl_module.hparams.get("modalities"),
             device=trainer.strategy.root_device,
             autocast="bf16" in trainer.precision,

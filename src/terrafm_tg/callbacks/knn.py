@@ -55,7 +55,7 @@ class KNNMonitor(Callback):
         if not isinstance(outputs, Mapping) or "embeddings" not in outputs:
             raise TerraFMError(
                 f"KNNMonitor got {type(outputs).__name__} from {type(pl_module).__name__}.validation_step: "
-                "return a dict with `embeddings`, `rows`, `land_cover` and `row`, or remove the callback."
+                "return a dict with `embeddings`, `sample_idx`, `land_cover` and `row`, or remove the callback."
             )
         self._outputs[dataloader_idx].append(outputs)
 

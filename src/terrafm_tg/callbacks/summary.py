@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from rich.console import Console
 
-from terrafm_tg.tasks.pretrain.settings import plain
+from terrafm_tg.tasks.pretrain.settings import flatten, plain_settings
 
 
 class RunSummary(Callback):
@@ -72,8 +72,8 @@ class RunSummary(Callback):
         metrics = pd.read_csv(folder / "metrics.csv")
         frequent = pl_module.center.frequent.tolist()
         figures = {
-            "curves.png": draw_curves(metrics, pl_module.hparams["prototypes"]),
-            "land_cover.png": draw_land_cover(metrics, pl_module.hparams["prototypes"], frequent),
+            "curves.png": draw_curves(metrics, pl_module.hparams["head"]["prototypes"]),
+            "land_cover.png": draw_land_cover(metrics, pl_module.hparams["head"]["prototypes"], frequent),
         }
         drawn = {folder / name: figure for name, figure in figures.items() if figure is not None}
         for path, figure in drawn.items():
@@ -93,13 +93,13 @@ def checkpoint_path(trainer: Trainer) -> Path | None:
 
 def _other_settings(pl_module: LightningModule) -> list[str]:
     """The task's settings that differ from their defaults, which are the paper's; not those of place and chance."""
-    defaults = inspect.signature(type(pl_module).__init__).parameters
+    parameters = inspect.signature(type(pl_module).__init__).parameters
+    given = {name: x.default for name, x in parameters.items() if x.default is not inspect.Parameter.empty}
+    defaults = flatten(plain_settings(given))
     return [
-        f"{name:<22}{value} ({defaults[name].default})"
-        for name, value in pl_module.hparams.items()
-        if name in defaults
-        and name not in ("seed", "contact_sheet")
-        and plain(value) != plain(defaults[name].default)
+        f"{name:<35}{value} ({defaults[name]})"
+        for name, value in flatten(plain_settings(pl_module.hparams)).items()
+        if name in defaults and name != "seed" and value != defaults[name]
     ]
 
 

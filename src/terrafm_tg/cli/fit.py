@@ -160,7 +160,7 @@ def with_model(words: Sequence[str]) -> list[str]:
 
 
 def run_trainer(words: Sequence[str]) -> None:
-    """Run one of the trainer's commands, ``profile`` or ``profile gains``.
+    """Run one of the trainer's commands or ``profile``.
 
     Args:
         words: The command and its options.
@@ -169,11 +169,11 @@ def run_trainer(words: Sequence[str]) -> None:
     for message in ("does not have many workers", "GPU available but not used", "LightningCLI's args parameter is",
                     "isinstance.treespec, LeafSpec", "is not supported by the model summary"):  # fmt: skip
         warnings.filterwarnings("ignore", f".*{message}.*")
-    words = with_model(words[1:] if list(words[:2]) == ["profile", "gains"] else words)
+    words = with_model(words)
     with setting_up_in_a_sentence():
-        if words[0] in ("profile", "gains"):
-            from .profile import run_gains, run_profile
+        if words[0] == "profile":
+            from .profile import run_profile
 
-            (run_profile if words[0] == "profile" else run_gains)(words[1:])
+            run_profile(words[1:])
         else:
             TerraFMCLI(args=words, parser_kwargs={"prog": "terrafm"})

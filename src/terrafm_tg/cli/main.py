@@ -85,7 +85,6 @@ TRAINER = {
     "test": "one pass over the test data",
     "predict": "embeddings or predictions for every tile",
     "profile": "measure where a training step's time goes",
-    "profile gains": "measure what each speed-up of the training step is worth",
 }
 
 

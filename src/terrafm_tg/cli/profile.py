@@ -4,7 +4,6 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from time import process_time
@@ -16,13 +15,11 @@ from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.profiling.gains import gains_table, measure_gains, write_gains_figure
 from terrafm_tg.profiling.measure import Watch, profile_training
 from terrafm_tg.profiling.outputs import demand_files
 from terrafm_tg.profiling.report import profile_table, write_figure
-from terrafm_tg.profiling.stages import Clock, HostClock, StageProfiler
+from terrafm_tg.profiling.stages import HostClock, StageProfiler
 from terrafm_tg.tasks import TerraFM
-from terrafm_tg.utils.files import write_json
 
 from .fit import TerraFMCLI
 
@@ -40,9 +37,6 @@ class ProfileCLI(TerraFMCLI):
     The Trainer's ``max_epochs`` and ``max_steps`` stay those of the configured run, whose time is estimated. A
     configuration of more GPUs than are here is measured on one of them.
     """
-
-    #: Whether a run shows its progress.
-    progress = True
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the profile's own options."""
@@ -64,10 +58,6 @@ class ProfileCLI(TerraFMCLI):
         super().before_instantiate_classes()
         demand_files(self.config["json"], self.config["figure"])
 
-    def clock(self) -> Clock | None:
-        """What tells the time; the usual clock where None."""
-        return HostClock(process_time) if self.config["processor_time"] else None
-
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A Trainer for some batches and nothing beside them.
 
@@ -82,6 +72,7 @@ class ProfileCLI(TerraFMCLI):
         accumulated = trainer["accumulate_grad_batches"]
         warmup, steps = (-(-n // accumulated) * accumulated for n in (warmup, steps))  # whole optimiser steps
         ours = isinstance(self.model, TerraFM)
+        clock = HostClock(process_time) if self.config["processor_time"] else None
         alone, self.processes = _one_of_many(trainer)
         return super().instantiate_trainer(
             **kwargs,
@@ -91,31 +82,12 @@ class ProfileCLI(TerraFMCLI):
             limit_val_batches=0,
             num_sanity_val_steps=0,
             logger=False,
-            callbacks=[Watch(warmup + steps, self.progress)],
+            callbacks=[Watch(warmup + steps, progress=True)],
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            profiler=StageProfiler(warmup, count=not ours, clock=self.clock()),
+            profiler=StageProfiler(warmup, count=not ours, clock=clock),
         )
-
-
-class GainsCLI(ProfileCLI):
-    """The same for many short runs: fewer batches each, several rounds, and one bar for all."""
-
-    progress = False
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the number of rounds."""
-        super().add_arguments_to_parser(parser)
-        parser.add_argument(
-            "--rounds", type=int, default=3, help="Rounds over all variants; their median counts."
-        )
-        parser.set_defaults({"steps": 5, "warmup": 2})
-
-    def clock(self) -> Clock | None:
-        """Processor time where one thread does all the work."""
-        alone = torch.get_num_threads() == 1 and not torch.cuda.is_available()
-        return HostClock(process_time) if alone else super().clock()
 
 
 def run_profile(words: Sequence[str]) -> None:
@@ -138,30 +110,6 @@ def run_profile(words: Sequence[str]) -> None:
         write_figure(found, paths["figure"])
     for path in filter(None, paths.values()):
         print(path)
-
-
-def run_gains(words: Sequence[str]) -> None:
-    """Measure a configuration with all speed-ups, without each of them, and without all.
-
-    Args:
-        words: Options of the command.
-    """
-    warnings.filterwarnings("ignore", ".*have no `val_dataloader`.*")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # each run would introduce itself
-    parser = {"prog": "terrafm profile gains", "description": "Measure what each speed-up is worth."}
-    cli = GainsCLI(args=list(words), run=False, parser_kwargs=parser, save_config_callback=None)
-    if not isinstance(cli.model, TerraFM):
-        raise TerraFMError(
-            f"{type(cli.model).__name__} has no speed-ups to leave out: give a configuration of TerraFM."
-        )
-    settings = cli.config["model"]["init_args"].as_dict()
-    gains = measure_gains(settings, cli.datamodule, cli.instantiate_trainer, cli.config["rounds"])
-    title = f"{settings['model']}, batches of {cli.datamodule.batch_size}, {cli.trainer.precision}"
-    Console().print(gains_table(gains, title))
-    if cli.config["json"]:
-        write_json(cli.config["json"], {"settings": settings, "gains": [asdict(gain) for gain in gains]})
-    if cli.config["figure"]:
-        write_gains_figure(gains, title, cli.config["figure"])
 
 
 def _one_of_many(trainer: Any) -> tuple[dict[str, Any], int | None]:

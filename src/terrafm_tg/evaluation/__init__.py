@@ -1,6 +1,8 @@
 """Protocols and the report: k-NN within and across sensors, same-place retrieval, on held-out cells."""
 
-from .features import FUSED, TileFeatures, collect, gather
+from terrafm_tg.models.embedding import FUSED
+
+from .features import TileFeatures, collect, gather
 from .held_out import BASELINE, evaluate_held_out
 from .held_out_report import TRAINED, UNTRAINED, figure, table, write_report
 from .knn import accuracy, balanced_accuracy, knn_predict

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from terrafm_tg.modalities import S1RTC, Modality
+from terrafm_tg.models.embedding import FUSED
 from terrafm_tg.radiometry import linear_power
 
-from .features import FUSED, TileFeatures
+from .features import TileFeatures
 
 
 def band_statistics(batch: Mapping[str, Tensor], modality: Modality) -> Tensor:
@@ -44,17 +45,18 @@ def baseline_output(batch: Mapping[str, Tensor], modalities: Sequence[Modality])
 
     A sensor that a tile lacks is NaN in the fused statistics.
     """
-    rows = {m.name: batch[f"rows_{m.name}"] for m in modalities if f"rows_{m.name}" in batch}
-    embeddings = {m.name: band_statistics(batch, m) for m in modalities if len(rows.get(m.name, ()))}
+    idx = {m.name: batch[f"sample_idx_{m.name}"] for m in modalities if f"sample_idx_{m.name}" in batch}
+    embeddings = {m.name: band_statistics(batch, m) for m in modalities if len(idx.get(m.name, ()))}
     wide = []
     for m in modalities:
         full = torch.full((len(batch["row"]), 2 * len(m.bands)), float("nan"), device=batch["row"].device)
         if m.name in embeddings:
-            full[rows[m.name]] = embeddings[m.name]
+            full[idx[m.name]] = embeddings[m.name]
         wide.append(full)
-    seen = torch.cat([rows[name] for name in embeddings]).unique()
-    embeddings[FUSED], rows[FUSED] = torch.cat(wide, dim=1)[seen], seen
-    return {"embeddings": embeddings, "rows": rows, "land_cover": batch["land_cover"], "row": batch["row"]}
+    seen = torch.cat([idx[name] for name in embeddings]).unique()
+    embeddings[FUSED], idx[FUSED] = torch.cat(wide, dim=1)[seen], seen
+    places = {"land_cover": batch["land_cover"], "row": batch["row"]}
+    return {"embeddings": embeddings, "sample_idx": idx} | places
 
 
 def standardize(features: dict[str, TileFeatures], bank: dict[str, TileFeatures]) -> dict[str, TileFeatures]:

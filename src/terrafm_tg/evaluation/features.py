@@ -6,9 +6,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-#: Name of the embedding that uses every sensor a tile has.
-FUSED = "fused"
-
 
 class TileFeatures(NamedTuple):
     """Embeddings of n tiles as one sensor (or all of them fused) sees them.
@@ -43,13 +40,13 @@ def collect(outputs: Iterable[Mapping[str, Any]]) -> dict[str, TileFeatures]:
     """Joins batches of embeddings into one :class:`TileFeatures` per sensor, each tile once, on the CPU.
 
     Args:
-        outputs: Per batch ``embeddings`` (name -> (n, D)), ``rows`` (name -> positions (n,) in the batch),
+        outputs: Per batch ``embeddings`` (name -> (n, D)), ``sample_idx`` (name -> positions (n,) in the batch),
             ``land_cover`` (B,) and ``row`` (B,), as ``TerraFM.validation_step`` returns them.
     """
     parts: dict[str, list[TileFeatures]] = {}
     for output in outputs:
         for name, x in output["embeddings"].items():
-            at = output["rows"][name]
+            at = output["sample_idx"][name]
             part = TileFeatures(x.detach().float(), output["row"][at], output["land_cover"][at])
             parts.setdefault(name, []).append(TileFeatures(*(tensor.cpu() for tensor in part)))
     return {name: join(some) for name, some in parts.items()}

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
@@ -14,39 +14,17 @@ from torch.utils.data import DataLoader
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import Modality, get_modalities
+from terrafm_tg.models.embedding import embed_sensors
+from terrafm_tg.transforms import MultiCrop
 
 from .band_statistics import baseline_output, standardize
-from .features import FUSED, TileFeatures, center, collect, gather
+from .features import TileFeatures, center, collect, gather
 from .knn import TEMPERATURE, K
 from .retrieval import TOP
 from .scores import score
 
-if TYPE_CHECKING:
-    from terrafm_tg.transforms.multicrop import ViewGroup
-
 #: Name of the baseline among the encoders.
 BASELINE = "band mean and deviation"
-
-
-def embed(encoder: nn.Module, views: "ViewGroup") -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Class tokens of whole tiles, from each sensor alone and from all that a tile has, fused.
-
-    Args:
-        encoder: Called as ``encoder(x, modality=name)`` and ``encoder(x, rows=rows, size=size)``.
-        views: The tiles, one view each.
-
-    Returns:
-        Embeddings, name -> (n, D), and the positions of their tiles in the batch, name -> (n,).
-    """
-    rows = {name: at for name, at in views.rows.items() if len(at)}
-    images = {name: views.x[name] for name in rows}
-    embeddings = {name: encoder(x, modality=name) for name, x in images.items()}
-    if len(rows) == 1:
-        (name,) = rows
-        return embeddings | {FUSED: embeddings[name]}, rows | {FUSED: rows[name]}
-    seen = torch.cat(list(rows.values())).unique()  # a tile may have none of these sensors
-    places = {name: torch.searchsorted(seen, at) for name, at in rows.items()}
-    return embeddings | {FUSED: encoder(images, rows=places, size=len(seen))}, rows | {FUSED: seen}
 
 
 def evaluate_held_out(
@@ -135,8 +113,6 @@ def _embed_all(
     baseline: bool,
 ) -> dict[str, dict[str, TileFeatures]]:
     """Encoder -> sensor -> features of all tiles of one loader."""
-    from terrafm_tg.transforms.multicrop import MultiCrop
-
     names = [m.name for m in sensors]
     crop = MultiCrop(modalities=names).to(device)
     outputs: dict[str, list[dict[str, Any]]] = {name: [] for name in encoders}
@@ -145,11 +121,11 @@ def _embed_all(
     for batch in batches:
         batch = move_data_to_device({key: x for key, x in batch.items() if isinstance(x, Tensor)}, device)
         places = {"land_cover": batch["land_cover"], "row": batch["row"]}
-        views = crop.whole(batch, size, names)
+        tiles = crop.whole(batch, size, names)
         for name, encoder in encoders.items():
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-                embeddings, rows = embed(encoder, views)
-            outputs[name].append({"embeddings": embeddings, "rows": rows} | places)
+                embeddings, idx = embed_sensors(encoder, tiles)
+            outputs[name].append({"embeddings": embeddings, "sample_idx": idx} | places)
         if baseline:
             outputs[BASELINE].append(baseline_output(batch, sensors))
     return {name: collect(parts) for name, parts in outputs.items()}

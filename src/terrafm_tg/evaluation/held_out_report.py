@@ -10,10 +10,10 @@ from rich import box
 from rich.table import Table
 
 from terrafm_tg.modalities import MODALITIES
+from terrafm_tg.models.embedding import FUSED
 
-from .estimate import estimate
-from .features import FUSED
 from .held_out import BASELINE
+from .report.estimate import estimate
 from .scores import CROSS_SENSOR, KNN, RETRIEVAL
 
 if TYPE_CHECKING:

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from itertools import permutations
 from typing import Any
 
-from .features import FUSED, TileFeatures
+from terrafm_tg.models.embedding import FUSED
+
+from .features import TileFeatures
 from .knn import TEMPERATURE, K, accuracy, balanced_accuracy, chance, knn_predict
 from .retrieval import TOP, recall
 

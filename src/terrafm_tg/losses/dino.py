@@ -18,16 +18,14 @@ class DINOLoss(nn.Module):
 
     Args:
         student_temp: Temperature of the student's softmax.
-        pairwise: Compute it pair by pair, as the formula says; slower.
 
     Example:
         >>> loss = DINOLoss()(torch.randn(10, 4, 64), torch.randn(2, 4, 64), teacher_temp=0.04)
     """
 
-    def __init__(self, student_temp: float = 0.1, pairwise: bool = False) -> None:
+    def __init__(self, student_temp: float = 0.1) -> None:
         super().__init__()
         self.student_temp = student_temp
-        self.pairwise = pairwise
 
     def forward(self, student: Tensor, teacher: Tensor, teacher_temp: float) -> Tensor:
         """The loss of a batch.
@@ -50,9 +48,6 @@ class DINOLoss(nn.Module):
         with torch.autocast(student.device.type, enabled=False):
             targets = (teacher.detach().float() / teacher_temp).softmax(dim=-1)
             logits = student.float() / self.student_temp
-            if self.pairwise:
-                different = [(p, z) for t, p in enumerate(targets) for s, z in enumerate(logits) if t != s]
-                return -sum((p * z.log_softmax(dim=-1)).sum(-1).mean() for p, z in different) / pairs
             # -sum_k p[k] log_softmax(z)[k] = logsumexp(z) - sum_k p[k] z[k]: no second tensor of K logits per
             # view. One product per sample: a single one over samples and k would leave most of a GPU idle.
             log_norm = logits.logsumexp(dim=-1).sum(dim=1)

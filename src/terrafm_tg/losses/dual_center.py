@@ -25,9 +25,6 @@ class DualCenter(nn.Module):
         dim: Number of prototypes K.
         momentum: Share of the old centre that an update keeps.
         alpha: Weight of c; 1 is DINO's own centering.
-        asynchronous: Whether ranks begin to add up a micro-batch's sums as soon as they are known, beside the
-            student's forward and backward pass; otherwise all ranks wait for one another in :meth:`update`.
-            The same to rounding.
 
     Attributes:
         centers: c and c_h, float32 (2, K).
@@ -38,13 +35,10 @@ class DualCenter(nn.Module):
     centers: Tensor
     frequent: Tensor
 
-    def __init__(
-        self, dim: int, momentum: float = 0.9, alpha: float = 0.8, asynchronous: bool = True
-    ) -> None:
+    def __init__(self, dim: int, momentum: float = 0.9, alpha: float = 0.8) -> None:
         super().__init__()
         self.momentum = momentum
         self.alpha = alpha
-        self.asynchronous = asynchronous
         self.register_buffer("centers", torch.zeros(2, dim))
         self.register_buffer("frequent", torch.zeros(CLASSES + 1, dtype=torch.bool))
         # Per micro-batch since the last update: sums over samples with their counts in the last column, (2,
@@ -86,8 +80,9 @@ class DualCenter(nn.Module):
         sums[0, -1] = views * batch
         sums[1, :-1] = (per_sample * weight[:, None]).sum(dim=0)
         sums[1, -1] = views * weight.sum()
-        begin = self.asynchronous and _distributed()
-        self._pending.append((sums, dist.all_reduce(sums, async_op=True) if begin else None))
+        # Ranks add up the sums while the student runs.
+        reduction = dist.all_reduce(sums, async_op=True) if _distributed() else None
+        self._pending.append((sums, reduction))
 
     @torch.no_grad()
     def update(self) -> None:
@@ -98,8 +93,6 @@ class DualCenter(nn.Module):
             if reduction is not None:
                 reduction.wait()  # on a GPU its stream waits, not the processor
         total = torch.stack([sums for sums, _ in self._pending]).sum(dim=0)
-        if not self.asynchronous and _distributed():
-            dist.all_reduce(total)
         sums, counts = total[:, :-1], total[:, -1:]
         moved = self.centers.lerp(sums / counts.clamp(min=1), 1 - self.momentum)
         self.centers.copy_(torch.where(counts > 0, moved, self.centers))

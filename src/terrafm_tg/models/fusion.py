@@ -51,7 +51,7 @@ class ModalityFusion(nn.Module):
     def forward(
         self,
         values: Sequence[Tensor],
-        rows: Sequence[Tensor] | None = None,
+        sample_idx: Sequence[Tensor] | None = None,
         size: int | None = None,
         through: Tensor | None = None,
     ) -> Tensor:
@@ -59,27 +59,27 @@ class ModalityFusion(nn.Module):
 
         Args:
             values: Per modality (n_m, h, w, D), or any other shape between the first and the last.
-            rows: Per modality int64 (n_m,), the sample of each entry; None where every sample has every
+            sample_idx: Per modality int64 (n_m,), the sample of each entry; None where every sample has every
                 modality. With it, a sample of one modality keeps its tokens bit for bit.
-            size: Number of samples B; needed with ``rows``.
+            size: Number of samples B; needed with ``sample_idx``.
             through: A linear map (D, D) that the values have not passed yet and the result will: since the
                 result is a weighted mean of them, to map it gives the same with less work.
 
         Returns:
             (B, h, w, D).
         """
-        shares = self.shares(values, rows, size, through)
-        if rows is None or size is None:
+        shares = self.shares(values, sample_idx, size, through)
+        if sample_idx is None or size is None:
             return functools.reduce(torch.add, (c * v for c, v in zip(shares, values, strict=True)))
         fused = values[0].new_zeros(size, *values[0].shape[1:])
-        for share, value, row in zip(shares, values, rows, strict=True):
-            fused.index_add_(0, row, share.index_select(0, row) * value)
+        for share, value, idx in zip(shares, values, sample_idx, strict=True):
+            fused.index_add_(0, idx, share.index_select(0, idx) * value)
         return fused
 
     def shares(
         self,
         values: Sequence[Tensor],
-        rows: Sequence[Tensor] | None = None,
+        sample_idx: Sequence[Tensor] | None = None,
         size: int | None = None,
         through: Tensor | None = None,
     ) -> Tensor:
@@ -91,9 +91,9 @@ class ModalityFusion(nn.Module):
 
         def spread(scores: Tensor, index: int, absent: float) -> Tensor:
             """(n_m, ...) -> (B, ...), with ``absent`` for the samples without this modality."""
-            if rows is None or size is None:
+            if sample_idx is None or size is None:
                 return scores
-            return scores.new_full((size, *scores.shape[1:]), absent).index_copy(0, rows[index], scores)
+            return scores.new_full((size, *scores.shape[1:]), absent).index_copy(0, sample_idx[index], scores)
 
         with torch.autocast(values[0].device.type, enabled=False):
             keys = self.queries.float() @ self.key.float() * self.queries.shape[1] ** -0.5
@@ -105,7 +105,7 @@ class ModalityFusion(nn.Module):
         reduced = torch.stack([spread(s[..., -1:], m, 0.0) for m, s in enumerate(scores)])
         weights = (attention * reduced).sum(0).softmax(-1)
         shares = (attention * weights).sum(-1, keepdim=True)
-        if rows is not None:
+        if sample_idx is not None:
             present = torch.stack(
                 [spread(s.new_ones(len(s)), m, 0.0) for m, s in enumerate(scores)]
             )  # (M, B)

@@ -1,13 +1,13 @@
 """What the encoder reads: a bare tensor, a dict of modalities, or a batch of samples that differ in them."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, S1RTC, S2L2A, get_modality
+from terrafm_tg.transforms import SensorBatch
 
 #: Side of a patch in pixels.
 PATCH_SIZE = 16
@@ -17,27 +17,6 @@ type Columns = Mapping[str, tuple[int | None, ...]]
 
 #: Band names in the order of the input's channels; by modality where modalities differ.
 type Bands = Sequence[str] | Mapping[str, Sequence[str]]
-
-
-class SensorInput(NamedTuple):
-    """A checked batch.
-
-    Args:
-        images: Modality -> float tensor (n_m, C_m, H, W); H and W are the same for all.
-        rows: Modality -> int64 (n_m,), the sample that each image belongs to; None where every sample has
-            every modality of ``images``.
-        size: Number of samples B.
-    """
-
-    images: dict[str, Tensor]
-    rows: dict[str, Tensor] | None
-    size: int
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """(B, C, H, W), with the channels of all modalities together; timm reads the size from it."""
-        height, width = next(iter(self.images.values())).shape[-2:]
-        return self.size, sum(x.shape[1] for x in self.images.values()), height, width
 
 
 def select_columns(modality: str | None = None, bands: Bands | None = None) -> Columns:
@@ -115,26 +94,26 @@ def guess_modality(channels: int, columns: Columns) -> str:
 
 
 def resolve_input(
-    x: Tensor | Mapping[str, Tensor] | SensorInput,
+    x: Tensor | Mapping[str, Tensor] | SensorBatch,
     columns: Columns,
     modality: str | None = None,
-    rows: Mapping[str, Tensor] | None = None,
+    sample_idx: Mapping[str, Tensor] | None = None,
     size: int | None = None,
-) -> SensorInput:
+) -> SensorBatch:
     """Checks a batch and gives it one form.
 
     Args:
         x: (B, C, H, W), or a dict of modality -> (n_m, C_m, H, W).
         columns: Which stem channels the tensors hold, from :func:`select_columns`.
         modality: What a bare tensor is; None guesses from its channels.
-        rows: Modality -> int64 (n_m,), the sample of each image, for batches whose samples differ in what
+        sample_idx: Modality -> int64 (n_m,), the sample of each image, for batches whose samples differ in what
             they have. Each sample must occur in at least one of them, and at most once in each.
-        size: Number of samples; needed with ``rows``.
+        size: Number of samples; needed with ``sample_idx``.
 
     Raises:
         TerraFMError: If a modality, a channel count, a size or a type is not what a stem can read.
     """
-    if isinstance(x, SensorInput):
+    if isinstance(x, SensorBatch):
         return x
     if isinstance(x, Mapping):
         unknown = [name for name in x if name not in MODALITIES]
@@ -157,31 +136,33 @@ def resolve_input(
         if image.shape[-2:] != first.shape[-2:]:
             seen = " and ".join(f"{x.shape[-2]}x{x.shape[-1]}" for x in (first, image))
             raise TerraFMError(f"The modalities differ in size ({seen} px): resample them to one grid.")
-    if rows is not None:
-        return _with_rows(images, rows, size)
+    if sample_idx is not None:
+        return _with_sample_idx(images, sample_idx, size)
     for image in images.values():
         if image.shape[0] != first.shape[0]:
             raise TerraFMError(
                 f"The modalities differ in their number of samples ({first.shape[0]} and {image.shape[0]}): "
-                "pass `rows` and `size` to say which image is of which sample."
+                "pass `sample_idx` and `size` to say which image is of which sample."
             )
-    return SensorInput(images, None, first.shape[0])
+    return SensorBatch(images, None, first.shape[0])
 
 
-def _with_rows(images: dict[str, Tensor], rows: Mapping[str, Tensor], size: int | None) -> SensorInput:
-    """Checks ``rows`` without reading their values, so that nothing waits for a device."""
-    if size is None or set(rows) != set(images):
+def _with_sample_idx(
+    images: dict[str, Tensor], sample_idx: Mapping[str, Tensor], size: int | None
+) -> SensorBatch:
+    """Checks ``sample_idx`` without reading their values, so that nothing waits for a device."""
+    if size is None or set(sample_idx) != set(images):
         raise TerraFMError(
-            f"`rows` must name the input's modalities ({_list(images)}) and come with `size`, the number of "
-            f"samples; got rows for {_list(rows) or 'none'} and size {size}."
+            f"`sample_idx` must name the input's modalities ({_list(images)}) and come with `size`, the number of "
+            f"samples; got sample_idx for {_list(sample_idx) or 'none'} and size {size}."
         )
     for name, image in images.items():
-        if rows[name].shape != image.shape[:1]:
+        if sample_idx[name].shape != image.shape[:1]:
             raise TerraFMError(
-                f"`rows[{name!r}]` must hold one index for each of the {image.shape[0]} images, got shape "
-                f"{tuple(rows[name].shape)}."
+                f"`sample_idx[{name!r}]` must hold one index for each of the {image.shape[0]} images, got shape "
+                f"{tuple(sample_idx[name].shape)}."
             )
-    return SensorInput(images, {name: rows[name] for name in images}, size)
+    return SensorBatch(images, {name: sample_idx[name] for name in images}, size)
 
 
 def _check_layout(name: str, x: Tensor) -> None:

@@ -1,16 +1,22 @@
-"""The forward of a training step: views of several sizes at once, every linear map once over all of their tokens.
+"""The multi-crop forward: views of several sizes at once, every linear map once over all of their tokens.
 
-The same function as :class:`TerraFMViT`'s forward for each group of views, with less work (docs/performance.md):
-groups share their matrix products, the last block is computed for the class token only, which is all that the loss
-reads, and what stochastic depth would multiply by zero is not computed. Tokens of all groups lie behind one another,
-(T, d); group g has ``shapes[g] = (n, N)``, n views of N tokens, and attention looks at one group after the other.
+The same function as :class:`~terrafm_tg.models.TerraFMViT`'s forward for each group of views, with less work
+(docs/performance.md): groups share their matrix products, pairs of linear maps of the stem are folded where it pays,
+the last block is computed for the class token only, which is all that the loss reads, and what stochastic depth would
+multiply by zero is not computed. :meth:`TerraFMViT.embed_views` puts the three parts of this file together:
+
+* :func:`plan_depth` decides on the CPU which views stochastic depth keeps;
+* :func:`embed_groups` is the patch embedding of groups of views;
+* :class:`CropBlock` is timm's block with a forward for groups of views. Their tokens lie behind one another, (T, d);
+  group g has ``shapes[g] = (n, N)``, n views of N tokens, and attention looks at one group after the other.
 """
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -18,10 +24,12 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.functional import linear, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from .inputs import SensorInput
+from terrafm_tg.modalities import MODALITIES
+from terrafm_tg.transforms import SensorBatch
+from terrafm_tg.utils.random import keyed_uniform
 
-if TYPE_CHECKING:
-    from .vit import TerraFMViT
+from .inputs import PATCH_SIZE
+from .patch_embed import SensorPatchEmbed
 
 type Shapes = list[tuple[int, int]]
 #: A residual branch: tokens (T, d) and their shapes to what is added.
@@ -34,103 +42,206 @@ class Kept(NamedTuple):
     """The views for which stochastic depth keeps one residual branch.
 
     Args:
-        rows: Per group int64 (k,), the places of the views that are kept.
-        scale: What their branch is multiplied by, 1 / (share that is kept on average).
+        keep_idx: Per group int64 (k,), the places of the views that are kept.
+        scale: Factor of their branch, 1 / (share that is kept on average).
     """
 
-    rows: tuple[Tensor, ...]
+    keep_idx: tuple[Tensor, ...]
     scale: float
 
 
-def embed_views(
-    encoder: "TerraFMViT",
-    views: Sequence[SensorInput],
-    kept: Sequence[Kept | None] | None = None,
-    without: Collection[str] = (),
-    compiled: bool = False,
-) -> Tensor:
-    """Class tokens of several groups of views.
+class DepthPlan(NamedTuple):
+    """Stochastic depth of a batch's views, as it travels to the device.
 
     Args:
-        encoder: Its pooling and head are not used.
-        views: The groups; sizes differ between them.
-        kept: Two for each block, attention and MLP: what stochastic depth keeps, None for all. No other random number
-            is drawn; the rates within the encoder do nothing here.
-        without: Names of speed-ups to do without: ``pack``, ``fold``, ``class_token``, ``skip``, ``attention``.
-        compiled: Whether the residual branches are compiled, once for all sizes.
+        rates: Rate of each residual branch, two for each block.
+        counts: Number of views that are kept, of all groups of all branches with a rate above 0.
+        keep_idx: These views (view * B + sample, from 0 in each group), one group and branch after the other, int64.
+    """
+
+    rates: tuple[float, ...]
+    counts: list[int]
+    keep_idx: Tensor
+
+    def branches(self, groups: int) -> list[Kept | None]:
+        """Returns what each branch keeps, None for all; waits for no device."""
+        parts = iter(self.keep_idx.split(self.counts))
+        return [
+            Kept(tuple(next(parts) for _ in range(groups)), 1 / (1 - rate)) if rate > 0 else None
+            for rate in self.rates
+        ]
+
+
+def plan_depth(
+    blocks: nn.Module, seed: int, epoch: Tensor, position: Tensor, views: Sequence[int]
+) -> DepthPlan:
+    """Decides which residual branches each view keeps, a function of (seed, epoch, position, view) alone.
+
+    Args:
+        blocks: The transformer's, with their rates.
+        seed: Seed of the run.
+        epoch: Epoch of each sample, (B,), on the CPU.
+        position: Its place in the epoch's list, (B,).
+        views: Number of views of each group, in order.
+    """
+    drops = [drop for block in blocks.children() for drop in (block.drop_path1, block.drop_path2)]
+    rates = tuple(float(getattr(drop, "drop_prob", 0.0)) for drop in drops)
+    numbers = np.arange(sum(views))[:, None]
+    uniform = keyed_uniform(seed, epoch.numpy(), position.numpy(), numbers, len(rates), "stochastic depth")
+    kept = uniform >= np.asarray(rates)  # (V, B, branches)
+    groups = np.split(kept.reshape(-1, len(rates)), np.cumsum(views)[:-1] * len(position))
+    parts = [np.flatnonzero(group[:, i]) for i, rate in enumerate(rates) if rate > 0 for group in groups]
+    keep_idx = torch.from_numpy(np.concatenate(parts)) if parts else torch.empty(0, dtype=torch.int64)
+    return DepthPlan(rates, [len(part) for part in parts], keep_idx)
+
+
+def embed_groups(embed: SensorPatchEmbed, groups: Sequence[SensorBatch]) -> list[Tensor]:
+    """Returns the tokens of several groups of views.
+
+    They are those of ``embed(group)``, with one matrix product per map. Between pixels and tokens lie kernel, value
+    map (``proj1``), mean over modalities, norm, ``proj2`` and ``proj3``, all but the norm linear. With T tokens, k
+    columns of kernels and D = 3 d::
+
+        as written   2 D^2 (modality tokens + T)    proj1 and proj2
+        folded       2 D^2 min(k, T) + 2 D^2 d      proj1 into the kernels or behind the mean; proj2 into proj3
+
+    Gradients reach both maps of a pair. Nothing is kept: the product is made anew in every step.
+
+    Args:
+        embed: The patch embedding.
+        groups: Checked views; sizes differ between groups.
 
     Returns:
-        (views of all groups, d), after the last norm.
+        For each group (n, H / 16, W / 16, d).
     """
-    kept = kept or [None] * (2 * len(encoder.blocks))
-    if "pack" in without and len(views) > 1:
-        own = [[k and Kept(k.rows[g : g + 1], k.scale) for k in kept] for g in range(len(views))]
-        parts = [embed_views(encoder, views[g : g + 1], own[g], without, compiled) for g in range(len(views))]
-        return torch.cat(parts)
-    grids = encoder.patch_embed.embed(views, fold="fold" not in without)
-    tokens = [encoder.norm_pre(encoder._pos_embed(grid)) for grid in grids]
-    shapes = [(t.shape[0], t.shape[1]) for t in tokens]
-    x = torch.cat([t.flatten(0, 1) for t in tokens])
-    blocks = [*zip(encoder.blocks, kept[::2], kept[1::2], strict=True)]
-    cut = "class_token" not in without
-    for number, (block, *of_block) in enumerate(blocks):
-        last = cut and number == len(blocks) - 1
-        run = functools.partial(_block, block, shapes, of_block, without, compiled, last)
-        if encoder.grad_checkpointing and torch.is_grad_enabled():
-            run = functools.partial(checkpoint, run, use_reentrant=False, preserve_rng_state=False)
-        # A sharded block gathers its parameters around its methods (tasks/sharding.py).
-        x = block.through(run, x) if hasattr(block, "through") else run(x)
-    return encoder.norm(x if cut and blocks else _class_tokens(x, shapes))
+    grids = [(group.size, group.shape[2] // PATCH_SIZE, group.shape[3] // PATCH_SIZE) for group in groups]
+    counts = [n * h * w for n, h, w in grids]
+    names = [name for name in MODALITIES if any(name in group.images for group in groups)]
+    stems = [embed.stem(name) for name in names]
+    patches = [
+        _patches([g.images[name] for g in groups if name in g.images], s.channels)
+        for name, s in zip(names, stems, strict=True)
+    ]
+    token_idx = [_token_idx(groups, name) for name in names]
+    value_map = embed.projection.proj1.weight
+    early = sum(p.shape[1] for p in patches) < sum(counts)
+    values = []
+    for name, stem, of_stem in zip(names, stems, patches, strict=True):
+        kernel, gap = stem.select()
+        kernel = kernel.flatten(1)
+        bias = stem.get_parameter("bias") + embed.offset(name) + gap
+        if early:
+            kernel, bias = value_map @ kernel, value_map @ bias
+        values.append(linear(of_stem, kernel, bias))
+    fused = embed.fusion(values, token_idx, sum(counts), through=None if early else value_map)
+    if not early:
+        fused = linear(fused, value_map)
+    mix, out = embed.projection.proj2, embed.projection.proj3
+    x = embed.projection.norm_input(fused)
+    bias = out.weight @ mix.bias + out.bias + _zero_of_unused(embed, names)
+    tokens = linear(x, out.weight @ mix.weight, bias)
+    return [part.view(*grid, -1) for part, grid in zip(tokens.split(counts), grids, strict=True)]
 
 
-def _block(
-    block: Block,
-    shapes: Shapes,
-    kept: Sequence[Kept | None],
-    without: Collection[str],
-    compiled: bool,
-    last: bool,
-    x: Tensor,
-) -> Tensor:
-    """A block of tokens (T, d); the last one gives its class tokens (views, d)."""
-    attention, mlp = _branches(compiled)
-    # The processor's kernel is slow backwards in bfloat16: 2 to 9 times the written-out attention.
-    low = x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and not as_on_a_gpu.get()
-    fused = "attention" not in without and not low
-    skip = "skip" not in without
-    attend = functools.partial(attention, block, fused=fused, class_only=last)
-    read, shapes_read = x, shapes
-    if last:
-        x, shapes = _class_tokens(x, shapes), [(n, 1) for n, _ in shapes]
-    x = _residual(x, shapes, attend, kept[0], skip, read, shapes_read)
-    return _residual(x, shapes, functools.partial(mlp, block), kept[1], skip, x, shapes)
+def _patches(images: Sequence[Tensor], channels: Sequence[int]) -> Tensor:
+    """Images (n, C, H, W) of several sizes -> (patches of all, C 16 16), at once in the type of the product."""
+    first = images[0]
+    kind = first.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else first.dtype
+    counts = [len(x) * (x.shape[2] // PATCH_SIZE) * (x.shape[3] // PATCH_SIZE) for x in images]
+    out = first.new_empty(sum(counts), len(channels) * PATCH_SIZE**2, dtype=dtype)
+    for x, part in zip(images, out.split(counts), strict=True):
+        if len(channels) < x.shape[1]:
+            x = torch.stack([x[:, channel] for channel in channels], dim=1)
+        cut = x.unflatten(3, (-1, PATCH_SIZE)).unflatten(2, (-1, PATCH_SIZE)).permute(0, 2, 4, 1, 3, 5)
+        part.view(cut.shape).copy_(cut)
+    return out
+
+
+def _token_idx(groups: Sequence[SensorBatch], name: str) -> Tensor:
+    """Place of each token of a modality among the tokens of all groups, int64."""
+    places, start = [], 0
+    for group in groups:
+        tokens = (group.shape[2] // PATCH_SIZE) * (group.shape[3] // PATCH_SIZE)
+        if name in group.images:
+            device = group.images[name].device
+            sample_idx = (
+                torch.arange(group.size, device=device)
+                if group.sample_idx is None
+                else group.sample_idx[name]
+            )
+            of_sample = torch.arange(start, start + tokens, device=device)
+            places.append((sample_idx[:, None] * tokens + of_sample).flatten())
+        start += group.size * tokens
+    return torch.cat(places)
+
+
+def _zero_of_unused(embed: SensorPatchEmbed, names: Sequence[str]) -> Tensor | float:
+    """Zero, with a gradient for the stems of modalities that no view shows, which DDP demands of every rank."""
+    if not torch.is_grad_enabled():
+        return 0.0
+    firsts = [p.view(-1)[0] for p in embed.unused(names) if p.requires_grad]
+    return 0.0 * torch.stack(firsts).sum() if firsts else 0.0
+
+
+class CropBlock(Block):
+    """timm's block, which also takes groups of views of several sizes.
+
+    :meth:`forward_crops` draws no random number: the rates of stochastic depth in the block do nothing there, and
+    dropout is not offered.
+    """
+
+    def forward_crops(
+        self,
+        x: Tensor,
+        shapes: Shapes,
+        kept: Sequence[Kept | None] = (None, None),
+        *,
+        last: bool = False,
+        compiled: bool = False,
+        recompute: bool = False,
+    ) -> Tensor:
+        """Returns the tokens behind the block.
+
+        Args:
+            x: Tokens, (T, d).
+            shapes: Number of views and tokens of each group.
+            kept: What stochastic depth keeps of attention and MLP, None for all.
+            last: Whether to return class tokens only, (views, d).
+            compiled: Whether the residual branches are compiled, once for all sizes.
+            recompute: Compute the block again in the backward pass instead of keeping what that needs.
+        """
+        run = functools.partial(self._forward_crops, shapes=shapes, kept=kept, last=last, compiled=compiled)
+        if recompute and torch.is_grad_enabled():
+            return checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
+        return run(x)
+
+    def _forward_crops(
+        self, x: Tensor, shapes: Shapes, kept: Sequence[Kept | None], last: bool, compiled: bool
+    ) -> Tensor:
+        attention, mlp = _branches(compiled)
+        # The processor's kernel is slow backwards in bfloat16: 2 to 9 times the written-out attention.
+        low = x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and not as_on_a_gpu.get()
+        attend = functools.partial(attention, self, fused=not low, class_only=last)
+        read, shapes_read = x, shapes
+        if last:
+            x, shapes = _class_tokens(x, shapes), [(n, 1) for n, _ in shapes]
+        x = _residual(x, shapes, attend, kept[0], read, shapes_read)
+        return _residual(x, shapes, functools.partial(mlp, self), kept[1], x, shapes)
 
 
 def _residual(
-    x: Tensor,
-    shapes: Shapes,
-    branch: Branch,
-    kept: Kept | None,
-    skip: bool,
-    read: Tensor,
-    shapes_read: Shapes,
+    x: Tensor, shapes: Shapes, branch: Branch, kept: Kept | None, read: Tensor, shapes_read: Shapes
 ) -> Tensor:
     """Tokens x (T, d) plus a branch of ``read``, tokens of the same views."""
     if kept is None:
         return x + branch(read, shapes_read)
-    if not skip:
-        weights = [
-            x.new_zeros(n).index_fill(0, rows, kept.scale)
-            for (n, _), rows in zip(shapes, kept.rows, strict=True)
-        ]
-        spread = [w[:, None].expand(shape).flatten() for w, shape in zip(weights, shapes, strict=True)]
-        return x + torch.cat(spread)[:, None] * branch(read, shapes_read)
-    rows, scale = kept
-    if not sum(map(len, rows)):  # every parameter has a gradient in every step, which DDP demands
-        rows, scale = tuple(torch.arange(n, device=x.device) for n, _ in shapes), 0.0
-    picked = _Pick.apply(read, shapes_read, rows)
-    y = branch(picked, [(len(row), tokens) for row, (_, tokens) in zip(rows, shapes_read, strict=True)])
-    return _AddTo.apply(x, y, shapes, rows, scale)
+    keep_idx, scale = kept
+    if not sum(map(len, keep_idx)):  # every parameter has a gradient in every step, which DDP demands
+        keep_idx, scale = tuple(torch.arange(n, device=x.device) for n, _ in shapes), 0.0
+    picked = _Pick.apply(read, shapes_read, keep_idx)
+    shapes_kept = [(len(idx), tokens) for idx, (_, tokens) in zip(keep_idx, shapes_read, strict=True)]
+    return _AddTo.apply(x, branch(picked, shapes_kept), shapes, keep_idx, scale)
 
 
 def _attention_branch(
@@ -148,9 +259,10 @@ def _attention_branch(
     out = []
     for query, part, (n, tokens) in zip(few, many.split([n * t for n, t in shapes]), shapes, strict=True):
         q, k, v = (() if query is None else _maps(attn, query, n, 1)) + _maps(attn, part, n, tokens)
+        q, k = attn.q_norm(q), attn.k_norm(k)
         seen = scaled_dot_product_attention(q, k, v) if fused else (q * attn.scale @ k.mT).softmax(-1) @ v
         out.append(seen.transpose(1, 2).flatten(2).flatten(0, 1))
-    return block.ls1(attn.proj(torch.cat(out)))
+    return block.ls1(attn.proj(attn.norm(torch.cat(out))))
 
 
 def _maps(attn: nn.Module, x: Tensor, n: int, tokens: int) -> tuple[Tensor, ...]:
@@ -185,19 +297,19 @@ class _Pick(torch.autograd.Function):
     """The tokens of some views; indexed view by view, since a processor copies long rows fast."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, shapes: Shapes, rows: Sequence[Tensor]) -> Tensor:
-        ctx.where = shapes, rows
+    def forward(ctx: FunctionCtx, x: Tensor, shapes: Shapes, keep_idx: Sequence[Tensor]) -> Tensor:
+        ctx.where = shapes, keep_idx
         return torch.cat(
-            [group[row].flatten(0, 1) for group, row in zip(_views(x, shapes), rows, strict=True)]
+            [group[idx].flatten(0, 1) for group, idx in zip(_views(x, shapes), keep_idx, strict=True)]
         )
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        shapes, rows = ctx.where
+        shapes, keep_idx = ctx.where
         out = grad.new_zeros(sum(n * tokens for n, tokens in shapes), grad.shape[1])
-        for group, row, part in _parts(out, grad, shapes, rows):
-            group.index_copy_(0, row, part)
+        for group, idx, part in _parts(out, grad, shapes, keep_idx):
+            group.index_copy_(0, idx, part)
         return out, None, None
 
 
@@ -206,26 +318,26 @@ class _AddTo(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, x: Tensor, y: Tensor, shapes: Shapes, rows: Sequence[Tensor], scale: float
+        ctx: FunctionCtx, x: Tensor, y: Tensor, shapes: Shapes, keep_idx: Sequence[Tensor], scale: float
     ) -> Tensor:
-        ctx.where = shapes, rows, scale, y.dtype
+        ctx.where = shapes, keep_idx, scale, y.dtype
         out = x.clone()
-        for group, row, part in _parts(out, y.to(x.dtype), shapes, rows):
-            group.index_add_(0, row, part, alpha=scale)
+        for group, idx, part in _parts(out, y.to(x.dtype), shapes, keep_idx):
+            group.index_add_(0, idx, part, alpha=scale)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        shapes, rows, scale, dtype = ctx.where
-        picked = [group[row].flatten(0, 1) for group, row in zip(_views(grad, shapes), rows, strict=True)]
+        shapes, keep_idx, scale, dtype = ctx.where
+        picked = [group[idx].flatten(0, 1) for group, idx in zip(_views(grad, shapes), keep_idx, strict=True)]
         return grad, torch.cat(picked).mul_(scale).to(dtype), None, None, None
 
 
 def _parts(
-    x: Tensor, y: Tensor, shapes: Shapes, rows: Sequence[Tensor]
+    x: Tensor, y: Tensor, shapes: Shapes, keep_idx: Sequence[Tensor]
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Each group of x as views (n, N, d), with the places of some of its views and their part of y."""
-    parts = y.split([len(row) * tokens for row, (_, tokens) in zip(rows, shapes, strict=True)])
-    for group, row, part in zip(_views(x, shapes), rows, parts, strict=True):
-        yield group, row, part.view(len(row), *group.shape[1:])
+    parts = y.split([len(idx) * tokens for idx, (_, tokens) in zip(keep_idx, shapes, strict=True)])
+    for group, idx, part in zip(_views(x, shapes), keep_idx, parts, strict=True):
+        yield group, idx, part.view(len(idx), *group.shape[1:])

@@ -3,18 +3,18 @@
 Parameter names, shapes and order are the published ones; those of the fusion are extra and come last.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any, cast
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES
+from terrafm_tg.transforms import SensorBatch
 
 from .fusion import ModalityFusion
-from .inputs import PATCH_SIZE, Columns, SensorInput, guess_modality, resolve_input
-from .multi_crop_stem import embed_groups
+from .inputs import PATCH_SIZE, Columns
 
 #: Height and width of the grid of learned positions: that of a 224 px image.
 POSITION_GRID = (14, 14)
@@ -38,7 +38,6 @@ class PatchStem(nn.Conv2d):
         super().__init__(bands, dim, kernel_size=PATCH_SIZE, stride=PATCH_SIZE, **factory)
         self.columns = [column for column in columns if column is not None]
         self.channels = [channel for channel, column in enumerate(columns) if column is not None]
-        self.reads_all = None not in columns
 
     def forward(self, input: Tensor, offset: Tensor | float = 0.0) -> Tensor:
         """Embeds patches.
@@ -50,31 +49,24 @@ class PatchStem(nn.Conv2d):
         Returns:
             (B, H / 16, W / 16, D).
         """
-        if not self.reads_all:
+        if len(self.channels) < input.shape[1]:
             input = torch.stack([input[:, channel] for channel in self.channels], dim=1)
         batch, channels, height, width = input.shape
-        kernel, gap = self._select()
+        kernel, gap = self.select()
         patches = input.reshape(
             batch, channels, height // PATCH_SIZE, PATCH_SIZE, width // PATCH_SIZE, PATCH_SIZE
         )
         patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3)
-        return nn.functional.linear(patches, kernel.flatten(1), cast("Tensor", self.bias) + offset + gap)
+        return nn.functional.linear(patches, kernel.flatten(1), self.get_parameter("bias") + offset + gap)
 
-    def _select(self) -> tuple[Tensor, Tensor | float]:
-        """Kernel (D, C, 16, 16) of the bands that are there, and what the others add to the bias (D,)."""
+    def select(self) -> tuple[Tensor, Tensor | float]:
+        """Returns the kernel (D, C, 16, 16) of the bands that are there, and what absent ones add to the bias (D,)."""
         if self.columns == list(range(self.in_channels)):
             return self.weight, 0.0
         kernels = self.weight.unbind(1)  # views: no index tensor has to reach the device
         kernel = torch.stack([kernels[i] for i in self.columns], dim=1)
         absent = [kernels[i].sum((1, 2)) for i in range(self.in_channels) if i not in self.columns]
         return kernel, 0.5 * torch.stack(absent).sum(0) if absent else 0.0
-
-
-@fx.wrap  # torch.fx records the call: what it does depends on which parameters are trained
-def join_unused(tokens: Tensor, unused: Sequence[nn.Parameter]) -> Tensor:
-    """Joins parameters to the graph with weight zero: each gets a gradient, zero, and no value changes."""
-    firsts = [parameter.view(-1)[0] for parameter in unused if parameter.requires_grad]
-    return tokens + 0.0 * torch.stack(firsts).sum() if firsts else tokens
 
 
 class SharedProjection(nn.Module):
@@ -109,7 +101,6 @@ class SensorPatchEmbed(nn.Module):
         in_chans: Channels of a bare tensor, which timm passes; ``columns`` says it already.
         embed_dim: Width d of the transformer.
         columns: Stem channels that the input has, by modality.
-        modality: What a bare tensor is; None goes by ``in_chans``.
         device: Where to create the parameters.
         dtype: Type of the parameters.
         timm: Other settings of timm's patch embedding, which have no meaning here.
@@ -125,26 +116,23 @@ class SensorPatchEmbed(nn.Module):
         embed_dim: int = 768,
         *,
         columns: Columns,
-        modality: str | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         **timm: Any,
     ) -> None:
         super().__init__()
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.columns = columns
-        self.modality = modality or guess_modality(in_chans, columns)
         self.patch_size = (PATCH_SIZE, PATCH_SIZE)
         self.grid_size = POSITION_GRID
         self.num_patches = POSITION_GRID[0] * POSITION_GRID[1]
         self.set_input_size(img_size, patch_size)
         stems = list(reversed(MODALITIES.values()))  # the published order
-        for sensor in stems:
+        for modality in stems:
             embed = nn.Parameter(torch.empty(1, 3 * embed_dim, **factory))
-            self.register_parameter(f"{sensor.stem}_embed", embed)
-        for sensor in stems:
-            stem = PatchStem(len(sensor.bands), 3 * embed_dim, columns[sensor.name], **factory)
-            self.add_module(f"conv2d_{sensor.stem}", stem)
+            self.register_parameter(f"{modality.stem}_embed", embed)
+        for modality in stems:
+            stem = PatchStem(len(modality.bands), 3 * embed_dim, columns[modality.name], **factory)
+            self.add_module(f"conv2d_{modality.stem}", stem)
         self.projection = SharedProjection(embed_dim, **factory)
         self.fusion = ModalityFusion(3 * embed_dim, **factory)
         self.init_weights()
@@ -161,45 +149,39 @@ class SensorPatchEmbed(nn.Module):
             with torch.no_grad():
                 stem.get_parameter("bias").copy_(-0.5 * stem.get_parameter("weight").sum((1, 2, 3)))
 
-    @property
-    def proj(self) -> PatchStem:
-        """The stem of a bare tensor, under the name that timm's patch embedding has for its only one."""
-        return cast("PatchStem", self.get_submodule(f"conv2d_{MODALITIES[self.modality].stem}"))
-
-    def forward(self, x: SensorInput | Tensor) -> Tensor:
-        """Embeds a checked batch, or a bare tensor (B, C, H, W) as callers of timm's patch embedding pass it.
+    def forward(self, x: SensorBatch) -> Tensor:
+        """Embeds a checked batch.
 
         Returns:
             Tokens (B, H / 16, W / 16, d). One modality gives exactly the numbers of its plain stem.
-
-        Raises:
-            TerraFMError: If the stem cannot read the bare tensor.
         """
-        if isinstance(x, Tensor):
-            x = resolve_input(x, self.columns, self.modality)
         values = [self.value(name, image) for name, image in x.images.items()]
-        if x.rows is not None:
-            fused = self.fusion(values, list(x.rows.values()), x.size)
+        if x.sample_idx is not None:
+            fused = self.fusion(values, list(x.sample_idx.values()), x.size)
         elif len(values) > 1:
             fused = self.fusion(values)
         else:
             fused = values[0]
         tokens = self.projection(fused)
         if self.training and torch.is_grad_enabled():
-            alone = x.rows is None and len(x.images) == 1
+            alone = x.sample_idx is None and len(x.images) == 1
             unused = [*self.unused(x.images), *(self.fusion.parameters() if alone else ())]
-            tokens = join_unused(tokens, unused)
+            firsts = [parameter.view(-1)[0] for parameter in unused if parameter.requires_grad]
+            if firsts:  # reads one number of each; the gradient, zero, reaches all of it
+                tokens = tokens + 0.0 * torch.stack(firsts).sum()
         return tokens
 
     def value(self, name: str, image: Tensor) -> Tensor:
-        """The fusion's values of one modality, (n, C, H, W) -> (n, H / 16, W / 16, D)."""
-        stem = MODALITIES[name].stem
-        offset = getattr(self, f"{stem}_embed")[0]  # not get_parameter(), which refuses a Proxy of torch.fx
-        return self.projection.proj1(self.get_submodule(f"conv2d_{stem}")(image, offset))
+        """Returns the fusion's values of one modality, (n, C, H, W) -> (n, H / 16, W / 16, D)."""
+        return self.projection.proj1(self.stem(name)(image, self.offset(name)))
 
-    def embed(self, groups: Sequence[SensorInput], fold: bool = True) -> list[Tensor]:
-        """Embeds groups of views that differ in size, as a training step needs it; see `packed_stem`."""
-        return embed_groups(self, groups, fold)
+    def stem(self, name: str) -> PatchStem:
+        """Returns the stem of a modality."""
+        return cast(PatchStem, self.get_submodule(f"conv2d_{MODALITIES[name].stem}"))
+
+    def offset(self, name: str) -> Tensor:
+        """Returns the vector (D,) of a modality, which its stem adds to every token."""
+        return self.get_parameter(f"{MODALITIES[name].stem}_embed")[0]
 
     def unused(self, names: Collection[str]) -> list[nn.Parameter]:
         """Parameters of the stems of other modalities than these.
@@ -210,7 +192,7 @@ class SensorPatchEmbed(nn.Module):
         parameters: list[nn.Parameter] = []
         for name, modality in MODALITIES.items():
             if name not in names:
-                parameters.append(getattr(self, f"{modality.stem}_embed"))
+                parameters.append(self.get_parameter(f"{modality.stem}_embed"))
                 parameters += self.get_submodule(f"conv2d_{modality.stem}").parameters()
         return parameters
 

@@ -8,72 +8,25 @@ from typing import Any, Literal, cast
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, S2L2A
+from terrafm_tg.transforms import SensorBatch
 
 from .inputs import (
     PATCH_SIZE,
     Bands,
-    Columns,
-    SensorInput,
     guess_modality,
     input_channels,
     resolve_input,
     select_columns,
 )
-from .multi_crop import embed_views
+from .multi_crop import CropBlock, DepthPlan, embed_groups
 from .patch_embed import SensorPatchEmbed
 
 #: Anything that the encoder reads.
-type Images = Tensor | Mapping[str, Tensor] | SensorInput
-
-
-@fx.wrap  # torch.fx records the call: what it does depends on the size
-def resize_positions(positions: Tensor, grid: tuple[int, int], height: int, width: int) -> Tensor:
-    """Resizes learned positions by DINO's scale factor (h + 0.1) / 14, not to a target size, without antialiasing.
-
-    Args:
-        positions: (1, N, d), row by row.
-        grid: Height and width of the grid that they were learned on; N is their product.
-        height: Rows of the new grid.
-        width: Columns of the new grid.
-
-    Returns:
-        (1, height * width, d); ``positions`` themselves on their own grid.
-    """
-    if torch.jit.is_tracing():  # a trace is of one size, and hands out sizes as tensors
-        height, width = int(height), int(width)
-    if (height, width) == grid:
-        return positions
-    resized = nn.functional.interpolate(
-        positions.unflatten(1, grid).permute(0, 3, 1, 2),
-        scale_factor=((height + 0.1) / grid[0], (width + 0.1) / grid[1]),
-        mode="bicubic",
-    )
-    return resized.flatten(2).transpose(1, 2)
-
-
-@fx.wrap  # torch.fx records the call: the checks run when the traced model does
-def check_traced(x: Any, columns: Columns, bare: str, *said: Any) -> Tensor:
-    """Checks what a model traced by :mod:`torch.fx` is called with, and returns the image.
-
-    Args:
-        x: (B, C, H, W).
-        columns: The stem channels that it holds, by modality.
-        bare: The modality that was traced.
-        said: What the call says of modality and samples: nothing, or that modality.
-
-    Raises:
-        TerraFMError: If it says anything else, or the stem cannot read the image.
-    """
-    if any(word not in (None, bare) for word in said):
-        raise TerraFMError(
-            f"A model traced by torch.fx reads tensors of {bare} alone: call it with these, or trace an encoder that "
-            "was built with another `modality`."
-        )
-    return resolve_input(x, columns, bare).images[bare]
+type Images = Tensor | Mapping[str, Tensor] | SensorBatch
 
 
 class TerraFMViT(VisionTransformer):
@@ -128,7 +81,7 @@ class TerraFMViT(VisionTransformer):
     ) -> None:
         columns = select_columns(modality, bands)
         # The trained norm stays where it was trained, whatever pools after it.
-        timm = {"fc_norm": False, "patch_size": PATCH_SIZE} | timm
+        timm = {"fc_norm": False, "patch_size": PATCH_SIZE, "block_fn": CropBlock} | timm
         super().__init__(
             img_size=img_size,
             in_chans=input_channels(columns, modality, in_chans),
@@ -142,7 +95,7 @@ class TerraFMViT(VisionTransformer):
             pos_embed="learn",
             no_embed_class=False,
             dynamic_img_size=True,
-            embed_layer=functools.partial(SensorPatchEmbed, columns=columns, modality=modality),
+            embed_layer=functools.partial(SensorPatchEmbed, columns=columns),
             **timm,
         )
         self.modality = modality
@@ -150,22 +103,18 @@ class TerraFMViT(VisionTransformer):
         self.depth = depth
         self._warned = False
 
-    def sensor_input(
+    def sensor_batch(
         self,
         x: Images,
         modality: str | None = None,
-        rows: Mapping[str, Tensor] | None = None,
+        sample_idx: Mapping[str, Tensor] | None = None,
         size: int | None = None,
-    ) -> SensorInput:
+    ) -> SensorBatch:
         """Checks a batch and gives it one form; arguments as in :meth:`forward`.
 
         Raises:
             TerraFMError: If a modality, a channel count, a size or a type is not what a stem can read.
         """
-        if isinstance(x, fx.Proxy):  # a trace by torch.fx is of a bare tensor of the model's own channels
-            bare = self.patch_embed.modality
-            image = check_traced(x, self.columns, bare, modality, rows, size)
-            return SensorInput({bare: image}, None, image.shape[0])
         if isinstance(x, Tensor):
             modality = modality or self.modality
             if modality is None and x.ndim == 4:
@@ -179,7 +128,7 @@ class TerraFMViT(VisionTransformer):
                         UserWarning,
                         stacklevel=2,
                     )
-        return resolve_input(x, self.columns, modality, rows, size)
+        return resolve_input(x, self.columns, modality, sample_idx, size)
 
     def forward(
         self,
@@ -188,7 +137,7 @@ class TerraFMViT(VisionTransformer):
         is_causal: bool = False,
         *,
         modality: str | None = None,
-        rows: Mapping[str, Tensor] | None = None,
+        sample_idx: Mapping[str, Tensor] | None = None,
         size: int | None = None,
     ) -> Tensor:
         """Embeds a batch.
@@ -198,9 +147,9 @@ class TerraFMViT(VisionTransformer):
             attn_mask: Passed to timm's blocks.
             is_causal: Passed to timm's blocks.
             modality: What a bare tensor is.
-            rows: Modality -> int64 (n_m,), the sample that each image belongs to, for batches whose samples
+            sample_idx: Modality -> int64 (n_m,), the sample that each image belongs to, for batches whose samples
                 differ in what they have. Each sample must occur at least once, and at most once per modality.
-            size: Number of samples B; needed with ``rows``.
+            size: Number of samples B; needed with ``sample_idx``.
 
         Returns:
             The class token (B, d), or what ``global_pool`` says; logits (B, num_classes) if there are
@@ -209,7 +158,9 @@ class TerraFMViT(VisionTransformer):
         Raises:
             TerraFMError: If a modality, a channel count, a size or a type is not what a stem can read.
         """
-        features = self.forward_features(x, attn_mask, is_causal, modality=modality, rows=rows, size=size)
+        features = self.forward_features(
+            x, attn_mask, is_causal, modality=modality, sample_idx=sample_idx, size=size
+        )
         return self.forward_head(features)
 
     def forward_features(
@@ -219,11 +170,11 @@ class TerraFMViT(VisionTransformer):
         is_causal: bool = False,
         *,
         modality: str | None = None,
-        rows: Mapping[str, Tensor] | None = None,
+        sample_idx: Mapping[str, Tensor] | None = None,
         size: int | None = None,
     ) -> Tensor:
         """Class and patch tokens after the last norm, (B, 1 + N, d); arguments as in :meth:`forward`."""
-        checked = self.sensor_input(x, modality, rows, size)
+        checked = self.sensor_batch(x, modality, sample_idx, size)
         # timm only hands it to the patch embedding, and reads its shape.
         return super().forward_features(cast("Tensor", checked), attn_mask, is_causal)
 
@@ -232,36 +183,57 @@ class TerraFMViT(VisionTransformer):
         x: Images,
         *args: Any,
         modality: str | None = None,
-        rows: Mapping[str, Tensor] | None = None,
+        sample_idx: Mapping[str, Tensor] | None = None,
         size: int | None = None,
         **kwargs: Any,
     ) -> Any:
         """As timm's, for anything that :meth:`forward` reads."""
-        checked = self.sensor_input(x, modality, rows, size)
+        checked = self.sensor_batch(x, modality, sample_idx, size)
         return super().forward_intermediates(cast("Tensor", checked), *args, **kwargs)
 
-    def embed_views(self, views: Sequence[SensorInput], **settings: Any) -> Tensor:
-        """Class tokens of several groups of views, as a training step needs it; see :func:`~.packed.embed_views`."""
-        return embed_views(self, views, **settings)
+    def embed_views(
+        self, views: Sequence[SensorBatch], depth: DepthPlan | None = None, compiled: bool = False
+    ) -> Tensor:
+        """Returns class tokens of groups of views of several sizes, as a training step needs them.
+
+        Args:
+            views: The groups, checked by :meth:`sensor_batch`. Pooling and head are not used.
+            depth: Stochastic depth, from :func:`~terrafm_tg.models.multi_crop.plan_depth`; none where None.
+            compiled: Whether the residual branches are compiled, once for all sizes.
+
+        Returns:
+            (views of all groups, d), after the last norm.
+        """
+        kept = [None] * (2 * len(self.blocks)) if depth is None else depth.branches(len(views))
+        tokens = [self.norm_pre(self._pos_embed(grid)) for grid in embed_groups(self.patch_embed, views)]
+        shapes = [(t.shape[0], t.shape[1]) for t in tokens]
+        x = torch.cat([t.flatten(0, 1) for t in tokens])
+        options = {"compiled": compiled, "recompute": self.grad_checkpointing}
+        for number, block in enumerate(self.blocks):
+            last = number == len(self.blocks) - 1
+            x = block.forward_crops(x, shapes, kept[2 * number : 2 * number + 2], last=last, **options)
+        return self.norm(x)
 
     def _pos_embed(self, x: Tensor) -> Tensor:
-        """Adds class token and positions, (B, h, w, d) -> (B, 1 + h w, d)."""
+        """(B, h, w, d) -> (B, 1 + h w, d), with class token and positions.
+
+        Positions are resized by DINO's scale factor (h + 0.1) / 14, not to a target size, without
+        antialiasing.
+        """
         height, width = x.shape[1:3]
+        if torch.jit.is_tracing():  # a trace is of one size, and hands out sizes as tensors
+            height, width = int(height), int(width)
+        grid = self.patch_embed.grid_size
         token, positions = self.pos_embed[:, :1], self.pos_embed[:, 1:]
-        positions = resize_positions(positions, self.patch_embed.grid_size, height, width)
+        if (height, width) != grid:
+            positions = nn.functional.interpolate(
+                positions.unflatten(1, grid).permute(0, 3, 1, 2),
+                scale_factor=((height + 0.1) / grid[0], (width + 0.1) / grid[1]),
+                mode="bicubic",
+            )
+            positions = positions.flatten(2).transpose(1, 2)
         token = (self.cls_token + token).expand(x.shape[0], -1, -1)
         return self.pos_drop(torch.cat([token, x.flatten(1, 2) + positions], dim=1))
-
-    def __prepare_scriptable__(self) -> None:
-        """Refuses ``torch.jit.script``, which calls it.
-
-        Raises:
-            TerraFMError: Always.
-        """
-        raise TerraFMError(
-            "torch.jit.script is not supported, since TorchScript has no type for a tensor or a dict: use "
-            "torch.export, torch.jit.trace or `terrafm export --onnx`."
-        )
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:

@@ -73,23 +73,26 @@ def step_operations(
     shares = modality_shares(task) if shares is None else shares
     size = SIZES[settings["model"]]
     width, depth = size["embed_dim"], settings["depth"] or size["depth"]
-    crops = {settings["global_size"]: GLOBAL_CROPS}
-    crops[settings["local_size"]] = crops.get(settings["local_size"], 0) + settings["local_crops"]
-    hidden, bottleneck = settings["head_hidden"], settings["head_bottleneck"]
-    head = 2 * (width * hidden + hidden * hidden + hidden * bottleneck + bottleneck * settings["prototypes"])
-    views = GLOBAL_CROPS + settings["local_crops"]
+    sizes, counts = task.multicrop.sizes, task.multicrop.counts
+    crops = {sizes["global"]: GLOBAL_CROPS}
+    crops[sizes["local"]] = crops.get(sizes["local"], 0) + counts["local"]
+    hidden, bottleneck, prototypes = (
+        settings["head"][name] for name in ("hidden_dim", "bottleneck_dim", "prototypes")
+    )
+    head = 2 * (width * hidden + hidden * hidden + hidden * bottleneck + bottleneck * prototypes)
+    views = sum(counts.values())
 
     def forward(edge: int) -> tuple[float, float]:
         """Of one view: products with pixels, and all others."""
         pixels, others = _embedding(edge, width, shares, as_written)
         return pixels, others + _blocks(edge, width, depth) + head
 
-    teacher = GLOBAL_CROPS * sum(forward(settings["global_size"]))
+    teacher = GLOBAL_CROPS * sum(forward(sizes["global"]))
     pixels, others = (
         sum(n * part for n, part in zip(crops.values(), parts, strict=True))
         for parts in zip(*map(forward, crops), strict=True)
     )
-    loss = 2 * GLOBAL_CROPS * views * settings["prototypes"]
+    loss = 2 * GLOBAL_CROPS * views * prototypes
     return StepOperations(teacher, pixels + others, loss, pixels + 2 * others + loss, sum(shares.values()))
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from terrafm_tg.tasks import TerraFM
+from terrafm_tg.tasks.pretrain.settings import flatten
 from terrafm_tg.transforms.multicrop import GLOBAL_CROPS
 from terrafm_tg.utils.devices import describe_device
 
@@ -24,8 +25,8 @@ from .stages import OTHER, STAGES, StageProfiler, finished_profiler
 
 #: Settings that a profile names.
 _SETTINGS = (
-    *("model", "depth", "global_size", "local_size", "local_crops", "prototypes", "drop_path"),
-    *("grad_checkpointing", "compile", "without"),
+    *("model", "depth", "crops.global_size", "crops.local_size", "crops.local_crops", "head.prototypes"),
+    *("drop_path", "grad_checkpointing", "compile"),
 )
 _DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32, "64": torch.float64}
 
@@ -73,8 +74,8 @@ class Watch(Callback):
         self.views += plan["batch_size"] * (GLOBAL_CROPS + sum(crop.counts.values()))
         for kind in crop.counts:
             for name in pl_module.sensors:
-                rows, student = plan[f"{kind}_{name}_rows"], plan[f"{kind}_{name}_student"]
-                self.modalities += len(rows) - int(student) + int(plan[f"{kind}_{name}_teacher"])
+                view_idx, student = plan[f"{kind}_{name}_view_idx"], plan[f"{kind}_{name}_student"]
+                self.modalities += len(view_idx) - int(student) + int(plan[f"{kind}_{name}_teacher"])
 
 
 def profile_training(
@@ -102,7 +103,7 @@ def profile_training(
     counted = _operations(model, trainer, profiler.operations and profiler.operations / batch)
     found = Profile(
         task=model.hparams.get("model", type(model).__name__),
-        settings={name: model.hparams[name] for name in _SETTINGS if name in model.hparams},
+        settings={name: value for name, value in flatten(model.hparams).items() if name in _SETTINGS},
         device=describe_device(device),
         processes=trainer.world_size,
         batch=batch,
@@ -174,7 +175,7 @@ def _run(found: Profile, trainer: Trainer, processes: int) -> Run | None:
 def _reduced(model: LightningModule) -> dict[str, int]:
     """Bytes of the gradients and of the centres' sums and counts."""
     gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    centres = 4 * 2 * (model.hparams["prototypes"] + 1) if isinstance(model, TerraFM) else 0
+    centres = 4 * 2 * (model.hparams["head"]["prototypes"] + 1) if isinstance(model, TerraFM) else 0
     return {"gradients": gradients, "centres": centres}
 
 

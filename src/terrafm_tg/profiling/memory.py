@@ -20,11 +20,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from terrafm_tg.datasets.tiles.dataset import check_tile_size
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import get_modalities, get_modality
-from terrafm_tg.models.multi_crop import Kept, as_on_a_gpu
+from terrafm_tg.models.multi_crop import DepthPlan, as_on_a_gpu, plan_depth
 from terrafm_tg.models.sizes import SIZES
 from terrafm_tg.tasks import TerraFM
-from terrafm_tg.tasks.pretrain.stochastic_depth import plan_depth, unpack_depth
-from terrafm_tg.transforms import ViewGroup
+from terrafm_tg.transforms import SensorBatch
 from terrafm_tg.transforms.multicrop import GLOBAL_CROPS
 from terrafm_tg.utils.progress import shown
 
@@ -88,19 +87,18 @@ def step_memory(task: TerraFM, batch: int, tile_size: int = 534, low: bool = Tru
     """
     task.train().zero_grad()
     trained = [p for p in task.parameters() if p.requires_grad]
-    followers = [p for p in task.parameters() if not p.requires_grad]
-    state = sum(map(_size, trained)) * 3 + sum(map(_size, followers)) + sum(map(_size, task.buffers()))
+    teacher = [p for p in task.parameters() if not p.requires_grad]
+    state = sum(map(_size, trained)) * 3 + sum(map(_size, teacher)) + sum(map(_size, task.buffers()))
     numbers = [count for count in task.multicrop.counts.values() if count]
     places = torch.arange(batch)
-    depth = plan_depth(task.drop_rates, task.hparams["seed"], torch.zeros_like(places), places, numbers)
-    kept = unpack_depth(task.drop_rates, depth, len(numbers))
+    depth = plan_depth(task.student.blocks, task.hparams["seed"], torch.zeros_like(places), places, numbers)
     token = as_on_a_gpu.set(True)
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             groups = [_views(task, kind, batch) for kind, count in task.multicrop.counts.items() if count]
-            data = sum(_size(x) for group in groups for x in group.x.values())
+            data = sum(_size(x) for group in groups for x in group.images.values())
             with TensorMemory() as memory:
-                _step(task, groups, kept, low)
+                _step(task, groups, depth, low)
     finally:
         as_on_a_gpu.reset(token)
         task.zero_grad()
@@ -135,7 +133,7 @@ def memory_need(settings: Mapping[str, Any], tile_size: int = 534, low: bool = T
     depth = settings.get("depth") or SIZES[name]["depth"]
     lines = []
     for few in _DEPTHS:
-        task = TerraFM(**(dict(settings) | {"depth": few, "alpha": 1.0}))
+        task = TerraFM(**(dict(settings) | {"depth": few}))
         small, large = (step_memory(task, batch, tile_size, low).total for batch in _BATCHES)
         slope = (large - small) / (_BATCHES[1] - _BATCHES[0])
         lines.append((small - _BATCHES[0] * slope, slope))
@@ -161,7 +159,7 @@ def profile_memory(
         reserve: Of it for the context, libraries and gaps between tensors.
         tile_size: Edge of a native tile in pixels of 10 m.
         precision: bf16 (autocast) or fp32.
-        settings: Other settings of the task, such as --settings.local_crops 10.
+        settings: Other settings of the task, such as --settings.crops.local_crops 10.
     """
     if precision not in ("bf16", "fp32") or not 0 <= reserve < gigabytes:
         raise TerraFMError(
@@ -211,27 +209,29 @@ def _check(settings: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _views(task: TerraFM, kind: str, batch: int) -> ViewGroup:
+def _views(task: TerraFM, kind: str, batch: int) -> SensorBatch:
     """Views of a kind, each modality in its expected share of them."""
     size, edge = batch * task.multicrop.counts[kind], task.multicrop.sizes[kind]
     counts = {name: round(share * size) for name, share in modality_shares(task).items()}
     x = {name: torch.empty(n, len(get_modality(name).bands), edge, edge) for name, n in counts.items()}
-    return ViewGroup(x, {name: torch.arange(n) for name, n in counts.items()}, size)
+    return SensorBatch(x, {name: torch.arange(n) for name, n in counts.items()}, size)
 
 
-def _step(task: TerraFM, groups: list[ViewGroup], kept: list[Kept | None], low: bool) -> None:
+def _step(task: TerraFM, groups: list[SensorBatch], depth: DepthPlan, low: bool) -> None:
     """Forward and backward pass of a training step."""
     size = groups[0].size // GLOBAL_CROPS
-    settings = {"without": task.without}
-    views = [task.student.sensor_input(group.x, rows=group.rows, size=group.size) for group in groups]
+    views = [
+        task.student.sensor_batch(group.images, sample_idx=group.sample_idx, size=group.size)
+        for group in groups
+    ]
     with torch.autocast("cpu", torch.bfloat16, enabled=low):
         with torch.no_grad():
-            embeddings = task.teacher.embed_views(views[:1], **settings)
+            embeddings = task.teacher.embed_views(views[:1])
             logits = task.teacher_head(embeddings).unflatten(0, (-1, size))
             targets = task.center(logits)
-        tokens = task.student.embed_views(views, kept=kept, **settings)
+        tokens = task.student.embed_views(views, depth)
         student = task.student_head(tokens).unflatten(0, (-1, size))
-        loss = task.loss(student, targets, task.hparams["teacher_temp"][0])
+        loss = task.loss(student, targets, task.hparams["schedule"]["teacher_temp"][0])
     loss.backward()
 
 

@@ -2,7 +2,7 @@
 
 from .augment import Augment
 from .contact_sheet import draw_contact_sheet
-from .multicrop import MultiCrop, ViewGroup
+from .multicrop import MultiCrop, SensorBatch
 from .normalize import Normalize
 
-__all__ = ["Augment", "MultiCrop", "Normalize", "ViewGroup", "draw_contact_sheet"]
+__all__ = ["Augment", "MultiCrop", "Normalize", "SensorBatch", "draw_contact_sheet"]

@@ -6,7 +6,7 @@
 * Both: the resolution varies (Gaussian blur; in radar before the logarithm, which is multi-looking).
 
 Colour jitter for photographs (hue, saturation, solarisation, grey) has no meaning in either. The paper does
-not say which augmentations it used; `MultiCrop(augment=False)` uses none but the crops.
+not say which augmentations it used; with :data:`NO_CHANGE` there are none but the crops.
 """
 
 import math

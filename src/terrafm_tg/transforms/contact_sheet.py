@@ -9,7 +9,7 @@ from torch import Tensor
 
 from terrafm_tg.modalities import get_modality
 
-from .multicrop import ViewGroup
+from .multicrop import SensorBatch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,8 +24,8 @@ _GROUPS = {
 
 
 def draw_contact_sheet(
-    whole: ViewGroup,
-    views: Mapping[str, ViewGroup],
+    whole: SensorBatch,
+    views: Mapping[str, SensorBatch],
     plan: Mapping[str, Any] | None = None,
     tiles: int = 3,
 ) -> "Figure":
@@ -51,7 +51,7 @@ def draw_contact_sheet(
 
     columns = [(name, view) for name in _GROUPS for view in range(views[name].size // whole.size)]
     titles = ["whole tile", *(f"{_GROUPS[name][0]}\ncrop {view + 1}" for name, view in columns)]
-    lines = [(tile, sensor) for tile in range(min(tiles, whole.size)) for sensor in whole.x]
+    lines = [(tile, sensor) for tile in range(min(tiles, whole.size)) for sensor in whole.images]
     size = (1.25 * (len(columns) + 1) + 0.4, 1.25 * len(lines) + 0.9)
     figure = Figure(figsize=size, layout="constrained")
     figure.suptitle("Views of the first tiles of a batch", x=0.01, ha="left", fontsize=11, fontweight="bold")
@@ -80,7 +80,7 @@ def draw_contact_sheet(
             _show(ax, picture, stretch)
             ax.spines[:].set(visible=True, color=color, linewidth=1.5)
             if plan is not None:
-                box = plan[f"{kind}_{sensor}_box"][_find(plan[f"{kind}_{sensor}_rows"], place)]
+                box = plan[f"{kind}_{sensor}_box"][_find(plan[f"{kind}_{sensor}_view_idx"], place)]
                 _outline(line[0], box.cpu().numpy() * len(reference) - 0.5, color)
     return figure
 
@@ -94,20 +94,20 @@ def _say(ax: "Axes", words: str) -> None:
     ax.text(0.5, 0.5, words, ha="center", va="center", fontsize=7, color="#9aa4ae", transform=ax.transAxes)
 
 
-def _picture(group: ViewGroup, name: str, place: int) -> NDArray[np.float32] | None:
+def _picture(group: SensorBatch, name: str, place: int) -> NDArray[np.float32] | None:
     """Three channels (h, w, 3) of the view at that place of the list; None where it lacks the modality."""
-    found = _find(group.rows.get(name), place)
+    found = _find(group.idx(name), place) if name in group.images else None
     if found is None:
         return None
-    x, modality = group.x[name][found].detach().float().cpu(), get_modality(name)
+    x, modality = group.images[name][found].detach().float().cpu(), get_modality(name)
     if modality.unit == "dB":
         vv, vh = (x[i].numpy() * 4 * modality.std[i] + modality.mean[i] - 2 * modality.std[i] for i in (0, 1))
         return np.stack([vv, vh, vv - vh], axis=-1)
     return x[modality.band_indices(("B04", "B03", "B02"))].permute(1, 2, 0).numpy()
 
 
-def _find(rows: Tensor | None, place: int) -> int | None:
-    found = [] if rows is None else (rows == place).nonzero().flatten().tolist()
+def _find(view_idx: Tensor, place: int) -> int | None:
+    found = (view_idx == place).nonzero().flatten().tolist()
     return found[0] if found else None
 
 

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.modalities import Modality, get_modalities
+from terrafm_tg.modalities import MODALITIES, Modality, get_modalities
 from terrafm_tg.utils.random import keyed_uniform
 
-from .augment import NO_CHANGE, Augment
-from .completeness import complete_tiles
+from .augment import Augment
 from .draws import CROP_DRAWS, draw_boxes, draw_modalities
 from .normalize import affine
 from .render import Views, render
@@ -25,19 +24,33 @@ GLOBAL_CROPS = 2
 Key = tuple[int, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 
-class ViewGroup(NamedTuple):
-    """Views of one size, in the order "view 0 of every sample, view 1 of every sample, ...".
+class SensorBatch(NamedTuple):
+    """Images of samples, or of views, that differ in the sensors they have.
+
+    Views lie in the order "view 0 of every sample, view 1 of every sample, ...", so that each is a sample of its own,
+    ``view * B + sample``.
 
     Args:
-        x: Modality -> normalised images, float32 (n_m, C, h, w) in stem order; only views that show it.
-        rows: Modality -> int64 (n_m,), the place ``view * B + sample`` of each in that order; itself in any
-            order.
-        size: Number of views V * B.
+        images: Modality -> normalized images, float (n_m, C_m, H, W) in stem order; H and W are the same for all.
+        sample_idx: Modality -> int64 (n_m,), the sample of each image, in any order; None where every sample has every
+            modality of ``images``.
+        size: Number of samples.
     """
 
-    x: dict[str, Tensor]
-    rows: dict[str, Tensor]
+    images: dict[str, Tensor]
+    sample_idx: dict[str, Tensor] | None
     size: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(B, C, H, W), with the channels of all modalities together; timm reads the size from it."""
+        height, width = next(iter(self.images.values())).shape[-2:]
+        return self.size, sum(x.shape[1] for x in self.images.values()), height, width
+
+    def idx(self, name: str) -> Tensor:
+        """Returns the sample of each image of a modality, int64 (n_m,)."""
+        x = self.images[name]
+        return torch.arange(len(x), device=x.device) if self.sample_idx is None else self.sample_idx[name]
 
 
 class MultiCrop(nn.Module):
@@ -57,8 +70,7 @@ class MultiCrop(nn.Module):
         ratio: Range of a crop's width / height.
         modality_probability: Chance of each modality in a view, on condition that one is shown at least.
         fuse: Whether a view may show several modalities; otherwise each shows one.
-        augment: Changes of the values; True for the defaults of :class:`~terrafm_tg.transforms.Augment`,
-            False for none.
+        augment: Changes of the values; ``NO_CHANGE`` for none.
         seed: Seed of all draws.
 
     Raises:
@@ -83,7 +95,7 @@ class MultiCrop(nn.Module):
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         modality_probability: float = 0.5,
         fuse: bool = True,
-        augment: Augment | bool = True,
+        augment: Augment = Augment(),
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -112,22 +124,22 @@ class MultiCrop(nn.Module):
         self.ratio = ratio
         self.modality_probability = modality_probability
         self.fuse = fuse
-        self.augment = (Augment() if augment else NO_CHANGE) if isinstance(augment, bool) else augment
+        self.augment = augment
         self.seed = seed
 
     def plan(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Decides what every view of a batch shows.
 
         Args:
-            batch: Batch on the CPU with ``position`` and ``epoch`` (B,) and ``rows_<modality>``. A sample of
-                position -1 (one that no sampler drew) is keyed by its ``row``.
+            batch: Batch on the CPU with ``position`` and ``epoch`` (B,) and ``sample_idx_<modality>``, and with
+                ``complete``, bool (B, modalities): whether a tile has all of its pixels; where absent, none counts as
+                such. A sample of position -1 (one that no sampler drew) is keyed by its ``row``.
 
         Returns:
             Flat dict of CPU tensors, and of sizes as integers, to be moved with the batch: for "global" and
-            "local" and each modality ``<kind>_<modality>_rows`` and the tensors of :class:`~.render.Views`.
-            The rows of global views are sorted into those of the teacher only, of both, and of the student
-            only, so that each one's are a slice: ``_teacher`` is where the teacher's end, ``_student`` where
-            the student's begin. ``_order`` sorts them into those of complete tiles, ``_complete`` many, and others.
+            "local" and each modality ``<kind>_<modality>_view_idx`` and the fields of :class:`~.render.Views`.
+            Global views are sorted into those of the teacher only, of both, and of the student only, so that each
+            one's are a slice: ``_teacher`` is where the teacher's end, ``_student`` where the student's begin.
 
         Raises:
             TerraFMError: If a sample has none of the modalities.
@@ -138,10 +150,10 @@ class MultiCrop(nn.Module):
         source = np.full((len(self.modalities), len(position)), -1)
         complete = np.zeros(source.shape, dtype=bool)
         for i, m in enumerate(self.modalities):
-            if f"rows_{m.name}" in batch:
-                rows = batch[f"rows_{m.name}"].numpy()
-                source[i, rows] = np.arange(len(rows))
-                complete[i, rows] = complete_tiles(batch, m).numpy()
+            if f"sample_idx_{m.name}" in batch:
+                sample_idx = batch[f"sample_idx_{m.name}"].numpy()
+                source[i, sample_idx] = np.arange(len(sample_idx))
+                complete[i, sample_idx] = _complete(batch, m).numpy()
         if (absent := (source < 0).all(0)).any():
             raise TerraFMError(
                 f"Sample {absent.argmax()} of the batch has none of the modalities "
@@ -168,19 +180,18 @@ class MultiCrop(nn.Module):
         for i, m in enumerate(self.modalities):
             seen, taught = student[..., i].ravel(), teacher[..., i].ravel()
             parts = [np.flatnonzero(part) for part in (taught & ~seen, taught & seen, seen & ~taught)]
-            rows, name = np.concatenate(parts), f"{kind}_{m.name}"
+            view_idx, name = np.concatenate(parts), f"{kind}_{m.name}"
             drawn = np.tile(source[i], len(box)), box.reshape(-1, 4), turn.ravel(), *self._values(m, key)
-            views = Views(*(_tensor(values[rows]) for values in drawn))
-            plan |= {f"{name}_{field}": tensor for field, tensor in views._asdict().items()}
-            plan |= {f"{name}_rows": _tensor(rows), f"{name}_student": len(parts[0])}
+            whole = np.tile(complete[i], len(box))[view_idx]
+            order = _tensor(np.argsort(~whole, kind="stable"))
+            views = Views(*(_tensor(values[view_idx]) for values in drawn), order, int(whole.sum()))
+            plan |= {f"{name}_{field}": value for field, value in views._asdict().items()}
+            plan |= {f"{name}_view_idx": _tensor(view_idx), f"{name}_student": len(parts[0])}
             plan |= {f"{name}_teacher": len(parts[0]) + len(parts[1])}
-            whole = np.tile(complete[i], len(box))[rows]
-            plan |= {f"{name}_order": _tensor(np.argsort(~whole, kind="stable"))}
-            plan |= {f"{name}_complete": int(whole.sum())}
         return plan
 
     @torch.no_grad()
-    def forward(self, batch: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, ViewGroup]:
+    def forward(self, batch: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, SensorBatch]:
         """Makes the views.
 
         Args:
@@ -192,28 +203,31 @@ class MultiCrop(nn.Module):
             view of a group shows has no key in it. Teacher and student share memory: do not write to it.
         """
         size = int(plan["batch_size"])
-        views = {
-            name: ViewGroup({}, {}, size * GLOBAL_CROPS) for name in ("teacher_global", "student_global")
+        sizes = {
+            "teacher_global": GLOBAL_CROPS,
+            "student_global": GLOBAL_CROPS,
+            "student_local": self.counts["local"],
         }
-        views["student_local"] = ViewGroup({}, {}, size * self.counts["local"])
+        images: dict[str, dict[str, Tensor]] = {name: {} for name in sizes}
+        idx: dict[str, dict[str, Tensor]] = {name: {} for name in sizes}
         for m in self.modalities:
             for kind in self.counts:
-                rows = plan[f"{kind}_{m.name}_rows"]
-                if not len(rows):  # the batch may not even hold this modality
+                view_idx = plan[f"{kind}_{m.name}_view_idx"]
+                if not len(view_idx):  # the batch may not even hold this modality
                     continue
                 x = self._render(batch, plan, m, kind)
                 parts = {f"student_{kind}": slice(plan[f"{kind}_{m.name}_student"], None)}
                 if kind == "global":
                     parts["teacher_global"] = slice(plan[f"{kind}_{m.name}_teacher"])
                 for name, part in parts.items():
-                    if len(rows[part]):
-                        views[name].x[m.name], views[name].rows[m.name] = x[part], rows[part]
-        return views
+                    if len(view_idx[part]):
+                        images[name][m.name], idx[name][m.name] = x[part], view_idx[part]
+        return {name: SensorBatch(images[name], idx[name], size * count) for name, count in sizes.items()}
 
     @torch.no_grad()
     def whole(
         self, batch: Mapping[str, Any], size: int, modalities: Sequence[str] | None = None
-    ) -> ViewGroup:
+    ) -> SensorBatch:
         """Whole tiles, north up and without augmentation, for evaluation.
 
         Args:
@@ -222,26 +236,24 @@ class MultiCrop(nn.Module):
             modalities: Which to return; those of this module where None. One that no sample has is left out.
 
         Returns:
-            A group of one view per sample: ``rows`` are places in the batch.
+            One view per sample.
         """
         chosen = self.modalities if modalities is None else get_modalities(modalities)
-        group = ViewGroup({}, {}, len(batch["position"]))
+        images, idx = {}, {}
         for m in chosen:
-            rows = batch.get(f"rows_{m.name}")
-            if rows is None or not len(rows):
+            sample_idx = batch.get(f"sample_idx_{m.name}")
+            if sample_idx is None or not len(sample_idx):
                 continue
-            n, device = len(rows), rows.device
+            n, device = len(sample_idx), sample_idx.device
             scale, shift = (x.float().to(device).expand(n, -1) for x in affine(m))
             box = torch.tensor([0.0, 1.0, 0.0, 1.0], device=device).expand(n, 4)
             turn = torch.zeros(n, dtype=torch.bool, device=device)
-            views = Views(
-                torch.arange(n, device=device), box, turn, scale, shift, torch.zeros(n, device=device)
-            )
-            complete = complete_tiles(batch, m)
+            source, no_blur = torch.arange(n, device=device), torch.zeros(n, device=device)
+            complete = _complete(batch, m)
             order = complete.logical_not().argsort(stable=True)
-            x = render(batch, m, views, size, order=order, complete=int(complete.sum()))
-            group.x[m.name], group.rows[m.name] = x, rows
-        return group
+            views = Views(source, box, turn, scale, shift, no_blur, order, int(complete.sum()))
+            images[m.name], idx[m.name] = render(batch, m, views, size), sample_idx
+        return SensorBatch(images, idx, len(batch["position"]))
 
     def _draw_modalities(self, key: Key, source: NDArray[np.int64], who: str) -> NDArray[np.bool_]:
         """(V, B, M)."""
@@ -262,10 +274,17 @@ class MultiCrop(nn.Module):
         """Images of all views of one kind that show the modality."""
         name = f"{kind}_{modality.name}"
         views = Views(*(plan[f"{name}_{field}"] for field in Views._fields))
-        order = plan[f"{name}_order"], plan[f"{name}_complete"]
         # The tallest or widest box: the largest area at the most extreme ratio that still fits.
         extent = min(1.0, math.sqrt(self.scales[kind][1] * max(self.ratio[1], 1 / self.ratio[0])))
-        return render(batch, modality, views, self.sizes[kind], self.augment.blur_radius, extent, *order)
+        return render(batch, modality, views, self.sizes[kind], self.augment.blur_radius, extent)
+
+
+def _complete(batch: Mapping[str, Any], modality: Modality) -> Tensor:
+    """Whether each image of a modality has all of its pixels, bool (n_m,); unknown counts as no."""
+    sample_idx = batch[f"sample_idx_{modality.name}"]
+    if "complete" not in batch:
+        return torch.zeros_like(sample_idx, dtype=torch.bool)
+    return batch["complete"][:, list(MODALITIES).index(modality.name)][sample_idx]
 
 
 def _tensor(x: NDArray[Any]) -> Tensor:

@@ -21,7 +21,7 @@ _CHUNK = {"cpu": 2**17, "device": 2**21}
 
 
 class Views(NamedTuple):
-    """What to render: n views of one modality.
+    """n views of one modality, to be rendered.
 
     Args:
         source: Where in the modality's stack each view's tile is, int64 (n,).
@@ -30,6 +30,9 @@ class Views(NamedTuple):
         scale: Factor from the modality's unit to the encoder's input, per band in stem order, (n, C).
         shift: What is then added, (n, C).
         sigma: Standard deviation of the blur in pixels of the view, (n,).
+        order: The views in an order in which those of complete tiles come first, int64 (n,). A tile is complete if no
+            pixel is missing: none is looked for there, which is half of the work.
+        complete: Number of views of complete tiles.
     """
 
     source: Tensor
@@ -38,6 +41,8 @@ class Views(NamedTuple):
     scale: Tensor
     shift: Tensor
     sigma: Tensor
+    order: Tensor
+    complete: int
 
 
 def render(
@@ -47,8 +52,6 @@ def render(
     size: int,
     radius: int = 0,
     extent: float = 1.0,
-    order: Tensor | None = None,
-    complete: int = 0,
 ) -> Tensor:
     """Crops, resamples, converts and normalises; nothing waits for the device.
 
@@ -59,9 +62,6 @@ def render(
         size: Height and width of the views.
         radius: Pixels that the widest blur reads on each side; 0 for no blur.
         extent: Largest height or width of a box.
-        order: The views in another order, in which those of complete tiles come first, int64 (n,); as they are where
-            None.
-        complete: How many these are: no pixel is looked for there.
 
     Returns:
         float32 (n, C, size, size) in stem order; a missing cell is 0.5.
@@ -69,10 +69,10 @@ def render(
     Raises:
         TerraFMError: If a group of bands is not in the batch.
     """
-    n = len(views.source)
-    sort = order is not None and 0 < complete < n
+    n, order, complete = len(views.source), views.order, views.complete
+    sort = 0 < complete < n
     if sort:
-        views = Views(*(field.index_select(0, order) for field in views))
+        views = Views(*(field.index_select(0, order) for field in views[:-1]), complete)
     out = torch.empty(n, len(modality.bands), size, size, device=views.source.device, dtype=torch.float32)
     blur = blur_matrices(views.sigma, size, radius) if radius else None
     groups = []

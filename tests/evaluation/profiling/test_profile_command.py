@@ -17,8 +17,18 @@ from terrafm_tg.profiling.report import in_words
 CONF = Path(__file__).resolve().parents[3] / "conf"
 TINY = [
     *(f"--config={CONF / name}.yaml" for name in ("pretrain", "size/tiny", "data/memory", "hardware/cpu")),
-    *("--model.depth=2", "--model.global_size=48", "--model.local_size=32", "--model.local_crops=2"),
-    *("--model.prototypes=256", "--model.head_hidden=64", "--data.tile_size=96", "--data.batch_size=4"),
+    *(
+        "--model.depth=2",
+        "--model.crops.global_size=48",
+        "--model.crops.local_size=32",
+        "--model.crops.local_crops=2",
+    ),
+    *(
+        "--model.head.prototypes=256",
+        "--model.head.hidden_dim=64",
+        "--data.tile_size=96",
+        "--data.batch_size=4",
+    ),
 ]
 
 

@@ -12,8 +12,11 @@ from terrafm_tg.profiling.memory import Need, memory_need, step_memory, tile_byt
 from terrafm_tg.profiling.tensor_memory import TensorMemory
 from terrafm_tg.tasks import TerraFM
 
-SMALL = {"model": "terrafm_tiny", "head_hidden": 256, "head_bottleneck": 64, "prototypes": 2048, "alpha": 1.0}
-SMALL |= {"global_size": 96, "local_size": 48, "local_crops": 4}
+SMALL = {
+    "model": "terrafm_tiny",
+    "head": {"hidden_dim": 256, "bottleneck_dim": 64, "prototypes": 2048},
+    "crops": {"global_size": 96, "local_size": 48, "local_crops": 4},
+}
 
 
 def test_shared_memory_counts_once_and_is_given_back() -> None:
@@ -80,7 +83,13 @@ def test_a_tile_is_as_large_as_measured() -> None:
 @pytest.mark.soak
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     main(
-        ["profile", "memory", "--model=terrafm_tiny", "--settings.local_crops=0", "--settings.prototypes=64"]
+        [
+            "profile",
+            "memory",
+            "--model=terrafm_tiny",
+            "--settings.crops.local_crops=0",
+            "--settings.head.prototypes=64",
+        ]
     )
     printed = capsys.readouterr().out
     assert "largest batch" in printed
@@ -91,8 +100,8 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     ("option", "said"),
     [
         ("--model=terrafm_huge", "'terrafm_huge' is unknown"),
-        ("--settings.local_cropz=3", "'local_cropz' is not accepted"),
-        ("--settings.local_crops=abc", "Got value: abc"),
+        ("--settings.crops.local_cropz=3", "does not accept option 'local_cropz'"),
+        ("--settings.crops.local_crops=abc", "Got value: abc"),
         ("--tile_size=-6", "`tile_size` must be a multiple of 6 pixels, got -6"),
     ],
 )

@@ -18,10 +18,10 @@ def test_the_same_views_are_made(mode: str) -> None:
     kornia, ours = KorniaCrops(crop, mode)(batch, plan), crop(batch, plan)
     for m in crop.modalities:
         made = kornia[f"local_{m.name}"]
-        assert made.shape == ours["student_local"].x[m.name].shape
+        assert made.shape == ours["student_local"].images[m.name].shape
         assert made.isfinite().all()
-        assert made.mean() == pytest.approx(ours["student_local"].x[m.name].mean(), abs=0.25)
-        assert len(kornia[f"global_{m.name}"]) == len(plan[f"global_{m.name}_rows"])
+        assert made.mean() == pytest.approx(ours["student_local"].images[m.name].mean(), abs=0.25)
+        assert len(kornia[f"global_{m.name}"]) == len(plan[f"global_{m.name}_view_idx"])
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path) -> None:

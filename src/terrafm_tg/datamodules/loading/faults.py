@@ -11,7 +11,6 @@ from torch.utils.data import Dataset
 from terrafm_tg.datasets.tiles.dataset import TileDataset, TileSlice, collate_tiles
 from terrafm_tg.errors import DamagedTileError, TerraFMError, UnfitTileError
 from terrafm_tg.samplers import LandCoverSampler
-from terrafm_tg.transforms.completeness import COMPLETE, complete_modalities
 
 from .ring import SlotBatch
 from .slots import Slot, SlotWriter
@@ -29,8 +28,7 @@ class FaultTolerant(Dataset[Any]):
 
     The replacement is drawn with the sampler's weights by a function of (seed, epoch, position, attempt), so
     every run and every number of workers replaces alike. It carries the position of the draw, and ``damaged``
-    (int64): the index row of the tile that it stands in for, -1 for an undamaged sample. Every sample tells which of
-    its modalities have all of their pixels (:mod:`terrafm_tg.transforms.completeness`).
+    (int64): the index row of the tile that it stands in for, -1 for an undamaged sample.
 
     Errors are handed out as values: raised in a worker they would reach the user inside a traceback of
     torch's.
@@ -89,7 +87,6 @@ class FaultTolerant(Dataset[Any]):
             except TerraFMError as error:
                 return error
             else:
-                sample[COMPLETE] = complete_modalities(sample)
                 sample["damaged"] = torch.tensor(-1 if fault is None else query.row)
                 return sample if fault is None else sample | {"fault": fault}
         return TerraFMError(f"{fault} Nor can {ATTEMPTS} tiles drawn in its place: check the files.")

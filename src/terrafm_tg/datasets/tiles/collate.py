@@ -17,7 +17,7 @@ def collate_tiles(samples: Sequence[Sample]) -> dict[str, Tensor]:
         samples: B samples.
 
     Returns:
-        Each image key stacked over the B_m samples that have it, with ``rows_<modality>`` int64 (B_m,), their
+        Each image key stacked over the B_m samples that have it, with ``sample_idx_<modality>`` int64 (B_m,), their
         places in the batch; every other key stacked to (B, ...). A modality that no sample has is absent, and
         so is any other key that some sample lacks.
 
@@ -52,10 +52,10 @@ def collate_others(samples: Sequence[Sample], rows: Mapping[str, Sequence[int]])
         rows: Image key -> the samples that have it.
 
     Returns:
-        ``rows_<modality>`` and every other key that all samples have, stacked.
+        ``sample_idx_<modality>`` and every other key that all samples have, stacked.
     """
     images = image_keys()
-    batch = {f"rows_{images[key].name}": torch.tensor(having) for key, having in rows.items()}
+    batch = {f"sample_idx_{images[key].name}": torch.tensor(having) for key, having in rows.items()}
     shared = set.intersection(*(set(sample) for sample in samples)) - set(images)
     return batch | {
         key: _stack(key, [sample[key] for sample in samples]) for key in samples[0] if key in shared

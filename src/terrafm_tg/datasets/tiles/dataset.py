@@ -27,7 +27,7 @@ from terrafm_tg.modalities import MODALITIES, Modality, get_modalities
 
 from .collate import collate_tiles
 from .footprints import ALIGNMENT, Footprints, TileSlice
-from .pixels import check_fit, crop, to_ten_metres, valid_bands
+from .pixels import check_fit, crop, is_complete, to_ten_metres, valid_bands
 from .table import as_index, as_table
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class TileDataset(GeoDataset, abc.ABC):
       that is not above 0 is valid) or int16 **hundredths of a decibel** (-32768 where missing), see
       :mod:`terrafm_tg.radiometry`. A group covers the tile's extent, in pixels as they are stored: usually H/2
       and H/6 of them, H where a file holds all bands at 10 m. Its scale is its size relative to that of the
-      10 m group;
+      10 m group. ``complete``, bool (3,), says for each of ``MODALITIES`` whether all of its pixels are there;
     * ``land_cover``, ``row``, ``position``, ``epoch``, ``epsg`` as int64 scalars, ``bounds`` and
       ``transform`` as TorchGeo has them (9 numbers each, here float64) in the tile's own CRS.
 
@@ -216,12 +216,16 @@ class TileDataset(GeoDataset, abc.ABC):
             groups = {m: {r: crop(g, window, size) for r, g in read.items()} for m, read in groups.items()}
             transform, size = windows.transform(window, transform), (window.height, window.width)
         sample = self._scalars(row, query) | self._extent(row, transform, size)
+        complete = []
         for m, read in groups.items():
             tensors = {r: torch.from_numpy(np.ascontiguousarray(group)) for r, group in read.items()}
             if self.native:
                 sample |= {m.native_key(r): tensor for r, tensor in tensors.items()}
+                complete += [m.name] * is_complete(tensors)
             else:
                 sample[m.key] = to_ten_metres(tensors, m)
+        if self.native:  # found where tiles are read: a view of a complete tile is made in half the time
+            sample["complete"] = torch.tensor([name in complete for name in MODALITIES])
         return sample if self.transforms is None else self.transforms(sample)
 
     def _read_checked(

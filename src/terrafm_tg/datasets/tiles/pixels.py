@@ -10,13 +10,24 @@ from torch.nn.functional import interpolate
 
 from terrafm_tg.errors import UnfitTileError
 from terrafm_tg.modalities import Modality
-from terrafm_tg.radiometry import linear_power, present
+from terrafm_tg.radiometry import NODATA, linear_power, present
 
 
 def valid_bands(group: np.ndarray) -> np.ndarray:
     """Whether each band of a native group (C, h, w) has any pixel that is not missing."""
     some = present(group[:, ::16, ::16]).any(axis=(1, 2))  # mostly enough, and 256 times as fast
     return some if some.all() else some | present(group).any(axis=(1, 2))
+
+
+def is_complete(groups: Mapping[int, Tensor]) -> bool:
+    """Returns whether no pixel is missing in any native group (C, h, w), uint16, int16 or float32."""
+    for group in groups.values():
+        pixels = group.numpy()  # NumPy knows uint16, and passes NaN on
+        if not pixels.min() > (NODATA if pixels.dtype == np.int16 else 0):
+            return False
+        if pixels.dtype.kind == "f" and not pixels.max() < np.inf:
+            return False
+    return True
 
 
 def check_fit(group: np.ndarray, out: np.ndarray) -> None:

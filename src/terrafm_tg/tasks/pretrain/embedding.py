@@ -9,6 +9,7 @@ from torchgeo.tasks import BaseTask
 
 from terrafm_tg.losses import DualCenter
 from terrafm_tg.models import TerraFMViT
+from terrafm_tg.models.embedding import FUSED, embed_sensors
 from terrafm_tg.transforms import MultiCrop
 
 from .frequent_classes import class_names
@@ -32,7 +33,7 @@ class TeacherEmbedding(BaseTask):
 
     def configure_metrics(self) -> None:
         """Builds the per-class statistics of validation."""
-        self.prototype_use = PrototypeUse(self.hparams["prototypes"])
+        self.prototype_use = PrototypeUse(self.hparams["head"]["prototypes"])
 
     def forward(self, x: Tensor | dict[str, Tensor], **kwargs: Any) -> Tensor:
         """Embeddings (B, D) by the teacher; takes what the encoder takes."""
@@ -45,25 +46,23 @@ class TeacherEmbedding(BaseTask):
             batch: Native tiles.
 
         Returns:
-            ``embeddings`` (each sensor's name and ``fused`` -> (n, D)), ``rows`` (the same -> int64 (n,),
+            ``embeddings`` (each sensor's name and ``fused`` -> (n, D)), ``sample_idx`` (the same -> int64 (n,),
             which tiles of the batch these are), and the batch's ``land_cover`` and ``row``, each (B,).
         """
-        from terrafm_tg.evaluation.held_out import embed
-
-        views = self.multicrop.whole(batch, self.hparams["global_size"], self.sensors)
-        embeddings, rows = embed(self.teacher, views)
+        tiles = self.multicrop.whole(batch, self.hparams["crops"]["global_size"], self.sensors)
+        embeddings, idx = embed_sensors(self.teacher, tiles)
         places = {"land_cover": batch["land_cover"], "row": batch["row"]}
-        return {"embeddings": embeddings, "rows": rows} | places
+        return {"embeddings": embeddings, "sample_idx": idx} | places
 
     def validation_step(
         self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Any]:
         """What :meth:`embed` returns, for the callbacks; adds to the per-class statistics."""
-        from terrafm_tg.evaluation.features import FUSED
-
         output = self.embed(batch)
         logits = self.center(self.teacher_head(output["embeddings"][FUSED]))
-        self.prototype_use.update(logits, output["land_cover"][output["rows"][FUSED]], self._teacher_temp())
+        self.prototype_use.update(
+            logits, output["land_cover"][output["sample_idx"][FUSED]], self._teacher_temp()
+        )
         return output | {"dataloader_idx": dataloader_idx}
 
     def on_validation_epoch_end(self) -> None:
@@ -84,5 +83,5 @@ class TeacherEmbedding(BaseTask):
     def _teacher_temp(self) -> float:
         """The teacher's temperature now; the end of its schedule where nothing is being fitted."""
         if self.trainer.state.fn != TrainerFn.FITTING or self.trainer.sanity_checking:
-            return self.hparams["teacher_temp"][1]
+            return self.hparams["schedule"]["teacher_temp"][1]
         return self.schedules.at(self.global_step).teacher_temp

@@ -23,10 +23,12 @@ def frequent_by_name(names: Sequence[str]) -> list[int]:
     known = [name.lower() for name in class_names()]
     for name in names:
         if name.lower() not in known:
-            raise TerraFMError(f"`frequent_classes` names {name!r}: use names of {', '.join(class_names())}.")
+            raise TerraFMError(
+                f"`center.frequent_classes` names {name!r}: use names of {', '.join(class_names())}."
+            )
     if not names:
         raise TerraFMError(
-            "`frequent_classes` is empty: name classes, or set `alpha: 1` for one centre only."
+            "`center.frequent_classes` is empty: name classes, or set `center.alpha: 1` for one centre only."
         )
     return sorted(known.index(name.lower()) for name in names)
 
@@ -52,7 +54,8 @@ def frequent_by_share(share: np.ndarray | None) -> list[int]:
         )
         raise TerraFMError(
             f"Dual centering needs land-cover classes that are drawn more often than others, but {met}: "
-            "build the index with `terrafm index --worldcover`, name `frequent_classes`, or set `alpha: 1` "
+            "build the index with `terrafm index --worldcover`, name "
+            "`center.frequent_classes`, or set `center.alpha: 1` "
             "for one centre only."
         )
     return frequent

@@ -1,6 +1,6 @@
 """Parameter groups, clipping and schedules of a run."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -40,23 +40,15 @@ def clip_each_(parameters: Iterable[Tensor], max_norm: float) -> None:
 
 
 @torch.no_grad()
-def average_(
-    followers: Iterable[Tensor], leaders: Iterable[Tensor], momentum: float, together: bool = True
-) -> None:
-    """Moves each follower to ``momentum * follower + (1 - momentum) * leader``, in place.
+def ema_(teacher: Iterable[Tensor], student: Iterable[Tensor], momentum: float) -> None:
+    """Moves each of the teacher's parameters to ``momentum * teacher + (1 - momentum) * student``, in place.
 
     Args:
-        followers: The teacher's parameters.
-        leaders: The student's, in the same order.
-        momentum: Share of the follower that stays.
-        together: In one kernel for many tensors.
+        teacher: Parameters of the teacher.
+        student: Those of the student, in the same order.
+        momentum: Share of the teacher that stays.
     """
-    followers, leaders = local(followers), local(leaders)
-    if together:
-        get_ema_multi_avg_fn(momentum)(followers, leaders, None)
-    else:
-        for follower, leader in zip(followers, leaders, strict=True):
-            follower.lerp_(leader, 1 - momentum)
+    get_ema_multi_avg_fn(momentum)(local(teacher), local(student), None)
 
 
 def global_batch(trainer: Trainer) -> int:
@@ -70,8 +62,8 @@ def global_batch(trainer: Trainer) -> int:
         size = getattr(getattr(trainer.train_dataloader, "batch_sampler", None), "batch_size", None)
     if size is None:
         raise TerraFMError(
-            "The train dataloader has no batch_size, by which `lr` is scaled: set `lr_batch: null` and an "
-            "absolute `lr`."
+            "The train dataloader has no batch_size, by which the learning rate is scaled: set "
+            "`optimizer.lr_batch: null` and an absolute `optimizer.lr`."
         )
     return int(size) * trainer.world_size * trainer.accumulate_grad_batches
 
@@ -93,8 +85,8 @@ def count_steps(trainer: Trainer) -> tuple[int, int]:
     return int(steps), per_epoch
 
 
-def make_schedules(settings: Any, trainer: Trainer) -> Schedules:
-    """The schedules of this run.
+def make_schedules(settings: Mapping[str, Any], trainer: Trainer) -> Schedules:
+    """Returns the schedules of this run.
 
     Args:
         settings: TerraFM's hyper-parameters.
@@ -104,16 +96,17 @@ def make_schedules(settings: Any, trainer: Trainer) -> Schedules:
         TerraFMError: If the run has no end, or its batch size is unknown.
     """
     steps, per_epoch = count_steps(trainer)
-    scale = 1.0 if settings.lr_batch is None else global_batch(trainer) / settings.lr_batch
+    optimizer, schedule = settings["optimizer"], settings["schedule"]
+    scale = 1.0 if optimizer["lr_batch"] is None else global_batch(trainer) / optimizer["lr_batch"]
     names = ("warmup_epochs", "temp_warmup_epochs", "freeze_last_layer_epochs")
-    lr_warmup, temp_warmup, frozen = (warmup_steps(n, settings[n], per_epoch, steps) for n in names)
+    lr_warmup, temp_warmup, frozen = (warmup_steps(n, schedule[n], per_epoch, steps) for n in names)
     return Schedules(
         steps=steps,
-        lr=(settings.lr * scale, settings.min_lr),
+        lr=(optimizer["lr"] * scale, schedule["min_lr"]),
         lr_warmup=lr_warmup,
-        weight_decay=settings.weight_decay,
-        teacher_momentum=settings.teacher_momentum,
-        teacher_temp=settings.teacher_temp,
+        weight_decay=optimizer["weight_decay"],
+        teacher_momentum=schedule["teacher_momentum"],
+        teacher_temp=schedule["teacher_temp"],
         temp_warmup=temp_warmup,
         frozen=frozen,
     )

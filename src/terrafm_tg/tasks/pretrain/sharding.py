@@ -1,7 +1,6 @@
 """FSDP: each process holds a share of every parameter, its gradient, its optimiser state and its average."""
 
-from collections.abc import Callable, Iterable
-from types import MethodType
+from collections.abc import Iterable
 from typing import Any
 
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
@@ -12,8 +11,6 @@ from torch.optim import Optimizer
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import TerraFMViT
-
-_METHOD = "through"  # of a sharded block, by which `models.packed` reaches it
 
 
 class ShardingStrategy(ModelParallelStrategy):
@@ -63,8 +60,7 @@ def shard(pairs: Iterable[tuple[nn.Module, nn.Module]], mesh: DeviceMesh) -> Non
         blocks: Iterable[nn.Module] = module.blocks.children() if isinstance(module, TerraFMViT) else ()
         for block in blocks:
             fully_shard(block, mesh=mesh)
-            setattr(block, _METHOD, MethodType(_through, block))
-            register_fsdp_forward_method(block, _METHOD)
+            register_fsdp_forward_method(block, "forward_crops")
         # Not kept gathered after the forward pass: without a backward pass the teacher would keep its first weights.
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
         if isinstance(module, TerraFMViT):
@@ -103,11 +99,6 @@ def check_strategy(strategy: Strategy) -> None:
             f"The strategy {type(strategy).__name__} flattens parameters, of which each gradient is to be clipped and "
             "the teacher averaged on its own: use ModelParallelStrategy (conf/hardware/fsdp.yaml) or DDP."
         )
-
-
-def _through(block: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """What is done with a block, as a method of the block: FSDP gathers its parameters around its methods only."""
-    return function(x)
 
 
 def local(tensors: Iterable[Tensor]) -> list[Tensor]:

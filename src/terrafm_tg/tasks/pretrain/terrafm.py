@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
@@ -18,27 +17,38 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.losses import DINOLoss, DualCenter, teacher_entropy
 from terrafm_tg.modalities import get_modalities
 from terrafm_tg.models import TerraFMViT, build_encoder
-from terrafm_tg.models.multi_crop import Kept
-from terrafm_tg.transforms import MultiCrop, ViewGroup
+from terrafm_tg.models.multi_crop import DepthPlan, plan_depth
+from terrafm_tg.transforms import Augment, MultiCrop, SensorBatch
 
 from .centered_stems import CenteredStems
 from .embedding import TeacherEmbedding
 from .frequent_classes import frequent_by_name, frequent_by_share
 from .head import ProjectionHead
-from .optimization import DECAY, average_, clip_each_, make_schedules, parameter_groups
+from .optimization import DECAY, clip_each_, ema_, make_schedules, parameter_groups
 from .schedules import Schedules, StepValues
-from .settings import check_limits, check_settings, plain
+from .settings import (
+    Center,
+    Crops,
+    Head,
+    Optimization,
+    Schedule,
+    check_limits,
+    check_settings,
+    flatten,
+    plain,
+    plain_settings,
+)
 from .sharding import check_strategy, data_parallel, number_parameters, shard
-from .speedups import check_speedups
 from .statistics import embedding_statistics
-from .stochastic_depth import drop_rates, plan_depth, unpack_depth
 
 #: Precisions that keep float32 where it is needed.
 PRECISIONS = ("bf16-mixed", "16-mixed", "32-true")
 #: Settings that do not change what is learnt, and so may differ from a checkpoint's.
-FREE_SETTINGS = ("grad_checkpointing", "compile", "without", "contact_sheet")
+FREE_SETTINGS = ("grad_checkpointing", "compile")
 #: Settings that must be the checkpoint's also to validate or predict with it.
-SHAPE_SETTINGS = ("model", "depth", "prototypes", "head_hidden", "head_bottleneck", "norm_last_layer")
+SHAPE_SETTINGS = (
+    *("model", "depth", "head.prototypes", "head.hidden_dim", "head.bottleneck_dim", "head.norm_last_layer"),
+)
 
 
 class TerraFM(TeacherEmbedding):
@@ -53,43 +63,21 @@ class TerraFM(TeacherEmbedding):
         weights: Encoder weights to start from, a path or URL (``get_weight`` names too); random by default.
         depth: Number of transformer blocks, for quick runs; the model's own by default.
         modalities: Sensors to learn from: any of ``s1rtc``, ``s2l1c``, ``s2l2a``; all by default.
-        global_size: Height and width of the two global crops in pixels, divisible by 16.
-        local_size: Height and width of the local crops in pixels, divisible by 16.
-        local_crops: Number of local crops, of which only the student sees any (the paper: 8 to 10).
-        global_scale: Range of the global crops' share of the tile's area.
-        local_scale: Range of the local crops' share of the tile's area.
         modality_probability: Probability with which a view keeps each sensor; it keeps at least one.
         fuse: Whether a view may hold several sensors; otherwise it draws one (ablation).
-        augment: Whether to change the values of views, besides cropping, flipping and turning.
-        alpha: Weight of the centre over all samples; 1 - alpha is that of the frequent classes. 1 is plain
-            DINO.
-        frequent_classes: Names of the frequent land-cover classes; by default those whose share of the draws
-            exceeds 1 / (number of classes present).
-        center_momentum: Share of the old centres that a step keeps.
-        prototypes: Width K of the head's output.
-        head_hidden: Width of the head's hidden layers.
-        head_bottleneck: Width before the prototypes.
-        norm_last_layer: Keep the prototypes at length one.
+        crops: Size and number of the crops.
+        augmentation: Changes of the views' values, besides cropping, flipping and turning.
+        center: Dual centering.
+        head: Projection head.
+        optimizer: Learning rate, weight decay and clipping.
+        schedule: Warm-ups, and the courses of the teacher's momentum and temperature.
         student_temp: Temperature of the student's softmax.
-        teacher_temp: Temperature of the teacher's softmax, linear.
-        temp_warmup_epochs: Length of that schedule; then it stays.
-        teacher_momentum: Share of the old teacher that a step keeps, cosine.
         koleo: Weight of DINOv2's KoLeo term, which drives the class tokens of each of the student's global crops
             apart; the paper has none. It compares the tiles of one process's micro-batch.
         drop_path: Rate of stochastic depth in the student's last block, linear from 0 in the first.
-        lr: Peak learning rate for a global batch of `lr_batch` tiles (all ranks and accumulated
-            micro-batches).
-        lr_batch: Global batch to which `lr` refers; null takes `lr` as it is.
-        warmup_epochs: Linear warm-up of the learning rate.
-        min_lr: Learning rate at the end of its cosine.
-        weight_decay: Weight decay, cosine; biases and other 1-D tensors have none.
-        clip_grad: Largest norm of each parameter tensor's gradient; null does not clip.
-        freeze_last_layer_epochs: Epochs in which the prototypes stay as they are.
         grad_checkpointing: Recompute the student's blocks in the backward pass: less memory, more time.
         compile: Compile the transformer's blocks, once for all numbers of views.
-        without: Speed-ups to do without, by name (:data:`~terrafm_tg.tasks.pretrain.speedups.SPEEDUPS`).
         seed: Seed of the views and of stochastic depth.
-        contact_sheet: Write the first batch's views as a picture to this path.
 
     Raises:
         TerraFMError: If a setting is impossible.
@@ -105,84 +93,54 @@ class TerraFM(TeacherEmbedding):
         weights: str | None = None,
         depth: int | None = None,
         modalities: list[str] | None = None,
-        global_size: int = 224,
-        local_size: int = 96,
-        local_crops: int = 8,
-        global_scale: tuple[float, float] = (0.25, 1.0),
-        local_scale: tuple[float, float] = (0.05, 0.25),
         modality_probability: float = 0.5,
         fuse: bool = True,
-        augment: bool = True,
-        alpha: float = 0.8,
-        frequent_classes: list[str] | None = None,
-        center_momentum: float = 0.9,
-        prototypes: int = 65536,
-        head_hidden: int = 2048,
-        head_bottleneck: int = 256,
-        norm_last_layer: bool = True,
+        crops: Crops = Crops(),
+        augmentation: Augment = Augment(),
+        center: Center = Center(),
+        head: Head = Head(),
+        optimizer: Optimization = Optimization(),
+        schedule: Schedule = Schedule(),
         student_temp: float = 0.1,
-        teacher_temp: tuple[float, float] = (0.04, 0.06),
-        temp_warmup_epochs: float = 30,
-        teacher_momentum: tuple[float, float] = (0.996, 1.0),
         koleo: float = 0.0,
         drop_path: float = 0.1,
-        lr: float = 5e-4,
-        lr_batch: int | None = 256,
-        warmup_epochs: float = 10,
-        min_lr: float = 1e-6,
-        weight_decay: tuple[float, float] = (0.04, 0.4),
-        clip_grad: float | None = 3.0,
-        freeze_last_layer_epochs: float = 1,
         grad_checkpointing: bool = False,
         compile: bool = False,
-        without: list[str] | None = None,
         seed: int = 0,
-        contact_sheet: str | None = None,
     ) -> None:
-        if not 0 <= alpha <= 1:
-            raise TerraFMError(
-                f"`alpha` is {alpha}: the weights of the two centres are alpha and 1 - alpha, so set 0 to 1."
-            )
-        if not 0 < teacher_temp[0] <= teacher_temp[1]:
-            raise TerraFMError(
-                f"`teacher_temp` is {teacher_temp}: set its start and an end that is not lower, above 0."
-            )
         self.weights = weights
-        self.without = check_speedups(without)
         super().__init__()
 
     def configure_models(self) -> None:
         """Builds student, teacher and their heads; the teacher starts as the student."""
+        self.save_hyperparameters(plain_settings(self.hparams))
         h = self.hparams
         check_limits(h)
         self.sensors = [m.name for m in get_modalities(h["modalities"])]
         depth = {} if h["depth"] is None else {"depth": h["depth"]}
         self.student = build_encoder(h["model"], self.weights, drop_path_rate=h["drop_path"], **depth)
         self.teacher = build_encoder(h["model"], depth=len(self.student.blocks))
-        head = {"input_dim": self.student.num_features, "output_dim": h["prototypes"]}
-        head |= {"hidden_dim": h["head_hidden"], "bottleneck_dim": h["head_bottleneck"]}
-        head |= {"norm_last_layer": h["norm_last_layer"]}
+        head = {"output_dim" if name == "prototypes" else name: value for name, value in h["head"].items()}
+        head["input_dim"] = self.student.num_features
         self.student_head, self.teacher_head = ProjectionHead(**head), ProjectionHead(**head)
-        for follower, leader in self._pairs():
-            follower.load_state_dict(leader.state_dict())
-            follower.requires_grad_(False).eval()
+        for teacher, student in self._pairs():
+            teacher.load_state_dict(student.state_dict())
+            teacher.requires_grad_(False).eval()
         self.stems = CenteredStems(self.student)
         self.student.set_grad_checkpointing(h["grad_checkpointing"])
-        crops = ("global_size", "local_size", "local_crops", "global_scale", "local_scale")
-        draws = ("modality_probability", "fuse", "augment", "seed")
-        self.multicrop = MultiCrop(self.sensors, **{name: h[name] for name in crops + draws})
-        self.drop_rates = drop_rates(self.student.blocks)
+        augment, draws = Augment(**h["augmentation"]), ("modality_probability", "fuse", "seed")
+        self.multicrop = MultiCrop(
+            self.sensors, **h["crops"], augment=augment, **{name: h[name] for name in draws}
+        )
 
     def configure_losses(self) -> None:
         """Builds the losses and the centres."""
         from lightly.loss import KoLeoLoss
 
-        self.loss = DINOLoss(self.hparams["student_temp"], pairwise="loss" in self.without)
+        center, head = self.hparams["center"], self.hparams["head"]
+        self.loss = DINOLoss(self.hparams["student_temp"])
         self.koleo = KoLeoLoss()
-        center = {"dim": self.hparams["prototypes"], "momentum": self.hparams["center_momentum"]}
-        self.center = DualCenter(
-            **center, alpha=self.hparams["alpha"], asynchronous="reduce" not in self.without
-        )
+        self.center = DualCenter(head["prototypes"], center["momentum"], center["alpha"])
 
     def configure_model(self) -> None:
         """Shards the models where the strategy is FSDP's (`ModelParallelStrategy`)."""
@@ -207,9 +165,8 @@ class TerraFM(TeacherEmbedding):
         # datamodule, and the teacher is in evaluation mode.
         warnings.filterwarnings("ignore", ".*overridden `on_before_batch_transfer` in `LightningModule`.*")
         warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
-        if "skip" not in self.without:
-            # cuDNN's attention would be planned anew for each number of views that stochastic depth keeps.
-            torch.backends.cuda.enable_cudnn_sdp(False)
+        # cuDNN's attention would be planned anew for each number of views that stochastic depth keeps.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         check_strategy(self.trainer.strategy)
         if self.trainer.precision not in PRECISIONS:
             raise TerraFMError(
@@ -219,19 +176,13 @@ class TerraFM(TeacherEmbedding):
         if self.trainer.gradient_clip_val:
             raise TerraFMError(
                 f"The Trainer's `gradient_clip_val` ({self.trainer.gradient_clip_val}) clips all gradients together, "
-                "DINO each tensor: remove it, and set the model's `clip_grad`."
+                "DINO each tensor: remove it, and set the model's `optimizer.clip_grad`."
             )
-        if stage == "fit" and self.hparams["alpha"] < 1:
-            names = self.hparams["frequent_classes"]
+        center = self.hparams["center"]
+        if stage == "fit" and center["alpha"] < 1:
+            names = center["frequent_classes"]
             share = getattr(self.trainer.datamodule, "land_cover_share", None)
             self.center.set_frequent(frequent_by_share(share) if names is None else frequent_by_name(names))
-
-    def configure_callbacks(self) -> list[Callback]:
-        """The contact sheet, where one is asked for."""
-        from terrafm_tg.callbacks import ContactSheet
-
-        path = self.hparams["contact_sheet"]
-        return [] if path is None else [ContactSheet(path)]
 
     def configure_optimizers(self) -> Optimizer:
         """AdamW over student and head; :meth:`optimizer_step` sets its learning rate and weight decay.
@@ -241,9 +192,9 @@ class TerraFM(TeacherEmbedding):
         stopped.
         """
         # With a gradient scaler the fused kernel unscales, and gradients could not be clipped before it.
-        kernel = {"fused": self.trainer.precision != "16-mixed"}
-        kernel = {"foreach": False} if "optimizer" in self.without else kernel
-        return AdamW(parameter_groups((self.student, self.student_head)), lr=self.hparams["lr"], **kernel)
+        fused = self.trainer.precision != "16-mixed"
+        groups = parameter_groups((self.student, self.student_head))
+        return AdamW(groups, lr=self.hparams["optimizer"]["lr"], fused=fused)
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Plans the views of a training batch while it is on the CPU, where reading a size waits for nothing.
@@ -262,10 +213,9 @@ class TerraFM(TeacherEmbedding):
             raise TerraFMError(
                 "A batch of one tile cannot be centred: set `batch_size` to 2 or more (with `drop_last`)."
             )
-        depth = plan_depth(
-            self.drop_rates, self.hparams["seed"], batch["epoch"], batch["position"], self._views()
-        )
-        planned = {"plan": self.multicrop.plan(batch), "depth": depth}
+        views = [count for count in self.multicrop.counts.values() if count]
+        keys = self.hparams["seed"], batch["epoch"], batch["position"]
+        planned = {"plan": self.multicrop.plan(batch), "depth": plan_depth(self.student.blocks, *keys, views)}
         if self.device.type == "cuda":  # from other memory a copy waits for the device
             planned = apply_to_collection(planned, Tensor, Tensor.pin_memory)
         return batch | planned
@@ -288,8 +238,7 @@ class TerraFM(TeacherEmbedding):
             self.center.accumulate(logits, batch["land_cover"])
         with stage("student"):
             groups = [views[name] for name in ("student_global", "student_local") if views[name].size]
-            kept = unpack_depth(self.drop_rates, batch["depth"], len(groups))
-            tokens = self._embed_views(self.student, groups, kept)
+            tokens = self._embed_views(self.student, groups, batch["depth"])
             student = self.student_head(tokens).unflatten(0, (-1, size))
         with stage("loss"):
             loss = self.loss(student, targets, values.teacher_temp)
@@ -313,10 +262,11 @@ class TerraFM(TeacherEmbedding):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips each parameter tensor's gradient on its own, as ``clip_grad`` says."""
-        if self.hparams["clip_grad"] is not None:
-            clip_each_(self.student.parameters(), self.hparams["clip_grad"])
-            clip_each_(self.student_head.parameters(), self.hparams["clip_grad"])
+        """Clips each parameter tensor's gradient on its own, as ``optimizer.clip_grad`` says."""
+        largest = self.hparams["optimizer"]["clip_grad"]
+        if largest is not None:
+            clip_each_(self.student.parameters(), largest)
+            clip_each_(self.student_head.parameters(), largest)
 
     def optimizer_step(
         self,
@@ -335,12 +285,7 @@ class TerraFM(TeacherEmbedding):
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         with self.trainer.profiler.profile("average"):
             for teacher, student in self._pairs():
-                average_(
-                    teacher.parameters(),
-                    student.parameters(),
-                    values.teacher_momentum,
-                    "average" not in self.without,
-                )
+                ema_(teacher.parameters(), student.parameters(), values.teacher_momentum)
         with self.trainer.profiler.profile("reduction"):
             self.center.update()
 
@@ -380,23 +325,24 @@ class TerraFM(TeacherEmbedding):
             )
         saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         fitting = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
-        check_settings(saved, self.hparams, FREE_SETTINGS if fitting else set(saved) - set(SHAPE_SETTINGS))
+        check_settings(
+            saved, self.hparams, FREE_SETTINGS if fitting else set(flatten(saved)) - set(SHAPE_SETTINGS)
+        )
         self._saved_schedules = checkpoint.get("schedules")
 
     def _pairs(self) -> tuple[tuple[nn.Module, nn.Module], ...]:
-        """Each follower with its leader."""
+        """The teacher's modules, each with the student's."""
         return (self.teacher, self.student), (self.teacher_head, self.student_head)
 
-    def _views(self) -> list[int]:
-        """Number of views in each of the student's groups: global, and local where there are any."""
-        return [count for count in self.multicrop.counts.values() if count]
-
     def _embed_views(
-        self, encoder: TerraFMViT, groups: list[ViewGroup], kept: list[Kept | None] | None = None
+        self, encoder: TerraFMViT, groups: list[SensorBatch], depth: DepthPlan | None = None
     ) -> Tensor:
         """Class tokens of groups of views, whatever sensors each holds."""
-        views = [encoder.sensor_input(group.x, rows=group.rows, size=group.size) for group in groups]
-        return encoder.embed_views(views, kept=kept, without=self.without, compiled=self.hparams["compile"])
+        views = [
+            encoder.sensor_batch(group.images, sample_idx=group.sample_idx, size=group.size)
+            for group in groups
+        ]
+        return encoder.embed_views(views, depth, self.hparams["compile"])
 
     def _log_step(
         self,
@@ -404,12 +350,12 @@ class TerraFM(TeacherEmbedding):
         embeddings: Tensor,
         targets: Tensor,
         values: StepValues,
-        views: dict[str, ViewGroup],
+        views: dict[str, SensorBatch],
     ) -> None:
         """Logs what shows a run's health; only at the Trainer's logging steps."""
         entropy = teacher_entropy(targets, values.teacher_temp).mean()
         spread = embedding_statistics(embeddings)
-        seen = {m: sum(len(g.rows.get(m, ())) for g in views.values()) for m in self.sensors}
+        seen = {m: sum(len(g.images.get(m, ())) for g in views.values()) for m in self.sensors}
         total = sum(group.size for group in views.values())
         known = {f"use/{name}": count / total for name, count in seen.items()}
         known |= {f"schedule/{name}": value for name, value in values._asdict().items()}

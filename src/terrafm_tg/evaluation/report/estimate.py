@@ -1,0 +1,76 @@
+"""A mean and what it leaves open."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95
+_AGREE = 1e-3  # percent: less than one in 100,000 samples
+
+
+class Estimate(NamedTuple):
+    """A mean with a 95 % confidence interval.
+
+    Attributes:
+        mean: Of the scores.
+        low: Lower end; NaN without an interval.
+        high: Upper end; NaN without an interval.
+        kind: "t", Student's t over seeds; "binomial", Wilson's interval of one proportion; "" for none.
+        n: How many seeds stand behind it.
+    """
+
+    mean: float
+    low: float
+    high: float
+    kind: str
+    n: int
+
+    @property
+    def words(self) -> str:
+        """The interval, as a table's cell says it."""
+        seeds = f"{self.n} seed{'s' * (self.n != 1)}"
+        if self.kind == "t":
+            return f"±{self.high - self.mean:.1f}, {seeds}"
+        if self.kind == "binomial":
+            return f"{self.low:.1f}–{self.high:.1f} binomial, {seeds}"
+        return seeds
+
+    def drawn(self) -> "Estimate":
+        """With an interval that stays within 0 and 100, as charts show it."""
+        return self._replace(low=max(self.low, 0.0), high=min(self.high, 100.0)) if self.kind else self
+
+    def minus(self, value: float) -> "Estimate":
+        """The estimate of the difference to a number without uncertainty of its own."""
+        return self._replace(mean=self.mean - value, low=self.low - value, high=self.high - value)
+
+    def differs(self, value: float, rounding: float = 0.0) -> bool:
+        """Whether a value lies outside of the interval; never where there is none.
+
+        Args:
+            value: A number without uncertainty of its own.
+            rounding: Half of its last printed digit.
+        """
+        return bool(self.kind) and not self.low - rounding <= value <= self.high + rounding
+
+
+def estimate(scores: Sequence[float], trials: int | None = None) -> Estimate:
+    """The mean over seeds and its interval.
+
+    Seeds that all agree (a k-NN draws nothing) tell nothing about the spread: they count as one.
+
+    Args:
+        scores: One per seed, in percent.
+        trials: Number of test samples where a score is the share of them that is right; None where it is not.
+    """
+    values = np.asarray(scores, dtype=float)
+    mean, n = float(values.mean()), len(values)
+    if np.ptp(values) > _AGREE:
+        low, high = stats.t.interval(LEVEL, n - 1, loc=mean, scale=stats.sem(values))
+        return Estimate(mean, float(low), float(high), "t", n)
+    if trials:
+        right = round(mean / 100 * trials)
+        low, high = stats.binomtest(right, trials).proportion_ci(LEVEL, method="wilson")
+        return Estimate(mean, 100 * float(low), 100 * float(high), "binomial", n)
+    return Estimate(mean, np.nan, np.nan, "", n)
