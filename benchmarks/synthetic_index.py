@@ -47,7 +47,7 @@ def write_synthetic_index(path: str | os.PathLike[str], tiles: int, seed: int = 
 
 def _cells(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Row, column and patch of cells in whole patches but the last, in the order of the grid."""
-    widths = grid.columns(_ROWS)
+    widths = grid.cells_per_row(_ROWS)
     rows = np.repeat(_ROWS, widths)
     cols = np.arange(len(rows)) - np.repeat(np.cumsum(widths) - widths + widths // 2, widths)
     patches = (rows - _ROWS[0]) // _PATCH * 110 + (cols + 2200) // _PATCH

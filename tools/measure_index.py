@@ -27,11 +27,11 @@ def write_metadata(root: Path, cells: int) -> None:
     from terrafm_tg.datasets.majortom import grid
     from terrafm_tg.datasets.majortom.rows import FOLDERS
 
-    rows = np.repeat(np.arange(-600, 800), grid.columns(np.arange(-600, 800)))
+    rows = np.repeat(np.arange(-600, 800), grid.cells_per_row(np.arange(-600, 800)))
     rows = np.sort(np.random.default_rng(0).choice(rows, cells, replace=False))
     first = np.r_[0, np.flatnonzero(np.diff(rows)) + 1]
     place = np.arange(cells) - np.repeat(first, np.diff(np.r_[first, cells]))
-    cols = place - grid.columns(rows) // 2
+    cols = place - grid.cells_per_row(rows) // 2
     lat, lon = grid.corners(rows, cols)
     zone = np.where(lat < 0, 32700, 32600) + np.clip((lon + 180) // 6, 0, 59).astype(int) + 1
     names = grid.names(rows, cols)

@@ -21,7 +21,7 @@ def make_index(
     """Four tiles in each of the cells; land cover repeats along the tiles. Every third cell lacks S1."""
     lat, lon = (np.repeat(x, 4) for x in grid.corners(rows, cols))
     quadrant = np.tile(np.arange(4), len(rows))
-    half_height, half_width = 90 / grid.ROWS, np.repeat(180 / grid.columns(rows), 4)
+    half_height, half_width = 90 / grid.ROWS, np.repeat(180 / grid.cells_per_row(rows), 4)
     x, y = lon + quadrant % 2 * half_width, lat + (1 - quadrant // 2) * half_height
     times = np.full(len(x), np.datetime64("2021-06-01"), "datetime64[ns]")
     return gpd.GeoDataFrame(

@@ -17,7 +17,7 @@ from terrafm_tg.errors import TerraFMError
 def boxes(cells, margin=0.0) -> list[shapely.Polygon]:
     rows, cols = grid.parse(cells)
     lat, lon = grid.corners(rows, cols)
-    high, wide = 180 / grid.ROWS, 360 / grid.columns(rows)
+    high, wide = 180 / grid.ROWS, 360 / grid.cells_per_row(rows)
     return shapely.box(
         lon - margin * wide, lat - margin * high, lon + (1 + margin) * wide, lat + (1 + margin) * high
     )

@@ -26,7 +26,9 @@ def write_many(root: Path, count: int) -> Path:
     places = [
         (row, column)
         for row in range(400, 640)
-        for column in range(int(12.2 / 360 * grid.columns(row)), int(17.8 / 360 * grid.columns(row)))
+        for column in range(
+            int(12.2 / 360 * grid.cells_per_row(row)), int(17.8 / 360 * grid.cells_per_row(row))
+        )
     ][:count]
     names = grid.names(*np.array(places).T)
     lat, lon = grid.corners(*np.array(places).T)

@@ -14,7 +14,7 @@ from shapely import Polygon, from_wkb
 
 from processes import start
 from terrafm_tg.datasets import ESAWorldCover, MajorTOM
-from terrafm_tg.datasets.majortom.cell import GridCell
+from terrafm_tg.datasets.majortom.grid import GridCell
 from terrafm_tg.datasets.majortom.rows import FOLDERS
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import uniform_filter
 
-from terrafm_tg.datasets.majortom.cell import GridCell
+from terrafm_tg.datasets.majortom.grid import GridCell
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.simulation import optics, radar
 from terrafm_tg.simulation.latents import draw_latents

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from terrafm_tg.models.embedding import FUSED
 from terrafm_tg.evaluation.held_out import BASELINE
 from terrafm_tg.evaluation.held_out_report import TRAINED, UNTRAINED, sections, table, write_report
 from terrafm_tg.evaluation.scores import CROSS_SENSOR, KNN, RETRIEVAL
+from terrafm_tg.models.embedding import FUSED
 
 SENSORS = ("s1rtc", "s2l1c", "s2l2a")
 

@@ -6,9 +6,10 @@ The names are built 48 wide and 3 blocks deep; the true sizes are built without 
 import pytest
 import timm
 import torch
-from timm.models import group_parameters
+from timm.models import get_notrace_functions, get_notrace_modules, group_parameters
 from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models.sizes import BUILDERS, SIZES
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:A bare tensor of 12 channels")
 DIM, DEPTH, PX = 48, 3, 32
 GRID = PX // 16
 NAMES = list(BUILDERS)
+FEW = ["terrafm_tiny", "terrafm_tiny_s1rtc", "terrafm_tiny_s2l1c", "terrafm_tiny_rgb"]
 DICT = {"s1rtc": torch.randn(2, 2, PX, PX), "s2l2a": torch.randn(2, 12, PX, PX)}
 
 
@@ -55,8 +57,9 @@ def test_configuration_agrees_with_the_model(name: str) -> None:
     assert config.num_classes == 0
     assert f"{config.classifier}.weight" in model.state_dict()
     assert model.get_classifier() is model.get_submodule(config.classifier)
-    # Named, it would be adapted to the number of channels; ours keeps all columns and chooses when it runs.
-    assert config.first_conv is None
+    assert config.first_conv == model.pretrained_cfg["first_conv"]
+    assert model.get_submodule(config.first_conv) is model.patch_embed.proj
+    assert f"{config.first_conv}.weight" in model.state_dict()
     assert timm.is_model_pretrained(name) == name.startswith("terrafm_base")
 
 
@@ -72,9 +75,7 @@ def test_true_sizes(name: str) -> None:
     assert [part["num_chs"] for part in model.feature_info] == [size["embed_dim"]] * size["depth"]
 
 
-@pytest.mark.parametrize(
-    "name", ["terrafm_tiny", "terrafm_tiny_s1rtc", "terrafm_tiny_s2l1c", "terrafm_tiny_rgb"]
-)
+@pytest.mark.parametrize("name", FEW)
 def test_gradients(name: str) -> None:
     model = make(name, num_classes=7).train()
     logits = model(images(model))
@@ -177,6 +178,39 @@ def test_parameter_groups_follow_depth() -> None:
     assert {name for name, layer in of.items() if layer == DEPTH + 1} == {"head.weight", "head.bias"}
 
 
+@pytest.mark.parametrize("name", FEW)
+def test_traced_by_fx(name: str) -> None:
+    """As timm traces its own, and as torchvision's feature extractor does by itself: equal numbers, every gradient."""
+    model = make(name, num_classes=7)
+    own = {"leaf_modules": get_notrace_modules(), "autowrap_functions": get_notrace_functions()}
+    for settings in ({}, own | {"param_shapes_constant": True}):
+        ends = [nodes[-1] for nodes in get_graph_node_names(model, tracer_kwargs=settings)]
+        traced = create_feature_extractor(
+            model, train_return_nodes=ends[:1], eval_return_nodes=ends[1:], tracer_kwargs=settings
+        )
+        for x in (images(model), images(model).repeat(2, 1, 1, 2)):
+            assert torch.equal(traced.eval()(x)[ends[1]], model.eval()(x))
+        traced.train()(images(model))[ends[0]].mean().backward()
+        assert [part for part, p in model.named_parameters() if p.grad is None] == []
+        model.zero_grad()
+
+
+def test_a_traced_model_still_checks() -> None:
+    traced = create_feature_extractor(make("terrafm_tiny_s2l1c").eval(), ["blocks.1"])
+    assert traced(torch.randn(2, 12, PX, PX))["blocks.1"].shape == (2, 1 + GRID**2, DIM)
+    with pytest.raises(TerraFMError, match=r"s2l1c has 12 channels here .*, got 2"):
+        traced(torch.randn(2, 2, PX, PX))
+    with pytest.raises(TerraFMError, match=r"traced by torch.fx reads tensors of s2l1c alone"):
+        traced(torch.randn(2, 12, PX, PX), modality="s2l2a")
+
+
+def test_scripting_is_refused_in_words() -> None:
+    with pytest.raises(
+        TerraFMError, match=r"torch.jit.script is not supported.*torch.jit.trace or .*onnx`\.$"
+    ):
+        torch.jit.script(make())
+
+
 @pytest.mark.parametrize("x", [DICT["s1rtc"], DICT], ids=["tensor", "dict"])
 def test_compiles_with_gradients(x: Tensor | dict[str, Tensor]) -> None:
     model = make(num_classes=2).eval()
@@ -218,7 +252,6 @@ def test_a_dynamic_size_is_refused_in_words() -> None:
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace.*")
 def test_traces() -> None:
-    """timm's ViT can be scripted, too; TorchScript has no type for a tensor or a dict, so ours is traced."""
     model = make().eval()
     x = torch.randn(3, 2, PX, PX)
     with torch.no_grad():

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import move_data_to_device
 
-from terrafm_tg.utils.files import whole_file
+from terrafm_tg.utils.files import atomic_write
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -43,5 +43,5 @@ class PredictionWriter(BasePredictionWriter):
         indices = list(batch_indices or [])
         numbers = all(isinstance(index, int) for index in indices)  # TorchGeo's GeoSamplers draw slices
         samples = indices if indices and numbers else None
-        with whole_file(path, alone=True) as partial:
+        with atomic_write(path, sole_writer=True) as partial:
             torch.save({"predictions": move_data_to_device(prediction, "cpu"), "samples": samples}, partial)

@@ -156,10 +156,10 @@ def grid(
     """
     from rich.console import Console
 
-    from terrafm_tg.datasets.majortom.gridding import grid_scenes, summary_table
+    from terrafm_tg.datasets.majortom.gridding import grid_scenes, gridding_summary
 
     written = grid_scenes(scenes, root, min_valid, radar_unit, baseline, cell_size, workers, scheduler)
-    Console().print(summary_table(written))
+    Console().print(gridding_summary(written))
     print(f"Next: terrafm index {root}")
 
 

@@ -14,8 +14,9 @@ from torchgeo.datasets.utils import Sample, lazy_import
 
 from terrafm_tg.errors import DamagedTileError
 from terrafm_tg.modalities import Modality, get_modalities
+from terrafm_tg.utils.files import fingerprint
 
-from .index.file import fingerprint, open_index
+from .index.file import open_index
 from .mmearth_rows import data_file, find_subset, land_cover, picture_size, tile_rows
 from .tiles.dataset import TileDataset
 from .tiles.tiff import native_pixels

@@ -16,9 +16,10 @@ from torchgeo.datasets.utils import Sample
 
 from terrafm_tg.errors import DamagedTileError
 from terrafm_tg.modalities import Modality
+from terrafm_tg.utils.files import fingerprint
 
 from .folder.files import band_file
-from .index.file import fingerprint, open_index
+from .index.file import open_index
 from .ssl4eo_rows import SPLITS, find_splits, tile_rows
 from .tiles.dataset import TileDataset
 from .tiles.tiff import native_pixels

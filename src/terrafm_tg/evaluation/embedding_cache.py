@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from terrafm_tg.datasets.bench import BenchDataset
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.utils.files import whole_file
+from terrafm_tg.utils.files import atomic_write
 
 from .encoders import BenchEncoder
 
@@ -88,7 +88,7 @@ def embeddings(
             f"{encoder.spec.label} gives embeddings of {dataset.task.name} that are not finite: look at its weights."
         )
     if path is not None:
-        with whole_file(path) as beside:
+        with atomic_write(path) as beside:
             save_file({k: v.contiguous() for k, v in result._asdict().items()}, beside)
     return result
 

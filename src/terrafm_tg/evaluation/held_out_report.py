@@ -12,8 +12,8 @@ from rich.table import Table
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.models.embedding import FUSED
 
+from .estimate import estimate
 from .held_out import BASELINE
-from .report.estimate import estimate
 from .scores import CROSS_SENSOR, KNN, RETRIEVAL
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import CLASS_NAMES, CLASSES, UNKNOWN
 from terrafm_tg.modalities import Modality
 from terrafm_tg.samplers import LandCoverSampler
-from terrafm_tg.utils.files import whole_file
+from terrafm_tg.utils.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,7 +106,7 @@ def draw_index(table: pd.DataFrame, regions: Sequence[str] = (), earth: bool = T
 
 def write_figure(table: pd.DataFrame, regions: Sequence[str], path: Path, earth: bool = True) -> None:
     """Writes :func:`draw_index` as PNG, whole or not at all."""
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         draw_index(table, regions, earth).savefig(part, format="png", dpi=110)
 
 

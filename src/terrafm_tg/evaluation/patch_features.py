@@ -18,7 +18,7 @@ from torch import Tensor
 
 from terrafm_tg.datasets.bench import BenchDataset
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.utils.files import whole_file
+from terrafm_tg.utils.files import atomic_write
 
 from .embedding_cache import read_batches
 from .encoders.spec import BenchEncoder
@@ -69,7 +69,7 @@ def patch_features(
             return PatchFeatures(**load_file(path))
         except (SafetensorError, OSError) as error:
             warnings.warn(f"{path} is damaged and is computed anew: {error}", stacklevel=2)
-    with whole_file(path) as beside:
+    with atomic_write(path) as beside:
         _compute(beside, encoder, dataset, context, tile, dtype)
     return PatchFeatures(**load_file(path))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.models._api import WeightsEnum
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.utils.files import whole_file
+from terrafm_tg.utils.files import atomic_write
 
 from .sizes import SIZES
 from .vit import TerraFMViT
@@ -144,9 +144,9 @@ def export_encoder(checkpoint: str | os.PathLike[str], out: str | os.PathLike[st
     if target.suffix in (".ckpt", ".safetensors"):
         target = target.with_suffix("")
     paths = target.with_name(f"{target.name}.safetensors"), target.with_name(f"{target.name}.ckpt")
-    with whole_file(paths[0]) as partial:
+    with atomic_write(paths[0]) as partial:
         save_file(tensors, partial, metadata={"format": "pt", "model": name, "depth": str(meta["depth"])})
-    with whole_file(paths[1]) as partial, partial.open("wb") as file:
+    with atomic_write(paths[1]) as partial, partial.open("wb") as file:
         torch.save(lightning, file)
     return paths
 
@@ -211,7 +211,7 @@ def _read_url(url: str, progress: bool) -> dict[str, Any]:
         return _read(target)
     sha256 = torch.hub.HASH_REGEX.search(name)
     try:
-        with whole_file(target) as partial:
+        with atomic_write(target) as partial:
             torch.hub.download_url_to_file(url, str(partial), sha256[1] if sha256 else None, progress)
             content = _read(partial, url)
             find_encoder(content, url)

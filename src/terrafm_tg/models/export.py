@@ -12,7 +12,7 @@ import torch
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import get_modalities
-from terrafm_tg.utils.files import whole_file
+from terrafm_tg.utils.files import atomic_write
 
 from .sizes import data_config
 from .vit import TerraFMViT
@@ -88,7 +88,7 @@ def export_onnx(
 
     target = Path(path)
     target = target if target.suffix == ".onnx" else target.with_name(f"{target.name}.onnx")
-    with whole_file(target) as partial:
+    with atomic_write(target) as partial:
         program.save(partial, external_data=False)
         _compare(encoder, partial, {name: torch.rand(3, *shape) for name, shape in shapes.items()})
     return target

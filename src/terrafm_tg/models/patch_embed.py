@@ -3,18 +3,18 @@
 Parameter names, shapes and order are the published ones; those of the fusion are extra and come last.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.transforms import SensorBatch
 
 from .fusion import ModalityFusion
-from .inputs import PATCH_SIZE, Columns
+from .inputs import PATCH_SIZE, Columns, guess_modality, resolve_input
 
 #: Height and width of the grid of learned positions: that of a 224 px image.
 POSITION_GRID = (14, 14)
@@ -38,6 +38,7 @@ class PatchStem(nn.Conv2d):
         super().__init__(bands, dim, kernel_size=PATCH_SIZE, stride=PATCH_SIZE, **factory)
         self.columns = [column for column in columns if column is not None]
         self.channels = [channel for channel, column in enumerate(columns) if column is not None]
+        self.reads_all = None not in columns
 
     def forward(self, input: Tensor, offset: Tensor | float = 0.0) -> Tensor:
         """Embeds patches.
@@ -49,7 +50,7 @@ class PatchStem(nn.Conv2d):
         Returns:
             (B, H / 16, W / 16, D).
         """
-        if len(self.channels) < input.shape[1]:
+        if not self.reads_all:
             input = torch.stack([input[:, channel] for channel in self.channels], dim=1)
         batch, channels, height, width = input.shape
         kernel, gap = self.select()
@@ -57,7 +58,7 @@ class PatchStem(nn.Conv2d):
             batch, channels, height // PATCH_SIZE, PATCH_SIZE, width // PATCH_SIZE, PATCH_SIZE
         )
         patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3)
-        return nn.functional.linear(patches, kernel.flatten(1), self.get_parameter("bias") + offset + gap)
+        return nn.functional.linear(patches, kernel.flatten(1), cast("Tensor", self.bias) + offset + gap)
 
     def select(self) -> tuple[Tensor, Tensor | float]:
         """Returns the kernel (D, C, 16, 16) of the bands that are there, and what absent ones add to the bias (D,)."""
@@ -67,6 +68,13 @@ class PatchStem(nn.Conv2d):
         kernel = torch.stack([kernels[i] for i in self.columns], dim=1)
         absent = [kernels[i].sum((1, 2)) for i in range(self.in_channels) if i not in self.columns]
         return kernel, 0.5 * torch.stack(absent).sum(0) if absent else 0.0
+
+
+@fx.wrap  # torch.fx records the call: what it does depends on which parameters are trained
+def join_unused(tokens: Tensor, unused: Sequence[nn.Parameter]) -> Tensor:
+    """Joins parameters to the graph with weight zero: each gets a gradient, zero, and no value changes."""
+    firsts = [parameter.view(-1)[0] for parameter in unused if parameter.requires_grad]
+    return tokens + 0.0 * torch.stack(firsts).sum() if firsts else tokens
 
 
 class SharedProjection(nn.Module):
@@ -101,6 +109,7 @@ class SensorPatchEmbed(nn.Module):
         in_chans: Channels of a bare tensor, which timm passes; ``columns`` says it already.
         embed_dim: Width d of the transformer.
         columns: Stem channels that the input has, by modality.
+        modality: What a bare tensor is; None goes by ``in_chans``.
         device: Where to create the parameters.
         dtype: Type of the parameters.
         timm: Other settings of timm's patch embedding, which have no meaning here.
@@ -116,23 +125,26 @@ class SensorPatchEmbed(nn.Module):
         embed_dim: int = 768,
         *,
         columns: Columns,
+        modality: str | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         **timm: Any,
     ) -> None:
         super().__init__()
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.columns = columns
+        self.modality = modality or guess_modality(in_chans, columns)
         self.patch_size = (PATCH_SIZE, PATCH_SIZE)
         self.grid_size = POSITION_GRID
         self.num_patches = POSITION_GRID[0] * POSITION_GRID[1]
         self.set_input_size(img_size, patch_size)
         stems = list(reversed(MODALITIES.values()))  # the published order
-        for modality in stems:
+        for sensor in stems:
             embed = nn.Parameter(torch.empty(1, 3 * embed_dim, **factory))
-            self.register_parameter(f"{modality.stem}_embed", embed)
-        for modality in stems:
-            stem = PatchStem(len(modality.bands), 3 * embed_dim, columns[modality.name], **factory)
-            self.add_module(f"conv2d_{modality.stem}", stem)
+            self.register_parameter(f"{sensor.stem}_embed", embed)
+        for sensor in stems:
+            stem = PatchStem(len(sensor.bands), 3 * embed_dim, columns[sensor.name], **factory)
+            self.add_module(f"conv2d_{sensor.stem}", stem)
         self.projection = SharedProjection(embed_dim, **factory)
         self.fusion = ModalityFusion(3 * embed_dim, **factory)
         self.init_weights()
@@ -149,12 +161,22 @@ class SensorPatchEmbed(nn.Module):
             with torch.no_grad():
                 stem.get_parameter("bias").copy_(-0.5 * stem.get_parameter("weight").sum((1, 2, 3)))
 
-    def forward(self, x: SensorBatch) -> Tensor:
-        """Embeds a checked batch.
+    @property
+    def proj(self) -> PatchStem:
+        """The stem of a bare tensor, under the name that timm's patch embedding has for its only one."""
+        return self.stem(self.modality)
+
+    def forward(self, x: SensorBatch | Tensor) -> Tensor:
+        """Embeds a checked batch, or a bare tensor (B, C, H, W) as callers of timm's patch embedding pass it.
 
         Returns:
             Tokens (B, H / 16, W / 16, d). One modality gives exactly the numbers of its plain stem.
+
+        Raises:
+            TerraFMError: If the stem cannot read the bare tensor.
         """
+        if isinstance(x, Tensor):
+            x = resolve_input(x, self.columns, self.modality)
         values = [self.value(name, image) for name, image in x.images.items()]
         if x.sample_idx is not None:
             fused = self.fusion(values, list(x.sample_idx.values()), x.size)
@@ -166,9 +188,7 @@ class SensorPatchEmbed(nn.Module):
         if self.training and torch.is_grad_enabled():
             alone = x.sample_idx is None and len(x.images) == 1
             unused = [*self.unused(x.images), *(self.fusion.parameters() if alone else ())]
-            firsts = [parameter.view(-1)[0] for parameter in unused if parameter.requires_grad]
-            if firsts:  # reads one number of each; the gradient, zero, reaches all of it
-                tokens = tokens + 0.0 * torch.stack(firsts).sum()
+            tokens = join_unused(tokens, unused)
         return tokens
 
     def value(self, name: str, image: Tensor) -> Tensor:
@@ -181,7 +201,9 @@ class SensorPatchEmbed(nn.Module):
 
     def offset(self, name: str) -> Tensor:
         """Returns the vector (D,) of a modality, which its stem adds to every token."""
-        return self.get_parameter(f"{MODALITIES[name].stem}_embed")[0]
+        return getattr(self, f"{MODALITIES[name].stem}_embed")[
+            0
+        ]  # get_parameter() refuses a Proxy of torch.fx
 
     def unused(self, names: Collection[str]) -> list[nn.Parameter]:
         """Parameters of the stems of other modalities than these.
@@ -192,7 +214,7 @@ class SensorPatchEmbed(nn.Module):
         parameters: list[nn.Parameter] = []
         for name, modality in MODALITIES.items():
             if name not in names:
-                parameters.append(self.get_parameter(f"{modality.stem}_embed"))
+                parameters.append(getattr(self, f"{modality.stem}_embed"))
                 parameters += self.get_submodule(f"conv2d_{modality.stem}").parameters()
         return parameters
 

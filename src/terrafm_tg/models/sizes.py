@@ -4,7 +4,7 @@ timm and torchvision are imported when a model is built, so that registering the
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, S2L2A, Modality, get_modality
@@ -91,7 +91,10 @@ def build_encoder(
     kwargs["in_chans"] = input_channels(columns, modality, kwargs.get("in_chans"))
 
     # timm itself loads what a caller's own pretrained_cfg points to, such as a local folder.
-    by_timm = "pretrained_cfg_overlay" in kwargs or not isinstance(kwargs.get("pretrained_cfg"), str | None)
+    overlay = kwargs.pop("pretrained_cfg_overlay", None)
+    by_timm = overlay is not None or not isinstance(kwargs.get("pretrained_cfg"), str | None)
+    if pretrained and by_timm:  # named, timm before 1.0.31 would cut its kernel to the input's channels
+        overlay = (overlay or {}) | {"first_conv": None}
     checkpoint = None
     if weights or (pretrained and not by_timm):
         from .checkpoint import load_encoder_state, load_weights
@@ -104,12 +107,14 @@ def build_encoder(
         TerraFMViT,
         name,
         pretrained=pretrained and by_timm,
+        pretrained_cfg_overlay=overlay,
         feature_cfg={"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"},
         **(SIZES[size] | kwargs),
     )
-    if not by_timm:
-        bare = guess_modality(kwargs["in_chans"], columns) if modality is None else modality
-        model.pretrained_cfg |= data_config(get_modality(bare), columns[bare])
+    bare = get_modality(modality or guess_modality(kwargs["in_chans"], columns))
+    config = cast("dict[str, Any]", model.pretrained_cfg)  # of a feature extractor, too
+    config |= {} if by_timm else data_config(bare, columns[bare.name])
+    config["first_conv"] = first_conv(bare)
     if checkpoint is not None:
         load_weights(model if isinstance(model, TerraFMViT) else model.model, checkpoint, str(source))
     return model
@@ -146,6 +151,7 @@ def _timm_cfg(name: str) -> dict[str, Any]:
     size, preset = split_name(name)
     sensor = get_modality(preset.get("modality", S2L2A.name))
     return data_config(sensor, sensor.stem_columns(preset.get("bands", sensor.bands))) | {
+        "first_conv": first_conv(sensor),
         "url": PUBLISHED_URL if size == "terrafm_base" else None,
         "num_classes": 0,
         "crop_pct": 1.0,
@@ -155,6 +161,11 @@ def _timm_cfg(name: str) -> dict[str, Any]:
         "paper_name": "TerraFM: A Scalable Foundation Model for Unified Multisensor Earth Observation",
         "paper_ids": "arXiv:2506.06281",
     }
+
+
+def first_conv(modality: Modality) -> str:
+    """Returns the name of the convolution that reads a modality, for timm."""
+    return f"patch_embed.conv2d_{modality.stem}"
 
 
 def data_config(modality: Modality, columns: Sequence[int | None]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, S2L2A
@@ -17,6 +17,7 @@ from terrafm_tg.transforms import SensorBatch
 from .inputs import (
     PATCH_SIZE,
     Bands,
+    Columns,
     guess_modality,
     input_channels,
     resolve_input,
@@ -27,6 +28,52 @@ from .patch_embed import SensorPatchEmbed
 
 #: Anything that the encoder reads.
 type Images = Tensor | Mapping[str, Tensor] | SensorBatch
+
+
+@fx.wrap  # torch.fx records the call: what it does depends on the size
+def resize_positions(positions: Tensor, grid: tuple[int, int], height: int, width: int) -> Tensor:
+    """Resizes learned positions by DINO's scale factor (h + 0.1) / 14, not to a target size, without antialiasing.
+
+    Args:
+        positions: (1, N, d), row by row.
+        grid: Height and width of the grid that they were learned on; N is their product.
+        height: Rows of the new grid.
+        width: Columns of the new grid.
+
+    Returns:
+        (1, height * width, d); ``positions`` themselves on their own grid.
+    """
+    if torch.jit.is_tracing():  # a trace is of one size, and hands out sizes as tensors
+        height, width = int(height), int(width)
+    if (height, width) == grid:
+        return positions
+    resized = nn.functional.interpolate(
+        positions.unflatten(1, grid).permute(0, 3, 1, 2),
+        scale_factor=((height + 0.1) / grid[0], (width + 0.1) / grid[1]),
+        mode="bicubic",
+    )
+    return resized.flatten(2).transpose(1, 2)
+
+
+@fx.wrap  # torch.fx records the call: the checks run when the traced model does
+def check_traced(x: Any, columns: Columns, bare: str, *said: Any) -> Tensor:
+    """Checks what a model traced by :mod:`torch.fx` is called with, and returns the image.
+
+    Args:
+        x: (B, C, H, W).
+        columns: The stem channels that it holds, by modality.
+        bare: The modality that was traced.
+        said: What the call says of modality and samples: nothing, or that modality.
+
+    Raises:
+        TerraFMError: If it says anything else, or the stem cannot read the image.
+    """
+    if any(word not in (None, bare) for word in said):
+        raise TerraFMError(
+            f"A model traced by torch.fx reads tensors of {bare} alone: call it with these, or trace an encoder that "
+            "was built with another `modality`."
+        )
+    return resolve_input(x, columns, bare).images[bare]
 
 
 class TerraFMViT(VisionTransformer):
@@ -95,7 +142,7 @@ class TerraFMViT(VisionTransformer):
             pos_embed="learn",
             no_embed_class=False,
             dynamic_img_size=True,
-            embed_layer=functools.partial(SensorPatchEmbed, columns=columns),
+            embed_layer=functools.partial(SensorPatchEmbed, columns=columns, modality=modality),
             **timm,
         )
         self.modality = modality
@@ -115,6 +162,10 @@ class TerraFMViT(VisionTransformer):
         Raises:
             TerraFMError: If a modality, a channel count, a size or a type is not what a stem can read.
         """
+        if isinstance(x, fx.Proxy):  # a trace by torch.fx is of a bare tensor of the model's own channels
+            bare = self.patch_embed.modality
+            image = check_traced(x, self.columns, bare, modality, sample_idx, size)
+            return SensorBatch({bare: image}, None, image.shape[0])
         if isinstance(x, Tensor):
             modality = modality or self.modality
             if modality is None and x.ndim == 4:
@@ -215,25 +266,23 @@ class TerraFMViT(VisionTransformer):
         return self.norm(x)
 
     def _pos_embed(self, x: Tensor) -> Tensor:
-        """(B, h, w, d) -> (B, 1 + h w, d), with class token and positions.
-
-        Positions are resized by DINO's scale factor (h + 0.1) / 14, not to a target size, without
-        antialiasing.
-        """
+        """Adds class token and positions, (B, h, w, d) -> (B, 1 + h w, d)."""
         height, width = x.shape[1:3]
-        if torch.jit.is_tracing():  # a trace is of one size, and hands out sizes as tensors
-            height, width = int(height), int(width)
-        grid = self.patch_embed.grid_size
         token, positions = self.pos_embed[:, :1], self.pos_embed[:, 1:]
-        if (height, width) != grid:
-            positions = nn.functional.interpolate(
-                positions.unflatten(1, grid).permute(0, 3, 1, 2),
-                scale_factor=((height + 0.1) / grid[0], (width + 0.1) / grid[1]),
-                mode="bicubic",
-            )
-            positions = positions.flatten(2).transpose(1, 2)
+        positions = resize_positions(positions, self.patch_embed.grid_size, height, width)
         token = (self.cls_token + token).expand(x.shape[0], -1, -1)
         return self.pos_drop(torch.cat([token, x.flatten(1, 2) + positions], dim=1))
+
+    def __prepare_scriptable__(self) -> None:
+        """Refuses ``torch.jit.script``, which calls it.
+
+        Raises:
+            TerraFMError: Always.
+        """
+        raise TerraFMError(
+            "torch.jit.script is not supported, since TorchScript has no type for a tensor or a dict: use "
+            "torch.export, torch.jit.trace or `terrafm export --onnx`."
+        )
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:

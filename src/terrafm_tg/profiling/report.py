@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from terrafm_tg.utils.files import whole_file
+from terrafm_tg.utils.files import atomic_write
 
 from .bound import beyond_products, bound
 from .profile import Profile, Run
@@ -124,5 +124,5 @@ def write_figure(profile: Profile, path: Path) -> None:
         f"{profile.task}, {profile.batch} tiles, {profile.precision}, {profile.device}\n{reached(profile)}"
     )
     axes.set_title(title, fontsize=10, loc="left")
-    with whole_file(path) as beside:
+    with atomic_write(path) as beside:
         figure.savefig(beside, dpi=150, format=path.suffix.removeprefix(".") or "png")

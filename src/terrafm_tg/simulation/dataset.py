@@ -20,8 +20,8 @@ from torchgeo.datasets.utils import Sample
 
 from terrafm_tg.datasets.index.build import build_index
 from terrafm_tg.datasets.index.file import NAME as INDEX
-from terrafm_tg.datasets.majortom.cell import FULL_SIZE, GridCell
 from terrafm_tg.datasets.majortom.dataset import MajorTOM
+from terrafm_tg.datasets.majortom.grid import FULL_SIZE, GridCell
 from terrafm_tg.datasets.majortom.rows import FOLDERS
 from terrafm_tg.errors import TerraFMError
 

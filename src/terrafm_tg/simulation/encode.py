@@ -2,13 +2,18 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 import rasterio
 
-from terrafm_tg.datasets.majortom.cell import GridCell
-from terrafm_tg.datasets.majortom.files import Row, geotiff, optical_thumbnail, radar_thumbnail
+from terrafm_tg.datasets.majortom.grid import GridCell
+from terrafm_tg.datasets.majortom.images import (
+    ProductRow,
+    geotiff,
+    optical_thumbnail,
+    product_row,
+    radar_thumbnail,
+)
 from terrafm_tg.land_cover import CLASSES
 
 from . import optics, radar
@@ -33,7 +38,7 @@ class EncodedCell:
 
     cell: GridCell
     codes: np.ndarray
-    rows: dict[str, Row] = field(default_factory=dict)
+    rows: dict[str, ProductRow] = field(default_factory=dict)
 
 
 def encode_cell(planet: Planet, cell: GridCell, size: int) -> EncodedCell:
@@ -60,7 +65,7 @@ def encode_cell(planet: Planet, cell: GridCell, size: int) -> EncodedCell:
     return encoded
 
 
-def _radar(ground: Ground, product: Product, cell: GridCell, size: int) -> Row:
+def _radar(ground: Ground, product: Product, cell: GridCell, size: int) -> ProductRow:
     power = radar.observe(ground, product)
     outside = power[0] == radar.NODATA
     thumbnail = radar_thumbnail(*power, outside)
@@ -70,10 +75,12 @@ def _radar(ground: Ground, product: Product, cell: GridCell, size: int) -> Row:
         "nodata": 100 * float(outside.mean()),
         "orbit_state": "ascending" if product.ascending else "descending",
     }
-    return _row(product, cell, size, thumbnail, files, metadata)
+    return product_row(product.id, product.time, cell, size, thumbnail, files, metadata)
 
 
-def _optical(scene: optics.OpticalScene, modality: str, product: Product, cell: GridCell, size: int) -> Row:
+def _optical(
+    scene: optics.OpticalScene, modality: str, product: Product, cell: GridCell, size: int
+) -> ProductRow:
     bands = optics.sample(scene, modality[-3:].upper(), product.offset)
     outside = bands["B02"] == 0
     thumbnail = optical_thumbnail(*(bands[name] for name in ("B04", "B03", "B02")), product.offset, outside)
@@ -82,36 +89,4 @@ def _optical(scene: optics.OpticalScene, modality: str, product: Product, cell: 
     files["cloud_mask"] = geotiff(scene.cloud_mask, cell.epsg, cell.transform(size))
     cloudy = np.isin(scene.cloud_mask, (1, 2))
     metadata = {"cloud_cover": 100 * float(cloudy.mean()), "nodata": 100 * float(outside.mean())}
-    return _row(product, cell, size, thumbnail, files, metadata)
-
-
-def _row(
-    product: Product,
-    cell: GridCell,
-    size: int,
-    thumbnail: bytes,
-    files: dict[str, bytes],
-    more: dict[str, Any],
-) -> Row:
-    (lon, lat), *corners = cell.lonlat(size, [(0.5, 0.5), (0, 0), (1, 0), (0, 1), (1, 1)])
-    lons, lats = zip(*corners, strict=True)
-    image = {
-        "product_id": product.id,
-        "grid_cell": cell.name,
-        "product_datetime": f"{product.time:%Y-%m-%d %H:%M:%S}",
-        "thumbnail": thumbnail,
-        **files,
-    }
-    metadata = {
-        "grid_cell": cell.name,
-        "grid_row_u": cell.row,
-        "grid_col_r": cell.col,
-        "product_id": product.id,
-        "timestamp": product.time,
-        **more,
-        "centre_lat": lat,
-        "centre_lon": lon,
-        "crs": f"EPSG:{cell.epsg}",
-        "box": (min(lons), min(lats), max(lons), max(lats)),
-    }
-    return Row(image, metadata)
+    return product_row(product.id, product.time, cell, size, thumbnail, files, metadata)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from terrafm_tg.datasets.majortom.cell import GridCell
+from terrafm_tg.datasets.majortom.grid import GridCell
 
 from .fields import Frame, Parcels, mix
 from .planet import Planet

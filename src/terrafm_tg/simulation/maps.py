@@ -16,7 +16,7 @@ from rasterio.warp import reproject
 from rasterio.windows import Window
 from rasterio.windows import transform as window_transform
 
-from terrafm_tg.datasets.majortom.cell import GridCell
+from terrafm_tg.datasets.majortom.grid import GridCell
 
 from .planet import Planet
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from terrafm_tg.datasets.majortom import grid
-from terrafm_tg.datasets.majortom.cell import GridCell
+from terrafm_tg.datasets.majortom.grid import GridCell
 from terrafm_tg.errors import TerraFMError
 
 from .fields import Frame, key_of, mix
@@ -127,10 +127,10 @@ def _places(rng: np.random.Generator) -> np.ndarray:
     """Latitudes and longitudes (n, 2) of the corners that a cluster may have, at least 25 cells apart."""
     places = []
     for row in range(-640, 780, 48):
-        half = int(grid.columns(row)) // 2
+        half = int(grid.cells_per_row(row)) // 2
         for col in range(-half + 8, half - 48, 48):
             r, c = row + 4 * rng.integers(0, 5), col + rng.integers(0, 20)
-            places.append(((r + 0.5) * 180 / grid.ROWS, (c + 0.5) * 360 / grid.columns(r)))
+            places.append(((r + 0.5) * 180 / grid.ROWS, (c + 0.5) * 360 / grid.cells_per_row(r)))
     return np.array(places)
 
 

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from terrafm_tg.datasets.majortom.cell import GridCell
+from terrafm_tg.datasets.majortom.grid import GridCell
 
 from .fields import key_of, mix
 

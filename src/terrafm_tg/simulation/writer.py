@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from shapely import box
 
-from terrafm_tg.datasets.majortom.files import Row
+from terrafm_tg.datasets.majortom.images import ProductRow
 
 #: A part is closed after the row that exceeds this; published parts hold about 5.3 GB.
 PART_BYTES = 256 * 2**20
@@ -44,7 +44,7 @@ class ProductWriter:
         if kind is None and self._metadata:
             self._write_metadata()
 
-    def add(self, row: Row) -> None:
+    def add(self, row: ProductRow) -> None:
         """Append one product."""
         if self._part is None:
             self._parts, self._rows, self._bytes = self._parts + 1, 0, 0

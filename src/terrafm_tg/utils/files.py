@@ -1,10 +1,11 @@
-"""Files that appear whole or not at all, and survive a power cut."""
+"""Files on disk: written whole or not at all, listed in order, and told apart from other sets of files."""
 
 import glob
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -12,54 +13,70 @@ from uuid import uuid4
 _ENDING = ".tmp"
 
 
-def remove_leftovers(*folders: Path) -> None:
-    """Remove files that a killed process was writing, also in folders below; nothing may write there meanwhile."""
-    for folder in folders:
-        for path in folder.rglob(f".*{_ENDING}"):
-            path.unlink(missing_ok=True)
-
-
 @contextmanager
-def whole_file(path: Path, alone: bool = False) -> Iterator[Path]:
-    """A path to write to; it becomes ``path`` when the block ends without an error.
+def atomic_write(path: Path, sole_writer: bool = False) -> Iterator[Path]:
+    """Yields a temporary path in the same folder, which takes the name ``path`` if the block ends without an error.
 
     Args:
         path: The file; its folder is made where missing.
-        alone: No other process writes this file at the same time: what a killed one left of it is removed.
-
-    Yields:
-        A path beside it.
+        sole_writer: No other process writes this file at the same time: what a killed one left of it is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if alone:
+    if sole_writer:
         for left in path.parent.glob(f".{glob.escape(path.name)}.*{_ENDING}"):
             left.unlink(missing_ok=True)
-    beside = path.with_name(f".{path.name}.{uuid4().hex}{_ENDING}")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}{_ENDING}")
     try:
-        yield beside
-        settle(beside, path)
+        yield temporary
+        move_into_place(temporary, path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small file that no other process writes at the same time."""
-    with whole_file(path, alone=True) as beside:
-        beside.write_text(text, newline="")
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write plain values for people and programs, as :func:`write_text` does."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def settle(beside: Path, path: Path) -> None:
-    """Flush a finished file to the disk and give it its name."""
-    with beside.open("rb+") as file:
+def move_into_place(finished: Path, path: Path) -> None:
+    """Flushes a finished file to the disk and gives it its name, so that both survive a power cut."""
+    with finished.open("rb+") as file:
         os.fsync(file.fileno())
-    beside.replace(path)
+    finished.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # so that the name itself survives
     finally:
         os.close(folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a small file that no other process writes at the same time."""
+    with atomic_write(path, sole_writer=True) as temporary:
+        temporary.write_text(text, newline="")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes plain values for people and programs, as :func:`write_text` does."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def remove_leftovers(*folders: Path) -> None:
+    """Removes files that a killed process was writing, also in folders below; nothing may write there meanwhile."""
+    for folder in folders:
+        for path in folder.rglob(f".*{_ENDING}"):
+            path.unlink(missing_ok=True)
+
+
+def files_below(root: Path, *endings: str, deep: bool = True) -> Iterator[Path]:
+    """Lists files with one of some endings, in any case: those of a folder by name, then those of its folders.
+
+    Args:
+        root: The folder; nothing is listed where there is none.
+        endings: Such as ``".tif"``; all files where none is given.
+        deep: Look into folders below too, but not through links to folders.
+    """
+    for base, folders, names in os.walk(root):
+        folders[:] = sorted(folders) if deep else []
+        yield from (Path(base, name) for name in sorted(names) if name.lower().endswith(endings or ""))
+
+
+def fingerprint(files: Iterable[Path], root: Path) -> str:
+    """Names a set of files: the name changes when one is added, removed or replaced by one of another size."""
+    entries = sorted(f"{file.relative_to(root).as_posix()} {file.stat().st_size}" for file in files)
+    return sha256("\n".join(entries).encode()).hexdigest()

@@ -1,7 +1,7 @@
 """Many units of work at once, on Dask: in this process, on this machine's cores, or on a cluster of machines."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sized
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -130,7 +130,7 @@ def _there(
     """Units on a cluster: as one finishes, the next is sent."""
     from distributed import KilledWorker, as_completed
 
-    positions: dict[str, int] = {}
+    positions: dict[Hashable, int] = {}
     running = as_completed(with_results=True, raise_errors=False)
 
     def send(position: int, unit: Any) -> None:

@@ -1,18 +1,53 @@
-"""A progress bar beside something that is measured."""
+"""Progress bars on standard error."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import track
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+    track,
+)
 
 
 def shown[T](items: Iterable[T], title: str) -> Iterable[T]:
-    """The items, with a bar on standard error that is gone at the end.
+    """Goes through items with a bar that is gone at the end.
 
-    Drawn once a second: the thread that draws shares the interpreter with what is measured.
+    Drawn once a second: the thread that draws shares the interpreter with the work that may be measured.
 
     Args:
         items: Of known number.
-        title: What is done with them.
+        title: Of the bar.
     """
     return track(items, title, console=Console(stderr=True), transient=True, refresh_per_second=1)
+
+
+@contextmanager
+def watch_bytes(title: str, total: int | None, reached: Callable[[], int], show: bool) -> Iterator[None]:
+    """Shows a bar in bytes while the block runs.
+
+    Args:
+        title: Of the bar.
+        total: Bytes in the end, where that is known.
+        reached: Tells how many have come; it is called now and then.
+        show: False draws nothing.
+    """
+
+    class Watching(Progress):
+        def get_renderables(self) -> Iterable[RenderableType]:
+            for task in self.tasks:
+                self.update(task.id, completed=max(reached(), task.completed))
+            return super().get_renderables()
+
+    columns = [TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()]
+    console = Console(stderr=True)
+    with Watching(
+        *columns, TimeRemainingColumn(), console=console, refresh_per_second=2, disable=not show
+    ) as bar:
+        bar.add_task(title, total=total)
+        yield

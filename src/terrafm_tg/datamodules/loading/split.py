@@ -45,7 +45,7 @@ def split_blocks(
     codes, names = pd.factorize(index["cell"])
     tiles = np.bincount(codes)
     rows, cols = grid.parse(names)
-    width = 360 / grid.columns(rows)
+    width = 360 / grid.cells_per_row(rows)
     centre = (cols + 0.5) * width
 
     blocks = _blocks(rows, centre, block)
@@ -68,7 +68,7 @@ def split_blocks(
 def _blocks(rows: np.ndarray, centre: np.ndarray, block: int) -> np.ndarray:
     """The number of each cell's block; columns of a block have the width of cells in its middle row."""
     block_rows = rows // block
-    block_cols = np.floor(centre % 360 / 360 * grid.columns(block_rows * block + block // 2) / block)
+    block_cols = np.floor(centre % 360 / 360 * grid.cells_per_row(block_rows * block + block // 2) / block)
     return np.unique(block_rows * 10_000 + block_cols, return_inverse=True)[
         1
     ]  # rows have at most 4,008 cells

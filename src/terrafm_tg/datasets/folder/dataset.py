@@ -18,12 +18,13 @@ from rasterio.transform import array_bounds
 from rasterio.windows import Window
 from torchgeo.datasets.utils import Sample
 
-from terrafm_tg.datasets.index.file import fingerprint, open_index
+from terrafm_tg.datasets.index.file import open_index
 from terrafm_tg.datasets.tiles.dataset import TileDataset, check_tile_size
 from terrafm_tg.datasets.tiles.tiff import RADAR_UNITS, native_pixels
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import Modality
 from terrafm_tg.radiometry import settle
+from terrafm_tg.utils.files import fingerprint
 
 from .files import FOLDERS, band_file, band_order, find_folders, find_products, image_files
 from .offsets import Offsets, find_offsets

@@ -6,9 +6,8 @@ covering of GeoParquet 1.1). We read the boxes and leave the polygons where they
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,7 +23,7 @@ from pyproj import CRS
 from terrafm_tg.datasets.tiles.footprints import BOX, TIMES, outlines
 from terrafm_tg.datasets.tiles.table import as_table, categorical, intervals
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.utils.files import whole_file
+from terrafm_tg.utils.files import atomic_write
 
 NAME = "index.parquet"
 #: Rows of a row group: what of the polygons is in memory at once, written or read.
@@ -77,7 +76,7 @@ class IndexWriter:
                 names = [field.name for field in self._schema if pa.types.is_dictionary(field.type)]
                 self._writer = self._open.enter_context(
                     pq.ParquetWriter(
-                        self._open.enter_context(whole_file(self.path)),
+                        self._open.enter_context(atomic_write(self.path)),
                         self._schema,
                         compression="zstd",
                         use_dictionary=names,
@@ -221,9 +220,3 @@ def open_index(
     if index is None and made_for.get("state") != state(root):
         raise TerraFMError(f"{path} was made for other files than lie there now: run `terrafm index` again.")
     return table, True
-
-
-def fingerprint(files: Iterable[Path], root: Path) -> str:
-    """A name for a set of files: it changes when one is added, removed or replaced by one of another size."""
-    entries = sorted(f"{file.relative_to(root).as_posix()} {file.stat().st_size}" for file in files)
-    return sha256("\n".join(entries).encode()).hexdigest()

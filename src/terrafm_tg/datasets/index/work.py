@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from terrafm_tg.utils.files import whole_file
+from terrafm_tg.utils.files import atomic_write
 
 _EVERY = 2.0  # seconds between files: small units share one
 
@@ -52,7 +52,7 @@ class FinishedUnits:
             names = list(self._waiting)
             path = self.folder / f"{sha256(' '.join(names).encode()).hexdigest()[:24]}.parquet"
             values = pa.array(list(self._waiting.values()), pa.list_(pa.int32()))
-            with whole_file(path, alone=True) as part:
+            with atomic_write(path, sole_writer=True) as part:
                 pq.write_table(pa.table({"unit": names, "values": values}), part, compression="zstd")
         self._waiting, self._written = {}, time.monotonic()
 

@@ -16,15 +16,16 @@ from rasterio.io import DatasetReader, MemoryFile
 from rasterio.windows import Window
 from torchgeo.datasets.utils import Sample
 
-from terrafm_tg.datasets.index.file import fingerprint, open_index
+from terrafm_tg.datasets.index.file import open_index
 from terrafm_tg.datasets.tiles.dataset import TileDataset, check_tile_size
 from terrafm_tg.datasets.tiles.tiff import native_pixels
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES, Modality
 from terrafm_tg.radiometry import settle
+from terrafm_tg.utils.files import files_below, fingerprint
 
-from .parquet import PartFiles
-from .rows import FOLDERS, find_metadata, tile_rows
+from .part_files import PartFiles
+from .rows import FOLDERS, find_metadata, scan_tiles
 
 
 class MajorTOM(TileDataset):
@@ -37,7 +38,7 @@ class MajorTOM(TileDataset):
     A tile is a quarter of a cell, read in the cell's own UTM zone without a warp: the columns of the bands
     asked for from one row group, and of each TIFF the quarter's window. See
     :class:`~terrafm_tg.datasets.TileDataset` for what a sample holds, and
-    :func:`~terrafm_tg.datasets.majortom.rows.tile_rows` for how products are joined.
+    :func:`~terrafm_tg.datasets.majortom.rows.scan_tiles` for how products are joined.
 
     The published files carry no checksum: a damaged picture that does not decode is named and costs its tile,
     one that decodes to other numbers is not noticed. The parts that ``terrafm download`` writes have a checksum
@@ -79,7 +80,8 @@ class MajorTOM(TileDataset):
         transforms: Callable[[Sample], Sample] | None = None,
     ) -> None:
         check_tile_size(tile_size)
-        self.root = self.paths = Path(root)
+        self.root: Path = Path(root)
+        self.paths = self.root
         self.harmonise = harmonise
         table, _ = open_index(index, self.root, self.scan, self.state, {}, tile_size=tile_size, remote=remote)
         if harmonise:
@@ -93,14 +95,14 @@ class MajorTOM(TileDataset):
 
     @staticmethod
     def scan(root: Path, tile_size: int, remote: bool = False) -> pd.DataFrame:
-        """The tile table, made from the metadata; see :func:`~.major_tom_rows.tile_rows`."""
-        return tile_rows(root, tile_size, remote)
+        """The tile table, made from the metadata; see :func:`~.rows.scan_tiles`."""
+        return scan_tiles(root, tile_size, remote)
 
     @staticmethod
     def find_tile_size(root: Path) -> int:
         """Half the width of the first cell that can be read; the published 534 where none can."""
         try:
-            first = tile_rows(root, 534, remote=False, limit=64)
+            first = scan_tiles(root, 534, remote=False, limit=64)
         except TerraFMError:  # nothing is on disk, or what is wrong is said when all are read
             return 534
         return (cell_width(root, first) or 1068) // 2
@@ -109,7 +111,7 @@ class MajorTOM(TileDataset):
     def state(root: Path) -> str:
         """A name for the files that lie below the root: an index made for another set is out of date."""
         folders = [path.parent for path in find_metadata(root).values()]
-        files = [file for folder in folders for file in (folder / "images").glob("*.parquet")]
+        files = [file for f in folders for file in files_below(f / "images", ".parquet", deep=False)]
         return fingerprint([*files, *(folder / "metadata.parquet" for folder in folders)], root)
 
     def _read(self, row: int, modality: Modality) -> dict[int, np.ndarray]:
@@ -132,9 +134,9 @@ class MajorTOM(TileDataset):
         return tiles
 
     def _sisters(self, row: int) -> list[int]:
-        """Rows of the tiles of a row's cell, which lie together in the index."""
+        """The rows of the tiles of a row's cell, which lie together in the index."""
         cells = self.table["cell"].iloc[max(0, row - 3) : row + 4].to_numpy()
-        return [max(0, row - 3) + place for place in np.flatnonzero(cells == self.table["cell"].iat[row])]
+        return [max(0, row - 3) + int(at) for at in np.flatnonzero(cells == self.table["cell"].iat[row])]
 
     def _decode(self, row: int, modality: Modality, whole: bool) -> dict[int, np.ndarray]:
         """Native groups of a tile, or of its whole cell."""
@@ -213,7 +215,7 @@ def cell_width(root: Path, index: pd.DataFrame, expected: int | None = None) -> 
     """Pixels of 10 m across the first few cells, as far as they can be read on disk.
 
     Returns:
-        What most of them have, or what is expected where any has that (others may be damaged); None where
+        The width of most of them, or the expected one where any has that (others may be damaged); None where
         none can be read.
     """
     files, widths = PartFiles(), Counter[int]()

@@ -1,4 +1,4 @@
-"""Major-TOM's grid of 10 km cells: names to corners and back, for arrays of places.
+"""Major-TOM's grid of 10 km cells: names to corners and back, and the UTM grid of a cell's picture.
 
 A cell such as ``897U_171L`` is named after its row (U north, D south of the equator) and its column (R east,
 L west of Greenwich). Rows are 180/2004 degrees high; how many columns a row has follows from the length of
@@ -7,28 +7,33 @@ Greenwich, and name the cell's bottom left corner (Francis & Czerkawski, "Major 
 of the package ``majortom-eg``).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
+from affine import Affine
 from numpy.typing import ArrayLike, NDArray
+from pyproj import Transformer
 
 from terrafm_tg.errors import TerraFMError
 
 EARTH_RADIUS = 6378.137  #: km
 CELL_SIZE = 10.0  #: km
 ROWS = int(np.ceil(np.pi * EARTH_RADIUS / CELL_SIZE))  #: rows from pole to pole
-MARGIN = 340.0  #: metres by which a published picture starts before its cell, and ends behind it
+MARGIN = 340.0  #: meters by which a published picture starts before its cell, and ends behind it
+FULL_SIZE = 1068  #: pixels of 10 m across a published picture
 _ROUNDING = 1e-9  # of a cell: a computed corner lies in the cell that it is the corner of
 
 
-def columns(rows: ArrayLike) -> NDArray[np.int64]:
-    """How many cells there are around the globe in each row."""
+def cells_per_row(rows: ArrayLike) -> NDArray[np.int64]:
+    """The number of cells around the globe in each row."""
     latitude = np.radians(np.asarray(rows) * 180 / ROWS)
     return np.ceil(2 * np.pi * EARTH_RADIUS * np.cos(latitude) / CELL_SIZE).astype(np.int64)
 
 
 def cells_at(lat: ArrayLike, lon: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row and column of the cells that places lie in.
+    """Finds the cells that places lie in.
 
     Args:
         lat: Degrees north, -90 to 90.
@@ -39,12 +44,12 @@ def cells_at(lat: ArrayLike, lon: ArrayLike) -> tuple[NDArray[np.int64], NDArray
     """
     lon = (np.asarray(lon, dtype=np.float64) + 180) % 360 - 180
     rows = np.floor(np.asarray(lat, dtype=np.float64) * ROWS / 180 + _ROUNDING).astype(np.int64)
-    return rows, np.floor(lon * columns(rows) / 360 + _ROUNDING).astype(np.int64)
+    return rows, np.floor(lon * cells_per_row(rows) / 360 + _ROUNDING).astype(np.int64)
 
 
 def corners(rows: ArrayLike, cols: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Latitude and longitude of the cells' bottom left corners."""
-    return np.asarray(rows) * 180 / ROWS, np.asarray(cols) * 360 / columns(rows)
+    return np.asarray(rows) * 180 / ROWS, np.asarray(cols) * 360 / cells_per_row(rows)
 
 
 def names(rows: ArrayLike, cols: ArrayLike) -> list[str]:
@@ -68,3 +73,53 @@ def parse(cells: Iterable[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         numbers.append((int(row[:-1]) * signs[row[-1]], int(col[:-1]) * signs[col[-1]]))
     rows, cols = np.array(numbers, dtype=np.int64).reshape(-1, 2).T
     return rows, cols
+
+
+@lru_cache(maxsize=256)
+def _to_utm(epsg: int) -> Transformer:
+    return Transformer.from_crs("EPSG:4326", f"EPSG:{epsg}", always_xy=True)
+
+
+@dataclass(frozen=True)
+class GridCell:
+    """A cell by its row (north positive) and column (east positive)."""
+
+    row: int
+    col: int
+
+    @cached_property
+    def name(self) -> str:
+        """Such as ``897U_171L``."""
+        return names(self.row, self.col)[0]
+
+    @cached_property
+    def corner(self) -> tuple[float, float]:
+        """Latitude and longitude of the bottom left corner."""
+        lat, lon = corners(self.row, self.col)
+        return float(lat), float(lon)
+
+    @cached_property
+    def epsg(self) -> int:
+        """Code of the UTM zone that the corner lies in."""
+        lat, lon = self.corner
+        return (32600 if lat >= 0 else 32700) + int((lon + 180) // 6) % 60 + 1
+
+    @cached_property
+    def _corner_utm(self) -> tuple[float, float]:
+        lat, lon = self.corner
+        return _to_utm(self.epsg).transform(lon, lat)
+
+    def transform(self, size: int = FULL_SIZE, meters: int = 10) -> Affine:
+        """The UTM transform of the picture that is ``size`` pixels of 10 m wide, in pixels of ``meters``.
+
+        Pictures of less than 1068 pixels have the same middle.
+        """
+        x, y = self._corner_utm
+        inset = (FULL_SIZE - size) * 5.0 - MARGIN
+        return Affine(meters, 0.0, x + inset, 0.0, -meters, y + inset + size * 10.0)
+
+    def lonlat(self, size: int, shares: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+        """Longitude and latitude of points of the picture, given as shares of its width and height."""
+        transform, back = self.transform(size), _to_utm(self.epsg)
+        points = [(transform.c + u * size * 10, transform.f - v * size * 10) for u, v in shares]
+        return [back.transform(x, y, direction="INVERSE") for x, y in points]

@@ -1,6 +1,7 @@
 """Own Sentinel scenes to Major-TOM's layout: a Parquet part per scene with a row per cell that it covers."""
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -10,25 +11,36 @@ from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import rasterio
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.errors import RasterioError
+from rasterio.warp import transform_bounds
 from rich.table import Table
 from shapely import box
 
 from terrafm_tg.datasets.scenes.find import Scene, find_scenes
-from terrafm_tg.datasets.scenes.rows import scene_rows
+from terrafm_tg.datasets.scenes.pixels import read_band
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES
-from terrafm_tg.utils.files import whole_file
+from terrafm_tg.radiometry import OFFSET, offsets_by_name
+from terrafm_tg.utils.files import atomic_write, files_below
 from terrafm_tg.utils.parallel import run_units
 
-from .cell import FULL_SIZE
-from .files import Row
+from . import grid
+from .grid import FULL_SIZE, GridCell
+from .images import ProductRow, geotiff, optical_thumbnail, product_row, radar_thumbnail
 from .rows import FOLDERS
 
 #: Parts of own scenes begin so; their footer holds this key, with their rows of the metadata.
 PREFIX, _KEY = "own_", b"terrafm"
+#: Meters that a picture's corner is a multiple of.
+STEP = 20.0
+_EXTRA = 60  # meters of B10, the one band of a product that the encoder does not read
 
 
 def grid_scenes(
@@ -42,7 +54,7 @@ def grid_scenes(
     scheduler: str | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Cut scenes into Major-TOM's cells and add them to a Major-TOM root, or make one.
+    """Cuts scenes into Major-TOM's cells and adds them to a Major-TOM root, or makes one.
 
     A part, ``images/own_<scene>.parquet``, appears whole or not at all. Scenes whose part is there already, made
     from the same files with the same settings, are not read again. ``metadata.parquet`` is written last: rows that
@@ -75,14 +87,14 @@ def grid_scenes(
     folders = {name: root / FOLDERS[name] for name in {scene.modality for scene in found}}
     for folder in folders.values():
         (folder / "images").mkdir(parents=True, exist_ok=True)
-    work = partial(grid_scene, root=root, min_valid=min_valid, size=cell_size)
+    work = partial(_grid_scene, root=root, min_valid=min_valid, size=cell_size)
     results: list[dict[str, Any]] = [{}] * len(found)
     for i, result in run_units(
         work, found, workers=workers, scheduler=scheduler, title="Gridding scenes", progress=progress
     ):
         results[i] = result
     for name in sorted(folders):
-        write_metadata(folders[name])
+        _write_metadata(folders[name])
     if damage := [result["damage"] for result in results if result["damage"]]:
         message = f"{len(damage)} of {len(found)} scenes are left out, first: {damage[0]} Get them again."
         if len(damage) == len(found):
@@ -91,8 +103,8 @@ def grid_scenes(
     return pd.DataFrame(results)
 
 
-def summary_table(written: pd.DataFrame) -> Table:
-    """What :func:`grid_scenes` returned, for people."""
+def gridding_summary(written: pd.DataFrame) -> Table:
+    """Sums up what :func:`grid_scenes` returned, for people."""
     table = Table()
     for column in ("", "scenes", "cells", "GB", "there already", "damaged", "in no cell"):
         table.add_column(column, justify="right" if column else "left")
@@ -100,59 +112,114 @@ def summary_table(written: pd.DataFrame) -> Table:
         own = written[written.modality == name]
         damaged = own.damage.notna()
         empty = int(((own.cells == 0) & ~damaged).sum())
-        numbers = (
-            len(own),
-            own.cells.sum(),
-            f"{own.bytes.sum() / 1e9:.2f}",
-            own.kept.sum(),
-            damaged.sum(),
-            empty,
-        )
+        size = f"{own.bytes.sum() / 1e9:.2f}"
+        numbers = (len(own), own.cells.sum(), size, own.kept.sum(), damaged.sum(), empty)
         table.add_row(MODALITIES[name].title, *(str(number) for number in numbers))
     return table
 
 
-def grid_scene(scene: Scene, root: Path, min_valid: float, size: int) -> dict[str, Any]:
-    """Write the part of one scene, unless it is there; its row of what :func:`grid_scenes` returns."""
+def _grid_scene(scene: Scene, root: Path, min_valid: float, size: int) -> dict[str, Any]:
+    """Writes the part of one scene, unless it is there; returns its row of what :func:`grid_scenes` returns."""
     path = root / FOLDERS[scene.modality] / "images" / f"{PREFIX}{scene.product}.parquet"
     files = [[band, file.name, file.stat().st_size] for band, file in scene.files]
-    made_of = {
-        "files": files,
-        "unit": scene.unit,
-        "min_valid": min_valid,
-        "size": size,
-        "product": scene.product,
-    }
+    settings = {"unit": scene.unit, "min_valid": min_valid, "size": size, "product": scene.product}
+    made_of = {"files": files, **settings}
     footer = _footer(path)
     kept = footer.get("made_of") == made_of
     rows, damage = footer.get("rows", []), None
     if not kept:
         try:
-            rows = _write_part(path, scene_rows(scene, min_valid, size), made_of)
+            rows = _write_part(path, _scene_rows(scene, min_valid, size), made_of)
         except DamagedTileError as error:
             rows, damage = [], str(error)
-    held = path.stat().st_size if rows else 0
-    return {
-        "modality": scene.modality,
-        "product": scene.product,
-        "cells": len(rows),
-        "bytes": held,
-        "kept": kept,
-        "damage": damage,
-    }
+    written = {"cells": len(rows), "bytes": path.stat().st_size if rows else 0}
+    return {"modality": scene.modality, "product": scene.product, **written, "kept": kept, "damage": damage}
 
 
-def write_metadata(folder: Path) -> None:
-    """Write a product's ``metadata.parquet`` anew: rows of parts that are not ours as they are, then ours.
+def _scene_rows(scene: Scene, min_valid: float, size: int) -> Iterator[ProductRow]:
+    """Cuts a scene into rows, one per cell that it covers, from the south west.
 
-    Args:
-        folder: Such as ``root/Core-S2L2A``.
+    Raises:
+        DamagedTileError: If a file of the scene cannot be read.
+        TerraFMError: If it is not geocoded, or its pixels are not of its unit.
+    """
+    modality, files = MODALITIES[scene.modality], dict(scene.files)
+    radar, first = scene.unit != "DN", modality.native[10][0]
+    native = dict(zip(modality.bands, modality.resolutions, strict=True))
+    native |= {band: _EXTRA for band in modality.extra if band in files}
+
+    def read(cell: GridCell, band: str) -> np.ndarray:
+        transform, side = picture_grid(cell, size, native[band]), size * 10 // native[band]
+        return read_band(files[band], modality, scene.unit, CRS.from_epsg(cell.epsg), transform, side)
+
+    try:
+        for cell in cells_under(files[first]):
+            pixels = {first: read(cell, first)}
+            valid = float((pixels[first] > 0).mean())
+            if valid < min_valid:
+                continue
+            pixels |= {band: read(cell, band) for band in native if band != first}
+            tiffs = {}
+            for band, res in sorted(native.items()):
+                nodata = modality.nodata if radar else None
+                name = band.lower() if radar else band
+                tiffs[name] = geotiff(pixels[band], cell.epsg, picture_grid(cell, size, res), nodata)
+            more: dict[str, float | None] = (
+                {"orbit_state": None} if radar else {"cloud_cover": scene.cloud_cover}
+            )
+            more["nodata"] = 100 * (1 - valid)
+            thumbnail = _thumbnail(scene, pixels)
+            yield product_row(scene.product, scene.time, cell, size, thumbnail, tiffs, more)
+    except RasterioError as error:
+        raise DamagedTileError(f"{scene.product} {scene.modality}", str(error).rstrip(".")) from error
+
+
+def _thumbnail(scene: Scene, pixels: dict[str, np.ndarray]) -> bytes:
+    if scene.unit != "DN":
+        return radar_thumbnail(pixels["VV"], pixels["VH"], pixels["VV"] <= 0)
+    offset = OFFSET if offsets_by_name(pd.Series([scene.product]))[0] else 0
+    return optical_thumbnail(pixels["B04"], pixels["B03"], pixels["B02"], offset, pixels["B02"] == 0)
+
+
+def cells_under(path: Path) -> list[GridCell]:
+    """Lists the cells that the box around a file in latitude and longitude meets, from the south west."""
+    with rasterio.open(path) as src:
+        if src.crs is None or src.transform.is_identity:
+            raise TerraFMError(
+                f"{path} is not geocoded (radar in slant or ground range): correct it for terrain first, such as with "
+                "ASF HyP3 or SNAP."
+            )
+        west, south, east, north = transform_bounds(src.crs, 4326, *src.bounds, densify_pts=21)
+    east += 360 * (east < west)  # across the date line
+    cells: dict[tuple[int, int], None] = {}
+    for row in range(int(grid.cells_at(south, 0)[0]), int(grid.cells_at(north, 0)[0]) + 1):
+        width = 360 / int(grid.cells_per_row(row))
+        edges = np.arange(math.ceil(west / width), math.floor(east / width) + 1) * width
+        lons = np.sort([west, *edges, *([180.0] if west < 180 <= east else [])])
+        rows, columns = grid.cells_at(np.full(len(lons), row * 180 / grid.ROWS), lons)
+        cells |= dict.fromkeys(zip(rows.tolist(), columns.tolist(), strict=True))
+    return [GridCell(*cell) for cell in cells]
+
+
+def picture_grid(cell: GridCell, size: int, meters: int = 10) -> Affine:
+    """The grid of a cell's picture: Major-TOM's, its corner moved to the nearest multiple of 20 m.
+
+    So Sentinel-2's pixels of 10 and 20 m, which end on such multiples in each zone, and radar on the same raster are
+    copied as they are, at most 10 m from where Major-TOM cuts. Major-TOM's own corners lie between pixels.
+    """
+    exact = cell.transform(size)
+    return Affine(meters, 0.0, round(exact.c / STEP) * STEP, 0.0, -meters, round(exact.f / STEP) * STEP)
+
+
+def _write_metadata(folder: Path) -> None:
+    """Writes a product's ``metadata.parquet`` anew: rows of parts that are not ours as they are, then ours.
 
     Raises:
         TerraFMError: If the one that is there cannot be read.
     """
     path = folder / "metadata.parquet"
-    own = pd.DataFrame([row for part in _parts(folder) for row in _footer(part)["rows"]])
+    parts = (p for p in files_below(folder / "images", ".parquet", deep=False) if p.name.startswith(PREFIX))
+    own = pd.DataFrame([row for part in parts for row in _footer(part)["rows"]])
     before = _read_metadata(path)
     if len(own):
         outlines = [box(*bounds) for bounds in own.pop("box")]
@@ -167,7 +234,7 @@ def write_metadata(folder: Path) -> None:
         own = pd.concat([before[others], own], ignore_index=True) if others.any() and len(own) else own
         own = own if len(own) else before[others]
     if len(own) or before is not None:
-        with whole_file(path, alone=True) as part:
+        with atomic_write(path, sole_writer=True) as part:
             own.to_parquet(part, index=False)
 
 
@@ -181,31 +248,28 @@ def _read_metadata(path: Path) -> pd.DataFrame | None:
         raise TerraFMError(f"{path} cannot be read ({error}): get it again, or remove it.") from error
 
 
-def _parts(folder: Path) -> list[Path]:
-    return sorted((folder / "images").glob(f"{PREFIX}*.parquet"))
-
-
 def _footer(path: Path) -> dict[str, Any]:
-    """What a part of ours says of itself; nothing where there is none."""
+    """The settings and rows that a part of ours names; empty where there is none."""
     if not path.is_file():
         return {}
     return json.loads((pq.read_metadata(path).metadata or {}).get(_KEY, b"{}"))
 
 
-def _write_part(path: Path, rows: Iterator[Row], made_of: dict[str, Any]) -> list[dict[str, Any]]:
-    """Write a part, one row per row group, and return its rows of the metadata; no file where there is no row."""
+def _write_part(path: Path, rows: Iterator[ProductRow], made_of: dict[str, Any]) -> list[dict[str, Any]]:
+    """Writes a part, one row per row group, and returns its rows of the metadata; no file where there is no row."""
     first = next(rows, None)
     if first is None:
         path.unlink(missing_ok=True)
         return []
     types = {name: pa.binary() if isinstance(v, bytes) else pa.string() for name, v in first.image.items()}
-    schema, metadata = pa.schema(types.items()), []
+    schema, metadata = pa.schema(types.items()), list[dict[str, Any]]()
     with (
-        whole_file(path, alone=True) as part,
+        atomic_write(path, sole_writer=True) as part,
         pq.ParquetWriter(part, schema, compression="NONE", write_statistics=False) as file,
     ):
         for number, row in enumerate(chain([first], rows)):
             file.write_table(pa.Table.from_pylist([row.image], schema=schema))
-            metadata.append(row.metadata | {"parquet_url": f"images/{path.name}", "parquet_row": number})
+            place = {"parquet_url": f"images/{path.name}", "parquet_row": number}
+            metadata.append(row.metadata | {"timestamp": row.metadata["timestamp"].isoformat()} | place)
         file.add_key_value_metadata({_KEY: json.dumps({"made_of": made_of, "rows": metadata})})
     return metadata

@@ -21,12 +21,12 @@ from . import grid
 #: Folder of each modality below the root, as Major-TOM calls them; the first that a cell has gives its zone.
 FOLDERS = {"s2l2a": "Core-S2L2A", "s2l1c": "Core-S2L1C", "s1rtc": "Core-S1RTC"}
 _NEEDED = ["grid_cell", "product_id", "crs", "parquet_url", "parquet_row"]
-_UTM = r"(32[67](?:0[1-9]|[1-5]\d|60))$"  # also of "EPSG:EPSG:32633"
 _HELPFUL = ["timestamp", "cloud_cover", "nodata"]
+_UTM = r"(32[67](?:0[1-9]|[1-5]\d|60))$"  # also of "EPSG:EPSG:32633"
 
 
-def tile_rows(root: Path, tile_size: int, remote: bool, limit: int | None = None) -> pd.DataFrame:
-    """The tile table of a Major-TOM root, from its metadata alone.
+def scan_tiles(root: Path, tile_size: int, remote: bool, limit: int | None = None) -> pd.DataFrame:
+    """Makes the tile table of a Major-TOM root, from its metadata alone.
 
     A cell has a product where a row of the metadata names it and the Parquet file of that row is on disk. Of
     several rows the one with the least nodata counts, then the least cloud, then the latest, then the first
@@ -46,7 +46,7 @@ def tile_rows(root: Path, tile_size: int, remote: bool, limit: int | None = None
         TerraFMError: If the root or its metadata are missing or unusable, or no Parquet file is on disk.
     """
     products = {name: _product(root, path, remote, limit) for name, path in find_metadata(root).items()}
-    cells = pd.concat([frame["crs"].rename(name) for name, frame in products.items()], axis=1)
+    cells = pd.concat([frame["epsg"].rename(name) for name, frame in products.items()], axis=1)
     if cells.empty:
         raise TerraFMError(
             f"None of the Parquet files that the metadata in {root} name is on disk: download some into the "
@@ -69,7 +69,7 @@ def tile_rows(root: Path, tile_size: int, remote: bool, limit: int | None = None
 
 
 def find_metadata(root: Path) -> dict[str, Path]:
-    """``metadata.parquet`` of each product that lies below the root.
+    """Finds ``metadata.parquet`` of each product that lies below the root.
 
     Raises:
         TerraFMError: If the root is missing, or holds none.
@@ -84,33 +84,53 @@ def find_metadata(root: Path) -> dict[str, Path]:
     return found
 
 
-def _product(root: Path, metadata: Path, remote: bool, limit: int | None) -> pd.DataFrame:
-    """One row per cell of a product, indexed by cell; ``crs`` becomes the EPSG code, ``part`` is added."""
+def read_metadata(path: Path) -> pd.DataFrame:
+    """Reads of a product's ``metadata.parquet`` what tells its rows apart.
+
+    Returns:
+        ``grid_cell``, ``product_id``, ``epsg`` (NaN outside of UTM), ``parquet_url`` (categorical), ``parquet_row``,
+        ``timestamp``, ``cloud_cover`` and ``nodata`` (missing where the table has none).
+
+    Raises:
+        TerraFMError: If it is not Major-TOM's metadata.
+    """
     try:
-        held = pq.read_schema(metadata).names
+        held = pq.read_schema(path).names
         if missing := [name for name in _NEEDED if name not in held]:
-            raise TerraFMError(f"{metadata} lacks {', '.join(missing)}: it is not Major-TOM's metadata.")
-        frame = pd.read_parquet(metadata, columns=_NEEDED + [name for name in _HELPFUL if name in held])
+            raise TerraFMError(f"{path} lacks {', '.join(missing)}: it is not Major-TOM's metadata.")
+        frame = pd.read_parquet(path, columns=_NEEDED + [name for name in _HELPFUL if name in held])
     except (pa.ArrowException, OSError) as error:
-        raise TerraFMError(f"{metadata} cannot be read ({error}): download it again.") from error
+        raise TerraFMError(f"{path} cannot be read ({error}): remove it, and download it again.") from error
     frame = frame.reindex(columns=_NEEDED + _HELPFUL)
-    urls = pd.Categorical(frame.pop("parquet_url"))  # long, and of three products at once
+    crs = pd.Categorical(frame.pop("crs").astype("str"))  # few, of millions of rows
+    zones = pd.to_numeric(crs.categories.to_series().str.extract(_UTM, expand=False)).to_numpy(np.float64)
+    return frame.assign(
+        epsg=np.append(zones, np.nan)[crs.codes],
+        parquet_url=pd.Categorical(frame["parquet_url"]),  # long, and of three products at once
+        timestamp=pd.to_datetime(frame["timestamp"]).astype("datetime64[us]"),
+        cloud_cover=frame["cloud_cover"].astype(float),
+        nodata=frame["nodata"].astype(float),
+    )
+
+
+def best_first(rows: pd.DataFrame) -> pd.DataFrame:
+    """Sorts rows of :func:`read_metadata`: the least nodata, then cloud, then the latest, then the first by name."""
+    order = {"nodata": True, "cloud_cover": True, "timestamp": False, "product_id": True}
+    return rows.sort_values(list(order), ascending=list(order.values()), kind="stable")
+
+
+def _product(root: Path, metadata: Path, remote: bool, limit: int | None) -> pd.DataFrame:
+    """One row per cell of a product, indexed by cell; ``part`` is added."""
+    frame = read_metadata(metadata)
+    urls = frame.pop("parquet_url").array
     parts = [_part(root, metadata.parent, url, remote) for url in urls.categories]
     frame["part"] = np.array([*parts, None], dtype=object)[urls.codes]
     frame = frame[frame["part"].notna()].head(len(frame) if limit is None else limit)
-    frame["timestamp"] = pd.to_datetime(frame["timestamp"]).astype("datetime64[us]")
-    frame["crs"] = pd.to_numeric(frame["crs"].astype("str").str.extract(_UTM, expand=False))
-    frame = frame[frame["crs"].notna()]
-    frame = frame.sort_values(
-        ["nodata", "cloud_cover", "timestamp", "product_id"],
-        ascending=[True, True, False, True],
-        kind="stable",
-    )
-    return frame.drop_duplicates("grid_cell").set_index("grid_cell")
+    return best_first(frame[frame["epsg"].notna()]).drop_duplicates("grid_cell").set_index("grid_cell")
 
 
 def _part(root: Path, folder: Path, url: str, remote: bool) -> str | None:
-    """Where a Parquet file is: its path below the root, else its URL where that may be read, else None."""
+    """Finds a Parquet file: its path below the root, else its URL where that may be read, else None."""
     path = PurePosixPath(urlparse(url).path)
     for candidate in (folder / "images" / path.name, folder / path.relative_to(path.anchor)):
         if candidate.is_file():
@@ -119,9 +139,9 @@ def _part(root: Path, folder: Path, url: str, remote: bool) -> str | None:
 
 
 def _columns(name: str, frame: pd.DataFrame, epsg: pd.Series) -> dict[str, Any]:
-    """Columns of one product for all cells."""
+    """The columns of one product for all cells."""
     has = frame["part"].notna().to_numpy()
-    elsewhere = has & (frame["crs"] != epsg).to_numpy()
+    elsewhere = has & (frame["epsg"] != epsg).to_numpy()
     if elsewhere.any():
         warnings.warn(
             f"{name} is left out in {elsewhere.sum():,} of {has.sum():,} cells, where it lies in another "
@@ -147,7 +167,7 @@ def _columns(name: str, frame: pd.DataFrame, epsg: pd.Series) -> dict[str, Any]:
 def tile_corners(
     rows: np.ndarray, cols: np.ndarray, epsg: np.ndarray, tile_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Upper left corners of the four tiles of each cell in metres of its UTM zone, (4 n,) each.
+    """The upper left corners of the four tiles of each cell in meters of its UTM zone, (4 n,) each.
 
     The picture's middle lies 5 km north and east of the cell's corner: exactly so in the published files,
     whose corners this reproduces to a micrometre.

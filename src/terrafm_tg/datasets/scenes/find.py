@@ -12,6 +12,7 @@ from torchgeo.datasets import Sentinel1, Sentinel2
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES
+from terrafm_tg.utils.files import files_below
 
 #: Units in which radar scenes come; amplitude is the root of power.
 UNITS = ("linear", "dB", "amplitude")
@@ -46,7 +47,7 @@ class Scene:
 
 
 def find_scenes(folder: Path, radar_unit: str | None = None, baseline: str | None = None) -> list[Scene]:
-    """All usable scenes at any depth below a folder.
+    """Finds all usable scenes at any depth below a folder.
 
     Sentinel-2: files such as ``T33UUP_20210501T101031_B02_10m.jp2`` (L2A, in a folder per resolution) or
     ``T33UUP_20210501T101031_B02.jp2`` (L1C) of :class:`torchgeo.datasets.Sentinel2`, JPEG 2000 or GeoTIFF. Where a
@@ -95,7 +96,7 @@ def find_scenes(folder: Path, radar_unit: str | None = None, baseline: str | Non
 
 
 def _images(folder: Path, pattern: str) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob(pattern)) if path.suffix.lower() in _IMAGES)
+    return (path for path in files_below(folder, *_IMAGES) if path.match(pattern))
 
 
 def _optical(folder: Path, baseline: str | None) -> Iterator[Scene]:

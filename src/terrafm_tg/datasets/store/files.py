@@ -8,14 +8,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pandas as pd
-from aiohttp import ClientError  # what fsspec[http] raises
 from xxhash import xxh3_128
 
 from terrafm_tg.datasets.index.file import NAME, read_index, write_index
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.files import write_text
+from terrafm_tg.utils.remote import shared_reader
 
 #: The file with the index' checksum.
 SUM = f"{NAME}.xxh128"
@@ -57,11 +56,10 @@ def read_store_index(root: str) -> tuple[pd.DataFrame, dict[str, Any]]:
         try:
             if "://" in root:
                 for name in (NAME, SUM):
-                    system, path = fsspec.core.url_to_fs(f"{root.rstrip('/')}/{name}")
-                    system.get_file(path, str(local / name))
+                    shared_reader().save(f"{root.rstrip('/')}/{name}", local / name)
             lines = (local / SUM).read_bytes().splitlines(keepends=True)
             right = _line(local / NAME).encode() in lines
-        except (OSError, ClientError) as error:
+        except OSError as error:
             raise TerraFMError(
                 f"{root} is no packed store ({NAME} or {SUM} cannot be read: {error}): make one with `terrafm pack`."
             ) from error

@@ -11,15 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import fsspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from aiohttp import ClientError  # what fsspec[http] raises
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import Modality, get_modality
-from terrafm_tg.utils.files import whole_file
+from terrafm_tg.utils.files import atomic_write
+from terrafm_tg.utils.remote import shared_reader
 
 from .records import LEVEL, checksum, encode, only_nodata
 
@@ -73,7 +72,7 @@ def write_shard(
         What :func:`shard_table` gives.
     """
     schema = _SCHEMA.with_metadata({"terrafm": _FORMAT, "modality": modality.name})
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             for record in records:
                 writer.write_batch(_batch(record, modality, level))
@@ -161,7 +160,7 @@ class ShardFiles:
 
     def __init__(self, limit: int = 64) -> None:
         self.limit = limit
-        self._files: OrderedDict[str, _LocalFile | _RemoteFile] = OrderedDict()
+        self._files: OrderedDict[str, _LocalFile] = OrderedDict()
         self._owner = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -173,7 +172,7 @@ class ShardFiles:
         Not through a memory map: a file that is cut while it is mapped would end the process.
 
         Args:
-            path: Local path, or a URL that fsspec opens.
+            path: Local path, or a URL.
             start: First byte.
             size: How many.
 
@@ -183,12 +182,14 @@ class ShardFiles:
         Raises:
             OSError: If they cannot be read, or the file ends before.
         """
+        if "://" in path:
+            return shared_reader().read(path, start, start + size)
         if self._owner != os.getpid():
             self._files, self._owner = OrderedDict(), os.getpid()
         if path not in self._files:
             if len(self._files) >= self.limit:
                 self._files.popitem(last=False)
-            self._files[path] = _RemoteFile(path) if "://" in path else _LocalFile(path)
+            self._files[path] = _LocalFile(path)
         self._files.move_to_end(path)
         data = self._files[path].read(start, size)
         if len(data) != size:
@@ -203,14 +204,3 @@ class _LocalFile:
 
     def read(self, start: int, size: int) -> bytes:
         return os.pread(self._descriptor, size, start)
-
-
-class _RemoteFile:
-    def __init__(self, url: str) -> None:
-        self._system, self._path = fsspec.core.url_to_fs(url)
-
-    def read(self, start: int, size: int) -> bytes:
-        try:
-            return self._system.cat_file(self._path, start=start, end=start + size)
-        except ClientError as error:  # some of them are no OSError
-            raise OSError(str(error)) from error

@@ -5,15 +5,15 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from terrafm_tg.evaluation.report.entries import entries
-from terrafm_tg.evaluation.report.published import Published
-from terrafm_tg.evaluation.report.summary import Line, leading, summarise
-from terrafm_tg.evaluation.report.tables import share
+from terrafm_tg.evaluation.report.lines import Line, entries, leading, score_lines
+from terrafm_tg.evaluation.report.published import Published, highest
+from terrafm_tg.evaluation.report.tables import percent
 
 from .plan import Plan, Skipped
 
@@ -23,7 +23,14 @@ def warnings_once() -> Iterator[None]:
     """Shows a warning as one line without its place in the code, and once however many units bring it."""
     seen: set[str] = set()
 
-    def show(message: Warning | str, *place: object) -> None:
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
         if str(message) not in seen:
             seen.add(str(message))
             print(f"terrafm: warning: {message}", file=sys.stderr)
@@ -49,7 +56,7 @@ def print_plan(plan: Plan, out: Path) -> None:
         there = unit.read(out) is not None
         done += there
         dataset = unit.dataset if unit.bands == "corrected" else f"{unit.dataset} ({unit.bands})"
-        cells = [dataset, unit.spec.label, unit.protocol.name, share(unit.fraction), str(unit.seed)]
+        cells = [dataset, unit.spec.label, unit.protocol.name, percent(unit.fraction), str(unit.seed)]
         table.add_row(*cells, "done" if there else "to do")
     console.print(table)
     console.print(f"{done} of {len(plan.units)} units are done in {out}.", soft_wrap=True)
@@ -71,12 +78,13 @@ def print_results(frame: pd.DataFrame, plan: Plan, report: Path) -> None:
     for column in ("score", "published", "best published"):
         table.add_column(column, justify="right")
     before = ""
-    for line in leading(summarise(entries(frame))):
-        what = f"{line.dataset}: {line.protocol}, {line.metric}, {share(line.train_fraction)}"
+    for line in leading(score_lines(entries(frame))):
+        what = f"{line.dataset}: {line.protocol}, {line.metric}, {percent(line.train_fraction)}"
         first = what != before
         if before and first:
             table.add_section()
-        best = f"{_points(line.best)} {line.best.label}" if first and line.best else ""
+        theirs = highest(line.published)
+        best = f"{_points(theirs)} {theirs.label}" if first and theirs else ""
         table.add_row(what if first else "", line.entry, _score(line), _points(line.reference), best)
         before = what
     if table.row_count:

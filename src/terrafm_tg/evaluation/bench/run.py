@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from terrafm_tg.evaluation.report import write_report
+from terrafm_tg.evaluation.report import write_bench_report
 from terrafm_tg.utils.files import write_text
 from terrafm_tg.utils.parallel import run_units
 
@@ -98,7 +98,7 @@ def write_results(plan: Plan, out: Path) -> Results:
     skipped = [dataclasses.asdict(item) for item in plan.skipped]
     write_table(frame, out)
     write_text(out / "skipped.json", json.dumps(skipped, indent=1) + "\n")
-    return Results(plan, frame, write_report(frame, out, skipped))
+    return Results(plan, frame, write_bench_report(frame, out, skipped))
 
 
 def _dask_settings() -> AbstractContextManager[object]:

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from terrafm_tg.utils.files import whole_file
+from terrafm_tg.utils.files import atomic_write
 
 from .unit import Unit, read_rows
 
@@ -78,9 +78,9 @@ def write_table(frame: pd.DataFrame, out: Path) -> tuple[Path, Path]:
         out: Folder.
     """
     parquet, csv = out / "results.parquet", out / "results.csv"
-    with whole_file(parquet, alone=True) as path:
+    with atomic_write(parquet, sole_writer=True) as path:
         pq.write_table(pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False), path)
     flat = frame.assign(per_class=[None if x is None else json.dumps(list(x)) for x in frame["per_class"]])
-    with whole_file(csv, alone=True) as path:
+    with atomic_write(csv, sole_writer=True) as path:
         flat.to_csv(path, index=False)
     return parquet, csv

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoders import BenchEncoder
 from terrafm_tg.evaluation.metrics import NotFiniteError
-from terrafm_tg.utils.files import whole_file, write_text
+from terrafm_tg.utils.files import atomic_write, write_text
 
 from .base import Context, Protocol, Score, Splits
 from .head_task import HeadTask
@@ -119,7 +119,7 @@ def _trained(
 
 
 def _save(path: Path, task: HeadTask, rate: float) -> None:
-    with whole_file(path, alone=True) as beside:
+    with atomic_write(path, sole_writer=True) as beside:
         save_file(task.learnt, beside, {"lr": repr(rate)})
 
 

@@ -1,0 +1,252 @@
+"""What a download will do, or did: files of the source, rows of each, bytes over the line and on disk."""
+
+import math
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from shutil import disk_usage
+
+import numpy as np
+import pandas as pd
+from rich.filesize import decimal
+from rich.table import Table
+
+from terrafm_tg.datasets.majortom.rows import FOLDERS
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.utils.remote import RemoteReader, Traffic
+
+from .catalog import KEPT, ROWS, LocalProduct, product_url, row_keys
+from .parts import Batch, PartRows
+
+#: Files of which a dry run reads the footers, per product; the others are estimated from them.
+SAMPLE = 8
+_BATCH = 16  # rows per connection that a worker is given at once
+
+
+@dataclass
+class ProductCounts:
+    """Of one product: rows chosen, on disk already, to fetch or fetched; bytes on the line and on disk.
+
+    Args:
+        chosen: Rows of the selection.
+        held: Of these, on disk before.
+        rows: To fetch.
+        files: Of the source, that hold these.
+        line: Bytes of these rows over the line.
+        disk: Bytes of these rows on disk.
+        looked_at: Files whose footer the bytes were read from; the others are estimated.
+        damaged: What is wrong with rows that were left out.
+    """
+
+    chosen: int = 0
+    held: int = 0
+    rows: int = 0
+    files: int = 0
+    line: int = 0
+    disk: int = 0
+    looked_at: int = 0
+    damaged: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Report:
+    """What a download did, or in a dry run would do.
+
+    Args:
+        products: By modality.
+        cells: Cells of the selection.
+        traffic: What went over the line.
+        seconds: How long it took.
+        dry_run: Whether it only looked.
+        map_files: Files of ESA WorldCover that came.
+        waiting: Bytes of rows that had come before.
+        done: Bytes of the local files that were made.
+    """
+
+    products: dict[str, ProductCounts]
+    cells: int = 0
+    traffic: Traffic = field(default_factory=Traffic)
+    seconds: float = 0.0
+    dry_run: bool = False
+    map_files: int = 0
+    waiting: int = 0
+    done: int = 0
+
+    @property
+    def line(self) -> int:
+        """Bytes of rows over the line."""
+        return sum(product.line for product in self.products.values())
+
+    @property
+    def disk(self) -> int:
+        """Bytes of rows on disk."""
+        return sum(product.disk for product in self.products.values())
+
+    def table(self, bandwidth: float) -> Table:
+        """For people.
+
+        Args:
+            bandwidth: MB/s for which a dry run says how long it will take.
+        """
+        verb = "to fetch" if self.dry_run else "fetched"
+        table = Table(caption=self._caption(bandwidth), caption_justify="left", min_width=70)
+        for name in ("", "rows", "on disk", verb, *(["damaged"] * (not self.dry_run)), "files", "size"):
+            table.add_column(name, justify="right" if name else "left")
+        for modality, product in self.products.items():
+            damaged = [] if self.dry_run else [f"{len(product.damaged):,}"]
+            came = product.rows - len(product.damaged)
+            counts = [f"{n:,}" for n in (product.chosen, product.held, came)]
+            table.add_row(FOLDERS[modality], *counts, *damaged, f"{product.files:,}", decimal(product.line))
+        return table
+
+    def _caption(self, bandwidth: float) -> str:
+        if self.dry_run:
+            estimated = [p for p in self.products.values() if p.looked_at < p.files]
+            about = f"{sum(p.looked_at for p in estimated)} of {sum(p.files for p in estimated):,} files"
+            how = f"sizes estimated from the footers of {about}" if estimated else "sizes are exact"
+            lasts = timedelta(seconds=math.ceil(self.line / bandwidth / 1e6))
+            return (
+                f"{self.cells:,} cells; {how}: {decimal(self.line)} in {lasts} at {bandwidth:g} MB/s, "
+                f"{decimal(self.disk)} on disk."
+            )
+        more = self.traffic.received - max(0, self.line - self.waiting)
+        rate = self.traffic.received / max(self.seconds, 1e-9) / 1e6
+        return (
+            f"{self.cells:,} cells; {timedelta(seconds=round(self.seconds))}, {rate:,.1f} MB/s, "
+            f"{self.traffic.requests:,} requests, {self.traffic.retries:,} of them again; {decimal(max(more, 0))} "
+            "besides rows (tables, footers, maps, what came twice)."
+        )
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of rows.
+
+    Args:
+        line: That travel.
+        disk: That they take.
+        largest: The most that one file takes.
+        looked_at: Files of which the footer is known; others are estimated.
+    """
+
+    line: int
+    disk: int
+    largest: int
+    looked_at: int
+
+
+def missing_parts(
+    root: Path, source: str, chosen: pd.DataFrame, local: dict[str, LocalProduct], extra: Sequence[str]
+) -> list[PartRows]:
+    """The files of the source that hold rows which are chosen and not on disk, in the source's order."""
+    parts = []
+    for modality, rows in chosen.groupby("modality", sort=False):
+        held = local[modality].keys()
+        if len(held):
+            rows = rows[~row_keys(rows["cell"], rows["product_id"]).isin(held)]
+        rows = rows.sort_values(["part", "group"])
+        own = tuple(name for name in extra if name != "B10" or modality == "s2l1c")
+        for name, group in rows.groupby("part", observed=True):
+            parts.append(
+                PartRows(
+                    root=root,
+                    modality=str(modality),
+                    url=f"{product_url(source, modality)}/images/{name}",
+                    name=local[modality].free_name(str(name)),
+                    rows=tuple(
+                        zip(group["group"].astype(int), group["cell"], group["product_id"], strict=True)
+                    ),
+                    extra=own,
+                )
+            )
+    return parts
+
+
+def measure(reader: RemoteReader, parts: Sequence[PartRows], connections: int, sample: bool) -> Sizes:
+    """How many bytes the rows of one product take, from the footers of its files.
+
+    Args:
+        reader: Reads them; those on disk are not read again.
+        parts: The files.
+        connections: Footers that are read at the same time.
+        sample: Read only some, and estimate the rest.
+
+    Raises:
+        TerraFMError: If the source cannot be read or does not fit its table.
+    """
+    picked = np.linspace(0, len(parts) - 1, SAMPLE).round().astype(int) if sample else range(len(parts))
+    look_at = [parts[i] for i in dict.fromkeys(picked)] if len(parts) > SAMPLE else list(parts)
+
+    def size(part: PartRows) -> tuple[int, int]:
+        file = part.open(reader)
+        rows = [file.row_bytes(group) for group, _, _ in part.rows]
+        return sum(line for line, _ in rows), sum(disk for _, disk in rows)
+
+    pool = ThreadPoolExecutor(connections)
+    try:
+        sizes = np.array(list(pool.map(size, look_at)), dtype=np.int64).reshape(-1, 2)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    known, rows = sum(len(part.rows) for part in look_at), sum(len(part.rows) for part in parts)
+    line, disk = (int(total * rows / known) for total in sizes.sum(axis=0)) if known else (0, 0)
+    return Sizes(line, disk, int(sizes[:, 1].max(initial=0)), len(look_at))
+
+
+def check_room(root: Path, need: int, spare: int, max_gb: float | None) -> None:
+    """Refuse what does not fit the budget or the disk.
+
+    Args:
+        root: Where it is to go.
+        need: Bytes to come.
+        spare: Bytes that are needed besides while files are put together.
+        max_gb: The budget in GB.
+
+    Raises:
+        TerraFMError: If it does not fit; it says by how much.
+    """
+    if max_gb is not None and need > max_gb * 1e9:
+        raise TerraFMError(
+            f"The selection needs {need / 1e9:,.3f} GB more, {need / 1e9 - max_gb:,.3f} GB above `max_gb` {max_gb:g}: "
+            f"choose less, such as a `share` of {_floor(max_gb * 1e9 / need):g} of it, or raise the budget."
+        )
+    free = disk_usage(root).free
+    if need + spare > free:
+        raise TerraFMError(
+            f"The selection needs {(need + spare) / 1e9:,.3f} GB while it is written, and {root} has "
+            f"{free / 1e9:,.3f} GB free: choose less, such as a `share` of {_floor(free / (need + spare)):g} of it, "
+            "or another disk."
+        )
+
+
+def batches(
+    parts: Iterable[PartRows], connections: int, workers: int | None, retries: int, timeout: float
+) -> list[Batch]:
+    """Files for the workers: a large one by itself, small ones together, so that no connection idles."""
+    each = max(1, connections // max(1, workers or 1))
+    found, batch, rows = [], list[PartRows](), 0
+    for part in parts:
+        batch.append(part)
+        rows += len(part.rows)
+        if rows >= _BATCH * each:
+            found.append(Batch(tuple(batch), each, retries, timeout))
+            batch, rows = [], 0
+    return [*found, Batch(tuple(batch), each, retries, timeout)] if batch else found
+
+
+def staged_bytes(root: Path) -> int:
+    """Bytes of the rows that wait to be put together."""
+    total = 0
+    for path in (root / KEPT).glob(f"*/{ROWS}/*/*.parquet"):
+        try:
+            total += path.stat().st_size
+        except FileNotFoundError:  # put together meanwhile
+            continue
+    return total
+
+
+def _floor(share: float) -> float:
+    """A share in two digits, not above."""
+    scale = 10 ** (np.floor(np.log10(share)) - 1)
+    return float(np.floor(share / scale) * scale)

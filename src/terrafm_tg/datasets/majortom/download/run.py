@@ -1,0 +1,231 @@
+"""Downloads a subset of Major-TOM: its rows by range requests, into a local root of the published layout."""
+
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from terrafm_tg.datasets.majortom.rows import FOLDERS
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.utils.files import remove_leftovers
+from terrafm_tg.utils.parallel import run_units
+from terrafm_tg.utils.progress import watch_bytes
+from terrafm_tg.utils.remote import RemoteReader, Traffic
+
+from .catalog import (
+    KEPT,
+    MAP_FILE_BYTES,
+    ROWS,
+    SOURCE,
+    WORLDCOVER,
+    LocalProduct,
+    fetch_map,
+    fetch_table,
+    read_table,
+)
+from .parts import EXTRAS, Batch, Fetched, PartRows, fetch_batch
+from .plan import ProductCounts, Report, batches, check_room, measure, missing_parts, staged_bytes
+from .selection import Selection, cell_tiles, cover_from, map_files
+
+_logger = logging.getLogger(__name__)
+_LARGE = 20e9  # bytes from which more than one process pays
+_PROCESSES = 4  # that are started then, if there are cores: a server is shared with others
+
+
+def download(
+    root: str | os.PathLike[str],
+    selection: Selection,
+    source: str = SOURCE,
+    extra: Sequence[str] = (),
+    max_gb: float | None = None,
+    max_damaged: float = 0.05,
+    land_cover_from: str | os.PathLike[str] | None = None,
+    worldcover: bool = False,
+    worldcover_source: str = WORLDCOVER,
+    connections: int = 16,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    retries: int = 8,
+    timeout: float = 60.0,
+    dry_run: bool = False,
+    progress: bool = True,
+) -> Report:
+    """Download a subset of Major-TOM Core into a local root that :class:`~terrafm_tg.datasets.MajorTOM` reads.
+
+    First come the products' complete tables (``metadata.parquet``), then of each file that holds chosen rows the
+    footer, then of each row the byte ranges of the columns that are needed. A row is kept as soon as it has come
+    whole and was checked (size, Parquet page checksums where the source has them, cell and product, each band a
+    TIFF). When all rows of a file have come they become one local file, one row per row group, pictures byte for
+    byte as published. Files that are there are never changed, and rows that are there are not fetched again: a
+    later download with another selection adds to the root. ``root/.download`` keeps the source's tables and
+    footers, and rows while they wait.
+
+    Args:
+        root: Folder of the local copy; it is made where missing.
+        selection: Which cells and products.
+        source: Address of the products; ``{product}`` stands for ``Core-S2L2A`` and so on, else it is appended.
+        extra: Columns that are left out otherwise: ``thumbnail``, ``cloud_mask``, ``B10``.
+        max_gb: The most that may be added to the disk, in GB.
+        max_damaged: Share of the rows that may turn out damaged; beyond it the download stops.
+        land_cover_from: For a selection by land cover: a tile index, or a folder of ESA WorldCover. The map's files
+            are fetched into ``root/WorldCover`` where None.
+        worldcover: Fetch the files of ESA WorldCover under the chosen cells into ``root/WorldCover``.
+        worldcover_source: Address of these files.
+        connections: Requests at the same time, of all workers together (of each, with a scheduler).
+        workers: Processes; 0 for this one. None for this one, or for 4 where more than 20 GB are to come.
+        scheduler: Address of a Dask cluster that sees the same ``root``.
+        retries: Failures in a row without a new byte after which to give up.
+        timeout: Seconds without a byte that count as a failure.
+        dry_run: Only say what would be fetched; the tables are fetched all the same, and some footers.
+        progress: Show bars.
+
+    Returns:
+        What was fetched.
+
+    Raises:
+        TerraFMError: If a setting is wrong, nothing is chosen, it does not fit the budget or the disk, the source
+            cannot be read, or too much is damaged. What has come is kept: the same call goes on.
+    """
+    if unknown := [name for name in extra if name not in EXTRAS]:
+        raise TerraFMError(f"`extra` names {', '.join(unknown)}: it takes {', '.join(EXTRAS)}.")
+    if connections < 1 or retries < 0 or timeout <= 0:
+        raise TerraFMError(
+            f"`connections` {connections}, `retries` {retries}, `timeout` {timeout:g}: give 1 or more, 0 or more, "
+            "and seconds above 0."
+        )
+    start, root, reader = time.monotonic(), Path(root), RemoteReader(retries, timeout)
+    report = Report({m: ProductCounts() for m in selection.products}, dry_run=dry_run)
+    with _alone(root):
+        with watch_bytes("Tables", None, lambda: reader.traffic.received, progress):
+            tables = {m: fetch_table(reader, root, source, m) for m in selection.products}
+        frames = {m: read_table(path, m) for m, path in tables.items()}
+        local = {m: LocalProduct(root / FOLDERS[m], path) for m, path in tables.items()}
+        for modality, product in local.items():
+            product.adopt(frames[modality])
+        fetch_maps = partial(_fetch_maps, reader, root / "WorldCover", worldcover_source, max_gb, progress)
+        if land_cover_from is None:
+            cover = cover_from(root / "WorldCover", fetch_maps, progress)
+        else:
+            cover = cover_from(Path(land_cover_from), None, progress)
+        chosen = selection.choose(pd.concat(frames.values(), ignore_index=True), cover)
+        parts = missing_parts(root, source, chosen, local, extra)
+        largest = _measure(reader, parts, chosen, report, connections, progress)
+        if not dry_run:
+            for modality, product in local.items():
+                product.drop_waiting(root / KEPT / FOLDERS[modality] / ROWS)
+            processes = _processes(workers, scheduler, report.line)
+            report.waiting = staged_bytes(root)
+            check_room(root, max(0, report.disk - report.waiting), largest * max(1, processes or 1), max_gb)
+            units = batches(parts, connections, processes, retries, timeout)
+            results = run_units(
+                fetch_batch, units, workers=processes, scheduler=scheduler, title="Download", progress=False
+            )
+            with watch_bytes("Rows", report.disk, lambda: report.done + staged_bytes(root), progress):
+                _gather(results, units, chosen, local, report, max_damaged)
+            if worldcover:
+                zones = chosen.drop_duplicates("cell").set_index("cell")["epsg"]
+                report.map_files = fetch_maps(map_files(cell_tiles(zones)))
+    report.traffic += reader.traffic
+    report.seconds = time.monotonic() - start
+    return report
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Keep a second download out of the same root, and remove what a killed one was writing."""
+    from filelock import FileLock, Timeout
+
+    (root / KEPT).mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(root / KEPT / "lock", timeout=0):
+            remove_leftovers(root / KEPT, *(root / folder / "images" for folder in FOLDERS.values()))
+            yield
+    except Timeout as error:
+        raise TerraFMError(f"Another download into {root} is under way: wait for its end.") from error
+
+
+def _fetch_maps(
+    reader: RemoteReader, folder: Path, source: str, max_gb: float | None, progress: bool, names: list[str]
+) -> int:
+    """The map's files that are not there, if there is room."""
+    missing = [name for name in names if not (folder / name).is_file()]
+    folder.mkdir(parents=True, exist_ok=True)
+    check_room(folder, len(missing) * MAP_FILE_BYTES, 0, max_gb)
+    before = reader.traffic.received
+    with watch_bytes(
+        "WorldCover", None, lambda: reader.traffic.received - before, progress and bool(missing)
+    ):
+        return fetch_map(reader, missing, folder, source)
+
+
+def _measure(
+    reader: RemoteReader,
+    parts: Sequence[PartRows],
+    chosen: pd.DataFrame,
+    report: Report,
+    connections: int,
+    progress: bool,
+) -> int:
+    """Fill in what there is to do; returns the bytes of the largest file to make."""
+    report.cells, largest = chosen["cell"].nunique(), 0
+    with watch_bytes("Footers", None, lambda: reader.traffic.received, progress):
+        for modality, product in report.products.items():
+            own = [part for part in parts if part.modality == modality]
+            sizes = measure(reader, own, connections, sample=report.dry_run)
+            product.chosen = int((chosen["modality"] == modality).sum())
+            product.rows = sum(len(part.rows) for part in own)
+            product.held = product.chosen - product.rows
+            product.files, product.looked_at = len(own), sizes.looked_at
+            product.line, product.disk = sizes.line, sizes.disk
+            largest = max(largest, sizes.largest)
+    return largest
+
+
+def _processes(workers: int | None, scheduler: str | None, line: int) -> int | None:
+    """How many processes fetch; None leaves it to the cluster."""
+    if scheduler is not None:
+        return workers
+    if workers is None:
+        return min(_PROCESSES, os.cpu_count() or 1) if line > _LARGE else 0
+    return workers
+
+
+def _gather(
+    results: Iterator[tuple[int, tuple[list[Fetched], Traffic]]],
+    units: Sequence[Batch],
+    chosen: pd.DataFrame,
+    local: dict[str, LocalProduct],
+    report: Report,
+    max_damaged: float,
+) -> None:
+    """List what has come, and write the tables at the end, whatever the end is."""
+    positions = chosen.set_index(["modality", "part", "group"])["position"]
+    allowed = math.ceil(max_damaged * sum(product.rows for product in report.products.values()))
+    damaged: list[str] = []
+    try:
+        for unit, (fetched, traffic) in results:
+            report.traffic += traffic
+            for part, result in zip(units[unit].parts, fetched, strict=True):
+                for reason in result.damaged:
+                    _logger.warning(reason)
+                damaged += result.damaged
+                report.products[part.modality].damaged += result.damaged
+                if result.groups:
+                    rows = [(part.modality, Path(part.url).name, group) for group in result.groups]
+                    local[part.modality].add(part.name, positions.loc[rows].to_numpy(), np.arange(len(rows)))
+                    report.done += part.target.stat().st_size
+            if len(damaged) > allowed:
+                raise TerraFMError(
+                    f"{len(damaged):,} rows of the source are damaged, more than `max_damaged` {max_damaged:g} of "
+                    f"those to fetch; the last: {damaged[-1]}"
+                )
+    finally:
+        for product in local.values():
+            product.commit()

@@ -1,1 +1,0 @@
-"""Major-TOM at its source: what is chosen, fetched by range requests, and kept on disk."""
