@@ -1,11 +1,11 @@
-"""Wanted rows of the source's files: each fetched and kept as it comes, then put together to a local file."""
+"""Rows of the source's files: each fetched and kept as it comes, then put together to a local file."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import closing
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -90,7 +90,7 @@ class SourceFile(RemotePart):
 
 @dataclass(frozen=True)
 class PartRows:
-    """What to fetch from one file of the source.
+    """Rows to fetch from one file of the source, and their places on disk.
 
     Args:
         root: Of the local copy.
@@ -129,7 +129,7 @@ class PartRows:
         return SourceFile(reader, self.url, self.modality, self.extra, footer)
 
     def staged(self, group: int) -> Path:
-        """Where a row waits; another set of columns is another file."""
+        """The place where a row waits; another set of columns is another file."""
         return self.staging / ".".join([f"{group:05d}", *sorted(self.extra), "parquet"])
 
 
@@ -150,23 +150,16 @@ class Batch:
     timeout: float
 
 
-@dataclass
-class Fetched:
-    """What came of a file.
+class Fetched(NamedTuple):
+    """The rows of a file of the source that came.
 
     Args:
-        modality: Of the product.
-        source: Name of the file.
-        name: Of the local file, if one was made.
-        groups: Row groups of the source that it holds, in the file's order.
-        damaged: What is wrong with the rows that were left out.
+        groups: Row groups of the source that the local file holds, in its order; there is no file without any.
+        damaged: Reasons why others were left out.
     """
 
-    modality: str
-    source: str
-    name: str
-    groups: list[int] = field(default_factory=list)
-    damaged: list[str] = field(default_factory=list)
+    groups: list[int]
+    damaged: list[str]
 
 
 @cache
@@ -176,46 +169,40 @@ def _reader(retries: int, timeout: float) -> RemoteReader:
 
 
 def fetch_batch(batch: Batch) -> tuple[list[Fetched], Traffic]:
-    """Fetch the rows of some files and write the local ones; runs again to the same end.
+    """Fetches the rows of some files and writes the local ones; runs again to the same end.
 
     Returns:
-        What came of each file, and what went over the line.
+        The rows that came of each file, and the traffic.
 
     Raises:
         TerraFMError: If the source cannot be read; rows that have come are kept.
     """
     reader = _reader(batch.retries, batch.timeout)
-    before = reader.traffic
-    results = [Fetched(part.modality, Path(part.url).name, part.name) for part in batch.parts]
+    before, results = reader.traffic, list[Fetched]()
     pool = ThreadPoolExecutor(batch.connections)
     try:
-        work: dict[Future[str | None], tuple[int, int]] = {}
-        missing = [len(part.rows) for part in batch.parts]
-        for i, part in enumerate(batch.parts):
+        coming: list[list[Future[str | None]] | None] = []
+        for part in batch.parts:
             if part.target.is_file():  # a worker that died had come so far
-                results[i] = _made_before(part)
-                _drop_staged(part)
-                continue
-            source = part.open(reader)
-            work |= {pool.submit(_stage, source, part, *row): (i, row[0]) for row in part.rows}
-        for future in as_completed(work):
-            i, group = work[future]
-            if reason := future.result():
-                results[i].damaged.append(reason)
+                coming.append(None)
             else:
-                results[i].groups.append(group)
-            missing[i] -= 1
-            if not missing[i]:
-                results[i].groups.sort()
-                results[i].damaged.sort()
-                _assemble(batch.parts[i], results[i].groups)
+                source = part.open(reader)
+                coming.append([pool.submit(_stage, source, part, *row) for row in part.rows])
+        for part, rows in zip(batch.parts, coming, strict=True):
+            results.append(
+                _made_before(part) if rows is None else _assemble(part, [r.result() for r in rows])
+            )
+            for group, _, _ in part.rows:  # nothing waits for the local file any more
+                part.staged(group).unlink(missing_ok=True)
+            if part.staging.is_dir() and not any(part.staging.iterdir()):
+                part.staging.rmdir()
     finally:
         pool.shutdown(cancel_futures=True)
     return results, reader.traffic - before
 
 
 def _stage(source: SourceFile, part: PartRows, group: int, cell: str, product_id: str) -> str | None:
-    """Fetch one row, if it is not there, and keep it; returns what is wrong with it."""
+    """Fetches one row, if it is not there, and keeps it; returns the reason where it is damaged."""
     path = part.staged(group)
     if path.is_file():
         return None
@@ -229,42 +216,26 @@ def _stage(source: SourceFile, part: PartRows, group: int, cell: str, product_id
 
 
 def _made_before(part: PartRows) -> Fetched:
-    """What came of a file that was made already."""
+    """Looks into a local file that was made already."""
     held = set(pq.read_table(part.target, columns=["grid_cell"])["grid_cell"].to_pylist())
-    left = [
-        f"Tile {cell} {part.modality} is damaged in {part.url}."
-        for _, cell, _ in part.rows
-        if cell not in held
-    ]
-    groups = [group for group, cell, _ in part.rows if cell in held]
-    return Fetched(part.modality, Path(part.url).name, part.name, groups, left)
+    lost = [cell for _, cell, _ in part.rows if cell not in held]
+    damaged = [f"Tile {cell} {part.modality} is damaged in {part.url}." for cell in lost]
+    return Fetched([group for group, cell, _ in part.rows if cell in held], damaged)
 
 
-def _assemble(part: PartRows, groups: list[int]) -> None:
-    """Write the local file, one row per row group; nothing waits for it any more."""
+def _assemble(part: PartRows, reasons: list[str | None]) -> Fetched:
+    """Writes the local file of the rows that have come, one row per row group."""
+    groups = [group for (group, _, _), reason in zip(part.rows, reasons, strict=True) if reason is None]
     if groups:
         paths = [part.staged(group) for group in groups]
         with atomic_write(part.target) as temporary:
             _write(temporary, map(pq.read_table, paths), pq.read_schema(paths[0]))
-    _drop_staged(part)
-
-
-def _drop_staged(part: PartRows) -> None:
-    """Remove what waited for the local file, which is there."""
-    for group, _, _ in part.rows:
-        part.staged(group).unlink(missing_ok=True)
-    if part.staging.is_dir() and not any(part.staging.iterdir()):
-        part.staging.rmdir()
+    return Fetched(groups, sorted(filter(None, reasons)))
 
 
 def _write(path: Path, rows: Iterator[pa.Table], schema: pa.Schema) -> None:
-    """Pictures are compressed already; a checksum per page tells a file that was damaged later."""
-    options = {
-        "compression": "NONE",
-        "use_dictionary": False,
-        "write_statistics": False,
-        "write_page_checksum": True,
-    }
-    with closing(pq.ParquetWriter(path, schema.remove_metadata(), **options)) as writer:
+    """Writes rows without compression, as pictures have theirs; a checksum per page tells of later damage."""
+    options = {"compression": "NONE", "use_dictionary": False, "write_statistics": False}
+    with pq.ParquetWriter(path, schema.remove_metadata(), write_page_checksum=True, **options) as writer:
         for row in rows:
             writer.write_table(row.replace_schema_metadata())

@@ -1,4 +1,4 @@
-"""What a download will do, or did: files of the source, rows of each, bytes over the line and on disk."""
+"""The plan of a download and its report: files of the source, rows of each, bytes over the line and on disk."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -27,7 +27,7 @@ _BATCH = 16  # rows per connection that a worker is given at once
 
 @dataclass
 class ProductCounts:
-    """Of one product: rows chosen, on disk already, to fetch or fetched; bytes on the line and on disk.
+    """Counts of one product: rows chosen, on disk already, to fetch or fetched; bytes on the line and on disk.
 
     Args:
         chosen: Rows of the selection.
@@ -37,7 +37,7 @@ class ProductCounts:
         line: Bytes of these rows over the line.
         disk: Bytes of these rows on disk.
         looked_at: Files whose footer the bytes were read from; the others are estimated.
-        damaged: What is wrong with rows that were left out.
+        damaged: Reasons why rows were left out.
     """
 
     chosen: int = 0
@@ -52,14 +52,14 @@ class ProductCounts:
 
 @dataclass
 class Report:
-    """What a download did, or in a dry run would do.
+    """The work that a download did, or in a dry run would do.
 
     Args:
         products: By modality.
         cells: Cells of the selection.
-        traffic: What went over the line.
+        traffic: Over the line.
         seconds: How long it took.
-        dry_run: Whether it only looked.
+        dry_run: True if it only looked.
         map_files: Files of ESA WorldCover that came.
         waiting: Bytes of rows that had come before.
         done: Bytes of the local files that were made.
@@ -120,27 +120,10 @@ class Report:
         )
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Bytes of rows.
-
-    Args:
-        line: That travel.
-        disk: That they take.
-        largest: The most that one file takes.
-        looked_at: Files of which the footer is known; others are estimated.
-    """
-
-    line: int
-    disk: int
-    largest: int
-    looked_at: int
-
-
 def missing_parts(
     root: Path, source: str, chosen: pd.DataFrame, local: dict[str, LocalProduct], extra: Sequence[str]
 ) -> list[PartRows]:
-    """The files of the source that hold rows which are chosen and not on disk, in the source's order."""
+    """Lists the files of the source that hold rows which are chosen and not on disk, in the source's order."""
     parts = []
     for modality, rows in chosen.groupby("modality", sort=False):
         held = local[modality].keys()
@@ -149,53 +132,56 @@ def missing_parts(
         rows = rows.sort_values(["part", "group"])
         own = tuple(name for name in extra if name != "B10" or modality == "s2l1c")
         for name, group in rows.groupby("part", observed=True):
-            parts.append(
-                PartRows(
-                    root=root,
-                    modality=str(modality),
-                    url=f"{product_url(source, modality)}/images/{name}",
-                    name=local[modality].free_name(str(name)),
-                    rows=tuple(
-                        zip(group["group"].astype(int), group["cell"], group["product_id"], strict=True)
-                    ),
-                    extra=own,
-                )
-            )
+            wanted = zip(group["group"].astype(int), group["cell"], group["product_id"], strict=True)
+            url = f"{product_url(source, str(modality))}/images/{name}"
+            local_name = local[modality].free_name(str(name))
+            parts.append(PartRows(root, str(modality), url, local_name, tuple(wanted), own))
     return parts
 
 
-def measure(reader: RemoteReader, parts: Sequence[PartRows], connections: int, sample: bool) -> Sizes:
-    """How many bytes the rows of one product take, from the footers of its files.
+def measure(
+    reader: RemoteReader, parts: Sequence[PartRows], connections: int, counts: ProductCounts, exact: bool
+) -> int:
+    """Fills in the bytes that the rows of one product take, from the footers of its files.
 
     Args:
         reader: Reads them; those on disk are not read again.
         parts: The files.
         connections: Footers that are read at the same time.
-        sample: Read only some, and estimate the rest.
+        counts: Of the product; it gets ``rows``, ``files``, ``looked_at``, ``line``, ``disk``.
+        exact: False reads only some footers, and estimates the rest.
+
+    Returns:
+        The bytes of the largest file to make.
 
     Raises:
         TerraFMError: If the source cannot be read or does not fit its table.
     """
-    picked = np.linspace(0, len(parts) - 1, SAMPLE).round().astype(int) if sample else range(len(parts))
-    look_at = [parts[i] for i in dict.fromkeys(picked)] if len(parts) > SAMPLE else list(parts)
+    few = exact or len(parts) <= SAMPLE
+    picked = range(len(parts)) if few else np.linspace(0, len(parts) - 1, SAMPLE).round().astype(int)
+    look_at = [parts[i] for i in dict.fromkeys(picked)]
 
-    def size(part: PartRows) -> tuple[int, int]:
+    def size(part: PartRows) -> list[int]:
         file = part.open(reader)
-        rows = [file.row_bytes(group) for group, _, _ in part.rows]
-        return sum(line for line, _ in rows), sum(disk for _, disk in rows)
+        return np.sum([file.row_bytes(group) for group, _, _ in part.rows], axis=0).tolist()
 
     pool = ThreadPoolExecutor(connections)
     try:
         sizes = np.array(list(pool.map(size, look_at)), dtype=np.int64).reshape(-1, 2)
     finally:
         pool.shutdown(cancel_futures=True)
-    known, rows = sum(len(part.rows) for part in look_at), sum(len(part.rows) for part in parts)
-    line, disk = (int(total * rows / known) for total in sizes.sum(axis=0)) if known else (0, 0)
-    return Sizes(line, disk, int(sizes[:, 1].max(initial=0)), len(look_at))
+    counts.rows, counts.files, counts.looked_at = (
+        sum(len(part.rows) for part in parts),
+        len(parts),
+        len(look_at),
+    )
+    if known := sum(len(part.rows) for part in look_at):
+        counts.line, counts.disk = (int(total * counts.rows / known) for total in sizes.sum(axis=0))
+    return int(sizes[:, 1].max(initial=0))
 
 
 def check_room(root: Path, need: int, spare: int, max_gb: float | None) -> None:
-    """Refuse what does not fit the budget or the disk.
+    """Refuses what does not fit the budget or the disk.
 
     Args:
         root: Where it is to go.
@@ -223,7 +209,7 @@ def check_room(root: Path, need: int, spare: int, max_gb: float | None) -> None:
 def batches(
     parts: Iterable[PartRows], connections: int, workers: int | None, retries: int, timeout: float
 ) -> list[Batch]:
-    """Files for the workers: a large one by itself, small ones together, so that no connection idles."""
+    """Shares files out to workers: a large one by itself, small ones together, so that no connection idles."""
     each = max(1, connections // max(1, workers or 1))
     found, batch, rows = [], list[PartRows](), 0
     for part in parts:

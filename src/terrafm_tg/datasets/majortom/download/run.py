@@ -30,7 +30,7 @@ from .catalog import (
     fetch_table,
     read_table,
 )
-from .parts import EXTRAS, Batch, Fetched, PartRows, fetch_batch
+from .parts import EXTRAS, Batch, Fetched, fetch_batch
 from .plan import ProductCounts, Report, batches, check_room, measure, missing_parts, staged_bytes
 from .selection import Selection, cell_tiles, cover_from, map_files
 
@@ -57,7 +57,7 @@ def download(
     dry_run: bool = False,
     progress: bool = True,
 ) -> Report:
-    """Download a subset of Major-TOM Core into a local root that :class:`~terrafm_tg.datasets.MajorTOM` reads.
+    """Downloads a subset of Major-TOM Core into a local root that :class:`~terrafm_tg.datasets.MajorTOM` reads.
 
     First come the products' complete tables (``metadata.parquet``), then of each file that holds chosen rows the
     footer, then of each row the byte ranges of the columns that are needed. A row is kept as soon as it has come
@@ -87,7 +87,7 @@ def download(
         progress: Show bars.
 
     Returns:
-        What was fetched.
+        The counts of what was fetched.
 
     Raises:
         TerraFMError: If a setting is wrong, nothing is chosen, it does not fit the budget or the disk, the source
@@ -116,7 +116,13 @@ def download(
             cover = cover_from(Path(land_cover_from), None, progress)
         chosen = selection.choose(pd.concat(frames.values(), ignore_index=True), cover)
         parts = missing_parts(root, source, chosen, local, extra)
-        largest = _measure(reader, parts, chosen, report, connections, progress)
+        report.cells, largest = chosen["cell"].nunique(), 0
+        with watch_bytes("Footers", None, lambda: reader.traffic.received, progress):
+            for modality, counts in report.products.items():
+                own = [part for part in parts if part.modality == modality]
+                largest = max(largest, measure(reader, own, connections, counts, exact=not dry_run))
+                counts.chosen = int((chosen["modality"] == modality).sum())
+                counts.held = counts.chosen - counts.rows
         if not dry_run:
             for modality, product in local.items():
                 product.drop_waiting(root / KEPT / FOLDERS[modality] / ROWS)
@@ -139,7 +145,7 @@ def download(
 
 @contextmanager
 def _alone(root: Path) -> Iterator[None]:
-    """Keep a second download out of the same root, and remove what a killed one was writing."""
+    """Keeps a second download out of the same root, and removes what a killed one was writing."""
     from filelock import FileLock, Timeout
 
     (root / KEPT).mkdir(parents=True, exist_ok=True)
@@ -154,7 +160,7 @@ def _alone(root: Path) -> Iterator[None]:
 def _fetch_maps(
     reader: RemoteReader, folder: Path, source: str, max_gb: float | None, progress: bool, names: list[str]
 ) -> int:
-    """The map's files that are not there, if there is room."""
+    """Fetches the map's files that are not there, if there is room."""
     missing = [name for name in names if not (folder / name).is_file()]
     folder.mkdir(parents=True, exist_ok=True)
     check_room(folder, len(missing) * MAP_FILE_BYTES, 0, max_gb)
@@ -165,31 +171,8 @@ def _fetch_maps(
         return fetch_map(reader, missing, folder, source)
 
 
-def _measure(
-    reader: RemoteReader,
-    parts: Sequence[PartRows],
-    chosen: pd.DataFrame,
-    report: Report,
-    connections: int,
-    progress: bool,
-) -> int:
-    """Fill in what there is to do; returns the bytes of the largest file to make."""
-    report.cells, largest = chosen["cell"].nunique(), 0
-    with watch_bytes("Footers", None, lambda: reader.traffic.received, progress):
-        for modality, product in report.products.items():
-            own = [part for part in parts if part.modality == modality]
-            sizes = measure(reader, own, connections, sample=report.dry_run)
-            product.chosen = int((chosen["modality"] == modality).sum())
-            product.rows = sum(len(part.rows) for part in own)
-            product.held = product.chosen - product.rows
-            product.files, product.looked_at = len(own), sizes.looked_at
-            product.line, product.disk = sizes.line, sizes.disk
-            largest = max(largest, sizes.largest)
-    return largest
-
-
 def _processes(workers: int | None, scheduler: str | None, line: int) -> int | None:
-    """How many processes fetch; None leaves it to the cluster."""
+    """The number of processes that fetch; None leaves it to the cluster."""
     if scheduler is not None:
         return workers
     if workers is None:
@@ -205,7 +188,7 @@ def _gather(
     report: Report,
     max_damaged: float,
 ) -> None:
-    """List what has come, and write the tables at the end, whatever the end is."""
+    """Lists rows that have come, and writes the tables at the end, whatever the end is."""
     positions = chosen.set_index(["modality", "part", "group"])["position"]
     allowed = math.ceil(max_damaged * sum(product.rows for product in report.products.values()))
     damaged: list[str] = []

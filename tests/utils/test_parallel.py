@@ -105,10 +105,12 @@ def test_units_that_take_long_leave_the_rest_to_processes(monkeypatch):
     from terrafm_tg.utils.parallel import _here
 
     monkeypatch.setattr("terrafm_tg.utils.parallel._cores", lambda: 2)
-    waiting = enumerate([0.6, 0.6, 0.1, 0.1])
-    assert len(list(_here(spend, waiting, 100, None, True))) == 2  # 1.2 s for 2 of 100
+    monkeypatch.setattr("terrafm_tg.utils.parallel._FIRST_LOOK", 0.1)
+    monkeypatch.setattr("terrafm_tg.utils.parallel.WORTHWHILE", 3.0)
+    waiting = enumerate([0.06, 0.06, 0.01, 0.01])
+    assert len(list(_here(spend, waiting, 100, None, True))) == 2  # 0.12 s for 2 of 100
     assert len(list(waiting)) == 2
-    assert len(list(_here(spend, enumerate([0.6, 0.6, 0.1]), 3, None, True))) == 3
+    assert len(list(_here(spend, enumerate([0.06, 0.06, 0.01]), 3, None, True))) == 3
 
 
 def test_a_cluster_that_runs_already(scheduler):
