@@ -9,6 +9,7 @@ import pytest
 import rasterio
 import torch
 
+from datasets.range_server import RangeServer
 from datasets.tiny_files import band_pixels, corner_of, product, write_major_tom
 from terrafm_tg.datasets import MajorTOM
 from terrafm_tg.errors import DamagedTileError, TerraFMError
@@ -183,6 +184,25 @@ class TestFilesOnDisk:
         shutil.move(root / "Core-S2L2A/images", root.parent / "host")
         got = first(root, native=True, remote=True)
         assert all(torch.equal(expected[key], got[key]) for key in expected)
+
+    def test_over_http_a_tile_takes_its_bands_and_the_footer_once(self, tmp_path):
+        rows = {"s2l2a": [product("s2l2a", cell) for cell in ("1U_1R", FULL)]}
+        with RangeServer(tmp_path / "host") as server:
+            root = write_major_tom(tmp_path / "root", rows, url=f"{server.url}/")
+            expected = first(root, native=True)
+            part = pq.read_metadata(root / "Core-S2L2A/images/part_00001.parquet")
+            shutil.move(root / "Core-S2L2A/images", tmp_path / "host")
+            dataset = tiny(root, native=True, remote=True)
+            for row in (0, 1):  # both of the first cell
+                got = dataset[dataset.tile_slice(row)]
+                if row == 0:
+                    assert all(torch.equal(expected[key], got[key]) for key in expected)
+        needed = sum(
+            part.row_group(0).column(i).total_compressed_size
+            for i, name in enumerate(part.schema.names)
+            if name == "grid_cell" or name.startswith("B")
+        )
+        assert server.sent() == 8 + part.serialized_size + 2 * needed
 
     def test_relative_urls(self, root):
         metadata = root / "Core-S2L2A/metadata.parquet"

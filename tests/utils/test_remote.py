@@ -1,0 +1,65 @@
+"""The reader of remote bytes; the faults of a line are tested with the download of Major-TOM."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from datasets.range_server import Fault, RangeServer
+from terrafm_tg.utils.remote import NotThereError, RemoteError, RemoteReader, shared_reader
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "file.bin"
+    path.write_bytes(bytes(range(256)) * 4)
+    return path
+
+
+def test_the_same_from_a_server_and_from_other_protocols(file: Path, tmp_path: Path) -> None:
+    content = file.read_bytes()
+    with RangeServer(tmp_path) as server:
+        for url in (f"{server.url}/file.bin", f"file://{file}"):
+            reader = RemoteReader()
+            assert reader.read(url, 100, 300, len(content)) == content[100:300]
+            assert reader.read_tail(url, 10) == (content[-10:], len(content))
+            assert reader.traffic.received == 210
+            assert reader.save(url, tmp_path / "copy.bin")
+            assert (tmp_path / "copy.bin").read_bytes() == content
+            with pytest.raises(NotThereError, match="does not exist"):
+                reader.read(url.replace("file.bin", "none"), 0, 1)
+        with pytest.raises(RemoteError, match="changed on the server"):
+            reader.read(f"{server.url}/file.bin", 0, 1, 99)
+
+
+def test_a_body_is_never_inflated(file: Path, tmp_path: Path) -> None:
+    headers = (("Content-Encoding", "gzip"), ("Content-Range", "bytes 0-0/1024"))
+    with (
+        RangeServer(tmp_path, fault=lambda path, number: Fault(status=206, headers=headers)) as server,
+        pytest.raises(RemoteError, match=r"file.bin comes compressed"),
+    ):
+        RemoteReader().read(f"{server.url}/file.bin", 0, 1)
+    assert server.log[0].headers["Accept-Encoding"] == "identity"
+
+
+def test_a_long_wait_is_said(
+    file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("terrafm_tg.utils.remote._SAID", 0.2)
+    monkeypatch.setattr("terrafm_tg.utils.remote._ASKED", 0.3)
+    busy = Fault(status=429, headers=(("Retry-After", "9999"),))
+    with (
+        RangeServer(tmp_path, fault=lambda path, number: None if number else busy) as server,
+        caplog.at_level(logging.WARNING),
+    ):
+        assert RemoteReader().read(f"{server.url}/file.bin", 0, 2) == b"\0\1"
+    assert "file.bin: 429 Too Many Requests; waiting" in caplog.text
+
+
+def test_a_dataset_gives_up_soon(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("terrafm_tg.utils.remote._FIRST", 0.01)
+    with RangeServer(tmp_path, fault=lambda path, number: Fault(status=503)) as server:
+        with pytest.raises(OSError, match="cannot be read after 3 attempts"):
+            shared_reader().read(f"{server.url}/file.bin", 0, 2)
+        assert len(server.log) == 3
+    assert shared_reader() is shared_reader()
