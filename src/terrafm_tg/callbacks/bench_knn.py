@@ -141,8 +141,8 @@ class BenchKNN(Callback):
                 )
 
     def _score(self, trainer: Trainer, pl_module: LightningModule, pair: _Pair) -> float:
-        from terrafm_tg.evaluation.metrics import Metrics
         from terrafm_tg.evaluation.protocols.embedded import to_labels
+        from terrafm_tg.tasks.finetune.metrics import Metrics
 
         device = trainer.strategy.root_device
         encoder = self._encoder(pl_module, pair.bank).to(device)

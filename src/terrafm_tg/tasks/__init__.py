@@ -1,9 +1,8 @@
 """LightningModules: TerraFM's pretraining, fine-tuning, and TorchGeo's dense tasks with what they lack."""
 
-from .finetune.change import FineTuneChangeDetection
 from .finetune.classification import FineTuneClassification
 from .finetune.segmentation import FineTuneSegmentation
-from .finetune.torchgeo_segmentation import TerraFMPixelwiseRegression, TerraFMSegmentation
+from .finetune.torchgeo_tasks import FineTuneChangeDetection, TerraFMPixelwiseRegression, TerraFMSegmentation
 from .pretrain.terrafm import TerraFM
 
 __all__ = [

@@ -17,9 +17,9 @@ QUICK: list[dict[str, Any]] = [
     {"name": "knn", "k": 5},
     {"name": "linear-probe", "rates": [0.01, 0.1], "epochs": 2},
     {"name": "logistic", "start": -1, "stop": 1, "count": 2},
-    {"name": "segmentation-probe", "lrs": [0.01], "epochs": 1, "tile": 0},
+    {"name": "segmentation-probe", "rates": [0.01], "epochs": 1, "tile": 0},
     {"name": "upernet", "epochs": 1, "width": 16, "batch_size": 16},
-    {"name": "finetune", "lrs": [1e-4], "epochs": 1, "batch_size": 16, "effective_batch": 16},
+    {"name": "finetune", "rates": [1e-4], "epochs": 1, "batch_size": 16, "effective_batch": 16},
     {"name": "copernicus-frozen", "epochs": 1, "width": 16, "auxiliary_width": 16, "batch_size": 16},
 ]
 

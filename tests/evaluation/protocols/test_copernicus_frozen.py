@@ -14,8 +14,10 @@ from data.landslide4sense.data import make_landslide
 from terrafm_tg.datasets.bench import open_bench
 from terrafm_tg.evaluation.encoders import ModelSpec, load_encoder
 from terrafm_tg.evaluation.protocols import Context, Splits, make_protocol
-from terrafm_tg.evaluation.protocols.copernicus import CopernicusFrozen, CopernicusTask, OneCycle
-from terrafm_tg.evaluation.protocols.copernicus_heads import NormedLinearHead, PyramidHead
+from terrafm_tg.evaluation.protocols.copernicus import CopernicusFrozen, PerBatchMetrics
+from terrafm_tg.tasks.finetune.head_task import HeadTask
+from terrafm_tg.tasks.finetune.heads import NormedLinearHead, PyramidHead
+from terrafm_tg.tasks.finetune.optimization import OneCycle
 
 SPEC = ModelSpec("terrafm_tiny", size=32)
 
@@ -99,7 +101,7 @@ def test_only_the_head_learns(tmp_path: Path) -> None:
     splits = opened(make_copernicus(tmp_path, "DFC2020-S1", n=4), "DFC2020-S1")
     encoder = load_encoder(SPEC, splits.train.task, splits.train)
     head = PyramidHead(encoder.dim, 8, 1, 16, 4, 0.1)
-    task = CopernicusTask(encoder, head, OneCycle(1e-3, 1e-4, True, True), auxiliary=0.4)
+    task = HeadTask(encoder, head, encoder.task, OneCycle(1e-3, 1e-4, True, True), auxiliary=0.4)
     trained = {name for name, parameter in task.named_parameters() if parameter.requires_grad}
     assert trained == {f"head.{name}" for name, _ in head.named_parameters()}
 
@@ -141,9 +143,8 @@ def test_the_headline_is_the_mean_of_the_batches(tmp_path: Path) -> None:
     splits = opened(make_copernicus(tmp_path, "DFC2020-S2", n=10), "DFC2020-S2")
     encoder = load_encoder(SPEC, splits.test.task, splits.test)
     torch.manual_seed(0)
-    task = CopernicusTask(
-        encoder, PyramidHead(encoder.dim, 8, 1, 16, 4, 0.0), OneCycle(1e-3, 1e-4, True, True)
-    ).eval()
+    head, cycle = PyramidHead(encoder.dim, 8, 1, 16, 4, 0.0), OneCycle(1e-3, 1e-4, True, True)
+    task = HeadTask(encoder, head, encoder.task, cycle, metrics=PerBatchMetrics.of).eval()
     values, sizes = [], []
     task.on_test_epoch_start()
     with torch.no_grad():

@@ -16,10 +16,10 @@ from terrafm_tg.datasets.bench import open_bench
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation import patch_features as module
 from terrafm_tg.evaluation.encoders import ModelSpec, load_encoder
-from terrafm_tg.evaluation.metrics import NotFiniteError
 from terrafm_tg.evaluation.patch_features import cut, patch_features
 from terrafm_tg.evaluation.protocols import Context, Splits, make_protocol
-from terrafm_tg.evaluation.protocols.heads import PatchHead
+from terrafm_tg.tasks.finetune.heads import PatchHead
+from terrafm_tg.tasks.finetune.metrics import NotFiniteError
 
 PIXELS = ModelSpec("pixel-statistics", size=32, channels=("B02", "B08"))
 
@@ -43,12 +43,12 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Splits:
 
 def test_settings_are_galileo_s() -> None:
     protocol = make_protocol("segmentation-probe")
-    assert (len(protocol.lrs), min(protocol.lrs), max(protocol.lrs)) == (16, 1e-4, 0.8)
+    assert (len(protocol.rates), min(protocol.rates), max(protocol.rates)) == (16, 1e-4, 0.8)
     assert (protocol.epochs, protocol.batch_size, protocol.min_lr, protocol.warmup) == (50, 128, 1e-5, 0.1)
 
 
 def test_it_learns_classes_of_pixels(clouds: Splits, tmp_path: Path) -> None:
-    protocol = make_protocol("segmentation-probe", lrs=[1e-4, 1e-2], epochs=10, batch_size=4)
+    protocol = make_protocol("segmentation-probe", rates=[1e-4, 1e-2], epochs=10, batch_size=4)
     scores = protocol.run(PIXELS, clouds, Context(cache=tmp_path))
     best = next(score for score in scores if score.headline)
     assert (best.metric, best.average) == ("miou", "true")
@@ -61,7 +61,7 @@ def test_it_learns_classes_of_pixels(clouds: Splits, tmp_path: Path) -> None:
 
 def test_the_score_is_that_of_the_predictions(clouds: Splits, tmp_path: Path) -> None:
     """Against scikit-learn, with the layer of the only learning rate."""
-    protocol = make_protocol("segmentation-probe", lrs=[3e-3], epochs=3, batch_size=4)
+    protocol = make_protocol("segmentation-probe", rates=[3e-3], epochs=3, batch_size=4)
     context = Context(cache=tmp_path)
     scores = {(score.metric, score.average): score for score in protocol.run(PIXELS, clouds, context)}
     encoder = load_encoder(PIXELS, clouds.train.task, clouds.train)
@@ -80,7 +80,7 @@ def test_learning_rates_do_not_touch_each_other(clouds: Splits, tmp_path: Path) 
     context = Context(cache=tmp_path)
 
     def tried(*rates: float) -> dict[str, float]:
-        protocol = make_protocol("segmentation-probe", lrs=rates, epochs=3, batch_size=4)
+        protocol = make_protocol("segmentation-probe", rates=rates, epochs=3, batch_size=4)
         return protocol.run(PIXELS, clouds, context)[0].settings["tried"]
 
     together = tried(1e-3, 1e-2, 1e36)
@@ -102,7 +102,7 @@ def test_patch_head_lays_out_pixels_as_galileo() -> None:
 
 def test_crops_are_cut_into_tiles(crops: Splits, tmp_path: Path) -> None:
     """Images of 128 px into 4 of 64; a model's own size decides how it sees them."""
-    protocol = make_protocol("segmentation-probe", lrs=[1e-2], epochs=1, batch_size=4)
+    protocol = make_protocol("segmentation-probe", rates=[1e-2], epochs=1, batch_size=4)
     spec = ModelSpec("pixel-statistics", size=0, channels=("B02", "B08"))
     scores = protocol.run(spec, crops, Context(cache=tmp_path))
     assert scores[0].settings["tile"] == 64
@@ -178,9 +178,9 @@ def test_too_small_a_disk_is_said_before_writing(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lrs": []}, "one learning rate above 0"),
-        ({"lrs": ["fast"]}, "a list of numbers above 0"),
-        ({"lrs": [-0.1]}, "one learning rate above 0"),
+        ({"rates": []}, "one learning rate above 0"),
+        ({"rates": ["fast"]}, "a list of numbers above 0"),
+        ({"rates": [-0.1]}, "one learning rate above 0"),
         ({"dtype": "float8"}, "use float16 or float32"),
         ({"tile": -1}, "`tile` is -1"),
     ],

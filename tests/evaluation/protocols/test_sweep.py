@@ -15,15 +15,16 @@ from torch.utils.data import DataLoader, default_collate
 
 from data.copernicus_bench.data import make_copernicus
 from processes import start
-from terrafm_tg.datamodules.labelled.transforms import orient
 from terrafm_tg.datasets.bench import open_bench
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoders import ModelSpec, UnsupportedTaskError, load_encoder
-from terrafm_tg.evaluation.metrics import NotFiniteError
 from terrafm_tg.evaluation.protocols import Context, Splits, make_protocol
-from terrafm_tg.evaluation.protocols.head_task import HeadTask, loss_of
-from terrafm_tg.evaluation.protocols.heads import linear_head, patch_head
-from terrafm_tg.evaluation.protocols.training import CosineAdamW, Training, fit
+from terrafm_tg.evaluation.protocols.finetune import linear_head, patch_head
+from terrafm_tg.evaluation.protocols.sweep import Training, fit
+from terrafm_tg.tasks.finetune.head_task import HeadTask, loss_of
+from terrafm_tg.tasks.finetune.metrics import NotFiniteError
+from terrafm_tg.tasks.finetune.optimization import CosineAdamW
+from terrafm_tg.transforms.orient import orient
 
 #: A transformer of 64 channels and 6 blocks.
 SMALL = ModelSpec("timm/test_vit", size=32)
@@ -43,7 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Splits]:
 
 def finetune(**settings: Any) -> Any:
     return make_protocol(
-        "finetune", **({"lrs": [1e-3], "epochs": 1, "batch_size": 4, "effective_batch": 8} | settings)
+        "finetune", **({"rates": [1e-3], "epochs": 1, "batch_size": 4, "effective_batch": 8} | settings)
     )
 
 
@@ -56,12 +57,12 @@ def small_task(splits: Splits, rate: float = 1e-3, **settings: Any) -> HeadTask:
     encoder = load_encoder(SMALL, splits.train.task, splits.train)
     dense = splits.train.task.kind == "segmentation"
     head = (patch_head if dense else linear_head)(encoder, splits.train)
-    return HeadTask(encoder, head, CosineAdamW(rate, 1e-6), **settings)
+    return HeadTask(encoder, head, encoder.task, CosineAdamW(rate, 1e-6), **settings)
 
 
 def test_settings_are_galileo_s() -> None:
     protocol = make_protocol("finetune")
-    assert (len(protocol.lrs), min(protocol.lrs), max(protocol.lrs)) == (9, 1e-5, 6e-3)
+    assert (len(protocol.rates), min(protocol.rates), max(protocol.rates)) == (9, 1e-5, 6e-3)
     assert (protocol.epochs, protocol.effective_batch, protocol.clip, protocol.min_lr) == (50, 256, 1.0, 1e-6)
 
 
@@ -92,7 +93,7 @@ def test_every_kind_of_task(data: dict[str, Splits], tmp_path: Path, name: str, 
 
 def test_fine_tuning_learns_and_trains_the_encoder(data: dict[str, Splits], tmp_path: Path) -> None:
     splits = data["Cloud-S2"]
-    scores = finetune(lrs=[3e-3], epochs=15, decoder="upernet", width=16).run(
+    scores = finetune(rates=[3e-3], epochs=15, decoder="upernet", width=16).run(
         SMALL, splits, Context(folder=tmp_path)
     )
     assert headline(scores).score > 30  # a constant answer: below 10
@@ -105,7 +106,7 @@ def test_fine_tuning_learns_and_trains_the_encoder(data: dict[str, Splits], tmp_
 
 
 def test_frozen_upernet_learns_and_leaves_the_encoder(data: dict[str, Splits], tmp_path: Path) -> None:
-    protocol = make_protocol("upernet", epochs=15, batch_size=4, width=16, lrs=[1e-2])
+    protocol = make_protocol("upernet", epochs=15, batch_size=4, width=16, rates=[1e-2])
     scores = protocol.run(SMALL, data["Cloud-S2"], Context(folder=tmp_path))
     assert headline(scores).score > 40  # a constant answer: below 10
     task = small_task(data["Cloud-S2"])
@@ -130,7 +131,7 @@ def test_features_of_both_dates_count(data: dict[str, Splits], tmp_path: Path) -
 
 def test_results_do_not_depend_on_workers_and_interruption(data: dict[str, Splits], tmp_path: Path) -> None:
     """A sweep that was stopped after its first rate, or lost its best weights, ends with the same scores."""
-    splits, protocol = data["Cloud-S2"], finetune(lrs=[1e-3, 1e-2], epochs=2)
+    splits, protocol = data["Cloud-S2"], finetune(rates=[1e-3, 1e-2], epochs=2)
     torch.manual_seed(1)
     scores = protocol.run(SMALL, splits, Context(folder=tmp_path / "a", seed=3))
     torch.manual_seed(2)
@@ -151,7 +152,7 @@ def test_results_do_not_depend_on_workers_and_interruption(data: dict[str, Split
 
 def test_a_finished_rate_is_not_trained_again(data: dict[str, Splits], tmp_path: Path) -> None:
     """What the record says is believed: here that a rate, never trained, was the best."""
-    splits, protocol = data["Cloud-S2"], finetune(lrs=[1e-3, 1e-2])
+    splits, protocol = data["Cloud-S2"], finetune(rates=[1e-3, 1e-2])
     protocol.run(SMALL, splits, Context(folder=tmp_path))
     (record,) = tmp_path.rglob("lr_0.001.json")
     record.write_text(json.dumps([99.5, 1]))
@@ -166,7 +167,7 @@ def sweep_of(protocol: Any, root: Path, folder: Path) -> None:
 def test_a_killed_sweep_loses_one_rate_at_most(data: dict[str, Splits], tmp_path: Path) -> None:
     """SIGKILL once the first rate's record is there; the rerun trains the others and scores as one never killed."""
     root = data["Cloud-S2"].train.files[0].parents[2]
-    protocol = finetune(lrs=[1e-3, 3e-3, 1e-2], epochs=3)
+    protocol = finetune(rates=[1e-3, 3e-3, 1e-2], epochs=3)
     process = start(sweep_of, protocol, root, tmp_path)
     while not (records := [*tmp_path.rglob("lr_0.001.json")]) and process.is_alive():
         time.sleep(0.01)
@@ -182,14 +183,14 @@ def test_a_killed_sweep_loses_one_rate_at_most(data: dict[str, Splits], tmp_path
 def test_a_rate_that_diverges_is_left_out(data: dict[str, Splits], tmp_path: Path) -> None:
     splits = data["EuroSAT-S2"]
     with pytest.warns(UserWarning, match=r"Learning rate 1e\+30 is left out: The loss is nan|logits are NaN"):
-        best = headline(finetune(lrs=[1e30, 1e-3], epochs=3).run(SMALL, splits, Context(folder=tmp_path)))
+        best = headline(finetune(rates=[1e30, 1e-3], epochs=3).run(SMALL, splits, Context(folder=tmp_path)))
     assert best.settings["lr"] == 1e-3
     assert best.settings["tried"]["1e+30"] is None
     with (
         pytest.warns(UserWarning, match="left out"),
         pytest.raises(NotFiniteError, match=r"every learning rate \(1e\+30\)"),
     ):
-        finetune(lrs=[1e30], epochs=3).run(SMALL, splits, Context(folder=tmp_path))
+        finetune(rates=[1e30], epochs=3).run(SMALL, splits, Context(folder=tmp_path))
 
 
 def test_the_best_epoch_counts(data: dict[str, Splits]) -> None:

@@ -16,9 +16,9 @@ from terrafm_tg.datasets.bench.task import Split
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.transforms.normalize import MISSING, affine, resize_image, resize_mask
+from terrafm_tg.transforms.orient import ORIENTATIONS, orient
 
 from .sensors import FullBatches
-from .transforms import ORIENTATIONS, orient
 
 
 class BenchDataModule(FullBatches):

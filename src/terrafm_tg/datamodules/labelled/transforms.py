@@ -8,9 +8,7 @@ from torch import Tensor, nn
 
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.transforms import Normalize
-
-#: Ways in which a square can be laid down: four turns, each also mirrored.
-ORIENTATIONS = 8
+from terrafm_tg.transforms.orient import ORIENTATIONS, orient
 
 
 class SensorTransforms(nn.Module):
@@ -66,23 +64,3 @@ class SensorTransforms(nn.Module):
         """The normalisation as (x - mean) / std, (C,) each, with which TorchGeo's tasks undo it for their figures."""
         scale, shift = (self.normalize.get_buffer(f"{modality}_{part}") for part in ("scale", "shift"))
         return -shift / scale, 1 / scale
-
-
-def orient(x: Tensor, orientation: Tensor) -> Tensor:
-    """Turns and mirrors each sample; of images that are not square only half turns and mirrorings.
-
-    Args:
-        x: (B, ..., H, W).
-        orientation: int64 (B,) on the CPU, from 0 (as it is) to 7.
-
-    Returns:
-        The same values in other places.
-    """
-    if x.shape[-1] != x.shape[-2]:
-        orientation = orientation // 2 * 2
-    y = torch.empty_like(x)
-    for way in orientation.unique().tolist():
-        rows = (orientation == way).nonzero()[:, 0].to(x.device)
-        turned = torch.rot90(x[rows], way % 4, (-2, -1))
-        y[rows] = turned.flip(-1) if way >= 4 else turned
-    return y

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.tasks.finetune.heads import FeatureEncoder
 
 if TYPE_CHECKING:
     from terrafm_tg.datasets.bench import BenchTask
@@ -84,7 +85,7 @@ class ModelSpec:
         return self.name or f"{self.model} ({self.weights or f'random, seed {self.seed}'})"
 
 
-class BenchEncoder(nn.Module, abc.ABC):
+class BenchEncoder(FeatureEncoder):
     """A model that reads one task's raw batches.
 
     A batch is what a ``BenchDataset`` gives, collated: ``image_<sensor>`` float32 (B, C, H, W), or (B, T, C, H, W)

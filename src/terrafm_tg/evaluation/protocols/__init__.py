@@ -5,8 +5,9 @@ import importlib
 from typing import Any
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.tasks.finetune.metrics import Score
 
-from .base import Context, Protocol, Score, Splits
+from .base import Context, Protocol, Splits
 
 __all__ = ["PROTOCOLS", "Context", "Protocol", "Score", "Splits", "get_protocol", "make_protocol"]
 
@@ -16,7 +17,7 @@ PROTOCOLS: dict[str, tuple[str, str]] = {
     "linear-probe": ("linear_probe", "LinearProbe"),
     "logistic": ("logistic", "Logistic"),
     "segmentation-probe": ("segmentation_probe", "SegmentationProbe"),
-    "upernet": ("upernet", "FrozenUPerNet"),
+    "upernet": ("finetune", "FrozenUPerNet"),
     "finetune": ("finetune", "FineTune"),
     "copernicus-frozen": ("copernicus", "CopernicusFrozen"),
 }

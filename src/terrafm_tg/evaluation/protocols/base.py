@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 
 from terrafm_tg.evaluation.encoders.spec import ModelSpec, UnsupportedTaskError
+from terrafm_tg.tasks.finetune.metrics import Score
 
 if TYPE_CHECKING:
     from terrafm_tg.datasets.bench import BenchDataset, BenchTask
@@ -52,29 +52,6 @@ class Context(NamedTuple):
     num_workers: int = 0
     folder: Path = Path()
     progress: bool = False
-
-
-class Score(NamedTuple):
-    """One number of one run.
-
-    Args:
-        metric: Its name: "accuracy", "balanced-accuracy", "f1" (micro), "macro-f1", "map" (micro), "macro-map",
-            "oa", "miou".
-        score: In percent, 0 to 100.
-        average: "true" over all samples or pixels at once; "per-batch" as the mean of the batches' own values.
-        headline: Whether this is the number to put beside the published one.
-        per_class: The metric of each class, in percent, NaN for a class that does not occur; where it has them.
-        confusion: Counts, ``confusion[true][predicted]``, where the metric has them.
-        settings: What the protocol chose on the way (learning rate, C) and from what.
-    """
-
-    metric: str
-    score: float
-    average: str = "true"
-    headline: bool = False
-    per_class: tuple[float, ...] | None = None
-    confusion: list[list[int]] | None = None
-    settings: Mapping[str, Any] = {}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,20 +3,16 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import OneCycleLR
-
 from terrafm_tg.datasets.bench import BenchDataset
 from terrafm_tg.evaluation.encoders import BenchEncoder, ModelSpec, load_encoder
-from terrafm_tg.evaluation.metrics import PER_BATCH, Metrics
+from terrafm_tg.tasks.finetune.head_task import HeadTask
+from terrafm_tg.tasks.finetune.heads import Head, NormedLinearHead, PyramidHead
+from terrafm_tg.tasks.finetune.metrics import PER_BATCH, Metrics, Score
+from terrafm_tg.tasks.finetune.optimization import OneCycle
 
-from .base import Context, Protocol, Score, Splits
-from .copernicus_heads import NormedLinearHead, PyramidHead
-from .head_task import HeadTask
-from .heads import Head, linear_head
-from .sweep import checked_rates, run_identity, sweep
-from .training import Training
+from .base import Context, Protocol, Splits
+from .finetune import linear_head
+from .sweep import Training, checked_rates, run_identity, sweep
 
 #: Peak learning rate and batch size by kind of task, which are those of every task of the benchmark.
 RATES = {"multiclass": (0.1, 64), "multilabel": (1.0, 64), "segmentation": (1e-3, 16)}
@@ -41,46 +37,6 @@ class PerBatchMetrics(Metrics):
         ]
 
 
-class CopernicusTask(HeadTask):
-    """A head's training in which the best epoch is that with the best mean over the validation batches."""
-
-    def on_validation_epoch_start(self) -> None:
-        """Counts anew."""
-        self.metrics = PerBatchMetrics.of(self.task)
-
-    def on_test_epoch_start(self) -> None:
-        """Counts anew."""
-        self.metrics = PerBatchMetrics.of(self.task)
-
-
-@dataclass(frozen=True)
-class OneCycle:
-    """The optimiser of the kind of task under a cosine from the peak to almost nothing, without warm-up.
-
-    Args:
-        lr: Peak learning rate.
-        weight_decay: Of SGD; AdamW has its own default, 0.01.
-        segmentation: AdamW instead of SGD.
-        cycle_momentum: Whether the schedule also moves the momentum (AdamW: the first beta) from 0.85 to 0.95.
-    """
-
-    lr: float
-    weight_decay: float
-    segmentation: bool
-    cycle_momentum: bool
-
-    def __call__(self, parameters: list[nn.Parameter], steps: int) -> tuple[Optimizer, OneCycleLR]:
-        """The optimiser, and its schedule over so many steps."""
-        optimizer: Optimizer
-        if self.segmentation:
-            optimizer = AdamW(parameters, self.lr)
-        else:
-            optimizer = SGD(parameters, self.lr, weight_decay=self.weight_decay)
-        return optimizer, OneCycleLR(
-            optimizer, self.lr, total_steps=max(steps, 1), pct_start=0.0, cycle_momentum=self.cycle_momentum
-        )
-
-
 @dataclass(frozen=True)
 class CopernicusFrozen(Protocol):
     """The frozen protocol of Copernicus-Bench; the published scores are means of three seeds.
@@ -98,7 +54,7 @@ class CopernicusFrozen(Protocol):
 
     Args:
         epochs: Times that the training split is seen.
-        lr: Peak learning rate; by the kind of task where None: 0.1 for classes, 1 for labels, 0.001 for pixels.
+        rates: Peak learning rates; one by the kind of task where None: 0.1 for classes, 1 for labels, 0.001 for pixels.
         batch_size: Samples per step; where None 64, or 16 for pixels. The headline depends on it.
         weight_decay: Of SGD.
         cycle_momentum: Whether the schedule moves the momentum, too.
@@ -113,7 +69,7 @@ class CopernicusFrozen(Protocol):
     kinds: ClassVar[frozenset[str]] = frozenset(RATES)
 
     epochs: int = 50
-    lr: float | None = None
+    rates: tuple[float, ...] | None = None
     batch_size: int | None = None
     weight_decay: float = 1e-4
     cycle_momentum: bool = True
@@ -122,6 +78,10 @@ class CopernicusFrozen(Protocol):
     auxiliary: float = 0.4
     dropout: float = 0.1
     precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        if self.rates is not None:
+            object.__setattr__(self, "rates", checked_rates(self.rates))
 
     def run(self, spec: ModelSpec, splits: Splits, context: Context) -> list[Score]:
         """Trains a head on the frozen encoder, and scores its best epoch on the test split.
@@ -136,19 +96,21 @@ class CopernicusFrozen(Protocol):
             NotFiniteError: If training diverges.
         """
         encoder = load_encoder(spec, splits.train.task, splits.train)
-        lr, batch_size = RATES[encoder.task.kind]
-        rates = checked_rates([lr if self.lr is None else self.lr])
+        rate, batch_size = RATES[encoder.task.kind]
+        rates = (rate,) if self.rates is None else self.rates
         batch_size = batch_size if self.batch_size is None else self.batch_size
 
         def make(rate: float) -> HeadTask:
             dense = encoder.task.kind == "segmentation"
-            return CopernicusTask(
+            return HeadTask(
                 encoder,
                 self._head(encoder, splits.train),
+                encoder.task,
                 OneCycle(rate, self.weight_decay, dense, self.cycle_momentum),
                 augment="turns" if dense else "flips",
                 auxiliary=self.auxiliary,
                 seed=context.seed,
+                metrics=PerBatchMetrics.of,
             )
 
         training = Training(self.epochs, batch_size, precision=self.precision)

@@ -10,9 +10,10 @@ from torch import Tensor
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.embedding_cache import embeddings
 from terrafm_tg.evaluation.encoders import load_encoder
-from terrafm_tg.evaluation.metrics import check_target, scores
+from terrafm_tg.tasks.finetune.metrics import Metrics, Score, scores
+from terrafm_tg.tasks.finetune.rates import check_target
 
-from .base import Context, Protocol, Score, Splits
+from .base import Context, Protocol, Splits
 
 if TYPE_CHECKING:
     from terrafm_tg.datasets.bench import BenchTask
@@ -79,8 +80,6 @@ def score_test(task: BenchTask, logits: Tensor, target: Tensor, batch: int, **se
 
 def headline(task: BenchTask, logits: Tensor, target: Tensor) -> float:
     """The task's own metric, by which settings are chosen on the validation split."""
-    from terrafm_tg.evaluation.metrics import Metrics
-
     metrics = Metrics.of(task)
     metrics.update(logits.cpu(), target.cpu())
     return metrics.value()

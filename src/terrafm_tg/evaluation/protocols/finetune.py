@@ -1,17 +1,22 @@
-"""Full fine-tuning of an encoder with a linear head, by Galileo's protocol."""
+"""Heads trained on images: full fine-tuning by Galileo's protocol, and the paper's dense probing by UPerNet."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
+
+import torch
+from torch.utils.data import default_collate
 
 from terrafm_tg.datasets.bench import BenchDataset
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoders import BenchEncoder, ModelSpec, load_encoder
+from terrafm_tg.tasks.finetune.head_task import HeadTask
+from terrafm_tg.tasks.finetune.heads import Head, LinearHead, PatchHead, UPerNetHead, pooled
+from terrafm_tg.tasks.finetune.metrics import Score
+from terrafm_tg.tasks.finetune.optimization import CosineAdamW
 
-from .base import Context, Protocol, Score, Splits
-from .head_task import HeadTask
-from .heads import Head, UPerNetHead, linear_head, patch_head
-from .sweep import checked_rates, run_identity, sweep
-from .training import CosineAdamW, Training
+from .base import Context, Protocol, Splits
+from .sweep import Training, checked_rates, run_identity, sweep
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class FineTune(Protocol):
     learning rate the best epoch counts, not the last.
 
     Args:
-        lrs: Peak learning rates.
+        rates: Peak learning rates.
         min_lr: The rate in the last step.
         warmup: Share of the steps in which the rate rises.
         weight_decay: Of AdamW, on all parameters.
@@ -37,13 +42,13 @@ class FineTune(Protocol):
         precision: Of Lightning's Trainer, such as "bf16-mixed" on a GPU.
 
     Raises:
-        TerraFMError: If ``batch_size`` does not divide ``effective_batch``, or ``lrs`` are no learning rates.
+        TerraFMError: If ``batch_size`` does not divide ``effective_batch``, or ``rates`` are no learning rates.
     """
 
     name: ClassVar[str] = "finetune"
     kinds: ClassVar[frozenset[str]] = frozenset({"multiclass", "multilabel", "segmentation"})
 
-    lrs: tuple[float, ...] = (1e-5, 3e-5, 6e-5, 1e-4, 3e-4, 6e-4, 1e-3, 3e-3, 6e-3)
+    rates: tuple[float, ...] = (1e-5, 3e-5, 6e-5, 1e-4, 3e-4, 6e-4, 1e-3, 3e-3, 6e-3)
     min_lr: float = 1e-6
     warmup: float = 0.1
     weight_decay: float = 0.01
@@ -57,7 +62,7 @@ class FineTune(Protocol):
     precision: str = "32-true"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lrs", checked_rates(self.lrs))
+        object.__setattr__(self, "rates", checked_rates(self.rates))
         if self.batch_size < 1 or self.effective_batch % self.batch_size:
             raise TerraFMError(
                 f"`batch_size` is {self.batch_size} and `effective_batch` {self.effective_batch}: gradients of "
@@ -76,6 +81,7 @@ class FineTune(Protocol):
             return HeadTask(
                 encoder,
                 self._head(encoder.eval(), splits.train),
+                encoder.task,
                 CosineAdamW(rate, self.min_lr, self.warmup, self.weight_decay),
                 train_encoder=True,
                 augment=self.augment,
@@ -84,7 +90,9 @@ class FineTune(Protocol):
 
         accumulate = self.effective_batch // self.batch_size
         training = Training(self.epochs, self.batch_size, accumulate, self.clip, self.precision)
-        return sweep(self.lrs, make, splits, training, context, run_identity(self, encoder, splits, context))
+        return sweep(
+            self.rates, make, splits, training, context, run_identity(self, encoder, splits, context)
+        )
 
     def _head(self, encoder: BenchEncoder, data: BenchDataset) -> Head:
         if encoder.task.kind != "segmentation":
@@ -92,3 +100,80 @@ class FineTune(Protocol):
         if self.decoder == "upernet":
             return UPerNetHead(encoder.dim, len(encoder.task.classes), self.width)
         return patch_head(encoder, data)
+
+
+@dataclass(frozen=True)
+class FrozenUPerNet(Protocol):
+    """UPerNet on the features of four blocks (1/3, 1/2, 2/3 and all of the depth: 4, 6, 8 and 12 of 12).
+
+    The paper states the blocks and no more; the rest are common values. Of several learning rates the best on the
+    validation split counts, and of each the best epoch.
+
+    Args:
+        rates: Peak learning rates.
+        min_lr: The rate in the last step.
+        warmup: Share of the steps in which the rate rises.
+        weight_decay: Of AdamW.
+        epochs: Times that the training split is seen.
+        batch_size: Samples per step.
+        width: Channels of the decoder.
+        dropout: Rate before its last layer.
+        clip: Norm that the gradients are scaled down to.
+        augment: Of training samples: "none", "flips" or "turns".
+        precision: Of Lightning's Trainer, such as "bf16-mixed" on a GPU.
+
+    Raises:
+        TerraFMError: If ``rates`` are no learning rates.
+    """
+
+    name: ClassVar[str] = "upernet"
+    kinds: ClassVar[frozenset[str]] = frozenset({"segmentation"})
+
+    rates: tuple[float, ...] = (1e-3,)
+    min_lr: float = 1e-6
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    epochs: int = 50
+    batch_size: int = 16
+    width: int = 256
+    dropout: float = 0.1
+    clip: float | None = 1.0
+    augment: Literal["none", "flips", "turns"] = "turns"
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rates", checked_rates(self.rates))
+
+    def run(self, spec: ModelSpec, splits: Splits, context: Context) -> list[Score]:
+        """Trains the decoder with each learning rate, and tests the best."""
+        self.check(splits.train.task)
+        encoder = load_encoder(spec, splits.train.task, splits.train)
+
+        def make(rate: float) -> HeadTask:
+            return HeadTask(
+                encoder,
+                UPerNetHead(encoder.dim, len(encoder.task.classes), self.width, self.dropout),
+                encoder.task,
+                CosineAdamW(rate, self.min_lr, self.warmup, self.weight_decay),
+                augment=self.augment,
+                seed=context.seed,
+            )
+
+        training = Training(self.epochs, self.batch_size, clip=self.clip, precision=self.precision)
+        return sweep(
+            self.rates, make, splits, training, context, run_identity(self, encoder, splits, context)
+        )
+
+
+@torch.no_grad()
+def linear_head(encoder: BenchEncoder, data: BenchDataset, kind: type[LinearHead] = LinearHead) -> LinearHead:
+    """A head ``kind(width, classes, pooling)`` for the embedding; class token and mean may differ in width."""
+    pooling = encoder.spec.pooling
+    width = pooled(encoder.embed(default_collate([data[0]])), pooling).shape[1]
+    return kind(width, len(encoder.task.classes), pooling)
+
+
+def patch_head(encoder: BenchEncoder, data: BenchDataset) -> PatchHead:
+    """A linear layer per patch, for masks of the size that the data's first sample has."""
+    pixels, grid = data[0]["mask"].shape[-1], encoder.size / encoder.patch_size
+    return PatchHead(encoder.dim, len(encoder.task.classes), math.ceil(pixels / grid))

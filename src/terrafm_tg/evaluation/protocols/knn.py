@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, get_args
 
 from terrafm_tg.evaluation.knn import TEMPERATURE, K, Metric, Votes, knn_votes
+from terrafm_tg.tasks.finetune.metrics import Score
 
-from .base import Context, Protocol, Score, Splits
+from .base import Context, Protocol, Splits
 from .embedded import check_choice, check_positive, embed_splits, score_test, to_labels
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoders.backbone import with_seed
-from terrafm_tg.evaluation.metrics import NotFiniteError
+from terrafm_tg.tasks.finetune.metrics import NotFiniteError, Score
 
-from .base import Context, Protocol, Score, Splits
+from .base import Context, Protocol, Splits
 from .embedded import Labelled, check_positive, embed_splits, headline, score_test
 
 if TYPE_CHECKING:

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from .base import Context, Protocol, Score, Splits
+from terrafm_tg.tasks.finetune.metrics import Score
+
+from .base import Context, Protocol, Splits
 from .embedded import Labelled, check_positive, embed_splits, headline, score_test
 
 if TYPE_CHECKING:

@@ -13,14 +13,14 @@ from torch import Tensor
 from terrafm_tg.datasets.bench import BenchTask
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoders import ModelSpec, load_encoder
-from terrafm_tg.evaluation.metrics import Metrics
 from terrafm_tg.evaluation.patch_features import PatchFeatures, patch_features
+from terrafm_tg.tasks.finetune.head_task import loss_of
+from terrafm_tg.tasks.finetune.heads import PatchHead, resized
+from terrafm_tg.tasks.finetune.metrics import Metrics, Score
+from terrafm_tg.tasks.finetune.optimization import CosineAdamW
 
-from .base import Context, Protocol, Score, Splits
-from .head_task import loss_of, resized
-from .heads import PatchHead
-from .sweep import all_diverged, checked_rates
-from .training import CosineAdamW, seeded
+from .base import Context, Protocol, Splits
+from .sweep import all_diverged, checked_rates, seeded
 
 #: Datasets of GEO-Bench that Galileo cuts into tiles, pixels per side; and the size at which a model sees a tile.
 TILES = {"m-cashew-plant": 64, "m-SA-crop-type": 64}
@@ -36,7 +36,7 @@ class SegmentationProbe(Protocol):
     trained together on the same batches.
 
     Args:
-        lrs: Peak learning rates.
+        rates: Peak learning rates.
         min_lr: The rate in the last step.
         warmup: Share of the steps in which the rate rises.
         weight_decay: Of AdamW.
@@ -47,13 +47,13 @@ class SegmentationProbe(Protocol):
         dtype: What features are kept in: "float16", or "float32" for models with large features.
 
     Raises:
-        TerraFMError: If ``lrs`` are no learning rates, or another setting is impossible.
+        TerraFMError: If ``rates`` are no learning rates, or another setting is impossible.
     """
 
     name: ClassVar[str] = "segmentation-probe"
     kinds: ClassVar[frozenset[str]] = frozenset({"segmentation"})
 
-    lrs: tuple[float, ...] = (
+    rates: tuple[float, ...] = (
         1e-4, 3e-4, 5e-4, 8e-4, 1e-3, 3e-3, 5e-3, 8e-3, 1e-2, 3e-2, 5e-2, 8e-2, 1e-1, 3e-1, 5e-1, 8e-1,
     )  # fmt: skip
     min_lr: float = 1e-5
@@ -65,7 +65,7 @@ class SegmentationProbe(Protocol):
     dtype: Literal["float16", "float32"] = "float16"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lrs", checked_rates(self.lrs))
+        object.__setattr__(self, "rates", checked_rates(self.rates))
         if self.dtype not in ("float16", "float32"):
             raise TerraFMError(f"`dtype` is {self.dtype!r}: use float16 or float32.")
         if self.tile is not None and self.tile < 0:
@@ -88,7 +88,7 @@ class SegmentationProbe(Protocol):
         values = {rate: found.value() for rate, found in counts.items()}
         winner = max(values, key=lambda rate: values[rate])  # the first of equals
         (tested,) = self._counted(task, {winner: heads[winner]}, test, context).values()
-        tried = {repr(rate): values.get(rate) for rate in self.lrs}
+        tried = {repr(rate): values.get(rate) for rate in self.rates}
         return tested.compute(lr=winner, val=values[winner], tried=tried, tile=tile)
 
     def _trained(self, task: BenchTask, data: PatchFeatures, context: Context) -> dict[float, PatchHead]:
@@ -96,7 +96,7 @@ class SegmentationProbe(Protocol):
         n, dim, rows, _ = data.features.shape
         start = PatchHead(dim, len(task.classes), math.ceil(data.mask.shape[-2] / rows)).to(context.device)
         steps = self.epochs * math.ceil(n / self.batch_size)
-        heads = {rate: copy.deepcopy(start) for rate in self.lrs}
+        heads = {rate: copy.deepcopy(start) for rate in self.rates}
         how = {
             rate: CosineAdamW(rate, self.min_lr, self.warmup, self.weight_decay)([*head.parameters()], steps)
             for rate, head in heads.items()
@@ -107,7 +107,9 @@ class SegmentationProbe(Protocol):
                 features, mask = _take(data, chosen, context)
                 for rate, head in list(heads.items()):
                     optimizer, schedule = how[rate]
-                    loss = loss_of(task, resized(head(features)[0], mask, head.align_corners), mask)
+                    loss = loss_of(
+                        task, resized(head(features)[0], mask.shape[-2:], head.align_corners), mask
+                    )
                     if not loss.isfinite():
                         del heads[rate]
                         continue
@@ -116,7 +118,7 @@ class SegmentationProbe(Protocol):
                     optimizer.step()
                     schedule.step()
         if not heads:
-            raise all_diverged(self.lrs)
+            raise all_diverged(self.rates)
         return heads
 
     def _counted(
@@ -128,7 +130,7 @@ class SegmentationProbe(Protocol):
             features, mask = _take(data, chosen, context)
             for rate, head in heads.items():
                 with torch.inference_mode():
-                    logits = resized(head(features)[0], mask, head.align_corners)
+                    logits = resized(head(features)[0], mask.shape[-2:], head.align_corners)
                 counts[rate].update(logits, mask)
         return counts
 

@@ -1,25 +1,54 @@
-"""A sweep over learning rates, which continues where it was interrupted."""
+"""Sweeps over learning rates by Lightning, which continue where they were interrupted."""
 
 import hashlib
 import json
+import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader
 
+from terrafm_tg.datasets.bench import BenchDataset
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoders import BenchEncoder
-from terrafm_tg.evaluation.metrics import NotFiniteError
+from terrafm_tg.tasks.finetune.head_task import HeadTask
+from terrafm_tg.tasks.finetune.metrics import NotFiniteError, Score
 from terrafm_tg.utils.files import atomic_write, write_text
 
-from .base import Context, Protocol, Score, Splits
-from .head_task import HeadTask
-from .training import Training, fit, seeded, test
+from .base import Context, Protocol, Splits
 
 #: The validation score of a run that diverged.
 DIVERGED = float("-inf")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long and in which portions to train.
+
+    Args:
+        epochs: Times that the training split is seen.
+        batch_size: Samples per forward.
+        accumulate: Batches per optimiser step.
+        clip: Norm that all gradients together are scaled down to; None for no clipping.
+        precision: Of Lightning's Trainer: "32-true", "bf16-mixed", ...
+    """
+
+    epochs: int
+    batch_size: int
+    accumulate: int = 1
+    clip: float | None = None
+    precision: Any = "32-true"
 
 
 def checked_rates(rates: Sequence[float | str]) -> tuple[float, ...]:
@@ -31,9 +60,9 @@ def checked_rates(rates: Sequence[float | str]) -> tuple[float, ...]:
     try:
         numbers = tuple(float(rate) for rate in rates)
     except (TypeError, ValueError) as error:
-        raise TerraFMError(f"`lrs` is {rates!r}: give a list of numbers above 0.") from error
+        raise TerraFMError(f"`rates` is {rates!r}: give a list of numbers above 0.") from error
     if not numbers or min(numbers) <= 0:
-        raise TerraFMError(f"`lrs` is {rates!r}: give one learning rate above 0 at least.")
+        raise TerraFMError(f"`rates` is {rates!r}: give one learning rate above 0 at least.")
     return numbers
 
 
@@ -130,3 +159,77 @@ def _saved_rate(path: Path) -> float | None:
             return float(file.metadata()["lr"])
     except (FileNotFoundError, SafetensorError):
         return None
+
+
+def fit(task: HeadTask, splits: Splits, training: Training, context: Context) -> None:
+    """Train and validate after every epoch; the task remembers its best one.
+
+    Raises:
+        NotFiniteError: If the loss or a logit becomes NaN or infinite.
+    """
+    size, n = training.batch_size, len(splits.train)
+    train = DataLoader(
+        splits.train,
+        size,
+        shuffle=True,
+        drop_last=n > size and n % size == 1,  # batch norm cannot learn from one sample
+        generator=torch.Generator().manual_seed(context.seed),
+        **_reading(context),
+    )
+    with _trainer(training, context) as trainer:
+        trainer.fit(task, train, DataLoader(splits.val, size, **_reading(context)))
+
+
+def test(task: HeadTask, dataset: BenchDataset, training: Training, context: Context) -> None:
+    """Count the predictions of a split in ``task.metrics``."""
+    with _trainer(training, context) as trainer:
+        trainer.test(task, DataLoader(dataset, training.batch_size, **_reading(context)), verbose=False)
+
+
+@contextmanager
+def seeded(context: Context) -> Iterator[None]:
+    """Random numbers by the seed, for as long as this lasts."""
+    with isolate_rng(include_cuda=context.device.type == "cuda"):
+        torch.manual_seed(context.seed)
+        yield
+
+
+def _reading(context: Context) -> dict[str, Any]:
+    """How a loader reads."""
+    return {
+        "num_workers": context.num_workers,
+        "persistent_workers": context.num_workers > 0,
+        "pin_memory": context.device.type == "cuda",
+    }
+
+
+@contextmanager
+def _trainer(training: Training, context: Context) -> Iterator[Trainer]:
+    """A Trainer on the context's device that writes nothing and says no more than its progress."""
+    device = context.device
+    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PossibleUserWarning)  # advice on workers and on how often to log
+            warnings.filterwarnings(
+                "ignore", ".*LeafSpec", FutureWarning
+            )  # of torch, about Lightning's own code
+            yield Trainer(
+                accelerator="gpu" if device.type == "cuda" else device.type,
+                devices=[device.index or 0] if device.type == "cuda" else 1,
+                plugins=[LightningEnvironment()],  # one process, also inside a SLURM job
+                precision=training.precision,
+                max_epochs=training.epochs,
+                accumulate_grad_batches=training.accumulate,
+                gradient_clip_val=training.clip,
+                logger=False,
+                enable_checkpointing=False,
+                enable_model_summary=False,
+                enable_progress_bar=context.progress,
+                num_sanity_val_steps=0,
+                inference_mode=False,
+            )
+    finally:
+        log.setLevel(level)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from terrafm_tg.datasets.bench import TASKS
-from terrafm_tg.evaluation.metrics import TRUE
+from terrafm_tg.tasks.finetune.metrics import TRUE
 
 from .lines import (
     RUN,

@@ -1,23 +1,19 @@
 """Fine-tuning for classification: one class or several labels per image, from one sensor or several."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor, nn
-from torchgeo.tasks import BaseTask
-from torchgeo.tasks.mixins import ClassificationMixin
+from torch import Tensor
 from torchvision.models._api import WeightsEnum
 
 from terrafm_tg.errors import TerraFMError
 
 from .encoder import build_backbone
-from .inputs import CheckedClasses
-from .mixing import SensorMixup
-from .optimization import FineTuneOptimization
+from .task import SensorTask
 
 
-class FineTuneClassification(FineTuneOptimization, CheckedClasses, ClassificationMixin, BaseTask):
+class FineTuneClassification(SensorTask):
     """Fine-tunes the encoder with a linear classifier.
 
     Batches hold ``image`` or one ``image_<modality>`` per sensor, normalised, which the encoder fuses, and
@@ -59,6 +55,7 @@ class FineTuneClassification(FineTuneOptimization, CheckedClasses, Classificatio
     """
 
     target_key = "label"
+    ranked = ("val", "test")
 
     def __init__(
         self,
@@ -100,16 +97,6 @@ class FineTuneClassification(FineTuneOptimization, CheckedClasses, Classificatio
         self.weights = weights
         super().__init__()
 
-    @property
-    def outputs(self) -> int:
-        """Number of classes or labels."""
-        return self.hparams["num_classes" if self.hparams["task"] == "multiclass" else "num_labels"]
-
-    @property
-    def classes(self) -> int | None:
-        """Number of classes; None with several labels."""
-        return self.outputs if self.hparams["task"] == "multiclass" else None
-
     def configure_models(self) -> None:
         """Builds the encoder and its classifier."""
         h = self.hparams
@@ -119,41 +106,11 @@ class FineTuneClassification(FineTuneOptimization, CheckedClasses, Classificatio
         if h["freeze_backbone"]:
             self.model.requires_grad_(False)
             self.model.head.requires_grad_(True)
-        self.mixup = None
         if h["mixup"] or h["cutmix"]:
-            several = h["task"] == "multilabel"
+            several = self.kind == "multilabel"
             self.mixup = SensorMixup(self.outputs, h["mixup"], h["cutmix"], h["label_smoothing"], several)
 
-    def configure_losses(self) -> None:
-        """Cross-entropy; with several labels binary cross-entropy. Smoothing is for training alone."""
-        h = self.hparams
-        several = h["task"] == "multilabel"
-        given = h["pos_weight" if several else "class_weights"]
-        weight = None if given is None else torch.tensor(given, dtype=torch.float32)
-        if several:
-            self.criterion: nn.Module = nn.BCEWithLogitsLoss(pos_weight=weight)
-            self.train_criterion: nn.Module = self.criterion
-            return
-        ignored = {} if h["ignore_index"] is None else {"ignore_index": h["ignore_index"]}
-        smoothing = 0.0 if self.mixup else h["label_smoothing"]  # mixup smooths its targets itself
-        self.criterion = nn.CrossEntropyLoss(weight, **ignored)
-        self.train_criterion = nn.CrossEntropyLoss(weight, label_smoothing=smoothing, **ignored)
-
-    def configure_metrics(self) -> None:
-        """TorchGeo's metrics, and average precision where there are several labels."""
-        super().configure_metrics()
-        if self.hparams["task"] == "multilabel":
-            from torchmetrics.classification import MultilabelAveragePrecision
-
-            for metrics in (self.val_metrics, self.test_metrics):
-                metrics.add_metrics(
-                    {
-                        f"{name}AveragePrecision": MultilabelAveragePrecision(self.outputs, average=average)
-                        for name, average in (("Overall", "micro"), ("Average", "macro"))
-                    }
-                )
-
-    def train(self, mode: bool = True) -> "FineTuneClassification":
+    def train(self, mode: bool = True) -> Self:
         """Sets the mode; a frozen encoder stays in evaluation mode, without stochastic depth."""
         super().train(mode)
         if self.hparams["freeze_backbone"]:
@@ -161,57 +118,13 @@ class FineTuneClassification(FineTuneOptimization, CheckedClasses, Classificatio
             self.model.head_drop.train(mode)
         return self
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Logits (B, classes) of anything that the encoder reads."""
-        return self.model(*args, **kwargs)
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """The loss of a batch."""
-        images, label = self.images(batch), self._label(batch)
-        if self.mixup is None:
-            logits = self(images)
-            self.train_metrics(self._scores(logits), label)
-            target = self._target(label, self.hparams["label_smoothing"])
-        else:  # what an image shows is no longer one class: no metrics
-            images, target = self.mixup(images, label)
-            logits = self(images)
-        loss: Tensor = self.train_criterion(logits, target)
-        self.log("train_loss", loss, batch_size=len(label), prog_bar=True)
-        return loss
-
-    def on_train_epoch_end(self) -> None:
-        """Logs the training metrics."""
-        if self.mixup is None:
-            super().on_train_epoch_end()
-
-    def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Updates the validation metrics."""
-        self._evaluate(batch, "val")
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Updates the test metrics."""
-        self._evaluate(batch, "test")
-
     def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Probabilities (B, classes)."""
-        return self._scores(self(self.images(batch)))
+        """Probabilities (B, classes), float32: those near 1 are equal in bf16."""
+        logits = self(self.images(batch)).float()
+        return logits.sigmoid() if self.kind == "multilabel" else logits.softmax(1)
 
-    def _evaluate(self, batch: dict[str, Any], stage: str) -> None:
-        label = self._label(batch)
-        logits = self(self.images(batch))
-        getattr(self, f"{stage}_metrics")(self._scores(logits), label)
-        self.log(f"{stage}_loss", self.criterion(logits, self._target(label)), batch_size=len(label))
-
-    def _scores(self, logits: Tensor) -> Tensor:
-        """Probabilities in fp32: those near 1 are equal in bf16, and mAP ranks them.
-
-        torchmetrics takes logits, too, but tells them apart batch by batch, by their range.
-        """
-        logits = logits.float()
-        return logits.sigmoid() if self.hparams["task"] == "multilabel" else logits.softmax(1)
-
-    def _label(self, batch: dict[str, Any]) -> Tensor:
-        """The batch's labels.
+    def target(self, batch: dict[str, Any]) -> Tensor:
+        """Classes (B,), or zeros and ones (B, num_labels).
 
         Raises:
             TerraFMError: If there are none, or their shape is not the task's.
@@ -221,21 +134,62 @@ class FineTuneClassification(FineTuneOptimization, CheckedClasses, Classificatio
                 f"The batch has no 'label' (keys {', '.join(batch)}): use a dataset for classification."
             )
         label = batch["label"]
-        several = self.hparams["task"] == "multilabel"
-        if several and (label.ndim != 2 or label.shape[1] != self.outputs):
-            raise TerraFMError(
-                f"The labels have the shape {tuple(label.shape)}, but `num_labels: {self.outputs}` needs "
-                f"(batch, {self.outputs}) zeros and ones: set `num_labels` to the dataset's number."
-            )
-        if not several and label.ndim != 1:
+        if self.kind == "multilabel":
+            if label.ndim != 2 or label.shape[1] != self.outputs:
+                raise TerraFMError(
+                    f"The labels have the shape {tuple(label.shape)}, but `num_labels: {self.outputs}` needs "
+                    f"(batch, {self.outputs}) zeros and ones: set `num_labels` to the dataset's number."
+                )
+            return label
+        if label.ndim != 1:
             raise TerraFMError(
                 f"The labels have the shape {tuple(label.shape)}, but `task: multiclass` needs one class per image, "
                 "(batch,): set `task: multilabel` with `num_labels`."
             )
-        return label
+        return label.long()
 
-    def _target(self, label: Tensor, smoothing: float = 0.0) -> Tensor:
-        """What the loss compares with; classes are smoothed by the loss itself."""
-        if self.hparams["task"] == "multiclass":
-            return label
-        return label.float() * (1 - smoothing) + 0.5 * smoothing
+
+class SensorMixup:
+    """timm's Mixup and CutMix with the same partner, share and box for all sensors of a sample.
+
+    Args:
+        num_classes: Number of classes or labels.
+        mixup: Alpha of Mixup's Beta distribution; 0 for none.
+        cutmix: Alpha of CutMix's; 0 for none. With both, each batch takes one of them at random.
+        label_smoothing: Share of the target that is spread over all classes.
+        multilabel: Whether targets are several labels per sample.
+    """
+
+    def __init__(
+        self, num_classes: int, mixup: float, cutmix: float, label_smoothing: float, multilabel: bool
+    ) -> None:
+        from timm.data.mixup import Mixup
+
+        several = {"multi_label": True} if multilabel else {}
+        self.mix = Mixup(mixup, cutmix, label_smoothing=label_smoothing, num_classes=num_classes, **several)
+
+    def __call__(self, images: dict[str, Tensor], target: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Mixes each sample with its counterpart from the other end of the batch; of an odd one, the first stays.
+
+        Args:
+            images: Sensor -> (B, C, H, W), all of one size.
+            target: Classes (B,) or labels (B, L).
+
+        Returns:
+            New images, and soft targets (B, L).
+
+        Raises:
+            TerraFMError: If the sensors differ in size.
+        """
+        sizes = {tuple(image.shape[-2:]) for image in images.values()}
+        if len(sizes) > 1:
+            raise TerraFMError(
+                f"The sensors differ in size ({' and '.join(f'{h}x{w}' for h, w in sorted(sizes))} px): resample "
+                "them to one grid."
+            )
+        count, joined = len(target), torch.cat(list(images.values()), 1)
+        if count % 2:  # timm mixes pairs: the first sample with itself
+            joined, target = torch.cat([joined, joined[:1]]), torch.cat([target, target[:1]])
+        joined, target = (x[:count] for x in self.mix(joined, target))
+        parts = joined.split([image.shape[1] for image in images.values()], 1)
+        return dict(zip(images, parts, strict=True)), target

@@ -1,13 +1,92 @@
-"""The encoder that is fine-tuned: which parts of it learn."""
+"""The encoder that is fine-tuned: which parts of it learn, and which images of a TorchGeo batch it reads."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from terrafm_tg.modalities import MODALITIES
-from terrafm_tg.models import TerraFMViT, build_encoder
-from terrafm_tg.models.sizes import Weights
+from torch import Tensor, nn
 
-from .inputs import SensorImages
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.modalities import MODALITIES, get_modalities, get_modality
+from terrafm_tg.models import TerraFMViT, build_encoder
+from terrafm_tg.models.inputs import Columns
+from terrafm_tg.models.sizes import Weights
+from terrafm_tg.transforms import Normalize
+
+#: Normalised images lie around 0.5, mostly within 0 to 1; a batch whose median is further from 0 is not normalised.
+LARGEST_MEDIAN = 5.0
+
+
+class SensorImages(nn.Module):
+    """Takes the images out of a batch, by sensor.
+
+    Args:
+        modalities: Sensors that batches may hold, of ``s1rtc``, ``s2l1c``, ``s2l2a``; any where None. With one,
+            the key ``image`` is that sensor's.
+        columns: Stem channels of the images, by modality, where batches hold raw values (dB, digital numbers)
+            that this module normalises; None where they are normalised.
+
+    Raises:
+        TerraFMError: If a modality is unknown.
+    """
+
+    def __init__(self, modalities: Sequence[str] | None = None, columns: Columns | None = None) -> None:
+        super().__init__()
+        self.modalities = None if modalities is None else [m.name for m in get_modalities(modalities)]
+        self.normalize = None
+        if columns is not None:
+            self.normalize = Normalize(
+                bands={name: get_modality(name).channel_names(picked) for name, picked in columns.items()}
+            )
+        self._checked: set[str] = set()
+
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The images of each sensor that the batch has, (B, C, H, W).
+
+        Raises:
+            TerraFMError: If there is none, one is of no known sensor or not announced, or is not normalised.
+        """
+        known = {modality.key: modality.name for modality in MODALITIES.values()}
+        expected = ", ".join(known if self.modalities is None else (f"image_{m}" for m in self.modalities))
+        images = {known[key]: image for key, image in batch.items() if key in known}
+        unknown = [key for key in batch if key.startswith("image_") and key not in known]
+        if unknown:
+            raise TerraFMError(
+                f"The batch's key {unknown[0]!r} names no sensor of TerraFM: expected {expected}; rename it in the "
+                "dataset's `transforms`, or drop it."
+            )
+        if "image" in batch:
+            if images or self.modalities is None or len(self.modalities) != 1:
+                raise TerraFMError(
+                    "Nothing says which sensor the batch's key 'image' is of: set `modalities` to one name, such "
+                    f"as [s2l2a], or name the key as one of {', '.join(known)}."
+                )
+            images = {self.modalities[0]: batch["image"]}
+        if not images:
+            raise TerraFMError(f"The batch holds no image (keys {', '.join(batch)}): expected {expected}.")
+        surplus = [name for name in images if self.modalities is not None and name not in self.modalities]
+        if surplus:
+            raise TerraFMError(
+                f"The batch holds image_{surplus[0]}, but `modalities` are {', '.join(self.modalities or ())}: add "
+                f"{surplus[0]} there, or drop the key in the dataset."
+            )
+        if self.normalize is not None:
+            normalized = self.normalize({MODALITIES[name].key: image for name, image in images.items()})
+            return {name: normalized[MODALITIES[name].key] for name in images}
+        for name, image in images.items():
+            self._check_normalized(name, image)
+        return images
+
+    def _check_normalized(self, name: str, image: Tensor) -> None:
+        """Looks at the first image of each sensor."""
+        if name in self._checked:
+            return
+        self._checked.add(name)
+        median = image.float().median().item()
+        if abs(median) > LARGEST_MEDIAN:
+            raise TerraFMError(
+                f"The batch's {name} has a median of {median:.4g}, but normalised images lie around 0.5: set "
+                "`normalize: true`, or use a datamodule that normalises as terrafm_tg.transforms.Normalize does."
+            )
 
 
 def build_backbone(

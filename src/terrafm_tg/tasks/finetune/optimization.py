@@ -1,4 +1,4 @@
-"""How fine-tuning steps: AdamW, learning rates that fall with depth, warm-up and cosine."""
+"""Optimizers and schedules: AdamW with warm-up and cosine, rates that fall with depth, and one-cycle schedules."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,8 @@ from typing import Any
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import TerraFMViT
@@ -39,6 +40,57 @@ class LearningRate:
         step = min(step, self.steps - 1)
         return cosine_warmup_schedule(
             step, self.steps, self.peak, self.end, self.warmup, warmup_start_value=0.0
+        )
+
+
+@dataclass(frozen=True)
+class CosineAdamW:
+    """AdamW with a linear warm-up from 0 and a cosine, per step.
+
+    Args:
+        lr: Peak learning rate.
+        min_lr: Its value in the last step.
+        warmup: Share of the steps.
+        weight_decay: Of all parameters.
+    """
+
+    lr: float
+    min_lr: float
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+
+    def __call__(self, parameters: list[nn.Parameter], steps: int) -> tuple[AdamW, LambdaLR]:
+        """The optimiser, and its schedule over so many steps."""
+        rate = LearningRate(self.lr, min(self.min_lr, self.lr), steps, int(self.warmup * steps))
+        optimizer = AdamW(parameters, self.lr, weight_decay=self.weight_decay)
+        return optimizer, LambdaLR(optimizer, lambda step: rate.at(step) / self.lr)
+
+
+@dataclass(frozen=True)
+class OneCycle:
+    """The optimiser of the kind of task under a cosine from the peak to almost nothing, without warm-up.
+
+    Args:
+        lr: Peak learning rate.
+        weight_decay: Of SGD; AdamW has its own default, 0.01.
+        segmentation: AdamW instead of SGD.
+        cycle_momentum: Whether the schedule also moves the momentum (AdamW: the first beta) from 0.85 to 0.95.
+    """
+
+    lr: float
+    weight_decay: float
+    segmentation: bool
+    cycle_momentum: bool
+
+    def __call__(self, parameters: list[nn.Parameter], steps: int) -> tuple[Optimizer, OneCycleLR]:
+        """The optimiser, and its schedule over so many steps."""
+        optimizer: Optimizer
+        if self.segmentation:
+            optimizer = AdamW(parameters, self.lr)
+        else:
+            optimizer = SGD(parameters, self.lr, weight_decay=self.weight_decay)
+        return optimizer, OneCycleLR(
+            optimizer, self.lr, total_steps=max(steps, 1), pct_start=0.0, cycle_momentum=self.cycle_momentum
         )
 
 
@@ -91,7 +143,7 @@ def layer_decay_groups(module: nn.Module, weight_decay: float, layer_decay: floa
 
 
 class FineTuneOptimization(LightningModule):
-    """Mix-in that replaces how a TorchGeo task around a TerraFM encoder is optimised.
+    """Mix-in that optimizes a task around a TerraFM encoder with warm-up, cosine and layer decay.
 
     Reads the settings ``lr``, ``min_lr``, ``warmup_epochs``, ``weight_decay`` and ``layer_decay``; put it before
     the task among the base classes. TorchGeo's own tasks have one constant rate for all layers, which is lowered

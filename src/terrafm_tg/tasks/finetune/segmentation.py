@@ -1,21 +1,19 @@
 """Fine-tuning for semantic segmentation: a class per pixel, from one sensor or several."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from torch import Tensor, nn
-from torchgeo.tasks import BaseTask
-from torchgeo.tasks.mixins import ClassificationMixin
 from torchvision.models._api import WeightsEnum
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import TerraFMViT
 from terrafm_tg.models.inputs import PATCH_SIZE
-from terrafm_tg.models.smp_encoder import feature_blocks, pyramid
+from terrafm_tg.models.smp_encoder import feature_blocks
 
 from .encoder import build_backbone
-from .inputs import CheckedClasses
-from .optimization import FineTuneOptimization
+from .heads import Head, PatchHead, UPerNetHead, resized
+from .task import SensorTask
 
 
 class SensorSegmenter(nn.Module):
@@ -29,34 +27,27 @@ class SensorSegmenter(nn.Module):
     """
 
     def __init__(self, encoder: TerraFMViT, decoder: str, classes: int, width: int = 256) -> None:
-        from segmentation_models_pytorch.base import SegmentationHead
-        from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
-
         super().__init__()
         self.encoder = encoder
-        self.decoder: UPerNetDecoder | None = None
-        dim, scale = encoder.embed_dim, PATCH_SIZE
+        depth = len(encoder.blocks)
+        self.blocks = feature_blocks(depth) if decoder == "upernet" else [depth - 1]
         if decoder == "upernet":
-            self.decoder = UPerNetDecoder([0, 0, dim, dim, dim, dim], decoder_channels=width)
-            dim, scale = width, 4
-        self.segmentation_head = SegmentationHead(dim, classes, kernel_size=1, upsampling=scale)
+            self.decoder: Head = UPerNetHead(encoder.embed_dim, classes, width)
+        else:
+            self.decoder = PatchHead(encoder.embed_dim, classes, side=1)
 
     def forward(self, x: Any) -> Tensor:
         """Logits (B, classes, H, W) of anything that the encoder reads."""
-        depth = len(self.encoder.blocks)
-        blocks = feature_blocks(depth) if self.decoder is not None else [depth - 1]
-        features = self.encoder.forward_intermediates(
-            x, indices=sorted(set(blocks)), norm=True, intermediates_only=True
-        )
-        if self.decoder is None:
-            return self.segmentation_head(features[-1])
-        found = dict(zip(sorted(set(blocks)), features, strict=True))  # of a shallow encoder fewer than four
-        maps = pyramid([found[block] for block in blocks])
-        # The decoder skips the maps of full and half size.
-        return self.segmentation_head(self.decoder([x, x, *maps]))
+        indices = sorted(set(self.blocks))  # of a shallow encoder fewer than four
+        features = self.encoder.forward_intermediates(x, indices=indices, norm=True, intermediates_only=True)
+        found = dict(zip(indices, features, strict=True))
+        maps = [found[block] for block in self.blocks]
+        (logits,) = self.decoder(maps if len(maps) > 1 else maps[0])
+        height, width = (PATCH_SIZE * n for n in features[-1].shape[-2:])
+        return resized(logits, (height, width), align_corners=True)
 
 
-class FineTuneSegmentation(FineTuneOptimization, CheckedClasses, ClassificationMixin, BaseTask):
+class FineTuneSegmentation(SensorTask):
     """Fine-tunes the encoder for semantic segmentation.
 
     Batches hold ``image`` or one ``image_<modality>`` per sensor, normalised, which the encoder fuses, and
@@ -90,8 +81,6 @@ class FineTuneSegmentation(FineTuneOptimization, CheckedClasses, ClassificationM
         TerraFMError: If a setting is impossible, or the weights cannot be loaded.
     """
 
-    target_key = "mask"
-
     def __init__(
         self,
         model: str = "terrafm_base",
@@ -122,41 +111,31 @@ class FineTuneSegmentation(FineTuneOptimization, CheckedClasses, ClassificationM
     def configure_models(self) -> None:
         """Builds the encoder and its decoder."""
         h = self.hparams
-        h.update({"task": "multiclass", "num_labels": None, "pos_weight": None})  # for TorchGeo's mix-in
         encoder, self.images = build_backbone(h, self.weights)
         self.model = SensorSegmenter(encoder, h["decoder"], h["num_classes"])
         if h["freeze_backbone"]:
             encoder.requires_grad_(False)
 
-    def configure_losses(self) -> None:
-        """TorchGeo's losses, with label smoothing."""
-        super().configure_losses()
-        self.train_criterion = self.criterion
-        if self.hparams["loss"] == "ce":
-            self.train_criterion = nn.CrossEntropyLoss(
-                self.criterion.weight,
-                ignore_index=self.criterion.ignore_index,
-                label_smoothing=self.hparams["label_smoothing"],
-            )
-
-    def train(self, mode: bool = True) -> "FineTuneSegmentation":
+    def train(self, mode: bool = True) -> Self:
         """Sets the mode; a frozen encoder stays in evaluation mode, without stochastic depth."""
         super().train(mode)
         if self.hparams["freeze_backbone"]:
             self.model.encoder.eval()
         return self
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """The loss of a batch."""
-        return self._step(batch, "train", self.train_criterion)
+    def logits(self, images: dict[str, Tensor], target: Tensor) -> Tensor:
+        """Logits (B, classes, H, W).
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Updates the validation metrics."""
-        self._step(batch, "val", self.criterion)
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Updates the test metrics."""
-        self._step(batch, "test", self.criterion)
+        Raises:
+            TerraFMError: If the masks have another size.
+        """
+        logits: Tensor = self(images)
+        if logits.shape[-2:] != target.shape[-2:]:
+            raise TerraFMError(
+                f"The masks are {target.shape[-2]}x{target.shape[-1]} px and the images "
+                f"{logits.shape[-2]}x{logits.shape[-1]}: give both the same size."
+            )
+        return logits
 
     def predict_step(
         self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
@@ -168,21 +147,8 @@ class FineTuneSegmentation(FineTuneOptimization, CheckedClasses, ClassificationM
             "transform": batch.get("transform"),
         }
 
-    def _step(self, batch: dict[str, Any], stage: str, criterion: nn.Module) -> Tensor:
-        mask, images = self._mask(batch), self.images(batch)
-        logits = self(images)
-        if logits.shape[-2:] != mask.shape[-2:]:
-            raise TerraFMError(
-                f"The masks are {mask.shape[-2]}x{mask.shape[-1]} px and the images "
-                f"{logits.shape[-2]}x{logits.shape[-1]}: give both the same size."
-            )
-        loss: Tensor = criterion(logits, mask)
-        getattr(self, f"{stage}_metrics")(logits, mask)
-        self.log(f"{stage}_loss", loss, batch_size=len(mask), prog_bar=stage == "train")
-        return loss
-
-    def _mask(self, batch: dict[str, Any]) -> Tensor:
-        """The batch's masks, (B, H, W).
+    def target(self, batch: dict[str, Any]) -> Tensor:
+        """The masks of a batch, (B, H, W).
 
         Raises:
             TerraFMError: If there are none, or their shape is another one.

@@ -18,8 +18,8 @@ from torchgeo.tasks import (
 from data import published_weights
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import export_encoder
+from terrafm_tg.tasks import TerraFMPixelwiseRegression, TerraFMSegmentation
 from terrafm_tg.tasks.finetune.optimization import encoder_of
-from terrafm_tg.tasks.finetune.torchgeo_segmentation import TerraFMPixelwiseRegression, TerraFMSegmentation
 
 Build = Callable[..., BaseTask]
 

@@ -21,7 +21,7 @@ from terrafm_tg.cli.fit import TerraFMCLI
 from terrafm_tg.cli.main import main
 from terrafm_tg.models import export_encoder
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 CREATE: dict[str, Callable[[Path], None]] = {
     "bigearthnet": bigearthnet.create,
     "cloud_cover": cloud_cover.create,

@@ -1,61 +1,74 @@
-"""Scores of a test set by torchmetrics: over all of it at once, and as the mean of its batches' own values."""
+"""Scores of classes, pixels and labels: of a benchmark's test set, and of the epochs of a fine-tuning run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from terrafm_tg.errors import TerraFMError
 
-from .metric_values import Value, of_classes, of_labels, of_ranks
-from .protocols.base import Score
-
-if TYPE_CHECKING:
-    from terrafm_tg.datasets.bench import BenchTask
+from .rates import Value, average_precision, check_target, class_rates, confusion_of, label_rates, rank
 
 #: The two ways to average, as ``Score.average`` names them.
 TRUE, PER_BATCH = "true", "per-batch"
 
 
 class NotFiniteError(TerraFMError):
-    """Something computed is NaN or infinite; a sweep goes on with the next learning rate."""
+    """Something computed is NaN or infinite; a sweep continues with the next learning rate."""
 
 
-def check_target(target: Tensor, kind: str, num_classes: int, ignore_index: int | None) -> None:
-    """Stop at a label that is no class.
+class Score(NamedTuple):
+    """One number of one run.
 
     Args:
-        target: Classes; or zeros and ones of several labels.
-        kind: "multiclass", "multilabel" or "segmentation".
-        num_classes: Number of classes.
-        ignore_index: Target that does not count.
-
-    Raises:
-        TerraFMError: Naming the value.
+        metric: Its name: "accuracy", "balanced-accuracy", "f1" (micro), "macro-f1", "map" (micro), "macro-map",
+            "oa", "miou".
+        score: In percent, 0 to 100.
+        average: "true" over all samples or pixels at once; "per-batch" as the mean of the batches' own values.
+        headline: Whether this is the number to put beside the published one.
+        per_class: The metric of each class, in percent, NaN for a class that does not occur; where it has them.
+        confusion: Counts, ``confusion[true][predicted]``, where the metric has them.
+        settings: What the protocol chose on the way (learning rate, C) and from what.
     """
-    counted = target if ignore_index is None else target[target != ignore_index]
-    if not counted.numel():
-        return
-    most = 1 if kind == "multilabel" else num_classes - 1
-    smallest, largest = (int(x) for x in counted.aminmax())
-    if smallest < 0 or largest > most:
-        wrong = smallest if smallest < 0 else largest
-        raise TerraFMError(
-            f"A target has the value {wrong}, expected 0 to {most}: correct the labels, "
-            "or set `ignore_index` to the value of what does not count."
-        )
+
+    metric: str
+    score: float
+    average: str = "true"
+    headline: bool = False
+    per_class: tuple[float, ...] | None = None
+    confusion: list[list[int]] | None = None
+    settings: Mapping[str, Any] = {}
+
+
+class Labels(Protocol):
+    """The labels of a dataset, such as a ``BenchTask``."""
+
+    @property
+    def kind(self) -> str:
+        """``multiclass``, ``multilabel`` or ``segmentation``."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the classes or labels."""
+
+    @property
+    def ignore_index(self) -> int | None:
+        """Target that does not count."""
+
+    @property
+    def metric(self) -> str:
+        """The metric to put beside the published one."""
 
 
 class Metrics:
     """Counts batch by batch; of segmentation it keeps a confusion matrix, never the pixels.
 
-    Classes that occur neither in the target nor in the prediction are left out of every mean over classes (as
-    torchmetrics does; scikit-learn does so where it is not given ``labels``), and have the score NaN. ``per-batch`` is
-    the mean over batches, weighted by their samples, which is what Lightning logs of a value that is computed in every
-    step, and so what Copernicus-Bench reports; of such a mean the batch size is a part.
+    ``per-batch`` is the mean over batches, weighted by their samples, which is what Lightning logs of a value that is
+    computed in every step, and so what Copernicus-Bench reports; of such a mean the batch size is a part.
 
     Gives ``accuracy`` (or ``oa``; of pixels in segmentation), ``balanced-accuracy`` (mean over the classes in the
     target) and ``macro-f1``; for segmentation also ``miou``, ``miou-present`` (over the classes in the target alone),
@@ -92,12 +105,12 @@ class Metrics:
             raise TerraFMError(f"The metric {headline!r} is none of {kind}: use one of {', '.join(names)}.")
 
     @classmethod
-    def of(cls, task: BenchTask) -> Metrics:
+    def of(cls, task: Labels) -> Metrics:
         """The metrics of a benchmark's task."""
         return cls(task.kind, len(task.classes), task.ignore_index, task.metric, task.classes)
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Count one batch.
+        """Counts one batch.
 
         Args:
             prediction: Logits (B, C, ...), of which the largest is the class; of several labels those above 0 are
@@ -107,19 +120,17 @@ class Metrics:
 
         Raises:
             NotFiniteError: If a logit is NaN or infinite.
-        TerraFMError: If the shapes or classes are not the task's.
+            TerraFMError: If the shapes or classes are not the task's.
         """
         prediction, target = self._checked(prediction.detach(), target)
         ranked: list[tuple[Tensor, Tensor]] = []
         if self.kind == "multilabel":
             if prediction.is_floating_point():
-                # Any increasing function gives the same average precision; this one does not saturate as a sigmoid.
-                x = prediction.double().cpu()
-                ranked = [((1 + x / (1 + x.abs())) / 2, target.cpu())]
+                ranked = [(rank(prediction).cpu(), target.cpu())]
                 prediction = (prediction > 0).long()
         elif prediction.is_floating_point():
             prediction = prediction.argmax(1)
-        counts = self._count(prediction, target)
+        counts = confusion_of(self.kind, prediction, target, self.num_classes, self.ignore_index).cpu()
         self.confusion += counts
         self.ranked += ranked
         if counts.any():  # a batch of ignored pixels alone has no score
@@ -189,29 +200,29 @@ class Metrics:
         check_target(target, self.kind, self.num_classes, self.ignore_index)
         return prediction, target.long()
 
-    def _count(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """The confusion matrix of a batch, (C, C) with the true class first; (L, 2, 2) of several labels."""
-        from torchmetrics.functional import classification as functional
-
-        if self.kind == "multilabel":
-            count = functional.multilabel_confusion_matrix(
-                prediction, target, self.num_classes, validate_args=False
-            )
-        else:
-            known = torch.ones_like(target, dtype=torch.bool)
-            known = known if self.ignore_index is None else target != self.ignore_index
-            count = functional.multiclass_confusion_matrix(
-                prediction[known], target[known], self.num_classes, validate_args=False
-            )
-        return count.long().cpu()
-
     def _values(self, confusion: Tensor, ranked: list[tuple[Tensor, Tensor]]) -> dict[str, Value]:
         if self.kind == "multilabel":
-            return of_labels(confusion) | of_ranks(ranked, self.num_classes)
-        accuracy = "oa" if self.headline == "oa" else "accuracy"
-        values = of_classes(confusion, self.ignore_index, accuracy, self.kind == "segmentation")
-        if self.kind == "segmentation" and len(self.classes) == 2 and values["miou"].per_class is not None:
-            values[f"iou_{self.classes[1]}"] = Value(float(values["miou"].per_class[1]))
+            labels = label_rates(confusion)
+            values = {
+                "f1": Value(labels.overall["f1"], labels.f1),
+                "macro-f1": Value(float(labels.f1.nanmean()), labels.f1),
+            }
+            if precision := average_precision(ranked, self.num_classes, self.ignore_index):
+                each = precision.per_class
+                mean = float("nan") if each is None else float(each.nanmean())
+                values |= {"map": precision, "macro-map": Value(mean, each)}
+            return values
+        rates = class_rates(confusion, self.ignore_index)
+        values = {
+            "oa" if self.headline == "oa" else "accuracy": Value(rates.overall["accuracy"], rates.recall),
+            "balanced-accuracy": Value(float(rates.recall.nanmean()), rates.recall),
+            "macro-f1": Value(float(rates.f1.nanmean()), rates.f1),
+        }
+        if self.kind == "segmentation":
+            values["miou"] = Value(float(rates.iou.nanmean()), rates.iou)
+            values["miou-present"] = Value(float(rates.iou[confusion.sum(1) > 0].mean()))
+            if len(self.classes) == 2:
+                values[f"iou_{self.classes[1]}"] = Value(float(rates.iou[1]))
         return values
 
 
@@ -248,3 +259,101 @@ def scores(
     for part, true in zip(prediction.split(size), target.split(size), strict=True):
         metrics.update(part, true)
     return metrics.compute(batch is not None, **settings)
+
+
+class EpochScores(Metric):
+    """TorchGeo's metrics of an epoch by the rules of :mod:`.rates`, all from one confusion matrix.
+
+    Accuracy, Precision, Recall, F1Score and JaccardIndex: ``Overall`` (micro), ``Average`` (macro) and, unless binary,
+    ``Classwise<metric>_<class>``; with ``ranks`` also ``OverallAveragePrecision`` and ``AverageAveragePrecision``.
+
+    Args:
+        task: ``binary``, ``multiclass`` or ``multilabel``.
+        num_classes: Number of classes or labels; 1 for ``binary``.
+        ignore_index: Target that does not count.
+        labels: Names of the classes; their numbers where None.
+        prefix: What each name begins with.
+        ranks: Whether to keep the scores of ``multilabel`` for the average precision.
+    """
+
+    full_state_update = False
+    confusion: Tensor
+    logits: list[Tensor]
+    target: list[Tensor]
+
+    def __init__(
+        self,
+        task: str,
+        num_classes: int,
+        ignore_index: int | None = None,
+        labels: Sequence[str] | None = None,
+        prefix: str = "",
+        ranks: bool = False,
+    ) -> None:
+        super().__init__()
+        self.task, self.num_classes, self.ignore_index = task, num_classes, ignore_index
+        self.names = [str(i) for i in range(num_classes)] if labels is None else list(labels)
+        self.prefix, self.ranks = prefix, ranks
+        shape = (num_classes, num_classes) if task == "multiclass" else (num_classes, 2, 2)
+        self.add_state("confusion", torch.zeros(shape, dtype=torch.long), dist_reduce_fx="sum")
+        if ranks:
+            self.add_state("logits", [], dist_reduce_fx="cat")
+            self.add_state("target", [], dist_reduce_fx="cat")
+
+    def forward(self, logits: Tensor, target: Tensor) -> None:
+        """Counts a batch; nothing is computed of it alone."""
+        self.update(logits, target)
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """Counts a batch.
+
+        Args:
+            logits: (B, C, ...); of ``binary`` of the target's shape.
+            target: Classes (B, ...), or zeros and ones of the logits' shape.
+        """
+        logits, target = logits.detach(), target.long()
+        if self.task == "multiclass":
+            prediction = logits.argmax(1)
+        else:
+            if self.task == "binary":
+                logits, target = logits.reshape(-1, 1), target.reshape(-1, 1)
+            prediction = (logits > 0).long()
+        kind = "multiclass" if self.task == "multiclass" else "multilabel"
+        self.confusion += confusion_of(kind, prediction, target, self.num_classes, self.ignore_index)
+        if self.ranks:
+            self.logits.append(logits.float())
+            self.target.append(target)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The metrics as shares of 1 by name; none where nothing counted."""
+        count = self.confusion.cpu()
+        if not count.any():
+            return {}
+        rates = class_rates(count, self.ignore_index) if self.task == "multiclass" else label_rates(count)
+        found: dict[str, float] = {}
+        for name, key in _TORCHGEO.items():
+            each = getattr(rates, key)
+            found |= {f"Overall{name}": rates.overall[key], f"Average{name}": float(each.nanmean())}
+            if self.task != "binary":
+                found |= {f"Classwise{name}_{c}": float(x) for c, x in zip(self.names, each, strict=True)}
+        if self.ranks:
+            # Lists here, tensors once they are gathered from other ranks
+            logits, target = (
+                torch.cat([*x]) if isinstance(x, list) else x for x in (self.logits, self.target)
+            )
+            ranked = [(rank(logits.cpu()), target.cpu())]
+            precision = average_precision(ranked, self.num_classes, self.ignore_index)
+            if precision is not None and precision.per_class is not None:
+                found["OverallAveragePrecision"] = precision.overall
+                found["AverageAveragePrecision"] = float(precision.per_class.nanmean())
+        return {f"{self.prefix}{name}": torch.tensor(value) for name, value in found.items()}
+
+
+#: TorchGeo's names of the rates.
+_TORCHGEO = {
+    "Accuracy": "accuracy",
+    "Precision": "precision",
+    "Recall": "recall",
+    "F1Score": "f1",
+    "JaccardIndex": "iou",
+}

@@ -16,7 +16,7 @@ from data.floods import data as floods
 from data.oscd import data as oscd
 from terrafm_tg.cli.main import main
 
-CONF = Path(__file__).resolve().parents[2] / "conf/finetune"
+CONF = Path(__file__).resolve().parents[3] / "conf/finetune"
 #: What makes each configuration's files.
 CREATE: dict[str, Callable[[Path], None]] = {
     "bigearthnet": bigearthnet.create,

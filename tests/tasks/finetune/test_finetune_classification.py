@@ -13,7 +13,7 @@ from torch import Tensor
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import build_encoder
 from terrafm_tg.tasks import FineTuneClassification
-from terrafm_tg.tasks.finetune.mixing import SensorMixup
+from terrafm_tg.tasks.finetune.classification import SensorMixup
 from terrafm_tg.transforms import Normalize
 
 
@@ -163,11 +163,6 @@ BATCH = {"image": torch.full((2, 12, SIZE, SIZE), 0.5), "label": torch.tensor([0
             {"modalities": ["s2l2a"], "task": "multilabel", "num_labels": 19},
             BATCH | {"label": torch.zeros(2, 43)},
             r"shape \(2, 43\), but `num_labels: 19`",
-        ),
-        (
-            {"modalities": ["s2l2a"], "mixup": 0.8},
-            {"image": BATCH["image"][:1], "label": BATCH["label"][:1]},
-            "1 is odd: set an even `batch_size`",
         ),
     ],
 )

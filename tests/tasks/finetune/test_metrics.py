@@ -11,7 +11,7 @@ from sklearn import metrics as sk
 from torchmetrics.functional import classification as tm
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.metrics import Metrics, NotFiniteError, scores
+from terrafm_tg.tasks.finetune.metrics import Metrics, NotFiniteError, scores
 
 
 def found(rows, average="true"):

@@ -1,4 +1,4 @@
-"""The LightningModule of all protocols that train with images: a head on an encoder, frozen or trained with it."""
+"""Training of a head on any encoder, frozen or trained with it, as benchmarks do."""
 
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -7,16 +7,15 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, interpolate
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from terrafm_tg.datamodules.labelled.transforms import ORIENTATIONS, orient
-from terrafm_tg.datasets.bench import BenchTask
-from terrafm_tg.evaluation.encoders.spec import BenchEncoder
-from terrafm_tg.evaluation.metrics import Metrics, NotFiniteError, check_target
+from terrafm_tg.transforms.orient import ORIENTATIONS, orient
 
-from .heads import Head
+from .heads import FeatureEncoder, Head, resized
+from .losses import class_loss, label_loss
+from .metrics import Labels, Metrics, NotFiniteError
+from .rates import check_target
 
 #: Makes the optimiser of these parameters, and the schedule that is stepped once per optimiser step of so many.
 Optimization = Callable[[list[nn.Parameter], int], tuple[Optimizer, LRScheduler]]
@@ -25,17 +24,19 @@ Optimization = Callable[[list[nn.Parameter], int], tuple[Optimizer, LRScheduler]
 class HeadTask(LightningModule):
     """Trains a head, or the encoder with it, and remembers the epoch with the best headline on the validation split.
 
-    Batches are those of a ``BenchDataset``. Classes and pixels are learnt by cross-entropy without what is ignored,
+    Batches hold ``label`` or ``mask`` and what the encoder reads. Classes and pixels are learnt by cross-entropy,
     several labels by binary cross-entropy. Logits per pixel are resized to the mask, bilinearly.
 
     Args:
-        encoder: Reads the batches; its ``task`` says what is learnt.
+        encoder: Reads the batches.
         head: Makes logits of its features.
+        task: The labels.
         optimization: Makes the optimiser and the schedule.
         train_encoder: Train the encoder's backbone, too; else it stays as it is, in evaluation mode.
         augment: Of training batches: "none"; "flips" along either axis; "turns" by quarters as well.
         auxiliary: Weight of the loss of each of the head's auxiliary logits.
         seed: Of the augmentation.
+        metrics: Makes the counts of a split, by whose headline the best epoch is chosen.
 
     Attributes:
         best: The best validation headline so far, in percent.
@@ -46,25 +47,28 @@ class HeadTask(LightningModule):
 
     def __init__(
         self,
-        encoder: BenchEncoder,
+        encoder: FeatureEncoder,
         head: Head,
+        task: Labels,
         optimization: Optimization,
         *,
         train_encoder: bool = False,
         augment: Literal["none", "flips", "turns"] = "turns",
         auxiliary: float = 0.0,
         seed: int = 0,
+        metrics: Callable[[Labels], Metrics] = Metrics.of,
     ) -> None:
         super().__init__()
         self.encoder, self.head, self.optimization = encoder, head, optimization
         self.train_encoder, self.augment, self.auxiliary = train_encoder, augment, auxiliary
-        self.task, self.target_key = encoder.task, "mask" if encoder.task.kind == "segmentation" else "label"
+        self.task, self.target_key = task, "mask" if task.kind == "segmentation" else "label"
         self.generator = torch.Generator().manual_seed(seed)
         if not train_encoder:
             encoder.requires_grad_(False)
         self.best, self.best_epoch = float("-inf"), -1
         self.learnt: dict[str, Tensor] = {}
-        self.metrics = Metrics.of(self.task)
+        self.make_metrics = metrics
+        self.metrics = metrics(task)
         self.train()
 
     def train(self, mode: bool = True) -> "HeadTask":
@@ -80,7 +84,7 @@ class HeadTask(LightningModule):
         found = self.head(features)
         if self.target_key == "label":
             return [logits.float() for logits in found]
-        return [resized(logits, batch["mask"], self.head.align_corners) for logits in found]
+        return [resized(logits, batch["mask"].shape[-2:], self.head.align_corners) for logits in found]
 
     def on_before_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
         """Checks the targets, and turns a training batch; both before it is sent to the device.
@@ -117,7 +121,7 @@ class HeadTask(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Counts anew."""
-        self.metrics = Metrics.of(self.task)
+        self.metrics = self.make_metrics(self.task)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Counts a batch."""
@@ -132,7 +136,7 @@ class HeadTask(LightningModule):
 
     def on_test_epoch_start(self) -> None:
         """Counts anew."""
-        self.metrics = Metrics.of(self.task)
+        self.metrics = self.make_metrics(self.task)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Counts a batch."""
@@ -154,19 +158,7 @@ class HeadTask(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def loss_of(task: BenchTask, logits: Tensor, target: Tensor) -> Tensor:
-    """What is minimised: cross-entropy without what is ignored, or binary cross-entropy of several labels."""
-    if task.kind == "multilabel":
-        return binary_cross_entropy_with_logits(logits, target.float())
-    ignored = -100 if task.ignore_index is None else task.ignore_index
-    # A mean over nothing would be NaN: a batch of ignored pixels alone has the loss 0.
-    count = (target != ignored).sum().clamp(min=1)
-    return cross_entropy(logits, target, ignore_index=ignored, reduction="sum") / count
-
-
-def resized(logits: Tensor, mask: Tensor, align_corners: bool) -> Tensor:
-    """Logits (B, C, h, w) at the size of a mask (B, H, W), in float32."""
-    size = mask.shape[-2:]
-    if logits.shape[-2:] == size:
-        return logits.float()
-    return interpolate(logits.float(), size, mode="bilinear", align_corners=align_corners)
+def loss_of(task: Labels, logits: Tensor, target: Tensor) -> Tensor:
+    """The loss of a benchmark's task: cross-entropy, or binary cross-entropy of several labels."""
+    loss = label_loss if task.kind == "multilabel" else class_loss
+    return loss(logits, target, task.ignore_index)

@@ -1,0 +1,184 @@
+"""The part that all fine-tuning tasks on classes, pixels or labels share: checks, loss, scores."""
+
+import abc
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torchgeo.tasks import BaseTask
+
+from terrafm_tg.errors import TerraFMError
+
+from .encoder import SensorImages
+from .losses import LabelLoss
+from .metrics import EpochScores
+from .optimization import FineTuneOptimization
+from .rates import check_target
+
+
+class LabelTask(BaseTask):
+    """Base of the tasks: one loss and one set of metrics, by the rules of ``terrafm bench``.
+
+    What is ignored has no part in loss and metrics, and a batch without anything else none in the epoch's. It reads
+    the settings ``task``, ``num_classes``, ``num_labels``, ``labels``, ``ignore_index``, ``loss``, ``class_weights``,
+    ``pos_weight`` and ``label_smoothing`` where a task has them. Put it before a task of TorchGeo among the base
+    classes: it takes the place of that task's loss and metrics.
+    """
+
+    #: The batch's key that holds the classes.
+    target_key = "mask"
+    #: Stages whose metrics have the average precision of several labels.
+    ranked: Sequence[str] = ()
+    #: Mixes training batches; None for none.
+    mixup: Callable[[dict[str, Tensor], Tensor], tuple[dict[str, Tensor], Tensor]] | None = None
+
+    @property
+    def kind(self) -> str:
+        """``binary``, ``multiclass`` or ``multilabel``."""
+        return self.hparams.get("task", "multiclass")
+
+    @property
+    def outputs(self) -> int:
+        """Number of classes or labels; 1 for ``binary``."""
+        h = self.hparams
+        return {"binary": 1, "multilabel": h.get("num_labels")}.get(self.kind, h.get("num_classes")) or 1
+
+    def configure_losses(self) -> None:
+        """Makes the loss.
+
+        Raises:
+            TerraFMError: If there are not as many weights or names as classes.
+        """
+        h = self.hparams
+        self.criterion: nn.Module = LabelLoss(
+            self.kind,
+            self.outputs,
+            h["loss"] if "loss" in h else {"multiclass": "ce"}.get(self.kind, "bce"),
+            h["ignore_index"],
+            h.get("class_weights"),
+            h.get("pos_weight"),
+            0.0 if self.mixup else h.get("label_smoothing", 0.0),  # mixup smooths its targets itself
+        )
+
+    def configure_metrics(self) -> None:
+        """Makes TorchGeo's metrics of each stage.
+
+        Raises:
+            TerraFMError: If there are not as many names as classes.
+        """
+        names = self.hparams["labels"]
+        if names is not None and self.kind != "binary" and len(set(names)) != self.outputs:
+            raise TerraFMError(
+                f"`labels` names {', '.join(map(str, names))}, but there are {self.outputs} classes: give each a name "
+                "of its own, or leave `labels` out."
+            )
+        for stage in ("train", "val", "test"):
+            ranks = self.kind == "multilabel" and stage in self.ranked
+            scores = EpochScores(
+                self.kind, self.outputs, self.hparams["ignore_index"], names, f"{stage}_", ranks
+            )
+            setattr(self, f"{stage}_metrics", scores)
+
+    def setup(self, stage: str) -> None:
+        """Lets the hook below be this module's although there is a datamodule, without Lightning's warning."""
+        warnings.filterwarnings("ignore", ".*overridden `on_before_batch_transfer` in `LightningModule`.*")
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Checks the classes, except for a prediction, while they are on the CPU.
+
+        A wrong one would end on a GPU in an error that names nothing.
+
+        Raises:
+            TerraFMError: If a value is neither a class nor the one that is ignored.
+        """
+        if self.target_key in batch and not self.trainer.predicting:
+            most = 2 if self.kind == "binary" else self.outputs
+            kind = "multilabel" if self.kind == "multilabel" else "multiclass"
+            check_target(batch[self.target_key], kind, most, self.hparams["ignore_index"], self.target_key)
+        return batch
+
+    def counts(self, batch: dict[str, Any]) -> bool:
+        """Whether any target of a batch counts."""
+        ignored = self.hparams["ignore_index"]
+        target = batch.get(self.target_key)
+        return ignored is None or target is None or bool((target != ignored).any())
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Takes a batch into the validation loss and metrics, if any of it counts."""
+        if self.counts(batch):
+            super().validation_step(batch, batch_idx)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Takes a batch into the test loss and metrics, if any of it counts."""
+        if self.counts(batch):
+            super().test_step(batch, batch_idx)
+
+    def on_train_epoch_end(self) -> None:
+        """Logs the training metrics."""
+        self._log_epoch("train")
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the validation metrics."""
+        self._log_epoch("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the test metrics."""
+        self._log_epoch("test")
+
+    def _log_epoch(self, stage: str) -> None:
+        metrics: EpochScores = getattr(self, f"{stage}_metrics")
+        self.log_dict(metrics.compute())
+        metrics.reset()
+
+
+class SensorTask(FineTuneOptimization, LabelTask):
+    """Base of the tasks that read one sensor or several, which the encoder fuses.
+
+    A subclass builds ``model`` and ``images``, and says what the target of a batch is.
+    """
+
+    images: SensorImages
+
+    @abc.abstractmethod
+    def target(self, batch: dict[str, Any]) -> Tensor:
+        """The labels or masks of a batch.
+
+        Raises:
+            TerraFMError: If there are none, or their shape is not the task's.
+        """
+
+    def logits(self, images: dict[str, Tensor], target: Tensor) -> Tensor:
+        """Logits of images in float32 or as the precision has it, for a target."""
+        return self(images)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """The loss of a batch."""
+        return self._step(batch, "train")
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Takes a batch into the validation loss and metrics, if any of it counts."""
+        if self.counts(batch):
+            self._step(batch, "val")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Takes a batch into the test loss and metrics, if any of it counts."""
+        if self.counts(batch):
+            self._step(batch, "test")
+
+    def _step(self, batch: dict[str, Any], stage: str) -> Tensor:
+        images, target = self.images(batch), self.target(batch)
+        mix = self.mixup if stage == "train" else None
+        if mix is not None:
+            images, target = mix(images, target)
+        logits = self.logits(images, target)
+        loss: Tensor = self.criterion(logits, target)
+        if mix is None:  # of a mixed image, no one class is right
+            getattr(self, f"{stage}_metrics")(logits, target)
+        self.log(f"{stage}_loss", loss, batch_size=len(target), prog_bar=stage == "train")
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Logs the training metrics, where there are any."""
+        if self.mixup is None:
+            super().on_train_epoch_end()

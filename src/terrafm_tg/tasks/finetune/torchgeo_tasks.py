@@ -1,0 +1,238 @@
+"""TorchGeo's dense tasks, with the heads, inputs and optimization that TorchGeo and smp have no way to."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import segmentation_models_pytorch as smp
+import timm
+from torch import Tensor, nn
+from torchgeo.tasks import BaseTask, ChangeDetection, PixelwiseRegression, SemanticSegmentation
+from torchvision.models._api import WeightsEnum
+
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.models import TerraFMViT, load_encoder_state, load_weights
+from terrafm_tg.models.inputs import PATCH_SIZE, guess_modality
+from terrafm_tg.models.sizes import BUILDERS, SIZES, split_name
+from terrafm_tg.models.smp_encoder import feature_blocks, smp_entry
+from terrafm_tg.models.weights import registered_weights
+
+from .encoder import freeze_unread
+from .heads import PatchHead, allow_lone_samples
+from .optimization import FineTuneOptimization, encoder_of
+from .task import LabelTask
+
+#: Heads of :func:`dense_model`.
+DenseHead = Literal["upernet", "unet", "segformer", "dpt", "linear"]
+
+_SMP = {"upernet": smp.UPerNet, "unet": smp.Unet, "segformer": smp.Segformer}
+
+
+class PatchLinear(nn.Module):
+    """A linear map from each patch token to the classes of the patch's pixels: the linear probe of dense tasks.
+
+    Args:
+        encoder: The encoder.
+        classes: Number of output channels.
+    """
+
+    def __init__(self, encoder: TerraFMViT, classes: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = nn.Identity()
+        self.segmentation_head = PatchHead(encoder.embed_dim, classes, PATCH_SIZE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, classes, H, W)."""
+        features = self.encoder.forward_intermediates(x, indices=1, norm=True, intermediates_only=True)
+        (logits,) = self.segmentation_head(features[-1])
+        return logits
+
+
+def dense_model(
+    head: str,
+    backbone: str,
+    in_channels: int,
+    classes: int,
+    weights: WeightsEnum | str | bool | None = None,
+    modality: str | None = None,
+    bands: Sequence[str] | None = None,
+) -> nn.Module:
+    """An encoder with a head that predicts each pixel.
+
+    Args:
+        head: One of ``upernet``, ``unet``, ``segformer``, ``dpt``, ``linear``.
+        backbone: ``terrafm_<size>``, or one of its variants by modality and for RGB.
+        in_channels: Channels of the images.
+        classes: Channels of the prediction.
+        weights: A registered weight or its name, a file or URL of any kind that
+            :func:`~terrafm_tg.models.load_encoder_state` reads; True for the size's registered weight.
+        modality: What the images are, where the name does not say it.
+        bands: Bands of the images in the order of their channels.
+
+    Returns:
+        A module with ``encoder``, ``decoder`` and ``segmentation_head``.
+
+    Raises:
+        TerraFMError: If a name is unknown, the encoder cannot read such images, or the weights are missing, damaged or
+            of another size.
+    """
+    if backbone not in BUILDERS:
+        raise TerraFMError(f"Backbone {backbone!r} is unknown: use one of {', '.join(BUILDERS)}.")
+    settings = {
+        name: value for name, value in (("modality", modality), ("bands", bands)) if value is not None
+    }
+    if not weights:
+        return _build(head, backbone, in_channels, classes, settings)
+    size = split_name(backbone)[0]
+    source = registered_weights(size) if weights is True else weights
+    state, _ = load_encoder_state(source, expected=size)
+    model = _build(head, backbone, in_channels, classes, settings)
+    load_weights(encoder_of(model), state, str(source))
+    return model
+
+
+def _build(head: str, backbone: str, in_channels: int, classes: int, settings: dict[str, Any]) -> nn.Module:
+    """The model with random weights; ``settings`` are the encoder's."""
+    if head in _SMP:
+        # smp hands no settings to an encoder of its table, so each set of settings is an entry there.
+        entry = f"{backbone}({settings})" if settings else backbone
+        smp.encoders.encoders.setdefault(entry, smp_entry(backbone, **settings))
+        return _SMP[head](entry, encoder_weights=None, in_channels=in_channels, classes=classes)
+    if head == "dpt":
+        blocks = feature_blocks(SIZES[split_name(backbone)[0]]["depth"])
+        return smp.DPT(
+            f"tu-{backbone}",
+            encoder_weights=None,
+            encoder_output_indices=blocks,
+            in_channels=in_channels,
+            classes=classes,
+            **settings,
+        )
+    if head == "linear":
+        return PatchLinear(encoder_of(timm.create_model(backbone, in_chans=in_channels, **settings)), classes)
+    raise TerraFMError(f"Head {head!r} is unknown: use one of {', '.join([*_SMP, 'dpt', 'linear'])}.")
+
+
+class _Forwarded(BaseTask):
+    """Hands settings to the next class, so that a mix-in may name some of a task that it does not know."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+
+class DenseModelMixin(_Forwarded):
+    """Builds the model of a dense task by :func:`dense_model`."""
+
+    weights: WeightsEnum | str | bool | None
+
+    def __init__(
+        self,
+        model: DenseHead = "upernet",
+        backbone: str = "terrafm_base",
+        weights: WeightsEnum | str | bool | None = None,
+        in_channels: int = 12,
+        modality: str | None = None,
+        bands: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model=model, backbone=backbone, weights=weights, in_channels=in_channels, **kwargs)
+
+    def configure_models(self) -> None:
+        """Initialize the model.
+
+        Raises:
+            TerraFMError: If a name, the number of channels or the weights are wrong.
+        """
+        names = ("backbone", "in_channels", "modality", "bands")
+        classes = self.hparams.get("num_classes") or self.hparams.get("num_labels") or 1
+        settings = {name: self.hparams[name] for name in names}
+        self.model = dense_model(self.hparams["model"], classes=classes, weights=self.weights, **settings)
+        allow_lone_samples(self.model)
+        if self.hparams["freeze_backbone"]:
+            self.model.encoder.requires_grad_(False)
+        if self.hparams["freeze_decoder"]:
+            self.model.decoder.requires_grad_(False)
+
+
+class TerraFMSegmentation(DenseModelMixin, LabelTask, SemanticSegmentation):
+    """Semantic segmentation with any head, bands and weights.
+
+    TorchGeo's own ``SemanticSegmentation`` runs TerraFM with ``upernet``, ``unet`` and ``segformer``. Missing upstream
+    (TorchGeo 0.10, smp 0.6):
+
+    * A linear head, the usual probe of dense features.
+    * Weights with ``dpt``: smp takes only names that begin with ``tu-`` and holds the encoder as
+      ``encoder.model``, while TorchGeo loads into ``encoder``.
+    * ``modality`` and ``bands``: neither TorchGeo nor smp hands settings to an encoder.
+    * Weights that are not a Lightning checkpoint, such as the published file.
+
+    Args:
+        model: ``upernet`` (features of blocks 4, 6, 8, 12), ``unet``, ``segformer``, ``dpt``, or ``linear``: from
+            each patch token to the patch's pixels.
+        backbone: ``terrafm_<size>``, or one of its variants by modality and for RGB.
+        weights: A registered weight or its name, a file or a URL; True for the registered weight.
+        in_channels: Number of input channels.
+        modality: What the images are, where the backbone's name does not say it.
+        bands: Bands of the images in the order of their channels, where these are not the modality's own.
+        kwargs: As TorchGeo's: ``task``, ``num_classes``, ``loss``, ``lr``, ``freeze_backbone`` and so on.
+
+    Raises:
+        TerraFMError: If a name, the number of channels or the weights are wrong.
+    """
+
+
+class TerraFMPixelwiseRegression(DenseModelMixin, PixelwiseRegression):
+    """Pixelwise regression with any head, bands and weights; see :class:`TerraFMSegmentation` for what was missing.
+
+    Args:
+        model: ``upernet``, ``unet``, ``segformer``, ``dpt`` or ``linear``.
+        backbone: ``terrafm_<size>``, or one of its variants by modality and for RGB.
+        weights: A registered weight or its name, a file or a URL; True for the registered weight.
+        in_channels: Number of input channels.
+        modality: What the images are, where the backbone's name does not say it.
+        bands: Bands of the images in the order of their channels, where these are not the modality's own.
+        kwargs: As TorchGeo's: ``loss``, ``lr``, ``patience``, ``freeze_backbone``, ``freeze_decoder``.
+
+    Raises:
+        TerraFMError: If a name, the number of channels or the weights are wrong.
+    """
+
+
+class FineTuneChangeDetection(FineTuneOptimization, LabelTask, ChangeDetection):
+    """TorchGeo's change detection with warm-up, cosine and layer-wise learning-rate decay.
+
+    Batches hold ``image`` (B, 2, C, H, W), two dates of one sensor, normalised, and ``mask``. The stems of other
+    sensors stay as they are.
+
+    Args:
+        lr: Peak learning rate of the decoder.
+        min_lr: Its value at the end of the cosine.
+        warmup_epochs: Linear warm-up.
+        weight_decay: Weight decay; none on biases, other 1-D tensors, class token and positions.
+        layer_decay: Factor from a block's learning rate to that of the block below; 1 for none.
+        **kwargs: Settings of :class:`torchgeo.tasks.ChangeDetection`, with a ``backbone`` such as
+            ``terrafm_base_s2l1c``; its ``patience`` has no meaning here.
+
+    Raises:
+        TerraFMError: If a setting is impossible, or the backbone is not a TerraFM.
+    """
+
+    def __init__(
+        self,
+        *,
+        lr: float = 5e-4,
+        min_lr: float = 1e-6,
+        warmup_epochs: float = 5,
+        weight_decay: float = 0.05,
+        layer_decay: float = 0.75,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(lr=lr, **kwargs)
+
+    def configure_models(self) -> None:
+        """Builds TorchGeo's model."""
+        super().configure_models()
+        allow_lone_samples(self.model)
+        encoder = encoder_of(self.model)
+        sensor = encoder.modality or guess_modality(self.hparams["in_channels"], encoder.columns)
+        freeze_unread(encoder, [sensor])
