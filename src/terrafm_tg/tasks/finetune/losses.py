@@ -108,8 +108,8 @@ class LabelLoss(nn.Module):
         self.register_buffer("weight", _column(class_weights), persistent=False)
         self.register_buffer("pos_weight", _column(pos_weight), persistent=False)
         if loss == "focal":
-            ignored = ignore_index if task == "multilabel" else None
-            self.region: nn.Module = smp.losses.FocalLoss(task, normalized=True, ignore_index=ignored)
+            self.region: nn.Module = smp.losses.FocalLoss(task, normalized=True)
+            self.one_label = smp.losses.FocalLoss("binary", normalized=True)
         elif loss == "dice":
             self.region = smp.losses.DiceLoss(task)
         elif loss == "jaccard":
@@ -146,7 +146,10 @@ class LabelLoss(nn.Module):
         if self.task == "binary":
             return self.region(logits[known][None], target[known][None])
         if self.loss == "focal":
-            return self.region(logits, target)
+            columns = zip(logits.unbind(1), target.unbind(1), known.unbind(1), strict=True)
+            return torch.stack(
+                [self.one_label(x[some], y[some]) for x, y, some in columns if some.any()]
+            ).mean()
         return self.region(logits.masked_fill(~known, -1e4), target * known)
 
 

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchgeo.tasks import BaseTask
 
@@ -128,7 +129,10 @@ class LabelTask(BaseTask):
 
     def _log_epoch(self, stage: str) -> None:
         metrics: EpochScores = getattr(self, f"{stage}_metrics")
-        self.log_dict(metrics.compute())
+        found = metrics.compute()
+        if not found:
+            rank_zero_warn(f"No sample of this {stage} epoch has a class that counts: it has no scores.")
+        self.log_dict(found)
         metrics.reset()
 
 
