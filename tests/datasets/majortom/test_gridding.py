@@ -53,9 +53,17 @@ def scenes(tmp_path_factory):
 @pytest.fixture(scope="module")
 def root(scenes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gridded")
-    table = grid_scenes(scenes, folder, cell_size=SIZE, workers=0, progress=False)
+    table = run(scenes, folder)
     assert table.cells.tolist() == [1, 1, 1]
     return folder
+
+
+def run(scenes, out, *args, **settings):
+    return grid_scenes(scenes, out, *args, **{"cell_size": SIZE, "workers": 0, "progress": False} | settings)
+
+
+def opened(root, *args, **settings):
+    return MajorTOM(root, *args, tile_size=SIZE // 2, **settings)
 
 
 def grid_of(band: str, metres: int) -> tuple[int, int]:
@@ -69,7 +77,7 @@ def grid_of(band: str, metres: int) -> tuple[int, int]:
 class TestPixels:
     def test_copied_bit_for_bit(self, root):
         """Sentinel-2's 10 and 20 m bands and radar, through the dataset."""
-        dataset = MajorTOM(root, native=True, tile_size=SIZE // 2)
+        dataset = opened(root, native=True)
         sample = dataset[dataset.tile_slice(3)]  # the south-eastern quarter
         for name, stored in (("s2l1c", fake.optics), ("s2l2a", fake.optics), ("s1rtc", fake.radar)):
             offset = 0 if name == "s1rtc" else 1000  # N0400
@@ -103,10 +111,8 @@ class TestPixels:
     @pytest.mark.parametrize("unit", ["dB", "amplitude"])
     def test_units_become_linear_power(self, root, tmp_path, unit):
         fake.rtc(tmp_path, SIDE, fake.GRD, unit)
-        grid_scenes(tmp_path, tmp_path / "out", radar_unit=unit, cell_size=SIZE, workers=0, progress=False)
-        got, expected = (
-            MajorTOM(path, ["s1rtc"], native=True, tile_size=SIZE // 2) for path in (tmp_path / "out", root)
-        )
+        run(tmp_path, tmp_path / "out", radar_unit=unit)
+        got, expected = (opened(path, ["s1rtc"], native=True) for path in (tmp_path / "out", root))
         np.testing.assert_allclose(
             *(d[d.tile_slice(0)]["image_s1rtc_10m"] for d in (got, expected)), rtol=1e-5
         )
@@ -127,8 +133,8 @@ class TestPixels:
         for band in ("VV", "VH"):
             path = tmp_path / "a" / f"{fake.RTC}_{band}.tif"
             fake.write(path, field, 10, x, y, CELL.epsg - 1)
-        grid_scenes(tmp_path / "a", tmp_path / "b", cell_size=SIZE, workers=0, progress=False)
-        dataset = MajorTOM(tmp_path / "b", native=True, tile_size=SIZE // 2)
+        run(tmp_path / "a", tmp_path / "b")
+        dataset = opened(tmp_path / "b", native=True)
         t, near = picture_grid(CELL, SIZE), np.arange(SIZE // 2) * 10 + 5
         expected = power(CELL.epsg, *np.meshgrid(t.c + near, t.f - near))
         np.testing.assert_allclose(dataset[dataset.tile_slice(0)]["image_s1rtc_10m"][0], expected, atol=3e-3)
@@ -143,7 +149,7 @@ class TestPixels:
         fake.write(next(tmp_path.rglob("*VV.tif")), pixels, 10)
         for least, cells in ((0.9, 1), (0.97, 0)):  # 120 of 3,600 pixels are missing
             out = tmp_path / f"out{least}"
-            table = grid_scenes(tmp_path, out, least, cell_size=SIZE, workers=0, progress=False)
+            table = run(tmp_path, out, least)
             assert table.cells.tolist() == [cells]
         metadata = pd.read_parquet(tmp_path / "out0.9/Core-S1RTC/metadata.parquet")
         assert metadata.nodata.tolist() == pytest.approx([100 * 120 / 3600])
@@ -156,12 +162,7 @@ class TestRoot:
         assert (row.grid_cell, row.product_id, row.cloud_cover, row.nodata) == (CELL.name, fake.L2A, 12.5, 0)
         assert row.crs == f"EPSG:{CELL.epsg}"
         assert row.timestamp == pd.Timestamp("2022-03-06 10:20:21")
-        assert (
-            row.geometry.centroid.distance(
-                MajorTOM(root, tile_size=SIZE // 2).index.geometry.union_all().centroid
-            )
-            < 1e-4
-        )
+        assert row.geometry.centroid.distance(opened(root).index.geometry.union_all().centroid) < 1e-4
         part = pq.ParquetFile(
             root / "Core-S2L1C" / gpd.read_parquet(root / "Core-S2L1C/metadata.parquet").parquet_url[0]
         )
@@ -173,38 +174,38 @@ class TestRoot:
 
     def test_index(self, root, tmp_path):
         copy = shutil.copytree(root, tmp_path / "copy")
-        table = build_index(copy, workers=0, progress=False)
+        table = build_index(copy)
         assert len(table) == 4
         assert (table.offset_s2l2a == 1000).all()
         assert table[["has_s1rtc", "has_s2l1c", "has_s2l2a"]].all(axis=None)
-        assert len(MajorTOM(copy, tile_size=SIZE // 2)) == 4
+        assert len(opened(copy)) == 4
 
     def test_same_bytes_and_nothing_is_read_twice(self, scenes, root, tmp_path):
         part = tmp_path / "Core-S2L2A/images" / f".own_{fake.L2A}.parquet.0.tmp"
         part.parent.mkdir(parents=True)
         part.write_bytes(b"what an interrupted run left")
-        first = grid_scenes(scenes, tmp_path, cell_size=SIZE, workers=0, progress=False)
+        first = run(scenes, tmp_path)
         assert not part.exists()
         written = {path.relative_to(tmp_path): path for path in tmp_path.rglob("*.parquet")}
         assert len(written) == 6
         for name, path in written.items():
             assert path.read_bytes() == (root / name).read_bytes(), name
         times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("own_*")}
-        again = grid_scenes(scenes, tmp_path, cell_size=SIZE, workers=0, progress=False)
+        again = run(scenes, tmp_path)
         assert (again.kept & ~first.kept).all()
         assert {path: path.stat().st_mtime_ns for path in times} == times
-        assert not grid_scenes(scenes, tmp_path, 0.5, cell_size=SIZE, workers=0, progress=False).kept.any()
+        assert not run(scenes, tmp_path, 0.5).kept.any()
 
     def test_added_to_what_is_there(self, scenes, tmp_path):
         there = ["540U_97R", "541U_99R"]
         rows = [product("s2l2a", cell, epsg=CELL.epsg, size=SIZE) for cell in there]
         write_major_tom(tmp_path, {"s2l2a": rows})
-        grid_scenes(scenes, tmp_path, cell_size=SIZE, workers=0, progress=False)
-        dataset = MajorTOM(tmp_path, native=True, tile_size=SIZE // 2)
+        run(scenes, tmp_path)
+        dataset = opened(tmp_path, native=True)
         assert sorted(dataset.table.cell.unique()) == sorted([*there, CELL.name])
         for row in range(len(dataset)):
             assert "image_s2l2a_60m" in dataset[dataset.tile_slice(row)]
-        grid_scenes(scenes, tmp_path, cell_size=SIZE, workers=0, progress=False)
+        run(scenes, tmp_path)
         assert len(pd.read_parquet(tmp_path / "Core-S2L2A/metadata.parquet")) == 3
 
     def test_cells_of_a_scene(self, tmp_path):
@@ -234,19 +235,17 @@ class TestFinding:
         with pytest.raises(
             TerraFMError, match=r"No folder above .*B02_10m.tif names its processing baseline.*`baseline`"
         ):
-            grid_scenes(tmp_path, tmp_path / "out")
+            run(tmp_path, tmp_path / "out")
         with pytest.raises(
             TerraFMError, match=r"`baseline` must be N and four digits, such as 'N0509', got '5\.09'"
         ):
-            grid_scenes(tmp_path, tmp_path / "out", baseline="5.09")
+            run(tmp_path, tmp_path / "out", baseline="5.09")
 
     def test_cogs_in_one_folder(self, tmp_path):
         fake.cogs(tmp_path, SIDE)
-        table = grid_scenes(
-            tmp_path, tmp_path / "out", baseline="N0301", cell_size=SIZE, workers=0, progress=False
-        )
+        table = run(tmp_path, tmp_path / "out", baseline="N0301")
         assert table["product"].tolist() == [f"S2_MSIL2A_{fake.DATE}_N0301_{fake.TILE}"]
-        assert MajorTOM(tmp_path / "out", tile_size=SIZE // 2).table.offset_s2l2a.tolist() == [0] * 4
+        assert opened(tmp_path / "out").table.offset_s2l2a.tolist() == [0] * 4
 
     def test_missing_bands(self, tmp_path):
         fake.rtc(tmp_path, 60)
@@ -254,12 +253,10 @@ class TestFinding:
         with pytest.raises(
             TerraFMError, match=rf"No Sentinel scene below .*; {fake.RTC} lacks VH: expected files"
         ):
-            grid_scenes(tmp_path, tmp_path / "out")
+            run(tmp_path, tmp_path / "out")
         fake.rtc(tmp_path, SIDE, fake.RTC.replace("4E2A", "0001"))
         with pytest.warns(UserWarning, match=rf"1 scenes below .* are left out, first: {fake.RTC} lacks VH"):
-            assert (
-                len(grid_scenes(tmp_path, tmp_path / "out", cell_size=SIZE, workers=0, progress=False)) == 1
-            )
+            assert len(run(tmp_path, tmp_path / "out")) == 1
 
     def test_folders(self, tmp_path, capsys):
         with pytest.raises(SystemExit):
@@ -269,7 +266,7 @@ class TestFinding:
         )
         (tmp_path / "photo.tif").write_bytes(b"")
         with pytest.raises(TerraFMError, match=r"No Sentinel scene below .*: expected files such as T33UUP"):
-            grid_scenes(tmp_path, tmp_path / "out")
+            run(tmp_path, tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
     def test_units(self, tmp_path):
@@ -286,26 +283,12 @@ class TestFinding:
             ),
         ):
             with pytest.raises(TerraFMError, match=message):
-                grid_scenes(
-                    tmp_path / name,
-                    tmp_path / "out",
-                    radar_unit=unit,
-                    cell_size=SIZE,
-                    workers=0,
-                    progress=False,
-                )
+                run(tmp_path / name, tmp_path / "out", radar_unit=unit)
         fake.rtc(tmp_path / "power", SIDE, fake.GRD)
         with pytest.raises(
             TerraFMError, match="no negative numbers, as linear data: set `radar_unit` to 'linear'"
         ):
-            grid_scenes(
-                tmp_path / "power",
-                tmp_path / "out",
-                radar_unit="dB",
-                cell_size=SIZE,
-                workers=0,
-                progress=False,
-            )
+            run(tmp_path / "power", tmp_path / "out", radar_unit="dB")
 
     def test_what_cannot_be_gridded(self, tmp_path):
         for band in ("VV", "VH"):
@@ -316,17 +299,17 @@ class TestFinding:
             ) as file:
                 file.write(np.ones((1, 9, 9), np.float32))
         with pytest.raises(TerraFMError, match=r"is not geocoded \(radar in slant or ground range\)"):
-            grid_scenes(tmp_path / "a", tmp_path / "out", radar_unit="linear", workers=0, progress=False)
+            run(tmp_path / "a", tmp_path / "out", radar_unit="linear")
         fake.rtc(tmp_path / "b", SIDE)
         path = next((tmp_path / "b").rglob("*_VH.tif"))
         path.write_bytes(path.read_bytes()[:5000])
         with pytest.raises(
             TerraFMError, match=rf"1 of 1 scenes are left out, first: Tile {fake.RTC} s1rtc cannot be used"
         ):
-            grid_scenes(tmp_path / "b", tmp_path / "out", cell_size=SIZE, workers=0, progress=False)
+            run(tmp_path / "b", tmp_path / "out")
         fake.rtc(tmp_path / "b", SIDE, fake.RTC.replace("4E2A", "0001"))
         with pytest.warns(UserWarning, match="1 of 2 scenes are left out"):
-            table = grid_scenes(tmp_path / "b", tmp_path / "out", cell_size=SIZE, workers=0, progress=False)
+            table = run(tmp_path / "b", tmp_path / "out")
         assert table.cells.tolist() == [1, 0]
         assert not list(tmp_path.rglob("*.tmp"))
 
@@ -347,19 +330,16 @@ def test_command(scenes, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.soak)])
 def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(scenes, root, tmp_path, kills):
     random = np.random.default_rng(kills)
-    how = {"cell_size": SIZE, "workers": 0, "progress": False}
     for i in range(kills):
         out = tmp_path / str(i)
-        child = multiprocessing.get_context("fork").Process(
-            target=grid_scenes, args=(scenes, out), kwargs=how
-        )
+        child = multiprocessing.get_context("fork").Process(target=run, args=(scenes, out))
         child.start()
         while not out.exists():
             time.sleep(0.001)
         time.sleep(random.uniform(0, 2))
         child.kill()
         child.join()
-        grid_scenes(scenes, out, **how)
+        run(scenes, out)
         for path in root.rglob("*.parquet"):
             assert (out / path.relative_to(root)).read_bytes() == path.read_bytes()
         assert not list(out.rglob("*.tmp"))
@@ -367,6 +347,6 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(scenes, root, tmp_pat
 
 @pytest.mark.soak
 def test_processes_change_nothing(scenes, root, tmp_path):
-    grid_scenes(scenes, tmp_path, cell_size=SIZE, workers=2, progress=False)
+    run(scenes, tmp_path, cell_size=SIZE, workers=2, progress=False)
     for path in root.rglob("*.parquet"):
         assert (tmp_path / path.relative_to(root)).read_bytes() == path.read_bytes()

@@ -1,7 +1,5 @@
 """Major-TOM's image files, Parquet with one row per row group: single rows of those on disk and on servers."""
 
-import os
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.spec import AbstractBufferedFile
 
-from terrafm_tg.utils.files import atomic_write
+from terrafm_tg.utils.files import OpenFiles, atomic_write
 from terrafm_tg.utils.remote import RemoteError, RemoteReader, shared_reader
 
 _MAGIC = b"PAR1"
@@ -88,20 +86,11 @@ class RemotePart:
         return part.read_row_group(group, columns, use_threads=use_threads)
 
 
-class PartFiles:
-    """The last few Parquet files that this process read; a forked or spawned worker opens its own.
-
-    Args:
-        limit: How many stay open.
-    """
+class PartFiles(OpenFiles[pq.ParquetFile | RemotePart]):
+    """The last few image files that this process read."""
 
     def __init__(self, limit: int = 16) -> None:
-        self.limit = limit
-        self._files: OrderedDict[str, pq.ParquetFile | RemotePart] = OrderedDict()
-        self._owner = os.getpid()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"limit": self.limit, "_files": OrderedDict(), "_owner": -1}
+        super().__init__(limit)
 
     def read(self, path: str, group: int, columns: list[str]) -> dict[str, Any]:
         """Reads one row that is a row group of its own.
@@ -118,7 +107,7 @@ class PartFiles:
             OSError: If the file or the row group cannot be read.
         """
         try:
-            file = self._open(path)
+            file = self.opened(path)
             if group >= file.metadata.num_row_groups:
                 raise OSError(f"it has {file.metadata.num_row_groups} row groups, no {group}")
             stored = {name.lower(): name for name in file.metadata.schema.names}
@@ -130,16 +119,7 @@ class PartFiles:
             raise OSError(str(error)) from error
 
     def _open(self, path: str) -> pq.ParquetFile | RemotePart:
-        if self._owner != os.getpid():
-            self._files, self._owner = OrderedDict(), os.getpid()
-        if path not in self._files:
-            if len(self._files) >= self.limit:
-                self._files.popitem(last=False)
-            # As published the parts have no checksums; those that `terrafm download` writes have one per page.
-            self._files[path] = (
-                RemotePart(shared_reader(), path)
-                if "://" in path
-                else pq.ParquetFile(path, page_checksum_verification=True)
-            )
-        self._files.move_to_end(path)
-        return self._files[path]
+        if "://" in path:
+            return RemotePart(shared_reader(), path)
+        # As published the parts have no checksums; those that `terrafm download` writes have one per page.
+        return pq.ParquetFile(path, page_checksum_verification=True)

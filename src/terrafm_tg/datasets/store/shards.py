@@ -6,7 +6,6 @@ consecutive bytes from a disk or an object store, and no parser sees them before
 
 import os
 import weakref
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ import pyarrow as pa
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import Modality, get_modality
-from terrafm_tg.utils.files import atomic_write
+from terrafm_tg.utils.files import OpenFiles, atomic_write
 from terrafm_tg.utils.remote import shared_reader
 
 from .records import LEVEL, checksum, encode, only_nodata
@@ -151,20 +150,11 @@ def _rows(whole: pa.Buffer, check: bool) -> Iterator[tuple[Any, ...]]:
         )
 
 
-class ShardFiles:
-    """The last few shards that this process read; a forked or spawned worker opens its own.
-
-    Args:
-        limit: How many stay open.
-    """
+class ShardFiles(OpenFiles["_LocalFile"]):
+    """The last few shards that this process read."""
 
     def __init__(self, limit: int = 64) -> None:
-        self.limit = limit
-        self._files: OrderedDict[str, _LocalFile] = OrderedDict()
-        self._owner = os.getpid()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"limit": self.limit, "_files": OrderedDict(), "_owner": -1}
+        super().__init__(limit)
 
     def read(self, path: str, start: int, size: int) -> bytes:
         """Consecutive bytes of a file: one system call, or one range request.
@@ -184,17 +174,13 @@ class ShardFiles:
         """
         if "://" in path:
             return shared_reader().read(path, start, start + size)
-        if self._owner != os.getpid():
-            self._files, self._owner = OrderedDict(), os.getpid()
-        if path not in self._files:
-            if len(self._files) >= self.limit:
-                self._files.popitem(last=False)
-            self._files[path] = _LocalFile(path)
-        self._files.move_to_end(path)
-        data = self._files[path].read(start, size)
+        data = self.opened(path).read(start, size)
         if len(data) != size:
             raise OSError(f"{len(data)} bytes came from byte {start} on, expected {size}")
         return data
+
+    def _open(self, path: str) -> "_LocalFile":
+        return _LocalFile(path)
 
 
 class _LocalFile:
