@@ -17,7 +17,7 @@ from rich.table import Table
 
 from terrafm_tg.datamodules import TileDataModule
 from terrafm_tg.datasets import TileDataset
-from terrafm_tg.datasets.index.file import read_index
+from terrafm_tg.datasets.tiles.index_file import read_index
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import Modality
 from terrafm_tg.profiling.host_memory import peak_bytes

@@ -188,6 +188,6 @@ def _simulated_store(folder: Path, cells: int = 8) -> TileDataset:
     from terrafm_tg.simulation.dataset import simulate
 
     simulate(folder / "world", cells=cells, workers=0)
-    source = MajorTOM(folder / "world", native=True, harmonise=False)
-    pack(source, folder / "store", quantise_radar=True, workers=0, progress=False)
+    source = MajorTOM(folder / "world", native=True, harmonize=False)
+    pack(source, folder / "store", quantize_radar=True, workers=0, progress=False)
     return PackedTiles(folder / "store", native=True)

@@ -7,11 +7,10 @@ import numpy as np
 import pandas as pd
 import pyproj
 
-from terrafm_tg.datasets.index.cover import lists
-from terrafm_tg.datasets.index.file import IndexWriter
+from terrafm_tg.datasets.index.land_cover import lists
 from terrafm_tg.datasets.majortom import grid
-from terrafm_tg.datasets.tiles.footprints import boxes
-from terrafm_tg.datasets.tiles.table import times
+from terrafm_tg.datasets.tiles.index_file import IndexWriter
+from terrafm_tg.datasets.tiles.table import boxes, times
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import OCEAN
 

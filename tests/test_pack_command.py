@@ -37,7 +37,7 @@ def write_worldcover(folder: Path, lon: float, lat: float) -> None:
 def test_real_cells_through_index_and_pack_to_fit(tmp_path: Path, real_data: Path, capsys) -> None:
     root, out, run = tmp_path / "major_tom", tmp_path / "store", tmp_path / "run"
     shutil.copytree(real_data / "major_tom", root)
-    source = MajorTOM(root, harmonise=False, native=True)
+    source = MajorTOM(root, harmonize=False, native=True)
     for row in (0, 4):
         box = source.table.loc[row, ["xmin", "ymin"]]
         write_worldcover(root / "WorldCover", box["xmin"], box["ymin"])
@@ -46,7 +46,7 @@ def test_real_cells_through_index_and_pack_to_fit(tmp_path: Path, real_data: Pat
     words = capsys.readouterr().out
     assert "8 tiles of 2 cells" in words
     assert "--config conf/data/packed.yaml" in words
-    packed = PackedTiles(out, harmonise=False, native=True)
+    packed = PackedTiles(out, harmonize=False, native=True)
     assert len(packed) == 8
     for row in range(8):
         expected, groups = source._read(row, S2L2A), packed._read(row, S2L2A)
@@ -81,7 +81,7 @@ def test_the_simulated_world_gives_the_same_samples(tmp_path: Path, small_world:
             str(small_world),
             str(tmp_path / "steps"),
             "--workers=0",
-            "--quantise_radar=true",
+            "--quantize_radar=true",
             "--modalities=s1rtc",
         ]
     )

@@ -101,8 +101,8 @@ def build(root: Path) -> dict[str, float]:
 
 def count(folder: Path) -> dict[str, float]:
     """Seconds per tile under a part of the map that is as wide as a whole file."""
-    from terrafm_tg.datasets.index.tile_cover import CoverUnit, count_unit
-    from terrafm_tg.datasets.tiles.footprints import boxes, outlines
+    from terrafm_tg.datasets.index.map_counts import CoverUnit, count_unit
+    from terrafm_tg.datasets.tiles.table import boxes, outlines
 
     path = folder / "strip" / "ESA_WorldCover_10m_2021_v200_N48E012_Map.tif"
     if not path.exists():

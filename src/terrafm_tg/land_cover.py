@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class LandCover:
-    """One class of the legend: its code in the files, its name and its colour in the published map."""
+    """One class of the legend: its code in the files, its name and its color in the published map."""
 
     code: int
     name: str
@@ -41,7 +41,7 @@ SOUTHERN_LIMIT = -60.0
 
 
 def majority(histogram: np.ndarray, latitude: float, ocean_share: float = 0.95) -> int:
-    """The land cover of a tile from its histogram, with the ocean that WorldCover's legend lacks.
+    """Decides the land cover of a tile by its histogram, with the ocean that WorldCover's legend lacks.
 
     The most frequent of the 12 counts decides. It is *ocean* where that is "no data" (the map has none over
     open sea), or water that, with "no data", fills at least ``ocean_share`` of the tile: a lake or a river
@@ -49,7 +49,7 @@ def majority(histogram: np.ndarray, latitude: float, ocean_share: float = 0.95) 
 
     Args:
         histogram: (12,) counts as from :meth:`terrafm_tg.datasets.ESAWorldCover.histogram`.
-        latitude: Of the tile's centre, in degrees.
+        latitude: Of the tile's center, in degrees.
         ocean_share: Share of water and "no data" from which a tile of water is ocean.
 
     Returns:
@@ -59,7 +59,7 @@ def majority(histogram: np.ndarray, latitude: float, ocean_share: float = 0.95) 
 
 
 def majorities(histograms: np.ndarray, latitudes: np.ndarray, ocean_share: float = 0.95) -> np.ndarray:
-    """:func:`majority` of many tiles: (n, 12) counts and (n,) latitudes to int8 (n,)."""
+    """Decides as :func:`majority` for many tiles: (n, 12) counts and (n,) latitudes to int8 (n,)."""
     total, top = histograms.sum(axis=1), histograms.argmax(axis=1)
     water = (histograms[:, WATER] + histograms[:, OCEAN]) >= ocean_share * total
     classes = np.where((top == WATER) & water, OCEAN, top)

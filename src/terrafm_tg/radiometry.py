@@ -1,4 +1,4 @@
-"""What stored pixels mean: radar backscatter, missing pixels, and the offset of Sentinel-2's baseline 04.00.
+"""The meaning of stored pixels: radar backscatter, missing pixels, and the offset of Sentinel-2's baseline 04.00.
 
 Radar is stored as float32 linear power, or as int16 hundredths of a decibel in half the bytes; the dtype tells which.
 Speckle spreads single pixels over several decibels, so a step of 0.01 dB (an error of at most 0.005 dB) loses nothing;
@@ -10,15 +10,15 @@ guess.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from .errors import TerraFMError
-from .modalities import MODALITIES, S1RTC
+from .modalities import S1RTC
 
 #: Stored integers per decibel.
 STEPS = 100
@@ -29,11 +29,12 @@ OFFSET = 1000
 #: An offset or a baseline that is not known.
 UNKNOWN = -1
 _FIRST = 400  # baseline 04.00
+_BASELINE = re.compile(r"_N(\d{4})(?:_|$)")
 _AMBIGUOUS = 9999  # "N9999": reprocessed outside ESA's chain, with either convention
 
 
-def quantise(power: np.ndarray) -> np.ndarray:
-    """Linear power as int16 hundredths of a decibel.
+def quantize(power: np.ndarray) -> np.ndarray:
+    """Quantizes linear power to int16 hundredths of a decibel.
 
     Args:
         power: Floating point, any shape. What is not above 0, or not finite, is missing.
@@ -47,7 +48,7 @@ def quantise(power: np.ndarray) -> np.ndarray:
     """
     if not np.issubdtype(power.dtype, np.floating):
         raise TerraFMError(
-            f"Linear power must be floating point, got {power.dtype}: is it quantised already?"
+            f"Linear power must be floating point, got {power.dtype}: is it quantized already?"
         )
     valid = (power > 0) & (power < np.inf)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -56,7 +57,7 @@ def quantise(power: np.ndarray) -> np.ndarray:
 
 
 def linear_power(pixels: Tensor) -> Tensor:
-    """Stored pixels as float32 linear power, on the device on which they are.
+    """Converts stored pixels to float32 linear power, on the device on which they are.
 
     Args:
         pixels: int16 hundredths of a decibel, or linear power, any shape.
@@ -71,18 +72,19 @@ def linear_power(pixels: Tensor) -> Tensor:
 
 
 def present(pixels: np.ndarray) -> np.ndarray:
-    """Which stored pixels of any sensor are not missing.
+    """Tells the stored pixels of any sensor that are not missing.
 
     0 is missing in optics, and what is not above 0 in linear power; hundredths of a decibel are mostly negative.
     """
     return pixels != NODATA if pixels.dtype == np.int16 else pixels > 0  # NaN compares false
 
 
-def offsets_by_name(products: pd.Series) -> np.ndarray:
-    """Offset of products by the baseline in their names.
+def offsets_by_name(products: Iterable[object]) -> np.ndarray:
+    """Finds the offset of products by the baseline in their names.
 
     Args:
-        products: Product ids such as ``S2A_MSIL2A_20220706T085611_N0400_R007_T33NZA_20220706T153419``.
+        products: Product ids such as ``S2A_MSIL2A_20220706T085611_N0400_R007_T33NZA_20220706T153419``; anything
+            that is no text has no baseline.
 
     Returns:
         int16 (n,): 1000 from baseline 04.00 on, 0 before, -1 where the name does not say (``N9999``, or no
@@ -93,14 +95,14 @@ def offsets_by_name(products: pd.Series) -> np.ndarray:
     return np.where(np.isin(baselines, (UNKNOWN, _AMBIGUOUS)), UNKNOWN, offsets).astype(np.int16)
 
 
-def baselines_by_name(products: pd.Series) -> np.ndarray:
-    """Processing baseline that products name: 400 for ``N0400``, 9999 for ``N9999``, -1 for none; int16 (n,)."""
-    names = products.astype("str").str.extract(r"_N(\d{4})(?:_|$)", expand=False)
-    return pd.to_numeric(names).fillna(UNKNOWN).to_numpy(np.int16)
+def baselines_by_name(products: Iterable[object]) -> np.ndarray:
+    """Reads the processing baseline of products, int16 (n,): 400 for ``N0400``, 9999 for ``N9999``, -1 for none."""
+    found = (_BASELINE.search(name) if isinstance(name, str) else None for name in products)
+    return np.array([int(match[1]) if match else UNKNOWN for match in found], dtype=np.int16)
 
 
 def offset_by_pixels(bands: Mapping[str, np.ndarray]) -> int:
-    """Offset of an image by its pixels, where they leave no doubt.
+    """Finds the offset of an image by its pixels, where they leave no doubt.
 
     Two facts are certain enough: the cirrus band B10 of L1C is nearly black without an offset (its median
     lies above 800 DN only with one, or under a high cloud that no pixel of the scene escapes); and with an
@@ -120,7 +122,7 @@ def offset_by_pixels(bands: Mapping[str, np.ndarray]) -> int:
 
 
 def offset_beside(l2a: Mapping[str, np.ndarray], l1c: Mapping[str, np.ndarray], l1c_offset: int) -> int:
-    """Offset of an L2A image by the L1C image of the same acquisition.
+    """Finds the offset of an L2A image by the L1C image of the same acquisition.
 
     Short-wave infrared passes the air almost unchanged: in B11 and B12 the dark ends (1st percentiles) of
     both lie 0 or 1000 DN apart once the offset of L1C is gone.
@@ -144,47 +146,7 @@ def offset_beside(l2a: Mapping[str, np.ndarray], l1c: Mapping[str, np.ndarray], 
 
 
 def remove_offset(pixels: np.ndarray, offset: int) -> np.ndarray:
-    """Digital numbers without the offset: missing pixels (0) stay 0, others become at least 1."""
+    """Removes the offset from digital numbers: missing pixels (0) stay 0, others become at least 1."""
     if not offset:
         return pixels
     return np.where(pixels > 0, np.maximum(pixels, offset + 1) - offset, 0).astype(pixels.dtype)
-
-
-def settle(index: pd.DataFrame, modalities: Sequence[str] | None, ambiguous: str) -> pd.DataFrame:
-    """Decide the unknown offsets of a tile index by the user's setting.
-
-    Args:
-        index: A tile index with ``has_<modality>`` and ``offset_<modality>``, -1 where unknown.
-        modalities: The names that will be read; all where None.
-        ambiguous: ``"present"`` (take 1000 off), ``"absent"``, ``"drop"`` (leave the modality out there),
-            ``"error"``.
-
-    Returns:
-        The index with every offset 0 or more.
-
-    Raises:
-        TerraFMError: If the setting is unknown, or is ``"error"`` and an offset is unknown.
-    """
-    if ambiguous not in ("error", "present", "absent", "drop"):
-        raise TerraFMError(
-            f"`ambiguous_offset` must be 'error', 'present', 'absent' or 'drop', got {ambiguous!r}."
-        )
-    for name in MODALITIES if modalities is None else modalities:
-        if f"offset_{name}" not in index:
-            continue
-        has, offsets = index[f"has_{name}"].to_numpy(), index[f"offset_{name}"].to_numpy()
-        unknown = has & (offsets == UNKNOWN)
-        if not unknown.any():
-            continue
-        if ambiguous == "error":
-            raise TerraFMError(
-                f"Whether {name} holds the +1000 DN of baseline 04.00 is not known for {unknown.sum():,} of "
-                f"{has.sum():,} tiles, first {index['cell'].iat[unknown.argmax()]} "
-                f"({index[f'product_{name}'].iat[unknown.argmax()]}): set `ambiguous_offset` to 'present' "
-                "(1000 is taken off), 'absent' (nothing is) or 'drop' (they are left out)."
-            )
-        decided = np.where(unknown, OFFSET if ambiguous == "present" else 0, offsets).astype(np.int16)
-        index = index.assign(**{f"offset_{name}": decided})
-        if ambiguous == "drop":
-            index = index.assign(**{f"has_{name}": has & ~unknown})
-    return index

@@ -13,8 +13,8 @@ from terrafm_tg.errors import TerraFMError
 
 
 def test_batches_are_like_those_of_a_store(small_world, tmp_path) -> None:
-    tiles = MajorTOM(small_world, native=True, harmonise=False, tile_size=72)
-    pack(tiles, tmp_path / "store", quantise_radar=True, workers=0, progress=False)
+    tiles = MajorTOM(small_world, native=True, harmonize=False, tile_size=72)
+    pack(tiles, tmp_path / "store", quantize_radar=True, workers=0, progress=False)
     store = PackedDataModule(tmp_path / "store", batch_size=4, num_workers=0, val_share=0)
     store.setup("fit")
     real = next(iter(store.train_dataloader()))

@@ -26,7 +26,7 @@ def store(tmp_path_factory) -> Path:
     """Six cells of three sensors, two in each shard."""
     folder = tmp_path_factory.mktemp("store")
     rows = {name: [product(name, cell) for cell in CELLS] for name in ("s2l2a", "s2l1c", "s1rtc")}
-    tiles = MajorTOM(write_major_tom(folder / "root", rows), native=True, tile_size=12, harmonise=False)
+    tiles = MajorTOM(write_major_tom(folder / "root", rows), native=True, tile_size=12, harmonize=False)
     pack(tiles, folder / "store", workers=0, progress=False)
     return folder / "store"
 

@@ -38,7 +38,7 @@ def write_real_cells(root: Path, real: Path, cells: int = 4) -> Path:
 
 def _l2a(real: Path) -> list[dict[str, np.ndarray]]:
     """Bands of the two real cells."""
-    tiles = MajorTOM(real / "major_tom", native=True, harmonise=False)
+    tiles = MajorTOM(real / "major_tom", native=True, harmonize=False)
     cells = []
     for first in (0, 4):
         quarters = [tiles._read(first + quarter, MODALITIES["s2l2a"]) for quarter in range(4)]

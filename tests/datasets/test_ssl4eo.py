@@ -6,7 +6,7 @@ from torchgeo.datasets import SSL4EOS12
 
 from data.ssl4eo import data as fake
 from terrafm_tg.datasets import PackedTiles, SSL4EOS12Tiles, TileDataset, build_index
-from terrafm_tg.datasets.ssl4eo_rows import Split
+from terrafm_tg.datasets.ssl4eo import Split
 from terrafm_tg.datasets.store.pack import pack
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES

@@ -16,6 +16,7 @@ from terrafm_tg.datasets.majortom.rows import FOLDERS
 from terrafm_tg.modalities import MODALITIES
 
 SIZE = 24  # pixels of a tiny cell; a tile has 12
+EPSG, X, Y = 32633, 400_000, 5_000_000  # place of a plain GeoTIFF
 
 
 def tiff(pixels: np.ndarray, epsg: int, x: float, y: float, res: float, nodata: float | None = None) -> bytes:
@@ -100,3 +101,28 @@ def write_major_tom(
                 metadata.append(p["metadata"] | {"parquet_url": url + name, "parquet_row": group})
         pd.DataFrame(metadata).to_parquet(folder / "metadata.parquet")
     return root
+
+
+def write(path, pixels, x=X, y=Y, res=10, epsg=EPSG, descriptions=None, **tags):
+    """Writes a plain GeoTIFF (C, h, w), with names of its bands and tags."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(tiff(pixels, epsg, x, y, res))
+    if descriptions or tags:
+        with rasterio.open(path, "r+") as file:
+            file.update_tags(**tags)
+            for i, text in enumerate(descriptions or [], 1):
+                file.set_band_description(i, text)
+
+
+def optics(bands, size=24, offset=0, seed=0):
+    """Random digital numbers; B10, the 11th of 13 bands, is black."""
+    pixels = np.random.default_rng(seed).integers(100, 3000, (bands, size, size)).astype(np.uint16)
+    pixels += np.uint16(offset)
+    if bands == 13:
+        pixels[10] = 12 + offset
+    return pixels
+
+
+def radar(size=24, seed=1):
+    """Random decibels of VV and VH."""
+    return np.random.default_rng(seed).normal(-14, 3, (2, size, size)).astype(np.float32)

@@ -4,7 +4,7 @@ from matplotlib.image import imread
 
 from terrafm_tg.datasets import MajorTOM
 from terrafm_tg.datasets.index.build import region_names
-from terrafm_tg.datasets.index.file import read_index
+from terrafm_tg.datasets.tiles.index_file import read_index
 from terrafm_tg.evaluation import index_figure
 from terrafm_tg.samplers import LandCoverSampler
 
@@ -34,7 +34,9 @@ def test_nothing_but_ocean(table):
 @pytest.mark.parametrize("points", [20_000, 0])  # as points, as a raster
 def test_the_figure_shows_each_class(table, small_world, tmp_path, monkeypatch, points):
     monkeypatch.setattr(index_figure, "_POINTS", points)
-    index_figure.write_figure(table, region_names(small_world / "index.parquet"), tmp_path / "index.png")
+    index_figure.write_index_figure(
+        table, region_names(small_world / "index.parquet"), tmp_path / "index.png"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["index.png"]
     pixels = np.rint(imread(tmp_path / "index.png")[..., :3] * 255).astype(int).reshape(-1, 3)
     shown = set(map(tuple, np.unique(pixels, axis=0)))

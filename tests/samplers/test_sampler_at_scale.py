@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from terrafm_tg.datasets import TileDataset
-from terrafm_tg.datasets.tiles.footprints import BOX, TIMES
+from terrafm_tg.datasets.tiles.table import BOX, TIMES
 from terrafm_tg.samplers import LandCoverSampler
 
 COLUMNS = ("land_cover", "climate", "region")

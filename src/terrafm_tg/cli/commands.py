@@ -194,21 +194,21 @@ def index(
     from rich.console import Console
 
     from terrafm_tg.datasets import build_index
-    from terrafm_tg.datasets.index.build import region_names, summary_table
+    from terrafm_tg.datasets.index.build import index_summary, region_names
 
     settings = {name: value for name, value in {"tile_size": tile_size, "remote": remote}.items() if value}
     path = root / "index.parquet" if out is None else out
     how = {"workers": workers, "scheduler": scheduler}
     rows = build_index(root, worldcover, climate, regions, path, **how, **settings)
     console = Console()
-    console.print(summary_table(rows))
+    console.print(index_summary(rows))
     console.print(f"{len(rows):,} tiles in {path}")
     if figure:
-        from terrafm_tg.evaluation.index_figure import write_figure
+        from terrafm_tg.evaluation.index_figure import write_index_figure
         from terrafm_tg.simulation.dataset import MARKER
 
         earth = not (root / MARKER).is_file()  # of a simulated world
-        write_figure(rows, region_names(path), path.with_suffix(".png"), earth)
+        write_index_figure(rows, region_names(path), path.with_suffix(".png"), earth)
         console.print(f"Map and shares in {path.with_suffix('.png')}")
 
 
@@ -220,7 +220,7 @@ def pack(
     root: Path,
     out: Path,
     modalities: list[str] | str | None = None,
-    quantise_radar: bool = False,
+    quantize_radar: bool = False,
     shard_mb: float = 512,
     tile_size: int | None = None,
     max_damaged_share: float = 0.05,
@@ -241,7 +241,7 @@ def pack(
             index.parquet, which `terrafm index` makes.
         out: Folder of the store: absent, empty, or a store that was made with the same settings.
         modalities: Any of s1rtc, s2l1c, s2l2a; all by default.
-        quantise_radar: Whether to store radar as hundredths of a decibel (int16, at most 0.005 dB from the truth), not
+        quantize_radar: Whether to store radar as hundredths of a decibel (int16, at most 0.005 dB from the truth), not
             as exact float32.
         shard_mb: Most megabytes of pixels in a shard (a file), before compression.
         tile_size: Edge of a tile in 10 m pixels; that of the index, half a cell, or 534, by default.
@@ -254,16 +254,16 @@ def pack(
     """
     from rich.console import Console
 
-    from terrafm_tg.datasets.index.file import NAME
+    from terrafm_tg.datasets.source import open_source
     from terrafm_tg.datasets.store.pack import pack as write_store
-    from terrafm_tg.datasets.store.source import open_source
+    from terrafm_tg.datasets.tiles.index_file import NAME
 
     folder = {"radar_unit": radar_unit, "optical_scale": optical_scale, "remote": remote or None}
     tiles = open_source(
         root, [modalities] if isinstance(modalities, str) else modalities, tile_size, **folder
     )
     how = {"workers": workers, "scheduler": scheduler, "max_damaged_share": max_damaged_share}
-    report = write_store(tiles, out, quantise_radar, shard_mb, **how)
+    report = write_store(tiles, out, quantize_radar, shard_mb, **how)
     console = Console()
     console.print(report.table())
     console.print(report.in_words(out))

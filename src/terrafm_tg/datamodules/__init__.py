@@ -7,12 +7,14 @@ from .loading.cache import CachedTiles
 from .loading.faults import DamageLog, FaultTolerant
 from .loading.loader import TileDataLoader
 from .loading.split import even_pick, split_blocks
-from .major_tom import MajorTOMDataModule
-from .mmearth import MMEarthDataModule
-from .packed import PackedDataModule
-from .sentinel_folder import SentinelFolderDataModule
-from .simulated import SimulatedDataModule
-from .ssl4eo import SSL4EOS12DataModule
+from .sources import (
+    MajorTOMDataModule,
+    MMEarthDataModule,
+    PackedDataModule,
+    SentinelFolderDataModule,
+    SimulatedDataModule,
+    SSL4EOS12DataModule,
+)
 from .tiles import TileDataModule
 
 __all__ = [

@@ -1,11 +1,12 @@
-"""What feeds the Trainer with tiles: split, sampler, loaders."""
+"""The base of the datamodules of tiles: split, sampler, loaders."""
 
 import abc
 import math
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -38,11 +39,11 @@ class TileDataModule(BaseDataModule):
     """Base of the datamodules that feed batches of native-resolution tiles.
 
     A batch is that of :func:`~terrafm_tg.datasets.collate_tiles` and ``damaged`` (see
-    :class:`~terrafm_tg.datamodules.loading.faults.FaultTolerant`). It is neither normalised nor augmented here: the
+    :class:`~terrafm_tg.datamodules.loading.faults.FaultTolerant`). It is neither normalized nor augmented here: the
     views are made on the device, by the task. The loaders:
 
     * training: the draws of a :class:`~terrafm_tg.samplers.LandCoverSampler` over the training cells; the
-      epoch's incomplete last optimiser step (of all processes and accumulated batches) is left out;
+      epoch's incomplete last optimizer step (of all processes and accumulated batches) is left out;
       resumable, also on another number of processes;
     * validation: two loaders, the *bank* (tiles of training cells) and the *queries* (of held-out cells),
       each an even pick over land cover; none where ``val_share`` is 0;
@@ -51,7 +52,7 @@ class TileDataModule(BaseDataModule):
       another tile.
 
     Args:
-        modalities: What to read; all that the data have where None.
+        modalities: Modalities to read; all that the data have where None.
         batch_size: Tiles per step and process.
         num_workers: Processes that read, per training process; one less than its cores, at most 16, where
             None.
@@ -80,7 +81,7 @@ class TileDataModule(BaseDataModule):
             split leaves nothing, or there are more processes than tiles.
     """
 
-    # The task's own hook is used instead of TorchGeo's, which would normalise every image with one mean.
+    # The task's own hook is used instead of TorchGeo's, which would normalize every image with one mean.
     on_after_batch_transfer = LightningDataModule.on_after_batch_transfer
 
     def __init__(
@@ -116,11 +117,16 @@ class TileDataModule(BaseDataModule):
 
     @abc.abstractmethod
     def make_dataset(self) -> TileDataset:
-        """The dataset, with ``native=True``; called once per process."""
+        """Opens the dataset, with ``native=True``; called once per process."""
+
+    def _open[D: TileDataset](self, kind: Callable[..., D]) -> D:
+        """Opens a dataset by all settings of this datamodule that have the name of one of its parameters."""
+        names = [name for name in signature(kind).parameters if name in self.hparams]
+        return kind(native=True, **{name: self.hparams[name] for name in names})
 
     @cached_property
     def tiles(self) -> TileDataset:
-        """The dataset as it lies on disk."""
+        """The dataset on disk."""
         return self.make_dataset()
 
     @cached_property
@@ -159,7 +165,7 @@ class TileDataModule(BaseDataModule):
         return CLASS_NAMES
 
     def setup(self, stage: str) -> None:
-        """Read the index and, to train, check that the settings fit it.
+        """Reads the index and, to train, checks that the settings fit it.
 
         Args:
             stage: ``fit``, ``validate``, ``test`` or ``predict``.
@@ -183,22 +189,22 @@ class TileDataModule(BaseDataModule):
             )
 
     def train_dataloader(self) -> TileDataLoader:
-        """Draws of the current epoch; every process has the same number of batches."""
+        """Loads the draws of the current epoch; every process has the same number of batches."""
         self.sampler.step = self._step_tiles
         options = {"persistent_workers": self.hparams["persistent_workers"], "recount": self._recount}
         return self._loader(self._source, self.sampler, drop_last=True, **options)
 
     def val_dataloader(self) -> list[TileDataLoader]:
-        """The bank and the queries; nothing where no tile is held out."""
+        """Loads the bank and the queries; nothing where no tile is held out."""
         return [self._in_order(self._source, rows) for rows in (self.bank, self.queries) if len(self.queries)]
 
     def test_dataloader(self) -> list[TileDataLoader]:
-        """The bank and all held-out tiles; nothing where no tile is held out."""
+        """Loads the bank and all held-out tiles; nothing where no tile is held out."""
         held_out = self.split[1]
         return [self._in_order(self.tiles, rows) for rows in (self.bank, held_out) if len(held_out)]
 
     def predict_dataloader(self) -> TileDataLoader:
-        """All tiles, in the order of the index."""
+        """Loads all tiles, in the order of the index."""
         return self._in_order(self.tiles, np.arange(len(self.tiles)))
 
     @cached_property
@@ -212,18 +218,18 @@ class TileDataModule(BaseDataModule):
         return self._pick(self.split[1], self.hparams["val_queries"])
 
     def state_dict(self) -> dict[str, Any]:
-        """The settings that decide which tiles come when; part of each checkpoint."""
+        """Returns the settings that decide the tiles of each step; part of each checkpoint."""
         own = {name: value for name, value in self.hparams.items() if name not in _RESOURCES}
         return own if self.trainer is None else own | {STEP_TILES: self._step_tiles}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Name each setting that differs from that of the run which goes on; this run's is used."""
+        """Names each setting that differs from that of the resumed run; this run's is used."""
         if fits(self.trainer):
             warn_of_changes(state_dict, self.state_dict())
 
     def _recount(self, left: int) -> None:
-        """Called by the training loader with the number of batches that are left of the epoch."""
-        if fits(self.trainer):
+        """Takes the number of batches that are left of the epoch, from the training loader."""
+        if self.trainer is not None and fits(self.trainer):
             recount(self.trainer, len(self.sampler) // self.batch_size, left)
 
     @property
@@ -232,14 +238,14 @@ class TileDataModule(BaseDataModule):
 
     @property
     def _step_tiles(self) -> int:
-        """Tiles of an optimiser step, over all processes."""
+        """Tiles of an optimizer step, over all processes."""
         processes = 1 if self.trainer is None else self.trainer.world_size
         return self.batch_size * processes * self._accumulated
 
     def _pick(self, rows: np.ndarray, count: int | None) -> np.ndarray:
         cover = self.tiles.table.get("land_cover", np.full(len(self.tiles), -1))
         rows = even_pick(np.asarray(cover), rows, count, self.hparams["seed"])
-        # `ddp` synchronises buffers in each forward pass: all ranks need the same number of batches.
+        # `ddp` synchronizes buffers in each forward pass: all ranks need the same number of batches.
         return rows[: len(rows) - len(rows) % self.sampler.world_size]
 
     def _in_order(self, tiles: TileDataset, rows: np.ndarray) -> TileDataLoader:
@@ -269,7 +275,7 @@ class TileDataModule(BaseDataModule):
 
     @cached_property
     def _source(self) -> TileDataset:
-        """What is read: the tiles, or a cache of those that training and validation need."""
+        """The tiles, or a cache of those that training and validation need."""
         if not self.hparams["cache"]:
             return self.tiles
         rows = np.union1d(self.sampler.rows, self.queries)

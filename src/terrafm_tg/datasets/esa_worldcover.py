@@ -41,7 +41,7 @@ class ESAWorldCover(RasterDataset):
     Args:
         paths: Folder or folders with the tiles, or the files themselves.
         year: 2021 (algorithm v200) or 2020 (v100).
-        missing: What a place without a tile counts as in :meth:`histogram`: ``"ocean"`` (as no data, right
+        missing: The class that a place without a tile counts as in :meth:`histogram`: ``"ocean"`` (as no data, right
             for a complete set, which has no tiles over open sea) or ``"unknown"`` (it does not count). None
             decides by whether the folder holds all 2,651 tiles.
         transforms: A function that takes a sample and returns a changed one.
@@ -92,15 +92,15 @@ class ESAWorldCover(RasterDataset):
         self.missing = missing or ("ocean" if len(self.index) >= COMPLETE else "unknown")
 
     def _merge_or_stack(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """What TorchGeo reads, the map's codes, as class indices; -1 where there is no data."""
+        """Converts the map's codes, which TorchGeo reads, to class indices; -1 where there is no data."""
         classes = torch.from_numpy(_INDEX_OF_CODE)[super()._merge_or_stack(*args, **kwargs).long()]
         return torch.where(classes == OCEAN, UNKNOWN, classes)
 
     def histogram(self, geometry: BaseGeometry) -> np.ndarray:
-        """How many pixels of each class lie in a place, read in the map's own grid without a warp.
+        """Counts the pixels of each class in a place, read in the map's own grid without a warp.
 
         Args:
-            geometry: A polygon in EPSG:4326; pixels count by their centres. It may span several tiles.
+            geometry: A polygon in EPSG:4326; pixels count by their centers. It may span several tiles.
 
         Returns:
             int64 (12,): the counts of the classes 0 to 10, and of pixels without data (no tile included where
@@ -126,7 +126,7 @@ class ESAWorldCover(RasterDataset):
         suptitle: str | None = None,
         class_names: bool = True,
     ) -> "Figure":
-        """Draw the map of a sample in the published colours.
+        """Draws the map of a sample in the published colors.
 
         Args:
             sample: A sample of this dataset; ``prediction`` is drawn beside the mask where it has one.
@@ -160,11 +160,11 @@ class ESAWorldCover(RasterDataset):
 
 
 def count_classes(src: DatasetReader, geometry: BaseGeometry) -> np.ndarray:
-    """How many pixels of each class a file of the map holds in a place.
+    """Counts the pixels of each class that a file of the map holds in a place.
 
     Args:
         src: The file.
-        geometry: A polygon in its CRS; pixels count by their centres.
+        geometry: A polygon in its CRS; pixels count by their centers.
 
     Returns:
         int64 (12,): the counts of the classes 0 to 10, and of pixels without data.

@@ -1,6 +1,7 @@
-"""A picture of a tile index: where its tiles lie, and what the sampler makes of their classes, zones and regions."""
+"""A figure of a tile index: a map of its tiles, and their classes, zones and regions before and after sampling."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,7 @@ def stage_weights(table: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def class_shares(classes: pd.Series, weights: dict[str, np.ndarray]) -> pd.DataFrame:
-    """Share of each value of a class column in each stage.
+    """Computes the share of each value of a class column in each stage.
 
     Args:
         classes: ``land_cover``, ``climate`` or ``region`` of a tile table.
@@ -79,7 +80,7 @@ def draw_index(table: pd.DataFrame, regions: Sequence[str] = (), earth: bool = T
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 12.5), layout="constrained", facecolor="white")
-    world, below = figure.subfigures(2, 1, height_ratios=[1.45, 1])
+    world, below = np.asarray(figure.subfigures(2, 1, height_ratios=[1.45, 1]))
     _draw_map(world.subplots(), table, earth)
     columns = {
         "land_cover": ("Land cover (ESA WorldCover)", CLASS_NAMES),
@@ -104,7 +105,7 @@ def draw_index(table: pd.DataFrame, regions: Sequence[str] = (), earth: bool = T
     return figure
 
 
-def write_figure(table: pd.DataFrame, regions: Sequence[str], path: Path, earth: bool = True) -> None:
+def write_index_figure(table: pd.DataFrame, regions: Sequence[str], path: Path, earth: bool = True) -> None:
     """Writes :func:`draw_index` as PNG, whole or not at all."""
     with atomic_write(path) as part:
         draw_index(table, regions, earth).savefig(part, format="png", dpi=110)
@@ -144,7 +145,7 @@ def _draw_map(ax: "Axes", table: pd.DataFrame, earth: bool) -> None:
     ax.set(aspect="equal", facecolor=_SEA)
     for axis, ends in ((ax.xaxis, "EW"), (ax.yaxis, "NS")):
         axis.set_major_locator(MaxNLocator(7, steps=[1, 2, 3, 5, 6, 10]))
-        axis.set_major_formatter(lambda v, _, ends=ends: f"{abs(v):g}°{ends[int(v < 0)] if v else ''}")
+        axis.set_major_formatter(partial(_degrees, ends))
     ax.tick_params(length=0, labelsize=9, labelcolor="#5c656e")
     ax.spines[:].set_color("#c3cad1")
     cells = table["cell"].nunique()
@@ -152,8 +153,12 @@ def _draw_map(ax: "Axes", table: pd.DataFrame, earth: bool) -> None:
     ax.set_title(title, loc="left", fontsize=14, fontweight="bold", color=_INK)
 
 
+def _degrees(ends: str, value: float, _: int | None) -> str:
+    return f"{abs(value):g}°{ends[int(value < 0)] if value else ''}"
+
+
 def _extent(lon: np.ndarray, lat: np.ndarray) -> tuple[float, float, float]:
-    """Middle and half width, in degrees, of a map of all tiles twice as wide as high: the world, or a part of it."""
+    """Returns middle and half width in degrees of a map of all tiles, twice as wide as high: the world, or less."""
     if not len(lon):
         return 0.0, 0.0, 180.0
     half = 0.6 * max(np.ptp(lon), 2 * np.ptp(lat), 2.0)
@@ -164,18 +169,18 @@ def _extent(lon: np.ndarray, lat: np.ndarray) -> tuple[float, float, float]:
 
 
 def _majority_per_bin(lon: np.ndarray, lat: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """The most frequent class of each bin of the globe, from south to north; -2 where there is no tile."""
+    """Returns the most frequent class of each bin of the globe, from south to north; -2 where there is no tile."""
     width, height = round(360 / _BIN), round(180 / _BIN)
     col = np.clip((lon + 180) / _BIN, 0, width - 1).astype(np.int64)
     row = np.clip((lat + 90) / _BIN, 0, height - 1).astype(np.int64)
     kinds = len(COLORS) + 1
-    counts = np.bincount((row * width + col) * kinds + classes - UNKNOWN, minlength=height * width * kinds)
-    counts = counts.reshape(height, width, kinds)
+    bins = (row * width + col) * kinds + classes - UNKNOWN
+    counts = np.bincount(bins, minlength=height * width * kinds).reshape(height, width, kinds)
     return np.where(counts.any(axis=2), counts.argmax(axis=2) + UNKNOWN, UNKNOWN - 1)
 
 
 def _draw_bars(ax: "Axes", shares: pd.DataFrame, labels: list[str], title: str) -> None:
-    """Horizontal bars, a group per value."""
+    """Draws horizontal bars, a group per value."""
     place = np.arange(len(shares))
     thick = 0.8 / len(shares.columns)
     for number, stage in enumerate(shares):

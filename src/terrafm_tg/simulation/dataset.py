@@ -19,16 +19,15 @@ from threadpoolctl import threadpool_limits
 from torchgeo.datasets.utils import Sample
 
 from terrafm_tg.datasets.index.build import build_index
-from terrafm_tg.datasets.index.file import NAME as INDEX
 from terrafm_tg.datasets.majortom.dataset import MajorTOM
 from terrafm_tg.datasets.majortom.grid import FULL_SIZE, GridCell
 from terrafm_tg.datasets.majortom.rows import FOLDERS
+from terrafm_tg.datasets.tiles.index_file import NAME as INDEX
 from terrafm_tg.errors import TerraFMError
 
 from .encode import EncodedCell, encode_cell
-from .maps import WorldCoverWriter, write_climate, write_regions
 from .planet import Planet
-from .writer import PART_BYTES, ProductWriter
+from .writer import PART_BYTES, ProductWriter, WorldCoverWriter, write_climate, write_regions
 
 #: A root holds a whole world where it holds this file, with the world's settings.
 MARKER = "world.json"
@@ -45,7 +44,7 @@ def simulate(
     part_bytes: int = PART_BYTES,
     progress: bool = True,
 ) -> Path:
-    """Write a simulated world; does nothing where ``root`` holds the same one already.
+    """Writes a simulated world; does nothing where ``root`` holds the same one already.
 
     The files are written beside ``root`` and moved there as a whole, so that a root is complete or absent. A
     cell's pixels are a function of seed and cell: the number of cells and of workers does not change them.
@@ -99,13 +98,13 @@ def simulate(
 
 
 def read_settings(root: str | os.PathLike[str]) -> dict[str, int] | None:
-    """``version``, ``seed``, ``cells`` and ``cell_size`` of the world in ``root``, None if there is none."""
+    """Reads ``version``, ``seed``, ``cells`` and ``cell_size`` of the world in ``root``, None if there is none."""
     marker = Path(root) / MARKER
     return json.loads(marker.read_text()) if marker.is_file() else None
 
 
 def _holds(root: Path, settings: dict[str, int]) -> bool:
-    """Whether the root is that world already; an error where it is anything else but empty or absent."""
+    """Tells if the root is that world already; refuses anything else that is not empty or absent."""
     found = read_settings(root)
     if found is not None and found != settings:
         differ = [
@@ -122,7 +121,7 @@ def _holds(root: Path, settings: dict[str, int]) -> bool:
 
 
 def _encode(planet: Planet, cells: list[GridCell], size: int, workers: int | None) -> Iterator[EncodedCell]:
-    """The cells in their order, each rendered by one thread."""
+    """Yields the cells in their order, each rendered by one thread."""
     work = partial(encode_cell, planet, size=size)
     workers = min(multiprocessing.cpu_count() if workers is None else workers, len(cells))
     if workers < 1:

@@ -15,12 +15,12 @@ from terrafm_tg.datasets.majortom.images import (
     radar_thumbnail,
 )
 from terrafm_tg.land_cover import CLASSES
+from terrafm_tg.simulation import optics, radar
 
-from . import optics, radar
 from .latents import draw_latents
+from .optics import BANDS
 from .planet import Planet
-from .product import Product, plan_products
-from .spectra import BANDS
+from .product import Acquisition, plan_acquisitions
 from .surface import Ground, render_ground
 
 _CODES = np.array([c.code for c in CLASSES], dtype=np.uint8)
@@ -28,10 +28,10 @@ _CODES = np.array([c.code for c in CLASSES], dtype=np.uint8)
 
 @dataclass(frozen=True)
 class EncodedCell:
-    """All that is written of one cell.
+    """One cell's map and products, ready to be written.
 
     Args:
-        cell: Which.
+        cell: The cell.
         codes: (H, W) uint8, WorldCover codes in the picture's grid, 0 over open sea.
         rows: Per modality that the cell has, its product.
     """
@@ -42,33 +42,33 @@ class EncodedCell:
 
 
 def encode_cell(planet: Planet, cell: GridCell, size: int) -> EncodedCell:
-    """Render a cell and encode its products.
+    """Renders a cell and encodes its products.
 
     Args:
-        planet: Where it lies.
-        cell: Which.
+        planet: The planet.
+        cell: One of its cells.
         size: Pixels across its picture at 10 m, a multiple of 12.
     """
     ground = render_ground(draw_latents(planet, cell, size))
     encoded = EncodedCell(cell, np.where(ground.open_sea, 0, _CODES[ground.land_cover]).astype(np.uint8))
     scenes: dict[datetime, optics.OpticalScene] = {}  # both levels of one date show the same sky
     with rasterio.Env():
-        for modality, product in plan_products(planet.seed, cell).items():
+        for modality, product in plan_acquisitions(planet.seed, cell).items():
             if product is None:
                 continue
             if modality == "s1rtc":
                 encoded.rows[modality] = _radar(ground, product, cell, size)
                 continue
             if product.time not in scenes:
-                scenes[product.time] = optics.observe(ground, product, cell.corner[0])
+                scenes[product.time] = optics.observe_optics(ground, product, cell.corner[0])
             encoded.rows[modality] = _optical(scenes[product.time], modality, product, cell, size)
     return encoded
 
 
-def _radar(ground: Ground, product: Product, cell: GridCell, size: int) -> ProductRow:
-    power = radar.observe(ground, product)
+def _radar(ground: Ground, product: Acquisition, cell: GridCell, size: int) -> ProductRow:
+    power = radar.observe_radar(ground, product)
     outside = power[0] == radar.NODATA
-    thumbnail = radar_thumbnail(*power, outside)
+    thumbnail = radar_thumbnail(power[0], power[1], outside)
     grid = cell.epsg, cell.transform(size)
     files = {name: geotiff(band, *grid, radar.NODATA) for name, band in zip(("vv", "vh"), power, strict=True)}
     metadata = {
@@ -79,11 +79,11 @@ def _radar(ground: Ground, product: Product, cell: GridCell, size: int) -> Produ
 
 
 def _optical(
-    scene: optics.OpticalScene, modality: str, product: Product, cell: GridCell, size: int
+    scene: optics.OpticalScene, modality: str, product: Acquisition, cell: GridCell, size: int
 ) -> ProductRow:
-    bands = optics.sample(scene, modality[-3:].upper(), product.offset)
+    bands = optics.sample_bands(scene, modality[-3:].upper(), product.offset)
     outside = bands["B02"] == 0
-    thumbnail = optical_thumbnail(*(bands[name] for name in ("B04", "B03", "B02")), product.offset, outside)
+    thumbnail = optical_thumbnail(bands["B04"], bands["B03"], bands["B02"], product.offset, outside)
     grids = {name: cell.transform(size, BANDS[name][1]) for name in bands}
     files = {name: geotiff(band, cell.epsg, grids[name]) for name, band in bands.items()}
     files["cloud_mask"] = geotiff(scene.cloud_mask, cell.epsg, cell.transform(size))

@@ -11,7 +11,7 @@ _UNIT_VARIANCE = 1 / np.sqrt((151 / 315) ** 2 / 3)  # of uniform [-1, 1) nodes u
 
 
 def mix(*values: int) -> int:
-    """One 64-bit key of several integers (splitmix64's finaliser after each)."""
+    """Mixes several integers to one 64-bit key (splitmix64's finaliser after each)."""
     key = 0
     for value in values:
         key = (key ^ (value & _MASK)) + 0x9E3779B97F4A7C15 & _MASK
@@ -22,12 +22,12 @@ def mix(*values: int) -> int:
 
 
 def key_of(name: str) -> int:
-    """A key from a word, the same on every machine."""
+    """Makes a key from a word, the same on every machine."""
     return mix(*name.encode())
 
 
 def hashed(key: int | np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-    """Uniform float32 in [0, 1) for lattice points; a function of key and place alone."""
+    """Draws uniform float32 in [0, 1) for lattice points, a function of key and place alone."""
     z = i.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + j.astype(np.uint64) * np.uint64(
         0xC2B2AE3D27D4EB4F
     )
@@ -38,7 +38,7 @@ def hashed(key: int | np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
 
 
 def _spline(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cubic B-spline basis: weights (n, nodes) float32 and the nodes' lattice numbers."""
+    """Computes a cubic B-spline basis: weights (n, nodes) float32 and the nodes' lattice numbers."""
     base = np.floor(position).astype(np.int64)
     t = position - base
     taps = (
@@ -55,8 +55,8 @@ class Frame:
     """The pixel grid of one picture.
 
     Args:
-        x: (W,) easting of the pixel centres in units of 10 m.
-        y: (H,) northing of the pixel centres in units of 10 m.
+        x: (W,) easting of the pixel centers in units of 10 m.
+        y: (H,) northing of the pixel centers in units of 10 m.
         key: Planet and UTM zone.
     """
 
@@ -70,14 +70,14 @@ class Frame:
         return len(self.y), len(self.x)
 
     def noise(self, wavelength: float, keys: Sequence[int]) -> np.ndarray:
-        """Smooth fields (F, H, W) of zero mean and unit variance on a lattice of ``wavelength`` pixels."""
+        """Draws smooth fields (F, H, W) of zero mean and unit variance on a lattice of ``wavelength`` pixels."""
         wx, nx = _spline(self.x / wavelength)
         wy, ny = _spline(self.y / wavelength)
         nodes = hashed(np.array(keys, dtype=np.uint64)[:, None, None], ny[None, :, None], nx[None, None, :])
         return np.matmul(np.matmul(wy, nodes * 2 - 1), wx.T) * np.float32(_UNIT_VARIANCE)
 
     def fractals(self, specs: Mapping[str, tuple[int, int, float]]) -> dict[str, np.ndarray]:
-        """Sums of octaves, unit variance over the planet.
+        """Sums octaves to fields of unit variance over the planet.
 
         Args:
             specs: Per field its longest and shortest wavelength in pixels (powers of two) and the factor by
@@ -101,7 +101,7 @@ class Frame:
     def parcels(
         self, name: str, size: tuple[float, float], angle: float, bend: tuple[np.ndarray, np.ndarray]
     ) -> "Parcels":
-        """A patchwork of bent rectangles in rows, as fields and blocks of houses are.
+        """Lays a patchwork of bent rectangles in rows, as fields and blocks of houses are.
 
         Args:
             name: Names the patchwork.
@@ -149,6 +149,6 @@ class Parcels:
 
 
 def block_mean(images: np.ndarray, factor: int) -> np.ndarray:
-    """Mean over blocks of ``factor`` x ``factor`` pixels: (..., H, W) to (..., H/factor, W/factor)."""
+    """Averages blocks of ``factor`` x ``factor`` pixels: (..., H, W) to (..., H/factor, W/factor)."""
     rows = reduce(np.add, [images[..., i::factor, :] for i in range(factor)])
     return reduce(np.add, [rows[..., i::factor] for i in range(factor)]) * np.float32(1 / factor**2)

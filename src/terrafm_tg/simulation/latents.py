@@ -1,4 +1,4 @@
-"""The latent fields of one picture: what decides land cover and looks, and what no sensor sees directly."""
+"""The latent fields of one picture: they decide land cover and looks, and no sensor sees them directly."""
 
 from dataclasses import dataclass
 
@@ -45,7 +45,7 @@ class Latents:
         river: Distance from the middle of a river in units of its half width.
         fields: Cadastre of the farmland.
         blocks: Blocks of houses.
-        roads: What lies between roads.
+        roads: The land between roads.
     """
 
     climate: dict[str, np.ndarray]
@@ -63,7 +63,7 @@ class Latents:
 
 
 def draw_latents(planet: Planet, cell: GridCell, size: int) -> Latents:
-    """The fields of a cell's picture of ``size`` x ``size`` pixels; pictures that overlap have the same."""
+    """Draws the fields of a cell's picture of ``size`` x ``size`` pixels; pictures that overlap have the same."""
     transform = cell.transform(size)
     frame = Frame(
         x=transform.c / 10 + np.arange(size) + 0.5,
@@ -96,7 +96,7 @@ def draw_latents(planet: Planet, cell: GridCell, size: int) -> Latents:
 
 
 def _climate(planet: Planet, cell: GridCell, size: int) -> dict[str, np.ndarray]:
-    """The large-scale fields (H, W) of a picture, linear between its corners."""
+    """Computes the large-scale fields (H, W) of a picture, linear between its corners."""
     lon, lat = np.array(cell.lonlat(size, _CORNERS)).T
     corners = {name: field.diagonal().reshape(2, 2) for name, field in planet.at(lat, lon).items()}
     ramp = (np.arange(size, dtype=np.float32) + 0.5) / size

@@ -1,14 +1,150 @@
 """Sentinel-2: the ground in season and sunlight, under clouds, through the atmosphere."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .fields import block_mean
-from .product import Product
-from .sky import Atmosphere, Sun, cloud_mask, clouds, swath_edge
-from .spectra import BANDS, NAMES, local_spectra
-from .surface import Cover, Ground
+from .fields import Frame, block_mean, key_of, mix
+from .product import Acquisition
+from .surface import MATERIALS, Cover, Ground
+
+#: Bands in the files' order with wavelength (micrometres) and resolution (metres); L2A has no B10.
+BANDS = {
+    "B01": (0.443, 60), "B02": (0.490, 10), "B03": (0.560, 10), "B04": (0.665, 10), "B05": (0.705, 20),
+    "B06": (0.740, 20), "B07": (0.783, 20), "B08": (0.842, 10), "B8A": (0.865, 20), "B09": (0.945, 60),
+    "B10": (1.375, 60), "B11": (1.610, 20), "B12": (2.190, 20),
+}  # fmt: skip
+NAMES = tuple(BANDS)
+WAVELENGTHS = np.array([wavelength for wavelength, _ in BANDS.values()])
+#: Reflectance of each of the materials, and of cloud as the last row.
+_SPECTRA = np.array(
+    [  # B01   B02   B03   B04   B05   B06   B07   B08   B8A   B09   B10   B11   B12
+        (0.022, 0.027, 0.048, 0.028, 0.080, 0.220, 0.280, 0.300, 0.310, 0.310, 0.20, 0.150, 0.070),  # crown
+        (0.030, 0.038, 0.080, 0.045, 0.125, 0.300, 0.375, 0.405, 0.420, 0.420, 0.30, 0.220, 0.110),  # herb
+        (0.060, 0.080, 0.125, 0.170, 0.205, 0.235, 0.260, 0.285, 0.300, 0.310, 0.33, 0.370, 0.270),  # dry
+        (0.085, 0.105, 0.145, 0.195, 0.220, 0.240, 0.260, 0.280, 0.295, 0.310, 0.34, 0.390, 0.340),  # soil
+        (0.040, 0.042, 0.036, 0.020, 0.016, 0.012, 0.010, 0.008, 0.007, 0.006, 0.01, 0.004, 0.003),  # water
+        (0.850, 0.860, 0.850, 0.830, 0.800, 0.770, 0.730, 0.680, 0.650, 0.550, 0.20, 0.080, 0.060),  # snow
+        (0.130, 0.155, 0.185, 0.220, 0.240, 0.250, 0.265, 0.280, 0.290, 0.300, 0.30, 0.320, 0.290),  # roof
+        (0.085, 0.095, 0.105, 0.115, 0.125, 0.130, 0.138, 0.145, 0.150, 0.155, 0.16, 0.175, 0.165),  # street
+        (0.085, 0.110, 0.155, 0.185, 0.225, 0.270, 0.300, 0.320, 0.330, 0.340, 0.34, 0.360, 0.240),  # lichen
+        (0.008, 0.009, 0.012, 0.009, 0.018, 0.040, 0.050, 0.055, 0.057, 0.057, 0.04, 0.030, 0.015),  # shade
+        (0.720, 0.730, 0.740, 0.750, 0.755, 0.760, 0.760, 0.760, 0.755, 0.700, 0.30, 0.550, 0.420),  # cloud
+    ]
+)  # fmt: skip
+
+
+def local_spectra(climate: dict[str, float], rng: np.random.Generator) -> np.ndarray:
+    """Draws spectra (13, 11) of the materials, cloud last, in a region (its climate) at a date (``rng``)."""
+    spectra = dict(zip((*MATERIALS, "cloud"), _SPECTRA.copy(), strict=True))
+    tilt = np.log(WAVELENGTHS / 0.8)
+    red, bright = climate["soil_red"] - 0.5, climate["soil_bright"] - 0.5
+    spectra["soil"] *= np.exp(0.6 * bright + 0.6 * red * np.clip(tilt, -0.6, 0.3)) * (
+        1 - 0.35 * climate["moisture"]
+    )
+    spectra["dry"] *= np.exp(0.5 * bright)
+    leaves = 0.4 * (climate["leaf_color"] - 0.5) * (1 - 0.6 * tilt)
+    spectra["crown"] *= np.exp(leaves)
+    spectra["herb"] *= np.exp(0.6 * leaves)
+    silt = 0.045 * rng.gamma(1.2, 0.35) * np.exp(-(((WAVELENGTHS - 0.58) / 0.14) ** 2))
+    spectra["water"] += silt + rng.gamma(1.0, 0.006)  # the latter: sun glint
+    varied = rng.normal(0, 0.08, (len(spectra), 3)) @ np.stack([np.ones_like(tilt), tilt, np.sin(3 * tilt)])
+    varied += rng.normal(0, 0.08) + rng.normal(0, 0.10) * tilt
+    return (np.stack(list(spectra.values())) * np.exp(varied)).T
+
+
+@dataclass(frozen=True)
+class Sun:
+    """Position of the sun at half past ten.
+
+    Args:
+        height: Sine of its elevation.
+        east: Eastward part of the direction to it, per unit of height.
+        north: Northward part.
+    """
+
+    height: float
+    east: float
+    north: float
+
+    @classmethod
+    def at(cls, latitude: float, day_of_year: int) -> "Sun":
+        """Computes the sun over a place and day; never below 15°, as products of darker days are not archived."""
+        lat = np.radians(latitude)
+        declination = np.radians(23.4) * np.cos(2 * np.pi * (day_of_year - 172) / 365.25)
+        noon = np.sin(lat) * np.sin(declination) + np.cos(lat) * np.cos(declination)
+        height = float(np.clip(0.95 * noon, np.sin(np.radians(15)), 0.95))
+        azimuth = np.radians(150 if lat >= declination else 30)
+        run = float(np.sqrt(1 - height**2) / height)
+        return cls(height, run * float(np.sin(azimuth)), run * float(np.cos(azimuth)))
+
+
+@dataclass(frozen=True)
+class Atmosphere:
+    """The atmosphere's effect on reflectance, per band (13,): seen = haze + transmittance * reflectance.
+
+    Args:
+        haze: Path radiance in units of reflectance.
+        transmittance: Down and up again.
+        residue: Error of the correction to L2A, in units of reflectance.
+    """
+
+    haze: np.ndarray
+    transmittance: np.ndarray
+    residue: np.ndarray
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, sun: Sun, temperature: float) -> "Atmosphere":
+        """Draws a load of aerosol and water vapor (more where it is warm), beside Rayleigh scattering."""
+        rayleigh = 0.0088 * WAVELENGTHS**-4.08
+        aerosol = (0.05 + rng.gamma(2.0, 0.09)) * (WAVELENGTHS / 0.55) ** -1.3
+        vapour = rng.uniform(0.3, 1.0) * float(np.clip((temperature + 20) / 45, 0.1, 1))
+        absorbed = np.array([{"B09": 0.9 * vapour, "B10": 4.0 + vapour}.get(name, 0.03) for name in NAMES])
+        mass = 0.5 / sun.height + 0.5
+        return cls(
+            haze=mass * (0.37 * rayleigh + 0.09 * aerosol) * np.exp(-absorbed * mass / 2),
+            transmittance=np.exp(-mass * (0.5 * rayleigh + 0.16 * aerosol + absorbed)),
+            residue=rng.normal(0, 0.008) * (WAVELENGTHS / 0.45) ** -1.5 + rng.normal(0, 0.003, len(NAMES)),
+        )
+
+
+def clouds(shape: tuple[int, int], product: Acquisition, sun: Sun) -> tuple[np.ndarray, np.ndarray]:
+    """Draws the opacity of clouds and of their shadows (H, W) in [0, 1]; most skies are clear but for a veil."""
+    rng = product.rng("clouds")
+    kind, few, many = rng.random(), rng.uniform(0.4, 2.2), rng.uniform(-0.8, 0.5)
+    veil, base = max(0.0, rng.normal(0.0, 0.05)), rng.uniform(60, 200)
+    opacity, shadow = np.full(shape, veil, dtype=np.float32), np.zeros(shape, dtype=np.float32)
+    if kind < 0.8:
+        return opacity, shadow
+    level = few if kind < 0.98 else many
+    above = Frame(np.arange(shape[1]) + 0.5, np.arange(shape[0]) + 0.5, mix(product.key, key_of("sky")))
+    reach = min(base, 220 / max(float(np.hypot(sun.east, sun.north)), 1e-6))  # height of the clouds in pixels
+    sunward = replace(above, x=above.x + reach * sun.east, y=above.y - reach * sun.north)
+    field = {"cloud": (256, 8, 0.58)}
+    opacity = np.clip(2.4 * (above.fractals(field)["cloud"] - level), veil, 0.97)
+    shadow = np.clip(2.4 * (sunward.fractals(field)["cloud"] - level), 0, 0.97)
+    return opacity, shadow
+
+
+def cloud_mask(opacity: np.ndarray, shadow: np.ndarray) -> np.ndarray:
+    """Makes Major-TOM's mask (H, W) uint8: 0 clear, 1 thick cloud, 2 thin cloud, 3 shadow."""
+    return np.select([opacity > 0.5, opacity > 0.15, shadow > 0.3], [1, 2, 3], 0).astype(np.uint8)
+
+
+def swath_edge(shape: tuple[int, int], product: Acquisition, share: float) -> np.ndarray | None:
+    """Finds the pixels beyond the swath (H, W) bool, in a ``share`` of the products; None where there are none.
+
+    Every quarter of a picture keeps some pixels.
+    """
+    rng = product.rng("swath")
+    if rng.random() >= share:
+        return None
+    h, w = shape
+    lean = 0.2 if product.ascending else -0.2
+    across = np.arange(w)[None, :] / w + lean * np.arange(h)[:, None] / h
+    outside = across < rng.uniform(0.05, 0.28)
+    return outside if rng.random() < 0.5 else outside[:, ::-1]
+
 
 #: Share of the products that end within the picture.
 SWATH_EDGES = 0.03
@@ -33,8 +169,8 @@ class OpticalScene:
     outside: np.ndarray | None
 
 
-def observe(ground: Ground, product: Product, latitude: float) -> OpticalScene:
-    """What Sentinel-2 meets over ``ground`` at the date of ``product``."""
+def observe_optics(ground: Ground, product: Acquisition, latitude: float) -> OpticalScene:
+    """Puts ``ground`` under the light and air that Sentinel-2 meets at the date of ``product``."""
     rng = product.rng("optics")
     day = product.time.timetuple().tm_yday
     sun = Sun.at(latitude, day)
@@ -58,8 +194,8 @@ def observe(ground: Ground, product: Product, latitude: float) -> OpticalScene:
     )
 
 
-def sample(scene: OpticalScene, level: str, offset: int) -> dict[str, np.ndarray]:
-    """The bands of one product.
+def sample_bands(scene: OpticalScene, level: str, offset: int) -> dict[str, np.ndarray]:
+    """Samples the bands of one product.
 
     Args:
         scene: The acquisition.
@@ -87,12 +223,12 @@ def sample(scene: OpticalScene, level: str, offset: int) -> dict[str, np.ndarray
 
 
 def _in_season(ground: Ground, summer: float, rng: np.random.Generator) -> np.ndarray:
-    """The cover by materials at a date: leaves fall, grass dries, snow lies.
+    """Changes the cover by materials to that at a date: leaves fall, grass dries, snow lies.
 
     Args:
         ground: In midsummer.
         summer: From -1 in midwinter to 1 in midsummer.
-        rng: How dry the year is, and whether it has snowed.
+        rng: Draws the dryness of the year, and if it has snowed.
 
     Returns:
         (10, H, W) shares.

@@ -64,13 +64,13 @@ class Planet:
     """A planet; everything on it is a function of the seed and the place.
 
     Args:
-        seed: Which planet.
+        seed: The planet's number.
     """
 
     seed: int
 
     def at(self, lat: np.ndarray, lon: np.ndarray) -> dict[str, np.ndarray]:
-        """The fields of :data:`LARGE_SCALE` at every pair of ``lat`` (H,) and ``lon`` (W,): arrays (H, W)."""
+        """Computes the fields of :data:`LARGE_SCALE` at every pair of ``lat`` (H,) and ``lon`` (W,): arrays (H, W)."""
         frame = Frame(np.asarray(lon, dtype=float) * 10, np.asarray(lat, dtype=float) * 10, mix(self.seed, 1))
         n = frame.fractals(dict.fromkeys(LARGE_SCALE, (256, 16, 0.7)))
         cold = np.abs(np.asarray(lat, dtype=float))[:, None] / 90
@@ -83,7 +83,7 @@ class Planet:
         }
 
     def cells(self, count: int) -> list[GridCell]:
-        """Clusters of neighbouring cells, spread over climates with the shares of :data:`THEMES`.
+        """Chooses clusters of neighboring cells, spread over climates with the shares of :data:`THEMES`.
 
         A cluster is 1x1 to 2x2 cells and at least 25 cells (250 km) from the next, so that a split by blocks
         of cells with a gap between them loses few.
@@ -124,7 +124,7 @@ class Planet:
 
 
 def _places(rng: np.random.Generator) -> np.ndarray:
-    """Latitudes and longitudes (n, 2) of the corners that a cluster may have, at least 25 cells apart."""
+    """Returns latitudes and longitudes (n, 2) of the corners that a cluster may have, at least 25 cells apart."""
     places = []
     for row in range(-640, 780, 48):
         half = int(grid.cells_per_row(row)) // 2
@@ -135,7 +135,7 @@ def _places(rng: np.random.Generator) -> np.ndarray:
 
 
 def _badness(theme: str, climate: dict[str, np.ndarray]) -> np.ndarray:
-    """How badly places suit a theme."""
+    """Scores how badly places suit a theme."""
     (low, high), wish = _WISH[theme]
     temperature = climate["temperature"]
     misfit = np.maximum(0, low - temperature) / 3 + np.maximum(0, temperature - high) / 3

@@ -1,4 +1,4 @@
-"""What was acquired over a cell: dates, orbits, processing baselines and the names that products carry."""
+"""Acquisitions over a cell: dates, orbits, processing baselines and the names that products carry."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -22,13 +22,13 @@ _BASELINE_4 = datetime(2022, 1, 25)
 
 
 @dataclass(frozen=True)
-class Product:
+class Acquisition:
     """One acquisition over a cell.
 
     Args:
         id: Product name, as ESA forms it.
         time: Of acquisition.
-        key: What is random about it (clouds, wind, speckle) follows from this key.
+        key: All that is random about it (clouds, wind, speckle) follows from this key.
         offset: Added to the digital numbers of an optical product.
         ascending: Direction of the orbit.
     """
@@ -40,12 +40,12 @@ class Product:
     ascending: bool = False
 
     def rng(self, what: str) -> np.random.Generator:
-        """Random numbers for one aspect of this acquisition."""
+        """Returns a generator of random numbers for one aspect of this acquisition."""
         return np.random.default_rng(mix(self.key, key_of(what)))
 
 
-def plan_products(seed: int, cell: GridCell) -> dict[str, Product | None]:
-    """The acquisitions over a cell by modality; ``s1rtc`` is None where Sentinel-1 does not cover it."""
+def plan_acquisitions(seed: int, cell: GridCell) -> dict[str, Acquisition | None]:
+    """Plans the acquisitions over a cell by modality; ``s1rtc`` is None where Sentinel-1 does not cover it."""
     key = mix(seed, key_of("products"), cell.row, cell.col)
     rng = np.random.default_rng(key)
     hour = 10.5 - cell.corner[1] / 15  # Sentinel-2 passes at 10:30 local time
@@ -65,7 +65,7 @@ def plan_products(seed: int, cell: GridCell) -> dict[str, Product | None]:
         time = (day + delay).replace(microsecond=0)
         start, stop = time.strftime("%Y%m%dT%H%M%S"), (time + timedelta(seconds=25)).strftime("%Y%m%dT%H%M%S")
         name = f"S1A_IW_GRDH_1SDV_{start}_{stop}_{40000 + orbit:06d}_{mix(key, 4) % 2**24:06X}_rtc"
-        radar = Product(name, time, mix(key, 5), ascending=ascending)
+        radar = Acquisition(name, time, mix(key, 5), ascending=ascending)
     return {
         "s1rtc": radar,
         "s2l1c": _optical("L1C", l1c_day, bool(reprocessed[0]), satellite, orbit, cell, key),
@@ -75,8 +75,8 @@ def plan_products(seed: int, cell: GridCell) -> dict[str, Product | None]:
 
 def _optical(
     level: str, time: datetime, reprocessed: bool, satellite: str, orbit: int, cell: GridCell, key: int
-) -> Product:
-    """A Sentinel-2 product; both levels of one date share its key, hence its clouds."""
+) -> Acquisition:
+    """Plans a Sentinel-2 product; both levels of one date share its key, hence its clouds."""
     time = time.replace(microsecond=0)
     baseline = "N0500" if reprocessed else "N0400" if time >= _BASELINE_4 else "N0300"
     made = max(time, datetime(2023, 6, 12)) + timedelta(minutes=mix(key, 6) % 100000) if reprocessed else time
@@ -90,11 +90,13 @@ def _optical(
             (made + timedelta(hours=6)).strftime("%Y%m%dT%H%M%S"),
         )
     )
-    return Product(name, time, mix(key, int(time.timestamp())), offset=0 if baseline == "N0300" else OFFSET)
+    return Acquisition(
+        name, time, mix(key, int(time.timestamp())), offset=0 if baseline == "N0300" else OFFSET
+    )
 
 
 def _military_tile(cell: GridCell) -> str:
-    """Zone, latitude band and a pair of letters, as in ``33NZA`` (the pair is not the true one)."""
+    """Returns zone, latitude band and a pair of letters, as in ``33NZA`` (the pair is not the true one)."""
     lat = cell.corner[0]
     band = "CDEFGHJKLMNPQRSTUVWX"[int(np.clip((lat + 80) // 8, 0, 19))]
     pair = "ABCDEFGHJKLMNPQRSTUV"[cell.col % 20] + "ABCDEFGHJKLMNPQRSTUV"[cell.row % 20]

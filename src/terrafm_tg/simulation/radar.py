@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .product import Product
-from .sky import swath_edge
+from .optics import swath_edge
+from .product import Acquisition
 from .surface import Ground
 
 NODATA = -32768.0
@@ -14,8 +14,8 @@ SWATH_EDGES = 0.10
 _THERMAL = np.array([10**-2.6, 10**-2.75], dtype=np.float32)  # noise of VV and VH, linear power
 
 
-def observe(ground: Ground, product: Product) -> np.ndarray:
-    """Backscatter (2, H, W), VV and VH, float32 linear power, -32768 beyond the swath.
+def observe_radar(ground: Ground, product: Acquisition) -> np.ndarray:
+    """Renders backscatter (2, H, W), VV and VH, float32 linear power, -32768 beyond the swath.
 
     Plants scatter in their volume, soil by its moisture and roughness, water as a mirror that the wind
     roughens; stems in water and walls send the wave straight back. The trend with the incidence angle
@@ -59,5 +59,5 @@ def observe(ground: Ground, product: Product) -> np.ndarray:
 
 
 def _power(decibel: np.ndarray | float) -> np.ndarray:
-    """Linear power, float32."""
+    """Converts decibels to linear power, float32."""
     return np.exp(np.asarray(decibel, dtype=np.float32) * np.float32(np.log(10) / 10))

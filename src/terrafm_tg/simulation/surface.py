@@ -11,7 +11,6 @@ import numpy as np
 
 from terrafm_tg.land_cover import WATER
 
-from .land_cover import land_cover, open_sea
 from .latents import Latents
 
 #: What may cover a pixel; each sensor knows how these look.
@@ -55,7 +54,7 @@ _SHRUB, _CROP, _TOWN, _MARSH, _MANGROVE, _MOSS = 1, 3, 4, 8, 9, 10
 
 @dataclass(frozen=True)
 class Ground:
-    """What one picture shows, whatever looks at it.
+    """The ground of one picture, the same for all sensors.
 
     Args:
         land_cover: (H, W) int8, class 0 to 10.
@@ -83,8 +82,8 @@ class Ground:
 
 
 def render_ground(latents: Latents) -> Ground:
-    """The ground that follows from latent fields."""
-    share, classes = land_cover(latents)
+    """Renders the ground that follows from latent fields."""
+    share, classes = class_membership(latents)
     shape = classes.shape
     n, fields, blocks = latents.fine, latents.fields, latents.blocks
     texture = (
@@ -145,7 +144,7 @@ def render_ground(latents: Latents) -> Ground:
 
 
 def _patterns(latents: Latents) -> np.ndarray:
-    """The patterns of :data:`_PATTERN`: (7, H, W), about -1 to 1."""
+    """Computes the patterns of :data:`_PATTERN`: (7, H, W), about -1 to 1."""
     n = latents.fine
     bushes = np.clip(1.6 * n["bushes"] - 0.9, -0.35, 1.2)
     network = np.maximum(1 - 2.8 * np.abs(n["network"]), -0.3)
@@ -168,7 +167,64 @@ class Cover:
         return self.shares[MATERIALS.index(material)]
 
     def move(self, source: str, target: str, amount: np.ndarray) -> None:
-        """Replace ``amount`` (H, W) of one material by another, at most what there is."""
+        """Replaces ``amount`` (H, W) of one material by another, at most all of it."""
         moved = np.minimum(amount, self[source])
         self.shares[MATERIALS.index(source)] -= moved
         self.shares[MATERIALS.index(target)] += moved
+
+
+_SHARPNESS = 14.0  # of the transition from one class to the next
+
+
+def class_membership(latents: Latents) -> tuple[np.ndarray, np.ndarray]:
+    """Computes the share of a pixel that each class of WorldCover holds.
+
+    Args:
+        latents: Fields (H, W) of a picture.
+
+    Returns:
+        Soft membership (11, H, W), float32, which sums to 1; and the class that holds most, (H, W) int8.
+    """
+    n, climate = latents.fine, latents.climate
+    steep = np.hypot(*latents.slope)
+    moist, warm, wet, people = latents.moist, latents.warm, latents.wet, latents.people
+    vigour, rocks = n["vigour"], n["rocks"]
+    lake = 4 * (0.4 * n["basin"] + climate["lakes"] - 0.86)
+    farmed = 2.6 * np.minimum(people - 0.5, 0.22) + 0.28 * (latents.fields.first - 0.5)
+    scores = np.stack(
+        [
+            # tree cover: rain, warmth, few people
+            2.2 * (moist - 0.50)
+            + 0.06 * np.minimum(warm, 9)
+            + 0.50 * vigour
+            - 0.55 * np.maximum(people - 0.45, 0),
+            # shrubland: dry and stony
+            0.65 - 3.2 * np.abs(moist - 0.32) + 0.32 * rocks - 0.20 * vigour,
+            # grassland: some rain, poor growth
+            0.72 - 2.2 * np.abs(moist - 0.48) - 0.34 * vigour + 0.10 * rocks,
+            # cropland: people, flat, not cold; parcel by parcel
+            0.75 + farmed - 1.4 * np.abs(moist - 0.52) - steep - 0.1 * np.maximum(5 - warm, 0),
+            # built-up: block by block
+            6.5 * (people - 0.86) + 0.3 * (latents.blocks.first - 0.5),
+            # bare: no rain, or steep rock
+            0.72 - 3.0 * (moist - 0.10) + 0.30 * rocks + 0.5 * (steep - 0.8),
+            # snow and ice
+            -0.35 * (warm + 6.5) + 0.20 * vigour - 0.3 * np.maximum(steep - 1, 0),
+            # permanent water: sea, lakes, rivers
+            np.maximum(np.maximum(-6 * latents.height, lake), 1.6 * (1.1 - latents.river)),
+            # herbaceous wetland: waterlogged and flat
+            0.40 + 4.0 * (np.minimum(wet, 0.80) - 0.66) - 2 * steep + 0.10 * vigour,
+            # mangroves: warm shores
+            1.10 + 0.15 * np.minimum(warm - 19, 6) - 4.2 * np.abs(latents.height - 0.14) + 0.25 * vigour,
+            # moss and lichen: just below freezing
+            0.95 - 0.16 * np.abs(warm + 4.0) + 0.25 * vigour - 0.30 * rocks,
+        ]
+    )
+    share = np.exp(_SHARPNESS * (scores - scores.max(axis=0)))
+    share /= share.sum(axis=0)
+    return share, scores.argmax(axis=0).astype(np.int8)
+
+
+def open_sea(latents: Latents, classes: np.ndarray) -> np.ndarray:
+    """Finds water far from land (H, W) bool, where WorldCover has no data."""
+    return (classes == WATER) & (latents.climate["elevation"] < -0.3)

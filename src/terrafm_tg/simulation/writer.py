@@ -1,16 +1,31 @@
-"""Rendered cells on disk: Major-TOM's Parquet files, written row by row."""
+"""The simulated planet on disk: Major-TOM's Parquet files, WorldCover tiles, climate zones and regions."""
 
+import json
+import math
+import zlib
+from collections import defaultdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import geopandas as gpd
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import rasterio
+from rasterio.crs import CRS
+from rasterio.enums import Resampling
+from rasterio.transform import from_origin
+from rasterio.warp import reproject
+from rasterio.windows import Window
+from rasterio.windows import transform as window_transform
 from shapely import box
 
+from terrafm_tg.datasets.majortom.grid import GridCell
 from terrafm_tg.datasets.majortom.images import ProductRow
+
+from .planet import Planet
 
 #: A part is closed after the row that exceeds this; published parts hold about 5.3 GB.
 PART_BYTES = 256 * 2**20
@@ -45,7 +60,7 @@ class ProductWriter:
             self._write_metadata()
 
     def add(self, row: ProductRow) -> None:
-        """Append one product."""
+        """Appends one product."""
         if self._part is None:
             self._parts, self._rows, self._bytes = self._parts + 1, 0, 0
             types = {k: pa.binary() if isinstance(v, bytes) else pa.string() for k, v in row.image.items()}
@@ -69,7 +84,7 @@ class ProductWriter:
             self._part = None
 
     def _write_metadata(self) -> None:
-        """Sentinel-2's table has footprints (GeoParquet), Sentinel-1's has none, as published."""
+        """Writes Sentinel-2's table with footprints (GeoParquet), Sentinel-1's without, as published."""
         table = pd.DataFrame(self._metadata)
         table["timestamp"] = table["timestamp"].astype("datetime64[us]")
         footprints = [box(*bounds) for bounds in table.pop("box")]
@@ -78,3 +93,123 @@ class ProductWriter:
             table.to_parquet(path, index=False)
         else:
             gpd.GeoDataFrame(table, geometry=footprints, crs="EPSG:4326").to_parquet(path, index=False)
+
+
+_WGS84 = CRS.from_epsg(4326)
+_TILE = 3  # degrees
+_PIXELS = 12_000  # per degree, as in the published map
+_WORLDCOVER: dict[str, Any] = {
+    "driver": "GTiff", "width": _TILE * _PIXELS, "height": _TILE * _PIXELS, "count": 1, "dtype": "uint8",
+    "crs": _WGS84, "nodata": 0, "compress": "deflate", "tiled": True, "blockxsize": 512, "blockysize": 512,
+    "sparse_ok": True,
+}  # fmt: skip
+_REGIONS = {  # west, south, east, north
+    "Northwest": (-180, 15, -60, 90),
+    "North Atlantic": (-60, 15, 0, 90),
+    "North": (0, 15, 60, 90),
+    "Northeast": (60, 15, 180, 90),
+    "Southwest": (-180, -90, -60, 15),
+    "South Atlantic": (-60, -90, 0, 15),
+    "South": (0, -90, 60, 15),
+    "Southeast": (60, -90, 180, 15),
+}
+
+
+class WorldCoverWriter:
+    """Collects cells, then writes the 3° tiles that they touch; only blocks that hold data take space.
+
+    Args:
+        folder: The folder of the tiles.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._patches: defaultdict[tuple[int, int], list[tuple[Window, bytes]]] = defaultdict(list)
+
+    def add(self, cell: GridCell, codes: np.ndarray) -> None:
+        """Warps the codes (H, W) of a cell's UTM picture to the map's own grid, by nearest neighbor."""
+        size = len(codes)
+        edge = [(u / 4, v / 4) for u in range(5) for v in range(5)]
+        lons, lats = zip(*cell.lonlat(size, edge), strict=True)
+        for lat in range(_corner(min(lats)), _corner(max(lats)) + 1, _TILE):
+            for lon in range(_corner(min(lons)), _corner(max(lons)) + 1, _TILE):
+                left, top = max(min(lons), lon), min(max(lats), lat + _TILE)
+                right, bottom = min(max(lons), lon + _TILE), max(min(lats), lat)
+                col, row = math.floor((left - lon) * _PIXELS), math.floor((lat + _TILE - top) * _PIXELS)
+                width = math.ceil((right - lon) * _PIXELS) - col
+                height = math.ceil((lat + _TILE - bottom) * _PIXELS) - row
+                window, patch = Window(col, row, width, height), np.zeros((height, width), dtype=np.uint8)
+                reproject(
+                    codes, patch, src_transform=cell.transform(size), src_crs=CRS.from_epsg(cell.epsg),
+                    dst_transform=window_transform(window, _origin(lat, lon)), dst_crs=_WGS84,
+                    src_nodata=255, dst_nodata=0, resampling=Resampling.nearest,
+                )  # fmt: skip
+                self._patches[lat, lon].append((window, zlib.compress(patch, 1)))
+
+    def write(self) -> None:
+        """Writes all tiles."""
+        self.folder.mkdir(parents=True)
+        for (lat, lon), patches in self._patches.items():
+            path = self.folder / tile_name(lat, lon)
+            with rasterio.open(path, "w+", transform=_origin(lat, lon), **_WORLDCOVER) as file:
+                for window, packed in patches:
+                    patch = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(
+                        window.height, window.width
+                    )
+                    before = file.read(1, window=window)  # the frames of two cells may overlap
+                    file.write(np.where(patch > 0, patch, before), 1, window=window)
+
+
+def tile_name(lat: int, lon: int) -> str:
+    """Returns WorldCover's name of the tile with that south-west corner."""
+    corner = f"{'N' if lat >= 0 else 'S'}{abs(lat):02d}{'E' if lon >= 0 else 'W'}{abs(lon):03d}"
+    return f"ESA_WorldCover_10m_2021_v200_{corner}_Map.tif"
+
+
+def _corner(degrees: float) -> int:
+    return math.floor(degrees / _TILE) * _TILE
+
+
+def _origin(lat: int, lon: int) -> rasterio.Affine:
+    return from_origin(lon, lat + _TILE, 1 / _PIXELS, 1 / _PIXELS)
+
+
+def write_climate(path: Path, planet: Planet) -> None:
+    """Writes climate zones at 0.5° as a GeoTIFF of Köppen-Geiger codes (1 Af ... 30 EF), 0 over the sea."""
+    lat, lon = np.arange(89.75, -90, -0.5), np.arange(-179.75, 180, 0.5)
+    field = planet.at(lat, lon)
+    warm, moist = field["temperature"], field["moisture"]
+    rules = [
+        (field["elevation"] < -0.3, 0),
+        (warm < -9, 30),  # EF
+        (warm < -2, 29),  # ET
+        ((moist < 0.25) & (warm > 12), 4),  # BWh
+        (moist < 0.25, 5),  # BWk
+        ((moist < 0.42) & (warm > 12), 6),  # BSh
+        (moist < 0.42, 7),  # BSk
+        ((warm > 20) & (moist > 0.7), 1),  # Af
+        ((warm > 20) & (moist > 0.55), 2),  # Am
+        (warm > 20, 3),  # Aw
+        (warm > 12, 14),  # Cfa
+        (warm > 6, 15),  # Cfb
+        (warm > 2, 26),  # Dfb
+    ]
+    zones = np.select([where for where, _ in rules], [code for _, code in rules], 27).astype(np.uint8)
+    with rasterio.open(
+        path, "w", driver="GTiff", width=len(lon), height=len(lat), count=1, dtype="uint8", nodata=0,
+        crs=_WGS84, transform=from_origin(-180, 90, 0.5, 0.5), compress="deflate",
+    ) as file:  # fmt: skip
+        file.write(zones, 1)
+
+
+def write_regions(path: Path) -> None:
+    """Writes eight regions of the planet as GeoJSON polygons with a ``name``."""
+    features = [
+        {
+            "type": "Feature",
+            "properties": {"name": name},
+            "geometry": {"type": "Polygon", "coordinates": [[[w, s], [e, s], [e, n], [w, n], [w, s]]]},
+        }
+        for name, (w, s, e, n) in _REGIONS.items()
+    ]
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))

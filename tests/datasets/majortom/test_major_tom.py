@@ -109,7 +109,7 @@ def test_footprints_are_those_of_the_pictures(root):
 
 
 def test_offset_is_kept_where_asked(root):
-    kept, removed = first(root, harmonise=False), first(root)
+    kept, removed = first(root, harmonize=False), first(root)
     assert torch.equal(kept["image_s2l2a"][1] - 1000, removed["image_s2l2a"][1])
     assert torch.equal(kept["image_s2l1c"], removed["image_s2l1c"])
 
@@ -137,7 +137,7 @@ class TestAmbiguousOffset:
         assert tiny(root, ambiguous_offset="present").index.offset_s2l2a.tolist() == [1000] * 4 + [0] * 4
         assert tiny(root, ambiguous_offset="absent").index.offset_s2l2a.tolist() == [0] * 8
         assert tiny(root, ambiguous_offset="drop").index.cell.unique().tolist() == [NO_RADAR]
-        assert tiny(root, harmonise=False).index.offset_s2l2a.tolist() == [-1] * 4 + [0] * 4
+        assert tiny(root, harmonize=False).index.offset_s2l2a.tolist() == [-1] * 4 + [0] * 4
 
     def test_other_settings_are_refused(self, root):
         with pytest.raises(TerraFMError, match="got 'maybe'"):

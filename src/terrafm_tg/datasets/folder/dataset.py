@@ -10,26 +10,25 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 import rasterio
-from affine import Affine
-from geopandas import GeoDataFrame
 from rasterio import windows
+from rasterio.crs import CRS
 from rasterio.errors import RasterioError
-from rasterio.transform import array_bounds
+from rasterio.io import DatasetReader
+from rasterio.transform import array_bounds, from_bounds
 from rasterio.windows import Window
 from torchgeo.datasets.utils import Sample
 
-from terrafm_tg.datasets.index.file import open_index
 from terrafm_tg.datasets.tiles.dataset import TileDataset, check_tile_size
-from terrafm_tg.datasets.tiles.tiff import RADAR_UNITS, native_pixels
+from terrafm_tg.datasets.tiles.index_file import open_index
+from terrafm_tg.datasets.tiles.pixels import RADAR_UNITS, native_pixels
+from terrafm_tg.datasets.tiles.table import resolve_offsets
+from terrafm_tg.datasets.tiles.warp import warp
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import Modality
-from terrafm_tg.radiometry import settle
 from terrafm_tg.utils.files import fingerprint
 
-from .files import FOLDERS, band_file, band_order, find_folders, find_products, image_files
 from .offsets import Offsets, find_offsets
-from .regrid import regrid, source_window
-from .rows import tile_rows
+from .products import FOLDERS, band_file, band_order, find_folders, find_products, image_files, join_products
 
 
 class SentinelFolder(TileDataset):
@@ -37,7 +36,7 @@ class SentinelFolder(TileDataset):
 
     Reads layouts such as TerraMesh's (``S1RTC/<tile>.tif``, ``S2L1C/``, ``S2L2A/``), SSL4EO-S12's
     (``s1/<site>/<product>/VV.tif``, ``s2c/``, ``s2a/``) and BigEarthNet's (``S1/<patch>/<patch>_VV.tif``,
-    ``S2/``). Files are joined by place and date, not by name: see :func:`~.folder_rows.tile_rows`. A sensor
+    ``S2/``). Files are joined by place and date, not by name: see :func:`~.products.join_products`. A sensor
     whose grid differs from the tile's (same CRS) is interpolated to it, radar as linear power.
 
     Tiles keep the CRS of their files, UTM or not (``epsg``). Bands of 20 and 60 m come at the size in which
@@ -58,12 +57,12 @@ class SentinelFolder(TileDataset):
         radar_unit: ``"dB"`` or ``"linear"`` power, as the files hold it.
         optical_scale: Digital numbers per stored unit: 1, or 10,000 where the files hold reflectance from 0
             to 1.
-        offsets: Whether optical files hold the +1000 DN of baseline 04.00: 0, 1000, ``"detect"`` (by name,
+        offsets: The +1000 DN of baseline 04.00 in optical files: 0, 1000, ``"detect"`` (by name,
             else by pixels) or the path of a CSV file, for all or by modality: see
-            :func:`~.folder_offsets.find_offsets`. None: as ``index.parquet`` has it, else ``"detect"``.
-        ambiguous_offset: What to do where it could not be found out: ``"error"``, ``"present"``,
+            :func:`~.offsets.find_offsets`. None: as ``index.parquet`` has it, else ``"detect"``.
+        ambiguous_offset: Decides where it could not be found out: ``"error"``, ``"present"``,
             ``"absent"``, ``"drop"``.
-        harmonise: Take the offset off; False keeps the numbers as they are stored.
+        harmonize: Take the offset off; False keeps the numbers as they are stored.
         max_days: Do not join images that are further apart in time.
         transforms: Applied to each sample.
 
@@ -72,6 +71,7 @@ class SentinelFolder(TileDataset):
             unknown, the unit is another, or a setting is wrong.
     """
 
+    root: Path
     filename_glob = "*.tif*"
 
     def __init__(
@@ -87,7 +87,7 @@ class SentinelFolder(TileDataset):
         optical_scale: float = 1.0,
         offsets: Offsets | None = None,
         ambiguous_offset: str = "error",
-        harmonise: bool = True,
+        harmonize: bool = True,
         max_days: float | None = None,
         transforms: Callable[[Sample], Sample] | None = None,
     ) -> None:
@@ -97,7 +97,7 @@ class SentinelFolder(TileDataset):
                 f"`radar_unit` must be {' or '.join(map(repr, RADAR_UNITS))}, got {radar_unit!r}."
             )
         self.root = self.paths = Path(root)
-        self.bands, self.harmonise = bands, harmonise
+        self.bands, self.harmonize = bands, harmonize
         self.radar_unit, self.optical_scale = radar_unit, optical_scale
         made_here = {"folders": folders, "bands": bands, "offsets": "detect" if offsets is None else offsets}
         table, opened = open_index(
@@ -105,8 +105,8 @@ class SentinelFolder(TileDataset):
         )
         if opened and offsets is not None:
             table = find_offsets(table, self.root, offsets, bands)
-        if harmonise:
-            table = settle(table, modalities, ambiguous_offset)
+        if harmonize:
+            table = resolve_offsets(table, modalities, ambiguous_offset)
         super().__init__(table, modalities, native, tile_size, transforms)
         self._check_units()
 
@@ -121,29 +121,25 @@ class SentinelFolder(TileDataset):
         folders: Mapping[str, str] | None = None,
         bands: Mapping[str, Sequence[str]] | None = None,
         offsets: Offsets = "detect",
-    ) -> GeoDataFrame:
-        """The tile index, made from the files' headers; arguments as for the class."""
+    ) -> pd.DataFrame:
+        """Makes the tile table from the files' headers; arguments as for the class."""
         products = find_products(root, find_folders(root, folders), bands)
-        return find_offsets(tile_rows(products, tile_size, max_days), root, offsets, bands)
+        return find_offsets(join_products(products, tile_size, max_days), root, offsets, bands)
 
     @staticmethod
     def find_tile_size(root: Path) -> int:
-        """The tile size to index with when none is given: the paper's."""
+        """Returns the tile size to index with when none is given: the paper's."""
         return 534
 
     @staticmethod
     def state(root: Path) -> str:
-        """A name for the files that lie below the root: an index made for another set is out of date."""
+        """Returns a name for the files below the root: an index made for another set is out of date."""
         return fingerprint(image_files(root), root)
 
     def name(self, row: int) -> str:
-        """What a log calls the tile: the path of its first image."""
+        """Returns the tile's name in logs: the path of its first image."""
         paths = (self.table[f"path_{m}"].iat[row] for m in FOLDERS if f"path_{m}" in self.table)
         return next(path for path in paths if isinstance(path, str)).replace("{}", "*")
-
-    def _transform(self, row: int) -> Affine:
-        x, y, xres, yres = (self._grids[name][row] for name in ("x", "y", "xres", "yres"))
-        return Affine(xres, 0.0, x, 0.0, -yres, y)
 
     def _read(self, row: int, modality: Modality) -> dict[int, np.ndarray]:
         pattern = self._paths_of[modality.name][row]
@@ -158,7 +154,7 @@ class SentinelFolder(TileDataset):
         }
 
     def _pixels(self, row: int, modality: Modality, path: Path | None, bands: Sequence[str]) -> np.ndarray:
-        """Some bands of one file over a tile: native pixels (C, h, w).
+        """Reads some bands of one file over a tile: native pixels (C, h, w).
 
         Raises:
             DamagedTileError: If they cannot be read.
@@ -166,9 +162,9 @@ class SentinelFolder(TileDataset):
         name = f"{self.name(row)} {modality.name}"
         if path is None:
             raise DamagedTileError(name, f"band {bands[0]} has no file")
-        offset = int(self.table[f"offset_{modality.name}"].iat[row]) if self.harmonise else 0
+        offset = int(self.table[f"offset_{modality.name}"].iat[row]) if self.harmonize else 0
         transform = self._transform(row)
-        size = self._grids["height"][row], self._grids["width"][row]
+        size = int(self.table["height"].iat[row]), int(self.table["width"].iat[row])
         extent = array_bounds(*size, transform)
         try:
             with rasterio.open(path) as src:
@@ -184,11 +180,19 @@ class SentinelFolder(TileDataset):
                 origin = windows.transform(window, src.transform)
         except (RasterioError, ValueError) as error:
             raise DamagedTileError(name, f"{path.name}: {error}") from error
-        shape = tuple(-(-side // factor) for side in size)
-        return pixels if exact else regrid(pixels, origin, extent, shape, modality.nodata)
+        if exact:
+            return pixels
+        height, width = (-(-side // factor) for side in size)
+        grid = from_bounds(*extent, width, height)
+        crs, nodata = CRS.from_epsg(int(self._columns["epsg"][row])), modality.nodata
+        # as floating point, which is rounded to even: GDAL rounds up
+        image = warp(
+            pixels.astype(np.float64), origin, crs, grid, crs, (height, width), nodata, average=False
+        )
+        return (np.rint(image) if pixels.dtype == np.uint16 else image).astype(pixels.dtype)
 
     def _check_units(self) -> None:
-        """Refuse a unit that the first image of a modality cannot have."""
+        """Refuses a unit that the first image of a modality cannot have."""
         for modality in self.modalities:
             row = int(self._columns[f"has_{modality.name}"].argmax())
             pattern, band = self._paths_of[modality.name][row], modality.native[10][0]
@@ -218,6 +222,36 @@ class SentinelFolder(TileDataset):
     def _paths_of(self) -> dict[str, pd.Categorical]:
         return {m.name: self.table[f"path_{m.name}"].array for m in self.modalities}
 
-    @cached_property
-    def _grids(self) -> dict[str, np.ndarray]:
-        return {name: self.table[name].to_numpy() for name in ("x", "y", "xres", "yres", "height", "width")}
+
+#: Along a side of one tile; a damaged header must not ask for more memory than there is.
+MOST_PIXELS = 1 << 15
+
+
+def source_window(src: DatasetReader, extent: tuple[float, float, float, float]) -> tuple[Window, bool]:
+    """Finds the pixels of a file that an extent needs.
+
+    Args:
+        src: An open file, north-up.
+        extent: (left, bottom, right, top) in its CRS.
+
+    Raises:
+        ValueError: If the file's grid is none, or its pixels are so small that the extent has too many.
+
+    Returns:
+        The window, within the file; and whether the extent is exactly that window, to a thousandth of a
+        pixel. Where it is not, the window reaches one pixel beyond, as interpolation needs.
+    """
+    left, bottom, right, top = extent
+    t = src.transform
+    if not (t.a > 0 > t.e and np.isfinite(tuple(t)).all()):
+        raise ValueError(f"its grid is not north-up ({', '.join(f'{number:g}' for number in tuple(t)[:6])})")
+    if (right - left) / t.a > MOST_PIXELS or (top - bottom) / -t.e > MOST_PIXELS:
+        raise ValueError(f"its pixels are {t.a:g} x {-t.e:g} wide, far too small for its tile")
+    edges = np.array([[(top - t.f) / t.e, (bottom - t.f) / t.e], [(left - t.c) / t.a, (right - t.c) / t.a]])
+    whole = np.rint(edges)
+    sizes = np.array([[src.height], [src.width]])
+    exact = bool((abs(edges - whole) < 1e-3).all() and (whole >= 0).all() and (whole <= sizes).all())
+    if not exact:
+        whole = np.stack([np.floor(edges[:, 0]) - 1, np.ceil(edges[:, 1]) + 1], axis=1)
+    (row, bottom), (column, right) = np.clip(whole, 0, sizes).astype(int).tolist()
+    return Window(column, row, right - column, bottom - row), exact

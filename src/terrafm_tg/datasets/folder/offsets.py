@@ -1,4 +1,4 @@
-"""Whether the files of a folder hold the +1000 DN of baseline 04.00: by the user, by name or by pixels."""
+"""The +1000 DN of baseline 04.00 in a folder's files: told by the user, by name or by pixels."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import rasterio
-from geopandas import GeoDataFrame
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
@@ -17,7 +16,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import get_modality
 from terrafm_tg.radiometry import OFFSET, UNKNOWN, offset_beside, offset_by_pixels, offsets_by_name
 
-from .files import band_file, band_order
+from .products import band_file, band_order
 
 #: Bands that tell whether there is an offset, and the pixels along each side that are looked at.
 _TELLING, _WINDOW = ("B10", "B12", "B11", "B02", "B04"), 1024
@@ -26,22 +25,23 @@ Offsets = int | str | Mapping[str, int | str]
 
 
 def find_offsets(
-    index: GeoDataFrame, root: Path, offsets: Offsets, bands: Mapping[str, Sequence[str]] | None = None
-) -> GeoDataFrame:
-    """Fill in the offsets of a folder's index.
+    index: pd.DataFrame, root: Path, offsets: Offsets, bands: Mapping[str, Sequence[str]] | None = None
+) -> pd.DataFrame:
+    """Fills in the offsets of a folder's tile table.
 
     Args:
-        index: The tile index.
+        index: The tile table.
         root: Of the folder.
         offsets: For all optical modalities or by name: 0 or 1000, what all files hold; ``"detect"``: by the
-            product's name, else its pixels (:func:`~.baseline.offset_by_pixels`), else for L2A the L1C image
-            of the same day or, where dates are not known, of the same row (:func:`~.baseline.offset_beside`);
-            or the path of a CSV file with the columns ``product`` (or ``path``) and ``offset``. Modalities
+            product's name, else its pixels (:func:`~terrafm_tg.radiometry.offset_by_pixels`), else for L2A the
+            L1C image of the same day or, where dates are not known, of the same row
+            (:func:`~terrafm_tg.radiometry.offset_beside`); or the path of a CSV file with the columns ``product``
+            (or ``path``) and ``offset``. Modalities
             that are not named are detected.
         bands: Band order of files that do not name their bands.
 
     Returns:
-        The index with ``offset_<modality>``, -1 where it could not be found out.
+        The table with ``offset_<modality>``, -1 where it could not be found out.
 
     Raises:
         TerraFMError: If a setting is none of these, or the CSV file lacks a product.
@@ -64,8 +64,8 @@ def find_offsets(
     return index
 
 
-def _detect(index: GeoDataFrame, root: Path, name: str, bands: Mapping[str, Sequence[str]]) -> np.ndarray:
-    """Offsets by name, else by pixels, else (L2A) by the L1C image of the same day."""
+def _detect(index: pd.DataFrame, root: Path, name: str, bands: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """Finds offsets by name, else by pixels, else (L2A) by the L1C image of the same day."""
     offsets = offsets_by_name(index[f"product_{name}"])
     offsets[~index[f"has_{name}"].to_numpy()] = 0
     paths = index[f"path_{name}"].to_numpy()
@@ -91,8 +91,8 @@ def _detect(index: GeoDataFrame, root: Path, name: str, bands: Mapping[str, Sequ
     return offsets
 
 
-def _listed(index: GeoDataFrame, name: str, path: Path) -> np.ndarray:
-    """Offsets from a CSV file."""
+def _listed(index: pd.DataFrame, name: str, path: Path) -> np.ndarray:
+    """Reads offsets from a CSV file."""
     if not path.is_file():
         raise TerraFMError(
             f"`offsets` for {name} must be 0, 1000, 'detect' or a CSV file, got {str(path)!r}."
@@ -113,7 +113,7 @@ def _listed(index: GeoDataFrame, name: str, path: Path) -> np.ndarray:
 
 
 def _telling(root: Path, pattern: str, order: Sequence[str] | None) -> dict[str, np.ndarray]:
-    """Pixels of an image's middle, by band; none where it cannot be read, which reading it will say."""
+    """Reads an image's middle, by band; nothing where it cannot be read, which is said when its tiles are."""
     values = {}
     with contextlib.suppress(RasterioError):
         for band in _TELLING:

@@ -11,22 +11,18 @@ import pyarrow.parquet as pq
 from rich.table import Table
 
 from terrafm_tg.datasets.esa_worldcover import ESAWorldCover
-from terrafm_tg.datasets.folder.dataset import SentinelFolder
-from terrafm_tg.datasets.majortom.dataset import MajorTOM
-from terrafm_tg.datasets.majortom.rows import FOLDERS
 from terrafm_tg.datasets.mmearth import MMEarthTiles
-from terrafm_tg.datasets.ssl4eo import SSL4EOS12Tiles
+from terrafm_tg.datasets.source import find_kind
+from terrafm_tg.datasets.tiles.index_file import NAME, write_index
 from terrafm_tg.datasets.tiles.table import as_table
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import CLASS_NAMES, CLASSES
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.radiometry import OFFSET, UNKNOWN
 
-from .cover import describe_map, in_ocean_cells, lists, summarise, take_over
-from .file import NAME, write_index
+from .land_cover import describe_map, fill_land_cover, in_ocean_cells, lists, take_over
 from .layers import climate_zone, koppen_geiger, region
-from .tile_cover import cover_counts
-from .work import FinishedUnits
+from .map_counts import FinishedUnits, cover_counts
 
 
 def build_index(
@@ -40,7 +36,7 @@ def build_index(
     progress: bool = True,
     **settings: Any,
 ) -> pd.DataFrame:
-    """Build the tile index of a Major-TOM root or of a folder of GeoTIFFs, and write it as GeoParquet.
+    """Builds the tile index of any dataset of tiles, and writes it as GeoParquet.
 
     The file appears whole or not at all. Datasets find it in their root and use it from then on; they refuse
     it once the files there have changed. A run that was stopped goes on where it was when it is started
@@ -84,9 +80,7 @@ def build_index(
         raise TerraFMError(
             f"{out} cannot be written, as its folder is missing or read-only: name another file with `out`."
         )
-    major_tom = any((root / folder / "metadata.parquet").is_file() for folder in FOLDERS.values())
-    others = next((kind for kind in (SSL4EOS12Tiles, MMEarthTiles) if kind.lies_in(root)), SentinelFolder)
-    kind: Any = MajorTOM if major_tom else others
+    kind = find_kind(root)
     if kind is MMEarthTiles and worldcover is None:
         settings["cover"] = True  # it holds the map of its places itself
     if settings.get("tile_size") is None:
@@ -102,9 +96,10 @@ def build_index(
             source = worldcover if isinstance(worldcover, ESAWorldCover) else ESAWorldCover(worldcover)
             made_for["worldcover"] = describe_map(source)
             known = take_over(table, out, made_for, source, cover, share)
-            how = {"workers": workers, "scheduler": scheduler, "progress": progress}
-            counts, _ = cover_counts(table, settings["tile_size"], source, ~known, finished, **how)
-            summarise(counts, table, ~known, cover, share)
+            counts, _ = cover_counts(
+                table, settings["tile_size"], source, ~known, finished, workers, scheduler, progress
+            )
+            fill_land_cover(counts, table, ~known, cover, share)
         zones = koppen_geiger(table) if climate is None else climate_zone(table, climate)
         region_of, made_for["regions"] = region(table, regions)
         table = table.assign(
@@ -120,7 +115,7 @@ def build_index(
 
 
 def region_names(path: Path) -> list[str]:
-    """Names of the regions whose numbers an index file holds in ``region``; none where it names none."""
+    """Returns the names of the regions whose numbers an index file holds in ``region``; none where it names none."""
     metadata = pq.read_schema(path).metadata or {}
     return json.loads(metadata.get(b"terrafm", b"{}")).get("regions", [])
 
@@ -129,8 +124,8 @@ def _below(root: Path, name: str) -> Path | None:
     return root / name if (root / name).exists() else None
 
 
-def summary_table(index: pd.DataFrame) -> Table:
-    """What a tile index holds, for people: modalities, offsets, land cover, and what is not known."""
+def index_summary(index: pd.DataFrame) -> Table:
+    """Summarizes a tile index for people: modalities, offsets, land cover, and what is not known."""
     table = Table(caption=_caption(index), caption_justify="left", min_width=60)
     table.add_column("")
     table.add_column("tiles", justify="right")

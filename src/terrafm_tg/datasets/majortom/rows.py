@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyproj
 
-from terrafm_tg.datasets.tiles.footprints import boxes
-from terrafm_tg.datasets.tiles.table import times
+from terrafm_tg.datasets.tiles.table import boxes, times
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.radiometry import baselines_by_name, offsets_by_name
 

@@ -8,7 +8,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.transform import array_bounds
 
-from terrafm_tg.datasets.tiles.tiff import native_pixels
+from terrafm_tg.datasets.tiles.pixels import native_pixels
 from terrafm_tg.datasets.tiles.warp import needed_window, warp
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import Modality

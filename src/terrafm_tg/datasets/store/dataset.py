@@ -8,16 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from affine import Affine
 from torchgeo.datasets.utils import Sample
 
-from terrafm_tg.datasets.index.file import NAME, read_index
 from terrafm_tg.datasets.tiles.dataset import TileDataset
+from terrafm_tg.datasets.tiles.index_file import NAME, read_index
+from terrafm_tg.datasets.tiles.table import resolve_offsets
 from terrafm_tg.errors import DamagedTileError
 from terrafm_tg.modalities import Modality
-from terrafm_tg.radiometry import remove_offset, settle
+from terrafm_tg.radiometry import remove_offset
 
-from .files import read_store_index
+from .folder import read_store_index
 from .records import checksum, decode, decode_into
 from .shards import ShardFiles
 
@@ -38,8 +38,8 @@ class PackedTiles(TileDataset):
         modalities: ``"s1rtc"``, ``"s2l1c"``, ``"s2l2a"``, any of them; those that the store has where None.
         native: Hand out the stored pixels instead of float32 at 10 m.
         index: A tile index of the store with a part of its rows, or the path of one, instead of all.
-        harmonise: Take the offset of baseline 04.00 off; False keeps the numbers as they are stored.
-        ambiguous_offset: What to do where a product's name does not tell (``N9999``): ``"error"``, ``"present"``,
+        harmonize: Take the offset of baseline 04.00 off; False keeps the numbers as they are stored.
+        ambiguous_offset: Decides where a product's name does not tell it (``N9999``): ``"error"``, ``"present"``,
             ``"absent"`` or ``"drop"``; see :class:`~terrafm_tg.datasets.MajorTOM`.
         transforms: Applied to each sample.
 
@@ -56,17 +56,17 @@ class PackedTiles(TileDataset):
         modalities: Sequence[str] | None = None,
         native: bool = False,
         index: pd.DataFrame | str | os.PathLike[str] | None = None,
-        harmonise: bool = True,
+        harmonize: bool = True,
         ambiguous_offset: str = "error",
         transforms: Callable[[Sample], Sample] | None = None,
     ) -> None:
         self.root = self.paths = os.fspath(root).rstrip("/")
-        self.harmonise = harmonise
+        self.harmonize = harmonize
         table, made_for = read_store_index(self.root)
         if index is not None:
             table = index if isinstance(index, pd.DataFrame) else read_index(Path(index))[0]
-        if harmonise:
-            table = settle(table, modalities, ambiguous_offset)
+        if harmonize:
+            table = resolve_offsets(table, modalities, ambiguous_offset)
         super().__init__(table, modalities, native, made_for["tile_size"], transforms)
         self._files = ShardFiles()
 
@@ -83,7 +83,7 @@ class PackedTiles(TileDataset):
         return True
 
     def _record(self, row: int, modality: Modality) -> bytes:
-        """The bytes of a record, as they were packed.
+        """Reads the bytes of a record, as they were packed.
 
         Raises:
             DamagedTileError: If they cannot be read or have changed.
@@ -102,8 +102,8 @@ class PackedTiles(TileDataset):
         return data
 
     def _take_off(self, row: int, modality: Modality, groups: Mapping[int, np.ndarray]) -> None:
-        """The offset of the processing baseline, in place."""
-        offset = int(self._offsets[modality.name][row]) if self.harmonise else 0
+        """Removes the offset of the processing baseline, in place."""
+        offset = int(self._offsets[modality.name][row]) if self.harmonize else 0
         for band in (band for group in groups.values() for band in group if offset):
             if band.min() > offset:
                 band -= offset
@@ -111,20 +111,7 @@ class PackedTiles(TileDataset):
                 band[:] = remove_offset(band, offset)
 
     def _check_valid(self, row: int, modality: Modality, groups: dict[int, np.ndarray]) -> None:
-        """Done when the store was packed."""
-
-    def _transform(self, row: int) -> Affine:
-        if self._scales is None:
-            return super()._transform(row)
-        (x, y), (xres, yres) = self._footprints.origin(row), (scale.item(row) for scale in self._scales)
-        return Affine(xres, 0.0, x, 0.0, -yres, y)
-
-    @cached_property
-    def _scales(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Size of pixels in metres, where not all are 10 m wide."""
-        return (
-            (self.table["xres"].to_numpy(), self.table["yres"].to_numpy()) if "xres" in self.table else None
-        )
+        """Checks nothing: that was done when the store was packed."""
 
     @cached_property
     def _cells(self) -> pd.Categorical:
@@ -148,7 +135,7 @@ class PackedTiles(TileDataset):
 
 
 class _Places(NamedTuple):
-    """Where the records of one modality lie, by row of the table."""
+    """The places of one modality's records, by row of the table."""
 
     shard: pd.Categorical
     start: pd.api.extensions.ExtensionArray

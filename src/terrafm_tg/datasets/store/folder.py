@@ -1,15 +1,20 @@
-"""The folder of a packed store while it is written: whose it is, how it was made, and what lies in it for nothing."""
+"""The folder of a packed store: settings, lock, index with its checksum, and shards that no index names any more."""
 
 import json
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from filelock import FileLock, Timeout
+from xxhash import xxh3_128
 
+from terrafm_tg.datasets.tiles.index_file import NAME, read_index, write_index
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.files import remove_leftovers, write_text
+from terrafm_tg.utils.remote import shared_reader
 
 #: Says that a folder is a packed store, also before it has an index, and with which settings it is made.
 MARKER = "store.json"
@@ -19,7 +24,7 @@ _GONE = ".gone.json"
 
 @contextmanager
 def alone_in(out: Path, settings: Mapping[str, Any]) -> Iterator[None]:
-    """Make the folder of a store, or take the one that is there, for one process at a time.
+    """Makes the folder of a store, or takes the one that is there, for one process at a time.
 
     Args:
         out: The folder.
@@ -48,7 +53,7 @@ def alone_in(out: Path, settings: Mapping[str, Any]) -> Iterator[None]:
 
 
 def plan_removal(out: Path, shards: Collection[str]) -> None:
-    """Note, before a new index is written, which shards of the present one it does not name any more.
+    """Notes, before a new index is written, the shards of the present one that it does not name any more.
 
     Only these are ever removed: a shard that no index names may hold what has no source any more, of a store whose
     index was lost.
@@ -59,7 +64,7 @@ def plan_removal(out: Path, shards: Collection[str]) -> None:
 
 
 def remove_planned(out: Path, named: Collection[str]) -> int:
-    """Remove the shards noted, once the new index is in place, and what killed processes were writing.
+    """Removes the shards noted, once the new index is in place, and half-written files of killed processes.
 
     Args:
         out: The store.
@@ -76,24 +81,95 @@ def remove_planned(out: Path, named: Collection[str]) -> int:
 
 
 def _is_foreign(path: Path) -> bool:
-    """Whether it is not what a process leaves that was killed at its start."""
+    """Tells a file of somebody else from those of a process that was killed at its start."""
     return path.name != _LOCK and not path.name.startswith(f".{MARKER}.")
 
 
 def _planned(out: Path) -> list[str]:
-    """What was noted and not removed, because the process was killed in between."""
+    """Reads the shards noted and not removed, because the process was killed in between."""
     return json.loads((out / _GONE).read_text()) if (out / _GONE).is_file() else []
 
 
 def _compare(marker: Path, settings: Mapping[str, Any]) -> None:
-    """Refuse settings that the store was not made with."""
+    """Refuses settings that the store was not made with."""
     try:
         held = json.loads(marker.read_text())
     except ValueError as error:
         raise TerraFMError(f"{marker} cannot be read ({error}): pack into another folder.") from error
     for name, value in settings.items():
         if held.get(name) != value:
+            option = name.replace("quantise", "quantize")
             raise TerraFMError(
-                f"The store {marker.parent} was made with {name}={held.get(name)!r}, not {value!r}: set that, or name "
-                "another folder."
+                f"The store {marker.parent} was made with {option}={held.get(name)!r}, not {value!r}: set that, "
+                "or name another folder."
             )
+
+
+#: The file with the index' checksum.
+SUM = f"{NAME}.xxh128"
+#: The format of stores that this version writes and reads.
+FORMAT = 1
+
+
+def write_store_index(index: pd.DataFrame, root: Path, made_for: dict[str, Any]) -> None:
+    """Writes the index of a store and its checksum, or puts them in the place of those there.
+
+    Args:
+        index: A tile index or tile table; see :class:`~terrafm_tg.datasets.PackedTiles` for its columns.
+        root: Of the store.
+        made_for: ``{"format": FORMAT, "tile_size": ...}`` and other settings; JSON can hold it.
+    """
+    new, path = root / f"{NAME}.new", root / NAME
+    write_index(index, new, made_for)
+    line = _line(new)
+    held = _line(path) if path.is_file() else ""
+    write_text(root / SUM, line + held)  # either index is right while one takes the other's place
+    new.replace(path)
+    write_text(root / SUM, line)
+
+
+def read_store_index(root: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Reads the index of a store after its checksum was found right.
+
+    Args:
+        root: Folder of the store, or its URL.
+
+    Returns:
+        The tile table, and the settings it was made for.
+
+    Raises:
+        TerraFMError: If there is no store, its index is damaged, or of a newer format.
+    """
+    with tempfile.TemporaryDirectory(prefix="terrafm-") as folder:
+        local = Path(folder) if "://" in root else Path(root)
+        try:
+            if "://" in root:
+                for name in (NAME, SUM):
+                    shared_reader().save(f"{root.rstrip('/')}/{name}", local / name)
+            lines = (local / SUM).read_bytes().splitlines(keepends=True)
+            right = _line(local / NAME).encode() in lines
+        except OSError as error:
+            raise TerraFMError(
+                f"{root} is no packed store ({NAME} or {SUM} cannot be read: {error}): make one with `terrafm pack`."
+            ) from error
+        if not right:
+            raise TerraFMError(
+                f"{root.rstrip('/')}/{NAME} is damaged: its checksum is not the one in {SUM}. Restore both from a "
+                "copy, or delete both and run `terrafm pack` again on all its sources, whose shards stay."
+            )
+        table, made_for = read_index(local / NAME)
+    if made_for.get("format") != FORMAT:
+        raise TerraFMError(
+            f"The store {root} has format {made_for.get('format')!r}, this version reads {FORMAT}: update terrafm-tg, "
+            "or pack again."
+        )
+    return table, made_for
+
+
+def _line(path: Path) -> str:
+    """Returns a file's checksum in the form of ``xxh128sum``, under the name of an index."""
+    digest = xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return f"{digest.hexdigest()}  {NAME}\n"

@@ -1,4 +1,4 @@
-"""Packs the tiles of any dataset of ours into a store that is read at memory speed: in parallel, resumable, appendable.
+"""Packing: the tiles of any dataset of ours to a store that is read at memory speed; parallel, resumable, appendable.
 
 The work is split by source file, so that each is read once. A unit of work gives one shard, whose name tells what was
 planned to go in: what is there already, from a stopped run or from one before, is not made again. The index of the
@@ -14,34 +14,30 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from terrafm_tg.datasets.index.file import NAME
 from terrafm_tg.datasets.tiles.dataset import TileDataset
+from terrafm_tg.datasets.tiles.index_file import NAME
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.parallel import run_units
 
-from .damage import NAME as DAMAGED
-from .damage import DamageList
-from .files import FORMAT, read_store_index, write_store_index
-from .folder import alone_in, plan_removal, remove_planned
-from .held import HeldTiles
-from .plan import Unit, plan_units, source_names, tiles_per_shard
-from .report import PackReport, Tally
+from .folder import FORMAT, alone_in, plan_removal, read_store_index, remove_planned, write_store_index
+from .plan import ShardJob, ShardPlan, plan_shards, run_job, select_tiles, source_names, tiles_per_shard
+from .report import DAMAGED as DAMAGED
+from .report import DamageList, PackReport, Tally
 from .shards import SUFFIX
-from .table import join_tables, with_categories
-from .unit import PackUnit, pack_unit, tiles_of
+from .table import StoredTiles, join_tables, with_categories
 
 
 def pack(
     tiles: TileDataset,
     out: str | os.PathLike[str],
-    quantise_radar: bool = False,
+    quantize_radar: bool = False,
     shard_mb: float = 512,
     workers: int | None = None,
     scheduler: str | None = None,
     max_damaged_share: float = 0.05,
     progress: bool = True,
 ) -> PackReport:
-    """Write the tiles of a dataset into a packed store, or add them to one.
+    """Writes the tiles of a dataset into a packed store, or adds them to one.
 
     The same tiles and settings give the same files, byte for byte, whatever the number of processes and however
     often the run was stopped and started again. What the store holds already from the same source files is not read
@@ -52,10 +48,10 @@ def pack(
     once, and listed in ``damaged.csv`` of the store.
 
     Args:
-        tiles: What to pack, in its modalities; pixels are stored as they lie at the source, with the offset of
+        tiles: The tiles to pack, in their modalities; pixels are stored as they lie at the source, with the offset of
             the processing baseline. A cell's four tiles are decoded together.
         out: Folder of the store: absent, empty, or a store that was made with the same settings.
-        quantise_radar: Store radar as int16 hundredths of a decibel, 0.005 dB from the truth at most, in half the
+        quantize_radar: Store radar as int16 hundredths of a decibel, 0.005 dB from the truth at most, in half the
             bytes before compression; False keeps float32 linear power, exactly.
         shard_mb: Most megabytes of pixels in a shard, before compression.
         workers: Processes; see :func:`~terrafm_tg.utils.parallel.run_units`.
@@ -64,7 +60,7 @@ def pack(
         progress: Show a bar.
 
     Returns:
-        What was done.
+        The numbers of tiles and bytes, by modality.
 
     Raises:
         TerraFMError: If ``out`` is something else, in the source or around it, a setting is wrong or not the
@@ -78,11 +74,11 @@ def pack(
     settings: dict[str, Any] = {
         "format": FORMAT,
         "tile_size": tiles.tile_size,
-        "quantise_radar": quantise_radar,
+        "quantise_radar": quantize_radar,  # as format 1 spells it
     }
     try:
         with alone_in(out, settings):
-            packing = _Packing(tiles, root, out, quantise_radar, max_damaged_share)
+            packing = _Packing(tiles, root, out, quantize_radar, max_damaged_share)
             packing.plan(shard_mb * 1e6)
             packing.run(workers, scheduler, progress)
             report = packing.finish(settings)
@@ -100,37 +96,37 @@ class _Packing:
     """The state of one run; see :func:`pack`."""
 
     def __init__(
-        self, tiles: TileDataset, root: Path, out: Path, quantise: bool, max_damaged_share: float
+        self, tiles: TileDataset, root: Path, out: Path, quantize: bool, max_damaged_share: float
     ) -> None:
-        self.tiles = tiles_of(tiles, with_categories(tiles.table))
-        self.root, self.out, self.quantise = root, out, quantise
+        self.tiles = select_tiles(tiles, with_categories(tiles.table))
+        self.root, self.out, self.quantize = root, out, quantize
         self.damage = DamageList(out / DAMAGED, max_damaged_share)
         self.before = with_categories(read_store_index(str(out))[0]) if (out / NAME).is_file() else None
         self.named = _shards(self.before) if self.before is not None else set()
-        self.held: dict[str, HeldTiles] = {}
-        self.units: list[Unit] = []
+        self.held: dict[str, StoredTiles] = {}
+        self.units: list[ShardPlan] = []
         self.report = PackReport()
 
     def plan(self, limit: float) -> None:
-        """Find out what is to be done, in units of at most ``limit`` bytes."""
+        """Plans the shards to write, of at most ``limit`` bytes each."""
         table = self.tiles.table
         for modality in self.tiles.modalities:
-            name, steps = modality.name, self.quantise and modality.unit == "dB"
+            name, steps = modality.name, self.quantize and modality.unit == "dB"
             sources = source_names(table, self.root, modality, "steps" if steps else "")
-            held = self.held[name] = HeldTiles(name, sources)
+            held = self.held[name] = StoredTiles(name, sources)
             if self.before is not None:
                 self.before = held.take_over(self.before, self.out)
             self.report.modalities[name] = Tally(before=int(held.held.sum()))
             todo = (sources > 0) & ~held.held & ~np.isin(sources, self.damage.known(name))
             item = 2 if steps or modality.unit == "DN" else 4
             most = tiles_per_shard(table, modality, self.tiles.tile_size, limit, item)
-            self.units += plan_units(table, modality, sources, todo, most)
+            self.units += plan_shards(table, modality, sources, todo, most)
 
     def run(self, workers: int | None, scheduler: str | None, progress: bool) -> None:
-        """Write the shards."""
+        """Writes the shards."""
         planned = sum(len(unit.rows) for unit in self.units)
         options: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "progress": progress}
-        for number, (shard, source_bytes) in run_units(pack_unit, self, title="Packing", **options):
+        for number, (shard, source_bytes) in run_units(run_job, self, title="Packing", **options):
             unit, tally = self.units[number], self.report.modalities[self.units[number].modality.name]
             faults = shard["fault"].to_numpy(str)
             tally.tiles += int((faults == "").sum())
@@ -144,11 +140,11 @@ class _Packing:
     def __len__(self) -> int:
         return len(self.units)
 
-    def __iter__(self) -> Iterator[PackUnit]:
-        """What the workers are given, made one after the other."""
+    def __iter__(self) -> Iterator[ShardJob]:
+        """Yields the jobs of the workers, made one after the other."""
         for unit in self.units:
-            part = tiles_of(self.tiles, self.tiles.table.iloc[unit.rows])
-            yield PackUnit(part, unit.modality, self.out / _path(unit), self.quantise)
+            part = select_tiles(self.tiles, self.tiles.table.iloc[unit.rows])
+            yield ShardJob(part, unit.modality, self.out / _path(unit), self.quantize)
 
     def _note(self, row: int, modality: str, fault: str, planned: int) -> None:
         table = self.tiles.table
@@ -160,7 +156,7 @@ class _Packing:
         self.damage.add(self.tiles.name(row), modality, (file, group), fault, source, planned)
 
     def finish(self, settings: dict[str, Any]) -> PackReport:
-        """Write the index, then the list of damaged tiles; remove what is left over."""
+        """Writes the index, then the list of damaged tiles; removes shards that are left over."""
         records = {name: held.table() for name, held in self.held.items()}
         table = join_tables(self.tiles.table, records, self.before)
         if table.empty:
@@ -175,18 +171,18 @@ class _Packing:
 
 
 def _shards(table: pd.DataFrame) -> set[str]:
-    """Paths of the shards that a store's table names, below the store."""
+    """Returns the paths of the shards that a store's table names, below the store."""
     columns = (table[column] for column in table if column.startswith("shard_"))
     return set().union(*(column.dropna().astype("str").unique() for column in columns))
 
 
-def _path(unit: Unit) -> str:
-    """Of a unit's shard, below the store."""
+def _path(unit: ShardPlan) -> str:
+    """Returns the path of a planned shard, below the store."""
     return f"{unit.modality.name}/{unit.name}{SUFFIX}"
 
 
 def _check_apart(root: Path, out: Path) -> None:
-    """Refuse a store in its source, or around it."""
+    """Refuses a store in its source, or around it."""
     real_root, real_out = root.resolve(), out.resolve()
     if real_root == real_out or real_root in real_out.parents or real_out in real_root.parents:
         raise TerraFMError(

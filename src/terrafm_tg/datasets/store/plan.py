@@ -1,27 +1,37 @@
-"""What to pack: the tiles of one modality by source file, cut into shards, each named by what goes into it."""
+"""Shards to write: the tiles of one modality by source file, cut to equal size, and the work that writes one."""
 
+import contextlib
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from terrafm_tg.datasets.folder.files import band_file
+from terrafm_tg.datasets.folder.products import band_file
+from terrafm_tg.datasets.tiles.dataset import TileDataset
+from terrafm_tg.errors import DamagedTileError
 from terrafm_tg.modalities import Modality
+from terrafm_tg.radiometry import quantize
+
+from .shards import Record, shard_table, write_shard
 
 #: Tiles of a cell; a shard holds whole cells, which are decoded once.
 _CELL = 4
 
 
 @dataclass(frozen=True)
-class Unit:
-    """The work that gives one shard.
+class ShardPlan:
+    """A shard to write.
 
     Args:
-        modality: Of which the shard holds tiles.
-        name: Of the shard, without an ending: its first source file, and a hash of what is planned to go in.
+        modality: The modality of its tiles.
+        name: Its first source file, and a hash of all that is planned to go in; without an ending.
         rows: Rows of the tile index, in the order in which they lie in the source file.
     """
 
@@ -31,15 +41,15 @@ class Unit:
 
 
 def source_names(index: pd.DataFrame, root: Path, modality: Modality, salt: str) -> np.ndarray:
-    """A number per tile for where its pixels of a modality come from and how they are stored.
+    """Numbers each tile by the origin of its pixels of a modality and the way in which they are stored.
 
     It changes when the source file is another, or one of another size.
 
     Args:
         index: A tile index.
         root: What the files of the index are relative to.
-        modality: Which of its sources.
-        salt: What else decides the stored bytes, such as the unit of radar.
+        modality: The modality.
+        salt: Anything else that decides the stored bytes, such as the unit of radar.
 
     Returns:
         uint64 (n,), 0 where the tile lacks the modality.
@@ -57,24 +67,24 @@ def source_names(index: pd.DataFrame, root: Path, modality: Modality, salt: str)
     return np.where(index[f"has_{name}"].to_numpy(bool), np.maximum(hashes, 1), 0)
 
 
-def plan_units(
+def plan_shards(
     index: pd.DataFrame, modality: Modality, names: np.ndarray, todo: np.ndarray, limit: int
-) -> Iterator[Unit]:
-    """Cut the tiles to pack into units of about equal size.
+) -> Iterator[ShardPlan]:
+    """Cuts the tiles to pack into shards of about equal size.
 
-    A unit takes tiles from one Parquet part, in the order of its row groups and whole cells at a time, or from
+    A shard takes tiles from one Parquet part, in the order of its row groups and whole cells at a time, or from
     consecutive image files. So each part is read once, from its beginning to its end, and a part that comes
-    later changes no unit of the others.
+    later changes no shard of the others.
 
     Args:
         index: A tile index.
-        modality: Which to pack.
+        modality: The modality to pack.
         names: From :func:`source_names`.
-        todo: bool (n,), which tiles.
+        todo: bool (n,), the tiles.
         limit: Most tiles in a shard.
 
     Yields:
-        The units, in the order of the sources.
+        The shards, in the order of the sources.
     """
     rows = np.flatnonzero(todo)
     files = _files(index, modality.name)
@@ -94,15 +104,15 @@ def plan_units(
             stem = modality.name if files is None else Path(str(files[chosen[0]])).stem.replace("{}", "")
             digest = sha256(names[chosen].astype("<u8").tobytes()).hexdigest()[:12]
             begin = "" if group is None else f"-{picture[start + first]:06d}"
-            yield Unit(modality, f"{stem}{begin}-{digest}", chosen)
+            yield ShardPlan(modality, f"{stem}{begin}-{digest}", chosen)
 
 
 def tiles_per_shard(index: pd.DataFrame, modality: Modality, tile_size: int, limit: float, item: int) -> int:
-    """How many tiles make a shard of at most ``limit`` bytes before compression, a multiple of a cell's four.
+    """Counts the tiles of a shard of at most ``limit`` bytes before compression, a multiple of a cell's four.
 
     Args:
         index: A tile index; images of several sizes count as the largest.
-        modality: Which.
+        modality: Their modality.
         tile_size: Edge of a tile in pixels of 10 m.
         limit: Bytes.
         item: Bytes per stored pixel.
@@ -115,7 +125,7 @@ def tiles_per_shard(index: pd.DataFrame, modality: Modality, tile_size: int, lim
 
 
 def _cut(pictures: np.ndarray, limit: int) -> np.ndarray:
-    """Number of the shard that each tile goes into: equal shares, and pictures stay whole where they fit in one."""
+    """Numbers the shard of each tile: equal shares, and pictures stay whole where they fit in one."""
     count = -(-len(pictures) // limit)
     share = -(-len(pictures) // count)
     starts, stops = np.array(list(_runs(pictures))).T
@@ -127,13 +137,13 @@ def _cut(pictures: np.ndarray, limit: int) -> np.ndarray:
 
 
 def _runs(values: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Begin and end of each run of equal values."""
+    """Yields begin and end of each run of equal values."""
     edges = np.flatnonzero(np.diff(values)) + 1
     return zip([0, *edges.tolist()], [*edges.tolist(), len(values)], strict=True)
 
 
 def _files(index: pd.DataFrame, name: str) -> pd.Categorical | None:
-    """Where each tile's pixels lie: Parquet part, or pattern of image files; None where the index does not say."""
+    """Returns each tile's Parquet part, or pattern of image files; None where the index does not say."""
     for column in (f"part_{name}", f"path_{name}"):
         if column in index:
             files = pd.Categorical(index[column])
@@ -142,8 +152,102 @@ def _files(index: pd.DataFrame, name: str) -> pd.Categorical | None:
 
 
 def file_bytes(root: Path, path: str, modality: Modality) -> int:
-    """Bytes of a part, or of a product's image files (``{}`` stands for the band); 0 for what is elsewhere or gone."""
+    """Sums the bytes of a part, or of a product's files (``{}`` stands for the band); 0 for those elsewhere or gone."""
     if "://" in path:
         return 0
     found = [band_file(root, path, band) for band in modality.bands] if "{}" in path else [root / path]
     return sum(file.stat().st_size for file in found if file is not None and file.is_file())
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """The work that writes one shard, as a worker process is given it.
+
+    Args:
+        tiles: The source, with the rows of this shard only; see :func:`select_tiles`.
+        modality: The modality to pack.
+        path: The shard to write.
+        quantize: Store radar as hundredths of a decibel.
+    """
+
+    tiles: TileDataset
+    modality: Modality
+    path: Path
+    quantize: bool
+
+
+def run_job(unit: ShardJob) -> tuple[pd.DataFrame, int]:
+    """Writes a shard, unless an earlier run did.
+
+    Returns:
+        The shard's table (:func:`~terrafm_tg.datasets.store.shards.shard_table`), a row per tile, and the
+        bytes that the source has of it.
+
+    Raises:
+        OSError: If the shard cannot be written.
+    """
+    if unit.path.is_file():
+        table = shard_table(unit.path)
+    else:
+        unit.path.parent.mkdir(exist_ok=True)
+        table = write_shard(unit.path, unit.modality, _records(unit))
+    return table, _source_bytes(unit.tiles, unit.modality)
+
+
+def select_tiles(tiles: TileDataset, table: pd.DataFrame) -> TileDataset:
+    """Returns a dataset with some rows of another, as a worker process is given it: pixels as they are stored.
+
+    Args:
+        tiles: The dataset.
+        table: Rows of its tile table.
+    """
+    part = copy.copy(tiles)
+    for name in [name for name in vars(part) if isinstance(getattr(type(part), name, None), cached_property)]:
+        del part.__dict__[name]
+    part.index = table.assign(**{
+        name: column.array.remove_unused_categories()
+        for name, column in table.items()
+        if isinstance(column.dtype, pd.CategoricalDtype)
+    })  # fmt: skip
+    part.__dict__ |= {"transforms": None, "harmonize": False, "root": Path(part.root).absolute()}
+    return part
+
+
+def _source_bytes(tiles: TileDataset, modality: Modality) -> int:
+    """Sums the bytes of the bands' columns in Parquet parts, or of image files."""
+    table, root, name = tiles.table, Path(tiles.root), modality.name
+    if f"part_{name}" not in table:
+        files = table.get(f"path_{name}", pd.Series(dtype=object)).unique()
+        return sum(file_bytes(root, path, modality) for path in files)
+    groups = table.groupby(f"part_{name}", observed=True)[f"group_{name}"].unique()
+    total = 0
+    for part, numbers in groups.items():
+        with contextlib.suppress(OSError, pa.ArrowException):  # whoever reads the pixels says so
+            held = pq.read_metadata(root / str(part))
+            bands = {band.lower() for band in modality.bands}
+            columns = [i for i, column in enumerate(held.schema.names) if column.lower() in bands]
+            total += sum(
+                held.row_group(int(g)).column(i).total_compressed_size for g in numbers for i in columns
+            )
+    return total
+
+
+def _records(unit: ShardJob) -> Iterator[Record]:
+    """Yields the shard's tiles in their order; those of a cell are decoded together."""
+    tiles, modality = unit.tiles, unit.modality
+    cells, quadrants = (tiles.table[name].to_numpy() for name in ("cell", "quadrant"))
+    ahead: dict[int, dict[int, np.ndarray] | None] = {}
+    for row in range(len(tiles)):
+        groups, fault = None, ""
+        try:
+            if row not in ahead:
+                ahead |= tiles._read_together(row, modality)
+            groups = ahead.pop(row)
+        except DamagedTileError as error:
+            fault = error.reason
+        if groups is None:
+            fault = fault or "it is absent"
+        elif unit.quantize and modality.unit == "dB":
+            # double precision: the same integers on every kind of processor
+            groups = {resolution: quantize(group.astype(np.float64)) for resolution, group in groups.items()}
+        yield Record(cells[row], int(quadrants[row]), groups, fault)

@@ -1,4 +1,4 @@
-"""One tile of one modality as bytes: how it is compressed, what its checksum covers, how it is read back.
+"""Records: one tile of one modality as bytes, compressed and with a checksum.
 
 A record is the tile's native groups (10, 20, 60 m), each a Blosc frame (bytes shuffled by significance, then LZ4)
 of its pixels in C order, little-endian, one after the other. What they decode to is said by the *layout*, such as
@@ -13,7 +13,6 @@ import numpy as np
 from numcodecs import blosc
 from xxhash import xxh3_64_intdigest
 
-from terrafm_tg.datasets.tiles.pixels import valid_bands
 from terrafm_tg.errors import UnfitTileError
 from terrafm_tg.modalities import Modality
 
@@ -27,11 +26,11 @@ _HEADER = 16
 
 
 def encode(groups: Mapping[int, np.ndarray], modality: Modality, level: int = LEVEL) -> tuple[bytes, str]:
-    """A tile's native groups as one record.
+    """Encodes a tile's native groups as one record.
 
     Args:
         groups: (C, h, w) per resolution of ``modality.native``.
-        modality: Whose they are.
+        modality: Their sensor.
         level: 1 to 9; higher is smaller, and many times slower to write.
 
     Returns:
@@ -44,13 +43,13 @@ def encode(groups: Mapping[int, np.ndarray], modality: Modality, level: int = LE
 
 
 def checksum(data: bytes | memoryview, cell: str, quadrant: int, modality: Modality, layout: str) -> int:
-    """XXH3 of a record, which holds for this tile, modality and layout only."""
+    """Computes the XXH3 of a record, which holds for this tile, modality and layout only."""
     key = f"{cell}/{quadrant} {modality.name} {layout}".encode()
     return xxh3_64_intdigest(data, seed=xxh3_64_intdigest(key))
 
 
 def decode(data: bytes | memoryview, modality: Modality, layout: str) -> dict[int, np.ndarray]:
-    """The native groups (C, h, w) of a record whose checksum holds, in new arrays."""
+    """Decodes a record whose checksum holds to its native groups (C, h, w), in new arrays."""
     dtype, shapes = parse_layout(layout)
     out = {res: np.empty(shape, dtype) for res, shape in zip(modality.native, shapes, strict=True)}
     _decompress(data, out, modality)
@@ -60,7 +59,7 @@ def decode(data: bytes | memoryview, modality: Modality, layout: str) -> dict[in
 def decode_into(
     data: bytes | memoryview, modality: Modality, layout: str, out: Mapping[int, np.ndarray]
 ) -> None:
-    """Decode a record whose checksum holds straight into C-contiguous arrays.
+    """Decodes a record whose checksum holds straight into C-contiguous arrays.
 
     Raises:
         UnfitTileError: If the arrays do not have the layout's shapes and type.
@@ -85,15 +84,6 @@ def _decompress(data: bytes | memoryview, out: Mapping[int, np.ndarray], modalit
 
 @lru_cache(maxsize=1024)
 def parse_layout(layout: str) -> tuple[np.dtype, tuple[tuple[int, ...], ...]]:
-    """Type and shape (C, h, w) of each group of a layout."""
+    """Reads the type and each group's shape (C, h, w) from a layout."""
     dtype, *shapes = layout.split()
     return np.dtype(dtype), tuple(tuple(map(int, shape.split("x"))) for shape in shapes)
-
-
-def only_nodata(groups: Mapping[int, np.ndarray], modality: Modality) -> str:
-    """Which bands of a tile have no pixel that is not missing, in words; empty where each has one."""
-    valid = np.concatenate([valid_bands(groups[resolution]) for resolution in modality.native])
-    if valid.all():
-        return ""
-    bands = np.array([band for group in modality.native.values() for band in group])
-    return f"{f'band {", ".join(bands[~valid])}' if valid.any() else 'it'} holds only nodata"

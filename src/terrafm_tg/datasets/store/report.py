@@ -1,18 +1,24 @@
-"""What packing came to, in numbers and as a table for people."""
+"""Results of packing: numbers by modality, a table for people, and the list of damaged tiles."""
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 from rich.table import Table
 
+from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import get_modality
 
-from .damage import NAME as DAMAGED
+from .folder import write_text
+from .plan import file_bytes
 
 
 @dataclass
 class Tally:
-    """What one modality came to.
+    """Numbers of one modality.
 
     Args:
         tiles: Packed now.
@@ -31,7 +37,7 @@ class Tally:
 
 @dataclass
 class PackReport:
-    """What a store holds now, and what was done for it.
+    """Numbers of a run of packing.
 
     Args:
         tiles: In the store.
@@ -48,7 +54,7 @@ class PackReport:
     seconds: float = 0.0
 
     def table(self) -> Table:
-        """For people: a row per modality, and the sums."""
+        """Makes the table for people: a row per modality, and the sums."""
         table = Table(min_width=60, show_footer=len(self.modalities) > 1)
         rows = [(get_modality(name).title, tally) for name, tally in self.modalities.items()]
         total = Tally(*(sum(values) for values in zip(*(vars(t).values() for _, t in rows), strict=True)))
@@ -61,7 +67,7 @@ class PackReport:
         return table
 
     def in_words(self, out: Path) -> str:
-        """What the table does not say."""
+        """Returns the sentences below the table."""
         damaged = sum(tally.damaged for tally in self.modalities.values())
         minutes, seconds = divmod(round(self.seconds), 60)
         hours, minutes = divmod(minutes, 60)
@@ -85,9 +91,99 @@ def _cells(tally: Tally) -> list[str]:
 
 
 def _bytes(count: float) -> str:
-    """Three digits and a unit."""
+    """Formats a size with three digits and a unit."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 999.5:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"
+
+
+_log = logging.getLogger(__name__)
+
+#: The list, below a store.
+DAMAGED = "damaged.csv"
+#: Damaged tiles from which on their share is judged, so that the first ones do not end a run.
+MIN_DAMAGED = 10
+_COLUMNS = ("modality", "tile", "file", "row_group", "reason", "source")
+
+
+class DamageList:
+    """The damaged tiles of a store; each modality of a tile counts by itself.
+
+    Args:
+        path: The list of earlier runs, if there is one. What it names is not tried again until its source file is
+            replaced by one of another size, or the list is deleted.
+        max_share: Largest share of damaged tiles among those to pack now, judged from the tenth on (0: none is
+            allowed).
+
+    Raises:
+        TerraFMError: If the share is none, or the list is not one.
+    """
+
+    def __init__(self, path: Path, max_share: float) -> None:
+        if not 0 <= max_share <= 1:
+            raise TerraFMError(f"`max_damaged_share` is {max_share}: give a share from 0 to 1.")
+        self.path, self.max_share = path, max_share
+        self.found: list[tuple[str, ...]] = []
+        self.before = pd.DataFrame(columns=_COLUMNS, dtype=str)
+        if path.is_file():
+            try:
+                self.before = pd.read_csv(path, dtype=str, keep_default_na=False)[list(_COLUMNS)]
+            except (KeyError, ValueError) as error:  # pandas' own errors are ValueErrors
+                raise TerraFMError(
+                    f"{path} is no list of damaged tiles: delete it; they are tried again."
+                ) from error
+
+    def known(self, modality: str) -> np.ndarray:
+        """Returns the sources of the tiles that could not be packed before: uint64, as in the store's index."""
+        sources = self.before.loc[self.before["modality"] == modality, "source"]
+        return np.array([int(source, 16) for source in sources], dtype=np.uint64)
+
+    def add(
+        self, tile: str, modality: str, place: tuple[str, str], reason: str, source: int, planned: int
+    ) -> None:
+        """Notes a damaged tile and logs its name.
+
+        Args:
+            tile: Its name.
+            modality: The modality that could not be packed.
+            place: Source file and row group, as far as there are such.
+            reason: The cause.
+            source: Its number in the store's index.
+            planned: Tiles to pack now.
+
+        Raises:
+            TerraFMError: If these are too many.
+        """
+        self.found.append((modality, tile, *place, reason, f"{source:016x}"))
+        _log.warning("%s", DamagedTileError(f"{tile} {modality}", reason))
+        count = len(self.found)
+        if count > self.max_share * planned and (count >= MIN_DAMAGED or not self.max_share):
+            raise TerraFMError(
+                f"{count} of {planned:,} tiles to pack are damaged, and `max_damaged_share` is {self.max_share}: "
+                "repair or remove those that are named above, or raise it; what was packed so far is kept."
+            )
+
+    def write(self, root: Path, sources: Mapping[str, np.ndarray]) -> None:
+        """Writes the list, whole or not at all; none where nothing is damaged.
+
+        Args:
+            root: Of the source.
+            sources: The numbers of all tiles there, by modality: what an earlier run listed stays as long as its
+                file is the same, or gone.
+        """
+        stays = pd.Series(
+            [not file_bytes(root, row.file, get_modality(row.modality)) for row in self.before.itertuples()],
+            self.before.index,
+            bool,
+        )
+        for modality, present in sources.items():
+            own = self.before["modality"] == modality
+            stays[own] |= np.isin(self.known(modality), present)
+        table = pd.concat([self.before[stays], pd.DataFrame(self.found, columns=_COLUMNS, dtype=str)])
+        table = table.drop_duplicates(["modality", "source"]).sort_values(list(_COLUMNS))
+        if table.empty:
+            self.path.unlink(missing_ok=True)
+            return
+        write_text(self.path, table.to_csv(index=False))

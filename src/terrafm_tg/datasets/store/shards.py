@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from terrafm_tg.datasets.tiles.pixels import only_nodata
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import Modality, get_modality
 from terrafm_tg.utils.files import OpenFiles, atomic_write
 from terrafm_tg.utils.remote import shared_reader
 
-from .records import LEVEL, checksum, encode, only_nodata
+from .records import LEVEL, checksum, encode
 
 #: Ending of the files.
 SUFFIX = ".arrow"
@@ -41,10 +42,10 @@ class Record(NamedTuple):
 
     Args:
         cell: Name of its cell.
-        quadrant: Which quarter of it.
+        quadrant: Its quarter of the cell.
         groups: Native pixels (C, h, w) per resolution as they lie at the source, with the offset of the baseline;
             None where they could not be read.
-        fault: Why not, as the ``reason`` of a :class:`~terrafm_tg.errors.DamagedTileError`.
+        fault: The cause, as the ``reason`` of a :class:`~terrafm_tg.errors.DamagedTileError`.
     """
 
     cell: str
@@ -56,19 +57,19 @@ class Record(NamedTuple):
 def write_shard(
     path: Path, modality: Modality, records: Iterable[Record], level: int = LEVEL
 ) -> pd.DataFrame:
-    """Write a shard, one record at a time, which appears whole or not at all; the same records give the same bytes.
+    """Writes a shard, one record at a time, which appears whole or not at all; the same records give the same bytes.
 
     Of a tile that could not be read, or of which a band holds only nodata, the reason is kept instead of pixels:
     reading it raises that error again.
 
     Args:
         path: The file, ``<store>/<modality>/<name>.arrow``; its folder exists.
-        modality: Whose tiles they are.
+        modality: Their sensor.
         records: The tiles; consumed as they are written.
         level: Of compression, 1 to 9; see :func:`~terrafm_tg.datasets.store.records.encode`.
 
     Returns:
-        What :func:`shard_table` gives.
+        The table of :func:`shard_table`.
     """
     schema = _SCHEMA.with_metadata({"terrafm": _FORMAT, "modality": modality.name})
     with atomic_write(path) as part:
@@ -93,7 +94,7 @@ def _batch(record: Record, modality: Modality, level: int) -> pa.RecordBatch:
 
 
 def shard_table(path: Path, check: bool = False) -> pd.DataFrame:
-    """What a shard holds and where; the pixels are not read.
+    """Lists the records of a shard and their places; the pixels are not read.
 
     Args:
         path: A local file that :func:`write_shard` wrote.
@@ -157,17 +158,17 @@ class ShardFiles(OpenFiles["_LocalFile"]):
         super().__init__(limit)
 
     def read(self, path: str, start: int, size: int) -> bytes:
-        """Consecutive bytes of a file: one system call, or one range request.
+        """Reads consecutive bytes of a file: one system call, or one range request.
 
         Not through a memory map: a file that is cut while it is mapped would end the process.
 
         Args:
             path: Local path, or a URL.
             start: First byte.
-            size: How many.
+            size: Their number.
 
         Returns:
-            So many bytes.
+            The bytes.
 
         Raises:
             OSError: If they cannot be read, or the file ends before.

@@ -1,6 +1,7 @@
-"""The tile table of a packed store: the source's, where each tile's pixels lie, and what was packed before."""
+"""The tile table of a packed store: the source's, with the places of records, joined with the tiles packed before."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,15 +9,14 @@ import pandas as pd
 import pyarrow as pa
 
 from terrafm_tg.datasets.majortom import grid
-from terrafm_tg.datasets.tiles.footprints import TIMES
-from terrafm_tg.datasets.tiles.table import categorical
+from terrafm_tg.datasets.tiles.table import TIMES, categorical
 from terrafm_tg.modalities import MODALITIES
 
 
 def join_tables(
     source: pd.DataFrame, records: Mapping[str, pd.DataFrame], before: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """The source's tile table with where its pixels lie in the store, and what else the store holds.
+    """Joins the source's tile table, the places of its pixels in the store, and all else that the store holds.
 
     What the source has no more stays, whole tiles and single modalities of tiles: so the parts of an archive that
     is larger than the disk are packed one after the other.
@@ -25,7 +25,7 @@ def join_tables(
         source: The source's tile table.
         records: For each modality, by row of ``source``: the columns of the store's table that say where its pixels
             lie.
-        before: What the store holds besides; None where nothing.
+        before: The other tiles of the store; None where there are none.
 
     Returns:
         One row per tile that the store holds something of, in the order of the source, or in the order of the grid
@@ -65,7 +65,7 @@ def join_tables(
 
 
 def with_categories(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with names that Arrow holds as categories, of which a few rows take little memory."""
+    """Converts names in Arrow to categories, of which a few rows take little memory."""
     in_arrow = {
         name: pd.Series(categorical(pa.table({name: column})[name]), table.index)
         for name, column in table.items()
@@ -75,7 +75,7 @@ def with_categories(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _tile_names(table: pd.DataFrame) -> np.ndarray:
-    """A number that stands for a tile wherever it is listed: of its cell and quadrant, or of its first image."""
+    """Numbers each tile alike wherever it is listed: by its cell and quadrant, or by its first image."""
     whole = np.zeros(len(table), bool)  # cells; of a place there may be several images
     for name in (name for name in MODALITIES if f"part_{name}" in table):
         whole |= table[f"part_{name}"].notna().to_numpy()
@@ -89,12 +89,12 @@ def _tile_names(table: pd.DataFrame) -> np.ndarray:
 
 
 def _of(table: pd.DataFrame, modality: str) -> pd.DataFrame:
-    """The columns of one modality."""
+    """Selects the columns of one modality."""
     return table[[column for column in table if column.endswith(f"_{modality}")]]
 
 
 def _first(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The rows of all tables, the first of those with one name; what a table lacks is absent there."""
+    """Joins the rows of all tables, the first of those with one name; columns that a table lacks are absent there."""
     like = {column: table[column].iloc[:0] for table in tables for column in table}
     joint = pd.concat([table.assign(**{
         column: empty.reindex(table.index, fill_value=_absent(empty.dtype))
@@ -106,13 +106,89 @@ def _first(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _sorted(names: pd.Series) -> pd.Series:
-    """As categories: those that occur, in order, wherever they come from."""
+    """Converts names to categories: those that occur, in order, wherever they come from."""
     names = names.astype("category").cat.remove_unused_categories()
     return names.cat.reorder_categories(sorted(names.cat.categories))
 
 
 def _absent(dtype: Any) -> Any:
-    """What stands for no value in a column."""
+    """Returns the value that stands for none in a column."""
     if pd.api.types.is_bool_dtype(dtype):
         return False
     return {"i": -1, "u": 0}.get(getattr(dtype, "kind", ""))
+
+
+#: Columns of a store's index that say where a tile lies, with ``_<modality>`` behind, and their types. ``source`` is a
+#: number for where it came from.
+COLUMNS = {
+    "shard": object,
+    "start": np.int64,
+    "bytes": np.int32,
+    "xxh3": np.uint64,
+    "layout": object,
+    "source": np.uint64,
+}
+
+
+class StoredTiles:
+    """Places of one modality's tiles in a store while it is packed; shards are added in any order.
+
+    Args:
+        modality: Its name.
+        sources: uint64 (n,), where each tile of the source comes from; 0 where it lacks the modality.
+    """
+
+    def __init__(self, modality: str, sources: np.ndarray) -> None:
+        self.modality = modality
+        self.sources = sources
+        self.columns = {name: np.zeros(len(sources), kind) for name, kind in COLUMNS.items()} | {
+            "source": sources
+        }
+
+    @property
+    def held(self) -> np.ndarray:
+        """Bool (n,): the store has the tile."""
+        return self.columns["bytes"] > 0
+
+    def add(self, rows: np.ndarray, shard: str, table: pd.DataFrame) -> None:
+        """Adds a shard.
+
+        Args:
+            rows: Of the source's table, one per record.
+            shard: Path below the store.
+            table: What the shard holds, as from :func:`~terrafm_tg.datasets.store.shards.shard_table`.
+        """
+        self.columns["shard"][rows] = shard
+        for name in ("start", "bytes", "xxh3", "layout"):
+            self.columns[name][rows] = table[name]
+
+    def take_over(self, before: pd.DataFrame, out: Path) -> pd.DataFrame:
+        """Takes over the tiles that the store holds already from the same source files.
+
+        Args:
+            before: The store's table until now.
+            out: The store.
+
+        Returns:
+            ``before``, where ``has_<modality>`` is true only for what it holds besides, from other files or none.
+        """
+        name = self.modality
+        if f"has_{name}" not in before:
+            return before
+        shards = pd.Categorical(before[f"shard_{name}"])
+        there = np.array([(out / shard).is_file() for shard in shards.categories] + [False])
+        has = before[f"has_{name}"].to_numpy(bool) & there[shards.codes]
+        known = before.loc[has, [f"{column}_{name}" for column in COLUMNS]].drop_duplicates(f"source_{name}")
+        place = pd.Index(known[f"source_{name}"]).get_indexer(self.sources)
+        for column in COLUMNS:
+            self.columns[column][place >= 0] = known[f"{column}_{name}"].to_numpy()[place[place >= 0]]
+        return before.assign(**{f"has_{name}": has & ~np.isin(before[f"source_{name}"], self.sources)})
+
+    def table(self) -> pd.DataFrame:
+        """Returns the columns of the store's index, by row of the source's."""
+        rows = np.flatnonzero(self.held)
+        table = pd.DataFrame(
+            {f"{c}_{self.modality}": values[rows] for c, values in self.columns.items()}, index=rows
+        )
+        names = [column for column in table if column.startswith(("shard_", "layout_"))]
+        return table.astype(dict.fromkeys(names, "category"))

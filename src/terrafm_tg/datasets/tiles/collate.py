@@ -1,4 +1,4 @@
-"""Tiles to batches: each modality over the samples that have it."""
+"""Batches of tiles: each modality over the samples that have it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +11,7 @@ from terrafm_tg.modalities import MODALITIES, Modality
 
 
 def collate_tiles(samples: Sequence[Sample]) -> dict[str, Tensor]:
-    """Batch samples of a :class:`~terrafm_tg.datasets.TileDataset`, of which some may lack a modality.
+    """Batches samples of a :class:`~terrafm_tg.datasets.TileDataset`, of which some may lack a modality.
 
     Args:
         samples: B samples.
@@ -30,7 +30,7 @@ def collate_tiles(samples: Sequence[Sample]) -> dict[str, Tensor]:
 
 
 def image_keys() -> dict[str, Modality]:
-    """Every key of an image in a sample, and its modality."""
+    """Returns each key that an image may have in a sample, and its modality."""
     return {
         key: modality
         for modality in MODALITIES.values()
@@ -39,13 +39,13 @@ def image_keys() -> dict[str, Modality]:
 
 
 def image_rows(samples: Sequence[Sample]) -> dict[str, list[int]]:
-    """The image keys that any sample has, and which samples have each."""
+    """Returns the image keys that any sample has, and the positions of the samples that have each."""
     rows = {key: [i for i, sample in enumerate(samples) if key in sample] for key in image_keys()}
     return {key: having for key, having in rows.items() if having}
 
 
 def collate_others(samples: Sequence[Sample], rows: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    """What a batch holds besides images.
+    """Stacks all of a batch that is no image.
 
     Args:
         samples: B samples.

@@ -26,9 +26,8 @@ from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES, Modality, get_modalities
 
 from .collate import collate_tiles
-from .footprints import ALIGNMENT, Footprints, TileSlice
-from .pixels import check_fit, crop, is_complete, to_ten_metres, valid_bands
-from .table import as_index, as_table
+from .pixels import check_fit, crop, is_complete, only_nodata, to_ten_meters
+from .table import ALIGNMENT, Footprints, TileSlice, as_index, as_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,7 +52,7 @@ class TileDataset(GeoDataset, abc.ABC):
       ``transform`` as TorchGeo has them (9 numbers each, here float64) in the tile's own CRS.
 
     A modality that the tile lacks has no key. A :class:`TileSlice` is resolved to its row at once; any other
-    GeoSlice to the tile that lies over its centre at a time in it (of several, the one whose centre is
+    GeoSlice to the tile that lies over its center at a time in it (of several, the one whose center is
     nearest). Where the slice covers only a part of that tile, that part is returned, widened to whole 60 m
     pixels.
 
@@ -63,7 +62,7 @@ class TileDataset(GeoDataset, abc.ABC):
             the same as a table (:mod:`~terrafm_tg.datasets.tiles.table`).
         modalities: Names of the modalities to read; those that the index has where None. Tiles with none of
             them are left out.
-        native: Hand out the stored pixels instead of float32 at 10 m.
+        native: Return the stored pixels instead of float32 at 10 m.
         tile_size: Edge of a tile in pixels of 10 m, a multiple of 6.
         transforms: Applied to each sample.
 
@@ -73,6 +72,7 @@ class TileDataset(GeoDataset, abc.ABC):
 
     #: Folder of the files (or its URL), which paths in the table are relative to.
     root: str | os.PathLike[str]
+    _index: GeoDataFrame | None
     _res = (10 / 111_320, 10 / 111_320)  # 10 m at the equator, in degrees
 
     def __init__(
@@ -100,11 +100,11 @@ class TileDataset(GeoDataset, abc.ABC):
 
     @abc.abstractmethod
     def _read(self, row: int, modality: Modality) -> dict[int, np.ndarray] | None:
-        """Native pixels of one tile and modality.
+        """Reads the native pixels of one tile and modality.
 
         Args:
             row: Row of the index; its ``has_<modality>`` is true.
-            modality: What to read.
+            modality: The modality to read.
 
         Returns:
             (C, h, w) per resolution of ``modality.native``, as in a ``native=True`` sample; None where
@@ -115,16 +115,16 @@ class TileDataset(GeoDataset, abc.ABC):
         """
 
     def _read_into(self, row: int, modality: Modality, out: dict[int, np.ndarray]) -> bool:
-        """Native pixels of one tile and modality, in arrays given: here by a copy of what `_read` gives.
+        """Reads the native pixels of one tile and modality into given arrays; here by way of `_read`.
 
         Args:
             row: Row of the index; its ``has_<modality>`` is true.
-            modality: What to read.
-            out: C-contiguous (C, h, w) per resolution of ``modality.native``, to be overwritten. What they hold
-                after an error means nothing.
+            modality: The modality to read.
+            out: C-contiguous (C, h, w) per resolution of ``modality.native``, to be overwritten. Their
+                content after an error means nothing.
 
         Returns:
-            Whether the tile holds the modality.
+            True where the tile holds the modality.
 
         Raises:
             DamagedTileError: If it cannot be read.
@@ -139,20 +139,21 @@ class TileDataset(GeoDataset, abc.ABC):
         return True
 
     def _read_together(self, row: int, modality: Modality) -> dict[int, dict[int, np.ndarray] | None]:
-        """What `_read` gives, by row: of this tile and, where that costs little more, of others."""
+        """Returns the result of `_read` by row: of this tile and, where that costs little more, of others."""
         return {row: self._read(row, modality)}
 
     def _transform(self, row: int) -> Affine:
-        """10 m pixels to map coordinates in the tile's own CRS; here from the footprint's corner."""
+        """Returns the transform from 10 m pixels to coordinates in the tile's own CRS."""
         x, y = self._footprints.origin(row)
-        return Affine(10.0, 0.0, x, 0.0, -10.0, y)
+        xres, yres = (column.item(row) for column in self._scales) if self._scales else (10.0, 10.0)
+        return Affine(xres, 0.0, x, 0.0, -yres, y)
 
     def name(self, row: int) -> str:
-        """What a log calls the tile: cell and quadrant."""
+        """Returns the tile's name in logs: cell and quadrant."""
         return f"{self.table['cell'].iat[row]}/{self.table['quadrant'].iat[row]}"
 
     def tile_slice(self, row: int, position: int = -1, epoch: int = 0) -> TileSlice:
-        """The slice that stands for one row of the index; see :class:`TileSlice`.
+        """Returns the slice that stands for one row of the index; see :class:`TileSlice`.
 
         Raises:
             IndexError: If there is no such row.
@@ -161,10 +162,10 @@ class TileDataset(GeoDataset, abc.ABC):
         return TileSlice(self._footprints.slices(row, self.res), int(row), position, epoch)
 
     def resolve(self, query: GeoSlice) -> int:
-        """The index row that a slice means.
+        """Finds the index row that a slice means.
 
         Raises:
-            IndexError: If no tile lies over the slice's centre at that time.
+            IndexError: If no tile lies over the slice's center at that time.
             TerraFMError: If ``query`` is no slice.
         """
         if isinstance(query, TileSlice):
@@ -180,7 +181,7 @@ class TileDataset(GeoDataset, abc.ABC):
         return row
 
     def __getitem__(self, query: GeoSlice) -> Sample:
-        """All modalities of one tile; see the class.
+        """Reads all modalities of one tile; see the class.
 
         Raises:
             IndexError: If the slice meets no tile.
@@ -189,7 +190,7 @@ class TileDataset(GeoDataset, abc.ABC):
         return self.read(query, {})
 
     def read(self, query: GeoSlice, out: Mapping[str, dict[int, np.ndarray]]) -> Sample:
-        """The sample, with native pixels decoded straight into arrays given: what a loader's workers use.
+        """Reads a sample and decodes native pixels straight into given arrays, as a loader's workers need it.
 
         Args:
             query: Which tile, as for indexing.
@@ -223,7 +224,7 @@ class TileDataset(GeoDataset, abc.ABC):
                 sample |= {m.native_key(r): tensor for r, tensor in tensors.items()}
                 complete += [m.name] * is_complete(tensors)
             else:
-                sample[m.key] = to_ten_metres(tensors, m)
+                sample[m.key] = to_ten_meters(tensors, m)
         if self.native:  # found where tiles are read: a view of a complete tile is made in half the time
             sample["complete"] = torch.tensor([name in complete for name in MODALITIES])
         return sample if self.transforms is None else self.transforms(sample)
@@ -241,11 +242,8 @@ class TileDataset(GeoDataset, abc.ABC):
         return groups
 
     def _check_valid(self, row: int, modality: Modality, groups: dict[int, np.ndarray]) -> None:
-        valid = np.concatenate([valid_bands(groups[resolution]) for resolution in modality.native])
-        if not valid.all():
-            bands = np.array([band for group in modality.native.values() for band in group])
-            which = f"band {', '.join(bands[~valid])}" if valid.any() else "it"
-            raise DamagedTileError(f"{self.name(row)} {modality.name}", f"{which} holds only nodata")
+        if fault := only_nodata(groups, modality):
+            raise DamagedTileError(f"{self.name(row)} {modality.name}", fault)
 
     def _check_row(self, row: int) -> None:
         if not 0 <= row < len(self.table):
@@ -273,7 +271,7 @@ class TileDataset(GeoDataset, abc.ABC):
         }
 
     def _window(self, row: int, query: GeoSlice, transform: Affine, size: tuple[int, int]) -> Window:
-        """What a slice covers of a tile, in 10 m pixels, on whole 60 m pixels."""
+        """Returns the part of a tile that a slice covers, in 10 m pixels, widened to whole 60 m pixels."""
         x, y, _ = self._disambiguate_slice(query)
         covered = windows.from_bounds(*self._footprints.in_tile_crs(row, x, y), transform=transform)
         ranges = []
@@ -312,8 +310,8 @@ class TileDataset(GeoDataset, abc.ABC):
     def index(self, index: pd.DataFrame) -> None:
         self._crs = CRS(index.crs if isinstance(index, GeoDataFrame) else 4326)
         self.table = as_table(index).reset_index(drop=True)
-        self._index: GeoDataFrame | None = None
-        for name in ("_footprints", "_columns"):
+        self._index = None
+        for name in ("_footprints", "_columns", "_scales"):
             self.__dict__.pop(name, None)
 
     def __len__(self) -> int:
@@ -325,6 +323,11 @@ class TileDataset(GeoDataset, abc.ABC):
         return Footprints(self.table, self.tile_size, self.crs)
 
     @cached_property
+    def _scales(self) -> tuple[np.ndarray, ...]:
+        """Size of pixels in units of their CRS, where not all are 10 m wide."""
+        return tuple(self.table[name].to_numpy() for name in ("xres", "yres") if name in self.table)
+
+    @cached_property
     def _columns(self) -> dict[str, np.ndarray]:
         """Columns that every read asks for, as arrays."""
         names = ["epsg", *(f"has_{m.name}" for m in self.modalities)]
@@ -332,14 +335,14 @@ class TileDataset(GeoDataset, abc.ABC):
         return {"land_cover": np.asarray(cover)} | {name: self.table[name].to_numpy() for name in names}
 
     def plot(self, sample: Sample, suptitle: str | None = None) -> "Figure":
-        """Draw a sample: optics in natural colours, radar as VV, VH and their ratio, side by side."""
+        """Draws a sample: optics in natural colors, radar as VV, VH and their ratio, side by side."""
         from .plot import plot_tile
 
         return plot_tile(sample, suptitle)
 
 
 def check_tile_size(tile_size: int) -> None:
-    """Refuse a tile size that 20 and 60 m pixels do not divide.
+    """Refuses a tile size that 20 and 60 m pixels do not divide.
 
     Raises:
         TerraFMError: If it is not a positive multiple of 6.

@@ -1,4 +1,4 @@
-"""Native pixels: what is missing, cutting a part, and the float32 image at 10 m."""
+"""Native pixels: from stored values, checked and cropped, to the float32 image at 10 m."""
 
 from collections.abc import Mapping
 
@@ -10,13 +10,22 @@ from torch.nn.functional import interpolate
 
 from terrafm_tg.errors import UnfitTileError
 from terrafm_tg.modalities import Modality
-from terrafm_tg.radiometry import NODATA, linear_power, present
+from terrafm_tg.radiometry import NODATA, linear_power, present, remove_offset
 
 
 def valid_bands(group: np.ndarray) -> np.ndarray:
-    """Whether each band of a native group (C, h, w) has any pixel that is not missing."""
+    """Tells for each band of a native group (C, h, w) if it has any pixel that is not missing."""
     some = present(group[:, ::16, ::16]).any(axis=(1, 2))  # mostly enough, and 256 times as fast
     return some if some.all() else some | present(group).any(axis=(1, 2))
+
+
+def only_nodata(groups: Mapping[int, np.ndarray], modality: Modality) -> str:
+    """Names the bands of a tile in which all pixels are missing, in words; empty where there is none."""
+    valid = np.concatenate([valid_bands(groups[resolution]) for resolution in modality.native])
+    if valid.all():
+        return ""
+    bands = np.array([band for group in modality.native.values() for band in group])
+    return f"{f'band {", ".join(bands[~valid])}' if valid.any() else 'it'} holds only nodata"
 
 
 def is_complete(groups: Mapping[int, Tensor]) -> bool:
@@ -31,7 +40,7 @@ def is_complete(groups: Mapping[int, Tensor]) -> bool:
 
 
 def check_fit(group: np.ndarray, out: np.ndarray) -> None:
-    """Refuse to copy a native group into an array of another shape or type, which NumPy would broadcast or cast.
+    """Refuses to copy a native group into an array of another shape or type, which NumPy would broadcast or cast.
 
     Raises:
         UnfitTileError: If they differ.
@@ -44,7 +53,7 @@ def check_fit(group: np.ndarray, out: np.ndarray) -> None:
 
 
 def crop(group: np.ndarray, window: Window, full: tuple[int, ...]) -> np.ndarray:
-    """Part of a native group (C, h, w).
+    """Cuts a part out of a native group (C, h, w).
 
     Args:
         group: Native pixels that cover a whole tile.
@@ -61,15 +70,15 @@ def crop(group: np.ndarray, window: Window, full: tuple[int, ...]) -> np.ndarray
     return group[:, *parts]
 
 
-def to_ten_metres(groups: Mapping[int, Tensor], modality: Modality) -> Tensor:
-    """One float32 image at the size of the 10 m group, in stem order and the modality's unit.
+def to_ten_meters(groups: Mapping[int, Tensor], modality: Modality) -> Tensor:
+    """Returns one float32 image at the size of the 10 m group, in stem order and the modality's unit.
 
     Coarser bands are interpolated linearly between pixel centres (half-pixel convention) over the pixels that
     are not missing. Radar is interpolated as power and then taken to decibels.
 
     Args:
         groups: Native group (C, h, w) by resolution, as in a ``native=True`` sample.
-        modality: Whose bands they are.
+        modality: The sensor of these bands.
 
     Returns:
         (C, H, W), NaN where the stored pixel is missing.
@@ -88,3 +97,47 @@ def _resize(group: Tensor, size: torch.Size) -> Tensor:
     value, weight = interpolate(planes, size, mode="bilinear", align_corners=False)
     here = interpolate(valid.float()[None], size, mode="nearest-exact")[0] > 0
     return torch.where(here, value / weight, torch.nan)
+
+
+#: Units in which radar is stored.
+RADAR_UNITS = ("dB", "linear")
+
+
+def native_pixels(
+    pixels: np.ndarray,
+    modality: Modality,
+    nodata: float | None,
+    offset: int = 0,
+    unit: str = "linear",
+    scale: float = 1.0,
+) -> np.ndarray:
+    """Converts the values of a file to those of ``native=True`` samples.
+
+    Args:
+        pixels: Any shape, as read from a file.
+        modality: The sensor of these pixels.
+        nodata: The value that the file declares as missing; the modality's own counts as well.
+        offset: DN of the processing baseline to take off (optics).
+        unit: ``"dB"`` or ``"linear"`` (radar).
+        scale: Digital numbers per stored unit (optics): 10,000 where reflectance is stored.
+
+    Returns:
+        Optics uint16, 0 where missing and at least 1 elsewhere. Radar float32 linear power, -32768 where
+        missing.
+
+    Raises:
+        ValueError: If there is NaN that the file does not declare as missing.
+    """
+    if pixels.dtype == np.uint16 and modality.unit == "DN" and not nodata and scale == 1:
+        return remove_offset(pixels, offset)
+    missing = pixels == modality.nodata
+    if nodata is not None:
+        missing |= np.isnan(pixels) if np.isnan(nodata) else pixels == nodata
+    if np.isnan(np.where(missing, 0, pixels)).any():
+        raise ValueError("it holds NaN, which the file does not declare as nodata")
+    if modality.unit == "DN":
+        numbers = np.clip(np.rint(np.where(missing, 0, pixels) * scale), 0, np.iinfo(np.uint16).max)
+        return remove_offset(np.where(missing, 0, np.maximum(numbers, 1)).astype(np.uint16), offset)
+    with np.errstate(over="ignore"):
+        power = 10 ** (pixels.astype(np.float64) / 10) if unit == "dB" else pixels
+    return np.where(missing | ~np.isfinite(power) | (power <= 0), modality.nodata, power).astype(np.float32)

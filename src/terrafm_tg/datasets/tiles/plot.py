@@ -13,7 +13,7 @@ from torchgeo.datasets.utils import Sample
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, Modality
 
-from .pixels import to_ten_metres
+from .pixels import to_ten_meters
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +86,7 @@ def _place(sample: Sample) -> str:
 def _image(sample: Sample, modality: Modality) -> np.ndarray | None:
     groups = {r: sample[key] for r in modality.native if (key := modality.native_key(r)) in sample}
     if groups:
-        return to_ten_metres(groups, modality).numpy()
+        return to_ten_meters(groups, modality).numpy()
     return sample[modality.key].numpy() if modality.key in sample else None
 
 

@@ -11,20 +11,26 @@ It is a plain data frame with a row per tile, counted from 0. Besides the column
   products as Arrow holds them.
 """
 
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyproj
+import shapely
 from geopandas import GeoDataFrame
 from pyproj import CRS
 
-from .footprints import BOX, TIMES, outlines
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.modalities import MODALITIES
+from terrafm_tg.radiometry import OFFSET, UNKNOWN
 
 
 def as_table(index: pd.DataFrame) -> pd.DataFrame:
-    """The tile table of a tile index; a table stays as it is.
+    """Returns the tile table of a tile index; a table stays as it is.
 
     Args:
         index: A tile index with polygons on an IntervalIndex, or a tile table.
@@ -39,7 +45,7 @@ def as_table(index: pd.DataFrame) -> pd.DataFrame:
 
 
 def as_index(table: pd.DataFrame, tile_size: int | None = None, crs: CRS | str = "EPSG:4326") -> GeoDataFrame:
-    """The tile index of a tile table: footprints on TorchGeo's IntervalIndex.
+    """Returns the tile index of a tile table: footprints on TorchGeo's IntervalIndex.
 
     Args:
         table: A tile table.
@@ -56,7 +62,7 @@ def as_index(table: pd.DataFrame, tile_size: int | None = None, crs: CRS | str =
 
 
 def categorical(column: pa.ChunkedArray) -> pd.Categorical:
-    """Names that repeat; pyarrow's own way makes a Python object of each."""
+    """Converts names that repeat; pyarrow's own way makes a Python object of each."""
     chunks = column.unify_dictionaries().chunks
     codes = np.concatenate([chunk.indices.fill_null(-1).to_numpy() for chunk in chunks])
     names = pd.StringDtype(na_value=np.nan).__from_arrow__(chunks[0].dictionary)
@@ -66,14 +72,14 @@ def categorical(column: pa.ChunkedArray) -> pd.Categorical:
 
 
 def _plain(column: pd.Series) -> pd.Series:
-    """A column that Arrow holds, as geopandas can write it and read it again."""
+    """Converts a column in Arrow to one that geopandas can write and read again."""
     if pa.types.is_dictionary(column.dtype.pyarrow_dtype):
         return pd.Series(categorical(pa.table({"names": column})["names"]), column.index)
     return column.astype(object)
 
 
 def times(start: pd.Series, stop: pd.Series) -> dict[str, np.ndarray]:
-    """The columns ``datetime_start`` and ``datetime_stop``: a tile without any date is valid for all time."""
+    """Returns the columns ``datetime_start`` and ``datetime_stop``: a tile without any date is valid for all time."""
     limits = pd.Timestamp.min.ceil("us").as_unit("us"), pd.Timestamp.max.floor("us").as_unit("us")
     return {
         name: column.astype("datetime64[us]").fillna(limit).to_numpy()
@@ -81,6 +87,215 @@ def times(start: pd.Series, stop: pd.Series) -> dict[str, np.ndarray]:
     }
 
 
-def intervals(start: pd.Series, stop: pd.Series) -> pd.IntervalIndex:
-    """TorchGeo's time index, of the same."""
-    return pd.IntervalIndex.from_arrays(*times(start, stop).values(), closed="both", name="datetime")
+#: Tile edges are a multiple of this many 10 m pixels, so that 20 and 60 m pixels end on them too.
+ALIGNMENT = 6
+#: Columns of a tile table: the box around each footprint in EPSG:4326, and the time it is valid for.
+BOX = ("xmin", "ymin", "xmax", "ymax")
+TIMES = ("datetime_start", "datetime_stop")
+#: Columns of which a footprint is computed; the last four where tiles are not of one size.
+_GRID = ("epsg", "x", "y", "xres", "yres", "height", "width")
+_CHUNK = 1 << 18  # rows whose footprints are computed at once
+
+
+class TileSlice(tuple[slice, slice, slice]):
+    """A GeoSlice ``(x, y, t)`` that knows its index row and its position in the epoch.
+
+    Args:
+        slices: x, y (in the index' CRS) and t.
+        row: Row of the dataset's index.
+        position: Place in the epoch's one global list of draws; -1 when no sampler drew it.
+        epoch: The epoch in which it was drawn.
+    """
+
+    row: int
+    position: int
+    epoch: int
+
+    def __new__(
+        cls, slices: tuple[slice, slice, slice], row: int, position: int = -1, epoch: int = 0
+    ) -> "TileSlice":
+        """Makes the tuple; see the class."""
+        self = super().__new__(cls, slices)
+        self.row, self.position, self.epoch = row, position, epoch
+        return self
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return tuple(self), self.row, self.position, self.epoch
+
+
+class Footprints:
+    """Place and time of the tiles of a table, as arrays: pandas takes too long to be asked at every read.
+
+    Args:
+        table: A tile table; see :mod:`~terrafm_tg.datasets.tiles.table`.
+        tile_size: Edge in 10 m pixels of tiles that the table gives no size of.
+        crs: Of the boxes.
+    """
+
+    def __init__(self, table: pd.DataFrame, tile_size: int, crs: pyproj.CRS) -> None:
+        self.table, self.tile_size, self.crs = table, tile_size, crs.to_string()
+        self.west, self.south, self.east, self.north = (table[name].to_numpy() for name in BOX)
+        self.start, self.stop = (table[name].to_numpy() for name in TIMES)
+        self.epsg = table["epsg"].to_numpy()
+
+    def times(self, row: int) -> tuple[pd.Timestamp, pd.Timestamp]:
+        """Returns the first and the last moment for which a tile is valid."""
+        return pd.Timestamp(self.start[row]), pd.Timestamp(self.stop[row])
+
+    def slices(self, row: int, res: tuple[float, float]) -> tuple[slice, slice, slice]:
+        """Returns the box around one tile, and its time."""
+        return (
+            slice(self.west.item(row), self.east.item(row), res[0]),
+            slice(self.south.item(row), self.north.item(row), res[1]),
+            slice(*self.times(row), 1),
+        )
+
+    def extent(self, res: tuple[float, float]) -> tuple[slice, slice, slice]:
+        """Returns the box around all tiles, and all their times."""
+        x0, y0, x1, y1, start, stop = self._extent
+        return slice(x0, x1, res[0]), slice(y0, y1, res[1]), slice(start, stop, 1)
+
+    def find(self, x: slice, y: slice, t: slice) -> int | None:
+        """Finds the tile over the slices' center at that time; of several, the one whose center is nearest."""
+        east, north = (x.start + x.stop) / 2, (y.start + y.stop) / 2
+        order, south, height = self._northward
+        near = np.sort(order[np.searchsorted(south, north - height) : np.searchsorted(south, north, "right")])
+        first, last = (pd.Timestamp(limit).to_datetime64() for limit in (t.start, t.stop))
+        near = near[(self.west[near] <= east) & (self.east[near] >= east) & (self.north[near] >= north)]
+        near = near[(self.start[near] <= last) & (self.stop[near] >= first)]
+        near = near[shapely.intersects(self.outlines(near), shapely.Point(east, north))]
+        if not len(near):
+            return None
+        away = (
+            (self.west[near] + self.east[near]) / 2 - east,
+            (self.south[near] + self.north[near]) / 2 - north,
+        )
+        return int(near[np.argmin(away[0] ** 2 + away[1] ** 2)])
+
+    def outlines(self, rows: np.ndarray) -> np.ndarray:
+        """Returns footprints of some tiles, (n,) polygons: those given, else computed from the tiles' corners."""
+        if "geometry" in self.table:
+            return np.asarray(self.table["geometry"].array[rows])
+        grid = self.table[[name for name in _GRID if name in self.table]]
+        return outlines(grid.iloc[rows], self.tile_size)
+
+    def origin(self, row: int) -> tuple[float, float]:
+        """Returns the upper left corner of a tile in its own CRS."""
+        if "x" in self.table:
+            return self._corners[0].item(row), self._corners[1].item(row)
+        x, y = self._transformer(row).transform(*shapely.get_coordinates(self.table["geometry"].array[row]).T)
+        return float(min(x)), float(max(y))
+
+    def in_tile_crs(self, row: int, x: slice, y: slice) -> tuple[float, float, float, float]:
+        """Converts a box of the index' CRS to (left, bottom, right, top) in the tile's own."""
+        return self._transformer(row).transform_bounds(x.start, y.start, x.stop, y.stop)
+
+    def _transformer(self, row: int) -> pyproj.Transformer:
+        return _transformer(self.crs, int(self.epsg[row]))
+
+    @cached_property
+    def _corners(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.table["x"].to_numpy(), self.table["y"].to_numpy()
+
+    @cached_property
+    def _extent(self) -> tuple[Any, ...]:
+        box = self.west.min(), self.south.min(), self.east.max(), self.north.max()
+        return *(float(limit) for limit in box), pd.Timestamp(self.start.min()), pd.Timestamp(self.stop.max())
+
+    @cached_property
+    def _northward(self) -> tuple[np.ndarray, np.ndarray, float]:
+        """Returns rows by their southern edges, these edges, and the greatest height of a box.
+
+        A tree of boxes would take gigabytes where this takes 12 bytes a tile, and among millions of tiles some
+        thousands begin within one height south of a place.
+        """
+        order = np.argsort(self.south).astype(np.int32)
+        return order, self.south[order], float((self.north - self.south).max())
+
+
+def outlines(table: pd.DataFrame, tile_size: int | None = None) -> np.ndarray:
+    """Returns footprints in EPSG:4326 of north-up grids.
+
+    Args:
+        table: ``epsg``, ``x`` and ``y`` of the upper left corner; ``xres``, ``yres``, ``height``, ``width``
+            where they are not ``tile_size`` pixels of 10 m.
+        tile_size: Edge in 10 m pixels.
+
+    Returns:
+        (n,) polygons. One that crosses the date line lies wholly on the eastern side, beyond 180 degrees.
+    """
+    return np.concatenate([shapely.polygons(rings) for rings in _rings(table, tile_size)])
+
+
+def boxes(table: pd.DataFrame, tile_size: int | None = None) -> dict[str, np.ndarray]:
+    """Returns the columns ``BOX``: the boxes around :func:`outlines`, which are not kept."""
+    parts = [
+        np.concatenate([rings.min(axis=1), rings.max(axis=1)], axis=1) for rings in _rings(table, tile_size)
+    ]
+    return dict(zip(BOX, np.concatenate(parts).T.copy(), strict=True))
+
+
+def _rings(table: pd.DataFrame, tile_size: int | None) -> Iterator[np.ndarray]:
+    """Yields the corners of some tiles after the other, (n, 4, 2) longitude and latitude."""
+    for start in range(0, max(len(table), 1), _CHUNK):
+        part = table.iloc[start : start + _CHUNK]
+        left, top = part["x"].to_numpy(np.float64), part["y"].to_numpy(np.float64)
+        if "xres" in table or tile_size is None:
+            right = left + (part["width"] * part["xres"]).to_numpy()
+            bottom = top - (part["height"] * part["yres"]).to_numpy()
+        else:
+            right, bottom = left + tile_size * 10.0, top - tile_size * 10.0
+        x, y = np.stack([left, right, right, left], axis=1), np.stack([top, top, bottom, bottom], axis=1)
+        rings, epsg = np.empty((len(part), 4, 2)), part["epsg"].to_numpy()
+        for code in np.unique(epsg):
+            here = epsg == code
+            to_lonlat = _transformer(f"EPSG:{code}", 4326)
+            rings[here] = np.stack(to_lonlat.transform(x[here], y[here]), axis=-1)
+        split = np.ptp(rings[..., 0], axis=1) > 180
+        rings[split, :, 0] %= 360
+        yield rings
+
+
+@lru_cache(maxsize=256)
+def _transformer(crs: str, epsg: int) -> pyproj.Transformer:
+    return pyproj.Transformer.from_crs(crs, epsg, always_xy=True)
+
+
+def resolve_offsets(index: pd.DataFrame, modalities: Sequence[str] | None, ambiguous: str) -> pd.DataFrame:
+    """Decides the unknown offsets of a tile table by the user's setting.
+
+    Args:
+        index: A tile index with ``has_<modality>`` and ``offset_<modality>``, -1 where unknown.
+        modalities: The names that will be read; all where None.
+        ambiguous: ``"present"`` (take 1000 off), ``"absent"``, ``"drop"`` (leave the modality out there),
+            ``"error"``.
+
+    Returns:
+        The index with every offset 0 or more.
+
+    Raises:
+        TerraFMError: If the setting is unknown, or is ``"error"`` and an offset is unknown.
+    """
+    if ambiguous not in ("error", "present", "absent", "drop"):
+        raise TerraFMError(
+            f"`ambiguous_offset` must be 'error', 'present', 'absent' or 'drop', got {ambiguous!r}."
+        )
+    for name in MODALITIES if modalities is None else modalities:
+        if f"offset_{name}" not in index:
+            continue
+        has, offsets = index[f"has_{name}"].to_numpy(), index[f"offset_{name}"].to_numpy()
+        unknown = has & (offsets == UNKNOWN)
+        if not unknown.any():
+            continue
+        if ambiguous == "error":
+            raise TerraFMError(
+                f"Whether {name} holds the +1000 DN of baseline 04.00 is not known for {unknown.sum():,} of "
+                f"{has.sum():,} tiles, first {index['cell'].iat[unknown.argmax()]} "
+                f"({index[f'product_{name}'].iat[unknown.argmax()]}): set `ambiguous_offset` to 'present' "
+                "(1000 is taken off), 'absent' (nothing is) or 'drop' (they are left out)."
+            )
+        decided = np.where(unknown, OFFSET if ambiguous == "present" else 0, offsets).astype(np.int16)
+        index = index.assign(**{f"offset_{name}": decided})
+        if ambiguous == "drop":
+            index = index.assign(**{f"has_{name}": has & ~unknown})
+    return index

@@ -14,7 +14,7 @@ _SAME = 1e-3  # of a pixel, and of the unit of its size
 
 
 def needed_window(src: DatasetReader, crs: CRS, bounds: tuple[float, float, float, float]) -> Window | None:
-    """The pixels of a file that a box needs, with two beyond for interpolation; None where it has none.
+    """Finds the pixels of a file that a box needs, with two beyond for interpolation; None where it has none.
 
     Args:
         src: An open file.
@@ -40,8 +40,9 @@ def warp(
     to_crs: CRS,
     shape: tuple[int, int],
     nodata: float,
+    average: bool = True,
 ) -> NDArray:
-    """Puts pixels on another grid.
+    """Puts pixels on another grid, each band by itself.
 
     Where the pixels of both grids end on the same lines they are copied. Otherwise they are interpolated linearly over
     those that are not missing, or averaged where they are much finer.
@@ -54,6 +55,7 @@ def warp(
         to_crs: Of the new grid.
         shape: Height and width of the new grid.
         nodata: Value of missing pixels, here and there.
+        average: Average finer pixels; False interpolates between the nearest four.
 
     Returns:
         (H, W), or (C, H, W), of the same type.
@@ -67,13 +69,16 @@ def warp(
     )
     if crs == to_crs and transform.b == transform.d == 0 and max(apart) < _SAME:
         method = Resampling.nearest
-    elif max(pixels.shape[-2:]) > 1.5 * max(shape):
+    elif average and max(pixels.shape[-2:]) > 1.5 * max(shape):
         method = Resampling.average
     else:
         method = Resampling.bilinear
+    options = {} if average else {"XSCALE": 1, "YSCALE": 1}  # else GDAL widens its kernel over finer pixels
     result = np.full((*pixels.shape[:-2], *shape), nodata, dtype=pixels.dtype)
-    reproject(
-        pixels, result, src_transform=transform, src_crs=crs, dst_transform=to, dst_crs=to_crs,
-        src_nodata=nodata, dst_nodata=nodata, resampling=method, tolerance=0.01,
-    )  # fmt: skip
+    planes = zip(pixels.reshape(-1, *pixels.shape[-2:]), result.reshape(-1, *shape), strict=True)
+    for band, image in planes:  # one by one: together, a pixel is missing only where all bands lack it
+        reproject(
+            band, image, src_transform=transform, src_crs=crs, dst_transform=to, dst_crs=to_crs,
+            src_nodata=nodata, dst_nodata=nodata, resampling=method, tolerance=0.01, **options,
+        )  # fmt: skip
     return result

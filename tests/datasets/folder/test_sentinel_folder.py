@@ -4,37 +4,13 @@ import pytest
 import rasterio
 import torch
 from scipy.ndimage import map_coordinates
-from tiny_files import tiff
+from tiny_files import EPSG, X, Y, optics, radar, write
 
 from terrafm_tg.datasets import SentinelFolder
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import S2L2A
 
-EPSG, X, Y = 32633, 400_000, 5_000_000
 ORDER13 = [*S2L2A.bands[:10], "B10", *S2L2A.bands[10:]]
-
-
-def write(path, pixels, x=X, y=Y, res=10, epsg=EPSG, descriptions=None, **tags):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(tiff(pixels, epsg, x, y, res))
-    if descriptions or tags:
-        with rasterio.open(path, "r+") as file:
-            file.update_tags(**tags)
-            for i, text in enumerate(descriptions or [], 1):
-                file.set_band_description(i, text)
-
-
-def optics(bands, size=24, offset=0, seed=0):
-    pixels = np.random.default_rng(seed).integers(100, 3000, (bands, size, size)).astype(
-        np.uint16
-    ) + np.uint16(offset)
-    if bands == 13:
-        pixels[10] = 12 + offset
-    return pixels
-
-
-def radar(size=24, seed=1):
-    return np.random.default_rng(seed).normal(-14, 3, (2, size, size)).astype(np.float32)
 
 
 def sample_of(dataset, row=0):
@@ -199,7 +175,7 @@ class TestOffsets:
     def test_unknown_is_refused(self, root):
         with pytest.raises(TerraFMError, match=r"s2l2a.*1 of 1 tiles.*snow.*`ambiguous_offset`"):
             SentinelFolder(root)
-        assert SentinelFolder(root, harmonise=False).index.offset_s2l2a.tolist() == [-1]
+        assert SentinelFolder(root, harmonize=False).index.offset_s2l2a.tolist() == [-1]
 
     @pytest.mark.parametrize("offsets", [1000, {"s2l2a": 1000}, "table"])
     def test_given(self, root, offsets):

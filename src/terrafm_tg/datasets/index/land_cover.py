@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 from terrafm_tg.datasets.esa_worldcover import ESAWorldCover
 from terrafm_tg.land_cover import CLASSES, OCEAN, majorities
 
-from .tile_cover import GRID, CoverUnits
+from .map_counts import GRID, CoverUnits
 
 _CHUNK = 1 << 18  # rows at once
 
 
 def describe_map(worldcover: ESAWorldCover) -> dict[str, Any]:
-    """What the land cover of an index is a function of, besides the tiles; JSON can hold it."""
+    """Describes the map by all that decides the land cover of an index besides its tiles; JSON can hold it."""
     files = sorted(Path(path) for path in worldcover.index.filepath)
     sizes = {file.name: file.stat().st_size for file in files}
     return {"year": worldcover.year, "missing": worldcover.missing, "files": sizes}
@@ -28,20 +28,20 @@ def take_over(
     table: pd.DataFrame, path: Path, made_for: dict[str, Any], worldcover: ESAWorldCover, cover: np.ndarray,
     share: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
-    """Fill in the land cover of tiles that an earlier index knows.
+    """Fills in the land cover of tiles that an earlier index knows.
 
     Nothing is taken over where a file of the map has changed or gone since, nor under a file that is new.
 
     Args:
         table: A tile table.
         path: The index that is there, or may not be.
-        made_for: What the new one is made for, with ``worldcover`` as :func:`describe_map` has it.
+        made_for: The settings of the new one, with ``worldcover`` as :func:`describe_map` has it.
         worldcover: The map.
         cover: int8 (n,), changed.
         share: float32 (n, 11), changed.
 
     Returns:
-        bool (n,), which rows are filled in.
+        bool (n,), the rows that are filled in.
     """
     known = np.zeros(len(table), dtype=bool)
     columns = [name for name in GRID if name in table]
@@ -72,10 +72,10 @@ def take_over(
     return known
 
 
-def summarise(
+def fill_land_cover(
     counts: np.ndarray, table: pd.DataFrame, rows: np.ndarray, cover: np.ndarray, share: np.ndarray
 ) -> None:
-    """Fill in class and shares of some rows from their counts (n, 12); no data counts to the whole."""
+    """Fills in class and shares of some rows from their counts (n, 12); no data counts to the whole."""
     for chunk in (np.flatnonzero(rows)[start : start + _CHUNK] for start in range(0, rows.sum(), _CHUNK)):
         part = counts[chunk].astype(np.int64)
         latitude = (table["ymin"].to_numpy()[chunk] + table["ymax"].to_numpy()[chunk]) / 2
@@ -84,14 +84,14 @@ def summarise(
 
 
 def lists(values: np.ndarray) -> pd.Series:
-    """A column of lists from (n, k) float32, without an object per row."""
+    """Makes a column of lists from (n, k) float32, without an object per row."""
     offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
     column = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.ravel()))
     return pd.Series(pd.arrays.ArrowExtensionArray(pa.chunked_array([column])))
 
 
 def in_ocean_cells(cells: pd.Series, cover: np.ndarray) -> np.ndarray:
-    """Bool (n,): more than half of the tiles of its cell whose land cover is known are ocean.
+    """Returns bool (n,): more than half of the tiles of its cell whose land cover is known are ocean.
 
     These are the tiles that :class:`~terrafm_tg.samplers.LandCoverSampler` thins, cell by cell.
     """
@@ -100,7 +100,7 @@ def in_ocean_cells(cells: pd.Series, cover: np.ndarray) -> np.ndarray:
 
 
 def _keys(grid: pd.DataFrame) -> np.ndarray:
-    """uint64 (n,): a hash of each row's place, to a centimetre."""
+    """Hashes each row's place, to a centimeter: uint64 (n,)."""
     places = {
         name: np.rint(values.to_numpy() * 100).astype(np.int64) if values.dtype.kind == "f" else values
         for name, values in grid.items()

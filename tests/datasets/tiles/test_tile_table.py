@@ -11,10 +11,9 @@ import shapely
 
 from benchmarks.synthetic_index import write_synthetic_index
 from terrafm_tg.datasets import MajorTOM, TileDataset
-from terrafm_tg.datasets.index import file as index_file
-from terrafm_tg.datasets.index.file import IndexWriter, read_index, write_index
-from terrafm_tg.datasets.tiles.footprints import BOX, TIMES
-from terrafm_tg.datasets.tiles.table import as_index, as_table
+from terrafm_tg.datasets.tiles import index_file as index_file
+from terrafm_tg.datasets.tiles.index_file import IndexWriter, read_index, write_index
+from terrafm_tg.datasets.tiles.table import BOX, TIMES, as_index, as_table
 from terrafm_tg.errors import TerraFMError
 
 MADE_FOR = {"tile_size": 534, "remote": False, "state": "synthetic"}

@@ -9,7 +9,7 @@ from torchgeo.datasets import GeoDataset
 from torchgeo.samplers import RandomPatchSampler
 
 from terrafm_tg.datasets import TileDataset, TileSlice
-from terrafm_tg.datasets.tiles.pixels import to_ten_metres
+from terrafm_tg.datasets.tiles.pixels import to_ten_meters
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES, S1RTC, S2L1C, S2L2A
 
@@ -158,7 +158,7 @@ def test_interpolation_leaves_missing_pixels_out():
     }
     groups[60] = torch.full((2, 1, 1), 500.0)
     groups[20][:, 1, 1] = 0
-    image = to_ten_metres(groups, S2L1C)
+    image = to_ten_meters(groups, S2L1C)
     twenty = image[S2L1C.band_indices(S2L1C.native[20])]
     assert twenty.isnan().nonzero()[:, 1:].unique(dim=0).tolist() == [[2, 2], [2, 3], [3, 2], [3, 3]]
     assert (twenty[~twenty.isnan()] == 500).all()
@@ -169,7 +169,7 @@ def test_radar_is_interpolated_as_power():
     class Coarse:
         native, native_order, unit = {10: ("VV",), 20: ("VH",)}, [0, 1], "dB"
 
-    image = to_ten_metres({10: torch.ones(1, 4, 4), 20: torch.tensor([[[1.0, 3.0], [1.0, 3.0]]])}, Coarse)
+    image = to_ten_meters({10: torch.ones(1, 4, 4), 20: torch.tensor([[[1.0, 3.0], [1.0, 3.0]]])}, Coarse)
     assert torch.allclose(image[1, 0], 10 * torch.tensor([1, 1.5, 2.5, 3]).log10())
     assert S1RTC.unit == "dB"
 

@@ -15,8 +15,8 @@ from rasterio.transform import from_origin
 from tiny_files import product, write_major_tom
 
 from terrafm_tg.datasets import build_index
-from terrafm_tg.datasets.index import tile_cover
-from terrafm_tg.datasets.index import work as index_work
+from terrafm_tg.datasets.index import map_counts as index_work
+from terrafm_tg.datasets.index import map_counts as tile_cover
 
 WEST, EAST = "536U_101R", "536U_104R"
 

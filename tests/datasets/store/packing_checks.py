@@ -8,8 +8,8 @@ import numpy as np
 from tiny_files import product, write_major_tom
 
 from terrafm_tg.datasets import MajorTOM
-from terrafm_tg.datasets.index.file import read_index
 from terrafm_tg.datasets.store.records import checksum, decode
+from terrafm_tg.datasets.tiles.index_file import read_index
 from terrafm_tg.modalities import MODALITIES, Modality
 
 #: Five cells: three Parquet parts per modality.
@@ -30,7 +30,7 @@ def write_root(root: Path, cells: Sequence[str] = CELLS, **changes) -> Path:
 
 def source(root: Path, **settings) -> MajorTOM:
     """The root's tiles of 12 pixels, as they are stored."""
-    return MajorTOM(root, native=True, tile_size=12, harmonise=False, **settings)
+    return MajorTOM(root, native=True, tile_size=12, harmonize=False, **settings)
 
 
 def digests(out: Path) -> dict[str, str]:

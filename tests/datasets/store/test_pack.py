@@ -8,13 +8,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from packing_checks import CELLS, digests, same_pixels, source, stored, write_root
-from tiny_files import band_pixels, product
+from tiny_files import band_pixels, optics, product, radar, write
 
 from terrafm_tg.datasets import SentinelFolder
-from terrafm_tg.datasets.index.file import read_index
 from terrafm_tg.datasets.store.pack import pack
 from terrafm_tg.datasets.store.shards import shard_table
 from terrafm_tg.datasets.store.table import with_categories
+from terrafm_tg.datasets.tiles.index_file import read_index
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, S1RTC, S2L2A
 
@@ -101,7 +101,7 @@ class TestStore:
 
 class TestRadar:
     def test_hundredths_of_a_decibel_by_choice(self, root, tmp_path):
-        pack(source(root), tmp_path / "store", quantise_radar=True, **QUIET)
+        pack(source(root), tmp_path / "store", quantize_radar=True, **QUIET)
         tiles = source(root)
         for row in (0, 7):
             steps, power = stored(tmp_path / "store", row, S1RTC)[10], tiles._read(row, S1RTC)[10]
@@ -113,9 +113,9 @@ class TestRadar:
         pixels = band_pixels("s1rtc", "VV")
         pixels[:3] = -32768
         root = write_root(tmp_path / "root", s1rtc=[product("s1rtc", CELLS[0], pixels={"vv": pixels})])
-        for quantise in (False, True):
-            out = tmp_path / f"store_{quantise}"
-            pack(source(root), out, quantise_radar=quantise, **QUIET)
+        for quantize in (False, True):
+            out = tmp_path / f"store_{quantize}"
+            pack(source(root), out, quantize_radar=quantize, **QUIET)
             group = stored(out, 0, S1RTC)[10]
             np.testing.assert_array_equal(group[0] == -32768, np.arange(12)[:, None].repeat(12, 1) < 3)
             assert (group[1] != -32768).all()
@@ -277,14 +277,12 @@ class TestDamaged:
 
 
 def test_a_folder_of_geotiffs(tmp_path):
-    from test_sentinel_folder import optics, radar, write
-
     for number in range(3):
         write(
             tmp_path / f"root/S2L2A/place{number}.tif", optics(12, 36, seed=number), x=400_000 + 1000 * number
         )
         write(tmp_path / f"root/S1RTC/place{number}.tif", radar(36, number), x=400_000 + 1000 * number)
-    tiles = SentinelFolder(tmp_path / "root", native=True, tile_size=18, harmonise=False)
+    tiles = SentinelFolder(tmp_path / "root", native=True, tile_size=18, harmonize=False)
     pack(tiles, tmp_path / "store", shard_mb=0.08, **QUIET)
     assert len(list((tmp_path / "store/s2l2a").iterdir())) > 1
     table = read_index(tmp_path / "store/index.parquet")[0]
@@ -319,9 +317,9 @@ def test_a_place_that_cannot_be_a_store(tmp_path, root, where, message):
 def test_other_settings_than_the_stores_are_named(root, store):
     before = digests(store)
     with pytest.raises(
-        TerraFMError, match="quantise_radar=False, not True: set that, or name another folder"
+        TerraFMError, match="quantize_radar=False, not True: set that, or name another folder"
     ):
-        pack(source(root), store, quantise_radar=True, **QUIET)
+        pack(source(root), store, quantize_radar=True, **QUIET)
     with pytest.raises(TerraFMError, match="`shard_mb` is 0"):
         pack(source(root), store, shard_mb=0, **QUIET)
     assert digests(store) == before

@@ -10,9 +10,9 @@ from terrafm_tg.datasets.majortom.grid import GridCell
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.simulation import optics, radar
 from terrafm_tg.simulation.latents import draw_latents
+from terrafm_tg.simulation.optics import Sun, clouds, swath_edge
 from terrafm_tg.simulation.planet import Planet
-from terrafm_tg.simulation.product import plan_products
-from terrafm_tg.simulation.sky import Sun, clouds, swath_edge
+from terrafm_tg.simulation.product import plan_acquisitions
 from terrafm_tg.simulation.surface import render_ground
 
 
@@ -39,13 +39,13 @@ def test_edges_of_all_sensors_and_resolutions_coincide():
     """Correlation with the land's own boundary between water and land is best without a shift."""
     shifts = {}
     for cell in Planet(0).cells(500):
-        ground, products = ground_of(cell, 144), plan_products(0, cell)
+        ground, products = ground_of(cell, 144), plan_acquisitions(0, cell)
         water = ground.land_cover == 7
-        scene = optics.observe(ground, products["s2l2a"], cell.corner[0])
+        scene = optics.observe_optics(ground, products["s2l2a"], cell.corner[0])
         if not 0.2 < water.mean() < 0.8 or products["s1rtc"] is None or scene.cloud_mask.any():
             continue
-        bands = optics.sample(scene, "L2A", 0)
-        vh = np.log(np.maximum(radar.observe(ground, products["s1rtc"])[1], 1e-4))
+        bands = optics.sample_bands(scene, "L2A", 0)
+        vh = np.log(np.maximum(radar.observe_radar(ground, products["s1rtc"])[1], 1e-4))
         pictures = {"vh": vh, "B08": bands["B08"], "B8A": bands["B8A"], "B09": bands["B09"]}
         for name, picture in pictures.items():
             factor = 144 // len(picture)
@@ -68,7 +68,7 @@ def test_clouds_hide_the_optical_pictures_only():
     """Under a thick cloud the blue band is bright; radar there is as it is beside it."""
     change = {"B02": [], "vv": []}
     for cell in Planet(0).cells(500):
-        product, lat = plan_products(0, cell), cell.corner[0]
+        product, lat = plan_acquisitions(0, cell), cell.corner[0]
         if product["s1rtc"] is None:
             continue
         sun = Sun.at(lat, product["s2l2a"].time.timetuple().tm_yday)
@@ -77,8 +77,10 @@ def test_clouds_hide_the_optical_pictures_only():
         if min(cloud.mean(), clear.mean()) < 0.1:
             continue
         ground = ground_of(cell, 264)
-        blue = optics.sample(optics.observe(ground, product["s2l2a"], lat), "L2A", 0)["B02"] / 1e4
-        vv = radar.observe(ground, product["s1rtc"])[0]
+        blue = (
+            optics.sample_bands(optics.observe_optics(ground, product["s2l2a"], lat), "L2A", 0)["B02"] / 1e4
+        )
+        vv = radar.observe_radar(ground, product["s1rtc"])[0]
         change["B02"].append(blue[cloud].mean() - blue[clear & (blue > 0)].mean())
         change["vv"].append(10 * np.log10(vv[cloud & (vv > 0)].mean() / vv[clear & (vv > 0)].mean()))
     assert len(change["B02"]) > 5
@@ -88,16 +90,16 @@ def test_clouds_hide_the_optical_pictures_only():
 
 def test_the_offset_adds_exactly_1000():
     cell = Planet(0).cells(1)[0]
-    scene = optics.observe(ground_of(cell, 48), plan_products(0, cell)["s2l1c"], cell.corner[0])
+    scene = optics.observe_optics(ground_of(cell, 48), plan_acquisitions(0, cell)["s2l1c"], cell.corner[0])
     for level in ("L1C", "L2A"):
-        without, with_offset = optics.sample(scene, level, 0), optics.sample(scene, level, 1000)
+        without, with_offset = optics.sample_bands(scene, level, 0), optics.sample_bands(scene, level, 1000)
         for name, band in without.items():
             valid = band > 1  # 1 is where a number that would be 0 or less ends
             assert (with_offset[name][valid] - band[valid] == 1000).all()
 
 
 def test_products_differ_by_sensor_as_an_archive_s_do():
-    plans = [plan_products(0, cell) for cell in Planet(0).cells(400)]
+    plans = [plan_acquisitions(0, cell) for cell in Planet(0).cells(400)]
     without = np.mean([p["s1rtc"] is None for p in plans])
     assert 0.15 < without < 0.35
     assert all(p["s1rtc"] is None or p["s1rtc"].time.date() != p["s2l2a"].time.date() for p in plans)
@@ -112,7 +114,7 @@ def test_products_differ_by_sensor_as_an_archive_s_do():
 
 
 def test_swath_edges_leave_nodata_and_some_pixels_in_every_quarter():
-    plans = {cell: plan_products(0, cell) for cell in Planet(0).cells(1000)}
+    plans = {cell: plan_acquisitions(0, cell) for cell in Planet(0).cells(1000)}
     for modality, sensor in (("s1rtc", radar), ("s2l2a", optics)):
         products = {cell: plan[modality] for cell, plan in plans.items() if plan[modality]}
         cut = {cell: swath_edge((48, 48), product, sensor.SWATH_EDGES) for cell, product in products.items()}
@@ -123,12 +125,12 @@ def test_swath_edges_leave_nodata_and_some_pixels_in_every_quarter():
             assert not any(outside[i : i + 24, j : j + 24].all() for i in (0, 24) for j in (0, 24))
         for cell, outside in list(cut.items())[:3]:
             if modality == "s1rtc":
-                power = radar.observe(ground_of(cell, 48), products[cell])
+                power = radar.observe_radar(ground_of(cell, 48), products[cell])
                 assert (power[:, outside] == -32768).all()
                 assert (power[:, ~outside] > 0).all()
             else:
-                scene = optics.observe(ground_of(cell, 48), products[cell], cell.corner[0])
-                bands = optics.sample(scene, "L2A", 1000)
+                scene = optics.observe_optics(ground_of(cell, 48), products[cell], cell.corner[0])
+                bands = optics.sample_bands(scene, "L2A", 1000)
                 assert ((bands["B02"] == 0) == outside).all()
                 assert {(band == 0).any() for band in bands.values()} == {True}
 
@@ -137,10 +139,10 @@ def test_speckle_is_gamma_noise_of_the_sensor_s_looks():
     """Over an even surface the squared mean over the variance is the number of looks."""
     looks = []
     for cell in Planet(0).cells(250):
-        product, ground = plan_products(0, cell)["s1rtc"], ground_of(cell, 96)
+        product, ground = plan_acquisitions(0, cell)["s1rtc"], ground_of(cell, 96)
         if product is None or (ground.land_cover != 7).any():
             continue
-        power = radar.observe(ground, product)[1].astype(float)  # cross-polarised water: thermal noise
+        power = radar.observe_radar(ground, product)[1].astype(float)  # cross-polarised water: thermal noise
         if (power > 0).all():
             local = uniform_filter(power, 9)[8:-8, 8:-8]
             looks.append(local.mean() ** 2 / (uniform_filter(power**2, 9)[8:-8, 8:-8] - local**2).mean())
@@ -157,16 +159,18 @@ def tile_statistics(count, size, seed=0):
     far = [0] + [max(abs(a.row - b.row), abs(a.col - b.col)) > 5 for a, b in pairwise(cells)]
     stats, labels, clusters = {name: [] for name in MODALITIES}, [], []
     for cell, cluster in zip(cells, np.cumsum(far), strict=True):
-        ground, products = ground_of(cell, size), plan_products(seed, cell)
+        ground, products = ground_of(cell, size), plan_acquisitions(seed, cell)
         pictures = {"s1rtc": {}}
         for level in ("l1c", "l2a"):
             product = products[f"s2{level}"]
-            pictures[f"s2{level}"] = optics.sample(
-                optics.observe(ground, product, cell.corner[0]), level.upper(), 0
+            pictures[f"s2{level}"] = optics.sample_bands(
+                optics.observe_optics(ground, product, cell.corner[0]), level.upper(), 0
             )
         pictures["s2l1c"].pop("B10")
         if products["s1rtc"] is not None:
-            pictures["s1rtc"] = dict(zip(("VV", "VH"), radar.observe(ground, products["s1rtc"]), strict=True))
+            pictures["s1rtc"] = dict(
+                zip(("VV", "VH"), radar.observe_radar(ground, products["s1rtc"]), strict=True)
+            )
         for quarter in range(4):
 
             def cut(picture, q=quarter):

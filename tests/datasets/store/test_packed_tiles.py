@@ -15,7 +15,7 @@ from tiny_files import band_pixels, product, tiff
 from terrafm_tg.cli.main import main
 from terrafm_tg.datamodules import PackedDataModule
 from terrafm_tg.datasets import MajorTOM, PackedTiles, SentinelFolder
-from terrafm_tg.datasets.store.files import FORMAT, SUM, read_store_index, write_store_index
+from terrafm_tg.datasets.store.folder import FORMAT, SUM, read_store_index, write_store_index
 from terrafm_tg.datasets.store.pack import pack
 from terrafm_tg.errors import DamagedTileError, TerraFMError, UnfitTileError
 from terrafm_tg.modalities import MODALITIES, S1RTC, S2L2A
@@ -55,10 +55,10 @@ def same_samples(one, other):
 
 
 @pytest.mark.parametrize("native", [True, False])
-@pytest.mark.parametrize("harmonise", [True, False])
-def test_samples_are_those_of_major_tom(root, packed, native, harmonise):
-    tiles = MajorTOM(root, native=native, tile_size=12, harmonise=harmonise)
-    copy = PackedTiles(packed, native=native, harmonise=harmonise)
+@pytest.mark.parametrize("harmonize", [True, False])
+def test_samples_are_those_of_major_tom(root, packed, native, harmonize):
+    tiles = MajorTOM(root, native=native, tile_size=12, harmonize=harmonize)
+    copy = PackedTiles(packed, native=native, harmonize=harmonize)
     assert len(copy) == len(tiles) == 20
     assert copy.bounds == tiles.bounds
     assert copy.modalities == tiles.modalities
@@ -77,11 +77,11 @@ def test_a_part_of_a_tile_is_that_of_major_tom(root, packed):
 
 
 def test_the_offset_is_taken_off_in_place_as_elsewhere(packed):
-    tiles, copy = PackedTiles(packed, harmonise=False), PackedTiles(packed)
-    stored, harmonised = tiles._read(0, S2L2A), copy._read(0, S2L2A)
+    tiles, copy = PackedTiles(packed, harmonize=False), PackedTiles(packed)
+    stored, harmonized = tiles._read(0, S2L2A), copy._read(0, S2L2A)
     assert stored[10][1].min() == 0
     for resolution, pixels in stored.items():
-        np.testing.assert_array_equal(harmonised[resolution], remove_offset(pixels, 1000))
+        np.testing.assert_array_equal(harmonized[resolution], remove_offset(pixels, 1000))
 
 
 def test_it_decodes_into_given_arrays(packed):
@@ -109,7 +109,7 @@ def test_some_modalities_some_rows_and_other_processes(packed):
 
 
 def test_radar_in_hundredths_of_a_decibel(root, tmp_path):
-    pack(source(root), tmp_path / "store", quantise_radar=True, **QUIET)
+    pack(source(root), tmp_path / "store", quantize_radar=True, **QUIET)
     steps = PackedTiles(tmp_path / "store", native=True)
     exact = MajorTOM(root, native=True, tile_size=12)
     stored = steps[steps.tile_slice(0)]["image_s1rtc_10m"]
@@ -149,12 +149,12 @@ def test_over_http_a_tile_takes_one_request_per_modality(packed):
 
 
 def test_the_documented_way_to_read_a_tile_without_us(packed):
-    page = (Path(__file__).parents[2] / "docs" / "store.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "store.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     names = {"store": str(packed)}
     exec(compile(code, "docs/store.md", "exec"), names)
     assert "terrafm" not in code
-    expected = PackedTiles(packed, harmonise=False)._read(0, S2L2A)
+    expected = PackedTiles(packed, harmonize=False)._read(0, S2L2A)
     for group, pixels in zip(names["groups"], expected.values(), strict=True):
         np.testing.assert_array_equal(group, pixels)
 
@@ -232,7 +232,7 @@ class TestIndex:
         with pytest.raises(TerraFMError, match="set `ambiguous_offset`"):
             PackedTiles(tmp_path / "store")
         tiles = PackedTiles(tmp_path / "store", ambiguous_offset="present")
-        stored = PackedTiles(tmp_path / "store", harmonise=False)._read(0, S2L2A)
+        stored = PackedTiles(tmp_path / "store", harmonize=False)._read(0, S2L2A)
         np.testing.assert_array_equal(tiles._read(0, S2L2A)[10], remove_offset(stored[10], 1000))
 
 

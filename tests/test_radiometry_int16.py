@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from terrafm_tg.datasets.tiles.collate import collate_tiles
-from terrafm_tg.datasets.tiles.pixels import to_ten_metres, valid_bands
+from terrafm_tg.datasets.tiles.pixels import to_ten_meters, valid_bands
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.band_statistics import band_statistics
 from terrafm_tg.modalities import S1RTC
-from terrafm_tg.radiometry import NODATA, linear_power, quantise
+from terrafm_tg.radiometry import NODATA, linear_power, quantize
 from terrafm_tg.transforms import Augment, MultiCrop
 from terrafm_tg.transforms.augment import NO_CHANGE
 from terrafm_tg.transforms.render import FLOOR
@@ -36,31 +36,31 @@ def scenes() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         "row": rows,
         "sample_idx_s1rtc": rows,
     }
-    return batch | {KEY: torch.from_numpy(power)}, batch | {KEY: torch.from_numpy(quantise(power))}
+    return batch | {KEY: torch.from_numpy(power)}, batch | {KEY: torch.from_numpy(quantize(power))}
 
 
-def test_quantised_to_half_a_step_over_the_whole_range() -> None:
+def test_quantized_to_half_a_step_over_the_whole_range() -> None:
     db = np.linspace(-320, 320, 100_001)
-    steps = quantise(10 ** (db / 10))
+    steps = quantize(10 ** (db / 10))
     assert steps.dtype == np.int16
     assert abs(steps / 100 - db).max() < HALF_STEP
     back = 10 * torch.log10(linear_power(torch.from_numpy(steps)).double())
     assert abs(back.numpy() - steps / 100).max() < 1e-4
 
 
-def test_quantised_twice_is_refused_and_once_more_changes_nothing() -> None:
+def test_quantized_twice_is_refused_and_once_more_changes_nothing() -> None:
     every = torch.arange(-32768, 32768).to(torch.int16)
-    np.testing.assert_array_equal(quantise(linear_power(every).numpy())[1:], every[1:])
-    with pytest.raises(TerraFMError, match=r"got int16: is it quantised already\?"):
-        quantise(every.numpy())
+    np.testing.assert_array_equal(quantize(linear_power(every).numpy())[1:], every[1:])
+    with pytest.raises(TerraFMError, match=r"got int16: is it quantized already\?"):
+        quantize(every.numpy())
 
 
 @pytest.mark.parametrize("missing", [NODATA, 0.0, -1.0, np.nan, np.inf])
 def test_missing_stays_missing(missing) -> None:
     power = np.array([[[0.1, missing]], [[missing, 0.1]]], dtype=np.float32)
-    steps = quantise(power)
+    steps = quantize(power)
     assert steps.tolist() == [[[-1000, NODATA]], [[NODATA, -1000]]]
-    image = to_ten_metres({10: torch.from_numpy(steps)}, S1RTC)
+    image = to_ten_meters({10: torch.from_numpy(steps)}, S1RTC)
     expected = torch.tensor([[[-10.0, torch.nan]], [[torch.nan, -10.0]]])
     torch.testing.assert_close(image, expected, equal_nan=True)
 
@@ -80,14 +80,14 @@ def test_bands_are_valid_by_their_type() -> None:
 
 
 def test_ten_metre_image(scenes) -> None:
-    power, steps = (to_ten_metres({10: batch[KEY][0]}, S1RTC) for batch in scenes)
+    power, steps = (to_ten_meters({10: batch[KEY][0]}, S1RTC) for batch in scenes)
     assert torch.equal(power.isnan(), steps.isnan())
     assert power.isnan().any()
     assert (power - steps).abs().nan_to_num().max() < HALF_STEP
 
 
 @pytest.mark.parametrize("augment", [NO_CHANGE, Augment(probability=1.0, blur_probability=1.0)])
-def test_views_agree_within_the_quantisation(scenes, augment) -> None:
+def test_views_agree_within_the_quantization(scenes, augment) -> None:
     """A mean of powers that are each off by at most half a step is off by no more, in dB."""
     crop = MultiCrop(["s1rtc"], global_size=32, local_size=16, local_crops=3, augment=augment, seed=5)
     views = [crop(batch, crop.plan(batch)) for batch in scenes]

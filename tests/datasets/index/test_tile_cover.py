@@ -6,9 +6,9 @@ import shapely
 from rasterio.transform import from_origin
 
 from terrafm_tg.datasets import ESAWorldCover
-from terrafm_tg.datasets.index import tile_cover
-from terrafm_tg.datasets.index.work import FinishedUnits
-from terrafm_tg.datasets.tiles.footprints import boxes, outlines
+from terrafm_tg.datasets.index import map_counts as tile_cover
+from terrafm_tg.datasets.index.map_counts import FinishedUnits
+from terrafm_tg.datasets.tiles.table import boxes, outlines
 from terrafm_tg.errors import TerraFMError
 
 STEP = 1 / 400  # degrees per pixel of these maps

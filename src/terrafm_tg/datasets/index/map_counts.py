@@ -1,33 +1,90 @@
-"""Land cover under the tiles of a table: units of work by file of the map, so that each block is decoded once."""
+"""Land cover under the tiles of a table, counted file by file of the map, so that each block is decoded once."""
 
+import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import rasterio
 import shapely
 from rasterio.errors import RasterioError
 
 from terrafm_tg.datasets.esa_worldcover import ESAWorldCover, count_classes
-from terrafm_tg.datasets.tiles.footprints import BOX, outlines
+from terrafm_tg.datasets.tiles.table import BOX, outlines
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import CLASSES, OCEAN
+from terrafm_tg.utils.files import atomic_write
 from terrafm_tg.utils.parallel import run_units
 
-from .work import FinishedUnits
+_EVERY = 2.0  # seconds between files: small units share one
+
+
+class FinishedUnits:
+    """Arrays by name in a folder: each file appears whole or not at all, and damaged ones are as if absent.
+
+    Args:
+        folder: Made when there is something to keep.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._waiting: dict[str, np.ndarray] = {}
+        self._written = time.monotonic()
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields names and arrays (1-d int32) of all that was kept, file by file."""
+        for path in sorted(self.folder.glob("*.parquet")):
+            try:
+                table = pq.read_table(path)
+                names, values = table["unit"].to_pylist(), table["values"].combine_chunks()
+            except (pa.ArrowException, OSError, KeyError):
+                continue  # it is computed again
+            for name, value in zip(names, values, strict=True):
+                yield name, value.values.to_numpy()
+
+    def add(self, name: str, values: np.ndarray) -> None:
+        """Keeps an array of int32; at the latest some seconds later it is on the disk."""
+        self._waiting[name] = values.ravel()
+        if time.monotonic() - self._written >= _EVERY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes the arrays that wait."""
+        if self._waiting:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            names = list(self._waiting)
+            path = self.folder / f"{sha256(' '.join(names).encode()).hexdigest()[:24]}.parquet"
+            values = pa.array(list(self._waiting.values()), pa.list_(pa.int32()))
+            with atomic_write(path, sole_writer=True) as part:
+                pq.write_table(pa.table({"unit": names, "values": values}), part, compression="zstd")
+        self._waiting, self._written = {}, time.monotonic()
+
+    def clear(self) -> None:
+        """Removes the folder: the file that it served is there."""
+        self._waiting = {}
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.flush()
+
 
 #: Columns that say which place a row is.
 GRID = ("epsg", "x", "y", "xres", "yres", "height", "width")
 _UNIT = 8192  # most tiles of a unit; a file of the map lies under about 4,000 of Major-TOM's
 _CHUNK = 1 << 18  # rows whose outlines are in memory at once
 _CACHE = 256  # MB of decoded blocks: some rows of blocks across a file of the map
-_EAST, _TURN = (
-    180,
-    360,
-)  # a tile that crosses the date line goes on beyond it; the map starts anew in the west
+# A tile that crosses the date line goes on beyond it; the map starts anew in the west.
+_EAST, _TURN = 180, 360
 
 
 @dataclass(frozen=True)
@@ -44,7 +101,7 @@ class CoverUnit:
 
 
 def count_unit(unit: CoverUnit) -> np.ndarray:
-    """int32 (n, 12): pixels of each class, and without data, of one file of the map under each tile.
+    """Counts the pixels of one file of the map under each tile: int32 (n, 12), by class, then those without data.
 
     Raises:
         TerraFMError: If the file cannot be read.
@@ -79,8 +136,8 @@ class CoverUnits:
         self.sizes = [Path(path).stat().st_size for path in self.paths]
         self.boxes = worldcover.index.geometry.bounds.to_numpy()
         self.west, self.south, self.east, self.north = (table[name].to_numpy() for name in BOX)
-        starts = range(0, len(table), _CHUNK)
-        pairs = [self._pairs(rows, start, shift) for start in starts for shift in (0, _TURN)]
+        chunks = range(0, len(table), _CHUNK)
+        pairs = [self._pairs(rows, start, shift) for start in chunks for shift in (0, _TURN)]
         tiles, files, turned = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
         # from north to south, as the blocks of a file lie
         order = np.lexsort((tiles, -self.north[tiles], files))
@@ -94,7 +151,7 @@ class CoverUnits:
         ]
 
     def _pairs(self, rows: np.ndarray, start: int, shift: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of some rows: tiles and files of the map whose boxes share an area, and whether turned round the globe."""
+        """Pairs some tiles with the files of the map that share an area with them; bool: once round the globe."""
         tiles = start + np.flatnonzero(rows[start : start + _CHUNK])
         if shift:
             tiles = tiles[self.east[tiles] > _EAST]
@@ -109,8 +166,11 @@ class CoverUnits:
     def __len__(self) -> int:
         return len(self.slices)
 
+    def __iter__(self) -> Iterator[CoverUnit]:
+        return map(self.unit, range(len(self)))
+
     def name(self, unit: int) -> str:
-        """What the unit's result is a function of, as a hash."""
+        """Hashes all that decides the unit's result."""
         here = self.slices[unit]
         file = self.files[here.start]
         content = sha256(f"1 {Path(self.paths[file]).name} {self.sizes[file]} {self.tile_size}".encode())
@@ -120,7 +180,7 @@ class CoverUnits:
         return content.hexdigest()
 
     def unit(self, number: int) -> CoverUnit:
-        """One unit."""
+        """Makes one unit."""
         here = self.slices[number]
         shapes = outlines(self.grid.iloc[self.tiles[here]], self.tile_size)
         rings = shapely.get_coordinates(shapes).reshape(len(shapes), -1, 2)[:, :4]
@@ -128,7 +188,7 @@ class CoverUnits:
         return CoverUnit(self.paths[self.files[here.start]], rings)
 
     def not_covered(self, rows: np.ndarray, resolution: float) -> np.ndarray:
-        """Pixels of each tile where there is no file of the map, int64 (n,), 0 where not asked for."""
+        """Counts the pixels of each tile without a file of the map, int64 (n,), 0 where not asked for."""
         missing = np.zeros(len(rows), dtype=np.int64)
         boxes = self.boxes[self.files]
         shift = np.where(self.turned, _TURN, 0)
@@ -162,20 +222,20 @@ def cover_counts(
     scheduler: str | None = None,
     progress: bool = True,
 ) -> tuple[np.ndarray, int]:
-    """Pixels of each class under the tiles of a table, as :meth:`ESAWorldCover.histogram` counts them.
+    """Counts the pixels of each class under the tiles of a table, as :meth:`ESAWorldCover.histogram` does.
 
     Args:
         table: A tile table.
         tile_size: Edge in 10 m pixels of tiles that the table gives no size of.
         worldcover: The map.
-        rows: bool (n,), which rows to count.
-        finished: What a stopped run had counted; it gets what this one counts.
+        rows: bool (n,), the rows to count.
+        finished: The counts of a stopped run, to which this one adds its own.
         workers: As for :func:`~terrafm_tg.utils.parallel.run_units`.
         scheduler: Likewise; its machines see the map's files under the same paths.
         progress: Show a bar.
 
     Returns:
-        int32 (n, 12), 0 in other rows, and how many units were counted rather than found.
+        int32 (n, 12), 0 in other rows, and the number of units counted rather than found.
 
     Raises:
         TerraFMError: If the map covers none of the table's tiles, or a file of it cannot be read.
@@ -192,36 +252,17 @@ def cover_counts(
     for name, values in finished:
         if (number := waiting.pop(name, None)) is not None:
             counts[units.tiles[units.slices[number]]] += values.reshape(-1, counts.shape[1])
-    todo = list(waiting.items())
+    names, units.slices = list(waiting), [units.slices[number] for number in waiting.values()]
     with finished:
         results = run_units(
-            count_unit,
-            _Lazy(units, [number for _, number in todo]),
-            workers=workers,
-            scheduler=scheduler,
-            title="Land cover",
-            progress=progress,
+            count_unit, units, workers=workers, scheduler=scheduler, title="Land cover", progress=progress
         )
-        for position, values in results:
-            name, number = todo[position]
+        for number, values in results:
             counts[units.tiles[units.slices[number]]] += values  # a tile is in a unit once
-            finished.add(name, values)
+            finished.add(names[number], values)
     if worldcover.missing == "ocean":
         counts[:, OCEAN] += units.not_covered(rows, worldcover.res[0])
-    return counts, len(todo)
-
-
-class _Lazy:
-    """Units by number, with a length."""
-
-    def __init__(self, units: CoverUnits, numbers: list[int]) -> None:
-        self.units, self.numbers = units, numbers
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __iter__(self) -> Iterator[CoverUnit]:
-        return map(self.units.unit, self.numbers)
+    return counts, len(names)
 
 
 def _extent(box: np.ndarray | list[pd.Series]) -> str:

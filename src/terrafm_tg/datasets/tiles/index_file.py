@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 import shapely
 from pyproj import CRS
 
-from terrafm_tg.datasets.tiles.footprints import BOX, TIMES, outlines
-from terrafm_tg.datasets.tiles.table import as_table, categorical, intervals
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.files import atomic_write
+
+from .table import BOX, TIMES, as_table, categorical, outlines, times
 
 NAME = "index.parquet"
 #: Rows of a row group: what of the polygons is in memory at once, written or read.
@@ -35,13 +35,13 @@ _MANY_NAMES = "product_"
 
 
 def write_index(index: pd.DataFrame, path: Path, made_for: dict[str, Any]) -> None:
-    """Write a tile index beside its final place, then move it there.
+    """Writes a tile index, whole or not at all.
 
     Args:
         index: A tile index, or a tile table (:mod:`~terrafm_tg.datasets.tiles.table`).
         path: The file.
-        made_for: What it was made for, returned by :func:`read_index`; JSON can hold it. ``tile_size`` is the
-            size of tiles of which neither polygons nor sizes are given.
+        made_for: The settings and files it was made for, returned by :func:`read_index`; JSON can hold them.
+            ``tile_size`` is the size of tiles of which neither polygons nor sizes are given.
     """
     with IndexWriter(path, made_for) as writer:
         writer.add(index)
@@ -66,7 +66,7 @@ class IndexWriter:
         self._writer: pq.ParquetWriter | None = None
 
     def add(self, index: pd.DataFrame) -> None:
-        """Append rows; all parts have the same columns."""
+        """Appends rows; all parts have the same columns."""
         table = as_table(index)
         for start in range(0, len(table), ROW_GROUP):
             rows = _to_arrow(table.iloc[start : start + ROW_GROUP], self.made_for.get("tile_size"))
@@ -95,7 +95,7 @@ class IndexWriter:
 
 
 def _to_arrow(table: pd.DataFrame, tile_size: int | None) -> pa.Table:
-    """Some rows as they are stored."""
+    """Converts some rows to the columns of the file."""
     columns = {
         name: _array(column) for name, column in table.items() if name not in (*BOX, *TIMES, "geometry")
     } | {name: pa.array(table[name], pa.timestamp("us")) for name in TIMES}
@@ -107,7 +107,7 @@ def _to_arrow(table: pd.DataFrame, tile_size: int | None) -> pa.Table:
 
 
 def _array(column: pd.Series) -> pa.Array:
-    """A column; names that repeat as a dictionary of those that occur, in their order."""
+    """Converts a column; names that repeat become a dictionary of those that occur, in their order."""
     if isinstance(column.dtype, pd.CategoricalDtype):
         codes = pa.array(column.cat.codes.to_numpy(np.int32), mask=column.isna().to_numpy())
         names = pa.DictionaryArray.from_arrays(
@@ -120,7 +120,7 @@ def _array(column: pd.Series) -> pa.Array:
 
 
 def _geo_metadata() -> str:
-    """What GeoParquet 1.1 asks for."""
+    """Returns the metadata that GeoParquet 1.1 asks for."""
     column = {
         "encoding": "WKB",
         "geometry_types": ["Polygon"],
@@ -131,7 +131,7 @@ def _geo_metadata() -> str:
 
 
 def read_index(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Read what :func:`write_index` wrote, column by column, so that little more than the table is in memory.
+    """Reads a file of :func:`write_index` column by column, so that little more than the table is in memory.
 
     Returns:
         The tile table (:mod:`~terrafm_tg.datasets.tiles.table`) and what it was made for. Polygons are read only
@@ -152,11 +152,12 @@ def read_index(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         raise TerraFMError(f"{path} cannot be read ({error}): make it again with `terrafm index`.") from error
     if made_for is None or not {*_NEEDED} <= set(index):
         raise TerraFMError(f"{path} is no tile index of ours: make it again with `terrafm index`.")
-    return as_table(index.set_index(intervals(index.pop(TIMES[0]), index.pop(TIMES[1])))), made_for
+    valid = times(index.pop(TIMES[0]), index.pop(TIMES[1]))
+    return as_table(index.set_index(pd.IntervalIndex.from_arrays(*valid.values(), closed="both"))), made_for
 
 
 def _made_for(metadata: Mapping[bytes, bytes]) -> dict[str, Any] | None:
-    """What a file was made for; earlier versions kept it among the attributes of the data frame."""
+    """Returns the settings a file was made for; earlier versions kept them among the data frame's attributes."""
     if b"terrafm" in metadata:
         return json.loads(metadata[b"terrafm"])
     attributes = json.loads(metadata.get(b"PANDAS_ATTRS", b"{}"))
@@ -164,7 +165,7 @@ def _made_for(metadata: Mapping[bytes, bytes]) -> dict[str, Any] | None:
 
 
 def _column(file: pq.ParquetFile, name: str) -> pd.Series:
-    """A column. What it takes to decode one is given back before the next."""
+    """Reads a column, and gives back the memory of its decoding before the next."""
     groups = [file.read_row_group(group, [name]).flatten()[name] for group in range(file.num_row_groups)]
     column = pa.chunked_array([chunk for group in groups for chunk in group.chunks])
     if pa.types.is_dictionary(column.type) and not name.startswith(_MANY_NAMES):
@@ -177,7 +178,7 @@ def _column(file: pq.ParquetFile, name: str) -> pd.Series:
 
 
 def _stays_in_arrow(kind: pa.DataType) -> pd.ArrowDtype | None:
-    """Lists, which take ten times the memory as objects; names, whose equality a categorical looks into."""
+    """Keeps lists in Arrow, which take ten times the memory as objects, and names."""
     return pd.ArrowDtype(kind) if pa.types.is_nested(kind) or pa.types.is_dictionary(kind) else None
 
 
@@ -189,7 +190,7 @@ def open_index(
     how: Mapping[str, Any],
     **settings: Any,
 ) -> tuple[pd.DataFrame, bool]:
-    """The tile index given, else ``index.parquet`` below the root, else made from the files.
+    """Returns the tile index given, else ``index.parquet`` below the root, else one made from the files.
 
     Args:
         index: A tile index or tile table, the path of one, or None.

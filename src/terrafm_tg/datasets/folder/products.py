@@ -1,4 +1,4 @@
-"""GeoTIFFs in folders to products: one image of one modality, in one file or in one file per band."""
+"""Products in a folder, each one image of one modality in one file or in one file per band, and their join to tiles."""
 
 import os
 import re
@@ -9,15 +9,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import rasterio
+import shapely
 from geopandas import GeoDataFrame
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
-from terrafm_tg.datasets.tiles.footprints import outlines
+from terrafm_tg.datasets.majortom import grid
+from terrafm_tg.datasets.tiles.table import BOX, outlines, times
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, get_modality
+from terrafm_tg.radiometry import UNKNOWN
 
 #: Names by which a modality's folder is found when none is given, in any case; the first found counts.
 FOLDERS = {
@@ -36,7 +40,7 @@ _ORDERS = {
 
 
 def find_folders(root: Path, folders: Mapping[str, str] | None) -> dict[str, Path]:
-    """The folder of each modality.
+    """Finds the folder of each modality.
 
     Raises:
         TerraFMError: If the root, or a folder that was named, is missing, or none is found.
@@ -61,7 +65,7 @@ def find_folders(root: Path, folders: Mapping[str, str] | None) -> dict[str, Pat
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """GeoTIFFs at any depth below a folder, in order."""
+    """Yields the GeoTIFFs at any depth below a folder, in order."""
     for base, folders, files in os.walk(folder):
         folders.sort()
         yield from (Path(base, file) for file in sorted(files) if file.lower().endswith((".tif", ".tiff")))
@@ -70,7 +74,7 @@ def image_files(folder: Path) -> Iterator[Path]:
 def find_products(
     root: Path, folders: Mapping[str, Path], bands: Mapping[str, Sequence[str]] | None = None
 ) -> GeoDataFrame:
-    """All usable products below the folders of the modalities.
+    """Finds all usable products below the folders of the modalities.
 
     A file whose name ends in a band's (``B02``, ``B2``, ``VV``) is one band of a product, with the files that
     differ from it in that only; any other file is a product with its bands in the order of their
@@ -78,7 +82,7 @@ def find_products(
     band, or that no place is known of, are left out with a warning.
 
     Args:
-        root: What paths are relative to.
+        root: The folder that paths are relative to.
         folders: The folder of each modality.
         bands: Band order of the files of a modality that do not name their bands.
 
@@ -114,7 +118,7 @@ def find_products(
 
 
 def band_order(src: DatasetReader, given: Sequence[str] | None) -> list[str]:
-    """Names of a file's bands, ``B02`` for ``B2``; empty where they are not known."""
+    """Returns the names of a file's bands, ``B02`` for ``B2``; empty where they are not known."""
     named = [_BAND.fullmatch(text or "") for text in src.descriptions]
     if all(match and not match["stem"] for match in named):
         return [canonical(text) for text in src.descriptions]
@@ -123,20 +127,20 @@ def band_order(src: DatasetReader, given: Sequence[str] | None) -> list[str]:
 
 
 def canonical(band: str) -> str:
-    """``b2`` as ``B02``."""
+    """Spells a band as this package does: ``b2`` as ``B02``."""
     band = band.upper()
     return f"B0{band[1]}" if len(band) == 2 and band[1].isdecimal() else band
 
 
 def band_file(root: Path, pattern: str, band: str) -> Path | None:
-    """The file of a band, in whatever way its name spells it; None where there is none."""
+    """Finds the file of a band, in whatever way its name spells it; None where there is none."""
     short = band.replace("B0", "B")
     names = dict.fromkeys([band, short, band.lower(), short.lower()])
     return next((path for name in names if (path := root / pattern.replace("{}", name)).is_file()), None)
 
 
 def _group(root: Path, folder: Path) -> dict[str, list[str]]:
-    """Path pattern of each product to the bands that have a file, none for a file that holds all bands."""
+    """Maps the path pattern of each product to the bands that have a file; to none for a file with all bands."""
     groups: dict[str, list[str]] = {}
     for file in image_files(folder):
         path = file.relative_to(root)
@@ -152,7 +156,7 @@ def _group(root: Path, folder: Path) -> dict[str, list[str]]:
 def _describe(
     root: Path, modality: str, order: Sequence[str] | None, pattern: str, held: list[str]
 ) -> dict[str, Any] | str:
-    """The row of one product, or why it cannot be used."""
+    """Returns the row of one product, or the reason why it cannot be used."""
     needed = MODALITIES[modality]
     first = needed.native[10][0]
     path = band_file(root, pattern, first) if held else root / pattern
@@ -168,24 +172,19 @@ def _describe(
             epsg = src.crs.to_epsg() if src.crs else None
             if epsg is None or src.transform.b or src.transform.d or src.transform.e >= 0:
                 return "it has no EPSG code, or is not north-up"
-            grid = {
-                "x": src.transform.c,
-                "y": src.transform.f,
-                "xres": src.transform.a,
-                "yres": -src.transform.e,
-            }
-            size = {"height": src.height, "width": src.width}
+            t = src.transform
+            grid = {"x": t.c, "y": t.f, "xres": t.a, "yres": -t.e, "height": src.height, "width": src.width}
             date = _date(src.tags().get("datetime", "")) or _date(path.name) or _date(path.parent.name)
     except RasterioError as error:
         return str(error)
     name = (
         path.parent.name if Path(pattern).stem == "{}" else Path(pattern).stem.replace("{}", "").rstrip("_-.")
     )
-    return {"modality": modality, "product": name, "path": pattern, "date": date, "epsg": epsg} | grid | size
+    return {"modality": modality, "product": name, "path": pattern, "date": date, "epsg": epsg} | grid
 
 
 def _date(text: str) -> pd.Timestamp | None:
-    """The first date in a text, with its time where a valid one follows."""
+    """Finds the first date in a text, with its time where a valid one follows."""
     match = _DATE.search(text)
     if match is None:
         return None
@@ -194,3 +193,94 @@ def _date(text: str) -> pd.Timestamp | None:
         if not pd.isna(stamp):
             return stamp
     return None
+
+
+#: Share of the union of two outlines that they must have in common to show the same place.
+OVERLAP = 0.5
+
+
+def join_products(products: GeoDataFrame, tile_size: int, max_days: float | None = None) -> pd.DataFrame:
+    """Joins the products of several sensors to one row per tile.
+
+    Each product is joined, per other modality, with the product of that modality that shows the same place
+    (the outlines share half of their union, in the same CRS) on the nearest date. L2A goes first, then L1C
+    and S1 products that no other has taken: each product is in at least one row. Pixels follow the grid of
+    the row's first product.
+
+    Args:
+        products: As from :func:`find_products`.
+        tile_size: Images larger than this are cut into tiles of this size from the upper left corner, without
+            overlap (what is left at the edges is not used); smaller ones are used whole.
+        max_days: Do not join products that are further apart in time.
+
+    Returns:
+        The tile table: offsets are -1 where a product is optical, to be found out.
+    """
+    joined = _join(products.sort_values(["date", "path"], ignore_index=True), max_days)
+    tiles = _cut(joined, tile_size)
+    shapes = outlines(tiles)
+    west, south, east, north = shapely.bounds(shapes).T
+    cells = grid.names(*grid.cells_at((south + north) / 2, (west + east) / 2))
+    tiles.insert(0, "cell", pd.Categorical(cells))
+    tiles.insert(1, "quadrant", np.zeros(len(tiles), dtype=np.int8))
+    for name in FOLDERS:
+        if f"path_{name}" not in tiles:
+            continue
+        shared = shapely.area(shapely.intersection(shapes, tiles.pop(f"geometry_{name}").to_numpy()))
+        elsewhere = ~(shared >= OVERLAP * shapely.area(shapes))  # or there is none
+        tiles.loc[elsewhere, [f"path_{name}", f"product_{name}", f"date_{name}"]] = None
+        tiles[f"has_{name}"] = tiles[f"path_{name}"].notna()
+        optical = tiles[f"has_{name}"] & (name != "s1rtc")
+        tiles[f"offset_{name}"] = np.where(optical, UNKNOWN, 0).astype(np.int16)
+        for column in (f"product_{name}", f"path_{name}"):
+            tiles[column] = tiles[column].astype("category")
+    dates = tiles.filter(like="date_")
+    return tiles.assign(
+        **dict(zip(BOX, (west, south, east, north), strict=True)),
+        **times(dates.min(axis=1), dates.max(axis=1)),
+    )
+
+
+def _join(products: GeoDataFrame, max_days: float | None) -> pd.DataFrame:
+    """Makes one row per joined set of products: the first one's grid; path, name, date and outline of each."""
+    by_modality = {name: part for name in FOLDERS if len(part := products[products.modality == name])}
+    used: set[int] = set()
+    sets = []
+    for name, part in by_modality.items():
+        anchors = part[~part.index.isin(used)]
+        row = anchors[["epsg", "x", "y", "xres", "yres", "height", "width"]].copy()
+        for other, candidates in by_modality.items():
+            partner = anchors.index.to_series() if other == name else _nearest(anchors, candidates, max_days)
+            used.update(partner)
+            for column in ("path", "product", "date", "geometry"):
+                row[f"{column}_{other}"] = partner.map(products[column])
+        sets.append(row)
+    return pd.concat(sets, ignore_index=True)
+
+
+def _nearest(anchors: GeoDataFrame, candidates: GeoDataFrame, max_days: float | None) -> pd.Series:
+    """Finds for each product the candidate of the same place on the nearest date, by its label."""
+    left, right = candidates.sindex.query(anchors.geometry, predicate="intersects")
+    a, b = anchors.iloc[left], candidates.iloc[right]
+    shared = shapely.area(shapely.intersection(a.geometry.array, b.geometry.array))
+    overlap = shared / (shapely.area(a.geometry.array) + shapely.area(b.geometry.array) - shared)
+    days = np.abs(a.date.to_numpy() - b.date.to_numpy()) / np.timedelta64(1, "D")
+    pairs = pd.DataFrame({"a": a.index, "b": b.index, "days": days, "apart": 1 - overlap})
+    same = (overlap >= OVERLAP) & (a.epsg.to_numpy() == b.epsg.to_numpy())
+    if max_days is not None:
+        same &= ~(days > max_days)
+    pairs = pairs[same].sort_values(["a", "days", "apart", "b"])
+    return pairs.drop_duplicates("a").set_index("a")["b"]
+
+
+def _cut(joined: pd.DataFrame, tile_size: int) -> pd.DataFrame:
+    """Repeats each joined row once per tile, whose grid it gets."""
+    down, across = (np.maximum(joined[side].to_numpy() // tile_size, 1) for side in ("height", "width"))
+    repeats = np.repeat(np.arange(len(joined)), down * across)
+    number = np.arange(len(repeats)) - np.repeat(np.cumsum(down * across) - down * across, down * across)
+    tiles = joined.iloc[repeats].reset_index(drop=True)
+    tiles["x"] += number % across[repeats] * tile_size * tiles.xres
+    tiles["y"] -= number // across[repeats] * tile_size * tiles.yres
+    for side in ("height", "width"):
+        tiles[side] = np.minimum(tiles[side], tile_size).astype(np.int32)
+    return tiles.astype({"epsg": np.int32})

@@ -1,4 +1,4 @@
-"""What lies below a root: Major-TOM, SSL4EO-S12, MMEarth or a folder of GeoTIFFs."""
+"""The kind of data below a root: Major-TOM, SSL4EO-S12, MMEarth or a folder of GeoTIFFs."""
 
 import json
 from collections.abc import Sequence
@@ -8,33 +8,42 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from terrafm_tg.datasets.folder.dataset import SentinelFolder
-from terrafm_tg.datasets.index.file import NAME
-from terrafm_tg.datasets.majortom.dataset import MajorTOM
-from terrafm_tg.datasets.majortom.rows import FOLDERS
-from terrafm_tg.datasets.mmearth import MMEarthTiles
-from terrafm_tg.datasets.ssl4eo import SSL4EOS12Tiles
-from terrafm_tg.datasets.tiles.dataset import TileDataset
 from terrafm_tg.errors import TerraFMError
 
-from .folder import MARKER
+from .folder.dataset import SentinelFolder
+from .majortom.dataset import MajorTOM
+from .majortom.rows import FOLDERS
+from .mmearth import MMEarthTiles
+from .ssl4eo import SSL4EOS12Tiles
+from .store.folder import MARKER
+from .tiles.index_file import NAME
 
+Kind = type[MajorTOM] | type[SSL4EOS12Tiles] | type[MMEarthTiles] | type[SentinelFolder]
 #: Settings that some kinds have, and others not.
-_SETTINGS: dict[Any, tuple[str, ...]] = {
+_SETTINGS: dict[Kind, tuple[str, ...]] = {
     MajorTOM: ("tile_size", "remote"),
     SentinelFolder: ("tile_size", "radar_unit", "optical_scale"),
 }
 
 
+def find_kind(root: Path) -> Kind:
+    """Finds the dataset that reads a root; a folder of GeoTIFFs per modality where it is nothing else."""
+    if any((root / folder / "metadata.parquet").is_file() for folder in FOLDERS.values()):
+        return MajorTOM
+    if SSL4EOS12Tiles.lies_in(root):
+        return SSL4EOS12Tiles
+    return MMEarthTiles if MMEarthTiles.lies_in(root) else SentinelFolder
+
+
 def open_source(
     root: Path, modalities: Sequence[str] | None = None, tile_size: int | None = None, **settings: Any
-) -> TileDataset:
-    """The dataset that lies below a root, as it is stored: offsets of the baseline stay in the numbers.
+) -> MajorTOM | SSL4EOS12Tiles | MMEarthTiles | SentinelFolder:
+    """Opens the dataset below a root as it is stored: offsets of the baseline stay in the numbers.
 
     Args:
         root: The folder; its ``index.parquet`` is used where there is one.
         modalities: Those to read; all where None.
-        tile_size: Edge of a tile in 10 m pixels; where None, that of the index, or what the files suggest.
+        tile_size: Edge of a tile in 10 m pixels; where None, that of the index, or as the files suggest.
         **settings: Of the dataset: `remote` of Major-TOM, `radar_unit` and `optical_scale` of a folder of
             GeoTIFFs; None for the default.
 
@@ -46,10 +55,7 @@ def open_source(
         raise TerraFMError(f"{root} is no folder: give one with the data to pack.")
     if (root / MARKER).is_file():
         raise TerraFMError(f"{root} is a packed store already: give the folder of its source.")
-    if any((root / folder / "metadata.parquet").is_file() for folder in FOLDERS.values()):
-        kind: Any = MajorTOM
-    else:
-        kind = next((kind for kind in (SSL4EOS12Tiles, MMEarthTiles) if kind.lies_in(root)), SentinelFolder)
+    kind = find_kind(root)
     for name in given:
         if name not in _SETTINGS.get(kind, ()):
             raise TerraFMError(
@@ -57,15 +63,15 @@ def open_source(
             )
     if kind in _SETTINGS:
         given["tile_size"] = tile_size or _indexed_size(root / NAME) or kind.find_tile_size(root)
-        given["harmonise"] = False
+        given["harmonize"] = False
     return kind(root, modalities, native=True, **given)
 
 
 def _indexed_size(path: Path) -> int | None:
-    """The tile size that an index was made for."""
+    """Reads the tile size that an index was made for."""
     if not path.is_file():
         return None
     try:
         return json.loads(pq.read_schema(path).metadata[b"terrafm"])["tile_size"]
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
-        return None  # whoever reads the whole of it says what is wrong
+        return None  # the dataset reads the whole of it and says what is wrong

@@ -11,8 +11,8 @@ from tiny_files import product, tiff, write_major_tom
 
 from terrafm_tg.datasets import MajorTOM, SentinelFolder, build_index
 from terrafm_tg.datasets.index import layers
-from terrafm_tg.datasets.index.build import summary_table
-from terrafm_tg.datasets.index.file import read_index
+from terrafm_tg.datasets.index.build import index_summary
+from terrafm_tg.datasets.tiles.index_file import read_index
 from terrafm_tg.errors import TerraFMError
 
 WEST, EAST = "536U_101R", "536U_104R"  # the second lies east of the map below
@@ -187,11 +187,11 @@ class TestBadInput:
 
 def test_a_table_for_people(root, worldcover):
     console = Console(width=100, record=True, file=io.StringIO())
-    console.print(summary_table(build_index(root, worldcover, progress=False)))
+    console.print(index_summary(build_index(root, worldcover, progress=False)))
     text = console.export_text()
     assert "Sentinel-1 RTC" in text
     assert "with the +1000 DN of baseline 04.00" in text
     assert "Tree cover" in text
     assert "50.0% of the tiles lie where ESA WorldCover is not at hand" in " ".join(text.split())
-    console.print(summary_table(build_index(root, out=root / "other.parquet", progress=False)))
+    console.print(index_summary(build_index(root, out=root / "other.parquet", progress=False)))
     assert "No land cover" in console.export_text()

@@ -15,7 +15,7 @@ from tiny_files import SIZE, tiff
 
 from terrafm_tg.datasets.majortom import grid
 from terrafm_tg.datasets.store.pack import pack
-from terrafm_tg.datasets.store.plan import plan_units
+from terrafm_tg.datasets.store.plan import plan_shards
 from terrafm_tg.modalities import S1RTC
 
 PART = 500  # cells
@@ -63,7 +63,7 @@ def test_units_of_a_million_tiles_are_planned_in_seconds() -> None:
     })  # fmt: skip
     names, todo = np.arange(1, tiles + 1, dtype=np.uint64), part > 0
     began = time.process_time()
-    units = list(plan_units(table, S1RTC, names, todo, limit))
+    units = list(plan_shards(table, S1RTC, names, todo, limit))
     print(f"planned in {time.process_time() - began:.1f} s of processor time")
     rows = np.concatenate([unit.rows for unit in units])
     np.testing.assert_array_equal(np.sort(rows), np.flatnonzero(todo))
@@ -72,7 +72,7 @@ def test_units_of_a_million_tiles_are_planned_in_seconds() -> None:
         assert (np.diff(table["group_s1rtc"].to_numpy()[unit.rows]) >= 0).all()
         assert len(unit.rows) <= limit
         assert len(unit.rows) % 4 == 0
-    later = list(plan_units(table, S1RTC, names, np.ones(tiles, bool), limit))
+    later = list(plan_shards(table, S1RTC, names, np.ones(tiles, bool), limit))
     assert len({unit.name for unit in later}) == len(later)
     assert {unit.name for unit in units} < {unit.name for unit in later}
 

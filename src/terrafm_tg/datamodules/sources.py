@@ -1,0 +1,213 @@
+"""Datamodules of tiles, one per source: each opens its dataset, with arguments of its own."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from terrafm_tg.datasets import MajorTOM, MMEarthTiles, PackedTiles, SentinelFolder, SSL4EOS12Tiles
+from terrafm_tg.datasets.ssl4eo import find_splits
+from terrafm_tg.simulation import SimulatedWorld
+
+from .tiles import TileDataModule
+
+
+class MajorTOMDataModule(TileDataModule):
+    """Batches from Major-TOM Core on disk.
+
+    Run ``terrafm index`` on the root first, so that land cover is known.
+
+    Args:
+        root: Folder with ``Core-S2L2A``, ``Core-S2L1C``, ``Core-S1RTC``, any of them.
+        tile_size: Edge of a tile in pixels of 10 m: half a cell's.
+        index: Path of a tile index instead of ``root/index.parquet``.
+        harmonize: Take the offset of processing baseline 04.00 off.
+        ambiguous_offset: Decides where a product's name does not tell it: ``error``, ``present``,
+            ``absent``, ``drop``; see :class:`~terrafm_tg.datasets.MajorTOM`.
+        remote: Read rows whose file is not on disk from their URL.
+        **kwargs: Settings of :class:`TileDataModule`.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        tile_size: int = 534,
+        index: str | os.PathLike[str] | None = None,
+        harmonize: bool = True,
+        ambiguous_offset: str = "error",
+        remote: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+
+    def make_dataset(self) -> MajorTOM:
+        """Opens the root."""
+        return self._open(MajorTOM)
+
+
+class SentinelFolderDataModule(TileDataModule):
+    """Batches from a folder of GeoTIFFs per modality: see :class:`~terrafm_tg.datasets.SentinelFolder`.
+
+    Args:
+        root: The folder.
+        tile_size: Larger images are cut into tiles of this many pixels; smaller ones are used whole.
+        index: Path of a tile index instead of ``root/index.parquet``.
+        folders: Folder below the root by modality; usual names are looked for where None.
+        bands: Band order by modality, for files that do not name their bands and are not in the usual order.
+        radar_unit: ``dB`` or ``linear``.
+        optical_scale: Digital numbers per stored unit: 10,000 where the files hold reflectance from 0 to 1.
+        offsets: The offset of processing baseline 04.00 that optical files hold: 0, 1000, ``detect`` or
+            the path of a CSV file, for all or by modality.
+        ambiguous_offset: Decides where it could not be found out: ``error``, ``present``, ``absent``,
+            ``drop``.
+        harmonize: Take the offset off.
+        max_days: Do not join images that are further apart in time.
+        **kwargs: Settings of :class:`TileDataModule`.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        tile_size: int = 534,
+        index: str | os.PathLike[str] | None = None,
+        folders: Mapping[str, str] | None = None,
+        bands: Mapping[str, Sequence[str]] | None = None,
+        radar_unit: str = "dB",
+        optical_scale: float = 1.0,
+        offsets: int | str | Mapping[str, int | str] | None = None,
+        ambiguous_offset: str = "error",
+        harmonize: bool = True,
+        max_days: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+
+    def make_dataset(self) -> SentinelFolder:
+        """Opens the folder."""
+        return self._open(SentinelFolder)
+
+
+class SSL4EOS12DataModule(TileDataModule):
+    """Batches from SSL4EO-S12 on disk: see :class:`~terrafm_tg.datasets.SSL4EOS12Tiles`.
+
+    Args:
+        root: Folder with ``s1``, ``s2c``, ``s2a``, any of them.
+        index: Path of a tile index instead of ``root/index.parquet``.
+        download: Let TorchGeo download what is missing (1.5 TB for all three sensors).
+        checksum: Let it check what it downloads.
+        **kwargs: Settings of :class:`TileDataModule`.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        index: str | os.PathLike[str] | None = None,
+        download: bool = False,
+        checksum: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+
+    def prepare_data(self) -> None:
+        """Downloads what is missing, where that is asked for, in one process."""
+        if self.hparams["download"]:
+            modalities, checksum = self.hparams["modalities"], self.hparams["checksum"]
+            find_splits(Path(self.hparams["root"]), modalities, True, checksum)
+
+    def make_dataset(self) -> SSL4EOS12Tiles:
+        """Opens the sites that are there."""
+        options = {name: self.hparams[name] for name in ("root", "modalities", "index")}  # downloaded already
+        return SSL4EOS12Tiles(native=True, **options)
+
+
+class MMEarthDataModule(TileDataModule):
+    """Batches from MMEarth on disk: see :class:`~terrafm_tg.datasets.MMEarthTiles`.
+
+    Args:
+        root: Folder that holds ``data_1M_v001``, ``data_1M_v001_64`` or ``data_100k_v001``.
+        subset: ``MMEarth``, ``MMEarth64`` or ``MMEarth100k``; the one that lies there where None.
+        index: Path of a tile index instead of ``root/index.parquet``.
+        **kwargs: Settings of :class:`TileDataModule`.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        subset: str | None = None,
+        index: str | os.PathLike[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+
+    def make_dataset(self) -> MMEarthTiles:
+        """Opens the subset."""
+        return self._open(MMEarthTiles)
+
+
+class PackedDataModule(TileDataModule):
+    """Batches from a store that ``terrafm pack`` made.
+
+    Args:
+        root: Folder of the store, or its URL.
+        index: Path of a tile index with a part of the store's rows, instead of all.
+        harmonize: Take the offset of processing baseline 04.00 off.
+        ambiguous_offset: Decides where a product's name does not tell it: ``error``, ``present``,
+            ``absent``, ``drop``; see :class:`~terrafm_tg.datasets.MajorTOM`.
+        **kwargs: Settings of :class:`TileDataModule`.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        index: str | os.PathLike[str] | None = None,
+        harmonize: bool = True,
+        ambiguous_offset: str = "error",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+
+    def make_dataset(self) -> PackedTiles:
+        """Opens the store."""
+        return self._open(PackedTiles)
+
+
+class SimulatedDataModule(TileDataModule):
+    """Batches from the simulated world, which is written first where ``root`` does not hold it.
+
+    Args:
+        root: The world's folder.
+        cells: Number of cells; where None, as many as the world there has, or 700.
+        cell_size: Pixels of a cell's picture at 10 m, of which a tile is half; where None, that of the world
+            there, or 264.
+        world_seed: Number of the planet; where None, the one there, or 0.
+        world_workers: Processes that write it; one per core where None.
+        **kwargs: Settings of :class:`TileDataModule`.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str] = "data/simulated",
+        cells: int | None = None,
+        cell_size: int | None = None,
+        world_seed: int | None = None,
+        world_workers: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+
+    def prepare_data(self) -> None:
+        """Writes the world, in one process."""
+        self.make_dataset()
+
+    def make_dataset(self) -> SimulatedWorld:
+        """Opens the world, after writing it where it is missing."""
+        options = self.hparams
+        return SimulatedWorld(
+            options["root"],
+            options["modalities"],
+            native=True,
+            cells=options["cells"],
+            cell_size=options["cell_size"],
+            seed=options["world_seed"],
+            workers=options["world_workers"],
+        )
