@@ -17,7 +17,7 @@ from terrafm_tg.modalities import get_modality
 from terrafm_tg.models import TerraFMViT, build_encoder, reparameterize
 from terrafm_tg.profiling.machine import clock_of, peak_teraflops, repeats_of, seconds_of
 from terrafm_tg.utils.devices import describe_device, find_device
-from terrafm_tg.utils.progress import shown
+from terrafm_tg.utils.progress import with_bar
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def encoder_speed(
     }
     repeats = {name: repeats_of(forward, device) for name, forward in variants.items()}  # and warms up
     times: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in shown(range(rounds), "Measuring forwards"):
+    for _ in with_bar(range(rounds), "Measuring forwards"):
         for name, forward in variants.items():
             times[name].append(seconds_of(forward, device, repeats[name]))
     flops = forward_flops(folded, modality, size) * batch

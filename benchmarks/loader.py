@@ -26,7 +26,7 @@ from terrafm_tg.datamodules.loading.slots import SlotWriter
 from terrafm_tg.datasets.tiles.dataset import TileDataset
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.samplers import LandCoverSampler
-from terrafm_tg.utils.progress import shown
+from terrafm_tg.utils.progress import with_bar
 
 #: Ways whose batches come through worker processes: title, workers, ring.
 LOADERS = (
@@ -92,7 +92,7 @@ def loader_speed(tiles: TileDataset, batch_size: int = 16, batches: int = 16, ro
         )
         ways[title] = partial(deque, loader, maxlen=0)
     measured = defaultdict(list)
-    for number in shown(range(rounds + 1), "Reading tiles"):
+    for number in with_bar(range(rounds + 1), "Reading tiles"):
         sampler.set_epoch(number)
         for title, way in ways.items():
             wall, processor = time.perf_counter(), _processor_seconds()

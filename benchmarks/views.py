@@ -19,7 +19,7 @@ from terrafm_tg.transforms import MultiCrop
 from terrafm_tg.transforms.augment import NO_CHANGE
 from terrafm_tg.utils.devices import describe_device, find_device
 from terrafm_tg.utils.files import write_json
-from terrafm_tg.utils.progress import shown
+from terrafm_tg.utils.progress import with_bar
 
 from .in_memory import InMemoryDataModule
 
@@ -124,7 +124,7 @@ def view_speed(
     modules: dict[str, nn.Module] = kornia | {"ours, without blur": bare, "ours": crop}
     ways = {name: partial(module, batch, plans[module is bare]) for name, module in modules.items()}
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for number in shown(range(rounds + 1), "Making views"):
+    for number in with_bar(range(rounds + 1), "Making views"):
         for name, way in ways.items():
             seconds = seconds_of(way, device, 1)
             if number:

@@ -25,7 +25,7 @@ from terrafm_tg.models.sizes import SIZES
 from terrafm_tg.tasks import TerraFM
 from terrafm_tg.transforms import SensorBatch
 from terrafm_tg.transforms.multicrop import GLOBAL_CROPS
-from terrafm_tg.utils.progress import shown
+from terrafm_tg.utils.progress import with_bar
 
 from .arithmetic import modality_shares
 from .tensor_memory import TensorMemory
@@ -183,7 +183,7 @@ def memory_table(
     for column in ("", "blocks", "fixed GB", "MB per tile", "largest batch"):
         table.add_column(column, justify="right" if column else "left")
     rows = list(product(models, (False, True)))
-    for name, again in shown(rows, "Going through steps"):
+    for name, again in with_bar(rows, "Going through steps"):
         chosen = dict(settings or {}) | {"model": name, "grad_checkpointing": again}
         need = memory_need(chosen, tile_size, precision == "bf16")
         batch = need.largest(1e9 * (gigabytes - reserve))

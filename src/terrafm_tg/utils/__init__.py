@@ -1,1 +1,1 @@
-"""Atomic files, parallel work, keyed random numbers and progress."""
+"""Atomic files, remote bytes, parallel work, keyed random numbers, progress, devices."""

@@ -1,4 +1,4 @@
-"""Devices and what they compute in."""
+"""Devices and the precision they compute in."""
 
 import torch
 
@@ -6,7 +6,7 @@ from terrafm_tg.errors import TerraFMError
 
 
 def find_device(name: str | None) -> torch.device:
-    """The device of that name, a GPU or else the CPU where there is none."""
+    """Finds the device of that name, a GPU or else the CPU where there is none."""
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     if name != "cpu" and not (name.split(":")[0] == "cuda" and torch.cuda.is_available()):
         raise TerraFMError(f"There is no device {name!r} here: use cpu, or cuda on a machine with a GPU.")
@@ -14,7 +14,7 @@ def find_device(name: str | None) -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """A GPU's name; for the CPU the number of threads."""
+    """Names a GPU; of the CPU, tells the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()

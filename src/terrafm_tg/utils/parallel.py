@@ -43,7 +43,7 @@ def run_units[U, R](
     unit_seconds: float | None = None,
     describe: Callable[[U], str] | None = None,
 ) -> Iterator[tuple[int, R]]:
-    """Call a function with each unit of work; results come as they finish.
+    """Calls a function with each unit of work; results come as they finish.
 
     Whatever the place, results are the same, only their order differs. A unit whose worker process dies is run
     again on another, so a unit must leave the same behind when it runs twice. On a cluster only a few units per
@@ -102,7 +102,7 @@ def _here(
     unit_seconds: float | None,
     may_leave: bool,
 ) -> Iterator[tuple[int, Any]]:
-    """Units in this process; where it may leave some, until it knows that the rest are worth more processes."""
+    """Runs units in this process; if it may leave some, only until the rest are worth more processes."""
     spent, done = 0.0, 0
     cores = _cores() if may_leave else 1
 
@@ -127,7 +127,7 @@ def _there(
     waiting: Iterator[tuple[int, Any]],
     title: str,
 ) -> Iterator[tuple[int, Any]]:
-    """Units on a cluster: as one finishes, the next is sent."""
+    """Runs units on a cluster: as one finishes, the next is sent."""
     from distributed import KilledWorker, as_completed
 
     positions: dict[Hashable, int] = {}
@@ -175,7 +175,7 @@ def _call(function: Callable[[Any], Any], unit: Any) -> _Done:
 def _cluster(
     workers: int | None, scheduler: str | None, units: int | None, console: Console
 ) -> Iterator["Client"]:
-    """A client of the scheduler given, else of processes of this machine that end with it."""
+    """Connects to the scheduler given, else starts processes on this machine, which end with it."""
     import logging
 
     from distributed import Client, LocalCluster
@@ -216,7 +216,7 @@ def _cluster(
 def _described[U](
     units: Iterable[U], describe: Callable[[U], str], say: Callable[[str], None]
 ) -> Iterator[U]:
-    """The units; as each is taken, its name is said."""
+    """Goes through units and tells the name of each as it is taken."""
     for unit in units:
         say(describe(unit))
         yield unit
@@ -226,7 +226,7 @@ def _described[U](
 def _bar(
     title: str, total: int | None, console: Console
 ) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
-    """A bar, as what advances it and what says which unit is under way."""
+    """Shows a bar; yields functions that advance it and that name the unit under way."""
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     now = TextColumn("{task.fields[now]}", style="dim")
     with Progress(*columns, TimeRemainingColumn(), now, console=console, disable=console.quiet) as bar:

@@ -15,7 +15,7 @@ from rich.progress import (
 )
 
 
-def shown[T](items: Iterable[T], title: str) -> Iterable[T]:
+def with_bar[T](items: Iterable[T], title: str) -> Iterable[T]:
     """Goes through items with a bar that is gone at the end.
 
     Drawn once a second: the thread that draws shares the interpreter with the work that may be measured.

@@ -16,7 +16,7 @@ _MULTIPLY_1, _MULTIPLY_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB13
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's finaliser: a bijection of 64 bits in which every input bit moves every output bit."""
+    """SplitMix64's finalizer: a bijection of 64 bits in which every input bit moves every output bit."""
     x = (x ^ (x >> np.uint64(30))) * _MULTIPLY_1
     x = (x ^ (x >> np.uint64(27))) * _MULTIPLY_2
     return x ^ (x >> np.uint64(31))

@@ -283,7 +283,7 @@ def shared_reader() -> RemoteReader:
 
 @cache
 def _reader_of(process: int) -> RemoteReader:
-    """A forked process gets its own: connections and locks are not inherited."""
+    """Makes one per process: connections and locks are not inherited."""
     return RemoteReader(retries=2)
 
 
@@ -292,7 +292,7 @@ def _is_http(url: str) -> bool:
 
 
 def _content_range(answer: ClientResponse, url: str) -> tuple[int, int]:
-    """First byte and size of the file, of an answer to a range request."""
+    """Reads the first byte and the size of the file off an answer to a range request."""
     found = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
     if answer.status != 206 or found is None:
         raise RemoteError(
@@ -325,7 +325,7 @@ def _reason(error: Exception) -> str:
 
 
 def _retry_after(error: Exception) -> float:
-    """Seconds that the server asks to wait, given as such or as a date; 0 where it does not."""
+    """Reads the seconds that the server asks to wait, given as such or as a date; 0 where it does not."""
     headers: Any = getattr(error, "headers", None) or {}
     if "RateLimit" in headers and (found := _RESET.search(headers["RateLimit"])):  # Hugging Face says it so
         return float(found[1])
@@ -339,7 +339,7 @@ def _retry_after(error: Exception) -> float:
 
 
 def _conditions(url: str, path: Path, part: Path) -> dict[str, str]:
-    """Headers that ask for the rest of what was begun, or for a version other than the one at hand."""
+    """Makes headers that ask for the rest of what was begun, or for a version other than the one at hand."""
     begun, held = _stamp(part), _stamp(path)
     if begun and begun["url"] == url and begun["version"] and part.stat().st_size < (begun["size"] or 0):
         return {"Range": f"bytes={part.stat().st_size}-", "If-Range": begun["version"]}
@@ -365,6 +365,6 @@ def _stamp_of(path: Path) -> Path:
 
 
 def _stamp(path: Path) -> dict[str, Any] | None:
-    """The notes on a file that is there."""
+    """Reads the notes on a file that is there."""
     stamp = _stamp_of(path)
     return json.loads(stamp.read_text()) if path.is_file() and stamp.is_file() else None

@@ -95,7 +95,7 @@ class MajorTOM(TileDataset):
 
     @staticmethod
     def scan(root: Path, tile_size: int, remote: bool = False) -> pd.DataFrame:
-        """The tile table, made from the metadata; see :func:`~.rows.scan_tiles`."""
+        """Makes the tile table from the metadata; see :func:`~.rows.scan_tiles`."""
         return scan_tiles(root, tile_size, remote)
 
     @staticmethod
@@ -109,7 +109,7 @@ class MajorTOM(TileDataset):
 
     @staticmethod
     def state(root: Path) -> str:
-        """A name for the files that lie below the root: an index made for another set is out of date."""
+        """Names the set of files that lie below the root: an index made for another set is out of date."""
         folders = [path.parent for path in find_metadata(root).values()]
         files = [file for f in folders for file in files_below(f / "images", ".parquet", deep=False)]
         return fingerprint([*files, *(folder / "metadata.parquet" for folder in folders)], root)
@@ -118,7 +118,7 @@ class MajorTOM(TileDataset):
         return self._decode(row, modality, whole=False)
 
     def _read_together(self, row: int, modality: Modality) -> dict[int, dict[int, np.ndarray] | None]:
-        """All tiles of the row's cell: its pictures are opened once instead of four times."""
+        """Reads all tiles of the row's cell: its pictures are opened once instead of four times."""
         try:
             cell = self._decode(row, modality, whole=True)
         except DamagedTileError:  # this quarter may be whole
@@ -139,7 +139,7 @@ class MajorTOM(TileDataset):
         return [max(0, row - 3) + int(at) for at in np.flatnonzero(cells == self.table["cell"].iat[row])]
 
     def _decode(self, row: int, modality: Modality, whole: bool) -> dict[int, np.ndarray]:
-        """Native groups of a tile, or of its whole cell."""
+        """Decodes the native groups of a tile, or of its whole cell."""
         name = f"{self.name(row)} {modality.name}"
         values = self._values(row, modality, ["grid_cell", *modality.bands])
         if values.get("grid_cell") != self.table["cell"].iat[row]:
@@ -168,7 +168,7 @@ class MajorTOM(TileDataset):
         return groups
 
     def _values(self, row: int, modality: Modality, columns: list[str]) -> dict[str, Any]:
-        """Columns of the row group that holds a tile's cell."""
+        """Reads columns of the row group that holds a tile's cell."""
         part, group = self._locations[modality.name]
         path = part[row] if "://" in part[row] else str(self.root / part[row])
         try:
@@ -178,7 +178,7 @@ class MajorTOM(TileDataset):
             raise DamagedTileError(f"{self.name(row)} {modality.name}", reason) from error
 
     def _check_grid(self, row: int, src: DatasetReader, resolution: int) -> None:
-        """Refuse a picture that is not the cell's."""
+        """Refuses a picture that is not the cell's."""
         size = 2 * self.tile_size * 10 // resolution
         if src.shape != (size, size):
             raise ValueError(f"it is {src.width} x {src.height} pixels, expected {size} x {size}")
@@ -212,7 +212,7 @@ class MajorTOM(TileDataset):
 
 
 def cell_width(root: Path, index: pd.DataFrame, expected: int | None = None) -> int | None:
-    """Pixels of 10 m across the first few cells, as far as they can be read on disk.
+    """Measures the first few cells, in pixels of 10 m, as far as they can be read on disk.
 
     Returns:
         The width of most of them, or the expected one where any has that (others may be damaged); None where

@@ -59,7 +59,7 @@ def names(rows: ArrayLike, cols: ArrayLike) -> list[str]:
 
 
 def parse(cells: Iterable[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows and columns of cells by name.
+    """Reads rows and columns off cells' names.
 
     Raises:
         TerraFMError: If a name is not of Major-TOM's form.
@@ -89,7 +89,7 @@ class GridCell:
 
     @cached_property
     def name(self) -> str:
-        """Such as ``897U_171L``."""
+        """The name, such as ``897U_171L``."""
         return names(self.row, self.col)[0]
 
     @cached_property
@@ -100,7 +100,7 @@ class GridCell:
 
     @cached_property
     def epsg(self) -> int:
-        """Code of the UTM zone that the corner lies in."""
+        """The code of the UTM zone that the corner lies in."""
         lat, lon = self.corner
         return (32600 if lat >= 0 else 32700) + int((lon + 180) // 6) % 60 + 1
 

@@ -83,19 +83,19 @@ def geotiff(band: np.ndarray, epsg: int, transform: Affine, nodata: float | None
 def optical_thumbnail(
     red: np.ndarray, green: np.ndarray, blue: np.ndarray, offset: int, outside: np.ndarray
 ) -> bytes:
-    """A picture in natural colors of digital numbers (H, W), black where ``outside``."""
+    """Draws a PNG in natural colors of digital numbers (H, W), black where ``outside``."""
     rgb = np.stack([red, green, blue]).astype(np.float32)
     return _png((rgb - offset) / 3000, outside)
 
 
 def radar_thumbnail(vv: np.ndarray, vh: np.ndarray, outside: np.ndarray) -> bytes:
-    """A picture of linear power (H, W), black where ``outside``."""
+    """Draws a PNG of linear power (H, W), black where ``outside``."""
     vv, vh = 10 * np.log10(np.maximum(np.stack([vv, vh]), 1e-4))
     return _png(np.stack([vv, vh + 7, vv]) / 22 + 1, outside)
 
 
 def _png(rgb: np.ndarray, outside: np.ndarray) -> bytes:
-    """A picture at half the resolution of ``rgb`` (3, H, W)."""
+    """Encodes a PNG at half the resolution of ``rgb`` (3, H, W)."""
     small = np.where(outside, 0, np.clip(rgb, 0, 1))[:, ::2, ::2]
     buffer = io.BytesIO()
     picture = Image.fromarray((255 * small).astype(np.uint8).transpose(1, 2, 0))

@@ -84,7 +84,7 @@ def find_metadata(root: Path) -> dict[str, Path]:
 
 
 def read_metadata(path: Path) -> pd.DataFrame:
-    """Reads of a product's ``metadata.parquet`` what tells its rows apart.
+    """Reads the columns of a product's ``metadata.parquet`` that tell its rows apart.
 
     Returns:
         ``grid_cell``, ``product_id``, ``epsg`` (NaN outside of UTM), ``parquet_url`` (categorical), ``parquet_row``,
@@ -119,7 +119,7 @@ def best_first(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _product(root: Path, metadata: Path, remote: bool, limit: int | None) -> pd.DataFrame:
-    """One row per cell of a product, indexed by cell; ``part`` is added."""
+    """Reads one row per cell of a product, indexed by cell, with its ``part``."""
     frame = read_metadata(metadata)
     urls = frame.pop("parquet_url").array
     parts = [_part(root, metadata.parent, url, remote) for url in urls.categories]

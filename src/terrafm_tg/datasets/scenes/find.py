@@ -58,7 +58,7 @@ def find_scenes(folder: Path, radar_unit: str | None = None, baseline: str | Non
     Args:
         folder: Where to look.
         radar_unit: What radar scenes hold, one of :data:`UNITS`; may be None where ASF's names say it.
-        baseline: Processing baseline such as ``N0509`` of scenes whose folder does not name it.
+        baseline: Processing baseline such as ``N0509`` of scenes without it in their folder's name.
 
     Returns:
         The scenes, by modality and name. Those that lack a band are left out with a warning.
@@ -116,14 +116,14 @@ def _optical(folder: Path, baseline: str | None) -> Iterator[Scene]:
                 "`baseline`, such as N0509 (N0400 and later hold it) or N0301."
             )
         product = named[0] if named else f"S2_MSI{level}_{match['date']}_{baseline}_T{match['tile']}"
-        files = {band: _beside(path, match, band) for band in Sentinel2.all_bands}
+        files = {band: _other_band(path, match, band) for band in Sentinel2.all_bands}
         held = tuple((band, file) for band, file in files.items() if file.is_file())
         cloud = _cloud_cover(path, level) if named else None
         yield Scene(f"s2{level.lower()}", product, pd.to_datetime(match["date"]), held, cloud_cover=cloud)
 
 
-def _beside(path: Path, match: re.Match[str], band: str) -> Path:
-    """The file of another band, as TorchGeo's class finds it: L2A has folder and name of the band's resolution."""
+def _other_band(path: Path, match: re.Match[str], band: str) -> Path:
+    """Finds the file of another band, as TorchGeo's class finds it: L2A names its resolution."""
     name, resolution = path.name, Sentinel2.resolutions[band]
     if not match["resolution"]:
         return path.with_name(name[: match.start("band")] + band + name[match.end("band") :])
@@ -135,7 +135,7 @@ def _beside(path: Path, match: re.Match[str], band: str) -> Path:
 
 
 def _cloud_cover(path: Path, level: str) -> float | None:
-    """From the product's own metadata, where they lie above the file."""
+    """Reads the cloud cover from the product's own metadata, where they lie above the file."""
     for parent in path.parents:
         if (file := parent / f"MTD_MSI{level}.xml").is_file():
             try:

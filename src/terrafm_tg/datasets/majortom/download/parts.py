@@ -133,23 +133,6 @@ class PartRows:
         return self.staging / ".".join([f"{group:05d}", *sorted(self.extra), "parquet"])
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Files of the source that one worker fetches.
-
-    Args:
-        parts: The files.
-        connections: Rows that are fetched at the same time.
-        retries: See :class:`~terrafm_tg.utils.remote.RemoteReader`.
-        timeout: See :class:`~terrafm_tg.utils.remote.RemoteReader`.
-    """
-
-    parts: tuple[PartRows, ...]
-    connections: int
-    retries: int
-    timeout: float
-
-
 class Fetched(NamedTuple):
     """The rows of a file of the source that came.
 
@@ -168,8 +151,16 @@ def _reader(retries: int, timeout: float) -> RemoteReader:
     return RemoteReader(retries, timeout)
 
 
-def fetch_batch(batch: Batch) -> tuple[list[Fetched], Traffic]:
+def fetch_parts(
+    parts: Sequence[PartRows], connections: int, retries: int, timeout: float
+) -> tuple[list[Fetched], Traffic]:
     """Fetches the rows of some files and writes the local ones; runs again to the same end.
+
+    Args:
+        parts: The files of the source.
+        connections: Rows that are fetched at the same time.
+        retries: Of :class:`~terrafm_tg.utils.remote.RemoteReader`.
+        timeout: Likewise.
 
     Returns:
         The rows that came of each file, and the traffic.
@@ -177,18 +168,18 @@ def fetch_batch(batch: Batch) -> tuple[list[Fetched], Traffic]:
     Raises:
         TerraFMError: If the source cannot be read; rows that have come are kept.
     """
-    reader = _reader(batch.retries, batch.timeout)
+    reader = _reader(retries, timeout)
     before, results = reader.traffic, list[Fetched]()
-    pool = ThreadPoolExecutor(batch.connections)
+    pool = ThreadPoolExecutor(connections)
     try:
         coming: list[list[Future[str | None]] | None] = []
-        for part in batch.parts:
+        for part in parts:
             if part.target.is_file():  # a worker that died had come so far
                 coming.append(None)
             else:
                 source = part.open(reader)
                 coming.append([pool.submit(_stage, source, part, *row) for row in part.rows])
-        for part, rows in zip(batch.parts, coming, strict=True):
+        for part, rows in zip(parts, coming, strict=True):
             results.append(
                 _made_before(part) if rows is None else _assemble(part, [r.result() for r in rows])
             )

@@ -18,11 +18,11 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.remote import RemoteReader, Traffic
 
 from .catalog import KEPT, ROWS, LocalProduct, product_url, row_keys
-from .parts import Batch, PartRows
+from .parts import PartRows
 
 #: Files of which a dry run reads the footers, per product; the others are estimated from them.
 SAMPLE = 8
-_BATCH = 16  # rows per connection that a worker is given at once
+_ROWS_EACH = 16  # rows per connection that a worker is given at once
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Report:
         return sum(product.disk for product in self.products.values())
 
     def table(self, bandwidth: float) -> Table:
-        """For people.
+        """Makes a table for people.
 
         Args:
             bandwidth: MB/s for which a dry run says how long it will take.
@@ -206,19 +206,16 @@ def check_room(root: Path, need: int, spare: int, max_gb: float | None) -> None:
         )
 
 
-def batches(
-    parts: Iterable[PartRows], connections: int, workers: int | None, retries: int, timeout: float
-) -> list[Batch]:
+def share_out(parts: Iterable[PartRows], connections: int) -> list[tuple[PartRows, ...]]:
     """Shares files out to workers: a large one by itself, small ones together, so that no connection idles."""
-    each = max(1, connections // max(1, workers or 1))
-    found, batch, rows = [], list[PartRows](), 0
+    units, unit, rows = list[tuple[PartRows, ...]](), list[PartRows](), 0
     for part in parts:
-        batch.append(part)
+        unit.append(part)
         rows += len(part.rows)
-        if rows >= _BATCH * each:
-            found.append(Batch(tuple(batch), each, retries, timeout))
-            batch, rows = [], 0
-    return [*found, Batch(tuple(batch), each, retries, timeout)] if batch else found
+        if rows >= _ROWS_EACH * connections:
+            units.append(tuple(unit))
+            unit, rows = [], 0
+    return [*units, tuple(unit)] if unit else units
 
 
 def staged_bytes(root: Path) -> int:
@@ -233,6 +230,6 @@ def staged_bytes(root: Path) -> int:
 
 
 def _floor(share: float) -> float:
-    """A share in two digits, not above."""
+    """Rounds a share down to two digits."""
     scale = 10 ** (np.floor(np.log10(share)) - 1)
     return float(np.floor(share / scale) * scale)

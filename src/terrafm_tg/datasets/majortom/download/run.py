@@ -1,4 +1,4 @@
-"""Downloads a subset of Major-TOM: its rows by range requests, into a local root of the published layout."""
+"""The steps of a download: tables, choice of rows, footers, rows, tables of the local copy."""
 
 import logging
 import math
@@ -30,8 +30,8 @@ from .catalog import (
     fetch_table,
     read_table,
 )
-from .parts import EXTRAS, Batch, Fetched, fetch_batch
-from .plan import ProductCounts, Report, batches, check_room, measure, missing_parts, staged_bytes
+from .parts import EXTRAS, Fetched, PartRows, fetch_parts
+from .plan import ProductCounts, Report, check_room, measure, missing_parts, share_out, staged_bytes
 from .selection import Selection, cell_tiles, cover_from, map_files
 
 _logger = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def download(
         )
     start, root, reader = time.monotonic(), Path(root), RemoteReader(retries, timeout)
     report = Report({m: ProductCounts() for m in selection.products}, dry_run=dry_run)
-    with _alone(root):
+    with _locked(root):
         with watch_bytes("Tables", None, lambda: reader.traffic.received, progress):
             tables = {m: fetch_table(reader, root, source, m) for m in selection.products}
         frames = {m: read_table(path, m) for m, path in tables.items()}
@@ -129,9 +129,11 @@ def download(
             processes = _processes(workers, scheduler, report.line)
             report.waiting = staged_bytes(root)
             check_room(root, max(0, report.disk - report.waiting), largest * max(1, processes or 1), max_gb)
-            units = batches(parts, connections, processes, retries, timeout)
+            each = max(1, connections // max(1, processes or 1))
+            work = partial(fetch_parts, connections=each, retries=retries, timeout=timeout)
+            units = share_out(parts, each)
             results = run_units(
-                fetch_batch, units, workers=processes, scheduler=scheduler, title="Download", progress=False
+                work, units, workers=processes, scheduler=scheduler, title="Download", progress=False
             )
             with watch_bytes("Rows", report.disk, lambda: report.done + staged_bytes(root), progress):
                 _gather(results, units, chosen, local, report, max_damaged)
@@ -144,7 +146,7 @@ def download(
 
 
 @contextmanager
-def _alone(root: Path) -> Iterator[None]:
+def _locked(root: Path) -> Iterator[None]:
     """Keeps a second download out of the same root, and removes what a killed one was writing."""
     from filelock import FileLock, Timeout
 
@@ -182,7 +184,7 @@ def _processes(workers: int | None, scheduler: str | None, line: int) -> int | N
 
 def _gather(
     results: Iterator[tuple[int, tuple[list[Fetched], Traffic]]],
-    units: Sequence[Batch],
+    units: Sequence[Sequence[PartRows]],
     chosen: pd.DataFrame,
     local: dict[str, LocalProduct],
     report: Report,
@@ -195,7 +197,7 @@ def _gather(
     try:
         for unit, (fetched, traffic) in results:
             report.traffic += traffic
-            for part, result in zip(units[unit].parts, fetched, strict=True):
+            for part, result in zip(units[unit], fetched, strict=True):
                 for reason in result.damaged:
                     _logger.warning(reason)
                 damaged += result.damaged

@@ -166,7 +166,7 @@ def read_cells(cells: list[str] | str | Path | None) -> tuple[str, ...] | None:
 
 
 def _class(name: str) -> int:
-    """Index of a class by name or code."""
+    """The index of a class by name or code."""
     known = {c.lower(): i for i, c in enumerate(CLASS_NAMES)} | {
         str(c.code): i for i, c in enumerate(CLASSES)
     }
@@ -270,7 +270,7 @@ def _map(folder: Path, missing: str | None) -> ESAWorldCover:
 
 
 def _majorities(unit: tuple[Path, str | None, np.ndarray]) -> np.ndarray:
-    """The most frequent class of each of some tiles."""
+    """Finds the most frequent class of each of some tiles."""
     folder, missing, outlines = unit
     held = _map(folder, missing)
     return np.array([majority(held.histogram(tile), tile.centroid.y) for tile in outlines], dtype=np.int64)
