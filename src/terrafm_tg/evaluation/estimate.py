@@ -34,6 +34,10 @@ class Estimate(NamedTuple):
             return f"±{self.high - self.mean:.1f}, {seeds}"
         return f"{self.low:.1f}–{self.high:.1f} binomial, {seeds}" if self.kind else seeds
 
+    def drawn(self) -> "Estimate":
+        """Returns it with an interval that stays within 0 and 100, for charts."""
+        return self._replace(low=max(self.low, 0.0), high=min(self.high, 100.0)) if self.kind else self
+
     def minus(self, value: float) -> "Estimate":
         """Returns the estimate of the difference to a number without uncertainty of its own."""
         return self._replace(mean=self.mean - value, low=self.low - value, high=self.high - value)

@@ -315,9 +315,7 @@ def fraction_curves(lines: Sequence[Line]) -> Charts:
 
 
 def _mark(found: Estimate, words: str, shape: str = "ours") -> Mark:
-    """Returns the mark of a score; its interval stays within 0 and 100."""
-    ends = (max(found.low, 0.0), min(found.high, 100.0)) if found.kind else (None, None)
-    return Mark(found.mean, words, shape, *ends)
+    return Mark(found.mean, words, shape, *(found.drawn()[1:3] if found.kind else (None, None)))
 
 
 def _ends(marks: Iterable[Mark]) -> list[float]:
