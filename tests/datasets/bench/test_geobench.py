@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader
 
 from data.geobench.data import FRACTIONS, KINDS, folder, make_geobench
 from terrafm_tg.datasets.bench import TASKS, MissingDatasetError, open_bench
-from terrafm_tg.datasets.bench.geobench_layout import LAYOUTS
 from terrafm_tg.modalities import MODALITIES
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*has no training sample of.*")
@@ -47,11 +46,11 @@ def test_pixels_equal_geobenchs_own_reader(root: Path, name: str) -> None:
     data, own = open_bench(name, root, "train"), oracle(root, name)
     assert len(data) == len(own) == 20
     for index in (0, 7):
-        for sensor, names in LAYOUTS[name].names.items():
+        for sensor, names in data.layout.names.items():
             image = data[index][f"image_{sensor}"]
             stored, _ = own[index].pack_to_3d(names[: len(image)])
             expected = torch.from_numpy(stored).float().movedim(-1, 0)
-            unit = LAYOUTS[name].units.get(sensor)
+            unit = data.layout.units.get(sensor)
             if unit == "power":
                 expected = 10 * torch.log10(expected)
             elif unit in ("reflectance", "byte"):

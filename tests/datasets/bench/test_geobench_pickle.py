@@ -210,6 +210,25 @@ def test_arrays_of_anything_but_numbers_are_refused(dtype: Any) -> None:
         load_pickle(pickle.dumps(np.zeros(2, dtype)))
 
 
+@pytest.mark.parametrize(
+    "state",
+    [
+        (3, "|", (np.dtype("u1"), (1 << 28,)), None, None, 8, 1, 0),  # an item of 256 MB in 8 bytes
+        (3, "|", None, ("a",), {"a": (np.dtype("i8"), 1 << 20)}, 8, 1, 0),  # a field far beyond its end
+    ],
+)
+def test_a_pickle_cannot_describe_a_type_that_reads_elsewhere(state: tuple[Any, ...]) -> None:
+    """With geobench 1.1.0 the first is a crash, the second a number from somewhere in memory."""
+
+    class Type:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return np.dtype, ("V8", False, True), state
+
+    attack = Call(np._core.multiarray.scalar, Type(), b"12345678")
+    with pytest.raises(PickleError, match="numpy type 'V8'"):
+        load_pickle(pickle.dumps(attack, 4))
+
+
 def test_a_pickle_cannot_ask_for_much_memory() -> None:
     with pytest.raises(PickleError, match="it numbers an object"):
         load_pickle(b"\x80\x04Nr\xff\xff\xff\x7f.")

@@ -1,7 +1,6 @@
 """Benchmark datasets with one interface: GEO-Bench v1, Copernicus-Bench and Landslide4Sense."""
 
-from .registry import TASKS, get_task, open_bench
-from .subset import BenchSubset, take_fraction
+from .registry import TASKS, BenchSubset, get_task, open_bench, take_fraction
 from .task import BenchDataset, BenchTask, MissingDatasetError
 
 __all__ = [

@@ -1,27 +1,50 @@
-"""Copernicus-Bench through TorchGeo's datasets: bands by name, this package's units, and errors that name the file."""
+"""Copernicus-Bench through TorchGeo's datasets: bands by name, this package's units, and errors that name the file.
+
+Its tasks are those for which TerraFM has a stem: eight of the paper, and Flood-S1.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import rasterio
 import torch
 from rasterio.errors import RasterioError
 from torch import Tensor
-from torchgeo.datasets import CopernicusBenchBase, CopernicusBenchLCZS2
+from torchgeo.datasets import (
+    CopernicusBenchBase,
+    CopernicusBenchBigEarthNetS1,
+    CopernicusBenchBigEarthNetS2,
+    CopernicusBenchCloudS2,
+    CopernicusBenchEuroSATS1,
+    CopernicusBenchEuroSATS2,
+    CopernicusBenchFloodS1,
+    CopernicusBenchLCZS2,
+)
 from torchgeo.datasets.utils import lazy_import
 
+from terrafm_tg.datasets.labelled.dfc2020 import DFC2020S1, DFC2020S2, IGNORED
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.modalities import S1RTC, S2L1C, S2L2A
 
-from .copernicus_files import candidates, split_file
-from .files import check_mask, missing_as_nan
-from .task import Bands, BenchDataset, BenchTask, MissingDatasetError, Split
+from .task import (
+    Bands,
+    BenchDataset,
+    BenchTask,
+    Kind,
+    MissingDatasetError,
+    Split,
+    check_images,
+    check_mask,
+    missing_as_nan,
+)
 
 #: The official code clamps the linear power of Flood-S1 to [0, 0.15].
 FLOOD_POWER = 0.15
 
-#: Mean and standard deviation per band of SSL4EO-S12, with which the official protocol normalises (L1C's for L2A too).
+#: Mean and standard deviation per band of SSL4EO-S12, with which the official protocol normalizes (L1C's for L2A too).
 SSL4EO = {
     "VV": (-12.548, 5.257), "VH": (-20.192, 5.912),
     "B01": (1353.7, 897.3), "B02": (1117.2, 736.0), "B03": (1041.8, 684.8), "B04": (946.5, 620.0),
@@ -30,19 +53,22 @@ SSL4EO = {
     "B12": (1118.2, 736.7),
 }  # fmt: skip
 
+#: Folders under the benchmarks' root in which the data may lie, besides the root itself.
+FOLDERS = ("", "copernicus_bench", "copernicusbench", "Copernicus-Bench")
+
 
 @dataclass(frozen=True)
-class Reader:
-    """How a task is read.
+class CopernicusSource:
+    """The files of a task.
 
     Args:
-        source: TorchGeo's class.
-        files: The files of each sample, images before the mask, given an instance of ``source``.
-        unit: What the files hold where it is not decibels or digital numbers: ``"reflectance"`` from 0 to 1, or
-            linear ``"power"``.
+        data: TorchGeo's class.
+        files: The files of each sample, images before the mask, given an instance of ``data``.
+        unit: Unit of the files if it is not decibels or digital numbers: ``"reflectance"`` from 0 to 1, or linear
+            ``"power"``.
     """
 
-    source: type[CopernicusBenchBase]
+    data: type[CopernicusBenchBase]
     files: Callable[[Any], list[list[Path]]]
     unit: Literal["reflectance", "power"] | None = None
 
@@ -53,10 +79,10 @@ class CopernicusDataset(BenchDataset):
     Args:
         task: The task.
         split: The split.
-        reader: How it is read.
-        data: An instance of ``reader.source``.
-        paths: The files of each sample, as ``reader.files`` gives them.
-        source: The file that lists the split.
+        source: The files of the task.
+        data: An instance of ``source.data``.
+        paths: The files of each sample, as ``source.files`` gives them.
+        listed: The file that lists the split.
 
     Raises:
         TerraFMError: If files that the split lists are not there.
@@ -66,23 +92,23 @@ class CopernicusDataset(BenchDataset):
         self,
         task: BenchTask,
         split: Split,
-        reader: Reader,
+        source: CopernicusSource,
         data: CopernicusBenchBase,
         paths: list[list[Path]],
-        source: Path,
+        listed: Path,
     ) -> None:
         ((sensor, bands),) = task.sensors.items()
         files = list(dict.fromkeys(path for sample in paths for path in sample))
         absent = [path for path in files if not path.is_file()]
         if absent:
             raise TerraFMError(
-                f"{absent[0]}, which {source} names, is not there (nor are {len(absent) - 1} more of {len(files)}): "
+                f"{absent[0]}, which {listed} names, is not there (nor are {len(absent) - 1} more of {len(files)}): "
                 f"unpack {data.zipfile} again."
             )
         mean, std = torch.tensor([SSL4EO[band] for band in bands]).T
-        super().__init__(task, split, files, {sensor: mean}, {sensor: std}, source=source)
+        super().__init__(task, split, files, {sensor: mean}, {sensor: std}, source=listed)
         self.key = f"image_{sensor}"
-        self.unit = reader.unit
+        self.unit = source.unit
         self.data = data
         self.paths = paths
 
@@ -90,7 +116,7 @@ class CopernicusDataset(BenchDataset):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """A sample.
+        """Reads a sample.
 
         Raises:
             TerraFMError: If one of its files is damaged, or has too few bands.
@@ -107,27 +133,13 @@ class CopernicusDataset(BenchDataset):
         elif self.unit == "power":
             image = 10 * image.clamp(0, FLOOD_POWER).log10()
         image = missing_as_nan(image)
-        if image.isnan().all():
-            raise TerraFMError(f"{paths[0]} holds no pixel that is a number: fetch it again.")
+        check_images([image], paths[0])
         if self.task.kind == "segmentation":
             return {self.key: image, "mask": check_mask(sample["mask"].long(), paths[-1], self.task)}
         return {self.key: image, "label": sample["label"].long()}
 
-    def targets(self) -> Tensor:
-        """Labels from the list of the split: int64 (n,), or (n, 19) of BigEarthNet. A class without a sample warns.
-
-        Raises:
-            TerraFMError: If the task is a segmentation.
-        """
-        if self.task.kind == "segmentation":
-            raise TerraFMError(
-                f"{self.task.name} has masks, not labels: use it with a protocol of segmentation."
-            )
-        target = self._labels()
-        self.warn_of_empty_classes(target)
-        return target
-
     def _labels(self) -> Tensor:
+        """Reads the labels from the list of the split: int64 (n,), or (n, 19) of BigEarthNet."""
         if isinstance(self.data, CopernicusBenchLCZS2):
             with lazy_import("h5py").File(self.data.filepath, "r") as file:
                 return torch.from_numpy(file["label"][()].argmax(1))
@@ -137,7 +149,7 @@ class CopernicusDataset(BenchDataset):
 
 
 def _fault(paths: list[Path], task: BenchTask, error: Exception) -> str:
-    """What is wrong with the files of a sample that raised ``error``, found by reading each whole."""
+    """Says what is wrong with the files of a sample that raised ``error``, after reading each whole."""
     (bands,) = task.sensors.values()
     for path in paths if paths[0].suffix == ".tif" else ():
         needed = len(bands) if path == paths[0] and task.dates == 1 else 1
@@ -153,12 +165,12 @@ def _fault(paths: list[Path], task: BenchTask, error: Exception) -> str:
 
 
 def open_copernicus(
-    reader: Reader, task: BenchTask, root: Path, split: Split, *, partition: str, bands: Bands
+    source: CopernicusSource, task: BenchTask, root: Path, split: Split, *, partition: str, bands: Bands
 ) -> CopernicusDataset:
     """Opens a split; the benchmark has no partitions, and its band names are right.
 
     Args:
-        reader: How the task is read.
+        source: The files of the task.
         task: The task.
         root: The folder of all benchmarks, or one that TorchGeo takes as root.
         split: The split.
@@ -169,16 +181,132 @@ def open_copernicus(
         MissingDatasetError: If the split is not under ``root``.
         TerraFMError: If its list is damaged, or files that it lists are not there.
     """
-    inner = split_file(reader.source, split)
-    folders = [folder for folder in candidates(reader.source, root) if (folder / inner).is_file()]
-    if not folders:
+    inner = Path(getattr(source.data, "directory", ""), source.data.filename.format(split))
+    published = PurePosixPath(str(source.data.url)).parent.name
+    candidates = (root / folder / nested for folder in FOLDERS for nested in ("", published))
+    folder = next((folder for folder in candidates if (folder / inner).is_file()), None)
+    if folder is None:
         raise MissingDatasetError(task, root / inner)
     (names,) = task.sensors.values()
     try:
-        data = reader.source(str(folders[0]), split=split, bands=names)
-        paths = reader.files(data)
+        data = source.data(str(folder), split=split, bands=names)
+        paths = source.files(data)
     except TerraFMError:
         raise
     except (OSError, KeyError, IndexError, ValueError) as error:  # the list is empty, cut off, or no list
-        raise TerraFMError(f"{folders[0] / inner} cannot be read ({error}): fetch it again.") from error
-    return CopernicusDataset(task, split, reader, data, paths, folders[0] / inner)
+        raise TerraFMError(f"{folder / inner} cannot be read ({error}): fetch it again.") from error
+    return CopernicusDataset(task, split, source, data, paths, folder / inner)
+
+
+def _folder(data: CopernicusBenchBase) -> Path:
+    return Path(data.root, data.directory)
+
+
+def _cloud(data: CopernicusBenchBase) -> list[list[Path]]:
+    return [[_folder(data) / kind / f"{name}.tif" for kind in ("s2_toa", "cloud")] for name in data.files]
+
+
+def _eurosat(data: CopernicusBenchBase) -> list[list[Path]]:
+    names = [str(name).replace(".jpg", ".tif") for name in data.files]
+    return [[_folder(data) / "all_imgs" / name.split("_")[0] / name] for name in names]
+
+
+def _bigearthnet(column: int, data: CopernicusBenchBase) -> list[list[Path]]:
+    return [[_folder(data) / f"BigEarthNet-S{column + 1}-5%" / name] for name in data.files.iloc[:, column]]
+
+
+def _dfc2020(sensor: str, data: CopernicusBenchBase) -> list[list[Path]]:
+    folder = _folder(data)
+    return [[folder / sensor / name.replace("dfc", sensor), folder / "dfc" / name] for name in data.files]
+
+
+def _flood(data: CopernicusBenchFloodS1) -> list[list[Path]]:
+    """Finds both bands before (SL1) and in the flood (MS1), and the mask, of each sample."""
+    samples = []
+    for key in data.files:
+        folder = _folder(data) / "data" / data.metadata[key]["path"]
+        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        paths = []
+        for start in ("SL1_IVV_", "SL1_IVH_", "MS1_IVV_", "MS1_IVH_", "MK0_MLU"):
+            found = [name for name in names if name.startswith(start) and name.endswith(".tif")]
+            if not found:
+                raise TerraFMError(f"{folder} has no file {start}*.tif: unpack flood_s1.zip again.")
+            paths.append(folder / found[0])
+        samples.append(paths)
+    return samples
+
+
+def _lcz(data: CopernicusBenchLCZS2) -> list[list[Path]]:
+    return [[Path(data.filepath)]] * len(data)
+
+
+#: Sentinel-2 L1C with the cirrus band, which other models read and no stem of TerraFM does.
+_L1C = {S2L1C.name: (*S2L1C.bands[:10], "B10", *S2L1C.bands[10:])}
+_L2A = {S2L2A.name: S2L2A.bands}
+_RADAR = {S1RTC.name: S1RTC.bands}
+
+
+def _task(
+    name: str,
+    data: type[CopernicusBenchBase],
+    files: Callable[[Any], list[list[Path]]],
+    kind: Kind,
+    metric: str,
+    sensors: dict[str, tuple[str, ...]],
+    size: int,
+    input_size: int,
+    counts: tuple[int, int, int],
+    unit: Literal["reflectance", "power"] | None = None,
+    dates: int = 1,
+    ignore_index: int | None = None,
+) -> BenchTask:
+    url = PurePosixPath(str(data.url).format("*"))
+    return BenchTask(
+        name=name,
+        benchmark="Copernicus-Bench",
+        kind=kind,
+        classes=data.classes,
+        metric=metric,
+        sensors=sensors,
+        size=size,
+        input_size=input_size,
+        counts=counts,
+        where=f"download {url.parent.name}/{url.name} of https://huggingface.co/datasets/wangyi111/Copernicus-Bench"
+        f"{' and unpack it' if url.suffix == '.zip' else ''} into the folder of the benchmarks.",
+        opener=partial(open_copernicus, CopernicusSource(data, files, unit)),
+        dates=dates,
+        ignore_index=ignore_index,
+    )
+
+
+COPERNICUS_BENCH: tuple[BenchTask, ...] = (
+    _task("Cloud-S2", CopernicusBenchCloudS2, _cloud, "segmentation", "miou", _L1C, 512, 512, (1699, 567, 551)),
+    _task(
+        "EuroSAT-S1", CopernicusBenchEuroSATS1, _eurosat, "multiclass", "oa", _RADAR, 64, 224, (16200, 5400, 5400)
+    ),
+    _task("EuroSAT-S2", CopernicusBenchEuroSATS2, _eurosat, "multiclass", "oa", _L1C, 64, 224, (16200, 5400, 5400)),
+    _task(
+        "BigEarthNet-S1", CopernicusBenchBigEarthNetS1, partial(_bigearthnet, 0), "multilabel", "map", _RADAR, 120, 224,
+        (11894, 6117, 5991),
+    ),
+    _task(
+        "BigEarthNet-S2", CopernicusBenchBigEarthNetS2, partial(_bigearthnet, 1), "multilabel", "map", _L2A, 120, 224,
+        (11894, 6117, 5991),
+    ),
+    _task(
+        "DFC2020-S1", DFC2020S1, partial(_dfc2020, "s1"), "segmentation", "miou", _RADAR, 256, 256, (3156, 986, 986),
+        ignore_index=IGNORED,
+    ),
+    _task(
+        "DFC2020-S2", DFC2020S2, partial(_dfc2020, "s2"), "segmentation", "miou", _L1C, 256, 256, (3156, 986, 986),
+        ignore_index=IGNORED,
+    ),
+    _task(
+        "LCZ-S2", CopernicusBenchLCZS2, _lcz, "multiclass", "oa", {S2L1C.name: CopernicusBenchLCZS2.all_bands}, 32, 112,
+        (15000, 5000, 5000), "reflectance",
+    ),
+    _task(
+        "Flood-S1", CopernicusBenchFloodS1, _flood, "segmentation", "miou", _RADAR, 224, 224, (3000, 1000, 1000),
+        "power", dates=2, ignore_index=3,
+    ),
+)  # fmt: skip

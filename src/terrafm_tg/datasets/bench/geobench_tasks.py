@@ -1,18 +1,32 @@
-"""The twelve datasets of GEO-Bench v1 (Lacoste et al. 2023)."""
+"""The twelve datasets of GEO-Bench v1 (Lacoste et al. 2023), and the names and units of the bands in their files."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from torchgeo.datasets import BigEarthNet, So2Sat
 
 from terrafm_tg.modalities import S1RTC, S2L1C, S2L2A
 
-from .geobench import open_geobench
-from .geobench_layout import SENTINEL2
+from .geobench import FileLayout, FileUnit, open_geobench
 from .task import BenchTask, Kind
+
+#: Bands of Sentinel-2 by their names in GEO-Bench's files, in the order of files that have all.
+SENTINEL2 = {
+    "B01": "01 - Coastal aerosol", "B02": "02 - Blue", "B03": "03 - Green", "B04": "04 - Red",
+    "B05": "05 - Vegetation Red Edge", "B06": "06 - Vegetation Red Edge", "B07": "07 - Vegetation Red Edge",
+    "B08": "08 - NIR", "B8A": "08A - Vegetation Red Edge", "B09": "09 - Water vapour",
+    "B10": "10 - SWIR - Cirrus", "B11": "11 - SWIR", "B12": "12 - SWIR",
+}  # fmt: skip
+#: Likewise of Sentinel-1 (the Lee-filtered power; the files have VH before VV) and aerial photographs.
+_OTHERS = {"VV": "06 - VV.LEE Filtered", "VH": "05 - VH.LEE Filtered"}
+_OTHERS |= {"red": "Red", "green": "Green", "blue": "Blue", "nir": "NearInfrared"}
+_LANDSAT8 = {
+    "red": "04 - Red", "green": "03 - Green", "blue": "02 - Blue", "nir": "05 - NIR", "swir1": "06 - SWIR1",
+    "swir2": "07 - SWIR2",
+}  # fmt: skip
 
 _L2A = {S2L2A.name: S2L2A.bands}
 _RGB = {"rgb": ("red", "green", "blue")}
-_AS_LABELLED = tuple(SENTINEL2)
 
 
 def _task(
@@ -25,9 +39,17 @@ def _task(
     *,
     metric: str = "",
     input_size: int = 224,
-    labelled: Mapping[str, tuple[str, ...]] | None = None,
+    mislabelled: bool = False,
+    units: Mapping[str, FileUnit] | None = None,
 ) -> BenchTask:
     folder = f"{'segmentation' if kind == 'segmentation' else 'classification'}_v1.0"
+    labelled = dict.fromkeys(sensors, tuple(SENTINEL2)) if mislabelled else None
+    names = {
+        sensor: tuple(
+            _LANDSAT8[band] if sensor == "landsat8" else (SENTINEL2 | _OTHERS)[band] for band in bands
+        )
+        for sensor, bands in (labelled or sensors).items()
+    }
     return BenchTask(
         name=name,
         benchmark="GEO-Bench",
@@ -41,7 +63,7 @@ def _task(
         counts=counts,
         where=f"download {folder}/{name}.zip of https://huggingface.co/datasets/recursix/geo-bench-1.0 and unpack it "
         "there (`geobench-download` fetches all of them).",
-        opener=open_geobench,
+        opener=partial(open_geobench, FileLayout(names, units or {}, mislabelled)),
     )
 
 
@@ -57,11 +79,12 @@ GEO_BENCH: tuple[BenchTask, ...] = (
         {S2L1C.name: ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10", "B11", "B12", "B8A")},
         64,
         (2000, 1000, 1000),
-        labelled={S2L1C.name: _AS_LABELLED},
+        mislabelled=True,
     ),
     _task(
         "m-bigearthnet", "multilabel", tuple(BigEarthNet.class_sets[43]), _L2A, 120, (20000, 1000, 1000), metric="f1"
     ),
+    # The files lack B01 and B09; an encoder may let B02 and B8A stand in, as published evaluations did.
     _task(
         "m-so2sat",
         "multiclass",
@@ -69,6 +92,7 @@ GEO_BENCH: tuple[BenchTask, ...] = (
         {S1RTC.name: S1RTC.bands, S2L1C.name: tuple(band for band in S2L1C.bands if band not in ("B01", "B09"))},
         32,
         (19992, 986, 986),
+        units={S1RTC.name: "power", S2L1C.name: "reflectance"},
     ),
     # Of 13 channels ten are bands, without B06, B09 and B10; the last three are a true-colour picture of 8 bits, left
     # out. The level is L2A: the pictures are in Earth Engine's surface reflectance only, and blue is dark.
@@ -79,7 +103,7 @@ GEO_BENCH: tuple[BenchTask, ...] = (
         {S2L2A.name: ("B01", "B02", "B03", "B04", "B05", "B07", "B8A", "B08", "B11", "B12")},
         64,
         (15063, 999, 999),
-        labelled={S2L2A.name: _AS_LABELLED},
+        mislabelled=True,
     ),
     _task(
         "m-forestnet",
@@ -117,6 +141,7 @@ GEO_BENCH: tuple[BenchTask, ...] = (
         256,
         (3000, 1000, 1000),
         input_size=256,
+        units={S2L2A.name: "byte"},
     ),
     _task(
         "m-chesapeake",
@@ -131,6 +156,7 @@ GEO_BENCH: tuple[BenchTask, ...] = (
         input_size=256,
     ),
     _task("m-nz-cattle", "segmentation", ("no cattle", "cattle"), _RGB, 500, (524, 66, 65), input_size=512),
+    # The canopy height and the 369 hyperspectral bands are left out: they have another size and no encoder here.
     _task("m-NeonTree", "segmentation", ("no tree", "tree"), _RGB, 400, (270, 94, 93), input_size=400),
     _task("m-pv4ger-seg", "segmentation", ("no solar pv", "solar pv"), _RGB, 320, (3000, 403, 403), input_size=320),
 )  # fmt: skip

@@ -9,8 +9,16 @@ from torchgeo.datasets.utils import lazy_import
 
 from terrafm_tg.errors import TerraFMError
 
-from .files import check_mask, missing_as_nan
-from .task import Bands, BenchDataset, BenchTask, MissingDatasetError, Split
+from .task import (
+    Bands,
+    BenchDataset,
+    BenchTask,
+    MissingDatasetError,
+    Split,
+    check_images,
+    check_mask,
+    missing_as_nan,
+)
 
 #: Channels of the files in order: Sentinel-2 L1C without B8A, then slope in degrees and elevation in metres.
 _OPTICS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10", "B11", "B12")
@@ -86,16 +94,11 @@ class Landslide4Sense(BenchDataset):
                 f"{self.masks[index]} is {tuple(mask.shape)}, but its image {tuple(image.shape[:2])}: fetch both again."
             )
         pixels = missing_as_nan(image.permute(2, 0, 1).float() * self.scale)
-        if pixels.isnan().all():
-            raise TerraFMError(f"{self.images[index]} holds no pixel that is a number: fetch it again.")
+        check_images([pixels], self.images[index])
         sensors = zip(self.task.sensors, pixels.split(self.widths), strict=True)
         return {f"image_{name}": part.contiguous() for name, part in sensors} | {
             "mask": check_mask(mask.long(), self.masks[index], self.task)
         }
-
-    def targets(self) -> Tensor:
-        """Raises TerraFMError: a segmentation has no labels."""
-        raise TerraFMError("landslide4sense has masks, not labels: use it with a protocol of segmentation.")
 
 
 def _read(path: Path, key: str) -> Tensor:

@@ -1,13 +1,16 @@
-"""All tasks by name, and how to open one."""
+"""All tasks by name, opening a split of one, and seeded parts of a train split."""
 
+import hashlib
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from terrafm_tg.errors import TerraFMError
 
-from .copernicus_tasks import COPERNICUS_BENCH
+from .copernicus import COPERNICUS_BENCH
 from .geobench_tasks import GEO_BENCH
 from .landslide4sense import LANDSLIDE4SENSE
-from .subset import take_fraction
 from .task import Bands, BenchDataset, BenchTask, Split
 
 #: Every benchmark dataset by its name in the published tables.
@@ -55,3 +58,60 @@ def open_bench(
     if split == "train" and fraction < 1 and dataset.partition != partition:
         return take_fraction(dataset, fraction, seed)
     return dataset
+
+
+class BenchSubset(BenchDataset):
+    """Some samples of a benchmark dataset.
+
+    Args:
+        dataset: The whole.
+        indices: Which of its samples, in order.
+    """
+
+    def __init__(self, dataset: BenchDataset, indices: list[int]) -> None:
+        super().__init__(
+            dataset.task,
+            dataset.split,
+            dataset.files,
+            dataset.mean,
+            dataset.std,
+            partition=dataset.partition,
+            source=dataset.source,
+        )
+        self.dataset = dataset
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return self.dataset[self.indices[index]]
+
+    def targets(self) -> Tensor:
+        """Labels of the chosen samples."""
+        return self.dataset.targets()[self.indices]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the whole's fingerprint and the chosen samples."""
+        return hashlib.sha256(f"{self.dataset.fingerprint}{self.indices}".encode()).hexdigest()
+
+
+def take_fraction(dataset: BenchDataset, fraction: float, seed: int) -> BenchSubset:
+    """A seeded random part of ``dataset``; a smaller fraction is contained in a larger one of the same seed.
+
+    Of single-label data it takes the same share of each class, and at least one sample; of multi-label data and
+    masks, of all samples.
+
+    Args:
+        dataset: A train split.
+        fraction: Share of the samples, above 0 and below 1.
+        seed: Which part.
+    """
+    groups = dataset.targets() if dataset.task.kind == "multiclass" else torch.zeros(len(dataset))
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
+    chosen: list[int] = []
+    for group in groups.unique():
+        members = order[groups[order] == group]
+        chosen += members[: max(1, round(fraction * len(members)))].tolist()
+    return BenchSubset(dataset, sorted(chosen))

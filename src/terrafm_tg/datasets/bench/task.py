@@ -1,14 +1,15 @@
-"""A dataset of a benchmark: what it is, and what every one of them gives."""
+"""A dataset of a benchmark: its description, and the interface of all."""
 
 import hashlib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
 
@@ -133,13 +134,25 @@ class BenchDataset(NonGeoDataset, ABC):
     @abstractmethod
     def __getitem__(self, index: int) -> dict[str, Any]: ...
 
-    @abstractmethod
     def targets(self) -> Tensor:
-        """Labels of all samples, without decoding an image: int64 (n,), or (n, L) of several labels.
+        """Returns the labels of all samples, without decoding an image: int64 (n,), or (n, L) of several labels.
+
+        A class without a sample in the train split warns.
 
         Raises:
             TerraFMError: If a label cannot be read, or the task is a segmentation.
         """
+        if self.task.kind == "segmentation":
+            raise TerraFMError(
+                f"{self.task.name} has masks, not labels: use it with a protocol of segmentation."
+            )
+        target = self._labels()
+        self.warn_of_empty_classes(target)
+        return target
+
+    def _labels(self) -> Tensor:
+        """Reads the labels, of a dataset that has them."""
+        raise NotImplementedError
 
     def warn_of_empty_classes(self, target: Tensor) -> None:
         """Names the classes that this train split has no sample of, which no protocol can learn from it.
@@ -161,9 +174,47 @@ class BenchDataset(NonGeoDataset, ABC):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of what decides the samples: names, sizes and times of the files, and the settings."""
+        """SHA-256 of names, sizes and times of the files, and of the settings."""
         digest = hashlib.sha256(repr(self._settings).encode())
         for path in self.files:
             stat = path.stat()
             digest.update(f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
         return digest.hexdigest()
+
+
+def missing_as_nan(image: Tensor) -> Tensor:
+    """Returns the image with NaN for every pixel that is not finite, such as decibels of no power."""
+    return torch.where(image.isfinite(), image, torch.nan)
+
+
+def check_images(images: Iterable[Tensor], path: Path) -> None:
+    """Raises TerraFMError if no pixel of any image is a number.
+
+    Args:
+        images: Of one sample.
+        path: The file that they were read from.
+    """
+    if all(image.isnan().all() for image in images):
+        raise TerraFMError(f"{path} holds no pixel that is a number: fetch it again.")
+
+
+def check_mask(mask: Tensor, path: Path, task: BenchTask) -> Tensor:
+    """Returns the mask, if it holds nothing but the task's classes and the value to leave out.
+
+    Args:
+        mask: int64 (H, W).
+        path: The file that it was read from.
+        task: The task.
+
+    Raises:
+        TerraFMError: If it holds another value.
+    """
+    wrong = (mask < 0) | (mask >= len(task.classes))
+    if task.ignore_index is not None:
+        wrong &= mask != task.ignore_index
+    if wrong.any():
+        raise TerraFMError(
+            f"{path} holds the class {int(mask[wrong][0])}, but {task.name} has classes 0 to {len(task.classes) - 1}: "
+            "fetch the file again."
+        )
+    return mask
