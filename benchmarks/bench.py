@@ -1,4 +1,4 @@
-"""``terrafm profile bench``: a k-NN on a benchmark dataset against the time of its forward passes alone."""
+"""``python -m benchmarks.bench``: a k-NN on a benchmark dataset against the time of its forward passes alone."""
 
 import tempfile
 import time
@@ -19,6 +19,8 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoders import ModelSpec
 from terrafm_tg.evaluation.encoders.backbone import Backbone
 from terrafm_tg.evaluation.protocols import Context, Score, Splits, make_protocol
+
+from . import command
 
 
 @dataclass
@@ -101,7 +103,7 @@ def bench_speed(
     return BenchSpeed(len(splits.train) + len(splits.test), total, forward, again, scores)
 
 
-def profile_bench(
+def measure(
     root: Path,
     dataset: str = "m-eurosat",
     model: str = "terrafm_base",
@@ -109,8 +111,8 @@ def profile_bench(
     samples: int = 2000,
     size: int | None = None,
     batch_size: int = 64,
-) -> Table:
-    """Measure what a k-NN costs beside its forward passes, on the CPU in one process, and with kept embeddings.
+) -> None:
+    """Measures what a k-NN costs beside its forward passes, on the CPU in one process, and with kept embeddings.
 
     Args:
         root: Folder of the benchmarks' files.
@@ -134,7 +136,6 @@ def profile_bench(
         f"{torch.get_num_threads()} threads"
     )
     Console().print(table)
-    return table
 
 
 def _part(data: BenchDataset, samples: int) -> BenchDataset:
@@ -161,3 +162,7 @@ def _timed_forwards(clock: Clock) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+if __name__ == "__main__":
+    command(measure)

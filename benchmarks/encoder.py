@@ -1,4 +1,4 @@
-"""``terrafm profile encoder``: the encoder's forward against a plain implementation of the same numbers."""
+"""``python -m benchmarks.encoder``: the encoder's forward against a plain implementation of the same numbers."""
 
 import copy
 import statistics
@@ -18,6 +18,8 @@ from terrafm_tg.models import TerraFMViT, build_encoder, reparameterize
 from terrafm_tg.profiling.machine import clock_of, peak_teraflops, repeats_of, seconds_of
 from terrafm_tg.utils.devices import describe_device, find_device
 from terrafm_tg.utils.progress import with_bar
+
+from . import command
 
 
 @dataclass(frozen=True)
@@ -153,33 +155,36 @@ def forward_flops(model: TerraFMViT, modality: str, size: int) -> int:
     return counter.get_total_flops()
 
 
-def print_encoder_speed(
-    name: str,
+def measure(
+    model: list[str] | str = "terrafm_base",
     modality: str = "s2l2a",
     size: int = 224,
     batch: int = 8,
     rounds: int = 5,
-    *,
-    compiled: bool = False,
+    compile: bool = False,
     device: str | None = None,
-) -> Table:
-    """Measures a registered encoder with random weights and prints the table.
+) -> None:
+    """Measures the encoder's forward (folded, fused attention) against a plain implementation of the same numbers.
+
+    All variants run in turn, several rounds long, and ratios are taken within a round. With one thread on a CPU
+    (OMP_NUM_THREADS=1) processor time counts, which other programs disturb less than wall time.
 
     Args:
-        name: Such as ``terrafm_base``.
-        modality: What it reads.
+        model: Names of encoders.
+        modality: What they read.
         size: Height and width in pixels.
         batch: Images per forward.
-        rounds: Rounds over all variants.
-        compiled: Whether to measure ``torch.compile`` too.
-        device: A GPU where there is one by default.
-
-    Returns:
-        The table that was printed.
-
-    Raises:
-        TerraFMError: If the encoder, the device or a number is not one that can be measured.
+        rounds: Rounds of which the median counts.
+        compile: Whether to measure `torch.compile` too; it takes minutes to start on a CPU.
+        device: Such as cuda or cpu; a GPU where there is one by default.
     """
+    for name in [model] if isinstance(model, str) else model:
+        _print_speed(name, modality, size, batch, rounds, compile, device)
+
+
+def _print_speed(
+    name: str, modality: str, size: int, batch: int, rounds: int, compiled: bool, device: str | None
+) -> None:
     place = find_device(device)
     model = build_encoder(name, modality=modality).to(place)
     rows = encoder_speed(model, modality, size, batch, rounds, compiled)
@@ -195,7 +200,6 @@ def print_encoder_speed(
         f"measured peak of a bf16 product {peak:.3g} TFLOP/s, of an fp32 product {full:.3g}"
     )
     Console().print(table)
-    return table
 
 
 def _forward(module: nn.Module, x: Tensor, half: bool) -> Callable[[], Tensor]:
@@ -204,3 +208,7 @@ def _forward(module: nn.Module, x: Tensor, half: bool) -> Callable[[], Tensor]:
             return module(x)
 
     return forward
+
+
+if __name__ == "__main__":
+    command(measure)

@@ -1,4 +1,4 @@
-"""What the tile index costs before the first batch: seconds and memory of a process that does nothing else."""
+"""``python -m benchmarks.index``: seconds and memory that a tile index costs before the first batch, measured alone."""
 
 import json
 import subprocess
@@ -20,8 +20,9 @@ from terrafm_tg.datasets import TileDataset
 from terrafm_tg.datasets.tiles.index_file import read_index
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import Modality
-from terrafm_tg.profiling.host_memory import peak_bytes
+from terrafm_tg.profiling.machine import peak_bytes
 
+from . import command
 from .synthetic_index import write_synthetic_index
 
 #: Draws of which the time is taken.
@@ -53,7 +54,7 @@ class IndexOnlyDataModule(TileDataModule):
 
 
 def measure_index(path: Path) -> list[dict[str, Any]]:
-    """Do what a training run does before its first batch, and note what each stage takes.
+    """Does what a training run does before its first batch, and note what each stage takes.
 
     Args:
         path: A tile index; the files that it is of are not needed.
@@ -112,12 +113,14 @@ def measure_index(path: Path) -> list[dict[str, Any]]:
     return stages
 
 
-def print_index_speed(path: Path | None = None, tiles: int = 6_000_000) -> list[dict[str, Any]]:
-    """Measure in a fresh process, and print a table.
+def measure(path: Path | None = None, tiles: int = 6_000_000) -> list[dict[str, Any]]:
+    """Measures what a tile index costs before the first batch, in a process that does nothing else.
+
+    Loads it, splits it, builds the sampler, draws, resumes, and picks the tiles to validate on.
 
     Args:
-        path: An index; one of ``tiles`` synthetic tiles is made, and removed afterwards, where None.
-        tiles: Rows of that.
+        path: A tile index; without one, an index of synthetic tiles is written for the measurement.
+        tiles: How many of those; the paper's set has six million.
 
     Returns:
         As :func:`measure_index`.
@@ -130,9 +133,13 @@ def print_index_speed(path: Path | None = None, tiles: int = 6_000_000) -> list[
             path = Path(folder) / "index.parquet"
             with Console(stderr=True).status(f"Writing an index of {tiles:,} tiles", refresh_per_second=1):
                 write_synthetic_index(path, tiles)
-        command = [sys.executable, "-m", __name__, str(path)]
+        alone = [
+            sys.executable,
+            "-c",
+            f"from benchmarks.index import print_stages; print_stages({str(path)!r})",
+        ]
         with Console(stderr=True).status(f"Measuring {path.name} in a new process", refresh_per_second=1):
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            done = subprocess.run(alone, stdout=subprocess.PIPE, text=True, check=True)
         stages = json.loads(done.stdout.splitlines()[-1])
         if isinstance(stages, str):
             raise TerraFMError(stages)
@@ -147,8 +154,17 @@ def print_index_speed(path: Path | None = None, tiles: int = 6_000_000) -> list[
     return stages
 
 
-if __name__ == "__main__":
+def print_stages(path: str) -> None:
+    """Measures in this process, and prints the stages as JSON, or what is wrong with the index.
+
+    Args:
+        path: A tile index.
+    """
     try:
-        print(json.dumps(measure_index(Path(sys.argv[1]))))
+        print(json.dumps(measure_index(Path(path))))
     except TerraFMError as error:
         print(json.dumps(str(error)))
+
+
+if __name__ == "__main__":
+    command(measure)

@@ -1,4 +1,4 @@
-"""``terrafm profile loader``: tiles per second from one core's decoding to what the training process gets.
+"""``python -m benchmarks.loader``: tiles per second from one core's decoding to what the training process gets.
 
 All ways run in turn, round after round, over the same draws, and ratios are taken within a round. Beside the wall time
 stands the processor time of all processes together: where other programs use the machine, it tells more.
@@ -27,6 +27,8 @@ from terrafm_tg.datasets.tiles.dataset import TileDataset
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.samplers import LandCoverSampler
 from terrafm_tg.utils.progress import with_bar
+
+from . import command
 
 #: Ways whose batches come through worker processes: title, workers, ring.
 LOADERS = (
@@ -60,7 +62,7 @@ class Rate(NamedTuple):
 
 
 def loader_speed(tiles: TileDataset, batch_size: int = 16, batches: int = 16, rounds: int = 3) -> list[Rate]:
-    """Measure all ways.
+    """Measures all ways.
 
     Args:
         tiles: With ``native=True``.
@@ -139,10 +141,10 @@ def _processor_seconds() -> float:
     return seconds
 
 
-def profile_loader(
+def measure(
     data: TileDataModule | None = None, batch_size: int = 16, batches: int = 16, rounds: int = 3
 ) -> None:
-    """Measure how fast tiles reach the training process: decoding alone, torch's DataLoader, and the ring.
+    """Measures how fast tiles reach the training process: decoding alone, torch's DataLoader, and the ring.
 
     Ratios are taken within a round. With two workers on two cores, "of the cores" is what the loader leaves of
     twice one core's decoding; it is taken from processor time, which other programs disturb less than wall time.
@@ -191,3 +193,7 @@ def _simulated_store(folder: Path, cells: int = 8) -> TileDataset:
     source = MajorTOM(folder / "world", native=True, harmonize=False)
     pack(source, folder / "store", quantize_radar=True, workers=0, progress=False)
     return PackedTiles(folder / "store", native=True)
+
+
+if __name__ == "__main__":
+    command(measure)

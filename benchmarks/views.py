@@ -1,4 +1,4 @@
-"""``terrafm profile views``: our views of a batch against kornia's random crops of the same tiles."""
+"""``python -m benchmarks.views``: our views of a batch against kornia's random crops of the same tiles."""
 
 import statistics
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.profiling.machine import seconds_of
-from terrafm_tg.profiling.outputs import demand_files
+from terrafm_tg.profiling.report import check_writable
 from terrafm_tg.radiometry import linear_power
 from terrafm_tg.transforms import MultiCrop
 from terrafm_tg.transforms.augment import NO_CHANGE
@@ -21,6 +21,7 @@ from terrafm_tg.utils.devices import describe_device, find_device
 from terrafm_tg.utils.files import write_json
 from terrafm_tg.utils.progress import with_bar
 
+from . import command
 from .in_memory import InMemoryDataModule
 
 
@@ -141,14 +142,14 @@ def view_speed(
     ]
 
 
-def profile_views(
+def measure(
     batch: int = 16,
     rounds: int = 5,
     device: str | None = None,
     tile_size: int = 534,
     json: Path | None = None,
 ) -> None:
-    """Measure the views of a batch against kornia's RandomResizedCrop and flips per resolution, on the same tiles.
+    """Measures the views of a batch against kornia's RandomResizedCrop and flips per resolution, on the same tiles.
 
     Two global views of 224 px and eight local ones of 96 px, each in the sensors that it draws. What share of a step
     the views take is what `terrafm profile --config ...` says.
@@ -160,7 +161,7 @@ def profile_views(
         tile_size: Edge of a tile in pixels of 10 m.
         json: File for the numbers.
     """
-    demand_files(json)
+    check_writable(json)
     place = find_device(device)
     speeds = view_speed(batch, rounds, place, tile_size=tile_size)
     name = describe_device(place)
@@ -180,3 +181,7 @@ def _tiles(stored: Tensor, rows: Tensor, unit: str) -> Tensor:
     if unit == "dB":
         return linear_power(stored[rows])
     return stored.view(torch.int16)[rows].view(torch.uint16).float()
+
+
+if __name__ == "__main__":
+    command(measure)

@@ -1,6 +1,11 @@
-"""``terrafm fit``, ``validate``, ``test``, ``predict`` and ``profile``: LightningCLI with TerraFM's defaults."""
+"""``terrafm fit``, ``validate``, ``test`` and ``predict``: LightningCLI with TerraFM's defaults."""
 
+import logging
+import os
+import re
+import sys
 import warnings
+from argparse import ArgumentError
 from collections.abc import Sequence
 from importlib import import_module
 from itertools import pairwise
@@ -9,21 +14,33 @@ from pkgutil import resolve_name
 from typing import Any
 
 import yaml
+from jsonargparse import ArgumentParser
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.callbacks import ModelSummary, RichModelSummary, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from rich.console import Console
+from rich.table import Table
 from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
 from torchgeo.tasks import BaseTask
 
 from terrafm_tg.callbacks import ProgressLines
-from terrafm_tg.datamodules import TileDataModule
+from terrafm_tg.datamodules import MajorTOMDataModule, TileDataModule
+from terrafm_tg.errors import TerraFMError
 
-from .trainer_settings import demand_gpus, setting_up_in_a_sentence
+from .options import find_configs, nearest, refuse
+from .trainer import IN_TRAINER, Started, callbacks_of, check_gpus, check_mesh, in_a_sentence, precision_of
 
 # Imported classes can be named in a configuration by class name alone: TorchGeo's by the imports above, and ours.
 for _package in ("tasks", "datamodules", "callbacks"):
     import_module(f"terrafm_tg.{_package}")
+
+#: Where data comes from, for those who named none.
+_DATA = (
+    "add `--config conf/data/simulated.yaml` for a simulated world that needs no download, fetch a part of Major-TOM "
+    "with `terrafm download data/major_tom --share 0.001`, or take your own folder of GeoTIFFs with `--config "
+    "conf/data/folder.yaml --data.root FOLDER`"
+)
 
 
 class PredictTestSplit(Callback):
@@ -41,15 +58,38 @@ class PredictTestSplit(Callback):
             data.predict_dataset = data.test_dataset
 
 
+class ParameterTable(RichModelSummary):
+    """Prints the parts of a model with their parameters; Lightning's own table counts operations too, mostly 0."""
+
+    @staticmethod
+    def summarize(
+        summary_data: list[tuple[str, list[str]]],
+        total_parameters: int,
+        trainable_parameters: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Prints the table, and the sum below it."""
+        shown = {name.strip(): column for name, column in summary_data}
+        table = Table()
+        for name in ("Name", "Type", "Params"):
+            table.add_column(name, justify="right" if name == "Params" else "left")
+        for row in zip(*(shown[name] for name in ("Name", "Type", "Params")), strict=True):
+            table.add_row(*row)
+        table.caption = f"{trainable_parameters:,} of {total_parameters:,} parameters are trained"
+        Console().print(table)
+
+
 class TerraFMCLI(LightningCLI):
     """LightningCLI for any TorchGeo task and datamodule; ``TerraFM`` unless the configuration names another.
 
-    Three defaults differ from Lightning's: checkpoints appear whole or not at all (`AtomicCheckpointIO`), settings on
-    the command line are never replaced by those of ``--ckpt_path``: the task names each one that differs, and
-    ``predict`` takes the test split where a datamodule has nothing else.
+    Four defaults differ from Lightning's: checkpoints appear whole or not at all (`AtomicCheckpointIO`); without a
+    precision, the device decides; settings on the command line are never replaced by those of ``--ckpt_path``, the task
+    names each one that differs; and ``predict`` takes the test split where a datamodule has nothing else.
     """
 
     def __init__(self, **kwargs: Any) -> None:
+        self._started = Started()
         super().__init__(
             model_class=BaseTask,
             datamodule_class=BaseDataModule,
@@ -64,11 +104,11 @@ class TerraFMCLI(LightningCLI):
         )
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """A parser that raises what is wrong with the options, for the command to print without a page of usage."""
+        """Makes a parser that raises what is wrong with the options, for the command to print in short."""
         return super().init_parser(exit_on_error=False, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Set the defaults: whole checkpoints, samplers that know their rank."""
+        """Sets the defaults: whole checkpoints, samplers that know their rank."""
         parser.set_defaults(
             {
                 "trainer.use_distributed_sampler": None,
@@ -76,27 +116,76 @@ class TerraFMCLI(LightningCLI):
             }
         )
 
-    def before_instantiate_classes(self) -> None:
-        """Lets Lightning split the data over the processes, unless a datamodule of ours does so by its sampler."""
-        config = self.config[self.subcommand] if self.subcommand else self.config
-        if config["trainer"]["use_distributed_sampler"] is None:
-            data = config.get("data")
-            ours = data is not None and issubclass(resolve_name(data["class_path"]), TileDataModule)
-            config["trainer"]["use_distributed_sampler"] = not ours
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """A Trainer on devices that are here.
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parses the options.
 
         Raises:
-            TerraFMError: If there are no or too few GPUs where these are asked for.
+            ArgumentError: In a sentence, with the nearest name, if an option is unknown.
+        """
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            word = str(args[0]) if isinstance(args, list) and args else ""
+            command = word if word in self.subcommands() else ""
+            own = self._subcommand_parsers[command] if command else parser
+            _refuse_class_option(error, command or "profile")
+            refuse(error, [name for action in own._actions for name in action.option_strings])
+
+    def before_instantiate_classes(self) -> None:
+        """Completes the Trainer's settings by what the machine and the data are, and looks for what is to be read.
+
+        Raises:
+            TerraFMError: If there is no such checkpoint or data.
         """
         config = self.config[self.subcommand] if self.subcommand else self.config
-        demand_gpus({**config["trainer"], **kwargs})
-        return super().instantiate_trainer(**kwargs)
+        data, trainer = config.get("data"), config["trainer"]
+        kind = None if data is None else resolve_name(data["class_path"])
+        if trainer["use_distributed_sampler"] is None:  # a datamodule of ours splits by its sampler
+            trainer["use_distributed_sampler"] = kind is None or not issubclass(kind, TileDataModule)
+        if trainer["precision"] is None:
+            trainer["precision"] = precision_of(trainer)
+            print(
+                f"Precision {trainer['precision']}, which suits this device (`--trainer.precision` sets it)"
+            )
+        _check_checkpoint(config.get("ckpt_path"))
+        if kind is MajorTOMDataModule:
+            _check_root(str(data["init_args"]["root"]))
+
+    def instantiate_classes(self) -> None:
+        """Makes datamodule, task and Trainer.
+
+        Raises:
+            TerraFMError: If Lightning refuses the settings of one.
+        """
+        with in_a_sentence(MisconfigurationException):
+            super().instantiate_classes()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Makes a Trainer on devices that are here.
+
+        Raises:
+            TerraFMError: If there are no or too few GPUs where these are asked for, or settings do not fit each other.
+        """
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        settings = config["trainer"].as_dict() | kwargs
+        check_gpus(settings)
+        with in_a_sentence(*IN_TRAINER):
+            trainer = super().instantiate_trainer(**kwargs)
+        check_mesh(settings, trainer.world_size)
+        callbacks_of(trainer).append(self._started)
+        return trainer
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with in_a_sentence(MisconfigurationException, unless=self._started):
+            super()._run_subcommand(subcommand)
 
     def before_fit(self) -> None:
         """Shows progress as lines where nobody sees a bar, and draws a bar less often where there is a GPU."""
         show_as_lines(self.trainer)
+        callbacks = callbacks_of(self.trainer)
+        for place, callback in enumerate(callbacks):
+            if type(callback) in (ModelSummary, RichModelSummary):
+                callbacks[place] = ParameterTable(max_depth=callback._max_depth)
         if self.trainer.strategy.root_device.type != "cpu":
             draw_at_logging_steps(self.trainer)
 
@@ -107,12 +196,49 @@ class TerraFMCLI(LightningCLI):
     before_test = before_validate
 
     def before_predict(self) -> None:
-        """The same; and gives ``predict`` samples where TorchGeo's datamodule defines none."""
+        """Does the same, and gives ``predict`` samples where TorchGeo's datamodule defines none."""
         show_as_lines(self.trainer)
-        self.trainer.callbacks.append(PredictTestSplit())
+        callbacks_of(self.trainer).append(PredictTestSplit())
 
     def _parse_ckpt_path(self) -> None:
-        """Leave the configuration as it was given; `TerraFM.on_load_checkpoint` names every setting that differs."""
+        """Leaves the configuration as it was given; `TerraFM.on_load_checkpoint` names every setting that differs."""
+
+
+def _refuse_class_option(error: ArgumentError, command: str) -> None:
+    """Raises an error that names the nearest option of a class, where an unknown one was given for it."""
+    text = str(error)
+    if "required: " in text and text.endswith("data"):
+        raise ArgumentError(None, f"There is no `data` to run on: {_DATA}.") from None
+    found = re.search(
+        r'Parser key "([\w.]+)".*class_path \'([\w.]+)\':\s+Option \'([\w.]+)\' is not accepted',
+        text,
+        re.DOTALL,
+    )
+    if found is None:
+        return
+    key, name, option = found.groups()
+    key = key.removeprefix(f"{command}.")
+    options = ArgumentParser()
+    options.add_class_arguments(resolve_name(name), fail_untyped=False)
+    advice = nearest(f"--{key}.{option}", [f"--{key}.{other}" for other in options.get_defaults()])
+    raise ArgumentError(
+        None,
+        f"`--{key}.{option}`: option {option!r} is not accepted by {name}{advice}; "
+        f"`terrafm {command} --{key}.help={name}` lists those that are.",
+    ) from None
+
+
+def _check_checkpoint(path: str | os.PathLike[str] | None) -> None:
+    name = str(path)
+    if path is None or name in ("best", "last", "hpc", "registry") or re.match(r"\w+:", name):
+        return
+    if not Path(name).exists():
+        raise TerraFMError(f"There is no checkpoint {name}: correct `--ckpt_path`.")
+
+
+def _check_root(root: str) -> None:
+    if "://" not in root and not Path(root).exists():
+        raise TerraFMError(f"There is no folder {root} with Major-TOM: {_DATA}.")
 
 
 def show_as_lines(trainer: Trainer) -> None:
@@ -123,7 +249,8 @@ def show_as_lines(trainer: Trainer) -> None:
     """
     bar, console = trainer.progress_bar_callback, Console()
     if isinstance(bar, RichProgressBar) and not (console.is_terminal or console.is_jupyter):
-        trainer.callbacks[trainer.callbacks.index(bar)] = ProgressLines()
+        callbacks = callbacks_of(trainer)
+        callbacks[callbacks.index(bar)] = ProgressLines()
 
 
 def draw_at_logging_steps(trainer: Trainer) -> None:
@@ -134,17 +261,18 @@ def draw_at_logging_steps(trainer: Trainer) -> None:
     """
     bar = trainer.progress_bar_callback
     if isinstance(bar, TQDMProgressBar | RichProgressBar) and bar.refresh_rate == 1:
-        trainer.callbacks[trainer.callbacks.index(bar)] = type(bar)(refresh_rate=trainer.log_every_n_steps)
+        callbacks = callbacks_of(trainer)
+        callbacks[callbacks.index(bar)] = type(bar)(refresh_rate=vars(trainer)["log_every_n_steps"])
 
 
 def with_model(words: Sequence[str]) -> list[str]:
-    """The command with TerraFM as its model where neither an option nor a configuration names one.
+    """Returns the options with TerraFM as the model where neither an option nor a configuration names one.
 
     A default of the parser would do the same, but jsonargparse hands the settings of a default class on to the class
     that replaces it: TorchGeo's tasks would start with TerraFM's learning rate.
 
     Args:
-        words: The command and its options.
+        words: Options of the command.
     """
     named = any(word.split("=")[0] in ("--model", "--model.class_path") for word in words)
     files = [word.partition("=")[2] for word in words if word.startswith("--config=")]
@@ -156,24 +284,34 @@ def with_model(words: Sequence[str]) -> list[str]:
             continue
         model = config.get("model") if isinstance(config, dict) else None
         named |= isinstance(model, str) or (isinstance(model, dict) and "class_path" in model)
-    return list(words) if named else [words[0], "--model=terrafm_tg.tasks.TerraFM", *words[1:]]
+    return list(words) if named else ["--model=terrafm_tg.tasks.TerraFM", *words]
 
 
-def run_trainer(words: Sequence[str]) -> None:
-    """Run one of the trainer's commands or ``profile``.
+def prepare(words: Sequence[str]) -> list[str]:
+    """Silences what is no news to a user of the command, and returns its options, complete.
 
     Args:
-        words: The command and its options.
+        words: Options of the command.
     """
     # Advice on what the configuration has chosen already, and notes between Lightning, torch and this command itself.
     for message in ("does not have many workers", "GPU available but not used", "LightningCLI's args parameter is",
                     "isinstance.treespec, LeafSpec", "is not supported by the model summary"):  # fmt: skip
         warnings.filterwarnings("ignore", f".*{message}.*")
-    words = with_model(words)
-    with setting_up_in_a_sentence():
-        if words[0] == "profile":
-            from .profile import run_profile
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(_no_advertisement)
+    sys.path.append(os.getcwd())  # for classes of the user's own
+    return with_model(find_configs(words))
 
-            run_profile(words[1:])
-        else:
-            TerraFMCLI(args=words, parser_kwargs={"prog": "terrafm"})
+
+def _no_advertisement(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(("💡", "TPU available: False"))
+
+
+def run(command: str, words: Sequence[str]) -> None:
+    """Runs one of the trainer's commands.
+
+    Args:
+        command: Such as ``fit``.
+        words: Its options.
+    """
+    TerraFMCLI(args=[command, *prepare(words)], parser_kwargs={"prog": "terrafm"})

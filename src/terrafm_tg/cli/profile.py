@@ -1,4 +1,4 @@
-"""``terrafm profile``: some batches of any configuration, and what its whole run would take."""
+"""``terrafm profile``: a configuration's training step, its memory, and what is left of its speed on many GPUs."""
 
 import logging
 import os
@@ -10,18 +10,24 @@ from time import process_time
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.profiling.measure import Watch, profile_training
-from terrafm_tg.profiling.outputs import demand_files
-from terrafm_tg.profiling.report import profile_table, write_figure
+from terrafm_tg.profiling.memory import memory_table
+from terrafm_tg.profiling.profile import read_profile
+from terrafm_tg.profiling.report import check_writable, profile_table, write_figure
+from terrafm_tg.profiling.scaling import scaling_table
 from terrafm_tg.profiling.stages import HostClock, StageProfiler
 from terrafm_tg.tasks import TerraFM
 
-from .fit import TerraFMCLI
+from .fit import TerraFMCLI, prepare
+from .main import SENTENCES
+from .options import ToolParser
+from .trainer import in_a_sentence
 
 _PROCESSOR_TIME = (
     "Count processor time: less disturbed by other programs, and blind to waiting, as for the loader."
@@ -56,10 +62,10 @@ class ProfileCLI(TerraFMCLI):
             TerraFMError: If it cannot.
         """
         super().before_instantiate_classes()
-        demand_files(self.config["json"], self.config["figure"])
+        check_writable(self.config["json"], self.config["figure"])
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """A Trainer for some batches and nothing beside them.
+        """Makes a Trainer for some batches and nothing beside them.
 
         Raises:
             TerraFMError: If a number is not positive, or there is no GPU where one is asked for.
@@ -70,8 +76,7 @@ class ProfileCLI(TerraFMCLI):
                 f"`--steps {steps} --warmup {warmup}` measures nothing: give at least one batch of each."
             )
         accumulated = trainer["accumulate_grad_batches"]
-        warmup, steps = (-(-n // accumulated) * accumulated for n in (warmup, steps))  # whole optimiser steps
-        ours = isinstance(self.model, TerraFM)
+        warmup, steps = (-(-n // accumulated) * accumulated for n in (warmup, steps))  # whole optimizer steps
         clock = HostClock(process_time) if self.config["processor_time"] else None
         alone, self.processes = _one_of_many(trainer)
         return super().instantiate_trainer(
@@ -86,30 +91,50 @@ class ProfileCLI(TerraFMCLI):
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            profiler=StageProfiler(warmup, count=not ours, clock=clock),
+            profiler=StageProfiler(warmup, count=not isinstance(self.model, TerraFM), clock=clock),
         )
 
+    def profile(self) -> None:
+        """Measures the configuration, prints the table, and writes the files that are asked for."""
+        with in_a_sentence(MisconfigurationException, unless=self._started):
+            found = profile_training(self.model, self.datamodule, self.trainer, self.processes)
+        if not self.trainer.is_global_zero:
+            return
+        Console().print(profile_table(found))
+        if self.config["json"]:
+            found.write(self.config["json"])
+        if self.config["figure"]:
+            write_figure(found, self.config["figure"])
+        for path in filter(None, (self.config["json"], self.config["figure"])):
+            print(path)
 
-def run_profile(words: Sequence[str]) -> None:
-    """Profile a configuration and print the table.
+
+def run(command: str, words: Sequence[str]) -> None:
+    """Profiles a configuration's step, its memory, or its scaling.
 
     Args:
-        words: Options of the command.
+        command: ``profile``, ``profile memory`` or ``profile scaling``.
+        words: Its options: those of ``terrafm fit`` and of :class:`ProfileCLI`, of
+            :func:`~terrafm_tg.profiling.memory.memory_table`, or of
+            :func:`~terrafm_tg.profiling.scaling.scaling_table`.
     """
-    warnings.filterwarnings("ignore", ".*have no `val_dataloader`.*")
-    parser = {"prog": "terrafm profile", "description": "Measure where a training step's time goes."}
-    cli = ProfileCLI(args=list(words), run=False, parser_kwargs=parser, save_config_callback=None)
-    found = profile_training(cli.model, cli.datamodule, cli.trainer, cli.processes)
-    if not cli.trainer.is_global_zero:
+    if command == "profile":
+        warnings.filterwarnings("ignore", ".*have no `val_dataloader`.*")
+        about = {"prog": "terrafm profile", "description": SENTENCES[command]}
+        ProfileCLI(args=prepare(words), run=False, parser_kwargs=about, save_config_callback=None).profile()
         return
-    Console().print(profile_table(found))
-    paths: dict[str, Path | None] = {name: cli.config[name] for name in ("json", "figure")}
-    if paths["json"]:
-        found.write(paths["json"])
-    if paths["figure"]:
-        write_figure(found, paths["figure"])
-    for path in filter(None, paths.values()):
-        print(path)
+    parser = ToolParser(command, SENTENCES[command])
+    if command == "profile memory":
+        parser.add_function(memory_table)
+        table = memory_table(**parser.parse(words))
+    else:
+        parser.add_argument(
+            "result", type=Path, help="JSON of `terrafm profile --config ... --json RESULT`, of one process."
+        )
+        parser.add_function(scaling_table, skip={"profile"})
+        options = parser.parse(words)
+        table = scaling_table(read_profile(options.pop("result")), **options)
+    Console().print(table)
 
 
 def _one_of_many(trainer: Any) -> tuple[dict[str, Any], int | None]:

@@ -17,10 +17,9 @@ from terrafm_tg.transforms.multicrop import GLOBAL_CROPS
 from terrafm_tg.utils.devices import describe_device
 
 from .arithmetic import step_operations
-from .host_memory import peak_bytes
-from .machine import peak_teraflops
+from .machine import computing_dtype, peak_bytes, peak_teraflops
 from .profile import Profile, Run, Stage
-from .scaling import scale
+from .scaling import predict_step
 from .stages import OTHER, STAGES, StageProfiler, finished_profiler
 
 #: Settings that a profile names.
@@ -28,7 +27,6 @@ _SETTINGS = (
     *("model", "depth", "crops.global_size", "crops.local_size", "crops.local_crops", "head.prototypes"),
     *("drop_path", "grad_checkpointing", "compile"),
 )
-_DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32, "64": torch.float64}
 
 
 class Watch(Callback):
@@ -111,7 +109,7 @@ def profile_training(
         seconds=statistics.fmean(profiler.step_seconds),
         deviation=statistics.pstdev(profiler.step_seconds),
         stages=_stages(profiler, model, batch),
-        peak=peak_teraflops(device, _DTYPES[str(trainer.precision).split("-")[0]]),
+        peak=peak_teraflops(device, computing_dtype(str(trainer.precision), device)),
         precision=str(trainer.precision),
         waiting=profiler.waits / profiler.boundaries if device.type == "cuda" else None,
         memory=_memory(device),
@@ -166,7 +164,7 @@ def _run(found: Profile, trainer: Trainer, processes: int) -> Run | None:
     if not 0 < steps < math.inf:
         return None
     alone = processes == found.processes
-    efficiency = 1.0 if alone else scale(found, processes).efficiency
+    efficiency = 1.0 if alone else predict_step(found, processes).efficiency
     hours = steps * found.accumulated * found.seconds / efficiency / 3600
     samples = steps * found.accumulated * found.batch * processes
     return Run(int(samples), int(steps), processes, efficiency, hours)

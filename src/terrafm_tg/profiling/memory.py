@@ -4,18 +4,20 @@ The step runs on fake tensors, which have shapes but no numbers: nothing is comp
 Memory is linear in the batch and in the number of blocks, so four small steps give all.
 """
 
+import weakref
 from argparse import ArgumentError
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
 
 from terrafm_tg.datasets.tiles.dataset import check_tile_size
 from terrafm_tg.errors import TerraFMError
@@ -28,7 +30,6 @@ from terrafm_tg.transforms.multicrop import GLOBAL_CROPS
 from terrafm_tg.utils.progress import with_bar
 
 from .arithmetic import modality_shares
-from .tensor_memory import TensorMemory
 
 #: Depths and batches of the steps from which all others follow.
 _DEPTHS, _BATCHES = (2, 4), (16, 64)
@@ -56,7 +57,7 @@ class StepMemory:
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryEstimate:
     """Memory as a linear function of the batch.
 
     Args:
@@ -74,6 +75,52 @@ class Need:
     def largest(self, memory: float) -> int:
         """The largest batch that fits into so many bytes; 0 if none does."""
         return max(0, int((memory - self.fixed) / self.per_sample))
+
+
+class TensorMemory(TorchDispatchMode):
+    """Counts the bytes of all tensors that operations make while it is active, until they are freed.
+
+    Tensors that share memory count once. What a kernel needs for itself is not seen. With fake tensors nothing is
+    computed and nothing takes memory, and the count is the same.
+
+    Attributes:
+        now: Bytes of the tensors that live.
+        peak: Most bytes that lived at the same time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Runs the operation and takes note of new memory."""
+        before = {tensor.untyped_storage()._cdata for tensor in tree_iter(args) if isinstance(tensor, Tensor)}
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(out):
+            if isinstance(tensor, Tensor):
+                self._count(tensor, before)
+        return out
+
+    def _count(self, tensor: Tensor, before: set[int]) -> None:
+        storage = tensor.untyped_storage()
+        place, size = storage._cdata, storage.nbytes()
+        if place in self._known or place in before:
+            return
+        self._known.add(place)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._free, place, size)
+
+    def _free(self, place: int, size: int) -> None:
+        self._known.discard(place)
+        self.now -= size
 
 
 def step_memory(task: TerraFM, batch: int, tile_size: int = 534, low: bool = True) -> StepMemory:
@@ -114,7 +161,7 @@ def tile_bytes(modalities: list[str], tile_size: int = 534) -> int:
     )
 
 
-def memory_need(settings: Mapping[str, Any], tile_size: int = 534, low: bool = True) -> Need:
+def estimate_memory(settings: Mapping[str, Any], tile_size: int = 534, low: bool = True) -> MemoryEstimate:
     """Memory of a training step with any batch.
 
     Args:
@@ -138,18 +185,18 @@ def memory_need(settings: Mapping[str, Any], tile_size: int = 534, low: bool = T
         slope = (large - small) / (_BATCHES[1] - _BATCHES[0])
         lines.append((small - _BATCHES[0] * slope, slope))
     blocks = (depth - _DEPTHS[0]) / (_DEPTHS[1] - _DEPTHS[0])
-    return Need(*(a + blocks * (b - a) for a, b in zip(*lines, strict=True)))
+    return MemoryEstimate(*(a + blocks * (b - a) for a, b in zip(*lines, strict=True)))
 
 
-def profile_memory(
+def memory_table(
     model: list[str] | str | None = None,
     gigabytes: float = 80.0,
     reserve: float = 4.0,
     tile_size: int = 534,
     precision: str = "bf16",
     settings: dict[str, Any] | None = None,
-) -> None:
-    """Compute what a pretraining step needs on a GPU, with and without gradient checkpointing, and the largest batch.
+) -> Table:
+    """Computes what a pretraining step needs on a GPU, with and without gradient checkpointing, and the largest batch.
 
     Nothing is computed or allocated: tensors have shapes only, so this runs anywhere within a minute.
 
@@ -160,6 +207,9 @@ def profile_memory(
         tile_size: Edge of a native tile in pixels of 10 m.
         precision: bf16 (autocast) or fp32.
         settings: Other settings of the task, such as --settings.crops.local_crops 10.
+
+    Raises:
+        TerraFMError: If a setting is impossible, or the reserve leaves nothing.
     """
     if precision not in ("bf16", "fp32") or not 0 <= reserve < gigabytes:
         raise TerraFMError(
@@ -167,25 +217,13 @@ def profile_memory(
             "memory for the step."
         )
     names = [model] if isinstance(model, str) else model or ["terrafm_base", "terrafm_large"]
-    Console().print(memory_table(names, gigabytes, reserve, tile_size, precision, settings or {}))
-
-
-def memory_table(
-    models: list[str],
-    gigabytes: float = 80.0,
-    reserve: float = 4.0,
-    tile_size: int = 534,
-    precision: str = "bf16",
-    settings: Mapping[str, Any] | None = None,
-) -> Table:
-    """The needs as a table; arguments as for :func:`profile_memory`."""
     table = Table(title=f"Training steps in {gigabytes:g} GB, {reserve:g} of them in reserve, {precision}")
     for column in ("", "blocks", "fixed GB", "MB per tile", "largest batch"):
         table.add_column(column, justify="right" if column else "left")
-    rows = list(product(models, (False, True)))
-    for name, again in with_bar(rows, "Going through steps"):
+    steps = list(product(names, (False, True)))
+    for name, again in with_bar(steps, "Going through steps"):
         chosen = dict(settings or {}) | {"model": name, "grad_checkpointing": again}
-        need = memory_need(chosen, tile_size, precision == "bf16")
+        need = estimate_memory(chosen, tile_size, precision == "bf16")
         batch = need.largest(1e9 * (gigabytes - reserve))
         numbers = f"{need.fixed / 1e9:.1f}", f"{need.per_sample / 1e6:.0f}", f"{batch:,}"
         table.add_row(name, "recomputed" if again else "kept", *numbers)

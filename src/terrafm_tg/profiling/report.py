@@ -1,13 +1,19 @@
-"""A profile as a table and as a figure."""
+"""A profile as a table and as a figure, and the limit of its step."""
 
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from rich.table import Table
 
+from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.files import atomic_write
 
-from .bound import beyond_products, bound
-from .profile import Profile, Run
+from .profile import Profile, Run, Stage
+
+#: Stages that bring data to the device.
+FEEDING = ("loader", "view plan", "transfer")
+#: From these shares on a limit is named.
+_FEEDING, _WAITING, _PRODUCTS = 0.1, 0.5, 0.5
 
 
 def profile_table(profile: Profile) -> Table:
@@ -126,3 +132,68 @@ def write_figure(profile: Profile, path: Path) -> None:
     axes.set_title(title, fontsize=10, loc="left")
     with atomic_write(path) as beside:
         figure.savefig(beside, dpi=150, format=path.suffix.removeprefix(".") or "png")
+
+
+def bound(profile: Profile) -> str:
+    """One sentence: what has to become faster for the step to become faster.
+
+    A stage's matrix products take at least their operations divided by the measured rate; what a stage takes beyond
+    that is memory traffic, small kernels and products of unfavourable shapes.
+    """
+    feeding = [stage for stage in profile.stages if stage.name in FEEDING]
+    if (share := sum(stage.share for stage in feeding)) > _FEEDING:
+        worst = max(feeding, key=lambda stage: stage.share)
+        return (
+            f"The supply of data: {share:.0%} of the step, most of it the {worst.name}. More workers, a packed store "
+            "or `cache` help."
+        )
+    if profile.waiting is not None and profile.waiting > _WAITING:
+        return (
+            f"The host: at {profile.waiting:.0%} of the stages' boundaries the GPU had nothing left to do. A larger "
+            "batch or `compile` helps."
+        )
+    rest = sorted(profile.stages, key=lambda stage: beyond_products(stage, profile), reverse=True)[:2]
+    around = " and ".join(
+        f"{stage.name} ({beyond_products(stage, profile) / profile.seconds:.0%} of the step)"
+        for stage in rest
+    )
+    if profile.mfu is None:
+        return f"What surrounds the matrix products, which were not counted: {around}."
+    if profile.mfu >= _PRODUCTS:
+        return f"Matrix products: at the measured rate they alone take {profile.mfu:.0%} of the step."
+    return (
+        f"What surrounds the matrix products (memory traffic, small kernels, thin shapes): at the measured rate the "
+        f"products take {profile.mfu:.0%} of the step; most beyond them is in {around}."
+    )
+
+
+def beyond_products(stage: Stage, profile: Profile) -> float:
+    """Seconds of a stage that its matrix products would not take at the measured rate."""
+    return stage.seconds - (stage.operations or 0.0) / profile.peak / 1e12
+
+
+def check_writable(json: Path | None, figure: Path | None = None) -> None:
+    """Makes the folders of files to write, and checks that they can be written.
+
+    Args:
+        json: File for the numbers, if any.
+        figure: File for a picture, if any.
+
+    Raises:
+        TerraFMError: If a file cannot be written, or the picture's format is unknown.
+    """
+    if figure is not None:
+        from matplotlib.backend_bases import FigureCanvasBase
+
+        known = FigureCanvasBase.get_supported_filetypes()
+        if figure.suffix and figure.suffix[1:].lower() not in known:
+            raise TerraFMError(f"{figure} is of no known format: let it end in one of .{', .'.join(known)}.")
+    for path in filter(None, (json, figure)):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=path.parent):
+                reason = "it is a folder" if path.is_dir() else None
+        except OSError as error:
+            reason = error.strerror
+        if reason:
+            raise TerraFMError(f"{path} cannot be written ({reason}): give a file in a folder of yours.")

@@ -9,14 +9,12 @@ others wait: with deviation s of a step's time it takes about s sqrt(2 ln n) lon
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from terrafm_tg.errors import TerraFMError
 
-from .profile import Profile, read_profile
+from .profile import Profile
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ class Scaled:
         )
 
 
-def scale(profile: Profile, processes: int, network: Network | None = None) -> Scaled:
+def predict_step(profile: Profile, processes: int, network: Network | None = None) -> Scaled:
     """Predicts a step of many processes from one of a single process.
 
     Args:
@@ -137,33 +135,20 @@ def scale(profile: Profile, processes: int, network: Network | None = None) -> S
     )
 
 
-def profile_scaling(
-    result: Path,
-    gpus: list[int] | int | None = None,
-    network: Network | None = None,
-) -> None:
-    """Predict speed and efficiency on many GPUs from the profile of one.
-
-    Args:
-        result: JSON of `terrafm profile --config ... --json RESULT`, measured with one process.
-        gpus: Numbers of GPUs; 1, 8, 64 and 512 by default.
-        network: How they reach each other, such as --network.between 40 for one 400 Gbit/s card per machine.
-    """
-    counts = [gpus] if isinstance(gpus, int) else gpus or [1, 8, 64, 512]
-    Console().print(scaling_table(read_profile(result), counts, network))
-
-
-def scaling_table(profile: Profile, gpus: list[int], network: Network | None = None) -> Table:
-    """The prediction as a table.
+def scaling_table(
+    profile: Profile, gpus: list[int] | int | None = None, network: Network | None = None
+) -> Table:
+    """Predicts speed and efficiency on many GPUs from the profile of one.
 
     Args:
         profile: Of one process.
-        gpus: Numbers of processes.
-        network: How they reach each other.
+        gpus: Numbers of GPUs; 1, 8, 64 and 512 by default.
+        network: How they reach each other, such as --network.between 40 for one 400 Gbit/s card per machine.
 
     Raises:
         TerraFMError: If the profile is of several processes, or a number is not positive.
     """
+    gpus = [gpus] if isinstance(gpus, int) else gpus or [1, 8, 64, 512]
     if profile.processes > 1 or min(gpus, default=0) < 1:
         raise TerraFMError(
             f"A profile of {profile.processes} processes and {gpus} GPUs: profile one process, and give numbers of 1 "
@@ -178,7 +163,7 @@ def scaling_table(profile: Profile, gpus: list[int], network: Network | None = N
     for column in ("GPUs", "ms/step", "reduction\n(ms)", "seen\n(ms)", "effi-\nciency", "samples/s", "limit"):
         table.add_column(column, justify="left" if column == "limit" else "right", no_wrap=True)
     for count in gpus:
-        row = scale(profile, count, net)
+        row = predict_step(profile, count, net)
         times = (f"{1000 * x:.1f}" for x in (row.seconds, row.reduction, row.gradients + row.centres))
         table.add_row(
             str(count),

@@ -1,6 +1,6 @@
 """``terrafm bench``: any models, datasets and protocols, beside the published scores."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,24 +21,49 @@ _BANDS: tuple[Bands, ...] = ("corrected", "labelled")
 
 @warnings_once()
 def run_bench(
-    root: Path | None,
-    out: Path | None,
-    *,
-    models: Sequence[Mapping[str, Any] | str] | str,
-    datasets: Sequence[str] | str,
-    protocols: Sequence[Mapping[str, Any] | str] | str,
-    fractions: Sequence[float] | float,
-    seeds: Sequence[int] | int,
-    bands: Sequence[str] | str,
-    device: str,
-    batch_size: int,
-    num_workers: int,
-    workers: int | None,
-    scheduler: str | None,
-    cache: bool,
-    dry_run: bool,
+    root: Path | None = None,
+    out: Path | None = None,
+    models: list[dict[str, Any] | str] | str = "terrafm_base",
+    datasets: list[str] | str = "GEO-Bench",
+    protocols: list[dict[str, Any] | str] | str = "knn",
+    fractions: list[float] | float = 1.0,
+    seeds: list[int] | int = 0,
+    bands: list[str] | str = "corrected",
+    device: str = "auto",
+    batch_size: int = 64,
+    num_workers: int = 4,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    cache: bool = True,
+    dry_run: bool = False,
 ) -> None:
-    """Plan, do what is missing, and print; the arguments are those of :func:`terrafm_tg.cli.commands.bench`.
+    """Evaluates encoders on GEO-Bench, Copernicus-Bench and Landslide4Sense, beside the published scores.
+
+    Take one of the configurations in conf/bench and override what differs, such as
+    `terrafm bench --config conf/bench/geobench_knn.yaml --root data/bench --models [terrafm_base,pixel-statistics]`.
+    The same command again resumes. A dataset that is not there is skipped and named, with where
+    to get it. OUT receives results.parquet, results.csv, report.md and report.html.
+
+    Args:
+        root: Folder of the benchmarks' files.
+        out: Folder of the results; what it holds of other runs stays in the table.
+        models: Names, with their published weights, or MODEL@FILE, or MODEL@random, such as
+            [terrafm_base,torchgeo/dofa_base_patch16_224,timm/vit_small_patch16_224@random]; or mappings of model,
+            weights, name, stem, sensors, pooling (token, mean), size, normalization (model, dataset), seed, channels,
+            absent (neighbour, mean).
+        datasets: Names, patterns or benchmarks, such as [m-eurosat,*-S1,Copernicus-Bench].
+        protocols: Of knn, linear-probe, logistic, segmentation-probe, upernet, finetune, copernicus-frozen; or
+            mappings of name, the protocol's settings, and datasets, fractions and seeds where these differ.
+        fractions: Shares of the training split, such as [0.01,0.1,1].
+        seeds: One run each; what does not depend on a seed runs once.
+        bands: Band names "corrected", "labelled" as the files of two datasets have them, or both.
+        device: Such as cpu, cuda or cuda:1; a GPU where there is one by default.
+        batch_size: Images per forward of a frozen encoder; protocols that train have a setting of their own.
+        num_workers: Processes per unit that decode images.
+        workers: Units at a time on this machine, each in a process of its own; one per GPU by default.
+        scheduler: Address of a Dask cluster that sees the same files: one worker per GPU.
+        cache: Whether to keep embeddings in OUT for further runs.
+        dry_run: Whether only to list the units of work, and what is missing.
 
     Raises:
         TerraFMError: If a setting is wrong, there is nothing to do, or in the end for what failed.

@@ -16,7 +16,7 @@ from terrafm_tg.cli.fit import draw_at_logging_steps
 from terrafm_tg.cli.main import main
 from terrafm_tg.tasks.pretrain.settings import flatten
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 OVERLAYS = sorted(
     path.relative_to(CONF).as_posix()
     for path in CONF.rglob("*.yaml")

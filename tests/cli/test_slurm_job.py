@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[1] / "conf/slurm/pretrain.sbatch"
+SCRIPT = Path(__file__).resolve().parents[2] / "conf/slurm/pretrain.sbatch"
 
 
 def submit(folder: Path, job: str, *options: str, **environment: str) -> tuple[subprocess.Popen, Path]:

@@ -1,11 +1,11 @@
-"""Derives ``src/terrafm_tg/datasets/world/continents.geojson`` from Natural Earth's countries at 1:110 million.
+"""Derives ``src/terrafm_tg/datasets/index/world/continents.geojson`` from Natural Earth's countries at 1:110 million.
 
 Natural Earth (https://www.naturalearthdata.com) is in the public domain. The countries come out of the wheel of an old
 geopandas, which bundled them:
 
     pip download --no-deps "geopandas==0.14.4"
     unzip geopandas-0.14.4-*.whl "geopandas/datasets/naturalearth_lowres/*"
-    python tools/make_continents.py geopandas/datasets/naturalearth_lowres
+    python docs/continents.py geopandas/datasets/naturalearth_lowres
 """
 
 import json
@@ -17,7 +17,7 @@ import pandas as pd
 import shapely
 from geopandas import GeoDataFrame
 
-OUT = Path(__file__).parents[1] / "src/terrafm_tg/datasets/world/continents.geojson"
+OUT = Path(__file__).parents[1] / "src/terrafm_tg/datasets/index/world/continents.geojson"
 URAL = 60.0  # degrees east: Natural Earth counts all of Russia to Europe
 
 

@@ -10,13 +10,15 @@ from matplotlib.image import imread
 
 from data.eurosat import data as eurosat
 from terrafm_tg.cli.main import main
-from terrafm_tg.profiling.bound import bound
 from terrafm_tg.profiling.profile import Profile, Run, Stage, read_profile
-from terrafm_tg.profiling.report import in_words
+from terrafm_tg.profiling.report import bound, in_words
 
-CONF = Path(__file__).resolve().parents[3] / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 TINY = [
-    *(f"--config={CONF / name}.yaml" for name in ("pretrain", "size/tiny", "data/memory", "hardware/cpu")),
+    *(
+        f"--config={CONF / name}.yaml"
+        for name in ("pretrain", "size/tiny", "../benchmarks/memory", "hardware/cpu")
+    ),
     *(
         "--model.depth=2",
         "--model.crops.global_size=48",

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.bench import bench_speed
+from benchmarks.bench import measure as measure_bench
 from data.geobench.data import make_geobench
-from terrafm_tg.cli.main import main
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoders import ModelSpec
 
@@ -30,8 +30,8 @@ def test_what_is_counted(root: Path) -> None:
     assert headline.metric == "accuracy"
 
 
-def test_the_command(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["profile", "bench", str(root), "--model", "pixel-statistics", "--samples", "12"])
+def test_the_table(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    measure_bench(root, model="pixel-statistics", samples=12)
     shown = " ".join(capsys.readouterr().out.split())
     assert "k-NN of 12 images of m-eurosat" in shown
     assert "of processor time" in shown

@@ -9,7 +9,7 @@ import pytest
 from terrafm_tg.cli.main import main
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.profiling.profile import Profile, Stage
-from terrafm_tg.profiling.scaling import Network, scale, scaling_table
+from terrafm_tg.profiling.scaling import Network, predict_step, scaling_table
 from terrafm_tg.utils.files import write_json
 
 
@@ -25,7 +25,7 @@ def profile(gradients: int = 400_000_000, backward: float = 0.2, **changes: obje
 
 
 def test_one_process_reduces_nothing() -> None:
-    alone = scale(profile(deviation=0.1), 1)
+    alone = predict_step(profile(deviation=0.1), 1)
     assert alone.efficiency == 1
     assert alone.limit == "computation"
     assert alone.samples_per_second == pytest.approx(256 / 0.34)
@@ -43,10 +43,10 @@ def test_a_ring_moves_almost_twice_the_bytes() -> None:
 
 
 def test_what_fits_beside_the_backward_pass_costs_nothing() -> None:
-    hidden = scale(profile(), 64)
+    hidden = predict_step(profile(), 64)
     assert hidden.gradients == pytest.approx(hidden.reduction / 8)  # the last of 8 buckets
     assert hidden.efficiency > 0.99
-    thin = scale(profile(), 64, Network(between=1.25))  # 10 Gbit/s per machine
+    thin = predict_step(profile(), 64, Network(between=1.25))  # 10 Gbit/s per machine
     assert thin.reduction == pytest.approx(2 * 63 / 64 * 0.4 / 1.25, rel=0.01)
     assert thin.gradients == pytest.approx(thin.reduction - 0.2 * 7 / 8, rel=0.01)
     assert thin.limit.startswith("gradients (")
@@ -54,13 +54,13 @@ def test_what_fits_beside_the_backward_pass_costs_nothing() -> None:
 
 
 def test_everyone_waits_for_the_slowest() -> None:
-    scaled = scale(profile(deviation=0.01), 512)
+    scaled = predict_step(profile(deviation=0.01), 512)
     assert scaled.slowest == pytest.approx(0.01 * math.sqrt(2 * math.log(512)))
     assert scaled.limit.startswith("the slowest (")
 
 
 def test_accumulation_reduces_once_in_several_batches() -> None:
-    one, four = (scale(profile(accumulated=n), 64, Network(between=1.25)) for n in (1, 4))
+    one, four = (predict_step(profile(accumulated=n), 64, Network(between=1.25)) for n in (1, 4))
     assert four.gradients == pytest.approx(one.gradients)
     assert four.efficiency > one.efficiency
     assert four.samples == 4 * one.samples

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import rasterio
 from rasterio.transform import from_origin
+from test_cli import CONF, TINY, fails
 
 from terrafm_tg.cli.main import main
 from terrafm_tg.datasets import MajorTOM, PackedTiles
 from terrafm_tg.modalities import S2L2A
-from test_cli import CONF, TINY, fails
 
 CODES = np.array([10, 20, 30, 40, 50, 60, 80, 90], np.uint8)
 

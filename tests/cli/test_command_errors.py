@@ -13,9 +13,12 @@ from refusals import refusal
 from terrafm_tg.cli.main import main
 from terrafm_tg.tasks import TerraFM
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 TINY = [
-    *(f"--config={CONF / name}.yaml" for name in ("pretrain", "size/tiny", "data/memory", "hardware/cpu")),
+    *(
+        f"--config={CONF / name}.yaml"
+        for name in ("pretrain", "size/tiny", "../benchmarks/memory", "hardware/cpu")
+    ),
     *(
         "--model.depth=2",
         "--model.crops.global_size=48",

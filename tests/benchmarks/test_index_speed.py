@@ -3,14 +3,14 @@
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.index import print_index_speed
+from benchmarks import index
 from benchmarks.synthetic_index import write_synthetic_index
 from terrafm_tg.errors import TerraFMError
 
 
 def measure(folder, tiles, capsys) -> dict[str, dict]:
     write_synthetic_index(folder / "index.parquet", tiles)
-    stages = print_index_speed(folder / "index.parquet")
+    stages = index.measure(folder / "index.parquet")
     with capsys.disabled():
         print()
         for stage in stages:
@@ -44,6 +44,6 @@ def test_impossible_numbers(tmp_path) -> None:
     with pytest.raises(
         TerraFMError, match=r"none.parquet cannot be read .* make it again with `terrafm index`"
     ):
-        print_index_speed(tmp_path / "none.parquet")
+        index.measure(tmp_path / "none.parquet")
     with pytest.raises(TerraFMError, match="`tiles` is 6: give a multiple of 4"):
         write_synthetic_index(tmp_path / "index.parquet", 6)

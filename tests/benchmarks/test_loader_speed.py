@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks.loader import LOADERS, ONE_CORE, loader_speed
-from terrafm_tg.cli.main import main
+from benchmarks.loader import LOADERS, ONE_CORE, loader_speed, measure
+from terrafm_tg.datamodules import MajorTOMDataModule
 from terrafm_tg.datasets import MajorTOM
 from terrafm_tg.errors import TerraFMError
 
@@ -23,18 +23,8 @@ def test_numbers_that_measure_nothing(small_world, wrong) -> None:
         loader_speed(MajorTOM(small_world, native=True, tile_size=72), **{wrong: 0})
 
 
-def test_command(small_world, capsys) -> None:
-    size = ["--batch_size=2", "--batches=2", "--rounds=1"]
-    main(
-        [
-            "profile",
-            "loader",
-            "--data=MajorTOMDataModule",
-            f"--data.root={small_world}",
-            "--data.tile_size=72",
-            *size,
-        ]
-    )
+def test_the_table(small_world, capsys) -> None:
+    measure(MajorTOMDataModule(small_world, tile_size=72), batch_size=2, batches=2, rounds=1)
     table = capsys.readouterr().out
     assert "MajorTOM, batches of 2" in table
     assert table.count("DataLoader, ") == 3

@@ -1,6 +1,6 @@
 """Measures `terrafm index` on made-up input: memory per cell, and tiles per second under ESA WorldCover.
 
-    python tools/measure_index.py FOLDER --cells 50000 200000
+    python -m benchmarks.build_index FOLDER --cells 50000 200000
 
 Memory is that of a process which does nothing else; seconds are of the processor, which a busy machine disturbs less.
 """

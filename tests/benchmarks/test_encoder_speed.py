@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from benchmarks.encoder import PlainEncoder, encoder_speed, forward_flops
-from terrafm_tg.cli.main import main
+from benchmarks.encoder import PlainEncoder, encoder_speed, forward_flops, measure
+from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import TerraFMViT, build_encoder, reparameterize
 
 
@@ -42,28 +42,23 @@ def test_operations_are_the_arithmetics(model: TerraFMViT) -> None:
     assert forward_flops(model, "s2l2a", 32) == 2 * (stem + 2 * block + 2 * patches * (3 * d) ** 2)
 
 
-def test_the_command_prints_ratios(capsys: pytest.CaptureFixture[str]) -> None:
-    main(
-        ["profile", "encoder", "--model=terrafm_tiny", "--size=32", "--batch=1", "--rounds=1", "--device=cpu"]
-    )
+def test_the_table_has_ratios(capsys: pytest.CaptureFixture[str]) -> None:
+    measure("terrafm_tiny", size=32, batch=1, rounds=1, device="cpu")
     printed = capsys.readouterr().out
     for part in ("plain, fp32", "encoder, bf16", "x plain", "1.00", "TFLOP/s"):
         assert part in printed
 
 
 @pytest.mark.parametrize(
-    ("option", "said"),
+    ("options", "said"),
     [
-        ("--model=terrafm_huge", "'terrafm_huge' is unknown"),
-        ("--modality=sar", "'sar' is unknown"),
-        ("--device=abacus", "no device 'abacus' here"),
-        ("--size=8", "8x8 px cannot be cut"),
-        ("--rounds=0", "0 rounds"),
+        ({"model": "terrafm_huge"}, "'terrafm_huge' is unknown"),
+        ({"modality": "sar"}, "'sar' is unknown"),
+        ({"device": "abacus"}, "no device 'abacus' here"),
+        ({"size": 8}, "8x8 px cannot be cut"),
+        ({"rounds": 0}, "0 rounds"),
     ],
 )
-def test_a_wrong_option_is_one_sentence(option: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["profile", "encoder", "--model=terrafm_tiny", "--device=cpu", option])
-    error = capsys.readouterr().err
-    assert said in error
-    assert "Traceback" not in error
+def test_a_wrong_option_is_one_sentence(options: dict[str, object], said: str) -> None:
+    with pytest.raises(TerraFMError, match=said):
+        measure(**({"model": "terrafm_tiny", "device": "cpu"} | options))

@@ -1,11 +1,13 @@
 """kornia's crops stand for the same work: as many images of the same tiles, at the same sizes and in the same range."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from benchmarks.in_memory import InMemoryDataModule
-from benchmarks.views import KorniaCrops
-from terrafm_tg.cli.main import main
+from benchmarks.views import KorniaCrops, measure
+from terrafm_tg.errors import TerraFMError
 from terrafm_tg.transforms import MultiCrop
 
 
@@ -24,13 +26,11 @@ def test_the_same_views_are_made(mode: str) -> None:
         assert len(kornia[f"global_{m.name}"]) == len(plan[f"global_{m.name}_view_idx"])
 
 
-def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path) -> None:
-    json = f"--json={tmp_path / 'v.json'}"
-    main(["profile", "views", "--batch=2", "--rounds=1", "--tile_size=60", "--device=cpu", json])
+def test_the_table(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    measure(batch=2, rounds=1, tile_size=60, device="cpu", json=tmp_path / "v.json")
     printed = capsys.readouterr().out
     for part in ("kornia, slice", "kornia, resample", "ours", "x kornia"):
         assert part in printed
     assert (tmp_path / "v.json").stat().st_size > 100
-    with pytest.raises(SystemExit):
-        main(["profile", "views", "--batch=1", "--device=cpu"])
-    assert "2 tiles or more" in capsys.readouterr().err
+    with pytest.raises(TerraFMError, match="2 tiles or more"):
+        measure(batch=1, device="cpu")

@@ -43,12 +43,12 @@ for part in $parts; do
         --set compile=$compile ${SET:-}
       ;;
     views)
-      show views "$bin/terrafm" profile views --batch "${BASE:-256}" --rounds "${ROUNDS:-5}" --device "$device" \
+      show views "$bin/python" -m benchmarks.views --batch "${BASE:-256}" --rounds "${ROUNDS:-5}" --device "$device" \
         --json "$out/views.json"
       ;;
     memory) show memory "$bin/terrafm" profile memory ;;
     encoder)
-      show encoder "$bin/terrafm" profile encoder --batch "${PLAIN_BATCH:-64}" --device "$device" --rounds "${ROUNDS:-5}"
+      show encoder "$bin/python" -m benchmarks.encoder --batch "${PLAIN_BATCH:-64}" --device "$device" --rounds "${ROUNDS:-5}"
       ;;
     *)
       echo "PARTS names $part, which is none of: base large plain views memory encoder" >&2

@@ -8,8 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from terrafm_tg.cli.main import main
 from terrafm_tg.profiling import memory
-from terrafm_tg.profiling.memory import Need, memory_need, step_memory, tile_bytes
-from terrafm_tg.profiling.tensor_memory import TensorMemory
+from terrafm_tg.profiling.memory import MemoryEstimate, TensorMemory, estimate_memory, step_memory, tile_bytes
 from terrafm_tg.tasks import TerraFM
 
 SMALL = {
@@ -59,7 +58,7 @@ def test_a_computed_step_takes_what_a_real_one_does(again: bool, monkeypatch: py
 
 @pytest.mark.soak
 def test_all_follows_from_four_steps() -> None:
-    need = memory_need(SMALL | {"depth": 5})
+    need = estimate_memory(SMALL | {"depth": 5})
     real = step_memory(TerraFM(**SMALL, depth=5), 40)
     assert need.at(40) == pytest.approx(real.total, rel=0.02)
     assert need.largest(need.at(40) + 1) == 40
@@ -77,7 +76,7 @@ def test_a_tile_is_as_large_as_measured() -> None:
     assert tile_bytes(["s1rtc", "s2l1c", "s2l2a"]) == pytest.approx(
         7.48e6, rel=2e-3
     )  # three modalities at 534 px
-    assert Need(10, 2).largest(21) == 5
+    assert MemoryEstimate(10, 2).largest(21) == 5
 
 
 @pytest.mark.soak

@@ -1,0 +1,71 @@
+"""``terrafm download``: a subset of Major-TOM Core, by range requests, and its index."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from rich.console import Console
+
+from terrafm_tg.datasets.majortom.download import Selection, download, read_cells
+from terrafm_tg.errors import TerraFMError
+
+from .index import write_index_of
+from .main import SENTENCES
+from .options import ToolParser
+
+#: Conditions in the form of a command line: one word or several.
+_WORDS = {
+    "bbox": (list[float] | None, "West, south, east, north in degrees, such as [5.9,45.8,10.5,47.8]."),
+    "cells": (
+        list[str] | Path | None,
+        "Names such as [897U_171L,897U_172L], or a text file with one per line.",
+    ),
+    "land_cover": (
+        list[str | int] | str | int | None,
+        "Classes of ESA WorldCover such as [Cropland,Mangroves], of which one prevails in a tile.",
+    ),
+    "modalities": (list[str] | str | None, "Any of s1rtc, s2l1c, s2l2a; all by default."),
+}
+
+
+def run(command: str, words: Sequence[str]) -> None:
+    """Downloads, says what came, and builds the index; the same command again resumes.
+
+    Args:
+        command: Name of the command.
+        words: Its options: those of :class:`~terrafm_tg.datasets.majortom.download.Selection` and
+            :func:`~terrafm_tg.datasets.majortom.download.download`.
+    """
+    parser = ToolParser(command, SENTENCES[command])
+    parser.add_function(download, skip={"selection"})
+    parser.add_function(Selection, skip=_WORDS)
+    for name, (kind, text) in _WORDS.items():
+        parser.add_argument(f"--{name}", type=kind, default=None, help=text)
+    parser.add_argument("--bandwidth", type=float, default=100.0,
+                        help="MB/s for which a dry run says how long it takes.")  # fmt: skip
+    parser.add_argument("--index", type=bool, default=True,
+                        help="Whether to build the index afterwards, as `terrafm index ROOT` does.")  # fmt: skip
+    options = parser.parse(words)
+    index, bandwidth, box = options.pop("index"), options.pop("bandwidth"), options["bbox"]
+    if box is not None and len(box) != 4:
+        raise TerraFMError(f"`bbox` has {len(box)} numbers: give west, south, east, north.")
+    if bandwidth <= 0:
+        raise TerraFMError(f"`bandwidth` is {bandwidth:g}: give MB/s above 0.")
+    chosen = {field.name: options.pop(field.name) for field in fields(Selection)}
+    chosen |= {
+        "bbox": box and tuple(box),
+        "cells": read_cells(chosen["cells"]),
+        "land_cover": _several(chosen["land_cover"]),
+        "modalities": _several(chosen["modalities"]) or None,
+    }
+    report = download(selection=Selection(**chosen), **options)
+    Console().print(report.table(bandwidth))
+    if index and not options["dry_run"]:
+        write_index_of(options["root"])
+    elif not options["dry_run"]:
+        print(f"Next: terrafm index {options['root']}")
+
+
+def _several(value: Sequence[str | int] | str | int | None) -> tuple[str, ...]:
+    """Returns one word or several as several; a number is read as a word."""
+    return (str(value),) if isinstance(value, str | int) else tuple(map(str, value or ()))

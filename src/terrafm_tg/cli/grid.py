@@ -1,0 +1,24 @@
+"""``terrafm grid``: own scenes into Major-TOM's cells."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from terrafm_tg.datasets.majortom.gridding import grid_scenes, summary_table
+
+from .main import SENTENCES
+from .options import ToolParser
+
+
+def run(command: str, words: Sequence[str]) -> None:
+    """Cuts the scenes, says what became of each, and names the next command.
+
+    Args:
+        command: Name of the command.
+        words: Its options: those of :func:`~terrafm_tg.datasets.majortom.gridding.grid_scenes`.
+    """
+    parser = ToolParser(command, SENTENCES[command])
+    parser.add_function(grid_scenes)
+    options = parser.parse(words)
+    Console().print(summary_table(grid_scenes(**options)))
+    print(f"Next: terrafm index {options['root']}")

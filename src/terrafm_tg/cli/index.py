@@ -1,0 +1,72 @@
+"""``terrafm index``: the tile index of a dataset, and a picture of what it holds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from terrafm_tg.datasets import build_index
+from terrafm_tg.datasets.index.build import region_names, index_summary
+from terrafm_tg.datasets.tiles.index_file import NAME
+from terrafm_tg.evaluation.index_figure import write_index_figure
+from terrafm_tg.simulation.dataset import MARKER
+
+from .main import SENTENCES
+from .options import ToolParser
+
+_OPTIONS: dict[str, tuple[Any, Any, str]] = {
+    "tile_size": (
+        int | None,
+        None,
+        "Edge of a tile in 10 m pixels, as the datamodule will have it; half a cell, or 534, by default.",
+    ),
+    "remote": (bool, False, "Take Major-TOM's cells that are not on disk too, to be read from their URLs."),
+    "figure": (bool, True, "Draw a map and the shares of classes, zones and regions beside it (index.png)."),
+}
+
+
+def run(command: str, words: Sequence[str]) -> None:
+    """Builds an index.
+
+    Args:
+        command: Name of the command.
+        words: Its options: those of :func:`~terrafm_tg.datasets.build_index`, and of :func:`write_index_of`.
+    """
+    parser = ToolParser(command, SENTENCES[command])
+    parser.add_function(build_index, skip={"settings"})
+    for name, (kind, default, text) in _OPTIONS.items():
+        parser.add_argument(f"--{name}", type=kind, default=default, help=text)
+    write_index_of(**parser.parse(words))
+
+
+def write_index_of(
+    root: str,
+    out: str | None = None,
+    figure: bool = True,
+    tile_size: int | None = None,
+    remote: bool = False,
+    **how: Any,
+) -> None:
+    """Builds the index of a dataset, prints what it holds, and draws it.
+
+    Args:
+        root: Folder of the dataset.
+        out: The file to write, instead of index.parquet below the root.
+        figure: Draw it, too.
+        tile_size: Edge of a tile in 10 m pixels.
+        remote: Take cells that are not on disk, too.
+        how: Further arguments of :func:`~terrafm_tg.datasets.build_index`.
+    """
+    settings: dict[str, Any] = {
+        name: value for name, value in {"tile_size": tile_size, "remote": remote}.items() if value
+    }
+    path = Path(root) / NAME if out is None else Path(out)
+    rows = build_index(root, out=path, **how, **settings)
+    console = Console()
+    console.print(index_summary(rows))
+    console.print(f"{len(rows):,} tiles in {path}")
+    if figure:
+        earth = not (Path(root) / MARKER).is_file()  # of a simulated world
+        write_index_figure(rows, region_names(path), path.with_suffix(".png"), earth)
+        console.print(f"Map and shares in {path.with_suffix('.png')}")

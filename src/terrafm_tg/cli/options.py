@@ -1,0 +1,122 @@
+"""Options of a command: taken from the library's functions, and what to say of one that is mistyped."""
+
+import re
+from argparse import ArgumentError
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+from jsonargparse import ActionConfigFile, ArgumentParser
+
+#: Configurations that come with the package, in a wheel and in a checkout.
+_CONF = (Path(__file__).parents[1] / "conf", Path(__file__).parents[3] / "conf")
+
+
+class ToolParser(ArgumentParser):
+    """Parser of a command that is no trainer: options by name or from a configuration file.
+
+    Args:
+        command: Name of the command.
+        description: Its sentence in ``--help``.
+    """
+
+    def __init__(self, command: str, description: str) -> None:
+        super().__init__(
+            prog=f"terrafm {command}",
+            description=f"{description[0].upper()}{description[1:]}.",
+            exit_on_error=False,
+        )
+        self.add_argument("--config", action=ActionConfigFile, help="Configuration file of these options.")
+
+    def add_function(self, function: Callable[..., Any], skip: Iterable[str] = ()) -> None:
+        """Adds a function's parameters, described as in its docstring; those without a default are positional.
+
+        Args:
+            function: Whose parameters are the options; or a class.
+            skip: Parameters that are no options.
+        """
+        add = self.add_class_arguments if isinstance(function, type) else self.add_function_arguments
+        before = len(self._actions)
+        add(function, as_group=False, as_positional=True, skip=set(skip))
+        for action in self._actions[before:]:  # docstrings have marks for Sphinx
+            action.help = re.sub(r":\w+:`~?\.*([^`]*)`", r"\1", action.help or "").replace("``", "")
+
+    def parse(self, words: Sequence[str]) -> dict[str, Any]:
+        """Returns the options by name; a switch that is off by default may stand without a value.
+
+        Raises:
+            ArgumentError: If an option is unknown or has a wrong value.
+        """
+        switches = {f"--{name}" for name, default in self.get_defaults().items() if default is False}
+        options = [
+            f"{word}=true" if word in switches and after.startswith("--") else word
+            for word, after in pairwise([*words, "--"])
+        ]
+        try:
+            found = self.parse_args(options)
+        except ArgumentError as error:
+            refuse(error, [name for action in self._actions for name in action.option_strings])
+        return {name: value for name, value in found.as_dict().items() if name != "config"}
+
+
+def find_configs(words: Sequence[str]) -> list[str]:
+    """Returns the command with the path of each ``--config`` that names one of the package's.
+
+    ``pretrain``, ``size/nano`` and ``conf/pretrain.yaml`` name files of the package; a file of that path wins.
+
+    Raises:
+        ArgumentError: If there is no such configuration.
+    """
+    found, path_next = [], False
+    for word in words:
+        if path_next:
+            word = _find_config(word)
+        elif word.startswith("--config="):
+            word = f"--config={_find_config(word.partition('=')[2])}"
+        path_next = not path_next and word in ("--config", "-c")
+        found.append(word)
+    return found
+
+
+def _find_config(name: str) -> str:
+    if Path(name).is_file() or urlsplit(name).scheme or name in ("-", "null") or name.startswith("{"):
+        return name
+    stem = name.removesuffix(".yaml").removeprefix("conf/")
+    folder = next((folder for folder in _CONF if folder.is_dir()), None)
+    if folder is not None and ".." not in stem and (path := folder / f"{stem}.yaml").is_file():
+        return str(path)
+    known = [] if folder is None else [f"conf/{x.relative_to(folder)}" for x in folder.rglob("*.yaml")]
+    raise ArgumentError(
+        None,
+        f"There is no configuration {name!r}{nearest(f'conf/{stem}.yaml', known)}: give the path of a file.",
+    )
+
+
+def refuse(error: ArgumentError, known: Iterable[str]) -> NoReturn:
+    """Raises what is wrong with the options again, with the nearest name where one is unknown.
+
+    Args:
+        error: From the parser.
+        known: Options that there are.
+    """
+    text, names = str(error), [name for name in known if not name.endswith("+")]
+    unknown = re.match(r"unrecognized arguments: (\S+)|ambiguous option: (\S+)", text)
+    if unknown is None:
+        raise error
+    word = (unknown[1] or unknown[2]).partition("=")[0]
+    if not word.startswith("-"):
+        advice = (
+            f": a configuration is given as `--config {word}`" if word.endswith((".yaml", ".yml")) else ""
+        )
+        raise ArgumentError(None, f"{word!r} is not expected here{advice}.") from None
+    raise ArgumentError(None, f"`{word}` is no option{nearest(word, names)}.") from None
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns ", did you mean `...`?" in words, empty where nothing is near."""
+    known = list(known)
+    found = get_close_matches(name, known, n=1) or [x for x in known if x.startswith(name)][:1]
+    return f" (did you mean `{found[0]}`?)" if found else ""

@@ -1,0 +1,61 @@
+"""``terrafm pack``: tiles into a store that feeds GPUs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from terrafm_tg.datasets.tiles.index_file import NAME
+from terrafm_tg.datasets.store.pack import pack
+from terrafm_tg.datasets.source import open_source
+
+from .main import SENTENCES
+from .options import ToolParser
+
+#: Settings of the dataset to pack, for which its class has a default.
+_SETTINGS = {
+    "remote": (bool | None, "Whether to read Major-TOM's cells that are not on disk from their URLs."),
+    "radar_unit": (str | None, "Of a folder of GeoTIFFs: dB or linear, dB by default."),
+    "optical_scale": (
+        float | None,
+        "Of a folder of GeoTIFFs: digital numbers per stored unit, 10000 for reflectance; 1 by default.",
+    ),
+}
+
+
+def run(command: str, words: Sequence[str]) -> None:
+    """Packs, says what became of the tiles, and names the next command; the same command again resumes or appends.
+
+    Args:
+        command: Name of the command.
+        words: Its options: those of :func:`~terrafm_tg.datasets.source.open_source` and
+            :func:`~terrafm_tg.datasets.store.pack.pack`.
+    """
+    parser = ToolParser(command, SENTENCES[command])
+    parser.add_function(open_source, skip={"modalities", "settings"})
+    parser.add_function(pack, skip={"tiles"})
+    parser.add_argument("--modalities", type=list[str] | str | None, default=None,
+                        help="Any of s1rtc, s2l1c, s2l2a; all by default.")  # fmt: skip
+    for name, (kind, text) in _SETTINGS.items():
+        parser.add_argument(f"--{name}", type=kind, default=None, help=text)
+    options = parser.parse(words)
+    root, modalities = Path(options.pop("root")), options.pop("modalities")
+    settings = {name: options.pop(name) or None for name in _SETTINGS}
+    tiles = open_source(
+        root,
+        [modalities] if isinstance(modalities, str) else modalities,
+        options.pop("tile_size"),
+        **settings,
+    )
+    report = pack(tiles, **options)
+    console = Console()
+    console.print(report.table())
+    console.print(report.in_words(Path(options["out"])))
+    if not (root / NAME).is_file():
+        console.print(
+            f"{root} has no {NAME}, so land cover is unknown: run `terrafm index {root}`, then this again."
+        )
+    console.print(
+        f"Next: terrafm fit --config conf/pretrain.yaml --config conf/data/packed.yaml --data.root {options['out']}",
+        soft_wrap=True,
+    )

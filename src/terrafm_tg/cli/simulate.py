@@ -1,0 +1,25 @@
+"""``terrafm simulate``: a world to try everything on, without a download."""
+
+from collections.abc import Sequence
+
+from terrafm_tg.simulation.dataset import simulate
+
+from .main import SENTENCES
+from .options import ToolParser
+
+
+def run(command: str, words: Sequence[str]) -> None:
+    """Writes the world, and names the next command.
+
+    Args:
+        command: Name of the command.
+        words: Its options: those of :func:`~terrafm_tg.simulation.dataset.simulate`.
+    """
+    parser = ToolParser(command, SENTENCES[command])
+    parser.add_function(simulate, skip={"part_bytes"})
+    options = parser.parse(words)
+    simulate(**options)
+    print(
+        f"Simulated world of {options['cells']} cells in {options['root']}. Next: terrafm fit --config "
+        f"conf/pretrain.yaml --config conf/data/simulated.yaml --data.root {options['root']}"
+    )

@@ -1,0 +1,125 @@
+"""Settings of the Trainer that this machine or Lightning cannot follow, and the precision that a device computes in."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
+from lightning.pytorch.plugins.environments import TorchElasticEnvironment
+
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.utils.devices import has_bf16_units
+
+_GPUS = {"gpu": (CUDAAccelerator, MPSAccelerator), "cuda": (CUDAAccelerator,), "mps": (MPSAccelerator,)}
+
+
+def check_gpus(settings: Mapping[str, Any]) -> None:
+    """Checks that the GPUs that are asked for are here.
+
+    Args:
+        settings: Of the Trainer: ``accelerator`` and ``devices``, the latter per machine.
+
+    Raises:
+        TerraFMError: If there is none, or there are fewer.
+    """
+    accelerator, devices = settings["accelerator"], str(settings["devices"])
+    if not isinstance(accelerator, str) or accelerator not in _GPUS:
+        return
+    here = sum(kind.auto_device_count() for kind in _GPUS[accelerator] if kind.is_available())
+    if not here:
+        raise TerraFMError(
+            f"`trainer.accelerator` is {accelerator!r} and there is no GPU here: add `--config conf/hardware/cpu.yaml` "
+            "as the last one, or `--trainer.accelerator cpu --trainer.devices 1`, to use the processor."
+        )
+    # A process of torchrun may see one GPU of several.
+    if devices.isdigit() and int(devices) > here and not TorchElasticEnvironment.detect():
+        raise TerraFMError(
+            f"`trainer.devices` is {devices} and this machine has {here} GPU{'s' * (here > 1)}: add "
+            f"`--trainer.devices {here}`."
+        )
+
+
+def check_mesh(settings: Mapping[str, Any], processes: int) -> None:
+    """Checks that a strategy in two dimensions has as many places as there are processes.
+
+    Args:
+        settings: Of the Trainer: ``strategy``.
+        processes: Of the run.
+
+    Raises:
+        TerraFMError: If it has more or fewer.
+    """
+    strategy = settings["strategy"]
+    given = strategy.get("init_args", {}) if isinstance(strategy, Mapping) else {}
+    sides = {name: given.get(name) for name in ("data_parallel_size", "tensor_parallel_size")}
+    numbers = [side for side in sides.values() if isinstance(side, int)]
+    if len(numbers) == 2 and numbers[0] * numbers[1] != processes:
+        product = " and ".join(f"`{name}={side}`" for name, side in sides.items())
+        raise TerraFMError(
+            f"`trainer.strategy` with {product} takes {numbers[0] * numbers[1]} processes, the run has {processes}: "
+            "correct them, `trainer.devices` or `trainer.num_nodes`."
+        )
+
+
+def precision_of(settings: Mapping[str, Any]) -> str:
+    """Returns the precision for the device of a Trainer: bf16 where it has units for it, else float32.
+
+    Args:
+        settings: Of the Trainer: ``accelerator``.
+    """
+    accelerator = settings["accelerator"]
+    on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
+    return "bf16-mixed" if has_bf16_units(torch.device("cuda" if on_gpu else "cpu")) else "32-true"
+
+
+class Started(Callback):
+    """Tells whether a run has come to its first batch: what Lightning refuses before is a matter of settings."""
+
+    def __init__(self) -> None:
+        self.yes = False
+
+    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        """Takes note of it."""
+        self.yes = True
+
+    on_validation_batch_start = on_test_batch_start = on_predict_batch_start = on_train_batch_start
+
+
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """Returns the callbacks, which Lightning's Trainer does not declare, to be added to.
+
+    Args:
+        trainer: Before its run.
+    """
+    return vars(trainer)["callbacks"]
+
+
+@contextmanager
+def in_a_sentence(*kinds: type[Exception], unless: Started | None = None) -> Iterator[None]:
+    """Turns what Lightning says of settings into a `TerraFMError`.
+
+    Args:
+        kinds: Of errors.
+        unless: Leaves the error as it is where a run has started.
+
+    Raises:
+        TerraFMError: If Lightning refuses a setting, task or datamodule.
+    """
+    try:
+        yield
+    except kinds as error:
+        if isinstance(error, TerraFMError) or (unless is not None and unless.yes):
+            raise
+        reason = str(error).partition("\n")[0].strip().rstrip(".")
+        raise TerraFMError(
+            f"Lightning refuses this run ({reason}): correct what it names, or take the model, data or command that it "
+            "asks for; `trainer.accelerator`, `trainer.devices`, `trainer.strategy` and `trainer.precision` must fit "
+            "each other and this machine."
+        ) from error
+
+
+#: Errors with which Lightning's Trainer refuses its settings while it is made.
+IN_TRAINER = (MisconfigurationException, ValueError, RuntimeError, ImportError)
