@@ -54,12 +54,12 @@ docs: $(READY)  ## build the documentation into site/
 bench: $(READY)  ## on this machine: a training step's stages, the encoder's forward, packed tiles, and the loader
 	$(BIN)/terrafm profile --config conf/pretrain.yaml --config conf/size/tiny.yaml --config conf/data/simulated.yaml \
 	  --config conf/hardware/cpu.yaml --config conf/quick.yaml
-	OMP_NUM_THREADS=1 $(BIN)/terrafm profile encoder
-	OMP_NUM_THREADS=1 $(BIN)/terrafm profile store
-	OMP_NUM_THREADS=1 $(BIN)/terrafm profile loader
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.encoder
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.store
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.loader
 
 bench-gpu: $(READY)  ## on a GPU: the training step of base and large, views, memory and scaling (runs/bench-gpu)
-	BIN=$(BIN) tools/bench_gpu.sh
+	BIN=$(BIN) benchmarks/gpu.sh
 
 ROOT ?= data/bench
 benchmarks: $(READY)  ## GEO-Bench, Copernicus-Bench and Landslide4Sense beside the published scores (ROOT=data/bench)

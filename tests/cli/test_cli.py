@@ -231,7 +231,7 @@ def test_a_worldcover_folder_elsewhere_is_refused(small_world: Path, tmp_path: P
 
 
 def test_unknown_command_and_option(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "'fitt' is not a command" in fails(capsys, "fitt")
+    assert "'fitt' is not a command: did you mean `terrafm fit`?" in refusal(capsys, "fitt")
     assert "simulate --help" in fails(capsys, "simulate", "x", "--no_such=1")
 
 

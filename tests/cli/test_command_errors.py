@@ -114,7 +114,7 @@ def test_a_full_disk(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) ->
     def fill(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("terrafm_tg.simulation.dataset.simulate", fill)
+    monkeypatch.setattr("terrafm_tg.simulation.dataset.Planet", fill)
     assert "A file cannot be read or written (No space left on device)" in refusal(
         capsys, "simulate", str(tmp_path)
     )

@@ -40,11 +40,9 @@ def run(command: str, words: Sequence[str]) -> None:
     parser.add_function(download, skip={"selection"})
     parser.add_function(Selection, skip=_WORDS)
     for name, (kind, text) in _WORDS.items():
-        parser.add_argument(f"--{name}", type=kind, default=None, help=text)
-    parser.add_argument("--bandwidth", type=float, default=100.0,
-                        help="MB/s for which a dry run says how long it takes.")  # fmt: skip
-    parser.add_argument("--index", type=bool, default=True,
-                        help="Whether to build the index afterwards, as `terrafm index ROOT` does.")  # fmt: skip
+        parser.add_option(name, kind, None, text)
+    parser.add_option("bandwidth", float, 100.0, "MB/s for which a dry run says how long it takes.")
+    parser.add_option("index", bool, True, "Build the index afterwards, as `terrafm index ROOT` does.")
     options = parser.parse(words)
     index, bandwidth, box = options.pop("index"), options.pop("bandwidth"), options["bbox"]
     if box is not None and len(box) != 4:

@@ -19,6 +19,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelSummary, RichModelSummary, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from rich.console import Console
 from rich.table import Table
 from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
@@ -142,11 +143,6 @@ class TerraFMCLI(LightningCLI):
         kind = None if data is None else resolve_name(data["class_path"])
         if trainer["use_distributed_sampler"] is None:  # a datamodule of ours splits by its sampler
             trainer["use_distributed_sampler"] = kind is None or not issubclass(kind, TileDataModule)
-        if trainer["precision"] is None:
-            trainer["precision"] = precision_of(trainer)
-            print(
-                f"Precision {trainer['precision']}, which suits this device (`--trainer.precision` sets it)"
-            )
         _check_checkpoint(config.get("ckpt_path"))
         if kind is MajorTOMDataModule:
             _check_root(str(data["init_args"]["root"]))
@@ -169,6 +165,11 @@ class TerraFMCLI(LightningCLI):
         config = self.config[self.subcommand] if self.subcommand else self.config
         settings = config["trainer"].as_dict() | kwargs
         check_gpus(settings)
+        if settings["precision"] is None:
+            kwargs["precision"] = config["trainer"]["precision"] = precision_of(settings)
+            rank_zero_info(
+                f"Precision {kwargs['precision']}, which suits this device (`--trainer.precision` sets it)"
+            )
         with in_a_sentence(*IN_TRAINER):
             trainer = super().instantiate_trainer(**kwargs)
         check_mesh(settings, trainer.world_size)
@@ -220,7 +221,8 @@ def _refuse_class_option(error: ArgumentError, command: str) -> None:
     key = key.removeprefix(f"{command}.")
     options = ArgumentParser()
     options.add_class_arguments(resolve_name(name), fail_untyped=False)
-    advice = nearest(f"--{key}.{option}", [f"--{key}.{other}" for other in options.get_defaults()])
+    known = list(options.get_defaults().keys())
+    advice = nearest(f"--{key}.{option}", [f"--{key}.{other}" for other in known])
     raise ArgumentError(
         None,
         f"`--{key}.{option}`: option {option!r} is not accepted by {name}{advice}; "

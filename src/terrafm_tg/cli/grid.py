@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from terrafm_tg.datasets.majortom.gridding import grid_scenes, summary_table
+from terrafm_tg.datasets.majortom.gridding import grid_scenes, gridding_summary
 
 from .main import SENTENCES
 from .options import ToolParser
@@ -20,5 +20,5 @@ def run(command: str, words: Sequence[str]) -> None:
     parser = ToolParser(command, SENTENCES[command])
     parser.add_function(grid_scenes)
     options = parser.parse(words)
-    Console().print(summary_table(grid_scenes(**options)))
+    Console().print(gridding_summary(grid_scenes(**options)))
     print(f"Next: terrafm index {options['root']}")

@@ -36,7 +36,7 @@ def run(command: str, words: Sequence[str]) -> None:
     parser = ToolParser(command, SENTENCES[command])
     parser.add_function(build_index, skip={"settings"})
     for name, (kind, default, text) in _OPTIONS.items():
-        parser.add_argument(f"--{name}", type=kind, default=default, help=text)
+        parser.add_option(name, kind, default, text)
     write_index_of(**parser.parse(words))
 
 

@@ -15,7 +15,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 _CONF = (Path(__file__).parents[1] / "conf", Path(__file__).parents[3] / "conf")
 
 
-class ToolParser(ArgumentParser):
+class ToolParser:
     """Parser of a command that is no trainer: options by name or from a configuration file.
 
     Args:
@@ -24,12 +24,11 @@ class ToolParser(ArgumentParser):
     """
 
     def __init__(self, command: str, description: str) -> None:
-        super().__init__(
-            prog=f"terrafm {command}",
-            description=f"{description[0].upper()}{description[1:]}.",
-            exit_on_error=False,
+        text = f"{description[0].upper()}{description[1:]}."
+        self._parser = ArgumentParser(prog=f"terrafm {command}", description=text, exit_on_error=False)
+        self._parser.add_argument(
+            "--config", action=ActionConfigFile, help="Configuration file of these options."
         )
-        self.add_argument("--config", action=ActionConfigFile, help="Configuration file of these options.")
 
     def add_function(self, function: Callable[..., Any], skip: Iterable[str] = ()) -> None:
         """Adds a function's parameters, described as in its docstring; those without a default are positional.
@@ -38,11 +37,25 @@ class ToolParser(ArgumentParser):
             function: Whose parameters are the options; or a class.
             skip: Parameters that are no options.
         """
-        add = self.add_class_arguments if isinstance(function, type) else self.add_function_arguments
-        before = len(self._actions)
+        parser, before = self._parser, len(self._parser._actions)
+        add = parser.add_class_arguments if isinstance(function, type) else parser.add_function_arguments
         add(function, as_group=False, as_positional=True, skip=set(skip))
-        for action in self._actions[before:]:  # docstrings have marks for Sphinx
+        for action in parser._actions[before:]:  # docstrings have marks for Sphinx
             action.help = re.sub(r":\w+:`~?\.*([^`]*)`", r"\1", action.help or "").replace("``", "")
+
+    def add_option(self, name: str, kind: Any, default: object, text: str) -> None:
+        """Adds an option of the command itself.
+
+        Args:
+            name: Of the option.
+            kind: Type of its value.
+            default: Its value where it is not given; Ellipsis for a positional one.
+            text: What it means.
+        """
+        if default is ...:
+            self._parser.add_argument(name, type=kind, help=text)
+        else:
+            self._parser.add_argument(f"--{name}", type=kind, default=default, help=text)
 
     def parse(self, words: Sequence[str]) -> dict[str, Any]:
         """Returns the options by name; a switch that is off by default may stand without a value.
@@ -50,16 +63,17 @@ class ToolParser(ArgumentParser):
         Raises:
             ArgumentError: If an option is unknown or has a wrong value.
         """
-        switches = {f"--{name}" for name, default in self.get_defaults().items() if default is False}
+        parser = self._parser
+        switches = {f"--{name}" for name, default in parser.get_defaults().items() if default is False}
         options = [
             f"{word}=true" if word in switches and after.startswith("--") else word
             for word, after in pairwise([*words, "--"])
         ]
         try:
-            found = self.parse_args(options)
+            found = parser.instantiate_classes(parser.parse_args(options))
         except ArgumentError as error:
-            refuse(error, [name for action in self._actions for name in action.option_strings])
-        return {name: value for name, value in found.as_dict().items() if name != "config"}
+            refuse(error, [name for action in parser._actions for name in action.option_strings])
+        return {name: value for name, value in vars(found).items() if name != "config"}
 
 
 def find_configs(words: Sequence[str]) -> list[str]:

@@ -34,10 +34,11 @@ def run(command: str, words: Sequence[str]) -> None:
     parser = ToolParser(command, SENTENCES[command])
     parser.add_function(open_source, skip={"modalities", "settings"})
     parser.add_function(pack, skip={"tiles"})
-    parser.add_argument("--modalities", type=list[str] | str | None, default=None,
-                        help="Any of s1rtc, s2l1c, s2l2a; all by default.")  # fmt: skip
+    parser.add_option(
+        "modalities", list[str] | str | None, None, "Any of s1rtc, s2l1c, s2l2a; all by default."
+    )
     for name, (kind, text) in _SETTINGS.items():
-        parser.add_argument(f"--{name}", type=kind, default=None, help=text)
+        parser.add_option(name, kind, None, text)
     options = parser.parse(words)
     root, modalities = Path(options.pop("root")), options.pop("modalities")
     settings = {name: options.pop(name) or None for name in _SETTINGS}

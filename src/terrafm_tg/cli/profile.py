@@ -128,9 +128,7 @@ def run(command: str, words: Sequence[str]) -> None:
         parser.add_function(memory_table)
         table = memory_table(**parser.parse(words))
     else:
-        parser.add_argument(
-            "result", type=Path, help="JSON of `terrafm profile --config ... --json RESULT`, of one process."
-        )
+        parser.add_option("result", Path, ..., "JSON of `terrafm profile ... --json RESULT`, of one process.")
         parser.add_function(scaling_table, skip={"profile"})
         options = parser.parse(words)
         table = scaling_table(read_profile(options.pop("result")), **options)

@@ -70,8 +70,7 @@ def precision_of(settings: Mapping[str, Any]) -> str:
     Args:
         settings: Of the Trainer: ``accelerator``.
     """
-    accelerator = settings["accelerator"]
-    on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
+    on_gpu = settings["accelerator"] in ("gpu", "cuda", "auto") and torch.cuda.is_available()
     return "bf16-mixed" if has_bf16_units(torch.device("cuda" if on_gpu else "cpu")) else "32-true"
 
 

@@ -43,7 +43,7 @@ def download(
     root: str | os.PathLike[str],
     selection: Selection,
     source: str = SOURCE,
-    extra: Sequence[str] = (),
+    extra: Sequence[str] | str = (),
     max_gb: float | None = None,
     max_damaged: float = 0.05,
     land_cover_from: str | os.PathLike[str] | None = None,
@@ -93,6 +93,7 @@ def download(
         TerraFMError: If a setting is wrong, nothing is chosen, it does not fit the budget or the disk, the source
             cannot be read, or too much is damaged. What has come is kept: the same call goes on.
     """
+    extra = [extra] if isinstance(extra, str) else extra
     if unknown := [name for name in extra if name not in EXTRAS]:
         raise TerraFMError(f"`extra` names {', '.join(unknown)}: it takes {', '.join(EXTRAS)}.")
     if connections < 1 or retries < 0 or timeout <= 0:
