@@ -7,6 +7,7 @@ import sys
 import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +30,7 @@ from terrafm_tg.callbacks import ProgressLines
 from terrafm_tg.datamodules import MajorTOMDataModule, TileDataModule
 from terrafm_tg.errors import TerraFMError
 
-from .options import find_configs, nearest, refuse
+from .options import find_configs, refuse
 from .trainer import IN_TRAINER, Started, callbacks_of, check_gpus, check_mesh, in_a_sentence, precision_of
 
 # Imported classes can be named in a configuration by class name alone: TorchGeo's by the imports above, and ours.
@@ -211,7 +212,7 @@ def _refuse_class_option(error: ArgumentError, command: str) -> None:
     if "required: " in text and text.endswith("data"):
         raise ArgumentError(None, f"There is no `data` to run on: {_DATA}.") from None
     found = re.search(
-        r'Parser key "([\w.]+)".*class_path \'([\w.]+)\':\s+Option \'([\w.]+)\' is not accepted',
+        r"""Parser key "([\w.]+)".*class_path '([\w.]+)':\s+(?:Option '|unrecognized arguments: --)([\w.]+)""",
         text,
         re.DOTALL,
     )
@@ -222,7 +223,9 @@ def _refuse_class_option(error: ArgumentError, command: str) -> None:
     options = ArgumentParser()
     options.add_class_arguments(resolve_name(name), fail_untyped=False)
     known = list(options.get_defaults().keys())
-    advice = nearest(f"--{key}.{option}", [f"--{key}.{other}" for other in known])
+    own = {other.rpartition(".")[2]: other for other in known} | {other: other for other in known}
+    near = get_close_matches(option, own, n=1) or get_close_matches(option.rpartition(".")[2], own, n=1)
+    advice = f" (did you mean `--{key}.{own[near[0]]}`?)" if near else ""
     raise ArgumentError(
         None,
         f"`--{key}.{option}`: option {option!r} is not accepted by {name}{advice}; "
