@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from terrafm_tg.datasets import build_index
-from terrafm_tg.datasets.index.build import region_names, index_summary
+from terrafm_tg.datasets.index.build import index_summary, region_names
 from terrafm_tg.datasets.tiles.index_file import NAME
 from terrafm_tg.evaluation.index_figure import write_index_figure
 from terrafm_tg.simulation.dataset import MARKER

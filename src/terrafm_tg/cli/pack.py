@@ -5,9 +5,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from terrafm_tg.datasets.tiles.index_file import NAME
-from terrafm_tg.datasets.store.pack import pack
 from terrafm_tg.datasets.source import open_source
+from terrafm_tg.datasets.store.pack import pack
+from terrafm_tg.datasets.tiles.index_file import NAME
 
 from .main import SENTENCES
 from .options import ToolParser
