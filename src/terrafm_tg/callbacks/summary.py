@@ -9,11 +9,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from rich.console import Console
 
+from terrafm_tg.tasks import TerraFM
 from terrafm_tg.tasks.pretrain.settings import flatten, plain_settings
 
 
 class RunSummary(Callback):
-    """Prints where the checkpoint is and what to do next, and draws the logged curves into the run's folder.
+    """Prints the checkpoint, the score and the next step of any task, and draws a pretraining's curves.
 
     The pictures need a ``CSVLogger`` among the Trainer's loggers: ``curves.png`` (loss, teacher entropy, KL,
     spread of the embeddings, k-NN) and ``land_cover.png`` (teacher entropy and spread of prototypes per
@@ -35,7 +36,7 @@ class RunSummary(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock, and names the settings that are not the paper's base recipe."""
         self._start, self._trained = time.monotonic(), False
-        changed = _other_settings(pl_module)
+        changed = _other_settings(pl_module) if isinstance(pl_module, TerraFM) else []
         if trainer.is_global_zero and changed:
             _print("Not the paper's base recipe (its value in brackets)", changed, [])
 
@@ -43,7 +44,8 @@ class RunSummary(Callback):
         """Prints and draws, on the first rank."""
         if trainer.is_global_zero and not trainer.fast_dev_run:
             minutes, seconds = divmod(round(time.monotonic() - self._start), 60)
-            paths = self._draw(trainer, pl_module) if self.figures else []
+            pretrained = isinstance(pl_module, TerraFM)
+            paths = self._draw(trainer, pl_module) if self.figures and pretrained else []
             lines = [
                 f"{trainer.global_step} steps, {trainer.current_epoch} epochs in {minutes} min {seconds} s"
             ]
@@ -51,7 +53,10 @@ class RunSummary(Callback):
                 lines.append(
                     "nothing was left to do: raise `trainer.max_epochs`, or `trainer.max_steps`, to go on"
                 )
-            _print("Pretrained", lines + _next_steps(trainer, pl_module), paths)
+            if pretrained:
+                _print("Pretrained", lines + _next_steps(trainer, pl_module), paths)
+            else:
+                _print("Trained", lines + _scores(trainer) + _uses(trainer), [])
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Says how to go on after an interruption; not of a run that did not begin, such as from a wrong checkpoint."""
@@ -114,6 +119,33 @@ def _next_steps(trainer: Trainer, pl_module: LightningModule) -> list[str]:
         f"checkpoint    {path}",
         f"export it     terrafm export {path} {out}",
         f'and use it    get_model("{pl_module.hparams["model"]}"{shape}, weights="{out}.safetensors")',
+    ]
+
+
+def _scores(trainer: Trainer) -> list[str]:
+    """The monitored score of the best checkpoint; without one, the last losses."""
+    for callback in trainer.checkpoint_callbacks:
+        monitor, value = getattr(callback, "monitor", None), getattr(callback, "best_model_score", None)
+        if monitor and value is not None:
+            return [f"best score    {monitor} = {float(value):.4g}"]
+    losses = {name: value for name, value in trainer.callback_metrics.items() if name.endswith("_loss")}
+    return [f"last {name:<9}{float(value):.4g}" for name, value in losses.items()]
+
+
+def _uses(trainer: Trainer) -> list[str]:
+    """The best checkpoint, and the commands that use it."""
+    best = (getattr(callback, "best_model_path", "") for callback in trainer.checkpoint_callbacks)
+    path = next((Path(file) for file in best if file), checkpoint_path(trainer))
+    if path is None:
+        return ["no checkpoint was written: add a ModelCheckpoint to the Trainer's callbacks"]
+    configs = [
+        Path(folder, "config.yaml") for folder in (trainer.log_dir, trainer.default_root_dir) if folder
+    ]
+    config = next((file for file in configs if file.exists()), Path("CONFIG"))
+    return [
+        f"checkpoint    {path}",
+        f"test it       terrafm test --config {config} --ckpt_path {path}",
+        f"and use it    terrafm predict --config {config} --ckpt_path {path}",
     ]
 
 

@@ -26,7 +26,7 @@ from rich.table import Table
 from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
 from torchgeo.tasks import BaseTask
 
-from terrafm_tg.callbacks import ProgressLines
+from terrafm_tg.callbacks import ProgressLines, RunSummary
 from terrafm_tg.datamodules import MajorTOMDataModule, TileDataModule
 from terrafm_tg.errors import TerraFMError
 
@@ -182,9 +182,11 @@ class TerraFMCLI(LightningCLI):
             super()._run_subcommand(subcommand)
 
     def before_fit(self) -> None:
-        """Shows progress as lines where nobody sees a bar, and draws a bar less often where there is a GPU."""
+        """Shows progress as lines where nobody sees a bar, or draws a bar less often on a GPU; ends with a summary."""
         show_as_lines(self.trainer)
         callbacks = callbacks_of(self.trainer)
+        if not any(isinstance(callback, RunSummary) for callback in callbacks):
+            callbacks.append(RunSummary())
         for place, callback in enumerate(callbacks):
             if type(callback) in (ModelSummary, RichModelSummary):
                 callbacks[place] = ParameterTable(max_depth=callback._max_depth)

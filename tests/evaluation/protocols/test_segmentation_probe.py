@@ -14,10 +14,10 @@ from data.copernicus_bench.data import make_copernicus
 from data.geobench.data import make_geobench
 from terrafm_tg.datasets.bench import open_bench
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation import patch_features as module
 from terrafm_tg.evaluation.encoders import ModelSpec, load_encoder
-from terrafm_tg.evaluation.patch_features import cut, patch_features
 from terrafm_tg.evaluation.protocols import Context, Splits, make_protocol
+from terrafm_tg.evaluation.protocols import patch_features as module
+from terrafm_tg.evaluation.protocols.patch_features import cut, patch_features
 from terrafm_tg.tasks.finetune.heads import PatchHead
 from terrafm_tg.tasks.finetune.metrics import NotFiniteError
 

@@ -1,5 +1,6 @@
 """Every configuration in `conf/finetune` through the command line, on files of its dataset's own format."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def words(name: str, root: Path, run: Path) -> list[str]:
     small = {"backbone": f"terrafm_tiny{backbone}"} if backbone else {"model": "terrafm_tiny", "depth": 2}
     options = {
         "trainer.accelerator": "cpu", "trainer.devices": 1, "trainer.precision": "32-true", "trainer.max_epochs": 2,
-        "trainer.enable_progress_bar": False, "trainer.enable_model_summary": False,
+        "trainer.enable_progress_bar": False,
         "trainer.num_sanity_val_steps": 0, "trainer.log_every_n_steps": 1, "trainer.default_root_dir": run,
         "trainer.logger.init_args.save_dir": run, "data.root": root, "data.batch_size": 2, "data.num_workers": 0,
         "model.weights": "null",
@@ -60,7 +61,8 @@ def test_each_has_its_files() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(CREATE))
-def test_it_trains_and_tests(name: str, tmp_path: Path) -> None:
+def test_it_trains_and_tests(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The run ends with checkpoint, score and next step: the printed command tests that checkpoint."""
     CREATE[name](tmp_path / "data")
     options = words(name, tmp_path / "data", tmp_path / "run")
     main(["fit", *options])
@@ -69,8 +71,13 @@ def test_it_trains_and_tests(name: str, tmp_path: Path) -> None:
     assert metrics["train_loss"].notna().any()
     assert metrics["val_loss"].notna().sum() == 2
     assert metrics["lr"].max() == pytest.approx(5e-4)
-    last = folder / "version_0/checkpoints/last.ckpt"
-    main(["test", *options, f"--ckpt_path={last}"])
+    printed, logged = capfd.readouterr()
+    command = next(line.split("test it ")[1] for line in printed.splitlines() if "test it " in line)
+    assert str(folder / "version_0/checkpoints") in command
+    assert "best score    val_" in printed
+    assert "Tip" not in printed + logged
+    assert "FLOPs" not in printed + logged
+    main(shlex.split(command)[1:])
     task = yaml.safe_load((CONF / f"{name}.yaml").read_text())["model"]["init_args"].get("task", "multiclass")
     tested = pd.read_csv(folder / "version_1/metrics.csv")
     assert 0 <= tested[SCORES[task]].iloc[-1] <= 1

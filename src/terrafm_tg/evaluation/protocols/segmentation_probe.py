@@ -13,13 +13,13 @@ from torch import Tensor
 from terrafm_tg.datasets.bench import BenchTask
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoders import ModelSpec, load_encoder
-from terrafm_tg.evaluation.patch_features import PatchFeatures, patch_features
 from terrafm_tg.tasks.finetune.head_task import loss_of
 from terrafm_tg.tasks.finetune.heads import PatchHead, resized
 from terrafm_tg.tasks.finetune.metrics import Metrics, Score
 from terrafm_tg.tasks.finetune.optimization import CosineAdamW
 
 from .base import Context, Protocol, Splits
+from .patch_features import PatchFeatures, patch_features
 from .sweep import all_diverged, checked_rates, seeded
 
 #: Datasets of GEO-Bench that Galileo cuts into tiles, pixels per side; and the size at which a model sees a tile.
