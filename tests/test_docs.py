@@ -17,7 +17,9 @@ from data.mmearth import data as mmearth
 from data.ssl4eo import data as ssl4eo
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md")]
+)
 QUOTE = re.compile(r'```python title="(?P<path>[^"]+)"\n(?P<code>.*?)```', re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 
@@ -130,6 +132,60 @@ def test_the_examples_of_fine_tuning_run(tmp_path: Path):
 def test_the_examples_of_the_stems_run():
     names = _run("which_stem.md", {}, terrafm_base="terrafm_tiny")
     assert names["surface"].shape == names["top"].shape == (1, 192)
+
+
+class Parsed(Exception):
+    """The command's options were accepted."""
+
+
+def _printed() -> list[list[str]]:
+    """Every command that a page prints, once; those of `terrafm bench` are laid out below."""
+    lines = [
+        line
+        for page in PAGES
+        for block in re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL)
+        for line in re.split(r"\n(?=\S)", re.sub(r"\\\n\s*", " ", block))
+    ]
+    found = {" ".join(words): words for line in lines if (words := shlex.split(line, comments=True))}
+    return [words for command, words in found.items() if not command.startswith("terrafm bench ")]
+
+
+@pytest.mark.parametrize("words", _printed(), ids=" ".join)
+def test_every_printed_command_is_accepted(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`terrafm`'s options are parsed and nothing is run; of other commands the target or script is there."""
+    from terrafm_tg.cli.fit import TerraFMCLI
+    from terrafm_tg.cli.main import main
+    from terrafm_tg.cli.options import ToolParser
+
+    parse = ToolParser.parse
+
+    def accept(*args: Any) -> None:
+        raise Parsed(args and parse(*args))
+
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    if words[0] in ("python", "sbatch"):
+        script = next(word for word in words[1:] if not word.startswith("-"))
+        assert (ROOT / script).is_file()
+    if "terrafm" not in words:
+        return
+    yaml_of = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/use_in_torchgeo.md").read_text(), re.DOTALL)
+    for name, text in zip(("my_task.yaml", "my_clouds.yaml"), yaml_of, strict=True):
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ToolParser, "parse", accept)
+    monkeypatch.setattr(TerraFMCLI, "before_instantiate_classes", lambda cli: accept())
+    with pytest.raises(Parsed):
+        main(words[words.index("terrafm") + 1 :])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_modules_are_there(page: Path):
+    text = page.read_text()
+    for module in re.findall(r"python -m (benchmarks[.\w]+)", text):
+        assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
+    for path in re.findall(r"`((?:examples|tests|docs|conf|benchmarks)/[\w/]+\.\w+)`", text):
+        assert (ROOT / path).exists(), path
 
 
 @pytest.fixture(scope="module")
