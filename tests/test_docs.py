@@ -86,7 +86,8 @@ def test_the_examples_for_torchgeo_run(hub: Path, tmp_path: Path):
     state = {name: 0.02 * torch.randn(shape) for name, shape in shapes.items() if ".fusion." not in name}
     torch.save(state, hub / "TerraFM-B.pth")
     eurosat.create(tmp_path / "eurosat")
-    names = _run("use_in_torchgeo.md", {"eurosat": tmp_path / "eurosat"})
+    small = {"224": "64", "(14, 14)": "(4, 4)"}
+    names = _run("use_in_torchgeo.md", {"eurosat": tmp_path / "eurosat"}, **small)
     (hub / "TerraFM-B.pth").unlink()
     assert names["embedding"].shape == names["fused"].shape == (2, 768)
     assert names["data"].batch_size == 4
