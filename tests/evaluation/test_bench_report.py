@@ -375,7 +375,7 @@ def _one(**values) -> pd.DataFrame:
 
 
 def test_the_stand_in_table_is_what_the_command_writes(table: pd.DataFrame):
-    from terrafm_tg.evaluation.bench.table import SCHEMA
+    from terrafm_tg.evaluation.bench import SCHEMA
 
     assert set(table) == set(SCHEMA.names)
     assert {model["name"] for model in MODELS} == set(table["name"])

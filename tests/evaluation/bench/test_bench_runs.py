@@ -14,8 +14,8 @@ from tiny_bench import write_config
 
 from processes import start
 from terrafm_tg.cli.main import main
+from terrafm_tg.evaluation.bench.command import spread
 from terrafm_tg.evaluation.bench.config import read_datasets
-from terrafm_tg.evaluation.bench.run import spread
 
 CONF = Path(__file__).resolve().parents[3] / "conf/bench"
 KNN = [{"name": "knn", "k": 5}]

@@ -1,22 +1,59 @@
-"""``terrafm bench``: any models, datasets and protocols, beside the published scores."""
+"""``terrafm bench``: plans, does the missing units, writes table and report, and prints."""
 
-from collections.abc import Sequence
+import dataclasses
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+import pandas as pd
 import torch
+from rich.console import Console
+from rich.table import Table
 
 from terrafm_tg.datasets.bench.task import Bands
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.evaluation.report import write_bench_report
+from terrafm_tg.evaluation.report.lines import entries, leading, score_lines
+from terrafm_tg.evaluation.report.published import highest
+from terrafm_tg.evaluation.report.tables import percent
+from terrafm_tg.utils.files import write_json
+from terrafm_tg.utils.parallel import run_units
 
 from .config import read_datasets, read_models, read_protocols, unknown
-from .plan import Plan, make_plan
-from .printing import print_plan, print_results, warnings_once
-from .run import run_plan
-from .work import How, own_device
+from .results import collect_results, write_results
+from .units import Plan, Skipped, WorkUnit, make_plan, split_available
+from .work import RunSettings, own_device, run_unit
 
 _BANDS: tuple[Bands, ...] = ("corrected", "labelled")
+
+
+@contextmanager
+def warnings_once() -> Iterator[None]:
+    """Shows a warning as one line without its place in the code, and once however many units bring it."""
+    seen: set[str] = set()
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if str(message) not in seen:
+            seen.add(str(message))
+            print(f"terrafm: warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 @warnings_once()
@@ -66,7 +103,7 @@ def run_bench(
         dry_run: Whether only to list the units of work, and what is missing.
 
     Raises:
-        TerraFMError: If a setting is wrong, there is nothing to do, or in the end for what failed.
+        TerraFMError: If a setting is wrong, there is nothing to do, or in the end for units that failed.
     """
     if root is None or out is None:
         missing = "root" if root is None else "out"
@@ -76,52 +113,162 @@ def run_bench(
     if not root.is_dir():
         raise TerraFMError(f"There is no folder {root}: give the folder of the benchmarks as `root`.")
     tasks = read_datasets(datasets)
-    entries = read_protocols(protocols, tasks, fractions, seeds)
+    protocol_entries = read_protocols(protocols, tasks, fractions, seeds)
     specs = read_models(models)
     wanted = [bands] if isinstance(bands, str) else list(bands)
     for level in wanted:
         if level not in _BANDS:
             raise TerraFMError(unknown("setting of `bands`", level, _BANDS))
-    levels = [level for level in _BANDS if level in wanted]
     own_device(device)
-    plan = make_plan(specs, tasks, entries, root, levels)
+    plan = make_plan(specs, tasks, protocol_entries, root, [level for level in _BANDS if level in wanted])
     if dry_run:
-        print_plan(plan, out)
+        _print_plan(plan, out)
         return
     if not plan.units:
         raise TerraFMError(_nothing(plan))
-    workers = _workers(workers, scheduler, device)
-    how = How(
-        out=out.absolute(),
-        device=device,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        cache=out.absolute() / "embeddings" if cache else None,
-    )
-    results = run_plan(plan, how, workers, scheduler)
-    print_results(results.frame, results.plan, results.report)
-    failed = [item for item in results.plan.skipped if item.failed]
+    if workers is None and scheduler is None:
+        # One process per GPU if there are several and Dask is installed; else this process.
+        count = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+        workers = count if count > 1 and find_spec("distributed") is not None else 0
+    embeddings = out.absolute() / "embeddings" if cache else None
+    run = RunSettings(out.absolute(), device, batch_size, num_workers, embeddings)
+    plan, frame = run_plan(plan, run, workers, scheduler)
+    skipped = [dataclasses.asdict(item) for item in plan.skipped]
+    write_json(out / "skipped.json", skipped)
+    _print_results(frame, plan, write_bench_report(frame, out, skipped))
+    failed = [item for item in plan.skipped if item.failed]
     if failed:
-        what = ", ".join(filter(None, [failed[0].dataset, failed[0].model, failed[0].protocol]))
         more = f", and {len(failed) - 1} more, which {out / 'skipped.json'} names" if len(failed) > 1 else ""
         raise TerraFMError(
-            f"{what} failed: {failed[0].reason.rstrip('.')}{more}. The others are in the report."
+            f"{failed[0].name} failed: {failed[0].reason.rstrip('.')}{more}. The others are in the report."
         )
 
 
-def _workers(workers: int | None, scheduler: str | None, device: str) -> int | None:
-    """One process per GPU where there are several and Dask is installed; else this process."""
-    if workers is not None or scheduler is not None:
-        return workers
-    count = torch.cuda.device_count() if device in ("auto", "cuda") else 0
-    return count if count > 1 and find_spec("distributed") is not None else 0
-
-
 def _nothing(plan: Plan) -> str:
-    """Why a plan has no unit."""
-    if plan.skipped:
-        names: Sequence[str] = [item.dataset for item in plan.skipped]
-        first = plan.skipped[0].reason.rstrip(".")
-        more = f" The same goes for {', '.join(names[1:])}." if names[1:] else ""
-        return f"{first}.{more}"
-    return "No protocol fits any of the datasets: see docs/benchmarks.md for which takes which."
+    """Says why a plan has no unit."""
+    if not plan.skipped:
+        return "No protocol fits any of the datasets: see docs/benchmarks.md for which takes which."
+    first, *others = plan.skipped
+    more = f" The same goes for {', '.join(item.dataset for item in others)}." if others else ""
+    return f"{first.reason.rstrip('.')}.{more}"
+
+
+def run_plan(
+    plan: Plan, run: RunSettings, workers: int | None, scheduler: str | None
+) -> tuple[Plan, pd.DataFrame]:
+    """Does what is missing of a plan; then writes ``results.parquet`` and ``results.csv``.
+
+    Every unit's rows are on disk before the next begins: a killed run loses the units under way alone. Of each model
+    that is still to be judged, the weights are fetched first.
+
+    Args:
+        plan: The work.
+        run: Settings of the run.
+        workers: Processes on this machine; 0 for this one alone.
+        scheduler: Address of a Dask cluster instead.
+
+    Returns:
+        The plan with what was skipped or failed on the way, and the table of results.
+    """
+    todo, unavailable = split_available([unit for unit in plan.units if unit.read(run.out) is None])
+    skipped = [*plan.skipped, *unavailable]
+    alone = workers == 0 and scheduler is None
+    todo = todo if alone else spread(todo)
+    with nullcontext() if alone or not todo else _dask_settings():
+        outcomes = run_units(
+            partial(run_unit, run=run),
+            todo,
+            workers=workers,
+            scheduler=scheduler,
+            title="Benchmark",
+            describe=lambda unit: unit.title,
+        )
+        for position, outcome in outcomes if todo else ():
+            if outcome.state != "done":
+                unit, failed = todo[position], outcome.state == "failed"
+                names = unit.spec.label, unit.protocol.name
+                skipped.append(Skipped(unit.dataset, outcome.reason, *names, failed=failed))
+    frame = collect_results(run.out, plan.units)
+    write_results(frame, run.out)
+    return Plan(plan.units, list(dict.fromkeys(skipped))), frame
+
+
+def spread(units: list[WorkUnit]) -> list[WorkUnit]:
+    """Returns units in an order in which those that need the same embeddings are far apart.
+
+    The first of them computes these; others that ran at the same time would compute them too.
+    """
+    seen: Counter[tuple[object, ...]] = Counter()
+    turns = []
+    for unit in units:
+        same = (unit.spec, unit.dataset, unit.bands)
+        turns.append(seen[same])
+        seen[same] += 1
+    return [units[at] for at in sorted(range(len(units)), key=turns.__getitem__)]
+
+
+def _dask_settings() -> AbstractContextManager[object]:
+    """Lets Dask's worker processes start the processes of a DataLoader, which daemons may not."""
+    if find_spec("distributed") is None:
+        return nullcontext()
+    import dask
+
+    import_module("distributed")  # or its own settings, read at that import, would go with this one
+    return dask.config.set({"distributed.worker.daemon": False})
+
+
+def _print_plan(plan: Plan, out: Path) -> None:
+    """Prints every unit, whether it is done already, and what is missing."""
+    table = _table(f"{len(plan.units)} units of work", "dataset", "model", "protocol", "train", "seed", "")
+    done = [unit.read(out) is not None for unit in plan.units]
+    for unit, is_done in zip(plan.units, done, strict=True):
+        dataset = unit.dataset if unit.bands == "corrected" else f"{unit.dataset} ({unit.bands})"
+        cells = [dataset, unit.spec.label, unit.protocol.name, percent(unit.fraction), str(unit.seed)]
+        table.add_row(*cells, "done" if is_done else "to do")
+    console = Console()
+    console.print(table)
+    console.print(f"{sum(done)} of {len(plan.units)} units are done in {out}.", soft_wrap=True)
+    _print_skipped(plan.skipped, console)
+
+
+def _print_results(frame: pd.DataFrame, plan: Plan, report: Path) -> None:
+    """Prints headline scores, what was skipped, and where the report is."""
+    title = "Headline scores in percent, with 95 % intervals"
+    table = _table(title, "dataset, protocol", "model", "score", "published", "best published")
+    before = ""
+    for line in leading(score_lines(entries(frame))):
+        what = f"{line.dataset}: {line.protocol}, {line.metric}, {percent(line.train_fraction)}"
+        first = what != before
+        if before and first:
+            table.add_section()
+        found, theirs = line.estimate, highest(line.published)
+        interval = f" ({found.low:.1f}–{found.high:.1f})" if found.kind else ""
+        reference = f"{line.reference.score:.1f}" if line.reference else ""
+        best = f"{theirs.score:.1f} {theirs.label}" if first and theirs else ""
+        table.add_row(what if first else "", line.entry, f"{found.mean:.1f}{interval}", reference, best)
+        before = what
+    console = Console()
+    if table.row_count:
+        console.print(table)
+    _print_skipped(plan.skipped, console)
+    console.print(f"Written: {report.parent / 'results.parquet'} and .csv; report: {report}", soft_wrap=True)
+
+
+def _print_skipped(skipped: list[Skipped], console: Console) -> None:
+    """Prints what was not done: one line for each reason."""
+    reasons: dict[tuple[bool, str], list[str]] = {}
+    for item in skipped:
+        reasons.setdefault((item.failed, item.reason), []).append(item.name)
+    for (failed, reason), names in reasons.items():
+        line = f"{'failed' if failed else 'skipped'}: {'; '.join(names)}: {reason}"
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        numbers = column in ("score", "published", "best published")
+        table.add_column(
+            column, justify="right" if numbers else "left", overflow="ellipsis" if numbers else "fold"
+        )
+    return table

@@ -1,4 +1,4 @@
-"""What a configuration of ``terrafm bench`` says, checked: models, datasets, protocols."""
+"""Models, datasets and protocols from a configuration of ``terrafm bench``, checked."""
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
@@ -22,7 +22,7 @@ RANDOM = "random"
 
 @dataclasses.dataclass(frozen=True)
 class ProtocolEntry:
-    """One protocol of a configuration, and where it differs from the rest.
+    """One protocol of a configuration, with its datasets, fractions and seeds.
 
     Args:
         protocol: With its settings.
@@ -38,7 +38,7 @@ class ProtocolEntry:
 
 
 def read_models(entries: Sequence[Mapping[str, Any] | str] | str) -> list[ModelSpec]:
-    """Models from a configuration.
+    """Reads models from a configuration.
 
     Args:
         entries: Mappings of the settings of :class:`ModelSpec`, or ``MODEL`` for its published weights,
@@ -67,7 +67,7 @@ def read_models(entries: Sequence[Mapping[str, Any] | str] | str) -> list[ModelS
 
 
 def read_datasets(names: Sequence[str] | str) -> list[BenchTask]:
-    """Datasets by name, pattern (``m-*``) or benchmark (``GEO-Bench``), in the order of the registry.
+    """Reads datasets by name, pattern (``m-*``) or benchmark (``GEO-Bench``), in the order of the registry.
 
     Raises:
         TerraFMError: If a name fits none.
@@ -92,7 +92,7 @@ def read_protocols(
     fractions: Sequence[float] | float,
     seeds: Sequence[int] | int,
 ) -> list[ProtocolEntry]:
-    """Protocols from a configuration.
+    """Reads protocols from a configuration.
 
     Args:
         entries: Names, or mappings of ``name``, the protocol's settings and, where they differ from the
@@ -126,7 +126,7 @@ def read_protocols(
 
 
 def build[T: DataclassInstance](cls: type[T], values: Mapping[str, Any], what: str) -> T:
-    """A dataclass from a mapping of a configuration.
+    """Builds a dataclass from a mapping of a configuration.
 
     Raises:
         TerraFMError: If a setting is unknown or of the wrong type.
@@ -148,7 +148,7 @@ def build[T: DataclassInstance](cls: type[T], values: Mapping[str, Any], what: s
 
 
 def unknown(what: str, name: str, known: Collection[str]) -> str:
-    """The sentence for a name that there is not: near ones, else all."""
+    """Says that a name is unknown, with near ones, else all."""
     near = get_close_matches(name, known) or [item for item in known if name.lower() in item.lower()][:3]
     choice = f"did you mean {' or '.join(near)}?" if near else f"use one of {', '.join(known) or '(none)'}."
     return f"There is no {what} {name!r}: {choice}"

@@ -1,4 +1,4 @@
-"""Does one unit of work, on this process's own device."""
+"""One unit of work, done on this process's own device."""
 
 import json
 import multiprocessing
@@ -8,7 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -23,15 +23,15 @@ from terrafm_tg.evaluation.encoders import BenchEncoder, UnsupportedTaskError, l
 from terrafm_tg.evaluation.encoders.reader import Reader
 from terrafm_tg.evaluation.protocols import Context, Score, Splits
 
-from .table import SCHEMA
-from .unit import Unit
+from .results import SCHEMA
+from .units import WorkUnit
 
-#: Packages whose versions stand beside every score.
+#: Packages whose versions are kept with every score.
 _PACKAGES = ("terrafm-tg", "torch", "torchgeo", "timm", "lightning", "torchmetrics", "scikit-learn")
 
 
-class How(NamedTuple):
-    """How a run does its units; nothing of it changes a score.
+class RunSettings(NamedTuple):
+    """Settings of a run that change no score.
 
     Args:
         out: Folder of the results.
@@ -49,33 +49,33 @@ class How(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a unit: its rows are in its file where it is ``done``, else there is a reason."""
+    """State of a unit: if it is ``done`` its rows are in its file, else there is a reason."""
 
     state: Literal["done", "skipped", "failed"]
     reason: str = ""
 
 
-def run_unit(unit: Unit, how: How) -> Outcome:
-    """Do one unit and keep its rows; what it needs lies on disk, so any process can.
+def run_unit(unit: WorkUnit, run: RunSettings) -> Outcome:
+    """Does one unit and keeps its rows; all that it needs lies on disk, so any process can.
 
     Args:
         unit: The unit.
-        how: Where and how.
+        run: Settings of the run.
     """
     if _worker_number() is not None:
         # Dask's processes spawn others, and each process of a loader would import everything anew.
         multiprocessing.set_start_method(None, force=True)
     try:
         splits = open_splits(unit)
-        device = own_device(how.device)
-        scratch = how.out / "unfinished" / unit.key
+        device = own_device(run.device)
+        scratch = run.out / "unfinished" / unit.key
         context = Context(
             device=device,
             seed=unit.seed,
             fraction=unit.fraction,
-            cache=how.cache,
-            batch_size=how.batch_size,
-            num_workers=how.num_workers,
+            cache=run.cache,
+            batch_size=run.batch_size,
+            num_workers=run.num_workers,
             folder=scratch,
         )
         with isolate_rng():
@@ -94,29 +94,24 @@ def run_unit(unit: Unit, how: How) -> Outcome:
         reason = str(error).partition(". ")[0]
         return Outcome("failed", f"{reason}: use a smaller `batch_size`, for the model and the protocol.")
     common["seconds"] = round(seconds, 3)
-    unit.write(how.out, [common | _row(score, unit, splits.train) for score in scores])
+    unit.write(run.out, [common | _row(score, unit, splits.train) for score in scores])
     shutil.rmtree(scratch, ignore_errors=True)
     with suppress(OSError):  # that of another unit is in it
         scratch.parent.rmdir()
     return Outcome("done")
 
 
-def open_splits(unit: Unit) -> Splits:
-    """The three parts of the unit's dataset."""
-    return Splits(
-        open_bench(
-            unit.dataset, unit.root, "train", fraction=unit.fraction, seed=unit.seed, bands=unit.bands
-        ),
-        open_bench(unit.dataset, unit.root, "val", bands=unit.bands),
-        open_bench(unit.dataset, unit.root, "test", bands=unit.bands),
-    )
+def open_splits(unit: WorkUnit) -> Splits:
+    """Opens the three parts of the unit's dataset."""
+    open_ = partial(open_bench, unit.dataset, unit.root, bands=unit.bands)
+    return Splits(open_("train", fraction=unit.fraction, seed=unit.seed), open_("val"), open_("test"))
 
 
 def own_device(wanted: str) -> torch.device:
-    """The device of this process.
+    """Returns the device of this process.
 
     Args:
-        wanted: ``"auto"`` for a GPU where there is one. Of several, each Dask worker of this machine takes the one of
+        wanted: ``"auto"`` for a GPU if there is one. Of several, each Dask worker of this machine takes the one of
             its own number; a worker of a cluster takes the first that its ``CUDA_VISIBLE_DEVICES`` shows it.
 
     Raises:
@@ -138,7 +133,7 @@ def own_device(wanted: str) -> torch.device:
 
 
 def _worker_number() -> int | None:
-    """Of a worker that this machine's run started; 0 of another Dask worker; None in any other process."""
+    """Returns the number of a worker of this run; 0 in another Dask worker; None in any other process."""
     if "distributed" not in sys.modules:
         return None
     from distributed import get_worker
@@ -150,9 +145,11 @@ def _worker_number() -> int | None:
     return name if isinstance(name, int) else 0
 
 
-def _common(unit: Unit, splits: Splits, encoder: BenchEncoder, device: torch.device) -> dict[str, Any]:
-    """What all rows of a unit share."""
+def _common(unit: WorkUnit, splits: Splits, encoder: BenchEncoder, device: torch.device) -> dict[str, Any]:
+    """Returns the columns that all rows of a unit share."""
     task, spec = splits.test.task, unit.spec
+    readers = [module for module in encoder.modules() if isinstance(module, Reader)]
+    read = {source.sensor for reader in readers for source in reader.sources if source is not None}
     return {
         "benchmark": task.benchmark,
         "dataset": task.name,
@@ -161,7 +158,7 @@ def _common(unit: Unit, splits: Splits, encoder: BenchEncoder, device: torch.dev
         "name": spec.label,
         "weights": spec.weights or "",
         "stem": spec.stem or "",
-        "sensors": ",".join(sensor for sensor in task.sensors if sensor in _read_by(encoder)),
+        "sensors": ",".join(sensor for sensor in task.sensors if sensor in read),
         "pooling": spec.pooling,
         "size": encoder.size,
         "normalization": spec.normalization,
@@ -170,7 +167,7 @@ def _common(unit: Unit, splits: Splits, encoder: BenchEncoder, device: torch.dev
         "seed": unit.seed,
         "n_train": len(splits.train),
         "n_test": len(splits.test),
-        "machine": machine(device),
+        "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "versions": versions(),
         "model_id": encoder.identity,
         "data_id": unit.stamp.partition(" ")[0],
@@ -178,14 +175,8 @@ def _common(unit: Unit, splits: Splits, encoder: BenchEncoder, device: torch.dev
     }
 
 
-def _read_by(encoder: BenchEncoder) -> set[str]:
-    """The sensors that an encoder takes bands of."""
-    readers = [module for module in encoder.modules() if isinstance(module, Reader)]
-    return {source.sensor for reader in readers for source in reader.sources if source is not None}
-
-
-def _row(score: Score, unit: Unit, train: BenchDataset) -> dict[str, Any]:
-    """One score; numbers that there are not (a class that does not occur) become null."""
+def _row(score: Score, unit: WorkUnit, train: BenchDataset) -> dict[str, Any]:
+    """Returns the columns of one score; NaN (a class that does not occur) becomes null."""
     more = {name: value for name, value in asdict(unit.spec).items() if name not in SCHEMA.names}
     settings = {**more, **unit.protocol.settings, **score.settings, "partition": train.partition}
     classes = score.per_class
@@ -206,13 +197,10 @@ def _number(value: float) -> float | None:
 
 @cache
 def versions() -> str:
-    """Versions of what computes the scores, as JSON."""
+    """Returns the versions of the packages that compute the scores, as JSON."""
     found = {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()}
     return json.dumps(found)
 
 
-def machine(device: torch.device) -> str:
-    """The processor that computed a score."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+def _processor() -> str:
     return f"{platform.system()} {platform.processor() or platform.machine()}"
