@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import build_encoder
-from terrafm_tg.models.sizes import BUILDERS
+from terrafm_tg.models.builders import BUILDERS
 from terrafm_tg.models.smp_encoder import TerraFMEncoder, feature_blocks
 
 

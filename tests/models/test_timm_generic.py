@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.models.sizes import BUILDERS, SIZES
+from terrafm_tg.models.sizes import SIZES, VARIANTS
 
 pytestmark = pytest.mark.filterwarnings("ignore:A bare tensor of 12 channels")
 
 DIM, DEPTH, PX = 48, 3, 32
 GRID = PX // 16
-NAMES = list(BUILDERS)
-FEW = ["terrafm_tiny", "terrafm_tiny_s1rtc", "terrafm_tiny_s2l1c", "terrafm_tiny_rgb"]
+#: Every ending and every size.
+NAMES = [*SIZES, *(f"terrafm_tiny{ending}" for ending in VARIANTS)]
+FEW = ["terrafm_tiny", "terrafm_tiny_s1rtc", "terrafm_tiny_eurosat", "terrafm_tiny_rgb"]
 DICT = {"s1rtc": torch.randn(2, 2, PX, PX), "s2l2a": torch.randn(2, 12, PX, PX)}
 
 

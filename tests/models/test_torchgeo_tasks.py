@@ -7,12 +7,14 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torchgeo.datasets import EuroSAT
 from torchgeo.models import get_model, get_weight
 from torchgeo.tasks import Classification, Regression
 from torchgeo.tasks.utils import load_state_dict
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import build_encoder, export_encoder
+from terrafm_tg.models.sizes import split_name
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         ("terrafm_tiny_s1rtc", 2),
         ("terrafm_tiny_s2l1c", 12),
         ("terrafm_tiny_rgb", 3),
+        ("terrafm_tiny_rgbn", 4),
+        ("terrafm_tiny_s2l1c_10", 10),
+        ("terrafm_tiny_s2l2a_10", 10),
+        ("terrafm_tiny_s2l1c_13", 13),
+        ("terrafm_tiny_eurosat", 13),
     ],
 )
 def test_every_pretrained_tensor_equals_the_files(
@@ -63,8 +70,35 @@ def test_another_depth_is_refused(exported: tuple[Path, dict[str, Tensor]], tmp_
     assert len(get_model("terrafm_tiny", weights=path).blocks) == 2
     with pytest.raises(TerraFMError, match="has 2 blocks and the model 12: build it with depth=2"):
         Classification(model="terrafm_tiny", weights=str(path), in_channels=2, num_classes=2)
+    torch.save(build_encoder("terrafm_nano").state_dict(), tmp_path / "nano.pth")
+    path = export_encoder(tmp_path / "nano.pth", tmp_path / "nano")[1]
+    with pytest.raises(TerraFMError, match=r"has 6 blocks and the model 12: build terrafm_nano\."):
+        Classification(model="terrafm_tiny", weights=str(path), in_channels=2, num_classes=2)
+    task = Classification(model="terrafm_nano", weights=str(path), in_channels=2, num_classes=2)
+    assert len(task.model.blocks) == 6
     with pytest.raises(TerraFMError, match="192 wide and the model 384"):
         Classification(model="terrafm_small", weights=str(exported[0]), in_channels=2, num_classes=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "named"),
+    [
+        (
+            "terrafm_tiny_s2l1c",
+            13,
+            r"_s2l1c_13 \(s2l1c B01, .*, B8A, B09, B10, .*_eurosat \(s2l1c B01, .*, B12, B8A\)",
+        ),
+        ("terrafm_tiny", 10, r"_s2l2a_10 \(s2l2a B02, .*_s2l1c_10 \(s2l1c B02, "),
+        ("terrafm_tiny", 4, r"_rgbn \(s2l2a B04, B03, B02, B08\)"),
+    ],
+)
+def test_other_counts_of_channels_name_what_reads_them(name: str, channels: int, named: str) -> None:
+    with pytest.raises(TerraFMError, match=f"{channels}.*terrafm_<size>{named}"):
+        Classification(model=name, in_channels=channels, num_classes=2)
+
+
+def test_eurosats_bands_are_those_of_torchgeo() -> None:
+    assert split_name("terrafm_base_eurosat")[1]["bands"] == EuroSAT.all_band_names
 
 
 @pytest.mark.parametrize("task", [Classification, Regression])
@@ -88,4 +122,4 @@ def test_registered_names_resolve_where_tasks_look_them_up() -> None:
     from torchgeo.tasks import classification, segmentation
 
     for module in (classification, segmentation):
-        assert module.get_weight("terrafm_base") is get_weight("TerraFM_Base_Weights.SENTINEL12_ALL_DINO")
+        assert module.get_weight("terrafm_base") == get_weight("TerraFM_Base_Weights.SENTINEL12_ALL_DINO")

@@ -29,6 +29,7 @@ from torchgeo.tasks import BaseTask
 from terrafm_tg.callbacks import ProgressLines, RunSummary
 from terrafm_tg.datamodules import MajorTOMDataModule, TileDataModule
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.models.registration import register
 
 from .options import find_configs, refuse
 from .trainer import IN_TRAINER, Started, callbacks_of, check_gpus, check_mesh, in_a_sentence, precision_of
@@ -306,6 +307,7 @@ def prepare(words: Sequence[str]) -> list[str]:
         warnings.filterwarnings("ignore", f".*{message}.*")
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(_no_advertisement)
+    register()  # names for TorchGeo's tasks, which the command had not imported until now
     sys.path.append(os.getcwd())  # for classes of the user's own
     return with_model(find_configs(words))
 

@@ -1,25 +1,20 @@
-"""Encoder weights from files and URLs, and back into files that other projects load."""
+"""Encoder weights from files and URLs, into a model."""
 
 import http.client
-import os
-import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
-from torchvision.models._api import WeightsEnum
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.files import atomic_write
 
-from .sizes import SIZES
+from .sizes import SIZES, find_size
 from .vit import TerraFMViT
-from .weights import find_weights
 
 #: A tensor that every TerraFM encoder has: its place in a checkpoint is the encoder's.
 _ANCHOR = "patch_embed.conv2d_s1.weight"
@@ -27,64 +22,41 @@ _ANCHOR = "patch_embed.conv2d_s1.weight"
 #: Parts that a model may have and a checkpoint lack: they start fresh.
 _FRESH = ("head.", "fc_norm.", "attn_pool.")
 
-#: What reading a damaged file raises.
-_DAMAGE = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    pickle.UnpicklingError,
-    SafetensorError,
-)
 
-
-def load_encoder_state(
-    source: WeightsEnum | str | os.PathLike[str], *, expected: str | None = None, progress: bool = True
+def read_encoder(
+    source: str, expected: str | None = None, progress: bool = True, option: str = "weights"
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads an encoder's tensors and what they say about the model.
-
-    Takes the published file (flat, or wrapped under keys such as ``model``), a Lightning checkpoint of our
-    pretraining (its teacher), an exported ``.ckpt`` or ``.safetensors``, and a checkpoint of TorchGeo's
-    tasks. Only tensors and plain values are unpickled.
+    """Reads an encoder from a file or a URL; see :func:`~terrafm_tg.models.load_encoder_state`.
 
     Args:
-        source: A registered weight or its name, a path, or a URL. A URL's file is kept in the torch hub cache
-            and read from there, offline too.
-        expected: The size that must be in it, such as ``terrafm_base``.
+        source: A path, or a URL.
+        expected: The size that must be in it.
         progress: Whether a download shows a progress bar.
+        option: The setting that the source was given as, for messages.
 
     Returns:
-        The state dict with the published names, on the CPU, and a dict of ``model`` (the size's name, None
-        for an unusual width), ``embed_dim``, ``depth`` and ``hyper_parameters`` (of the file; may be empty).
+        The tensors, and ``model``, ``embed_dim``, ``depth`` and ``hyper_parameters``.
 
     Raises:
         TerraFMError: If there is no such file, it is damaged, or holds no TerraFM encoder or one of another
             size.
     """
-    weight = source if isinstance(source, WeightsEnum) else find_weights(os.fspath(source))
-    if weight is not None:
-        if expected not in (None, weight.meta["model"]):
-            raise TerraFMError(f"{weight} is of {weight.meta['model']}, not of {expected}: build that model.")
-        source = weight.url
-    place = source if isinstance(source, str) else os.fspath(source)
-    remote = urlparse(place).scheme in ("http", "https", "file")
-    content = _read_url(place, progress) if remote else _read(Path(place))
-    state = find_encoder(content, place)
+    remote = urlparse(source).scheme in ("http", "https", "file")
+    content = _read_url(source, progress, option) if remote else _read(Path(source), option)
+    state = find_encoder(content, source)
     width = state["cls_token"].shape[-1]
-    found = next((name for name, size in SIZES.items() if size["embed_dim"] == width), None)
-    if expected not in (None, found):
+    depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    model = find_size(width, depth)
+    if expected is not None and SIZES[expected]["embed_dim"] != width:
         raise TerraFMError(
-            f"{place} holds {found or 'an encoder'} ({width} wide), not {expected}: build the size it was "
+            f"{source} holds {model or 'an encoder'} ({width} wide), not {expected}: build the size it was "
             "trained with."
         )
     hyper_parameters = content.get("hyper_parameters")
     return state, {
-        "model": found,
+        "model": model,
         "embed_dim": width,
-        "depth": len({name.split(".")[1] for name in state if name.startswith("blocks.")}),
+        "depth": depth,
         "hyper_parameters": dict(hyper_parameters) if isinstance(hyper_parameters, Mapping) else {},
     }
 
@@ -96,7 +68,7 @@ def load_weights(model: TerraFMViT, state: Mapping[str, Tensor], source: str) ->
 
     Args:
         model: Receives the tensors.
-        state: From :func:`load_encoder_state`.
+        state: From :func:`read_encoder`.
         source: What a message calls the checkpoint.
 
     Raises:
@@ -121,38 +93,8 @@ def load_weights(model: TerraFMViT, state: Mapping[str, Tensor], source: str) ->
         )
 
 
-def export_encoder(checkpoint: str | os.PathLike[str], out: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """Writes a checkpoint's encoder for other projects; each file appears whole or not at all.
-
-    Args:
-        checkpoint: Anything that :func:`load_encoder_state` reads; of our pretraining, its teacher is taken.
-        out: Path without ending. Folders are made.
-
-    Returns:
-        ``<out>.safetensors``, and ``<out>.ckpt``, which TorchGeo's tasks take as ``weights=``.
-
-    Raises:
-        TerraFMError: If the checkpoint cannot be read.
-    """
-    state, meta = load_encoder_state(checkpoint)
-    name = meta["model"] or str(meta["hyper_parameters"].get("model"))
-    tensors = {key: tensor.contiguous() for key, tensor in state.items()}
-    # The prefix and the hyper-parameter are what TorchGeo's extract_backbone looks for.
-    wrapped = {f"model.{key}": tensor for key, tensor in tensors.items()}
-    lightning = {"state_dict": wrapped, "hyper_parameters": {"model": name, "depth": meta["depth"]}}
-    target = Path(out)
-    if target.suffix in (".ckpt", ".safetensors"):
-        target = target.with_suffix("")
-    paths = target.with_name(f"{target.name}.safetensors"), target.with_name(f"{target.name}.ckpt")
-    with atomic_write(paths[0]) as partial:
-        save_file(tensors, partial, metadata={"format": "pt", "model": name, "depth": str(meta["depth"])})
-    with atomic_write(paths[1]) as partial, partial.open("wb") as file:
-        torch.save(lightning, file)
-    return paths
-
-
 def find_encoder(content: object, source: str) -> dict[str, Tensor]:
-    """The encoder's tensors by their published names, wherever they are nested; the teacher's of several.
+    """Finds the encoder's tensors, wherever they are nested, and names them as published; the teacher's of several.
 
     Args:
         content: Nested dicts with tensors.
@@ -184,40 +126,42 @@ def _flatten(content: object, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from _flatten(value, f"{prefix}{key}.")
 
 
-def _read(path: Path, url: str | None = None) -> dict[str, Any]:
+def _read(path: Path, option: str, url: str | None = None) -> dict[str, Any]:
     """The content of a checkpoint file, ``url`` being where it was just downloaded from."""
     if not path.is_file():
         raise TerraFMError(
-            f"There is no checkpoint file {path}: correct `weights`, or use a name such as terrafm_base."
+            f"There is no checkpoint file {path}: correct `{option}`, or use a name such as terrafm_base."
         )
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except _DAMAGE as error:
+    except (
+        Exception
+    ) as error:  # damage makes the readers of zips and pickles raise whatever they stumble over
         reason = str(error).split("\n")[0].split(". ")[0][:100] or type(error).__name__
-        advice = "try again later" if url else "delete it and fetch or export it again"
+        advice = "try again later" if url else f"give a whole one as `{option}`, fetched or exported again"
         raise TerraFMError(
             f"The checkpoint {url or path} is damaged or not one ({reason}): {advice}."
         ) from error
     return content if isinstance(content, dict) else {}
 
 
-def _read_url(url: str, progress: bool) -> dict[str, Any]:
+def _read_url(url: str, progress: bool, option: str) -> dict[str, Any]:
     """The content of a URL's file in the torch hub cache, which a download enters only if it holds an encoder."""
     name = Path(urlparse(url).path).name
     target = Path(torch.hub.get_dir(), "checkpoints", name)
     if target.is_file():
-        return _read(target)
+        return _read(target, option)
     sha256 = torch.hub.HASH_REGEX.search(name)
     try:
         with atomic_write(target) as partial:
             torch.hub.download_url_to_file(url, str(partial), sha256[1] if sha256 else None, progress)
-            content = _read(partial, url)
+            content = _read(partial, option, url)
             find_encoder(content, url)
     except (OSError, http.client.HTTPException, RuntimeError) as error:
         raise TerraFMError(
             f"{url} could not be downloaded ({error}): put the file at {target}, or pass its path as "
-            "`weights`."
+            f"`{option}`."
         ) from error
     return content

@@ -1,4 +1,4 @@
-"""The encoder as ONNX: one height and width, one set of modalities, any batch."""
+"""The encoder as files for other projects: tensors, and a graph in ONNX."""
 
 import copy
 import json
@@ -9,19 +9,51 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import get_modalities
 from terrafm_tg.utils.files import atomic_write
 
-from .sizes import data_config
+from .builders import data_config
 from .vit import TerraFMViT
+from .weights import load_encoder_state
 
 #: What the export needs, in the extra `onnx`.
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 #: Largest difference from the encoder that is rounding (fp32, outputs of unit order).
 _TOLERANCE = 1e-3
+
+
+def export_encoder(checkpoint: str | os.PathLike[str], out: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """Writes a checkpoint's encoder for other projects; each file appears whole or not at all.
+
+    Args:
+        checkpoint: Anything that :func:`load_encoder_state` reads; of our pretraining, its teacher is taken.
+        out: Path without ending. Folders are made.
+
+    Returns:
+        ``<out>.safetensors``, and ``<out>.ckpt``, which TorchGeo's tasks take as ``weights=``.
+
+    Raises:
+        TerraFMError: If the checkpoint cannot be read.
+    """
+    state, meta = load_encoder_state(checkpoint, option="checkpoint")
+    name = meta["model"] or str(meta["hyper_parameters"].get("model"))
+    tensors = {key: tensor.contiguous() for key, tensor in state.items()}
+    # The prefix and the hyper-parameter are what TorchGeo's extract_backbone looks for.
+    wrapped = {f"model.{key}": tensor for key, tensor in tensors.items()}
+    lightning = {"state_dict": wrapped, "hyper_parameters": {"model": name, "depth": meta["depth"]}}
+    target = Path(out)
+    if target.suffix in (".ckpt", ".safetensors"):
+        target = target.with_suffix("")
+    paths = target.with_name(f"{target.name}.safetensors"), target.with_name(f"{target.name}.ckpt")
+    with atomic_write(paths[0]) as partial:
+        save_file(tensors, partial, metadata={"format": "pt", "model": name, "depth": str(meta["depth"])})
+    with atomic_write(paths[1]) as partial, partial.open("wb") as file:
+        torch.save(lightning, file)
+    return paths
 
 
 def export_onnx(

@@ -9,6 +9,8 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, S1RTC, S2L2A, get_modality
 from terrafm_tg.transforms import SensorBatch
 
+from .sizes import names_for
+
 #: Side of a patch in pixels.
 PATCH_SIZE = 16
 
@@ -198,16 +200,14 @@ def _check_image(name: str, x: Tensor, columns: Columns) -> None:
 
 
 def _channel_message(channels: int, columns: Columns, modality: str | None) -> str:
+    presets = f", or use {' or '.join(names_for(channels))}" if names_for(channels) else ""
     if modality is None:
         usual = " nor ".join(f"{m.name} ({len(columns[m.name])})" for m in (S1RTC, S2L2A))
-        return (
-            f"{channels} channels are neither {usual}: say what they are with `modality=` and `bands=`, or "
-            "use terrafm_<size>_rgb for red, green and blue."
-        )
+        return f"{channels} channels are neither {usual}: say what they are with `modality=` and `bands=`{presets}."
     sensor = get_modality(modality)
     bands = sensor.channel_names(columns[modality])
     expected = f"{len(bands)} channel{'s' * (len(bands) > 1)} here ({', '.join(bands)})"
-    return f"{modality} has {expected}, got {channels}: name yours with `bands=`."
+    return f"{modality} has {expected}, got {channels}: name yours with `bands=`{presets}."
 
 
 def _list(names: Iterable[str]) -> str:

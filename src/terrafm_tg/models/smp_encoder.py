@@ -104,7 +104,7 @@ class TerraFMEncoder(TerraFMViT):
         self.dates = 2 if in_channels not in known and in_channels / 2 in known else 1
         self.in_chans = self.dates * input_channels(self.columns, self.modality, in_channels // self.dates)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor) -> list[Tensor]:  # type: ignore[override]  # smp's encoders return their features
         """Features of one date, or of two.
 
         Args:

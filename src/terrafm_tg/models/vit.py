@@ -25,6 +25,7 @@ from .inputs import (
 )
 from .multi_crop import CropBlock, DepthPlan, embed_groups
 from .patch_embed import SensorPatchEmbed
+from .sizes import SIZES, find_size
 
 #: Anything that the encoder reads.
 type Images = Tensor | Mapping[str, Tensor] | SensorBatch
@@ -300,14 +301,14 @@ class TerraFMViT(VisionTransformer):
         if token is not None and token.shape[-1] != self.embed_dim:
             raise TerraFMError(
                 f"The checkpoint is {token.shape[-1]} wide and the model {self.embed_dim}: build the size "
-                "that it was trained with (tiny 192, small 384, base 768, large 1024)."
+                f"that it was trained with ({', '.join(f'{n} {s["embed_dim"]}' for n, s in SIZES.items())})."
             )
         block = re.compile(re.escape(prefix) + r"blocks\.(\d+)\.")
         depth = len({match[1] for name in state_dict if (match := block.match(name))})
         if depth not in (0, self.depth, len(self.blocks)):
-            raise TerraFMError(
-                f"The checkpoint has {depth} blocks and the model {self.depth}: build it with depth={depth}."
-            )
+            own = find_size(self.embed_dim, depth)
+            fit = own if own and SIZES[own]["depth"] == depth else f"it with depth={depth}"
+            raise TerraFMError(f"The checkpoint has {depth} blocks and the model {self.depth}: build {fit}.")
         gone = [f"{prefix}blocks.{i}." for i in range(len(self.blocks), self.depth)]
         if isinstance(self.norm, nn.Identity):
             gone += [f"{prefix}norm."] + [f"{prefix}head."] * isinstance(self.head, nn.Identity)

@@ -1,5 +1,6 @@
-"""Registered weights, in the form of torchvision and TorchGeo."""
+"""Registered weights, in the form of torchvision and TorchGeo, and encoder weights from any source."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,10 @@ from torchvision.models._api import Weights, WeightsEnum
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, S2L2A
 
-from .sizes import PUBLISHED_URL
+from .checkpoint import read_encoder
+
+#: The published checkpoint of the base model.
+PUBLISHED_URL = "https://huggingface.co/MBZUAI/TerraFM/resolve/main/TerraFM-B.pth"
 
 
 def terrafm_transforms(
@@ -21,7 +25,7 @@ def terrafm_transforms(
 
     Args:
         modality: What a bare tensor or a sample's ``image`` is; its unit is theirs (dB for radar, digital numbers
-            without the baseline offset for optics). Keys ``image_<modality>`` say it themselves.
+            without the baseline offset for optical imagery). Keys ``image_<modality>`` say it themselves.
         bands: Bands of the images, in their order; all of the modality by default.
         size: Output height and width in pixels; None keeps the images' own.
 
@@ -36,30 +40,20 @@ def terrafm_transforms(
     return Normalize(modality, bands, size)
 
 
-class _WeightName(str):
-    """A weight's full name, also equal to its short one: ``get_weight`` compares ``name == str(weight)``."""
+class TerraFMWeights(WeightsEnum):
+    """Weights of an encoder; this class, without members, is that of the sizes that have none.
 
-    short: str
+    Members are equal where their values are one: the same weight by its two names.
+    """
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, str) and other[:] in (self[:], self.short)
+        return isinstance(other, TerraFMWeights) and self.value is other.value
 
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    __hash__ = str.__hash__
-
-
-class TerraFMWeights(WeightsEnum):
-    """What the weights of all sizes have in common."""
-
-    def __str__(self) -> str:
-        name = _WeightName(f"{type(self).__name__}.{self.name}")
-        name.short = self.meta["model"]
-        return name
+    def __hash__(self) -> int:
+        return hash(self.value.url)
 
     def get_state_dict(self, *args: Any, progress: bool = True, **kwargs: Any) -> dict[str, Tensor]:
-        """The encoder's tensors by their published names, from the torch hub cache or the network.
+        """Returns the encoder's tensors by their published names, from the torch hub cache or the network.
 
         Args:
             args: As torchvision's; nothing but ``progress`` makes a difference.
@@ -69,8 +63,6 @@ class TerraFMWeights(WeightsEnum):
         Raises:
             TerraFMError: If the file is neither cached nor to be had, or is damaged.
         """
-        from .checkpoint import load_encoder_state
-
         return load_encoder_state(self, progress=progress)[0]
 
 
@@ -98,14 +90,6 @@ _SCORES = {
 }
 
 
-class TerraFM_Tiny_Weights(TerraFMWeights):
-    """No weights: the size is ours, for quick runs."""
-
-
-class TerraFM_Small_Weights(TerraFMWeights):
-    """No weights: the authors measured this size and did not publish it."""
-
-
 class TerraFM_Base_Weights(TerraFMWeights):
     """TerraFM-B, pretrained on Sentinel-1 RTC and Sentinel-2 L1C and L2A.
 
@@ -131,20 +115,21 @@ class TerraFM_Base_Weights(TerraFMWeights):
     )
 
 
-class TerraFM_Large_Weights(TerraFMWeights):
-    """No weights: the authors announced this size and have not published it."""
+class ShortNames(TerraFMWeights):
+    """The registered weights once more, named after their size alone."""
+
+    terrafm_base = TerraFM_Base_Weights.SENTINEL12_ALL_DINO.value
+
+    def __str__(self) -> str:
+        return self.name
 
 
-#: The weights of each size.
-WEIGHTS: dict[str, type[TerraFMWeights]] = {
-    "terrafm_tiny": TerraFM_Tiny_Weights,
-    "terrafm_small": TerraFM_Small_Weights,
-    "terrafm_base": TerraFM_Base_Weights,
-    "terrafm_large": TerraFM_Large_Weights,
-}
+#: The registered weights of the sizes that have some.
+WEIGHTS: dict[str, type[TerraFMWeights]] = {"terrafm_base": TerraFM_Base_Weights}
 
-#: Why a size has none.
+#: Why the others have none.
 _WITHOUT = {
+    "terrafm_nano": "the size is ours, for quick runs",
     "terrafm_tiny": "the size is ours, for quick runs",
     "terrafm_small": "the authors measured it and did not publish it",
     "terrafm_large": "the authors announced it and have not published it",
@@ -152,26 +137,53 @@ _WITHOUT = {
 
 
 def registered_weights(size: str) -> TerraFMWeights:
-    """The first weight of a size.
+    """Returns the first weight of a size.
 
     Raises:
         TerraFMError: If there is none.
     """
-    for weight in WEIGHTS[size].__members__.values():
-        return weight
-    raise TerraFMError(
-        f"There are no published weights of {size} ({_WITHOUT[size]}): pass your own file as `weights`, or "
-        "pretrain."
-    )
+    if size in _WITHOUT:
+        raise TerraFMError(
+            f"There are no published weights of {size} ({_WITHOUT[size]}): pass your own file as `weights`, or "
+            "pretrain."
+        )
+    return next(iter(WEIGHTS[size].__members__.values()))
 
 
-def find_weights(name: str) -> TerraFMWeights | None:
-    """The weight of that full or short name, None where it names none.
+def load_encoder_state(
+    source: WeightsEnum | str | os.PathLike[str],
+    *,
+    expected: str | None = None,
+    progress: bool = True,
+    option: str = "weights",
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads an encoder's tensors and what they say about the model.
+
+    Takes the published file (flat, or wrapped under keys such as ``model``), a Lightning checkpoint of our
+    pretraining (its teacher), an exported ``.ckpt`` or ``.safetensors``, and a checkpoint of TorchGeo's
+    tasks. Only tensors and plain values are unpickled.
+
+    Args:
+        source: A registered weight or its name, a path, or a URL. A URL's file is kept in the torch hub cache
+            and read from there, offline too.
+        expected: The size that must be in it, such as ``terrafm_base``; its depth may be another.
+        progress: Whether a download shows a progress bar.
+        option: The setting that the source was given as, for messages.
+
+    Returns:
+        The state dict with the published names, on the CPU, and a dict of ``model`` (the size's name, None
+        for an unusual width), ``embed_dim``, ``depth`` and ``hyper_parameters`` (of the file; may be empty).
 
     Raises:
-        TerraFMError: If it is the short name of a size without weights.
+        TerraFMError: If there is no such file, it is damaged, or holds no TerraFM encoder or one of another
+            size.
     """
-    if name in WEIGHTS:
-        return registered_weights(name)
-    members = (weight for weights in WEIGHTS.values() for weight in weights.__members__.values())
-    return next((weight for weight in members if name == str(weight)), None)
+    names = {str(weight): weight for enum in WEIGHTS.values() for weight in enum.__members__.values()}
+    if source in _WITHOUT or source in WEIGHTS:
+        source = registered_weights(str(source))
+    weight = source if isinstance(source, WeightsEnum) else names.get(os.fspath(source))
+    if weight is None:
+        return read_encoder(os.fspath(source), expected, progress, option)
+    if expected not in (None, weight.meta["model"]):
+        raise TerraFMError(f"{weight} is of {weight.meta['model']}, not of {expected}: build that model.")
+    return read_encoder(weight.url, expected, progress, option)

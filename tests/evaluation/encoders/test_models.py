@@ -149,7 +149,7 @@ def test_pixels_of_a_mask_are_the_patches(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model": "terrafm_bas"}, "Model 'terrafm_bas' is unknown: use one of terrafm_tiny, .* timm/NAME"),
+        ({"model": "terrafm_bas"}, "Model 'terrafm_bas' is unknown: use one of terrafm_nano, .* timm/NAME"),
         ({"model": "timm/resnet19"}, "timm has no model 'resnet19': use one of"),
         ({"model": "torchgeo/resnet19"}, "TorchGeo has no model 'resnet19': use one of"),
         ({"model": "torchgeo/resnet18", "weights": "ALL"}, "has no weights 'ALL': use one of LANDSAT_TM_TOA"),

@@ -157,7 +157,7 @@ def test_wrong_settings_are_one_sentence(checkpoint: Path) -> None:
         TerraFMSegmentation("dpt", "terrafm_small", str(checkpoint), num_classes=2)
     with pytest.raises(TerraFMError, match="192 wide and the model 384"):
         SemanticSegmentation("unet", "terrafm_small", str(checkpoint), in_channels=12, num_classes=2)
-    with pytest.raises(TerraFMError, match="Backbone 'resnet18' is unknown: use one of terrafm_tiny"):
+    with pytest.raises(TerraFMError, match="Backbone 'resnet18' is unknown: use one of terrafm_nano"):
         TerraFMSegmentation("upernet", "resnet18", num_classes=2)
     with pytest.raises(TerraFMError, match="Head 'fcn' is unknown: use one of upernet, unet"):
         TerraFMPixelwiseRegression("fcn", "terrafm_tiny")

@@ -4,7 +4,7 @@ import re
 
 from terrafm_tg.datasets.bench import BenchDataset, BenchTask
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.models.sizes import BUILDERS
+from terrafm_tg.models.builders import BUILDERS
 
 from .encoder import Encoder
 from .request import Request

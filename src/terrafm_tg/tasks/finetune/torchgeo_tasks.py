@@ -12,7 +12,8 @@ from torchvision.models._api import WeightsEnum
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import TerraFMViT, load_encoder_state, load_weights
 from terrafm_tg.models.inputs import PATCH_SIZE, guess_modality
-from terrafm_tg.models.sizes import BUILDERS, SIZES, split_name
+from terrafm_tg.models.builders import BUILDERS
+from terrafm_tg.models.sizes import SIZES, split_name
 from terrafm_tg.models.smp_encoder import feature_blocks, smp_entry
 from terrafm_tg.models.weights import registered_weights
 
