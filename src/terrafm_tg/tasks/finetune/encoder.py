@@ -3,19 +3,13 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-<<<<<<< HEAD
 from torch import Tensor, nn
-=======
-from terrafm_tg.modalities import MODALITIES
-from terrafm_tg.models import TerraFMViT, build_encoder
-from terrafm_tg.models.builders import Weights
->>>>>>> 97e41d7 (Models without circles: sizes, checkpoint, weights, builders, registration in one direction; timm's registry first, no import hooks; terrafm_nano is the quick run's size; names for 13, 10 and 4 channels)
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, get_modalities, get_modality
 from terrafm_tg.models import TerraFMViT, build_encoder
-from terrafm_tg.models.inputs import Columns
 from terrafm_tg.models.builders import Weights
+from terrafm_tg.models.inputs import Columns
 from terrafm_tg.transforms import Normalize
 
 #: Normalised images lie around 0.5, mostly within 0 to 1; a batch whose median is further from 0 is not normalised.

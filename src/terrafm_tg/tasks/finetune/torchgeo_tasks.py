@@ -12,8 +12,7 @@ from torchvision.models._api import WeightsEnum
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import TerraFMViT, load_encoder_state, load_weights
 from terrafm_tg.models.inputs import PATCH_SIZE, guess_modality
-from terrafm_tg.models.builders import BUILDERS
-from terrafm_tg.models.sizes import SIZES, split_name
+from terrafm_tg.models.sizes import NAMES, SIZES, split_name
 from terrafm_tg.models.smp_encoder import feature_blocks, smp_entry
 from terrafm_tg.models.weights import registered_weights
 
@@ -77,8 +76,10 @@ def dense_model(
         TerraFMError: If a name is unknown, the encoder cannot read such images, or the weights are missing, damaged or
             of another size.
     """
-    if backbone not in BUILDERS:
-        raise TerraFMError(f"Backbone {backbone!r} is unknown: use one of {', '.join(BUILDERS)}.")
+    if backbone not in NAMES:
+        raise TerraFMError(
+            f"Backbone {backbone!r} is unknown: use one of {', '.join(SIZES)}, alone or with an ending such as _s2l2a."
+        )
     settings = {
         name: value for name, value in (("modality", modality), ("bands", bands)) if value is not None
     }
