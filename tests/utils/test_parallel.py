@@ -93,10 +93,11 @@ def test_processes_of_which_one_is_killed(dask_from_server, tmp_path, capfd):
     assert shown.out == ""
 
 
-def test_processes_start_where_there_is_enough_to_do(dask_from_server):
+def test_processes_start_where_there_is_enough_to_do(dask_from_server, monkeypatch):
     from dask.system import CPU_COUNT
 
-    results = dict(run_units(square, range(2), title="Squares", progress=False, unit_seconds=1000))
+    monkeypatch.setattr("terrafm_tg.utils.parallel.WORTHWHILE", 0.0)
+    results = dict(run_units(square, range(2), title="Squares", progress=False))
     assert [results[i][0] for i in range(2)] == [0, 1]
     assert (os.getpid() in {pid for _, pid in results.values()}) == (CPU_COUNT == 1)
 
@@ -108,9 +109,9 @@ def test_units_that_take_long_leave_the_rest_to_processes(monkeypatch):
     monkeypatch.setattr("terrafm_tg.utils.parallel._FIRST_LOOK", 0.1)
     monkeypatch.setattr("terrafm_tg.utils.parallel.WORTHWHILE", 3.0)
     waiting = enumerate([0.06, 0.06, 0.01, 0.01])
-    assert len(list(_here(spend, waiting, 100, None, True))) == 2  # 0.12 s for 2 of 100
+    assert len(list(_here(spend, waiting, 100, True))) == 2  # 0.12 s for 2 of 100
     assert len(list(waiting)) == 2
-    assert len(list(_here(spend, enumerate([0.06, 0.06, 0.01]), 3, None, True))) == 3
+    assert len(list(_here(spend, enumerate([0.06, 0.06, 0.01]), 3, True))) == 3
 
 
 def test_a_cluster_that_runs_already(scheduler):

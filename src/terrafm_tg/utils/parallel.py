@@ -40,7 +40,6 @@ def run_units[U, R](
     scheduler: str | None = None,
     title: str,
     progress: bool = True,
-    unit_seconds: float | None = None,
     describe: Callable[[U], str] | None = None,
 ) -> Iterator[tuple[int, R]]:
     """Calls a function with each unit of work; results come as they finish.
@@ -60,7 +59,6 @@ def run_units[U, R](
             package and the same files on all its machines. Without `workers`.
         title: What the progress bar and messages call the work.
         progress: Show a bar, and where a cluster's dashboard is, on standard error.
-        unit_seconds: How long a unit takes, where that is known: ``workers=None`` then starts processes at once.
         describe: What the progress bar calls the unit that was begun (on a cluster: handed out) last.
 
     Yields:
@@ -84,7 +82,7 @@ def run_units[U, R](
         waiting = enumerate(units if describe is None else _described(units, describe, say))
         if scheduler is None and not workers:
             may_leave = workers is None and find_spec("distributed") is not None
-            for done in _here(function, waiting, total, unit_seconds, may_leave):
+            for done in _here(function, waiting, total, may_leave):
                 advance()
                 yield done
         if (first := next(waiting, None)) is None:
@@ -99,7 +97,6 @@ def _here(
     function: Callable[[Any], Any],
     waiting: Iterator[tuple[int, Any]],
     total: int | None,
-    unit_seconds: float | None,
     may_leave: bool,
 ) -> Iterator[tuple[int, Any]]:
     """Runs units in this process; if it may leave some, only until the rest are worth more processes."""
@@ -107,7 +104,7 @@ def _here(
     cores = _cores() if may_leave else 1
 
     def worthwhile() -> bool:
-        each = unit_seconds if unit_seconds is not None else spent / done if spent >= _FIRST_LOOK else 0.0
+        each = spent / done if spent >= _FIRST_LOOK else 0.0
         left = spent if total is None else each * (total - done)  # of no known length: as long as it took
         return left >= WORTHWHILE
 

@@ -68,12 +68,6 @@ class Traffic:
     requests: int = 0
     retries: int = 0
 
-    def __add__(self, other: "Traffic") -> "Traffic":
-        return Traffic(*(getattr(self, n) + getattr(other, n) for n in ("received", "requests", "retries")))
-
-    def __sub__(self, other: "Traffic") -> "Traffic":
-        return Traffic(*(getattr(self, n) - getattr(other, n) for n in ("received", "requests", "retries")))
-
 
 @dataclass
 class RemoteReader:
@@ -221,7 +215,9 @@ class RemoteReader:
         try:
             file = self._http.open(target, block_size=0, size=1, **options)  # a size spares a HEAD request
         except (FileNotFoundError, ClientResponseError) as error:
-            if self._redirects.pop(url, None) and getattr(error, "status", 404) in _EXPIRED:
+            if target != url and getattr(error, "status", 404) in _EXPIRED:
+                if self._redirects.get(url) == target:  # no other thread has a new one yet
+                    self._redirects.pop(url, None)
                 raise ConnectionError("the address that it redirects to has expired") from error
             raise
         self._answered = True
@@ -271,9 +267,11 @@ class RemoteReader:
         if not asked:
             time.sleep(wait)
 
-    def _count(self, **more: int) -> None:
+    def _count(self, received: int = 0, requests: int = 0, retries: int = 0) -> None:
         with self._lock:
-            self.traffic += Traffic(**more)
+            self.traffic.received += received
+            self.traffic.requests += requests
+            self.traffic.retries += retries
 
 
 def shared_reader() -> RemoteReader:

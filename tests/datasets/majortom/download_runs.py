@@ -36,7 +36,7 @@ def write_source(root: Path) -> Path:
 
 
 def fetch(server: RangeServer, root: Path, selection: Selection | None = None, **settings):
-    settings = {"connections": 4, "workers": 0, "progress": False} | settings
+    settings = {"connections": 4, "progress": False} | settings
     return download(root, selection or Selection(), source=server.url, **settings)
 
 

@@ -159,7 +159,7 @@ def test_a_second_download_into_the_same_root_is_refused(server: RangeServer, tm
 def _kill_while_it_fetches(server: RangeServer, root: Path, kept: int) -> None:
     """Start the download in a process of its own and kill it when so many rows are kept."""
     process = start(
-        download, root, Selection(require="any"), source=server.url, connections=2, workers=0, progress=False
+        download, root, Selection(require="any"), source=server.url, connections=2, progress=False
     )
     while len(_kept(root)) < kept and process.is_alive():
         time.sleep(0.005)
@@ -213,10 +213,3 @@ def test_after_a_kill_at_any_moment(server: RangeServer, source: Path, tmp_path:
         server.chunk, server.pause = 1000, 0.002
         _kill_while_it_fetches(server, root, kept)
         _resume(server, source, root, quiet)
-
-
-@pytest.mark.soak
-def test_worker_processes_do_the_same(server: RangeServer, tmp_path: Path):
-    fetch(server, tmp_path / "here")
-    fetch(server, tmp_path / "there", workers=2)
-    assert files(tmp_path / "there") == files(tmp_path / "here")

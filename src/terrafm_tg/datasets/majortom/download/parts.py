@@ -1,11 +1,10 @@
 """Rows of the source's files: each fetched and kept as it comes, then put together to a local file."""
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +14,7 @@ from terrafm_tg.datasets.majortom.rows import FOLDERS
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import get_modality
 from terrafm_tg.utils.files import atomic_write
-from terrafm_tg.utils.remote import RemoteError, RemoteReader, Traffic
+from terrafm_tg.utils.remote import RemoteError, RemoteReader
 
 from .catalog import KEPT, ROWS
 
@@ -23,6 +22,7 @@ from .catalog import KEPT, ROWS
 KEYS = ("product_id", "grid_cell", "product_datetime")
 #: Columns that nothing here reads: fetched only when asked for.
 EXTRAS = ("thumbnail", "cloud_mask", "B10")
+_AHEAD = 16  # rows per connection that are asked for at once
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -133,63 +133,49 @@ class PartRows:
         return self.staging / ".".join([f"{group:05d}", *sorted(self.extra), "parquet"])
 
 
-class Fetched(NamedTuple):
-    """The rows of a file of the source that came.
-
-    Args:
-        groups: Row groups of the source that the local file holds, in its order; there is no file without any.
-        damaged: Reasons why others were left out.
-    """
-
-    groups: list[int]
-    damaged: list[str]
-
-
-@cache
-def _reader(retries: int, timeout: float) -> RemoteReader:
-    """One per process, so that connections are kept."""
-    return RemoteReader(retries, timeout)
-
-
 def fetch_parts(
-    parts: Sequence[PartRows], connections: int, retries: int, timeout: float
-) -> tuple[list[Fetched], Traffic]:
-    """Fetches the rows of some files and writes the local ones; runs again to the same end.
+    reader: RemoteReader, parts: Iterable[PartRows], connections: int
+) -> Generator[tuple[PartRows, list[int], list[str]]]:
+    """Fetches the rows of files and writes the local ones.
 
     Args:
+        reader: Fetches them.
         parts: The files of the source.
         connections: Rows that are fetched at the same time.
-        retries: Of :class:`~terrafm_tg.utils.remote.RemoteReader`.
-        timeout: Likewise.
 
-    Returns:
-        The rows that came of each file, and the traffic.
+    Yields:
+        A file, the row groups of the source that its local file holds, in its order (there is no local file without
+        any), and the reasons why others were left out.
 
     Raises:
         TerraFMError: If the source cannot be read; rows that have come are kept.
     """
-    reader = _reader(retries, timeout)
-    before, results = reader.traffic, list[Fetched]()
-    pool = ThreadPoolExecutor(connections)
+    pool, waiting = ThreadPoolExecutor(connections), iter(parts)
+    coming: deque[tuple[PartRows, list[Future[str | None]]]] = deque()
     try:
-        coming: list[list[Future[str | None]] | None] = []
-        for part in parts:
-            if part.target.is_file():  # a worker that died had come so far
-                coming.append(None)
-            else:
+        while True:
+            # so many rows are asked for that no connection idles while a file is put together
+            while sum(len(rows) for _, rows in coming) < _AHEAD * connections and (
+                part := next(waiting, None)
+            ):
                 source = part.open(reader)
-                coming.append([pool.submit(_stage, source, part, *row) for row in part.rows])
-        for part, rows in zip(parts, coming, strict=True):
-            results.append(
-                _made_before(part) if rows is None else _assemble(part, [r.result() for r in rows])
-            )
-            for group, _, _ in part.rows:  # nothing waits for the local file any more
-                part.staged(group).unlink(missing_ok=True)
+                coming.append((part, [pool.submit(_stage, source, part, *row) for row in part.rows]))
+            if not coming:
+                return
+            part, rows = coming.popleft()
+            reasons = [row.result() for row in rows]
+            groups = [row[0] for row, reason in zip(part.rows, reasons, strict=True) if reason is None]
+            if groups:
+                paths = [part.staged(group) for group in groups]
+                with atomic_write(part.target) as temporary:
+                    _write(temporary, map(pq.read_table, paths), pq.read_schema(paths[0]))
+            for group in groups:  # nothing waits for the local file any more
+                part.staged(group).unlink()
             if part.staging.is_dir() and not any(part.staging.iterdir()):
                 part.staging.rmdir()
+            yield part, groups, sorted(filter(None, reasons))
     finally:
         pool.shutdown(cancel_futures=True)
-    return results, reader.traffic - before
 
 
 def _stage(source: SourceFile, part: PartRows, group: int, cell: str, product_id: str) -> str | None:
@@ -204,24 +190,6 @@ def _stage(source: SourceFile, part: PartRows, group: int, cell: str, product_id
     with atomic_write(path) as temporary:
         _write(temporary, iter([table]), table.schema)
     return None
-
-
-def _made_before(part: PartRows) -> Fetched:
-    """Looks into a local file that was made already."""
-    held = set(pq.read_table(part.target, columns=["grid_cell"])["grid_cell"].to_pylist())
-    lost = [cell for _, cell, _ in part.rows if cell not in held]
-    damaged = [f"Tile {cell} {part.modality} is damaged in {part.url}." for cell in lost]
-    return Fetched([group for group, cell, _ in part.rows if cell in held], damaged)
-
-
-def _assemble(part: PartRows, reasons: list[str | None]) -> Fetched:
-    """Writes the local file of the rows that have come, one row per row group."""
-    groups = [group for (group, _, _), reason in zip(part.rows, reasons, strict=True) if reason is None]
-    if groups:
-        paths = [part.staged(group) for group in groups]
-        with atomic_write(part.target) as temporary:
-            _write(temporary, map(pq.read_table, paths), pq.read_schema(paths[0]))
-    return Fetched(groups, sorted(filter(None, reasons)))
 
 
 def _write(path: Path, rows: Iterator[pa.Table], schema: pa.Schema) -> None:

@@ -1,7 +1,7 @@
 """The plan of a download and its report: files of the source, rows of each, bytes over the line and on disk."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,7 +22,6 @@ from .parts import PartRows
 
 #: Files of which a dry run reads the footers, per product; the others are estimated from them.
 SAMPLE = 8
-_ROWS_EACH = 16  # rows per connection that a worker is given at once
 
 
 @dataclass
@@ -204,18 +203,6 @@ def check_room(root: Path, need: int, spare: int, max_gb: float | None) -> None:
             f"{free / 1e9:,.3f} GB free: choose less, such as a `share` of {_floor(free / (need + spare)):g} of it, "
             "or another disk."
         )
-
-
-def share_out(parts: Iterable[PartRows], connections: int) -> list[tuple[PartRows, ...]]:
-    """Shares files out to workers: a large one by itself, small ones together, so that no connection idles."""
-    units, unit, rows = list[tuple[PartRows, ...]](), list[PartRows](), 0
-    for part in parts:
-        unit.append(part)
-        rows += len(part.rows)
-        if rows >= _ROWS_EACH * connections:
-            units.append(tuple(unit))
-            unit, rows = [], 0
-    return [*units, tuple(unit)] if unit else units
 
 
 def staged_bytes(root: Path) -> int:

@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -15,9 +15,8 @@ import pandas as pd
 from terrafm_tg.datasets.majortom.rows import FOLDERS
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.files import remove_leftovers
-from terrafm_tg.utils.parallel import run_units
 from terrafm_tg.utils.progress import watch_bytes
-from terrafm_tg.utils.remote import RemoteReader, Traffic
+from terrafm_tg.utils.remote import RemoteReader
 
 from .catalog import (
     KEPT,
@@ -30,13 +29,11 @@ from .catalog import (
     fetch_table,
     read_table,
 )
-from .parts import EXTRAS, Fetched, PartRows, fetch_parts
-from .plan import ProductCounts, Report, check_room, measure, missing_parts, share_out, staged_bytes
+from .parts import EXTRAS, PartRows, fetch_parts
+from .plan import ProductCounts, Report, check_room, measure, missing_parts, staged_bytes
 from .selection import Selection, cell_tiles, cover_from, map_files
 
 _logger = logging.getLogger(__name__)
-_LARGE = 20e9  # bytes from which more than one process pays
-_PROCESSES = 4  # that are started then, if there are cores: a server is shared with others
 
 
 def download(
@@ -50,8 +47,6 @@ def download(
     worldcover: bool = False,
     worldcover_source: str = WORLDCOVER,
     connections: int = 16,
-    workers: int | None = None,
-    scheduler: str | None = None,
     retries: int = 8,
     timeout: float = 60.0,
     dry_run: bool = False,
@@ -78,9 +73,7 @@ def download(
             are fetched into ``root/WorldCover`` where None.
         worldcover: Fetch the files of ESA WorldCover under the chosen cells into ``root/WorldCover``.
         worldcover_source: Address of these files.
-        connections: Requests at the same time, of all workers together (of each, with a scheduler).
-        workers: Processes; 0 for this one. None for this one, or for 4 where more than 20 GB are to come.
-        scheduler: Address of a Dask cluster that sees the same ``root``.
+        connections: Requests at the same time.
         retries: Failures in a row without a new byte after which to give up.
         timeout: Seconds without a byte that count as a failure.
         dry_run: Only say what would be fetched; the tables are fetched all the same, and some footers.
@@ -127,21 +120,14 @@ def download(
         if not dry_run:
             for modality, product in local.items():
                 product.drop_waiting(root / KEPT / FOLDERS[modality] / ROWS)
-            processes = _processes(workers, scheduler, report.line)
             report.waiting = staged_bytes(root)
-            check_room(root, max(0, report.disk - report.waiting), largest * max(1, processes or 1), max_gb)
-            each = max(1, connections // max(1, processes or 1))
-            work = partial(fetch_parts, connections=each, retries=retries, timeout=timeout)
-            units = share_out(parts, each)
-            results = run_units(
-                work, units, workers=processes, scheduler=scheduler, title="Download", progress=False
-            )
+            check_room(root, max(0, report.disk - report.waiting), largest, max_gb)
             with watch_bytes("Rows", report.disk, lambda: report.done + staged_bytes(root), progress):
-                _gather(results, units, chosen, local, report, max_damaged)
+                _fetch(reader, parts, connections, chosen, local, report, max_damaged)
             if worldcover:
                 zones = chosen.drop_duplicates("cell").set_index("cell")["epsg"]
                 report.map_files = fetch_maps(map_files(cell_tiles(zones)))
-    report.traffic += reader.traffic
+    report.traffic = reader.traffic
     report.seconds = time.monotonic() - start
     return report
 
@@ -174,44 +160,33 @@ def _fetch_maps(
         return fetch_map(reader, missing, folder, source)
 
 
-def _processes(workers: int | None, scheduler: str | None, line: int) -> int | None:
-    """The number of processes that fetch; None leaves it to the cluster."""
-    if scheduler is not None:
-        return workers
-    if workers is None:
-        return min(_PROCESSES, os.cpu_count() or 1) if line > _LARGE else 0
-    return workers
-
-
-def _gather(
-    results: Iterator[tuple[int, tuple[list[Fetched], Traffic]]],
-    units: Sequence[Sequence[PartRows]],
+def _fetch(
+    reader: RemoteReader,
+    parts: Sequence[PartRows],
+    connections: int,
     chosen: pd.DataFrame,
     local: dict[str, LocalProduct],
     report: Report,
     max_damaged: float,
 ) -> None:
-    """Lists rows that have come, and writes the tables at the end, whatever the end is."""
+    """Fetches rows and lists those that have come; writes the tables at the end, whatever the end is."""
     positions = chosen.set_index(["modality", "part", "group"])["position"]
     allowed = math.ceil(max_damaged * sum(product.rows for product in report.products.values()))
-    damaged: list[str] = []
-    try:
-        for unit, (fetched, traffic) in results:
-            report.traffic += traffic
-            for part, result in zip(units[unit], fetched, strict=True):
-                for reason in result.damaged:
-                    _logger.warning(reason)
-                damaged += result.damaged
-                report.products[part.modality].damaged += result.damaged
-                if result.groups:
-                    rows = [(part.modality, Path(part.url).name, group) for group in result.groups]
-                    local[part.modality].add(part.name, positions.loc[rows].to_numpy(), np.arange(len(rows)))
-                    report.done += part.target.stat().st_size
-            if len(damaged) > allowed:
-                raise TerraFMError(
-                    f"{len(damaged):,} rows of the source are damaged, more than `max_damaged` {max_damaged:g} of "
-                    f"those to fetch; the last: {damaged[-1]}"
-                )
-    finally:
+    count = 0
+    with ExitStack() as stack:
         for product in local.values():
-            product.commit()
+            stack.callback(product.commit)
+        for part, groups, damaged in stack.enter_context(closing(fetch_parts(reader, parts, connections))):
+            for reason in damaged:
+                _logger.warning(reason)
+            report.products[part.modality].damaged += damaged
+            if groups:
+                rows = [(part.modality, Path(part.url).name, group) for group in groups]
+                local[part.modality].add(part.name, positions.loc[rows].to_numpy(), np.arange(len(rows)))
+                report.done += part.target.stat().st_size
+            count += len(damaged)
+            if count > allowed:
+                raise TerraFMError(
+                    f"{count:,} rows of the source are damaged, more than `max_damaged` {max_damaged:g} of those to "
+                    f"fetch; the last: {damaged[-1]}"
+                )
