@@ -14,10 +14,11 @@ from data.eurosat import data as eurosat
 from data.floods import data as floods
 from data.oscd import data as oscd
 from terrafm_tg.datamodules import SensorDataModule, SensorOSCDDataModule
-from terrafm_tg.datamodules.labelled.transforms import SensorTransforms, orient
+from terrafm_tg.datamodules.labelled.sensors import SensorTransforms
 from terrafm_tg.datasets import DFC2020S1, DFC2020S2, BigEarthNetS1, BigEarthNetS2, SensorPairs
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import S1RTC, S2L1C
+from terrafm_tg.transforms.orient import orient
 
 
 def batch(data: SensorDataModule) -> dict[str, torch.Tensor]:
@@ -117,6 +118,23 @@ def test_orientations_are_the_eight_of_a_square() -> None:
     assert torch.equal(found[4], square[4].flip(-1))
     oblong = torch.arange(6).view(1, 2, 3).expand(8, 2, 3)
     assert len({tuple(x.flatten().tolist()) for x in orient(oblong, torch.arange(8))}) == 4
+
+
+def test_fill_values_are_missing_as_in_pretraining() -> None:
+    """Digital number 0 and -9999 dB, before and after what turns linear power into decibels."""
+    optics = torch.full((1, 12, 8, 8), 2000.0)
+    optics[0, 3, 0, 0] = 0
+    found = SensorTransforms({"s2l1c": S2L1C.bands}, image="s2l1c")({"image": optics})["image"]
+    assert found[0, 3, 0, 0] == 0.5
+    assert found[0, 3, 0, 1] != 0.5
+    for unit, fill in (("dB", -9999.0), ("dB", -32768.0), ("linear", 0.0), ("linear", -32768.0)):
+        radar = torch.full((1, 2, 8, 8), 0.1 if unit == "linear" else -10.0)
+        radar[0, 0, 0, 0] = fill
+        found = SensorTransforms({"s1rtc": S1RTC.bands}, radar_unit=unit)({"image_s1rtc": radar})[
+            "image_s1rtc"
+        ]
+        assert found[0, 0, 0, 0] == 0.5
+        assert found[0, 0, 0, 1] != 0.5
 
 
 def test_masks_turn_with_their_images() -> None:

@@ -69,8 +69,34 @@ def test_missing_pixels_and_integers():
     output = Normalize("s1rtc")(x)
     assert output[0, 0, :3].tolist() == [0.5] * 3
     assert output.isfinite().all()
-    stored = image(S2L2A).clamp(1, None).to(torch.int16)
-    torch.testing.assert_close(Normalize("s2l2a")(stored), Normalize("s2l2a")(stored.float()))
+    whole = image(S2L2A).clamp(1, None).round()
+    for kind in (torch.int16, torch.uint16, torch.int32):
+        stored = whole.to(kind)
+        for pixels in (stored, stored.numpy(), {"image": stored.numpy()}):
+            found = Normalize("s2l2a")(pixels)
+            found = found["image"] if isinstance(found, dict) else found
+            torch.testing.assert_close(found, Normalize("s2l2a")(whole))
+
+
+@pytest.mark.parametrize(
+    ("modality", "fill", "number"),
+    [(S2L2A, 0, torch.uint16), (S2L2A, -9999, torch.int16), (S2L1C, -32768, torch.int16), (S2L1C, 0, torch.float32),
+     (S1RTC, -9999, torch.float32), (S1RTC, -32768, torch.float32)],
+)  # fmt: skip
+def test_what_no_pixel_can_hold_is_missing(modality, fill, number):
+    """As in pretraining; a dark or negative pixel stays what it is."""
+    x = image(modality).abs().clamp(1) * (-1 if modality.unit == "dB" else 1)
+    x[0, 0, 0] = fill
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        output = Normalize(modality.name)(x.to(number))
+    assert output[0, 0, 0] == 0.5
+    torch.testing.assert_close(output[0, 1], Normalize(modality.name)(x.to(number).float())[0, 1])
+    dark = x.clone()
+    dark[0, 0, 0] = -60.0
+    assert Normalize(modality.name)(dark)[0, 0, 0] == pytest.approx(
+        (-60 - modality.mean[0]) / (4 * modality.std[0]) + 0.5
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,7 @@
 """Datamodules: what feeds the Trainer with native-resolution tiles, or with labelled images for fine-tuning."""
 
 from .labelled.bench import BenchDataModule
-from .labelled.oscd import SensorOSCDDataModule
-from .labelled.sensors import SensorDataModule
+from .labelled.sensors import SensorDataModule, SensorOSCDDataModule
 from .loading.cache import CachedTiles
 from .loading.faults import DamageLog, FaultTolerant
 from .loading.loader import TileDataLoader

@@ -3,9 +3,7 @@
 from .esa_worldcover import ESAWorldCover
 from .folder.dataset import SentinelFolder
 from .index.build import build_index
-from .labelled.bigearthnet import BigEarthNetS1, BigEarthNetS2
-from .labelled.dfc2020 import DFC2020S1, DFC2020S2
-from .labelled.sensor_pairs import SensorPairs
+from .labelled import DFC2020S1, DFC2020S2, BigEarthNetS1, BigEarthNetS2, SensorPairs
 from .majortom.dataset import MajorTOM
 from .mmearth import MMEarthTiles
 from .ssl4eo import SSL4EOS12Tiles

@@ -5,12 +5,15 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import Modality, get_modalities, get_modality
 
+#: Values that files hold where a pixel is missing, by unit: 0 is a digital number of none, and 0 dB one of many.
+FILLS = {"DN": (0, -9999, -10000, -32768), "dB": (-9999, -32768)}
 #: What a missing pixel becomes: the band's training mean after normalisation.
 MISSING = 0.5
 
@@ -35,10 +38,30 @@ def affine(modality: Modality, bands: Sequence[str] | None = None) -> tuple[Tens
     return 1 / (4 * std), MISSING - mean / (4 * std)
 
 
+def is_missing(x: Tensor, unit: str) -> Tensor:
+    """Tells which pixels are fill values, as in pretraining: those that are not finite, and those of :data:`FILLS`.
+
+    Args:
+        x: Floating point, any shape.
+        unit: ``DN`` or ``dB``.
+    """
+    missing = ~torch.isfinite(x)
+    for fill in FILLS[unit]:
+        missing |= x == fill
+    return missing
+
+
+def apply_affine(x: Tensor, scale: Tensor, shift: Tensor, missing: Tensor) -> Tensor:
+    """Returns (..., C, H, W) as x * scale + shift, by (C,) each; 0.5 where a pixel is missing or becomes infinite."""
+    y = x * scale.to(x)[:, None, None] + shift.to(x)[:, None, None]
+    return torch.where(missing | ~torch.isfinite(y), MISSING, y)
+
+
 class Normalize(nn.Module):
     """Normalises Sentinel-1 in decibels and Sentinel-2 in digital numbers as the encoder expects them.
 
-    A missing pixel (NaN or infinite) becomes 0.5, the band's mean. Values whose range cannot be the unit, such
+    Takes tensors and NumPy arrays of any number type, as files hold them. A missing pixel (:func:`is_missing`) becomes
+    0.5, the band's mean. Values whose range cannot be the unit, such
     as reflectance from 0 to 1 or radar in linear power, bring one warning per modality.
 
     Args:
@@ -89,7 +112,7 @@ class Normalize(nn.Module):
         lines = [f"{m.name} in {m.unit} ({', '.join(self.bands[m.name] or m.bands)})" for m in sensors]
         return "; ".join(lines) + (f"; size={self.size}" if self.size else "")
 
-    def forward(self, x: Tensor | dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
+    def forward(self, x: Tensor | np.ndarray | Mapping[str, Tensor | np.ndarray]) -> Tensor | dict[str, Any]:
         """Normalises an image, or every image of a sample or batch.
 
         Args:
@@ -102,7 +125,7 @@ class Normalize(nn.Module):
         Raises:
             TerraFMError: If a channel count is not the number of bands, or nothing says what an image is.
         """
-        if isinstance(x, Tensor):
+        if isinstance(x, Tensor | np.ndarray):
             return self._normalize(x, self._named("a bare tensor"))
         names = {key: m.name for m in get_modalities() for key in (m.key, m.name) if key in x}
         if "image" in x:
@@ -112,9 +135,9 @@ class Normalize(nn.Module):
             raise TerraFMError(
                 f"Nothing to normalise among the keys {', '.join(x) or '(none)'}: expected one of image, {keys}."
             )
-        sample = x | {key: self._normalize(x[key], name) for key, name in names.items()}
+        sample: dict[str, Any] = {**x} | {key: self._normalize(x[key], name) for key, name in names.items()}
         if self.size and "mask" in x:
-            sample["mask"] = resize_mask(x["mask"], self.size)
+            sample["mask"] = resize_mask(torch.as_tensor(x["mask"]), self.size)
         return sample
 
     def _named(self, what: str) -> str:
@@ -122,8 +145,8 @@ class Normalize(nn.Module):
             raise TerraFMError(f"Nothing says which sensor {what} is: make Normalize with `modality=`.")
         return self.modality
 
-    def _normalize(self, x: Tensor, name: str) -> Tensor:
-        modality = get_modality(name)
+    def _normalize(self, image: Tensor | np.ndarray, name: str) -> Tensor:
+        modality, x = get_modality(name), torch.as_tensor(image)
         scale, shift = self.get_buffer(f"{name}_scale"), self.get_buffer(f"{name}_shift")
         if x.ndim < 3 or x.shape[-3] != len(scale):
             bands = ", ".join(self.bands[name] or modality.bands)
@@ -131,22 +154,23 @@ class Normalize(nn.Module):
                 f"{name} must be (..., {len(scale)}, H, W) with the bands {bands}, got {tuple(x.shape)}: "
                 "name yours with `bands=`, or another sensor with `modality=`."
             )
+        stored = x.dtype
+        x = x if x.is_floating_point() and isinstance(image, Tensor) else x.to(scale.dtype)
+        missing = is_missing(x, modality.unit)
         if not torch.compiler.is_compiling():
-            self._check_unit(x, modality)
-        x = x.to(scale.dtype) if not x.is_floating_point() else x
-        y = x * scale.to(x)[:, None, None] + shift.to(x)[:, None, None]
-        y = torch.where(torch.isfinite(y), y, MISSING)
+            self._check_unit(x, missing, modality, stored)
+        y = apply_affine(x, scale, shift, missing)
         return resize_image(y, self.size) if self.size else y
 
-    def _check_unit(self, x: Tensor, modality: Modality) -> None:
+    def _check_unit(self, x: Tensor, missing: Tensor, modality: Modality, stored: torch.dtype) -> None:
         """Looks at the first image of each modality that has any pixel."""
         if modality.name in self._checked:
             return
-        values = x[torch.isfinite(x)]
+        values = x[torch.isfinite(x) if missing.all() else ~missing]
         if not len(values):
             return
         self._checked.add(modality.name)
-        hint = _hint(modality.unit, values.min().item(), values.max().item(), x.dtype)
+        hint = _hint(modality.unit, values.min().item(), values.max().item(), stored)
         if hint:
             warnings.warn(
                 f"{modality.title} must be in {modality.unit}, but lies from {values.min().item():.4g} to "

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,8 @@ from terrafm_tg.datasets.bench import BenchDataset, BenchTask, get_task, open_be
 from terrafm_tg.datasets.bench.task import Split
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES
-from terrafm_tg.transforms.normalize import MISSING, affine, resize_image, resize_mask
-from terrafm_tg.transforms.orient import ORIENTATIONS, orient
+from terrafm_tg.transforms.normalize import MISSING, Normalize, apply_affine, resize_image, resize_mask
+from terrafm_tg.transforms.orient import turn_batch
 
 from .sensors import FullBatches
 
@@ -65,7 +65,7 @@ class BenchDataModule(FullBatches):
         batch_size: int = 64,
         num_workers: int = 0,
     ) -> None:
-        super().__init__(NonGeoDataset, batch_size, num_workers)
+        super().__init__(cast("type[NonGeoDataset]", NonGeoDataset), batch_size, num_workers)
         self.task = get_task(name)
         if names == "labelled" and self.task.labelled is not None:
             self.task = replace(self.task, sensors=self.task.labelled)
@@ -127,14 +127,13 @@ class BenchTransforms(nn.Module):
             sensor: [data.task.sensors[sensor].index(band) for band in chosen]
             for sensor, chosen in bands.items()
         }
-        for sensor, columns in self.columns.items():
-            if normalization == "model" and sensor in MODALITIES:
-                scale, shift = affine(MODALITIES[sensor], bands[sensor])
-            else:
-                std = 4 * data.std[sensor][columns].double().clamp(min=1e-6)
-                scale, shift = 1 / std, MISSING - data.mean[sensor][columns].double() / std
-            self.register_buffer(f"{sensor}_scale", scale.float()[:, None, None], persistent=False)
-            self.register_buffer(f"{sensor}_shift", shift.float()[:, None, None], persistent=False)
+        self.own = {s for s in self.columns if normalization == "model" and s in MODALITIES}
+        self.normalize = Normalize(bands={sensor: bands[sensor] for sensor in self.own})
+        for sensor in self.columns.keys() - self.own:
+            mean, std = (x[sensor][self.columns[sensor]].double() for x in (data.mean, data.std))
+            scale = 1 / (4 * std.clamp(min=1e-6))
+            self.register_buffer(f"{sensor}_scale", scale.float(), persistent=False)
+            self.register_buffer(f"{sensor}_shift", (MISSING - mean * scale).float(), persistent=False)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A batch ready for a task.
@@ -152,22 +151,25 @@ class BenchTransforms(nn.Module):
         rest = {key: value for key, value in batch.items() if not key.startswith("image")}
         if self.size and "mask" in rest:
             rest["mask"] = resize_mask(rest["mask"], (self.size, self.size))
-        if self.augment:
-            images |= {"mask": rest.pop("mask")} if "mask" in rest else {}
-            way = torch.randint(ORIENTATIONS, (len(next(iter(images.values()))),))
-            images = {key: orient(x, way) for key, x in images.items()}
-        return images | rest
+        return turn_batch(images | rest, images) if self.augment else images | rest
 
     def mean_std(self) -> tuple[Tensor, Tensor]:
         """The one sensor's normalisation as (x - mean) / std, (C,) each, with which TorchGeo undoes it for figures."""
         (sensor,) = self.columns
-        scale, shift = (self.get_buffer(f"{sensor}_{part}").flatten() for part in ("scale", "shift"))
+        scale, shift = self._affine(sensor)
         return -shift / scale, 1 / scale
+
+    def _affine(self, sensor: str) -> tuple[Tensor, Tensor]:
+        """Scale and shift of a sensor, (C,) each."""
+        module = self.normalize if sensor in self.own else self
+        return module.get_buffer(f"{sensor}_scale"), module.get_buffer(f"{sensor}_shift")
 
     def _image(self, batch: Mapping[str, Tensor], sensor: str) -> Tensor:
         x = batch[f"image_{sensor}"][..., self.columns[sensor], :, :]
-        y = x * self.get_buffer(f"{sensor}_scale") + self.get_buffer(f"{sensor}_shift")
-        y = torch.where(torch.isfinite(y), y, MISSING)
+        if sensor in self.own:
+            y = self.normalize({f"image_{sensor}": x})[f"image_{sensor}"]
+        else:
+            y = apply_affine(x, *self._affine(sensor), ~torch.isfinite(x))
         return resize_image(y, (self.size, self.size)) if self.size else y
 
 

@@ -1,19 +1,72 @@
-"""Any TorchGeo dataset with labels or masks, of one sensor or several, as normalised batches."""
+"""Labelled TorchGeo datasets of one sensor, several, or two dates, as normalised batches."""
 
 import inspect
 import os
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence, Sized
+from typing import Any, Literal, cast
 
-from torch.utils.data import DataLoader
-from torchgeo.datamodules import NonGeoDataModule
-from torchgeo.datasets import NonGeoDataset
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset, random_split
+from torchgeo.datamodules import NonGeoDataModule, OSCDDataModule
+from torchgeo.datasets import OSCD, NonGeoDataset
 
-from terrafm_tg.datasets.labelled.sensor_pairs import SensorPairs
+from terrafm_tg.datasets.labelled import SensorPairs
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.modalities import get_modalities, get_modality
+from terrafm_tg.modalities import MODALITIES, S2L1C, get_modalities, get_modality
+from terrafm_tg.transforms import Normalize
+from terrafm_tg.transforms.orient import turn_batch
 
-from .transforms import SensorTransforms
+
+class SensorTransforms(nn.Module):
+    """Normalises a batch's images, resizes them, and turns each sample at random in training.
+
+    Args:
+        bands: Bands of each sensor's images, by modality, in the order of their channels.
+        image: Which sensor the key ``image`` is of.
+        size: Height and width to resize to; as they are where None. Masks are resized by nearest neighbour.
+        augment: Turn and mirror each sample, its images and its mask alike; nothing else changes.
+        radar_unit: Unit of Sentinel-1: ``dB``, or ``linear`` power.
+    """
+
+    def __init__(
+        self,
+        bands: Mapping[str, Sequence[str]],
+        image: str | None = None,
+        size: int | None = None,
+        augment: bool = False,
+        radar_unit: Literal["dB", "linear"] = "dB",
+    ) -> None:
+        super().__init__()
+        self.normalize = Normalize(image, dict(bands), size)
+        self.keys = {modality.key: modality for modality in MODALITIES.values()}
+        if image is not None:
+            self.keys["image"] = MODALITIES[image]
+        self.augment = augment
+        self.linear = radar_unit == "linear"
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Transforms a batch.
+
+        Args:
+            batch: Images (B, C, H, W) or, of several dates, (B, T, C, H, W); perhaps ``mask`` (B, H, W).
+
+        Returns:
+            A new dict with float32 images.
+
+        Raises:
+            TerraFMError: If a channel count is not the number of bands, or no image is there.
+        """
+        images = {key: batch[key] for key in self.keys if key in batch}
+        if self.linear:
+            images |= {k: 10 * x.log10() for k, x in images.items() if self.keys[k].unit == "dB"}
+        batch = self.normalize(batch | images)
+        return turn_batch(batch, images) if self.augment else batch
+
+    def mean_std(self, modality: str) -> tuple[Tensor, Tensor]:
+        """The normalisation as (x - mean) / std, (C,) each, with which TorchGeo's tasks undo it for their figures."""
+        scale, shift = (self.normalize.get_buffer(f"{modality}_{part}") for part in ("scale", "shift"))
+        return -shift / scale, 1 / scale
 
 
 class FullBatches(NonGeoDataModule):
@@ -27,9 +80,9 @@ class FullBatches(NonGeoDataModule):
         """
         loader = super().train_dataloader()
         if not len(loader):
+            count = len(cast("Sized", loader.dataset))
             raise TerraFMError(
-                f"`batch_size` is {self.batch_size}, but there are only {len(loader.dataset)} training samples: "
-                "lower it."
+                f"`batch_size` is {self.batch_size}, but there are only {count} training samples: lower it."
             )
         return loader
 
@@ -83,7 +136,7 @@ class SensorDataModule(FullBatches):
             raise TerraFMError(
                 f"`size` is {size}: the encoder cuts patches of 16 px, so set a multiple of 16."
             )
-        super().__init__(NonGeoDataset, batch_size, num_workers)
+        super().__init__(datasets[sensors[0].name], batch_size, num_workers)
         self.datasets = {m.name: datasets[m.name] for m in sensors}
         self.options = {"root": root, **(options or {})}
         single = sensors[0] if len(sensors) == 1 else None
@@ -140,3 +193,92 @@ def _known(modality: str, bands: Sequence[str] | None) -> tuple[str, ...]:
     """The bands by their usual names, all of the modality's where None."""
     sensor = get_modality(modality)
     return sensor.bands if bands is None else tuple(sensor.bands[i] for i in sensor.band_indices(bands))
+
+
+class Crop:
+    """Cuts the same square out of both dates and the mask.
+
+    Args:
+        size: Height and width in pixels.
+        random: Anywhere; otherwise from the middle.
+    """
+
+    def __init__(self, size: int, random: bool) -> None:
+        self.size = size
+        self.random = random
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Crops ``image`` (..., H, W) and ``mask`` (..., H, W).
+
+        Raises:
+            TerraFMError: If the image is smaller than the crop.
+        """
+        height, width = sample["image"].shape[-2:]
+        if min(height, width) < self.size:
+            raise TerraFMError(
+                f"A region of {height}x{width} px is smaller than `patch_size` {self.size}: lower it."
+            )
+        free = (height - self.size + 1, width - self.size + 1)
+        top, left = (int(torch.randint(n, ())) if self.random else (n - 1) // 2 for n in free)
+        rows, columns = slice(top, top + self.size), slice(left, left + self.size)
+        return sample | {key: sample[key][..., rows, columns] for key in ("image", "mask")}
+
+
+class SensorOSCDDataModule(OSCDDataModule):
+    """OSCD (Sentinel-2 L1C, two dates) with TerraFM's bands and normalisation.
+
+    TorchGeo's own crops by kornia, whose version 0.9 no longer takes one mask for two dates. Here training sees
+    random crops, several of each region; validation and test see the middle of each, so that scores repeat.
+
+    Args:
+        root: Folder of the data.
+        bands: Bands to read, in order; all that the L1C stem has by default.
+        patch_size: Height and width of the crops in pixels, a multiple of 16.
+        crops: Random crops of each training region in an epoch.
+        augment: Turn and mirror training samples at random.
+        val_split_pct: Share of the training regions that validates.
+        batch_size: Samples per batch and process.
+        num_workers: Processes that read.
+        download: Fetch what is missing.
+        checksum: Check what was fetched.
+
+    Raises:
+        TerraFMError: If a band is unknown, or a region is smaller than a crop.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str] = "data/oscd",
+        bands: Sequence[str] | None = None,
+        patch_size: int = 224,
+        crops: int = 16,
+        augment: bool = True,
+        val_split_pct: float = 0.2,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        download: bool = False,
+        checksum: bool = True,
+    ) -> None:
+        names = tuple(S2L1C.bands[i] for i in S2L1C.band_indices(S2L1C.bands if bands is None else bands))
+        files = {"root": root, "bands": names, "download": download, "checksum": checksum}
+        super().__init__(batch_size, patch_size, val_split_pct, num_workers, **files)
+        self.crop = patch_size
+        self.crops = crops
+        self.aug = SensorTransforms({S2L1C.name: names}, image=S2L1C.name)
+        self.train_aug = SensorTransforms({S2L1C.name: names}, image=S2L1C.name, augment=augment)
+        self.mean, self.std = self.aug.mean_std(S2L1C.name)
+
+    def setup(self, stage: str) -> None:
+        """Opens the datasets of a stage; ``predict`` reads the test split."""
+        middle = Crop(self.crop, random=False)
+        if stage in ("fit", "validate"):
+            train = OSCD(split="train", transforms=Crop(self.crop, random=True), **self.kwargs)
+            val = OSCD(split="train", transforms=middle, **self.kwargs)
+            shares = [1 - self.val_split_pct, self.val_split_pct]
+            parts = random_split(
+                cast("Dataset[int]", range(len(train))), shares, torch.Generator().manual_seed(0)
+            )
+            self.train_dataset = Subset(train, list(parts[0].indices) * self.crops)
+            self.val_dataset = Subset(val, parts[1].indices)
+        if stage in ("test", "predict"):
+            self.test_dataset = self.predict_dataset = OSCD(split="test", transforms=middle, **self.kwargs)

@@ -25,7 +25,7 @@ from torchgeo.datasets import (
 )
 from torchgeo.datasets.utils import lazy_import
 
-from terrafm_tg.datasets.labelled.dfc2020 import DFC2020S1, DFC2020S2, IGNORED
+from terrafm_tg.datasets.labelled import DFC2020S1, DFC2020S2, IGNORED
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import S1RTC, S2L1C, S2L2A
 

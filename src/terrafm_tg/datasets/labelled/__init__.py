@@ -1,1 +1,0 @@
-"""Labelled Sentinel-1 and Sentinel-2 datasets."""
