@@ -213,6 +213,37 @@ def test_wrong_files(state: State, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["ckpt", "safetensors"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"M",
+        b"",
+        b"# The paper's base recipe\nseed_everything: 0\n",
+        b"<!DOCTYPE html><html></html>",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+        b"PK\x03\x04 and no more",
+        b"\x80\x02}q\x00X\x04\x00\x00\x00",
+    ],
+)
+def test_what_is_no_checkpoint(tmp_path: Path, content: bytes, ending: str) -> None:
+    """One sentence with the option that the user set; what is there may be his only copy, so none says to delete it."""
+    path = tmp_path / f"file.{ending}"
+    path.write_bytes(content)
+    for load, option in (
+        (load_encoder_state, "weights"),
+        (lambda path: export_encoder(path, "x"), "checkpoint"),
+    ):
+        with pytest.raises(
+            TerraFMError, match=f"file.{ending} is damaged or not one .*as `{option}`"
+        ) as error:
+            load(path)
+        assert "\n" not in str(error.value)
+        assert "delete" not in str(error.value)
+    with pytest.raises(TerraFMError, match=r"no checkpoint file .*nothere.ckpt: correct `checkpoint`"):
+        export_encoder(tmp_path / "nothere.ckpt", "x")
+
+
+@pytest.mark.parametrize("ending", ["ckpt", "safetensors"])
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.floats(0, 1, exclude_max=True), cut=st.booleans(), noise=st.binary(min_size=1, max_size=64))
 def test_any_damage_is_one_sentence(tmp_path: Path, ending: str, at: float, cut: bool, noise: bytes) -> None:
@@ -232,3 +263,4 @@ def test_any_damage_is_one_sentence(tmp_path: Path, ending: str, at: float, cut:
     except TerraFMError as error:
         message = str(error)
     assert "\n" not in message
+    assert "delete" not in message

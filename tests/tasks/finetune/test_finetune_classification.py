@@ -183,3 +183,21 @@ def test_settings_that_do_not_fit_are_one_sentence() -> None:
         task(mixup=0.8, ignore_index=-1)
     with pytest.raises(TerraFMError, match="s3"):
         task(modalities=["s3", "s1rtc"])
+
+
+@pytest.mark.parametrize("settings", [{"model": "terrafm_nano"}, {"model": "terrafm_small_s1rtc"}])
+def test_a_checkpoint_rebuilds_its_own_encoder(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Tuned from a file of two blocks, and predicted with settings that name an encoder of another depth or width."""
+    torch.save(build_encoder("terrafm_tiny", depth=2).state_dict(), tmp_path / "two.pth")
+    data = loader(samples(4, image=images(2, 4), label=torch.tensor([0, 1, 0, 1])))
+    tuned, run = task(weights=tmp_path / "two.pth", depth=None, modalities=["s1rtc"]), trainer(tmp_path)
+    run.fit(tuned, data)
+    run.save_checkpoint(tmp_path / "tuned.ckpt")
+    other = task(depth=None, modalities=["s1rtc"], **settings)
+    expected = torch.cat(run.predict(tuned, data))
+    assert torch.equal(
+        torch.cat(trainer(tmp_path).predict(other, data, ckpt_path=tmp_path / "tuned.ckpt")), expected
+    )
+    assert (len(other.model.blocks), other.hparams["depth"]) == (2, 2)
+    loaded = FineTuneClassification.load_from_checkpoint(tmp_path / "tuned.ckpt").eval()
+    assert torch.equal(torch.cat(trainer(tmp_path).predict(loaded, data)), expected)

@@ -1,20 +1,22 @@
 """The part that all fine-tuning tasks on classes, pixels or labels share: checks, loss, scores."""
 
 import abc
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torchgeo.tasks import BaseTask
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.models.sizes import find_size, split_name
 
 from .encoder import SensorImages
 from .losses import LabelLoss
 from .metrics import EpochScores
-from .optimization import FineTuneOptimization
+from .optimization import FineTuneOptimization, encoder_of
 from .rates import check_target
 
 
@@ -143,6 +145,22 @@ class SensorTask(FineTuneOptimization, LabelTask):
     """
 
     images: SensorImages
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Builds the encoder anew where the checkpoint's is of another size than the settings'."""
+        state, own = checkpoint["state_dict"], encoder_of(self)
+        width = next((p.shape[-1] for name, p in state.items() if name.endswith("cls_token")), own.embed_dim)
+        depth = len({match[1] for name in state if (match := re.search(r"\bblocks\.(\d+)\.", name))})
+        size = find_size(width, depth)
+        if (width, depth) == (own.embed_dim, own.depth) or size is None:
+            return
+        name = self.hparams["model"]
+        self.hparams["model"], self.hparams["depth"] = name.replace(split_name(name)[0], size), depth
+        self.weights = None  # those of the checkpoint follow
+        self.configure_models()
+        rank_zero_info(
+            f"The encoder is the checkpoint's: {size} of {depth} blocks, not {name} as in the settings."
+        )
 
     @abc.abstractmethod
     def target(self, batch: dict[str, Any]) -> Tensor:
