@@ -9,7 +9,7 @@ import pyproj
 
 from terrafm_tg.datasets.index.land_cover import lists
 from terrafm_tg.datasets.majortom import grid
-from terrafm_tg.datasets.tiles.index_file import IndexWriter
+from terrafm_tg.datasets.tiles.index_file import write_index
 from terrafm_tg.datasets.tiles.table import boxes, times
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import OCEAN
@@ -38,10 +38,12 @@ def write_synthetic_index(path: str | os.PathLike[str], tiles: int, seed: int = 
     rows, cols, patches = _cells(tiles // 4, seed)
     if tiles < 4 or tiles % 4 or len(rows) < tiles // 4:
         raise TerraFMError(f"`tiles` is {tiles:,}: give a multiple of 4, at most {4 * len(rows):,}.")
-    with IndexWriter(Path(path), {"tile_size": _TILE, "remote": False, "state": "synthetic"}) as writer:
-        for start in range(0, len(rows), _CELLS):
-            part = slice(start, start + _CELLS)
-            writer.add(_tiles(rows[part], cols[part], patches[part], np.random.default_rng([seed, start])))
+    parts = (slice(start, start + _CELLS) for start in range(0, len(rows), _CELLS))
+    tables = (
+        _tiles(rows[part], cols[part], patches[part], np.random.default_rng([seed, part.start]))
+        for part in parts
+    )
+    write_index(tables, Path(path), {"tile_size": _TILE, "remote": False, "state": "synthetic"})
 
 
 def _cells(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

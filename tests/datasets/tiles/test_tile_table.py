@@ -1,7 +1,5 @@
 """The index on disk and in memory, against geopandas on the same file and against each polygon in turn."""
 
-import json
-
 import geopandas as gpd
 import numpy as np
 import pandas as pd
@@ -12,7 +10,7 @@ import shapely
 from benchmarks.synthetic_index import write_synthetic_index
 from terrafm_tg.datasets import MajorTOM, TileDataset
 from terrafm_tg.datasets.tiles import index_file as index_file
-from terrafm_tg.datasets.tiles.index_file import IndexWriter, read_index, write_index
+from terrafm_tg.datasets.tiles.index_file import read_index, write_index
 from terrafm_tg.datasets.tiles.table import BOX, TIMES, as_index, as_table
 from terrafm_tg.errors import TerraFMError
 
@@ -89,9 +87,8 @@ def test_parts_give_the_same_file(path, tmp_path, monkeypatch):
     monkeypatch.setattr(index_file, "ROW_GROUP", 300)
     write_index(table, tmp_path / "once.parquet", MADE_FOR)
     write_index(as_index(table, 534), tmp_path / "polygons.parquet", MADE_FOR)
-    with IndexWriter(tmp_path / "parts.parquet", MADE_FOR) as writer:
-        for start in range(0, 2000, 600):
-            writer.add(table.iloc[start : start + 600])
+    parts = (table.iloc[start : start + 600] for start in range(0, 2000, 600))
+    write_index(parts, tmp_path / "parts.parquet", MADE_FOR)
     once = (tmp_path / "once.parquet").read_bytes()
     assert once == (tmp_path / "parts.parquet").read_bytes()
     assert pq.read_metadata(tmp_path / "once.parquet").num_row_groups == 7
@@ -103,14 +100,9 @@ def test_parts_give_the_same_file(path, tmp_path, monkeypatch):
 def test_nothing_is_left_of_a_writer_that_failed(path, tmp_path):
     table = read_index(path)[0]
     (tmp_path / "index.parquet").write_bytes(b"the one before")
-
-    def write():
-        with IndexWriter(tmp_path / "index.parquet", MADE_FOR) as writer:
-            writer.add(table)
-            writer.add(table.drop(columns="land_cover"))
-
+    parts = [table, table.drop(columns="land_cover")]
     with pytest.raises(ValueError, match="field names are not matching"):
-        write()
+        write_index(parts, tmp_path / "index.parquet", MADE_FOR)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"the one before"]
 
 
@@ -135,13 +127,10 @@ def test_polygons_of_no_grid_are_kept(tmp_path):
         tiles.resolve((slice(3.8, 3.9), slice(1.8, 1.9)))  # in the box, beside the triangle
 
 
-def test_an_index_of_the_version_before(path, tmp_path):
-    """Written by geopandas, with its attributes and without boxes."""
+def test_an_index_of_polygons_alone(path, tmp_path):
     table = read_index(path)[0]
-    old = as_index(table, 534).reset_index(drop=True)
-    old = old.drop(columns=["x", "y"]).assign(**{name: table[name] for name in TIMES})
-    old.attrs = {"terrafm": json.dumps(MADE_FOR)}
-    old.to_parquet(tmp_path / "index.parquet")
+    index = as_index(table, 534).drop(columns=["x", "y"])
+    write_index(index, tmp_path / "index.parquet", MADE_FOR)
     again, made_for = read_index(tmp_path / "index.parquet")
     assert made_for == MADE_FOR
     np.testing.assert_allclose(again[list(BOX)], table[list(BOX)])

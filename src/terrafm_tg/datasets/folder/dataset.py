@@ -10,10 +10,8 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 import rasterio
-from rasterio import windows
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
-from rasterio.io import DatasetReader
 from rasterio.transform import array_bounds, from_bounds
 from rasterio.windows import Window
 from torchgeo.datasets.utils import Sample
@@ -22,13 +20,15 @@ from terrafm_tg.datasets.tiles.dataset import TileDataset, check_tile_size
 from terrafm_tg.datasets.tiles.index_file import open_index
 from terrafm_tg.datasets.tiles.pixels import RADAR_UNITS, native_pixels
 from terrafm_tg.datasets.tiles.table import resolve_offsets
-from terrafm_tg.datasets.tiles.warp import warp
+from terrafm_tg.datasets.tiles.warp import needed_window, warp
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import Modality
 from terrafm_tg.utils.files import fingerprint
 
 from .offsets import Offsets, find_offsets
 from .products import FOLDERS, band_file, band_order, find_folders, find_products, image_files, join_products
+
+_MOST_PIXELS = 1 << 15  # along a side of a tile: a damaged header must not ask for endless work
 
 
 class SentinelFolder(TileDataset):
@@ -163,7 +163,7 @@ class SentinelFolder(TileDataset):
         if path is None:
             raise DamagedTileError(name, f"band {bands[0]} has no file")
         offset = int(self.table[f"offset_{modality.name}"].iat[row]) if self.harmonize else 0
-        transform = self._transform(row)
+        transform, crs = self._transform(row), CRS.from_epsg(int(self._columns["epsg"][row]))
         size = int(self.table["height"].iat[row]), int(self.table["width"].iat[row])
         extent = array_bounds(*size, transform)
         try:
@@ -171,25 +171,25 @@ class SentinelFolder(TileDataset):
                 order = bands if src.count == 1 else band_order(src, (self.bands or {}).get(modality.name))
                 if missing := [band for band in bands if band not in order]:
                     raise ValueError(f"band {', '.join(missing)} is missing")
-                window, exact = source_window(src, extent)
-                pixels = src.read([order.index(band) + 1 for band in bands], window=window)
-                pixels = native_pixels(
-                    pixels, modality, src.nodata, offset, self.radar_unit, self.optical_scale
+                pixels_across = (
+                    size[1] * transform.a / src.transform.a,
+                    size[0] * transform.e / src.transform.e,
                 )
+                if not all(0.5 < count < _MOST_PIXELS for count in pixels_across):
+                    raise ValueError(f"its pixels are not of a size for its tile ({src.transform.a:g} wide)")
+                if (window := needed_window(src, src.crs, extent)) is None:
+                    raise ValueError("it lies elsewhere than its tile")
+                stored = src.read([order.index(band) + 1 for band in bands], window=window)
                 factor = max(round(src.transform.a / transform.a), 1)
-                origin = windows.transform(window, src.transform)
-        except (RasterioError, ValueError) as error:
+                origin = src.window_transform(window)
+                pixels = native_pixels(
+                    stored, modality, src.nodata, offset, self.radar_unit, self.optical_scale
+                )
+        except (RasterioError, ValueError, ArithmeticError) as error:
             raise DamagedTileError(name, f"{path.name}: {error}") from error
-        if exact:
-            return pixels
         height, width = (-(-side // factor) for side in size)
         grid = from_bounds(*extent, width, height)
-        crs, nodata = CRS.from_epsg(int(self._columns["epsg"][row])), modality.nodata
-        # as floating point, which is rounded to even: GDAL rounds up
-        image = warp(
-            pixels.astype(np.float64), origin, crs, grid, crs, (height, width), nodata, average=False
-        )
-        return (np.rint(image) if pixels.dtype == np.uint16 else image).astype(pixels.dtype)
+        return warp(pixels, origin, crs, grid, crs, (height, width), modality.nodata, average=False)
 
     def _check_units(self) -> None:
         """Refuses a unit that the first image of a modality cannot have."""
@@ -221,37 +221,3 @@ class SentinelFolder(TileDataset):
     @cached_property
     def _paths_of(self) -> dict[str, pd.Categorical]:
         return {m.name: self.table[f"path_{m.name}"].array for m in self.modalities}
-
-
-#: Along a side of one tile; a damaged header must not ask for more memory than there is.
-MOST_PIXELS = 1 << 15
-
-
-def source_window(src: DatasetReader, extent: tuple[float, float, float, float]) -> tuple[Window, bool]:
-    """Finds the pixels of a file that an extent needs.
-
-    Args:
-        src: An open file, north-up.
-        extent: (left, bottom, right, top) in its CRS.
-
-    Raises:
-        ValueError: If the file's grid is none, or its pixels are so small that the extent has too many.
-
-    Returns:
-        The window, within the file; and whether the extent is exactly that window, to a thousandth of a
-        pixel. Where it is not, the window reaches one pixel beyond, as interpolation needs.
-    """
-    left, bottom, right, top = extent
-    t = src.transform
-    if not (t.a > 0 > t.e and np.isfinite(tuple(t)).all()):
-        raise ValueError(f"its grid is not north-up ({', '.join(f'{number:g}' for number in tuple(t)[:6])})")
-    if (right - left) / t.a > MOST_PIXELS or (top - bottom) / -t.e > MOST_PIXELS:
-        raise ValueError(f"its pixels are {t.a:g} x {-t.e:g} wide, far too small for its tile")
-    edges = np.array([[(top - t.f) / t.e, (bottom - t.f) / t.e], [(left - t.c) / t.a, (right - t.c) / t.a]])
-    whole = np.rint(edges)
-    sizes = np.array([[src.height], [src.width]])
-    exact = bool((abs(edges - whole) < 1e-3).all() and (whole >= 0).all() and (whole <= sizes).all())
-    if not exact:
-        whole = np.stack([np.floor(edges[:, 0]) - 1, np.ceil(edges[:, 1]) + 1], axis=1)
-    (row, bottom), (column, right) = np.clip(whole, 0, sizes).astype(int).tolist()
-    return Window(column, row, right - column, bottom - row), exact

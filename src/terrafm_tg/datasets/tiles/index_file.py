@@ -6,11 +6,9 @@ covering of GeoParquet 1.1). We read the boxes and leave the polygons where they
 
 import json
 import os
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -34,64 +32,34 @@ _LIGHT = ("x", "y", "bbox")  # with these, nobody needs the polygons
 _MANY_NAMES = "product_"
 
 
-def write_index(index: pd.DataFrame, path: Path, made_for: dict[str, Any]) -> None:
+_DICTIONARY = 1 << 26  # bytes: a row group's names are never written out one by one
+
+
+def write_index(
+    index: pd.DataFrame | Iterable[pd.DataFrame], path: Path, made_for: Mapping[str, Any]
+) -> None:
     """Writes a tile index, whole or not at all.
 
     Args:
-        index: A tile index, or a tile table (:mod:`~terrafm_tg.datasets.tiles.table`).
+        index: A tile index, or a tile table (:mod:`~terrafm_tg.datasets.tiles.table`); or parts of one, of the same
+            columns, made one after the other.
         path: The file.
         made_for: The settings and files it was made for, returned by :func:`read_index`; JSON can hold them.
             ``tile_size`` is the size of tiles of which neither polygons nor sizes are given.
     """
-    with IndexWriter(path, made_for) as writer:
-        writer.add(index)
-
-
-_DICTIONARY = 1 << 26  # bytes: a row group's names are never written out one by one
-
-
-class IndexWriter:
-    """Writes a tile index of several parts, of which each is a tile index or a tile table.
-
-    The file appears when the context is left without an error.
-
-    Args:
-        path: The file.
-        made_for: As for :func:`write_index`.
-    """
-
-    def __init__(self, path: Path, made_for: dict[str, Any]) -> None:
-        self.path, self.made_for = path, made_for
-        self._open = ExitStack()
-        self._writer: pq.ParquetWriter | None = None
-
-    def add(self, index: pd.DataFrame) -> None:
-        """Appends rows; all parts have the same columns."""
-        table = as_table(index)
-        for start in range(0, len(table), ROW_GROUP):
-            rows = _to_arrow(table.iloc[start : start + ROW_GROUP], self.made_for.get("tile_size"))
-            if self._writer is None:
-                metadata = {"geo": _geo_metadata(), "terrafm": json.dumps(self.made_for)}
-                self._schema = rows.schema.with_metadata(metadata)
-                names = [field.name for field in self._schema if pa.types.is_dictionary(field.type)]
-                self._writer = self._open.enter_context(
-                    pq.ParquetWriter(
-                        self._open.enter_context(atomic_write(self.path)),
-                        self._schema,
-                        compression="zstd",
-                        use_dictionary=names,
-                        dictionary_pagesize_limit=_DICTIONARY,
-                    )
-                )
-            self._writer.write_table(rows.cast(self._schema), row_group_size=ROW_GROUP)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._open.__exit__(kind, error, trace)
+    groups = (
+        _to_arrow(table.iloc[start : start + ROW_GROUP], made_for.get("tile_size"))
+        for table in map(as_table, [index] if isinstance(index, pd.DataFrame) else index)
+        for start in range(0, len(table), ROW_GROUP)
+    )
+    rows: pa.Table | None = next(groups)
+    schema = rows.schema.with_metadata({"geo": _geo_metadata(), "terrafm": json.dumps(made_for)})
+    names = [field.name for field in schema if pa.types.is_dictionary(field.type)]
+    options = {"use_dictionary": names, "dictionary_pagesize_limit": _DICTIONARY, "compression": "zstd"}
+    with atomic_write(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as writer:
+        while rows is not None:
+            writer.write_table(rows.cast(schema), row_group_size=ROW_GROUP)
+            rows = next(groups, None)
 
 
 def _to_arrow(table: pd.DataFrame, tile_size: int | None) -> pa.Table:
@@ -142,7 +110,8 @@ def read_index(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """
     try:
         with pq.ParquetFile(path) as file:
-            names, made_for = file.schema_arrow.names, _made_for(file.schema_arrow.metadata or {})
+            names, metadata = file.schema_arrow.names, file.schema_arrow.metadata or {}
+            made_for = json.loads(metadata.get(b"terrafm", b"null"))
             if made_for is not None and {*_NEEDED, *_LIGHT} <= set(names):
                 columns = {name: _column(file, name) for name in names if name not in ("bbox", "geometry")}
                 columns |= {name: _column(file, f"bbox.{name}") for name in BOX}
@@ -154,14 +123,6 @@ def read_index(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         raise TerraFMError(f"{path} is no tile index of ours: make it again with `terrafm index`.")
     valid = times(index.pop(TIMES[0]), index.pop(TIMES[1]))
     return as_table(index.set_index(pd.IntervalIndex.from_arrays(*valid.values(), closed="both"))), made_for
-
-
-def _made_for(metadata: Mapping[bytes, bytes]) -> dict[str, Any] | None:
-    """Returns the settings a file was made for; earlier versions kept them among the data frame's attributes."""
-    if b"terrafm" in metadata:
-        return json.loads(metadata[b"terrafm"])
-    attributes = json.loads(metadata.get(b"PANDAS_ATTRS", b"{}"))
-    return json.loads(attributes["terrafm"]) if "terrafm" in attributes else None
 
 
 def _column(file: pq.ParquetFile, name: str) -> pd.Series:

@@ -10,7 +10,7 @@ from rasterio.io import DatasetReader
 from rasterio.warp import Resampling, reproject, transform_bounds
 from rasterio.windows import Window, from_bounds
 
-_SAME = 1e-3  # of a pixel, and of the unit of its size
+_SAME = 1e-3  # of a pixel, at each edge
 
 
 def needed_window(src: DatasetReader, crs: CRS, bounds: tuple[float, float, float, float]) -> Window | None:
@@ -60,25 +60,32 @@ def warp(
     Returns:
         (H, W), or (C, H, W), of the same type.
     """
-    column, row = (to.c - transform.c) / transform.a, (to.f - transform.f) / transform.e
-    apart = (
-        abs(column - round(column)),
-        abs(row - round(row)),
-        abs(transform.a - to.a),
-        abs(transform.e - to.e),
-    )
-    if crs == to_crs and transform.b == transform.d == 0 and max(apart) < _SAME:
-        method = Resampling.nearest
-    elif average and max(pixels.shape[-2:]) > 1.5 * max(shape):
-        method = Resampling.average
-    else:
-        method = Resampling.bilinear
-    options = {} if average else {"XSCALE": 1, "YSCALE": 1}  # else GDAL widens its kernel over finer pixels
+    height, width = shape
+    rows = (np.array([to.f, to.f + height * to.e]) - transform.f) / transform.e - [0, height]
+    columns = (np.array([to.c, to.c + width * to.a]) - transform.c) / transform.a - [0, width]
+    row, column = round(rows[0]), round(columns[0])
+    apart = np.abs([rows - row, columns - column]).max()
     result = np.full((*pixels.shape[:-2], *shape), nodata, dtype=pixels.dtype)
-    planes = zip(pixels.reshape(-1, *pixels.shape[-2:]), result.reshape(-1, *shape), strict=True)
-    for band, image in planes:  # one by one: together, a pixel is missing only where all bands lack it
+    if crs == to_crs and transform.b == transform.d == 0 and apart < _SAME:
+        top, left = max(row, 0), max(column, 0)
+        part = pixels[..., top : max(row + height, top), left : max(column + width, left)]
+        result[..., top - row :, left - column :][..., : part.shape[-2], : part.shape[-1]] = part
+        return result
+    method, options = Resampling.bilinear, {}
+    if not average:
+        options = {"XSCALE": 1, "YSCALE": 1}  # else GDAL widens its kernel over finer pixels
+    elif max(pixels.shape[-2:]) > 1.5 * max(shape):
+        method = Resampling.average
+    exact = (
+        np.float64 if not average and pixels.dtype.kind == "u" else pixels.dtype
+    )  # GDAL rounds up, not to even
+    for place in np.ndindex(
+        pixels.shape[:-2]
+    ):  # one by one: together, a pixel is missing only where all bands lack it
+        image = np.full(shape, nodata, exact)
         reproject(
-            band, image, src_transform=transform, src_crs=crs, dst_transform=to, dst_crs=to_crs,
+            pixels[place].astype(exact), image, src_transform=transform, src_crs=crs, dst_transform=to, dst_crs=to_crs,
             src_nodata=nodata, dst_nodata=nodata, resampling=method, tolerance=0.01, **options,
         )  # fmt: skip
+        result[place] = np.rint(image) if exact is np.float64 else image
     return result

@@ -1,15 +1,12 @@
 import numpy as np
 import pytest
-import rasterio
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
-from rasterio.io import MemoryFile
 from rasterio.transform import from_bounds
 from scipy.ndimage import map_coordinates
 
-from terrafm_tg.datasets.folder.dataset import source_window
 from terrafm_tg.datasets.tiles.warp import warp
 
 UTM = CRS.from_epsg(32633)
@@ -39,30 +36,24 @@ def test_outside_and_missing_pixels():
     assert got[0].tolist() == [[0, 0, 100, 100], [0, 0, 100, 0], [0, 0, 100, 100], [0, 0, 100, 100]]
 
 
-@pytest.mark.parametrize(
-    ("extent", "window", "exact"),
-    [
-        ((20, 40, 50, 80), (2, 2, 3, 4), True),
-        ((20, 40, 50, 84), (1, 0, 5, 7), False),
-        ((-5, 40, 50, 80), (0, 1, 6, 6), False),
-    ],
-)
-def test_window_of_an_extent(extent, window, exact):
-    grid = {
-        "height": 10,
-        "width": 10,
-        "count": 1,
-        "dtype": "uint8",
-        "transform": Affine(10, 0, 0, 0, -10, 100),
-    }
-    with MemoryFile() as memory:
-        with memory.open(driver="GTiff", crs="EPSG:32633", **grid) as src:
-            src.write(np.ones((1, 10, 10), np.uint8))
-        with rasterio.open(memory) as src:
-            got, is_exact = source_window(src, extent)
-    assert is_exact == exact
-    assert got.col_off == window[0]
-    assert (got.width, got.height) == window[2:]
+@pytest.mark.parametrize(("east", "south"), [(20, 30), (-20, 30), (20, -30), (-200, 0), (0, 200), (0.004, 0)])
+def test_pixels_that_end_on_the_same_lines_are_copied(east, south):
+    pixels = np.random.default_rng(0).integers(1, 9, (2, 6, 5)).astype(np.uint16)
+    source, target = Affine(10, 0, 0, 0, -10, 60), Affine(10, 0, east, 0, -10, 60 - south)
+    padded = np.zeros((2, 100, 100), np.uint16)
+    padded[:, 40:46, 40:45] = pixels
+    row, column = 40 + south // 10, 40 + round(east / 10)
+    got = warp(pixels, source, UTM, target, UTM, (4, 7), nodata=0)
+    np.testing.assert_array_equal(got, padded[:, row : row + 4, column : column + 7])
+
+
+def test_a_grid_in_degrees_of_another_step_is_interpolated():
+    pixels = np.arange(40_000, dtype=np.float64).reshape(1, 200, 200) + 1
+    source, target = Affine(1.02e-4, 0, 10, 0, -1.02e-4, 50), Affine(1.01e-4, 0, 10, 0, -1.01e-4, 50)
+    got = warp(pixels, source, CRS.from_epsg(4326), target, CRS.from_epsg(4326), (200, 200), 0, average=False)
+    at = (np.arange(200) + 0.5) * 1.01 / 1.02 - 0.5
+    expected = map_coordinates(pixels[0], np.meshgrid(at, at, indexing="ij"), order=1, mode="nearest")
+    np.testing.assert_allclose(got[0], expected, rtol=1e-6)
 
 
 def test_a_pixel_that_one_band_lacks_is_no_neighbor():
