@@ -1,6 +1,8 @@
 """Major-TOM's tables: those of the source, and of the local copy, which list exactly what it holds."""
 
 import json
+from collections.abc import Sequence
+from itertools import chain, count
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -83,25 +85,6 @@ def read_table(path: Path, modality: str) -> pd.DataFrame:
     return table[table["epsg"].notna() & table["part"].notna()]
 
 
-def fetch_map(reader: RemoteReader, names: list[str], folder: Path, source: str = WORLDCOVER) -> int:
-    """Downloads files of the map that are not in a folder; open sea has none.
-
-    Returns:
-        The number of files that came.
-
-    Raises:
-        TerraFMError: If the source cannot be read.
-    """
-    came = 0
-    for name in names:
-        if not (folder / name).is_file():
-            try:
-                came += reader.save(f"{source.rstrip('/')}/{name}", folder / name)
-            except NotThereError:  # open sea
-                continue
-    return came
-
-
 class LocalProduct:
     """A product's folder below a local root.
 
@@ -117,28 +100,25 @@ class LocalProduct:
     """
 
     def __init__(self, folder: Path, source: Path) -> None:
-        self.folder, self._source = folder, source
+        self.folder, self._source, self.table = folder, source, folder / "metadata.parquet"
+        self._new: list[tuple[str, Sequence[int], Sequence[int]]] = []
         self._rows: list[pa.Table] = []
-        self._new: list[tuple[str, np.ndarray, np.ndarray]] = []
         self._names: set[str] = set()
-        self.table = folder / "metadata.parquet"
         self._dirty = False
         if self.table.is_file():
-            self._read_table()
-
-    def _read_table(self) -> None:
-        try:
-            table = pq.read_table(self.table)
-            names = [url.rpartition("/")[2] for url in table["parquet_url"].to_pylist()]
-        except (pa.ArrowException, OSError, KeyError) as error:
-            raise TerraFMError(
-                f"{self.table} cannot be read ({error}): remove it, and start again."
-            ) from error
-        on_disk = {name: (self.folder / "images" / name).is_file() for name in set(names)}
-        there = np.array([on_disk[name] for name in names], dtype=bool)
-        self._dirty = not there.all()  # such as the source's own table: it names files that are elsewhere
-        self._names = {name for name, is_there in on_disk.items() if is_there}
-        self._rows = [table.filter(pa.array(there))]
+            try:
+                rows = pq.read_table(self.table)
+                names = pd.Series(
+                    [url.rpartition("/")[2] for url in rows["parquet_url"].to_pylist()], dtype=str
+                )
+            except (pa.ArrowException, OSError, KeyError) as error:
+                raise TerraFMError(
+                    f"{self.table} cannot be read ({error}): remove it, and start again."
+                ) from error
+            self._names = {name for name in names.unique() if (folder / "images" / name).is_file()}
+            there = names.isin(self._names)
+            self._dirty = not there.all()  # such as the source's own table: it names files that are elsewhere
+            self._rows = [rows.filter(pa.array(there))]
 
     def keys(self) -> pd.Index:
         """The rows that are there, as :func:`row_keys` names them."""
@@ -166,7 +146,8 @@ class LocalProduct:
             except (pa.ArrowException, OSError) as error:
                 raise TerraFMError(f"{path} cannot be read ({error}): remove it, and start again.") from error
             found = known.get_indexer(row_keys(held["grid_cell"], held["product_id"]))
-            self.add(path.name, source["position"].to_numpy()[found[found >= 0]], np.flatnonzero(found >= 0))
+            positions = source["position"].to_numpy()[found[found >= 0]]
+            self.add(path.name, positions.tolist(), np.flatnonzero(found >= 0).tolist())
 
     def drop_waiting(self, folder: Path) -> None:
         """Removes rows that wait for a file which was made: the run that made it was killed before it tidied up.
@@ -185,13 +166,10 @@ class LocalProduct:
 
     def free_name(self, name: str) -> str:
         """Finds a name for a new file of rows of the source's file of that name."""
-        stem, free, number = Path(name).stem, name, 1
-        while (self.folder / "images" / free).exists():
-            number += 1
-            free = f"{stem}_{number}.parquet"
-        return free
+        names = chain([name], (f"{Path(name).stem}_{number}.parquet" for number in count(2)))
+        return next(free for free in names if not (self.folder / "images" / free).exists())
 
-    def add(self, name: str, positions: np.ndarray, groups: np.ndarray) -> None:
+    def add(self, name: str, positions: Sequence[int], groups: Sequence[int]) -> None:
         """Lists rows of a local file.
 
         Args:
@@ -221,7 +199,9 @@ class LocalProduct:
         if not self._new:
             return
         names, positions, groups = zip(*self._new, strict=True)
-        rows = pq.read_table(self._source, memory_map=True).take(pa.array(np.concatenate(positions)))
+        rows = pq.read_table(self._source, memory_map=True).take(
+            pa.array(np.concatenate(positions), pa.int64())
+        )
         urls = np.repeat([f"images/{name}" for name in names], [len(p) for p in positions])
         for column, values in (("parquet_url", urls), ("parquet_row", np.concatenate(groups))):
             i = rows.schema.get_field_index(column)

@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -88,6 +89,15 @@ class SourceFile(RemotePart):
         return table
 
 
+class SourceRow(NamedTuple):
+    """A row of a file of the source: its row group, cell and product, and its place in the product's table."""
+
+    group: int
+    cell: str
+    product_id: str
+    position: int
+
+
 @dataclass(frozen=True)
 class PartRows:
     """Rows to fetch from one file of the source, and their places on disk.
@@ -97,7 +107,7 @@ class PartRows:
         modality: Of the product.
         url: Of the file.
         name: Of the file to make below ``images``.
-        rows: Row group, cell and product of each row, in the order of the source.
+        rows: In the order of the source.
         extra: Columns besides those that are needed.
     """
 
@@ -105,7 +115,7 @@ class PartRows:
     modality: str
     url: str
     name: str
-    rows: tuple[tuple[int, str, str], ...]
+    rows: tuple[SourceRow, ...]
     extra: tuple[str, ...] = ()
 
     @property
@@ -128,14 +138,14 @@ class PartRows:
         footer = self.kept / "footers" / f"{Path(self.url).stem}.footer"
         return SourceFile(reader, self.url, self.modality, self.extra, footer)
 
-    def staged(self, group: int) -> Path:
+    def staged(self, row: SourceRow) -> Path:
         """The place where a row waits; another set of columns is another file."""
-        return self.staging / ".".join([f"{group:05d}", *sorted(self.extra), "parquet"])
+        return self.staging / ".".join([f"{row.group:05d}", *sorted(self.extra), "parquet"])
 
 
 def fetch_parts(
     reader: RemoteReader, parts: Iterable[PartRows], connections: int
-) -> Generator[tuple[PartRows, list[int], list[str]]]:
+) -> Generator[tuple[PartRows, list[SourceRow], list[str]]]:
     """Fetches the rows of files and writes the local ones.
 
     Args:
@@ -144,8 +154,8 @@ def fetch_parts(
         connections: Rows that are fetched at the same time.
 
     Yields:
-        A file, the row groups of the source that its local file holds, in its order (there is no local file without
-        any), and the reasons why others were left out.
+        A file, the rows that its local file holds, in its order (there is no local file without any), and the reasons
+        why others were left out.
 
     Raises:
         TerraFMError: If the source cannot be read; rows that have come are kept.
@@ -159,32 +169,31 @@ def fetch_parts(
                 part := next(waiting, None)
             ):
                 source = part.open(reader)
-                coming.append((part, [pool.submit(_stage, source, part, *row) for row in part.rows]))
+                coming.append((part, [pool.submit(_stage, source, part, row) for row in part.rows]))
             if not coming:
                 return
-            part, rows = coming.popleft()
-            reasons = [row.result() for row in rows]
-            groups = [row[0] for row, reason in zip(part.rows, reasons, strict=True) if reason is None]
-            if groups:
-                paths = [part.staged(group) for group in groups]
+            part, results = coming.popleft()
+            reasons = [result.result() for result in results]
+            rows = [row for row, reason in zip(part.rows, reasons, strict=True) if reason is None]
+            if paths := [part.staged(row) for row in rows]:
                 with atomic_write(part.target) as temporary:
                     _write(temporary, map(pq.read_table, paths), pq.read_schema(paths[0]))
-            for group in groups:  # nothing waits for the local file any more
-                part.staged(group).unlink()
+            for path in paths:  # nothing waits for the local file any more
+                path.unlink()
             if part.staging.is_dir() and not any(part.staging.iterdir()):
                 part.staging.rmdir()
-            yield part, groups, sorted(filter(None, reasons))
+            yield part, rows, sorted(filter(None, reasons))
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _stage(source: SourceFile, part: PartRows, group: int, cell: str, product_id: str) -> str | None:
+def _stage(source: SourceFile, part: PartRows, row: SourceRow) -> str | None:
     """Fetches one row, if it is not there, and keeps it; returns the reason where it is damaged."""
-    path = part.staged(group)
+    path = part.staged(row)
     if path.is_file():
         return None
     try:
-        table = source.read(group, cell, product_id)
+        table = source.read(row.group, row.cell, row.product_id)
     except DamagedTileError as error:
         return str(error)
     with atomic_write(path) as temporary:

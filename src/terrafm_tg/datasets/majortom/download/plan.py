@@ -18,7 +18,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.remote import RemoteReader, Traffic
 
 from .catalog import KEPT, ROWS, LocalProduct, product_url, row_keys
-from .parts import PartRows
+from .parts import PartRows, SourceRow
 
 #: Files of which a dry run reads the footers, per product; the others are estimated from them.
 SAMPLE = 8
@@ -131,10 +131,12 @@ def missing_parts(
         rows = rows.sort_values(["part", "group"])
         own = tuple(name for name in extra if name != "B10" or modality == "s2l1c")
         for name, group in rows.groupby("part", observed=True):
-            wanted = zip(group["group"].astype(int), group["cell"], group["product_id"], strict=True)
+            wanted = group[["group", "cell", "product_id", "position"]].itertuples(index=False, name=None)
             url = f"{product_url(source, str(modality))}/images/{name}"
             local_name = local[modality].free_name(str(name))
-            parts.append(PartRows(root, str(modality), url, local_name, tuple(wanted), own))
+            parts.append(
+                PartRows(root, str(modality), url, local_name, tuple(map(SourceRow._make, wanted)), own)
+            )
     return parts
 
 
@@ -162,7 +164,7 @@ def measure(
 
     def size(part: PartRows) -> list[int]:
         file = part.open(reader)
-        return np.sum([file.row_bytes(group) for group, _, _ in part.rows], axis=0).tolist()
+        return np.sum([file.row_bytes(row.group) for row in part.rows], axis=0).tolist()
 
     pool = ThreadPoolExecutor(connections)
     try:

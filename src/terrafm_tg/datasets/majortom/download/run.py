@@ -5,18 +5,17 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from terrafm_tg.datasets.majortom.rows import FOLDERS
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.files import remove_leftovers
 from terrafm_tg.utils.progress import watch_bytes
-from terrafm_tg.utils.remote import RemoteReader
+from terrafm_tg.utils.remote import NotThereError, RemoteReader
 
 from .catalog import (
     KEPT,
@@ -25,7 +24,6 @@ from .catalog import (
     SOURCE,
     WORLDCOVER,
     LocalProduct,
-    fetch_map,
     fetch_table,
     read_table,
 )
@@ -123,7 +121,7 @@ def download(
             report.waiting = staged_bytes(root)
             check_room(root, max(0, report.disk - report.waiting), largest, max_gb)
             with watch_bytes("Rows", report.disk, lambda: report.done + staged_bytes(root), progress):
-                _fetch(reader, parts, connections, chosen, local, report, max_damaged)
+                _fetch(reader, parts, connections, local, report, max_damaged)
             if worldcover:
                 zones = chosen.drop_duplicates("cell").set_index("cell")["epsg"]
                 report.map_files = fetch_maps(map_files(cell_tiles(zones)))
@@ -149,40 +147,40 @@ def _locked(root: Path) -> Iterator[None]:
 def _fetch_maps(
     reader: RemoteReader, folder: Path, source: str, max_gb: float | None, progress: bool, names: list[str]
 ) -> int:
-    """Fetches the map's files that are not there, if there is room."""
-    missing = [name for name in names if not (folder / name).is_file()]
+    """Fetches the map's files that are not there, if there is room; open sea has none. Returns how many came."""
+    missing, came = [name for name in names if not (folder / name).is_file()], 0
     folder.mkdir(parents=True, exist_ok=True)
     check_room(folder, len(missing) * MAP_FILE_BYTES, 0, max_gb)
     before = reader.traffic.received
     with watch_bytes(
         "WorldCover", None, lambda: reader.traffic.received - before, progress and bool(missing)
     ):
-        return fetch_map(reader, missing, folder, source)
+        for name in missing:
+            with suppress(NotThereError):  # open sea
+                came += reader.save(f"{source.rstrip('/')}/{name}", folder / name)
+    return came
 
 
 def _fetch(
     reader: RemoteReader,
     parts: Sequence[PartRows],
     connections: int,
-    chosen: pd.DataFrame,
     local: dict[str, LocalProduct],
     report: Report,
     max_damaged: float,
 ) -> None:
     """Fetches rows and lists those that have come; writes the tables at the end, whatever the end is."""
-    positions = chosen.set_index(["modality", "part", "group"])["position"]
     allowed = math.ceil(max_damaged * sum(product.rows for product in report.products.values()))
     count = 0
     with ExitStack() as stack:
         for product in local.values():
             stack.callback(product.commit)
-        for part, groups, damaged in stack.enter_context(closing(fetch_parts(reader, parts, connections))):
+        for part, rows, damaged in stack.enter_context(closing(fetch_parts(reader, parts, connections))):
             for reason in damaged:
                 _logger.warning(reason)
             report.products[part.modality].damaged += damaged
-            if groups:
-                rows = [(part.modality, Path(part.url).name, group) for group in groups]
-                local[part.modality].add(part.name, positions.loc[rows].to_numpy(), np.arange(len(rows)))
+            if rows:
+                local[part.modality].add(part.name, [row.position for row in rows], range(len(rows)))
                 report.done += part.target.stat().st_size
             count += len(damaged)
             if count > allowed:
