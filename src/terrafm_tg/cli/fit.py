@@ -18,11 +18,10 @@ import yaml
 from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelSummary, RichModelSummary, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelSummary, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from rich.console import Console
-from rich.table import Table
 from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
 from torchgeo.tasks import BaseTask
 
@@ -32,7 +31,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models.registration import register
 
 from .options import find_configs, refuse
-from .trainer import IN_TRAINER, Started, callbacks_of, check_gpus, check_mesh, in_a_sentence, precision_of
+from .trainer import IN_TRAINER, RunStart, callbacks_of, check_gpus, check_mesh, in_a_sentence, precision_of
 
 # Imported classes can be named in a configuration by class name alone: TorchGeo's by the imports above, and ours.
 for _package in ("tasks", "datamodules", "callbacks"):
@@ -61,28 +60,6 @@ class PredictTestSplit(Callback):
             data.predict_dataset = data.test_dataset
 
 
-class ParameterTable(RichModelSummary):
-    """Prints the parts of a model with their parameters; Lightning's own table counts operations too, mostly 0."""
-
-    @staticmethod
-    def summarize(
-        summary_data: list[tuple[str, list[str]]],
-        total_parameters: int,
-        trainable_parameters: int,
-        *args: Any,
-        **kwargs: Any,
-    ) -> None:
-        """Prints the table, and the sum below it."""
-        shown = {name.strip(): column for name, column in summary_data}
-        table = Table()
-        for name in ("Name", "Type", "Params"):
-            table.add_column(name, justify="right" if name == "Params" else "left")
-        for row in zip(*(shown[name] for name in ("Name", "Type", "Params")), strict=True):
-            table.add_row(*row)
-        table.caption = f"{trainable_parameters:,} of {total_parameters:,} parameters are trained"
-        Console().print(table)
-
-
 class TerraFMCLI(LightningCLI):
     """LightningCLI for any TorchGeo task and datamodule; ``TerraFM`` unless the configuration names another.
 
@@ -92,7 +69,7 @@ class TerraFMCLI(LightningCLI):
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        self._started = Started()
+        self._run_start = RunStart()
         super().__init__(
             model_class=BaseTask,
             datamodule_class=BaseDataModule,
@@ -175,11 +152,14 @@ class TerraFMCLI(LightningCLI):
         with in_a_sentence(*IN_TRAINER):
             trainer = super().instantiate_trainer(**kwargs)
         check_mesh(settings, trainer.world_size)
-        callbacks_of(trainer).append(self._started)
+        callbacks = callbacks_of(trainer)
+        # Lightning's table counts operations too, mostly 0; RunStart says what it says.
+        callbacks[:] = [callback for callback in callbacks if not isinstance(callback, ModelSummary)]
+        callbacks.append(self._run_start)
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with in_a_sentence(MisconfigurationException, unless=self._started):
+        with in_a_sentence(MisconfigurationException, unless=self._run_start):
             super()._run_subcommand(subcommand)
 
     def before_fit(self) -> None:
@@ -188,9 +168,6 @@ class TerraFMCLI(LightningCLI):
         callbacks = callbacks_of(self.trainer)
         if not any(isinstance(callback, RunSummary) for callback in callbacks):
             callbacks.append(RunSummary())
-        for place, callback in enumerate(callbacks):
-            if type(callback) in (ModelSummary, RichModelSummary):
-                callbacks[place] = ParameterTable(max_depth=callback._max_depth)
         if self.trainer.strategy.root_device.type != "cpu":
             draw_at_logging_steps(self.trainer)
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from errno import EDQUOT, ENOSPC
 from importlib import import_module
 
+from terrafm_tg import __version__
 from terrafm_tg.errors import TerraFMError
 
 #: Errors of the system that name no file: a disk, or a user's share of it, is full.
@@ -71,9 +72,7 @@ def _main(words: list[str]) -> None:
         print(_help())
         raise SystemExit(0 if words else 2)
     if words[0] == "--version":
-        from importlib.metadata import version
-
-        print(f"terrafm-tg {version('terrafm-tg')}")
+        print(f"terrafm-tg {__version__}")
         return
     command = " ".join(words[:2]) if " ".join(words[:2]) in SENTENCES else words[0]
     try:

@@ -96,7 +96,7 @@ class ProfileCLI(TerraFMCLI):
 
     def profile(self) -> None:
         """Measures the configuration, prints the table, and writes the files that are asked for."""
-        with in_a_sentence(MisconfigurationException, unless=self._started):
+        with in_a_sentence(MisconfigurationException, unless=self._run_start):
             found = profile_training(self.model, self.datamodule, self.trainer, self.processes)
         if not self.trainer.is_global_zero:
             return

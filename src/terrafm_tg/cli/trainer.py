@@ -1,19 +1,25 @@
-"""Settings of the Trainer that this machine or Lightning cannot follow, and the precision that a device computes in."""
+"""Settings of the Trainer that cannot be followed here, the device's precision, and a run's first words."""
 
+import math
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.plugins.environments import TorchElasticEnvironment
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.profiling.report import describe_duration
 from terrafm_tg.utils.devices import has_bf16_units
 
 _GPUS = {"gpu": (CUDAAccelerator, MPSAccelerator), "cuda": (CUDAAccelerator,), "mps": (MPSAccelerator,)}
+#: Seconds or batches from which a pace is known, and seconds of a run from which it is told.
+_ENOUGH, _MANY, _LONG = 5.0, 20, 120.0
 
 
 def check_gpus(settings: Mapping[str, Any]) -> None:
@@ -74,17 +80,45 @@ def precision_of(settings: Mapping[str, Any]) -> str:
     return "bf16-mixed" if has_bf16_units(torch.device("cuda" if on_gpu else "cpu")) else "32-true"
 
 
-class Started(Callback):
-    """Tells whether a run has come to its first batch: what Lightning refuses before is a matter of settings."""
+class RunStart(Callback):
+    """Says how large a run is when it starts, and knows whether it has: what is refused before is a matter of settings.
+
+    Attributes:
+        begun: Whether the first batch has come.
+    """
 
     def __init__(self) -> None:
-        self.yes = False
+        self.begun = False
+        self._first: float | None = None
+        self._batches = 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints the number of parameters."""
+        sizes = [(p.numel(), p.requires_grad) for p in pl_module.parameters()]
+        trained = sum(size for size, own in sizes if own)
+        rank_zero_info(f"{trained:,} of {sum(size for size, _ in sizes):,} parameters are trained")
 
     def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
         """Takes note of it."""
-        self.yes = True
+        self.begun = True
 
     on_validation_batch_start = on_test_batch_start = on_predict_batch_start = on_train_batch_start
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Prints once, a few batches after the first, how long the whole run will take at their pace."""
+        now, total = time.monotonic(), trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
+        if self._first is None:
+            self._first = now
+        elif self._batches >= 0:
+            self._batches += 1
+            seconds = (now - self._first) / self._batches
+            if now - self._first > _ENOUGH or self._batches == _MANY:
+                self._batches = -1
+                if _LONG < seconds * total < math.inf:
+                    length = describe_duration(seconds * total / 3600)
+                    rank_zero_info(
+                        f"At {seconds:.2g} s per batch, the {total:,.0f} batches of this run take {length}"
+                    )
 
 
 def callbacks_of(trainer: Trainer) -> list[Callback]:
@@ -97,7 +131,7 @@ def callbacks_of(trainer: Trainer) -> list[Callback]:
 
 
 @contextmanager
-def in_a_sentence(*kinds: type[Exception], unless: Started | None = None) -> Iterator[None]:
+def in_a_sentence(*kinds: type[Exception], unless: RunStart | None = None) -> Iterator[None]:
     """Turns what Lightning says of settings into a `TerraFMError`.
 
     Args:
@@ -110,7 +144,7 @@ def in_a_sentence(*kinds: type[Exception], unless: Started | None = None) -> Ite
     try:
         yield
     except kinds as error:
-        if isinstance(error, TerraFMError) or (unless is not None and unless.yes):
+        if isinstance(error, TerraFMError) or (unless is not None and unless.begun):
             raise
         reason = str(error).partition("\n")[0].strip().rstrip(".")
         raise TerraFMError(

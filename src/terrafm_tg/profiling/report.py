@@ -88,12 +88,13 @@ def _whole_run(run: Run, device: str) -> str:
     predicted = "" if run.efficiency == 1 else f" at a predicted efficiency of {run.efficiency:.1%}"
     return (
         f"The whole configured run: {run.samples / 1e6:,.4g} million samples in {run.steps:,} optimiser steps on "
-        f"{run.processes} process{'es' * (run.processes > 1)}{predicted}: {_duration(run.hours)}, "
+        f"{run.processes} process{'es' * (run.processes > 1)}{predicted}: {describe_duration(run.hours)}, "
         f"{run.device_hours:,.{1 if run.device_hours < 10 else 0}f} {device}-hours, without validation."
     )
 
 
-def _duration(hours: float) -> str:
+def describe_duration(hours: float) -> str:
+    """Returns minutes, hours or days, whichever reads best."""
     if hours < 1:
         return f"{60 * hours:.1f} minutes"
     return f"{hours:.1f} hours" if hours < 72 else f"{hours / 24:.1f} days"

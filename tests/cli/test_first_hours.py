@@ -1,0 +1,129 @@
+"""A person's first hours: mistakes that anyone makes get the next step in one sentence."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from refusals import refusal
+from terrafm_tg.cli.main import main
+from terrafm_tg.cli.options import find_configs
+
+WAYS = ("--config conf/data/simulated.yaml", "terrafm download", "--config conf/data/folder.yaml --data.root")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder: the package's configurations are found by name."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("words", [["--config", "conf/pretrain.yaml"], []])
+def test_the_first_command_names_three_ways_on(words: list[str], capsys) -> None:
+    message = refusal(capsys, "fit", *words)
+    assert all(way in message for way in WAYS)
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["fitt"], "'fitt' is not a command: did you mean `terrafm fit`?"),
+        (["fit", "conf/pretrain.yaml"], "a configuration is given as `--config conf/pretrain.yaml`"),
+        (["fit", "--config", "pretrian"], "did you mean `conf/pretrain.yaml`?"),
+        (["fit", "--model.lrr", "1"], "did you mean `--model.optimizer.lr`?"),
+        (["fit", "--model.optimizer.lrr", "1"], "`terrafm fit --model.help=terrafm_tg.tasks.TerraFM` lists those"),
+        (["fit", "--config=pretrain", "--data.rot=x"], "did you mean `--data.root`?"),
+        (["fit", "--config=pretrain", "--trainer.max_stepz=3"], "did you mean `--trainer.max_steps`?"),
+        (["bench", "--model", "x"], "`--model` is no option (did you mean `--models`?)"),
+        (["fit", "--config=pretrain", "--ckpt_path=nothere"], "There is no checkpoint nothere: correct `--ckpt_path`."),
+        (["export", "nothere.ckpt", "x"], "There is no checkpoint nothere.ckpt: correct `checkpoint`"),
+    ],
+)  # fmt: skip
+def test_a_mistyped_word_gets_the_nearest(words: list[str], said: str, capsys) -> None:
+    message = refusal(capsys, *words)
+    assert said in message
+    assert len(message.splitlines()) <= 2
+    assert not list(Path().iterdir())  # noticed before anything is made
+
+
+def test_a_file_that_is_no_checkpoint_is_not_to_be_deleted(capsys) -> None:
+    Path("pretrain.yaml").write_text("trainer: {}")
+    message = refusal(capsys, "export", "pretrain.yaml", "x")
+    assert "pretrain.yaml" in message
+    assert "delete" not in message
+
+
+def test_help_of_a_command(capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["help", "simulate"])
+    assert stop.value.code == 0
+    assert "--cell_size" in capsys.readouterr().out
+
+
+def test_help_groups_the_commands(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    places = [text.index(f"\n{title}:\n") for title in ("data", "training", "products", "measuring")]
+    assert places == sorted(places)
+
+
+def test_a_reader_may_leave_early() -> None:
+    """Such as `terrafm --help | head -1`."""
+    read, write = os.pipe()
+    os.close(read)
+    code = "from terrafm_tg.cli.main import main; main(['--help'])"
+    paths = os.pathsep.join(path for path in sys.path if path)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": paths},
+    )
+    os.close(write)
+    assert done.stderr == b""
+    assert done.returncode == 141
+
+
+def test_a_file_of_ones_own_wins() -> None:
+    assert Path(find_configs(["--config", "size/tiny"])[1]).read_text().startswith("# terrafm_tiny")
+    assert find_configs(["--config=conf/size/tiny.yaml"]) == find_configs(["--config=size/tiny"])
+    own = Path("conf/size/tiny.yaml")
+    own.parent.mkdir(parents=True)
+    own.touch()
+    assert find_configs(["--config", str(own)]) == ["--config", str(own)]
+
+
+@pytest.mark.parametrize("units", [True, False])
+def test_precision_follows_the_device(units: bool, small_world: Path, monkeypatch, capsys, caplog) -> None:
+    """And a run says its size and how long it will take, and advertises nothing."""
+    monkeypatch.setattr("terrafm_tg.cli.trainer.has_bf16_units", lambda device: units)
+    monkeypatch.setattr("terrafm_tg.cli.trainer._LONG", 0.0)
+    monkeypatch.setattr("terrafm_tg.cli.trainer._MANY", 1)
+    small = {
+        "depth": 2,
+        "crops": {"global_size": 48, "local_size": 32, "local_crops": 2},
+        "head": {"prototypes": 64},
+    }
+    data = {
+        "class_path": "MajorTOMDataModule",
+        "init_args": {"root": str(small_world), "tile_size": 72, "batch_size": 4},
+    }
+    Path("own.yaml").write_text(
+        yaml.safe_dump({"model": {"init_args": small | {"model": "terrafm_tiny"}}, "data": data})
+    )
+    stack = [f"--config={name}" for name in ("pretrain", "own.yaml", "hardware/cpu")]
+    main(
+        ["fit", *stack, "--trainer.max_steps=3", "--trainer.callbacks=null", "--trainer.limit_val_batches=0"]
+    )
+    printed = "".join(capsys.readouterr()) + caplog.text
+    assert f"Precision {'bf16-mixed' if units else '32-true'}, which suits this device" in printed
+    assert "parameters are trained" in printed
+    assert "s per batch, the 3 batches of this run take" in printed
+    for word in ("Tip", "litlogger", "FLOPs", "TPU"):
+        assert word not in printed
+    assert yaml.safe_load(next(Path().rglob("config.yaml")).read_text())["trainer"]["precision"] is not None
