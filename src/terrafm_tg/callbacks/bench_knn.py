@@ -160,9 +160,9 @@ class BenchKNN(Callback):
         return metrics.value() / 100
 
     def _embed(self, trainer: Trainer, encoder: BenchEncoder, data: BenchDataset) -> tuple[Tensor, Tensor]:
-        """Embeddings and labels of all samples in their order, of which this rank computes every n-th."""
+        """Computes embeddings and labels of all samples in their order, of which this rank computes every n-th."""
         from terrafm_tg.datasets.bench import BenchSubset
-        from terrafm_tg.evaluation.embedding_cache import embeddings
+        from terrafm_tg.evaluation.encoders.embeddings import embeddings
 
         ranks = trainer.world_size
         own = list(range(trainer.global_rank, len(data), ranks))
@@ -188,9 +188,9 @@ class BenchKNN(Callback):
         return torch.cat(x)[places], torch.cat(y)[places]
 
     def _encoder(self, pl_module: LightningModule, data: BenchDataset) -> BenchEncoder:
-        """A copy of the task's encoder that reads the dataset."""
+        """Returns a copy of the task's encoder that reads the dataset."""
         from terrafm_tg.evaluation.encoders.backbone import TimmBackbone
-        from terrafm_tg.evaluation.encoders.loading import load
+        from terrafm_tg.evaluation.encoders.models import load
         from terrafm_tg.evaluation.encoders.reader import Reader
 
         names = _ENCODERS if self.encoder is None else (self.encoder,)
@@ -221,7 +221,7 @@ class BenchKNN(Callback):
 
 
 def _copy_weights(source: nn.Module, target: nn.Module) -> None:
-    """All weights of ``target`` from ``source``, which may have a head besides.
+    """Copies all weights of ``target`` from ``source``, which may have a head besides.
 
     Raises:
         TerraFMError: If they are not of the same kind.
@@ -238,7 +238,7 @@ def _copy_weights(source: nn.Module, target: nn.Module) -> None:
 
 
 def _gather(share: Any, ranks: int) -> list[Any]:
-    """What every rank has, on every rank."""
+    """Returns the shares of all ranks, on every rank."""
     if ranks == 1:
         return [share]
     shares: list[Any] = [None] * ranks

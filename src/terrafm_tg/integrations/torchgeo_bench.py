@@ -13,7 +13,7 @@ from torchgeo_bench.datasets.base import BandSpec
 from torchgeo_bench.models.interface import BenchModel, NormalizationStrategy
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.encoders.bands import WAVELENGTHS, equivalent
+from terrafm_tg.evaluation.encoders.channels import WAVELENGTHS, equivalent
 from terrafm_tg.modalities import S1RTC, S2L1C, S2L2A, get_modality
 from terrafm_tg.models import build_encoder
 from terrafm_tg.models.inputs import PATCH_SIZE
@@ -23,12 +23,12 @@ _log = logging.getLogger(__name__)
 
 #: Optical bands whose centres are further apart than this share of the wavelength are different.
 _TOLERANCE = 0.04
-#: Strategies of torchgeo-bench that leave normalisation to the model.
+#: Strategies of torchgeo-bench that leave normalization to the model.
 _OWN = ("model_native", "identity")
 
 
 class _Channel(NamedTuple):
-    """How one channel of an image reaches its stem: scale * x + shift, of decibels where ``power``."""
+    """The normalization of one channel for its stem: scale * x + shift, of decibels if ``power``."""
 
     power: bool
     scale: float
@@ -98,7 +98,7 @@ class TerraFMBench(BenchModel):
         self.backbone = build_encoder(model, known, bands=self.names, depth=settings.get("depth"))
 
     def normalize_inputs(self, images: Tensor) -> Tensor:
-        """Raw images (B, C, H, W) as the stems expect them; missing pixels are at the mean."""
+        """Returns raw images (B, C, H, W) as the stems expect them; missing pixels are at the mean."""
         if self.power:
             images = images.clone()
             images[:, self.power] = 10 * images[:, self.power].clamp(min=1e-10).log10()
@@ -106,7 +106,7 @@ class TerraFMBench(BenchModel):
         return torch.where(torch.isfinite(x), x, MISSING)
 
     def _forward_patch_features(self, images: Tensor) -> Tensor:
-        """Embeddings (B, K) of normalised images; sizes that are no multiple of 16 are resized to the next."""
+        """Returns embeddings (B, K) of normalized images; sizes that are no multiple of 16 are resized to the next."""
         size = [-(-side // PATCH_SIZE) * PATCH_SIZE for side in images.shape[-2:]]
         if size != list(images.shape[-2:]):
             images = nn.functional.interpolate(images, size, mode="bilinear")
@@ -117,7 +117,7 @@ class TerraFMBench(BenchModel):
 def _assign(
     bands: Sequence[BandSpec], modality: str | None
 ) -> tuple[dict[str, list[str]], dict[str, list[int]]]:
-    """Modality -> band names, and modality -> their channels; of several channels for a band the first."""
+    """Returns modality -> band names, and modality -> their channels; of several channels for a band the first."""
     found = {at: name for at, spec in enumerate(bands) if (name := sentinel_band(spec)) is not None}
     optical = modality or (S2L1C.name if "B10" in found.values() else S2L2A.name)
     if optical not in (S2L1C.name, S2L2A.name):
@@ -142,7 +142,7 @@ def _assign(
 
 
 def sentinel_band(spec: BandSpec) -> str | None:
-    """The Sentinel band that a band is or comes nearest to.
+    """Returns the Sentinel band that a band is or comes nearest to.
 
     Args:
         spec: As torchgeo-bench states it.
@@ -158,13 +158,13 @@ def sentinel_band(spec: BandSpec) -> str | None:
     known = equivalent(sensor, spec.name)
     if known is not None or spec.wavelength_um is None:
         return known
-    nanometres = 1000 * spec.wavelength_um
-    near = min(S2L1C.bands + S2L1C.extra, key=lambda band: abs(WAVELENGTHS[band][0] - nanometres))
-    return near if abs(WAVELENGTHS[near][0] - nanometres) <= _TOLERANCE * nanometres else None
+    nanometers = 1000 * spec.wavelength_um
+    near = min(S2L1C.bands + S2L1C.extra, key=lambda band: abs(WAVELENGTHS[band][0] - nanometers))
+    return near if abs(WAVELENGTHS[near][0] - nanometers) <= _TOLERANCE * nanometers else None
 
 
 def _channel(bands: Sequence[BandSpec], at: int, sensor: str, band: str, normalization: str) -> _Channel:
-    """How a channel is normalised for its stem."""
+    """Returns the normalization of a channel for its stem."""
     spec, modality = bands[at], get_modality(sensor)
     index = modality.bands.index(band)
     if normalization == "minmax":
@@ -180,7 +180,7 @@ def _channel(bands: Sequence[BandSpec], at: int, sensor: str, band: str, normali
 
 
 def _unit_factor(bands: Sequence[BandSpec], spec: BandSpec, sensor: str) -> float | None:
-    """What takes stored values to the unit of the training's statistics; None where nothing does."""
+    """Returns the factor from stored values to the unit of the training's statistics; None if there is none."""
     if sensor == S1RTC.name:
         return 1.0 if spec.max < 60_000 else None  # 16-bit pictures are stretched somehow
     if spec.sensor != "s2":

@@ -9,8 +9,7 @@ from torch.utils.data import default_collate
 from data.geobench.data import LABELLED_BANDS, TRUE_BANDS, make_geobench
 from data.tiny_bench import S2, renamed, tiny_data
 from terrafm_tg.datasets.bench import BenchDataset, open_bench
-from terrafm_tg.evaluation.encoders import ModelSpec, load_encoder
-from terrafm_tg.evaluation.encoders.encoder import Encoder
+from terrafm_tg.evaluation.encoders import BenchEncoder, ModelSpec, load_encoder
 from terrafm_tg.modalities import MODALITIES, S1RTC, S2L1C, S2L2A
 
 LANDSAT = {"B02": 2, "B03": 1, "B04": 0, "B8A": 3, "B11": 4, "B12": 5}
@@ -25,7 +24,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def reached(encoder: Encoder, data: BenchDataset, stem: str) -> dict[str, float]:
+def reached(encoder: BenchEncoder, data: BenchDataset, stem: str) -> dict[str, float]:
     """What each column of the stem's kernel reads, in the modality's unit: columns are let through one by one."""
     modality = MODALITIES[stem]
     conv = encoder.backbone.model.patch_embed.get_submodule(f"conv2d_{modality.stem}")
@@ -41,7 +40,7 @@ def reached(encoder: Encoder, data: BenchDataset, stem: str) -> dict[str, float]
     return found
 
 
-def encoder(data: BenchDataset, **settings: object) -> Encoder:
+def encoder(data: BenchDataset, **settings: object) -> BenchEncoder:
     return load_encoder(ModelSpec("terrafm_tiny", size=32, **settings), data.task, data)
 
 

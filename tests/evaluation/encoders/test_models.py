@@ -11,8 +11,7 @@ from torch.utils.data import default_collate
 
 from data.tiny_bench import S2, TinyBench, tiny_data
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.encoders import ModelSpec, UnsupportedTaskError, load_encoder
-from terrafm_tg.evaluation.encoders.encoder import Encoder
+from terrafm_tg.evaluation.encoders import BenchEncoder, ModelSpec, UnsupportedTaskError, load_encoder
 from terrafm_tg.modalities import S1RTC, S2L2A
 from terrafm_tg.models import build_encoder
 from terrafm_tg.models.smp_encoder import feature_blocks
@@ -30,7 +29,7 @@ def batch_of(data: TinyBench) -> dict[str, torch.Tensor]:
     return default_collate([data[i] for i in range(len(data))])
 
 
-def encoder(data: TinyBench, model: str = "terrafm_tiny", **settings: object) -> Encoder:
+def encoder(data: TinyBench, model: str = "terrafm_tiny", **settings: object) -> BenchEncoder:
     return load_encoder(ModelSpec(model, **settings), data.task, data)
 
 

@@ -10,10 +10,9 @@ from torchvision.transforms.v2 import Normalize
 
 from data.tiny_bench import S2, TinyBench, tiny_data
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.encoders import ModelSpec, UnsupportedTaskError, load_encoder
-from terrafm_tg.evaluation.encoders.encoder import Encoder
+from terrafm_tg.evaluation.encoders import BenchEncoder, ModelSpec, UnsupportedTaskError, load_encoder
+from terrafm_tg.evaluation.encoders.torchgeo_inputs import ssl4eo_moments, weight_channels
 from terrafm_tg.evaluation.encoders.torchgeo_models import ADAPTERS, UNSUPPORTED
-from terrafm_tg.evaluation.encoders.torchgeo_weights import ssl4eo_moments, weight_channels
 from terrafm_tg.modalities import S1RTC, S2L2A
 
 
@@ -21,7 +20,7 @@ def batch_of(data: TinyBench) -> dict[str, torch.Tensor]:
     return default_collate([data[i] for i in range(len(data))])
 
 
-def encoder(data: TinyBench, model: str, **settings: object) -> Encoder:
+def encoder(data: TinyBench, model: str, **settings: object) -> BenchEncoder:
     return load_encoder(ModelSpec(f"torchgeo/{model}", **settings), data.task, data)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .spec import BenchEncoder, ModelSpec, UnsupportedTaskError
+from .encoder import BenchEncoder
+from .spec import ModelSpec, UnsupportedTaskError
 
 if TYPE_CHECKING:
     from terrafm_tg.datasets.bench import BenchDataset, BenchTask
@@ -13,7 +14,7 @@ __all__ = ["BenchEncoder", "ModelSpec", "UnsupportedTaskError", "load_encoder"]
 
 
 def load_encoder(spec: ModelSpec, task: BenchTask, data: BenchDataset) -> BenchEncoder:
-    """The model that ``spec`` names, ready to read batches of ``task``.
+    """Loads the model that ``spec`` names, ready to read batches of ``task``.
 
     Args:
         spec: Model and settings.
@@ -27,6 +28,6 @@ def load_encoder(spec: ModelSpec, task: BenchTask, data: BenchDataset) -> BenchE
         UnsupportedTaskError: If the model cannot read the task's sensors.
         TerraFMError: If the model, its weights or a setting is wrong.
     """
-    from .loading import load
+    from .models import load
 
     return load(spec, task, data)

@@ -20,7 +20,7 @@ IMAGE = "image"
 
 
 class Features(NamedTuple):
-    """What one forward gives.
+    """The features of one forward.
 
     Args:
         token: The model's own embedding (n, D).
@@ -54,11 +54,11 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, inputs: Inputs) -> Features:
-        """Embedding and patch features of normalised images."""
+        """Returns embedding and patch features of normalized images."""
 
     @abstractmethod
     def levels(self, inputs: Inputs) -> list[Tensor]:
-        """Four maps of increasing depth; of a transformer of one size and width, of others the stages as they are."""
+        """Returns four maps of increasing depth; of a transformer all of one size and width."""
 
 
 class TimmBackbone(Backbone):
@@ -81,12 +81,12 @@ class TimmBackbone(Backbone):
         self.has_mean = self.prefix > 0
 
     def forward(self, inputs: Inputs) -> Features:
-        """The model's embedding before any classifier, and its last features."""
+        """Returns the model's embedding before any classifier, and its last features."""
         features = self.model.forward_features(self.select(inputs))
         return Features(self.model.forward_head(features, pre_logits=True), self._map(features))
 
     def levels(self, inputs: Inputs) -> list[Tensor]:
-        """A transformer's features after 1/3, 1/2, 2/3 and all of its blocks; else the last four stages'."""
+        """Returns a transformer's features after 1/3, 1/2, 2/3 and all of its blocks; else the last four stages'."""
         plain = hasattr(self.model, "blocks") and hasattr(self.model, "cls_token")
         return self.model.forward_intermediates(
             self.select(inputs),
@@ -98,7 +98,7 @@ class TimmBackbone(Backbone):
 
     def _map(self, features: Tensor) -> Tensor:
         if features.ndim == 3:
-            return grid(features[:, self.prefix :])
+            return to_map(features[:, self.prefix :])
         return features.movedim(-1, 1) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else features
 
 
@@ -134,14 +134,14 @@ class TokenBackbone(Backbone):
         self.prefix = prefix
 
     def forward(self, inputs: Inputs) -> Features:
-        """The model's embedding, or else its class token, and its tokens as a map."""
+        """Returns the model's embedding, or else its class token, and its tokens as a map."""
         own, (tokens,) = self._tokens(inputs, [len(self.blocks) - 1])
-        return Features(tokens[:, 0] if own is None else own, grid(tokens[:, self.prefix :]))
+        return Features(tokens[:, 0] if own is None else own, to_map(tokens[:, self.prefix :]))
 
     def levels(self, inputs: Inputs) -> list[Tensor]:
-        """The tokens after 1/3, 1/2, 2/3 and all of the blocks, normed."""
+        """Returns the tokens after 1/3, 1/2, 2/3 and all of the blocks, normed."""
         _, levels = self._tokens(inputs, feature_blocks(len(self.blocks)))
-        return [grid(tokens[:, self.prefix :]) for tokens in levels]
+        return [to_map(tokens[:, self.prefix :]) for tokens in levels]
 
     def _tokens(self, inputs: Inputs, indices: Sequence[int]) -> tuple[Tensor | None, list[Tensor]]:
         kept: dict[int, Tensor] = {}
@@ -186,12 +186,12 @@ class StagedBackbone(Backbone):
         self.stages, self.embed = stages, embed
 
     def forward(self, inputs: Inputs) -> Features:
-        """The last stage's map, and what the embedding makes of it."""
+        """Returns the embedding and the last stage's map."""
         last = self.stages(inputs[IMAGE])[-1]
         return Features(self.embed(last), last)
 
     def levels(self, inputs: Inputs) -> list[Tensor]:
-        """The last four stages' maps.
+        """Returns the last four stages' maps.
 
         Raises:
             UnsupportedTaskError: If there are fewer.
@@ -204,14 +204,14 @@ class StagedBackbone(Backbone):
         return maps[-4:]
 
 
-def grid(tokens: Tensor) -> Tensor:
-    """Tokens of a square image (n, h w, D) as a map (n, D, h, w)."""
+def to_map(tokens: Tensor) -> Tensor:
+    """Returns tokens of a square image (n, h w, D) as a map (n, D, h, w)."""
     side = math.isqrt(tokens.shape[1])
     return tokens.transpose(1, 2).unflatten(2, (side, side))
 
 
 def _stride(model: Any, size: int) -> int:
-    """Pixels per position of the last map."""
+    """Returns the pixels per position of the last map."""
     if getattr(model, "num_prefix_tokens", 0) and hasattr(model, "patch_embed"):
         return int(model.patch_embed.patch_size[0])
     info = getattr(model, "feature_info", None)

@@ -1,19 +1,8 @@
-"""Which model to judge and how it reads images; and what any model gives to a protocol."""
+"""The model to judge, and the settings by which it reads images."""
 
-from __future__ import annotations
-
-import abc
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-from torch import Tensor, nn
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.tasks.finetune.heads import FeatureEncoder
-
-if TYPE_CHECKING:
-    from terrafm_tg.datasets.bench import BenchTask
 
 
 class UnsupportedTaskError(TerraFMError):
@@ -81,64 +70,5 @@ class ModelSpec:
 
     @property
     def label(self) -> str:
-        """What the report calls it."""
+        """Name in the report."""
         return self.name or f"{self.model} ({self.weights or f'random, seed {self.seed}'})"
-
-
-class BenchEncoder(FeatureEncoder):
-    """A model that reads one task's raw batches.
-
-    A batch is what a ``BenchDataset`` gives, collated: ``image_<sensor>`` float32 (B, C, H, W), or (B, T, C, H, W)
-    where a task has several dates, in the sensor's unit, missing pixels NaN. Of several dates, ``embed`` gives the
-    features side by side (T D wide), and the dense methods stack them along the channels too; ``dim`` is the width
-    that comes out.
-
-    Attributes:
-        spec: The model's settings.
-        task: What it reads.
-        dim: Width of what it gives.
-        patch_size: Pixels per side of a patch.
-        size: Pixels per side of what the model sees.
-    """
-
-    spec: ModelSpec
-    task: BenchTask
-    dim: int
-    patch_size: int
-    size: int
-
-    @property
-    @abc.abstractmethod
-    def identity(self) -> str:
-        """SHA-256 over model, settings and weights: two encoders of one identity give the same numbers."""
-
-    @abc.abstractmethod
-    def prepare(self, batch: Mapping[str, Tensor]) -> Any:
-        """The model's input: its bands in its order, unit and size, normalised; missing pixels at the mean."""
-
-    @abc.abstractmethod
-    def embed(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """``{"token": (B, dim), "mean": (B, dim)}`` of one forward; a model with one of them has one key."""
-
-    @abc.abstractmethod
-    def patches(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Patch features of the last block (B, dim, h, w)."""
-
-    @abc.abstractmethod
-    def pyramid_inputs(self, batch: Mapping[str, Tensor]) -> list[Tensor]:
-        """Four maps of increasing depth.
-
-        Of a plain transformer (B, dim, h, w) each, of the blocks at 1/3, 1/2, 2/3 and the whole of its depth; of a
-        network of stages the last four stages' maps, each of a width and size of its own.
-
-        Raises:
-            UnsupportedTaskError: If there are fewer.
-        """
-
-    @abc.abstractmethod
-    def trainable(self) -> nn.Module:
-        """The backbone, whose parameters full fine-tuning trains; forward it through the methods above.
-
-        Raises:
-            UnsupportedTaskError: If it has none.
-        """

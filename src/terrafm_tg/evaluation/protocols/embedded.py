@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.embedding_cache import embeddings
 from terrafm_tg.evaluation.encoders import load_encoder
+from terrafm_tg.evaluation.encoders.embeddings import embeddings
 from terrafm_tg.tasks.finetune.metrics import Metrics, Score, scores
 from terrafm_tg.tasks.finetune.rates import check_target
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from terrafm_tg.datasets.bench import BenchDataset
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.embedding_cache import read_batches
-from terrafm_tg.evaluation.encoders.spec import BenchEncoder
+from terrafm_tg.evaluation.encoders import BenchEncoder
+from terrafm_tg.evaluation.encoders.embeddings import read_batches
 from terrafm_tg.tasks.finetune.metrics import NotFiniteError
 from terrafm_tg.tasks.finetune.rates import check_target
 from terrafm_tg.utils.files import atomic_write

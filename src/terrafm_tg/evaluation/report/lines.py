@@ -96,7 +96,7 @@ class Line:
 
     @property
     def comparable(self) -> bool:
-        """Whether the test split has as many samples as the published one."""
+        """True if the test split has as many samples as the published one."""
         return self.dataset not in TASKS or self.n_test == TASKS[self.dataset].counts[2]
 
     def against(self, score: Published) -> str:

@@ -8,8 +8,8 @@ import torch
 
 from data.tiny_bench import TinyBench, tiny_data
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.embedding_cache import Embedded, embedding_key, embeddings
 from terrafm_tg.evaluation.encoders import ModelSpec, load_encoder
+from terrafm_tg.evaluation.encoders.embeddings import Embedded, embedding_key, embeddings
 from terrafm_tg.modalities import S2L2A
 
 

@@ -1,4 +1,4 @@
-"""Embeddings of a dataset, kept on disk by what they are made of: model, settings and data."""
+"""Embeddings of a dataset, kept on disk under a key of model, settings and data."""
 
 import hashlib
 import warnings
@@ -16,7 +16,7 @@ from terrafm_tg.datasets.bench import BenchDataset
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.files import atomic_write
 
-from .encoders import BenchEncoder
+from .encoder import BenchEncoder
 
 #: Part of every key: another number makes all older files be left alone.
 _VERSION = 1
@@ -36,7 +36,7 @@ class Embedded(NamedTuple):
     target: Tensor
 
     def pooled(self, pooling: str) -> Tensor:
-        """The embeddings that ``ModelSpec.pooling`` asks for."""
+        """Returns the embeddings that ``ModelSpec.pooling`` asks for."""
         return self.token if pooling == "token" else self.mean
 
 
@@ -50,7 +50,7 @@ def embeddings(
     device: torch.device | str = "cpu",
     progress: bool = False,
 ) -> Embedded:
-    """Class token and mean of the patch tokens of every sample, of one forward each.
+    """Computes class token and mean of the patch tokens of every sample, in one forward each.
 
     Args:
         encoder: It is moved to ``device``.
@@ -94,7 +94,7 @@ def embeddings(
 
 
 def embedding_key(encoder: BenchEncoder, dataset: BenchDataset) -> str:
-    """SHA-256 of what decides the embeddings."""
+    """Returns the SHA-256 of all that decides the embeddings."""
     content = (_VERSION, encoder.identity, dataset.fingerprint)
     return hashlib.sha256(repr(content).encode()).hexdigest()
 
@@ -102,7 +102,7 @@ def embedding_key(encoder: BenchEncoder, dataset: BenchDataset) -> str:
 def read_batches(
     dataset: BenchDataset, batch_size: int, num_workers: int = 0, device: torch.device | str = "cpu"
 ) -> Iterator[dict[str, Tensor]]:
-    """Batches in the dataset's order, on ``device``; workers decode the next ones meanwhile.
+    """Yields batches in the dataset's order, on ``device``; workers decode the next ones meanwhile.
 
     Raises:
         TerraFMError: If a file is damaged; the same sentence with and without workers.
@@ -113,7 +113,7 @@ def read_batches(
 
 
 def _read(path: Path, count: int) -> Embedded | None:
-    """What the cache holds; None where it holds nothing, or nothing whole."""
+    """Returns the content of the cache; None if it has none, or it is damaged."""
     try:
         kept = load_file(path)
         if set(kept) == set(Embedded._fields) and all(len(tensor) == count for tensor in kept.values()):
