@@ -56,7 +56,7 @@ def test_the_encoder_needs_only_torch_and_timm(tmp_path: Path) -> None:
     """Built, run and loaded from a file where nothing else of the package's dependencies can be imported."""
     torch.save(published_weights.tiny(), tmp_path / "tiny.pth")
     blocked = (
-        "torchgeo lightning lightly kornia rasterio geopandas torchmetrics segmentation_models_pytorch "
+        "torchgeo lightning lightly kornia pandas rasterio geopandas torchmetrics segmentation_models_pytorch "
         "scipy sklearn pyarrow shapely pyproj matplotlib jsonargparse"
     )
     script = f"""

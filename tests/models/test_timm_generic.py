@@ -3,11 +3,14 @@
 The names are built 48 wide and 3 blocks deep; the true sizes are built without memory.
 """
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
 from timm.models import get_notrace_functions, get_notrace_modules, group_parameters
 from timm.models._features import FeatureGetterNet
+from timm.models._hub import save_for_hf
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
@@ -249,6 +252,15 @@ def test_a_dynamic_size_is_refused_in_words() -> None:
     side = 16 * torch.export.Dim("rows", min=2, max=20)
     with pytest.raises(TerraFMError, match=r"only the batch may be dynamic.*export once for each\.$"):
         torch.export.export(make().eval(), (DICT["s1rtc"],), dynamic_shapes=({2: side},))
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_a_local_folder_of_timm_round_trips(name: str, tmp_path: Path) -> None:
+    model = make(name, num_classes=3)
+    save_for_hf(model, tmp_path, model_args={"embed_dim": DIM, "depth": DEPTH, "num_heads": 3})
+    loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    assert loaded.pretrained_cfg["first_conv"] == model.pretrained_cfg["first_conv"]
+    assert all(torch.equal(p, loaded.state_dict()[part]) for part, p in model.state_dict().items())
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace.*")

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchgeo.datasets import EuroSAT
 from torchgeo.models import get_model, get_weight
-from torchgeo.tasks import Classification, Regression
+from torchgeo.tasks import MAE, Classification, Regression
 from torchgeo.tasks.utils import load_state_dict
 
 from terrafm_tg.errors import TerraFMError
@@ -116,6 +116,16 @@ def test_trains_an_epoch(exported: tuple[Path, dict[str, Tensor]], tmp_path: Pat
     own = module.model.state_dict()
     assert all(torch.equal(own[key], tensor) for key, tensor in exported[1].items())
     assert len(trainer.predict(module, data)) == 2
+
+
+def test_masked_autoencoder() -> None:
+    """TorchGeo's task reads the stem as ``patch_embed.proj``, and hands the patch embedding a bare tensor."""
+    task = MAE("terrafm_nano_s1rtc", in_channels=2, decoder_dim=48, decoder_num_heads=3)
+    task.log = lambda *args, **kwargs: None  # there is no trainer
+    task.training_step({"image": torch.rand(2, 2, 224, 224)}, 0).backward()
+    stem = task.backbone.vit.patch_embed.proj
+    assert stem.weight.shape == (576, 2, 16, 16)
+    assert stem.weight.grad.abs().sum() > 0
 
 
 def test_registered_names_resolve_where_tasks_look_them_up() -> None:

@@ -1,4 +1,4 @@
-"""What the encoder reads: a bare tensor, a dict of modalities, or a batch of samples that differ in them."""
+"""The encoder's input: a bare tensor, a dict of modalities, or a batch of samples that differ in them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -62,7 +62,7 @@ def _names(bands: Sequence[str]) -> tuple[str, ...]:
 
 
 def input_channels(columns: Columns, modality: str | None, in_chans: int | None = None) -> int:
-    """How many channels a bare tensor has, checked against what the caller says.
+    """Returns the number of channels of a bare tensor, checked against what the caller says.
 
     Args:
         columns: From :func:`select_columns`.

@@ -143,5 +143,5 @@ class TerraFMEncoder(TerraFMViT):
 
 
 def smp_entry(name: str, **settings: Any) -> dict[str, Any]:
-    """What smp's table of encoders holds for a name; ``settings`` are those of :class:`TerraFMEncoder`."""
+    """Makes the entry of smp's table of encoders for a name; ``settings`` are those of :class:`TerraFMEncoder`."""
     return {"encoder": TerraFMEncoder, "pretrained_settings": {}, "params": {"name": name, **settings}}
