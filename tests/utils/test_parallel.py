@@ -96,7 +96,7 @@ def test_processes_of_which_one_is_killed(dask_from_server, tmp_path, capfd):
 def test_processes_start_where_there_is_enough_to_do(dask_from_server, monkeypatch):
     from dask.system import CPU_COUNT
 
-    monkeypatch.setattr("terrafm_tg.utils.parallel.WORTHWHILE", 0.0)
+    monkeypatch.setattr("terrafm_tg.utils.parallel.WORTHWHILE", 0.0)  # before the first unit is looked at
     results = dict(run_units(square, range(2), title="Squares", progress=False))
     assert [results[i][0] for i in range(2)] == [0, 1]
     assert (os.getpid() in {pid for _, pid in results.values()}) == (CPU_COUNT == 1)

@@ -4,20 +4,15 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sized
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from terrafm_tg.errors import TerraFMError
+
+from .progress import count_units
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -78,73 +73,61 @@ def run_units[U, R](
         raise TerraFMError(f'{wanted} needs Dask: pip install "terrafm-tg[dask]", or set workers=0.')
     console = Console(stderr=True, quiet=not progress)
     total = len(units) if isinstance(units, Sized) else None
-    with _bar(title, total, console) as (advance, say):
-        waiting = enumerate(units if describe is None else _described(units, describe, say))
+    with count_units(title, total, console) as show:
+        if describe is not None:  # each is named as it is taken
+            units = (show(now=escape(describe(unit))) or unit for unit in units)
+        waiting = enumerate(units)
         if scheduler is None and not workers:
             may_leave = workers is None and find_spec("distributed") is not None
             for done in _here(function, waiting, total, may_leave):
-                advance()
+                show(advance=1)
                 yield done
         if (first := next(waiting, None)) is None:
             return
         with _cluster(workers, scheduler, None if total is None else total - first[0], console) as client:
-            for done in _there(client, function, first, waiting, title):
-                advance()
+            for done in _there(client, function, chain([first], waiting), title):
+                show(advance=1)
                 yield done
 
 
 def _here(
-    function: Callable[[Any], Any],
-    waiting: Iterator[tuple[int, Any]],
-    total: int | None,
-    may_leave: bool,
+    function: Callable[[Any], Any], waiting: Iterator[tuple[int, Any]], total: int | None, may_leave: bool
 ) -> Iterator[tuple[int, Any]]:
     """Runs units in this process; if it may leave some, only until the rest are worth more processes."""
-    spent, done = 0.0, 0
-    cores = _cores() if may_leave else 1
-
-    def worthwhile() -> bool:
-        each = spent / done if spent >= _FIRST_LOOK else 0.0
-        left = spent if total is None else each * (total - done)  # of no known length: as long as it took
-        return left >= WORTHWHILE
-
-    while cores == 1 or not worthwhile():
-        if (unit := next(waiting, None)) is None:
-            return
+    spent, done, left = 0.0, 0, 0.0
+    may_leave = may_leave and _cores() > 1
+    while not (may_leave and left >= WORTHWHILE) and (unit := next(waiting, None)) is not None:
         start = time.process_time()
         result = function(unit[1])
         spent, done = spent + time.process_time() - start, done + 1
+        if total is None:
+            left = spent  # of no known length: as long as it took
+        elif spent >= _FIRST_LOOK:
+            left = spent / done * (total - done)
         yield unit[0], result
 
 
 def _there(
-    client: "Client",
-    function: Callable[[Any], Any],
-    first: tuple[int, Any],
-    waiting: Iterator[tuple[int, Any]],
-    title: str,
+    client: "Client", function: Callable[[Any], Any], waiting: Iterator[tuple[int, Any]], title: str
 ) -> Iterator[tuple[int, Any]]:
     """Runs units on a cluster: as one finishes, the next is sent."""
     from distributed import KilledWorker, as_completed
 
     positions: dict[Hashable, int] = {}
     running = as_completed(with_results=True, raise_errors=False)
-
-    def send(position: int, unit: Any) -> None:
-        future = client.submit(_call, function, unit, pure=False)
-        positions[future.key] = position
-        running.add(future)
-
-    send(*first)
-    while positions:
+    while True:
         # asked each time: machines join and leave
         most = _AHEAD * max(1, sum(client.nthreads().values()))
         while len(positions) < most and (unit := next(waiting, None)) is not None:
-            send(*unit)
+            future = client.submit(_call, function, unit[1], pure=False)
+            positions[future.key] = unit[0]
+            running.add(future)
+        if not positions:
+            return
         future, result = next(running)
         position = positions.pop(future.key)
         # Not by the future's status: of a result that is here already it changes when the worker that made it dies.
-        if isinstance(result, tuple) and not isinstance(result, _Done):
+        if isinstance(result, tuple):  # of an error
             error = result[1]
             if isinstance(error, KilledWorker):
                 raise TerraFMError(
@@ -152,20 +135,15 @@ def _there(
                     "lack of memory: use fewer workers, or look at that unit alone with workers=0."
                 ) from error
             raise error
-        if not isinstance(result, _Done):
+        if not isinstance(result, list):
             raise TerraFMError(f"{title}: the connection to the Dask cluster was lost: start again to go on.")
         del future  # so that the cluster forgets the result
-        yield position, result.value
+        yield position, result[0]
 
 
-class _Done(NamedTuple):
-    """A unit's result, told apart from errors."""
-
-    value: Any
-
-
-def _call(function: Callable[[Any], Any], unit: Any) -> _Done:
-    return _Done(function(unit))
+def _call(function: Callable[[Any], Any], unit: Any) -> list[Any]:
+    """Wraps a unit's result in a list, which tells it from an error."""
+    return [function(unit)]
 
 
 @contextmanager
@@ -208,27 +186,6 @@ def _cluster(
         threads = sum(client.nthreads().values())
         console.print(f"{threads} Dask workers; dashboard: {client.dashboard_link}")
         yield client
-
-
-def _described[U](
-    units: Iterable[U], describe: Callable[[U], str], say: Callable[[str], None]
-) -> Iterator[U]:
-    """Goes through units and tells the name of each as it is taken."""
-    for unit in units:
-        say(describe(unit))
-        yield unit
-
-
-@contextmanager
-def _bar(
-    title: str, total: int | None, console: Console
-) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
-    """Shows a bar; yields functions that advance it and that name the unit under way."""
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-    now = TextColumn("{task.fields[now]}", style="dim")
-    with Progress(*columns, TimeRemainingColumn(), now, console=console, disable=console.quiet) as bar:
-        task = bar.add_task(title, total=total, now="")
-        yield lambda: bar.advance(task), lambda name: bar.update(task, now=escape(name))
 
 
 def _cores() -> int:

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
     track,
@@ -25,6 +28,24 @@ def with_bar[T](items: Iterable[T], title: str) -> Iterable[T]:
         title: Of the bar.
     """
     return track(items, title, console=Console(stderr=True), transient=True, refresh_per_second=1)
+
+
+@contextmanager
+def count_units(title: str, total: int | None, console: Console) -> Iterator[Callable[..., None]]:
+    """Shows a bar while the block runs.
+
+    Args:
+        title: Of the bar.
+        total: Units in the end, where that is known.
+        console: To draw on; nothing is drawn on a quiet one.
+
+    Yields:
+        A function that moves the bar by ``advance``, or shows ``now`` behind it.
+    """
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    now = TextColumn("{task.fields[now]}", style="dim")
+    with Progress(*columns, TimeRemainingColumn(), now, console=console, disable=console.quiet) as bar:
+        yield partial(bar.update, bar.add_task(title, total=total, now=""))
 
 
 @contextmanager
