@@ -13,7 +13,7 @@ from terrafm_tg.modalities import S1RTC
 from terrafm_tg.radiometry import NODATA, linear_power, quantize
 from terrafm_tg.transforms import Augment, MultiCrop
 from terrafm_tg.transforms.augment import NO_CHANGE
-from terrafm_tg.transforms.render import FLOOR
+from terrafm_tg.transforms.resample import FLOOR
 
 KEY = S1RTC.native_key(10)
 #: Largest error of one stored pixel in dB: half a step, and float32's rounding.

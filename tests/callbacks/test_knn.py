@@ -12,7 +12,7 @@ from terrafm_tg.callbacks.knn import KNNMonitor
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.features import collect
 from terrafm_tg.evaluation.knn import knn_predict
-from terrafm_tg.evaluation.retrieval import recall
+from terrafm_tg.evaluation.scores import recall
 from terrafm_tg.models.embedding import FUSED
 
 

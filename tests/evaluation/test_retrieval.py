@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from terrafm_tg.evaluation.features import TileFeatures
-from terrafm_tg.evaluation.retrieval import recall
+from terrafm_tg.evaluation.scores import recall
 
 
 def _tiles(x: torch.Tensor, rows: list[int] | torch.Tensor) -> TileFeatures:

@@ -9,8 +9,7 @@ from torch.optim import AdamW
 
 from terrafm_tg.models import build_encoder
 from terrafm_tg.models.patch_embed import PatchStem
-from terrafm_tg.tasks.pretrain.centered_stems import CenteredStems
-from terrafm_tg.tasks.pretrain.optimization import clip_each_, parameter_groups
+from terrafm_tg.tasks.pretrain.optimization import CenteredStems, clip_each_, parameter_groups
 
 
 def tiles(seed: int) -> dict[str, torch.Tensor]:

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+from terrafm_tg.tasks.pretrain.frequent_classes import class_names, frequent_by_name, frequent_by_share
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.tasks.pretrain.frequent_classes import class_names, frequent_by_name, frequent_by_share
 
 
 def test_frequent_exceeds_an_even_share_of_the_classes_present() -> None:

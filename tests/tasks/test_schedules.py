@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from terrafm_tg.tasks.pretrain.schedules import Schedules, warmup_steps
+from terrafm_tg.tasks.pretrain.optimization import Schedules, warmup_steps
 
 PAPER = Schedules(
     steps=1000,

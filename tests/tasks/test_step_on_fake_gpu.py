@@ -17,8 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from terrafm_tg.tasks import TerraFM
-from terrafm_tg.tasks.pretrain.optimization import clip_each_, ema_
-from terrafm_tg.tasks.pretrain.schedules import Schedules
+from terrafm_tg.tasks.pretrain.optimization import Schedules, clip_each_, ema_
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from terrafm_tg.transforms.draws import CROP_DRAWS, draw_boxes, draw_modalities
+from terrafm_tg.transforms.multicrop import CROP_DRAWS, draw_boxes, draw_modalities
 from terrafm_tg.utils.random import keyed_uniform
 
 RATIO = (3 / 4, 4 / 3)

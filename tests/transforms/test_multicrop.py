@@ -11,7 +11,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, S1RTC, S2L2A
 from terrafm_tg.transforms import Augment, MultiCrop, Normalize
 from terrafm_tg.transforms.augment import NO_CHANGE
-from terrafm_tg.transforms.render import FLOOR
+from terrafm_tg.transforms.resample import FLOOR
 
 SMALL = {"global_size": 32, "local_size": 16, "local_crops": 3}
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from terrafm_tg.evaluation.held_out_report import SHORT_TITLES
+from terrafm_tg.land_cover import CLASS_NAMES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,9 +90,7 @@ def draw_land_cover(metrics: pd.DataFrame, prototypes: int, frequent: Sequence[b
     """
     from matplotlib.figure import Figure
 
-    from terrafm_tg.tasks.pretrain.frequent_classes import class_names
-
-    titles = {title.lower().replace(" ", "_"): title for title in class_names()}
+    titles = {title.lower().replace(" ", "_"): title for title in CLASS_NAMES}
     present = [slug for slug in titles if f"val/entropy/{slug}" in metrics]
     if not present:
         return None

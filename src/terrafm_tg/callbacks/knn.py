@@ -9,8 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.features import collect, gather
 from terrafm_tg.evaluation.knn import TEMPERATURE, K
-from terrafm_tg.evaluation.retrieval import TOP
-from terrafm_tg.evaluation.scores import CROSS_SENSOR, KNN, RETRIEVAL, score
+from terrafm_tg.evaluation.scores import CROSS_SENSOR, KNN, RETRIEVAL, TOP, score
 
 _LOG_NAMES = {KNN: "val/knn_{query}", CROSS_SENSOR: "val/knn_{bank}_to_{query}"}
 

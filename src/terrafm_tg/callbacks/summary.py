@@ -3,12 +3,14 @@
 import inspect
 import time
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from rich.console import Console
 
+from terrafm_tg.losses import DualCenter
 from terrafm_tg.tasks import TerraFM
 from terrafm_tg.tasks.pretrain.settings import flatten, plain_settings
 
@@ -42,7 +44,7 @@ class RunSummary(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints and draws, on the first rank."""
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             minutes, seconds = divmod(round(time.monotonic() - self._start), 60)
             pretrained = isinstance(pl_module, TerraFM)
             paths = self._draw(trainer, pl_module) if self.figures and pretrained else []
@@ -75,7 +77,7 @@ class RunSummary(Callback):
         if not (folder / "metrics.csv").exists():
             return []
         metrics = pd.read_csv(folder / "metrics.csv")
-        frequent = pl_module.center.frequent.tolist()
+        frequent = cast(DualCenter, pl_module.center).frequent.tolist()
         figures = {
             "curves.png": draw_curves(metrics, pl_module.hparams["head"]["prototypes"]),
             "land_cover.png": draw_land_cover(metrics, pl_module.hparams["head"]["prototypes"], frequent),

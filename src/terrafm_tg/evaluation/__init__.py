@@ -6,8 +6,7 @@ from .features import TileFeatures, collect, gather
 from .held_out import BASELINE, evaluate_held_out
 from .held_out_report import TRAINED, UNTRAINED, figure, table, write_report
 from .knn import accuracy, balanced_accuracy, knn_predict
-from .retrieval import recall
-from .scores import score
+from .scores import recall, score
 
 __all__ = [
     "BASELINE",

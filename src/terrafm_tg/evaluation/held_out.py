@@ -20,8 +20,7 @@ from terrafm_tg.transforms import MultiCrop
 from .band_statistics import baseline_output, standardize
 from .features import TileFeatures, center, collect, gather
 from .knn import TEMPERATURE, K
-from .retrieval import TOP
-from .scores import score
+from .scores import TOP, score
 
 #: Name of the baseline among the encoders.
 BASELINE = "band mean and deviation"

@@ -83,8 +83,9 @@ def _estimate(group: pd.DataFrame) -> tuple[float, float, float, float]:
     scores = group.score.dropna()
     if scores.empty:
         return (float("nan"),) * 4
-    found = estimate(100 * scores.to_numpy(), int(group.n_query.max()) if proportion else None).drawn()
-    return float(scores.mean()), float(scores.std()), found.low / 100, found.high / 100
+    found = estimate(100 * scores.to_numpy(), int(group.n_query.max()) if proportion else None)
+    low, high = (float(np.clip(end, 0, 100)) / 100 for end in (found.low, found.high))
+    return float(scores.mean()), float(scores.std()), low, high
 
 
 def columns(frame: pd.DataFrame) -> list[str]:

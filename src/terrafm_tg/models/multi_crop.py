@@ -13,14 +13,16 @@ multiply by zero is not computed. :meth:`TerraFMViT.embed_views` puts the three 
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from timm.layers import Attention
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
@@ -123,7 +125,7 @@ def embed_groups(embed: SensorPatchEmbed, groups: Sequence[SensorBatch]) -> list
         for name, s in zip(names, stems, strict=True)
     ]
     token_idx = [_token_idx(groups, name) for name in names]
-    value_map = embed.projection.proj1.weight
+    value_map = cast(nn.Linear, embed.projection.proj1).weight
     early = sum(p.shape[1] for p in patches) < sum(counts)
     values = []
     for name, stem, of_stem in zip(names, stems, patches, strict=True):
@@ -136,7 +138,7 @@ def embed_groups(embed: SensorPatchEmbed, groups: Sequence[SensorBatch]) -> list
     fused = embed.fusion(values, token_idx, sum(counts), through=None if early else value_map)
     if not early:
         fused = linear(fused, value_map)
-    mix, out = embed.projection.proj2, embed.projection.proj3
+    mix, out = cast(nn.Linear, embed.projection.proj2), embed.projection.proj3
     x = embed.projection.norm_input(fused)
     bias = out.weight @ mix.bias + out.bias + _zero_of_unused(embed, names)
     tokens = linear(x, out.weight @ mix.weight, bias)
@@ -226,8 +228,20 @@ class CropBlock(Block):
         read, shapes_read = x, shapes
         if last:
             x, shapes = _class_tokens(x, shapes), [(n, 1) for n, _ in shapes]
-        x = _residual(x, shapes, attend, kept[0], read, shapes_read)
+        with _without_cudnn():
+            x = _residual(x, shapes, attend, kept[0], read, shapes_read)
         return _residual(x, shapes, functools.partial(mlp, self), kept[1], x, shapes)
+
+
+@contextmanager
+def _without_cudnn() -> Iterator[None]:
+    """Leaves cuDNN's attention out, which is planned anew for each number of views that stochastic depth keeps."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 def _residual(
@@ -248,7 +262,7 @@ def _attention_branch(
     block: Block, x: Tensor, shapes: Shapes, *, fused: bool = True, class_only: bool = False
 ) -> Tensor:
     """Norm, attention within each view and projection; for the class tokens only, (views, d), if asked so."""
-    attn, x = block.attn, block.norm1(x)
+    attn, x = cast(Attention, block.attn), block.norm1(x)
     weight, bias = attn.qkv.weight, attn.qkv.bias
     if class_only:
         dim = attn.attn_dim
@@ -265,7 +279,7 @@ def _attention_branch(
     return block.ls1(attn.proj(attn.norm(torch.cat(out))))
 
 
-def _maps(attn: nn.Module, x: Tensor, n: int, tokens: int) -> tuple[Tensor, ...]:
+def _maps(attn: Attention, x: Tensor, n: int, tokens: int) -> tuple[Tensor, ...]:
     """Queries, keys or values side by side, (n * tokens, maps * d) -> each (n, heads, tokens, d / heads)."""
     return x.view(n, tokens, -1, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
 
@@ -297,7 +311,7 @@ class _Pick(torch.autograd.Function):
     """The tokens of some views; indexed view by view, since a processor copies long rows fast."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, shapes: Shapes, keep_idx: Sequence[Tensor]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, shapes: Shapes, keep_idx: Sequence[Tensor]) -> Tensor:
         ctx.where = shapes, keep_idx
         return torch.cat(
             [group[idx].flatten(0, 1) for group, idx in zip(_views(x, shapes), keep_idx, strict=True)]
@@ -318,7 +332,7 @@ class _AddTo(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, x: Tensor, y: Tensor, shapes: Shapes, keep_idx: Sequence[Tensor], scale: float
+        ctx: Any, x: Tensor, y: Tensor, shapes: Shapes, keep_idx: Sequence[Tensor], scale: float
     ) -> Tensor:
         ctx.where = shapes, keep_idx, scale, y.dtype
         out = x.clone()

@@ -129,7 +129,7 @@ class TerraFMViT(VisionTransformer):
     ) -> None:
         columns = select_columns(modality, bands)
         # The trained norm stays where it was trained, whatever pools after it.
-        timm = {"fc_norm": False, "patch_size": PATCH_SIZE, "block_fn": CropBlock} | timm
+        settings: dict[str, Any] = {"fc_norm": False, "patch_size": PATCH_SIZE, "block_fn": CropBlock} | timm
         super().__init__(
             img_size=img_size,
             in_chans=input_channels(columns, modality, in_chans),
@@ -144,7 +144,7 @@ class TerraFMViT(VisionTransformer):
             no_embed_class=False,
             dynamic_img_size=True,
             embed_layer=functools.partial(SensorPatchEmbed, columns=columns, modality=modality),
-            **timm,
+            **settings,
         )
         self.modality = modality
         self.columns = columns
@@ -260,10 +260,15 @@ class TerraFMViT(VisionTransformer):
         tokens = [self.norm_pre(self._pos_embed(grid)) for grid in embed_groups(self.patch_embed, views)]
         shapes = [(t.shape[0], t.shape[1]) for t in tokens]
         x = torch.cat([t.flatten(0, 1) for t in tokens])
-        options = {"compiled": compiled, "recompute": self.grad_checkpointing}
         for number, block in enumerate(self.blocks):
-            last = number == len(self.blocks) - 1
-            x = block.forward_crops(x, shapes, kept[2 * number : 2 * number + 2], last=last, **options)
+            x = cast(CropBlock, block).forward_crops(
+                x,
+                shapes,
+                kept[2 * number : 2 * number + 2],
+                last=number == len(self.blocks) - 1,
+                compiled=compiled,
+                recompute=self.grad_checkpointing,
+            )
         return self.norm(x)
 
     def _pos_embed(self, x: Tensor) -> Tensor:

@@ -258,16 +258,12 @@ def _views(task: TerraFM, kind: str, batch: int) -> SensorBatch:
 def _step(task: TerraFM, groups: list[SensorBatch], depth: DepthPlan, low: bool) -> None:
     """Forward and backward pass of a training step."""
     size = groups[0].size // GLOBAL_CROPS
-    views = [
-        task.student.sensor_batch(group.images, sample_idx=group.sample_idx, size=group.size)
-        for group in groups
-    ]
     with torch.autocast("cpu", torch.bfloat16, enabled=low):
         with torch.no_grad():
-            embeddings = task.teacher.embed_views(views[:1])
+            embeddings = task.teacher.embed_views(groups[:1])
             logits = task.teacher_head(embeddings).unflatten(0, (-1, size))
             targets = task.center(logits)
-        tokens = task.student.embed_views(views, depth)
+        tokens = task.student.embed_views(groups, depth)
         student = task.student_head(tokens).unflatten(0, (-1, size))
         loss = task.loss(student, targets, task.hparams["schedule"]["teacher_temp"][0])
     loss.backward()

@@ -12,9 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import TerraFMViT
-from terrafm_tg.tasks.pretrain.centered_stems import CenteredStems
-from terrafm_tg.tasks.pretrain.optimization import count_steps
-from terrafm_tg.tasks.pretrain.schedules import warmup_steps
+from terrafm_tg.tasks.pretrain.optimization import CenteredStems, count_steps, warmup_steps
 
 
 @dataclass(frozen=True)

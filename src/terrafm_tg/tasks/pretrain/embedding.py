@@ -7,13 +7,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchgeo.tasks import BaseTask
 
+from terrafm_tg.land_cover import CLASS_NAMES
 from terrafm_tg.losses import DualCenter
 from terrafm_tg.models import TerraFMViT
 from terrafm_tg.models.embedding import FUSED, embed_sensors
 from terrafm_tg.transforms import MultiCrop
 
-from .frequent_classes import class_names
-from .schedules import Schedules
+from .optimization import Schedules
 from .statistics import PrototypeUse
 
 
@@ -72,7 +72,7 @@ class TeacherEmbedding(BaseTask):
         if self.trainer.sanity_checking:
             return
         for name in ("entropy", "spread"):
-            for title, value in zip(class_names(), statistics[name].tolist(), strict=True):
+            for title, value in zip(CLASS_NAMES, statistics[name].tolist(), strict=True):
                 if math.isfinite(value):
                     self.log(f"val/{name}/{title.lower().replace(' ', '_')}", value, sync_dist=True)
 

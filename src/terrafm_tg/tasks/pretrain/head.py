@@ -1,6 +1,8 @@
 """DINO's projection head with logits in float32."""
 
 import warnings
+from copy import deepcopy
+from typing import Any
 
 import torch
 from lightly.models.modules.heads import DINOProjectionHead
@@ -35,6 +37,18 @@ class ProjectionHead(DINOProjectionHead):
             super().__init__(
                 input_dim, hidden_dim, bottleneck_dim, output_dim, norm_last_layer=norm_last_layer
             )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ProjectionHead":
+        """Returns a copy; the normed weight follows from two parameters, and as a computed tensor cannot be copied."""
+        computed = self.last_layer.__dict__.pop("weight")
+        try:
+            copied = type(self).__new__(type(self))
+            memo[id(self)] = copied
+            copied.__dict__.update({name: deepcopy(value, memo) for name, value in self.__dict__.items()})
+            copied.last_layer.__dict__["weight"] = computed.detach().clone()
+        finally:
+            self.last_layer.__dict__["weight"] = computed
+        return copied
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, float32 (N, K), of embeddings (N, D)."""

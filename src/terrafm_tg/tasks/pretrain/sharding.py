@@ -4,9 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from terrafm_tg.errors import TerraFMError
@@ -99,13 +98,3 @@ def check_strategy(strategy: Strategy) -> None:
             f"The strategy {type(strategy).__name__} flattens parameters, of which each gradient is to be clipped and "
             "the teacher averaged on its own: use ModelParallelStrategy (conf/hardware/fsdp.yaml) or DDP."
         )
-
-
-def local(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """This process's shares of tensors that are sharded; others as they are."""
-    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor that may be sharded; to be called by all processes."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

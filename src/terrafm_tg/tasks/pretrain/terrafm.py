@@ -2,8 +2,9 @@
 
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -15,17 +16,23 @@ from torch.optim import AdamW, Optimizer
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.losses import DINOLoss, DualCenter, teacher_entropy
+from terrafm_tg.losses.dual_center import frequent_by_name, frequent_by_share
 from terrafm_tg.modalities import get_modalities
-from terrafm_tg.models import TerraFMViT, build_encoder
-from terrafm_tg.models.multi_crop import DepthPlan, plan_depth
+from terrafm_tg.models import build_encoder
+from terrafm_tg.models.multi_crop import plan_depth
 from terrafm_tg.transforms import Augment, MultiCrop, SensorBatch
 
-from .centered_stems import CenteredStems
 from .embedding import TeacherEmbedding
-from .frequent_classes import frequent_by_name, frequent_by_share
 from .head import ProjectionHead
-from .optimization import DECAY, clip_each_, ema_, make_schedules, parameter_groups
-from .schedules import Schedules, StepValues
+from .optimization import (
+    DECAY,
+    CenteredStems,
+    StepValues,
+    clip_each_,
+    ema_,
+    make_schedules,
+    parameter_groups,
+)
 from .settings import (
     Center,
     Crops,
@@ -41,6 +48,12 @@ from .settings import (
 from .sharding import check_strategy, data_parallel, number_parameters, shard
 from .statistics import embedding_statistics
 
+#: Warnings of Lightning's at what is meant here: the task plans views although there is a datamodule, and the teacher
+#: is in evaluation mode.
+_MEANT = (
+    ".*overridden `on_before_batch_transfer` in `LightningModule`.*",
+    ".*in eval mode at the start of training.*",
+)
 #: Precisions that keep float32 where it is needed.
 PRECISIONS = ("bf16-mixed", "16-mixed", "32-true")
 #: Settings that do not change what is learnt, and so may differ from a checkpoint's.
@@ -83,7 +96,6 @@ class TerraFM(TeacherEmbedding):
         TerraFMError: If a setting is impossible.
     """
 
-    schedules: Schedules
     _saved_schedules: dict[str, Any] | None = None
     _sharded = False
 
@@ -161,12 +173,8 @@ class TerraFM(TeacherEmbedding):
         Raises:
             TerraFMError: If the Trainer has a strategy or a precision that does not do, or is to clip gradients.
         """
-        # Lightning warns of two things that are meant: this hook is the task's although there is a
-        # datamodule, and the teacher is in evaluation mode.
-        warnings.filterwarnings("ignore", ".*overridden `on_before_batch_transfer` in `LightningModule`.*")
-        warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
-        # cuDNN's attention would be planned anew for each number of views that stochastic depth keeps.
-        torch.backends.cuda.enable_cudnn_sdp(False)
+        for message in _MEANT:
+            warnings.filterwarnings("ignore", message)
         check_strategy(self.trainer.strategy)
         if self.trainer.precision not in PRECISIONS:
             raise TerraFMError(
@@ -181,8 +189,22 @@ class TerraFM(TeacherEmbedding):
         center = self.hparams["center"]
         if stage == "fit" and center["alpha"] < 1:
             names = center["frequent_classes"]
-            share = getattr(self.trainer.datamodule, "land_cover_share", None)
+            share = getattr(getattr(self.trainer, "datamodule", None), "land_cover_share", None)
             self.center.set_frequent(frequent_by_share(share) if names is None else frequent_by_name(names))
+
+    def teardown(self, stage: str) -> None:
+        """Lets Lightning warn again of what is meant in this task's runs."""
+        filters = cast("list[Any]", warnings.filters)
+        filters[:] = [entry for entry in filters if getattr(entry[1], "pattern", None) not in _MEANT]
+
+    @property
+    def lr(self) -> float:
+        """The peak learning rate, where Lightning's ``Tuner`` looks for it and sets it."""
+        return self.hparams["optimizer"]["lr"]
+
+    @lr.setter
+    def lr(self, lr: float) -> None:
+        self.hparams["optimizer"]["lr"] = plain(lr)
 
     def configure_optimizers(self) -> Optimizer:
         """AdamW over student and head; :meth:`optimizer_step` sets its learning rate and weight decay.
@@ -227,23 +249,24 @@ class TerraFM(TeacherEmbedding):
             batch: Native tiles with their plan.
             batch_idx: Its place in the epoch.
         """
-        stage, size = self.trainer.profiler.profile, len(batch["position"])
+        stage, size = self._stage, len(batch["position"])
         with stage("views"):
             views = self.multicrop(batch, batch["plan"])
         values = self.schedules.at(self.global_step)
         with stage("teacher"), torch.no_grad():
-            embeddings = self._embed_views(self.teacher, [views["teacher_global"]])
+            compiled = self.hparams["compile"]
+            embeddings = self.teacher.embed_views([views["teacher_global"]], compiled=compiled)
             logits = self.teacher_head(embeddings).unflatten(0, (-1, size))
             targets = self.center(logits)
             self.center.accumulate(logits, batch["land_cover"])
         with stage("student"):
             groups = [views[name] for name in ("student_global", "student_local") if views[name].size]
-            tokens = self._embed_views(self.student, groups, batch["depth"])
+            tokens = self.student.embed_views(groups, batch["depth"], compiled)
             student = self.student_head(tokens).unflatten(0, (-1, size))
         with stage("loss"):
             loss = self.loss(student, targets, values.teacher_temp)
         self.log("train/loss", loss, prog_bar=True)
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # of a connector
             self._log_step(loss, embeddings, targets, values, views)
         if not self.hparams["koleo"]:
             return loss
@@ -280,13 +303,15 @@ class TerraFM(TeacherEmbedding):
 
         values = self.schedules.at(self.global_step)
         decay = {"name": DECAY, "weight_decay": values.weight_decay}
-        update_param_groups(optimizer, {"lr": values.lr}, [decay])
+        # A scheduler is somebody else's, such as that of the Tuner or of SWA: the learning rate is left to it.
+        rate = {} if self.trainer.lr_scheduler_configs else {"lr": values.lr}
+        update_param_groups(optimizer, rate, [decay])
         with self.stems.stepping():
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        with self.trainer.profiler.profile("average"):
+        with self._stage("average"):
             for teacher, student in self._pairs():
                 ema_(teacher.parameters(), student.parameters(), values.teacher_momentum)
-        with self.trainer.profiler.profile("reduction"):
+        with self._stage("reduction"):
             self.center.update()
 
     def on_train_start(self) -> None:
@@ -306,7 +331,8 @@ class TerraFM(TeacherEmbedding):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the schedules; numbers the optimiser's parameters as FSDP does."""
-        checkpoint["schedules"] = plain(asdict(self.schedules))
+        if hasattr(self, "schedules"):  # not before the first step
+            checkpoint["schedules"] = plain(asdict(self.schedules))
         if checkpoint.get("optimizer_states") and not self._sharded:
             (state,), (optimizer,) = checkpoint["optimizer_states"], self.trainer.optimizers
             checkpoint["optimizer_states"] = [number_parameters(state, optimizer, self)]
@@ -334,15 +360,9 @@ class TerraFM(TeacherEmbedding):
         """The teacher's modules, each with the student's."""
         return (self.teacher, self.student), (self.teacher_head, self.student_head)
 
-    def _embed_views(
-        self, encoder: TerraFMViT, groups: list[SensorBatch], depth: DepthPlan | None = None
-    ) -> Tensor:
-        """Class tokens of groups of views, whatever sensors each holds."""
-        views = [
-            encoder.sensor_batch(group.images, sample_idx=group.sample_idx, size=group.size)
-            for group in groups
-        ]
-        return encoder.embed_views(views, depth, self.hparams["compile"])
+    def _stage(self, name: str) -> AbstractContextManager[None]:
+        """A stage of the step, as the Trainer's profiler counts it."""
+        return self.trainer.profiler.profile(name)  # type: ignore[attr-defined]  # a connector sets it
 
     def _log_step(
         self,

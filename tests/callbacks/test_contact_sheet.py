@@ -4,8 +4,9 @@ import rasterio
 import torch
 from PIL import Image
 
+from terrafm_tg.callbacks.contact_sheet import draw_contact_sheet
 from terrafm_tg.modalities import MODALITIES, S2L2A
-from terrafm_tg.transforms import MultiCrop, draw_contact_sheet
+from terrafm_tg.transforms import MultiCrop
 from terrafm_tg.transforms.augment import NO_CHANGE
 
 
