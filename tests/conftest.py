@@ -3,7 +3,7 @@
 import gc
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -88,6 +88,35 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with FileLock(f"{root}.lock"):
         SimulatedWorld(root, cells=40, cell_size=144, seed=0)
     return root
+
+
+@pytest.fixture(scope="session")
+def make_batch() -> Callable[..., dict[str, torch.Tensor]]:
+    """Makes a native batch, as `collate_tiles` does, of random tiles.
+
+    They stand at ``positions`` of the epoch, and those in ``without_s1`` lack radar.
+    The pixels depend on the position alone.
+    """
+
+    from terrafm_tg.modalities import MODALITIES, S1RTC
+
+    def make(positions: list[int], tile: int = 48, without_s1: tuple[int, ...] = (), epoch: int = 0):
+        samples = {p: torch.Generator().manual_seed(p) for p in positions}
+        batch = {"position": torch.tensor(positions), "epoch": torch.full((len(positions),), epoch)}
+        for modality in MODALITIES.values():
+            having = [p for p in positions if modality != S1RTC or p not in without_s1]
+            batch[f"sample_idx_{modality.name}"] = torch.tensor(
+                [positions.index(p) for p in having], dtype=torch.int64
+            )
+            for resolution, bands in modality.native.items():
+                shape = (len(bands), tile * 10 // resolution, tile * 10 // resolution)
+                if having:
+                    tiles = torch.stack([torch.rand(shape, generator=samples[p]) for p in having])
+                    key = modality.native_key(resolution)
+                    batch[key] = tiles + 1e-3 if modality == S1RTC else (1 + 9000 * tiles).to(torch.uint16)
+        return batch
+
+    return make
 
 
 # Imported here, so that its log handler does not keep the captured stream of whichever test imports it first.

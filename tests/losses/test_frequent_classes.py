@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
-from terrafm_tg.tasks.pretrain.frequent_classes import class_names, frequent_by_name, frequent_by_share
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.land_cover import CLASS_NAMES
+from terrafm_tg.losses.dual_center import frequent_by_name, frequent_by_share
 
 
 def test_frequent_exceeds_an_even_share_of_the_classes_present() -> None:
@@ -12,7 +13,7 @@ def test_frequent_exceeds_an_even_share_of_the_classes_present() -> None:
 
 
 def test_names_in_any_case() -> None:
-    assert frequent_by_name(["tree cover", class_names()[11].upper()]) == [0, 11]
+    assert frequent_by_name(["tree cover", CLASS_NAMES[11].upper()]) == [0, 11]
 
 
 @pytest.mark.parametrize(
