@@ -22,7 +22,7 @@ _WORDS = {
     ),
     "land_cover": (
         list[str | int] | str | int | None,
-        "Classes of ESA WorldCover such as [Cropland,Mangroves], of which one prevails in a tile.",
+        "Take cells with a tile whose most frequent class is one of these, such as [Cropland,Mangroves].",
     ),
     "modalities": (list[str] | str | None, "Any of s1rtc, s2l1c, s2l2a; all by default."),
 }
@@ -41,7 +41,7 @@ def run(command: str, words: Sequence[str]) -> None:
     parser.add_function(Selection, skip=_WORDS)
     for name, (kind, text) in _WORDS.items():
         parser.add_option(name, kind, None, text)
-    parser.add_option("bandwidth", float, 100.0, "MB/s for which a dry run says how long it takes.")
+    parser.add_option("bandwidth", float, 100.0, "Speed in MB/s from which a dry run computes the time.")
     parser.add_option("index", bool, True, "Build the index afterwards, as `terrafm index ROOT` does.")
     options = parser.parse(words)
     index, bandwidth, box = options.pop("index"), options.pop("bandwidth"), options["bbox"]

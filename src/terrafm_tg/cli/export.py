@@ -35,7 +35,7 @@ def export(
     """Writes OUT.safetensors, OUT.ckpt for the `weights=` of TorchGeo's tasks, and OUT.onnx on demand.
 
     Args:
-        checkpoint: A checkpoint that `terrafm fit` wrote, or what else `get_model(..., weights=...)` takes.
+        checkpoint: A checkpoint of `terrafm fit`, or any other file that `get_model(..., weights=...)` takes.
         out: Path of the new files, without an ending.
         onnx: Modality that OUT.onnx reads, or several that it fuses, such as s2l2a or [s1rtc,s2l2a].
         bands: For ONNX: bands of the input in the order of its channels, such as [B04,B03,B02]; all by default.

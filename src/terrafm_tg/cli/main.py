@@ -20,21 +20,21 @@ COMMANDS = {
     "data": {
         "simulate": "write a simulated world in Major-TOM's and WorldCover's formats",
         "download": "fetch a subset of Major-TOM: by box, land cover, cells or share",
-        "grid": "cut own Sentinel-1 and Sentinel-2 scenes into Major-TOM's cells",
+        "grid": "cut your own Sentinel-1 and Sentinel-2 scenes into Major-TOM's cells",
         "index": "build the tile index: files, dates, baseline, land cover, climate, region",
         "pack": "turn tiles into a store that feeds GPUs: fast to read, checked, appendable",
     },
     "training": {
         "fit": "pretrain or fine-tune; stack configurations with further --config",
-        "validate": "one pass over the validation data",
-        "test": "one pass over the test data",
+        "validate": "run over the validation data",
+        "test": "run over the test data",
     },
     "products": {
-        "predict": "embeddings or predictions for every tile",
+        "predict": "write embeddings or predictions of every tile",
         "export": "write the teacher encoder of a checkpoint for other projects, also as ONNX",
     },
     "measuring": {
-        "bench": "GEO-Bench and Copernicus-Bench for any encoder, with the published scores beside",
+        "bench": "score any encoder on GEO-Bench and Copernicus-Bench, beside the published scores",
         "profile": "measure where a training step's time goes",
         "profile memory": "compute what a training step needs on a GPU, and the largest batch that fits",
         "profile scaling": "predict speed and efficiency on many GPUs from the profile of one",

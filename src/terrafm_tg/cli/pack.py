@@ -14,11 +14,11 @@ from .options import ToolParser
 
 #: Settings of the dataset to pack, for which its class has a default.
 _SETTINGS = {
-    "remote": (bool | None, "Whether to read Major-TOM's cells that are not on disk from their URLs."),
-    "radar_unit": (str | None, "Of a folder of GeoTIFFs: dB or linear, dB by default."),
+    "remote": (bool | None, "Read Major-TOM's cells that are not on disk from their URLs."),
+    "radar_unit": (str | None, "Unit of radar in a folder of GeoTIFFs: dB (the default) or linear."),
     "optical_scale": (
         float | None,
-        "Of a folder of GeoTIFFs: digital numbers per stored unit, 10000 for reflectance; 1 by default.",
+        "Digital numbers per stored unit in a folder of GeoTIFFs: 10000 for reflectance; 1 by default.",
     ),
 }
 

@@ -203,7 +203,7 @@ def memory_table(
     Args:
         model: Names of encoders; terrafm_base and terrafm_large by default.
         gigabytes: Memory of the GPU, in 10^9 bytes.
-        reserve: Of it for the context, libraries and gaps between tensors.
+        reserve: Part of it, in 10^9 bytes, that context, libraries and gaps between tensors take.
         tile_size: Edge of a native tile in pixels of 10 m.
         precision: bf16 (autocast) or fp32.
         settings: Other settings of the task, such as --settings.crops.local_crops 10.

@@ -111,7 +111,7 @@ def predict_step(profile: Profile, processes: int, network: Network | None = Non
     Args:
         profile: Of one process.
         processes: GPUs, at least one.
-        network: How they reach each other.
+        network: Network between them.
     """
     net = network or Network()
     accumulated = profile.accumulated
@@ -143,7 +143,7 @@ def scaling_table(
     Args:
         profile: Of one process.
         gpus: Numbers of GPUs; 1, 8, 64 and 512 by default.
-        network: How they reach each other, such as --network.between 40 for one 400 Gbit/s card per machine.
+        network: Network between them, such as --network.between 40 for one 400 Gbit/s card per machine.
 
     Raises:
         TerraFMError: If the profile is of several processes, or a number is not positive.

@@ -55,8 +55,8 @@ def simulate(
         cells: Number of grid cells, about 2 MB each at ``cell_size=264`` and 25 MB at full size.
         cell_size: Pixels of 10 m across a cell's picture, a multiple of 12. The published pictures have 1068;
             a smaller one shows the middle of its cell.
-        seed: Which planet.
-        workers: Processes that render; 0 renders in this one, None takes one per core.
+        seed: Seed of the planet.
+        workers: Number of processes that render; 0 renders in this one. By default one per core.
         part_bytes: Size from which a new Parquet part is begun.
         progress: Show a bar.
 

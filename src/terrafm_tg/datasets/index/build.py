@@ -39,23 +39,23 @@ def build_index(
     """Builds the tile index of any dataset of tiles, and writes it as GeoParquet.
 
     The file appears whole or not at all. Datasets find it in their root and use it from then on; they refuse
-    it once the files there have changed. A run that was stopped goes on where it was when it is started
-    again; what it had counted lies in a folder beside the file meanwhile. Tiles of an index that is there
-    already keep their land cover; only others are looked up. The same input gives the same bytes, however
+    it once the files there have changed. A run that was stopped resumes when it is started again, from a folder
+    beside the file with the counts so far. Tiles of an index that is there already keep their land cover; only
+    others are looked up. The same input gives the same bytes, however
     often it was stopped and whatever the number of processes.
 
     Args:
         root: A Major-TOM root (:class:`~terrafm_tg.datasets.MajorTOM`), or a folder with a folder of GeoTIFFs
             per modality (:class:`~terrafm_tg.datasets.SentinelFolder`); or that of SSL4EO-S12 or MMEarth.
-        worldcover: The map, or folder of its tiles; where None, ``WorldCover`` below the root, or else what
-            MMEarth holds itself.
-        climate: GeoTIFF of climate zone codes; where None, ``climate.tif`` below the root, or else the
-            Köppen-Geiger zones of :func:`~terrafm_tg.datasets.index.layers.koppen_geiger`.
-        regions: Vector file of regions; where None, ``regions.geojson`` below the root, or else the
-            continents of :func:`~terrafm_tg.datasets.index.layers.region`.
+        worldcover: ESA WorldCover, or the folder of its files; by default ``WorldCover`` below the root, or the
+            land cover that MMEarth holds.
+        climate: GeoTIFF of climate zone codes; by default ``climate.tif`` below the root, or else the
+            Köppen-Geiger zones that come with the package.
+        regions: Vector file of regions; by default ``regions.geojson`` below the root, or else the continents.
         out: The file to write instead of ``root/index.parquet``.
-        workers: Processes that read the map; 0 for this one, None for one per core where there is much to do.
-        scheduler: Address of a Dask cluster that reads it instead.
+        workers: Number of processes that read the map; 0 reads in this one. By default one per core where
+            there is much to do.
+        scheduler: Address of a Dask cluster to use instead.
         progress: Show a bar.
         **settings: Of the dataset's ``scan``: ``tile_size`` (half a cell, or 534, where not given),
             ``remote``; ``folders``, ``bands``, ``offsets``, ``max_days``.

@@ -61,14 +61,14 @@ def grid_scenes(
     it has of other parts stay. Digital numbers stay as they are, offset included; the product's name tells it.
 
     Args:
-        scenes: Folder with scenes; see :func:`~.scenes.find_scenes`.
+        scenes: Folder with scenes, at any depth.
         root: The Major-TOM root.
         min_valid: Least share of a cell's picture that a scene must cover; above 0.75 no quarter is empty.
-        radar_unit: What radar scenes hold: ``"linear"`` power, ``"dB"`` or ``"amplitude"``.
+        radar_unit: Unit of radar scenes: ``"linear"`` power, ``"dB"`` or ``"amplitude"``.
         baseline: Processing baseline of Sentinel-2 scenes that do not name it, such as ``"N0509"``.
         cell_size: Pixels of 10 m across a cell's picture, a multiple of 12; Major-TOM's is 1068.
-        workers: Processes; 0 for this one, None for one per core where there is much to do.
-        scheduler: Address of a Dask cluster instead.
+        workers: Number of processes; 0 works in this one. By default one per core where there is much to do.
+        scheduler: Address of a Dask cluster to use instead.
         progress: Show a bar.
 
     Returns:

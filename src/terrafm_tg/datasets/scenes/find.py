@@ -57,7 +57,7 @@ def find_scenes(folder: Path, radar_unit: str | None = None, baseline: str | Non
 
     Args:
         folder: Where to look.
-        radar_unit: What radar scenes hold, one of :data:`UNITS`; may be None where ASF's names say it.
+        radar_unit: Unit of radar scenes, one of :data:`UNITS`; may be None where ASF's names say it.
         baseline: Processing baseline such as ``N0509`` of scenes without it in their folder's name.
 
     Returns:

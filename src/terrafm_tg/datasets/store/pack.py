@@ -53,8 +53,8 @@ def pack(
         out: Folder of the store: absent, empty, or a store that was made with the same settings.
         quantize_radar: Store radar as int16 hundredths of a decibel, 0.005 dB from the truth at most, in half the
             bytes before compression; False keeps float32 linear power, exactly.
-        shard_mb: Most megabytes of pixels in a shard, before compression.
-        workers: Processes; see :func:`~terrafm_tg.utils.parallel.run_units`.
+        shard_mb: Largest shard, in megabytes of pixels before compression.
+        workers: Number of processes; 0 works in this one. By default one per core where there is much to do.
         scheduler: Address of a Dask cluster instead, whose machines see the same files.
         max_damaged_share: Largest share of tiles that may be damaged, judged from the tenth on (0: none).
         progress: Show a bar.

@@ -89,18 +89,18 @@ def run_bench(
             weights, name, stem, sensors, pooling (token, mean), size, normalization (model, dataset), seed, channels,
             absent (neighbour, mean).
         datasets: Names, patterns or benchmarks, such as [m-eurosat,*-S1,Copernicus-Bench].
-        protocols: Of knn, linear-probe, logistic, segmentation-probe, upernet, finetune, copernicus-frozen; or
+        protocols: Any of knn, linear-probe, logistic, segmentation-probe, upernet, finetune, copernicus-frozen; or
             mappings of name, the protocol's settings, and datasets, fractions and seeds where these differ.
         fractions: Shares of the training split, such as [0.01,0.1,1].
         seeds: One run each; what does not depend on a seed runs once.
-        bands: Band names "corrected", "labelled" as the files of two datasets have them, or both.
+        bands: "corrected" band names, "labelled" ones as the files of two datasets have them, or both.
         device: Such as cpu, cuda or cuda:1; a GPU where there is one by default.
         batch_size: Images per forward of a frozen encoder; protocols that train have a setting of their own.
         num_workers: Processes per unit that decode images.
         workers: Units at a time on this machine, each in a process of its own; one per GPU by default.
         scheduler: Address of a Dask cluster that sees the same files: one worker per GPU.
-        cache: Whether to keep embeddings in OUT for further runs.
-        dry_run: Whether only to list the units of work, and what is missing.
+        cache: Keep embeddings in OUT for further runs.
+        dry_run: Only list the units of work, and what is missing.
 
     Raises:
         TerraFMError: If a setting is wrong, there is nothing to do, or in the end for units that failed.

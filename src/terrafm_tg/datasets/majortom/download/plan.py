@@ -87,7 +87,7 @@ class Report:
         """Makes a table for people.
 
         Args:
-            bandwidth: MB/s for which a dry run says how long it will take.
+            bandwidth: Speed in MB/s from which a dry run computes the time.
         """
         verb = "to fetch" if self.dry_run else "fetched"
         table = Table(caption=self._caption(bandwidth), caption_justify="left", min_width=70)

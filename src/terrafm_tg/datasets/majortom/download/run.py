@@ -63,18 +63,19 @@ def download(
     Args:
         root: Folder of the local copy; it is made where missing.
         selection: Which cells and products.
-        source: Address of the products; ``{product}`` stands for ``Core-S2L2A`` and so on, else it is appended.
+        source: Address of the products; ``{product}`` in it is replaced by ``Core-S2L2A`` and so on, which is
+            appended where it does not occur.
         extra: Columns that are left out otherwise: ``thumbnail``, ``cloud_mask``, ``B10``.
         max_gb: The most that may be added to the disk, in GB.
         max_damaged: Share of the rows that may turn out damaged; beyond it the download stops.
         land_cover_from: For a selection by land cover: a tile index, or a folder of ESA WorldCover. The map's files
             are fetched into ``root/WorldCover`` where None.
         worldcover: Fetch the files of ESA WorldCover under the chosen cells into ``root/WorldCover``.
-        worldcover_source: Address of these files.
+        worldcover_source: Address of the WorldCover files.
         connections: Requests at the same time.
         retries: Failures in a row without a new byte after which to give up.
         timeout: Seconds without a byte that count as a failure.
-        dry_run: Only say what would be fetched; the tables are fetched all the same, and some footers.
+        dry_run: Say what would be fetched; only tables and some footers are.
         progress: Show bars.
 
     Returns:

@@ -37,11 +37,13 @@ class Selection:
         cells: Names such as ``897U_171L``.
         land_cover: Classes of ESA WorldCover, by name or code, or ``Ocean``: cells of which a tile (a quarter) has one
             of them as its most frequent class.
-        share: Of the cells that remain, by a hash of (seed, cell): a larger share contains a smaller one.
-        seed: Of the share.
+        share: Share of the cells that meet all other conditions, chosen by a hash of seed and cell; a larger
+            share contains a smaller one.
+        seed: Seed of the share.
         modalities: Products to take.
-        require: ``"all"`` takes cells that have every one of them (as the paper's), ``"any"`` those that have one.
-        max_cloud: Products of Sentinel-2 with more cloud, in percent, do not count.
+        require: ``"all"`` takes cells that have every product asked for, as the paper does; ``"any"`` those with at
+            least one.
+        max_cloud: Leaves out Sentinel-2 products with more cloud than this, in percent.
 
     Raises:
         TerraFMError: If a setting is impossible.
