@@ -1,10 +1,6 @@
 """Weights from every kind of file and place, into a model, and out again."""
 
-import functools
-import re
-import threading
-from collections.abc import Callable, Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,29 +34,6 @@ def model() -> TerraFMViT:
 @pytest.fixture(scope="module")
 def state(model: TerraFMViT) -> State:
     return model.state_dict()
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Path]:
-    """An empty torch hub cache."""
-    before = torch.hub.get_dir()
-    torch.hub.set_dir(str(tmp_path / "hub"))
-    yield tmp_path / "hub" / "checkpoints"
-    torch.hub.set_dir(before)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A folder and the address under which a local server offers it."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-    handler = functools.partial(SimpleHTTPRequestHandler, directory=folder)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
-        thread = threading.Thread(target=http.serve_forever)
-        thread.start()
-        yield folder, f"http://127.0.0.1:{http.server_port}"
-        http.shutdown()
-        thread.join()
 
 
 def assert_same(ours: State, theirs: State) -> None:
@@ -146,42 +119,6 @@ def test_heads(state: State, tmp_path: Path) -> None:
         )
         assert other(torch.randn(1, 2, 16, 16)).shape == (1, classes or 192)
         assert torch.equal(other.blocks[0].mlp.fc1.weight, tuned["blocks.0.mlp.fc1.weight"])
-
-
-def test_downloads_once_and_then_works_offline(state: State, server: tuple[Path, str], hub: Path) -> None:
-    folder, address = server
-    torch.save(state, folder / "TerraFM-T.pth")
-    url = f"{address}/TerraFM-T.pth"
-    assert_same(load_encoder_state(url, progress=False)[0], state)
-    assert [path.name for path in hub.iterdir()] == ["TerraFM-T.pth"]
-    (folder / "TerraFM-T.pth").unlink()
-    assert_same(get_model("terrafm_tiny", weights=url).state_dict(), state)
-
-
-def test_a_damaged_download_does_not_stay(state: State, server: tuple[Path, str], hub: Path) -> None:
-    folder, address = server
-    torch.save(state, folder / "whole.pth")
-    whole = (folder / "whole.pth").read_bytes()
-    (folder / "cut.pth").write_bytes(whole[: len(whole) // 2])
-    url = f"{address}/cut.pth"
-    with pytest.raises(TerraFMError, match=rf"{url} is damaged or not one .*try again later"):
-        load_encoder_state(url, progress=False)
-    assert list(hub.iterdir()) == []
-    (folder / "cut.pth").write_bytes(whole)
-    assert_same(load_encoder_state(url, progress=False)[0], state)
-
-
-def test_a_hash_in_the_name_is_checked(state: State, server: tuple[Path, str], hub: Path) -> None:
-    folder, address = server
-    torch.save(state, folder / "t-0123456789.pth")
-    with pytest.raises(TerraFMError, match=r"could not be downloaded .*hash"):
-        load_encoder_state(f"{address}/t-0123456789.pth", progress=False)
-    assert list(hub.iterdir()) == []
-
-
-def test_no_such_url(server: tuple[Path, str], hub: Path) -> None:
-    with pytest.raises(TerraFMError, match=f"404.*put the file at {re.escape(str(hub))}/nothing.pth"):
-        load_encoder_state(f"{server[1]}/nothing.pth", progress=False)
 
 
 def test_wrong_files(state: State, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The published file from a server: loaded once, then offline; a bad download costs nothing but a clear sentence."""
 
 import hashlib
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -94,6 +95,24 @@ def test_the_published_file_from_a_server(
     state = weights.get_state_dict(progress=False)
     assert torch.equal(state["norm.weight"], model.norm.weight)
     assert server.requests == 3
+
+
+def test_a_url_is_fetched_once_and_kept_only_whole(server: FileServer, hub: Path) -> None:
+    url, state = f"{server.url}/TerraFM-T.pth", published_weights.tiny()
+    server.cut = server.file.stat().st_size // 2
+    with pytest.raises(TerraFMError, match=rf"{url} is damaged or not one .*try again later"):
+        load_encoder_state(url, progress=False)
+    assert list(hub.iterdir()) == []
+    server.cut = None
+    found = load_encoder_state(url, progress=False)[0]
+    assert sorted(found) == sorted(state)
+    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+    assert [path.name for path in hub.iterdir()] == ["TerraFM-T.pth"]
+    server.status = 404
+    own = get_model("terrafm_tiny", weights=url).state_dict()
+    assert all(torch.equal(own[name], tensor) for name, tensor in state.items())
+    with pytest.raises(TerraFMError, match=f"404.*put the file at {re.escape(str(hub))}/nothing.pth"):
+        load_encoder_state(f"{server.url}/nothing.pth", progress=False)
 
 
 def test_hash_in_the_name_is_checked(server: FileServer, tiny_file: Path, hub: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from timm.data import resolve_model_data_config
 from timm.models import get_notrace_functions, get_notrace_modules, group_parameters
 from timm.models._features import FeatureGetterNet
 from timm.models._hub import save_for_hf
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.models.sizes import SIZES, VARIANTS
+from terrafm_tg.models.sizes import SIZES, VARIANTS, split_name
 
 pytestmark = pytest.mark.filterwarnings("ignore:A bare tensor of 12 channels")
 
@@ -54,6 +55,11 @@ def test_configuration_agrees_with_the_model(name: str) -> None:
     config = timm.get_pretrained_cfg(name)
     assert model.pretrained_cfg == model.default_cfg
     assert model.pretrained_cfg["architecture"] == name
+    assert model.modality == split_name(name)[1].get("modality")
+    resolved = resolve_model_data_config(model)
+    assert resolved["input_size"] == config.input_size
+    assert len(resolved["mean"]) == len(resolved["std"]) == model.in_chans
+    assert make(name, in_chans=model.in_chans, num_classes=4)(images(model)).shape == (2, 4)
     assert model.pretrained_cfg["input_size"] == config.input_size == (model.in_chans, 224, 224)
     assert model.pretrained_cfg["mean"] == config.mean
     assert model.pretrained_cfg["std"] == config.std
@@ -133,6 +139,17 @@ def test_intermediates(x: Tensor | dict[str, Tensor], norm: bool) -> None:
     )
     assert torch.equal(with_token[0][0], maps[-1])
     assert with_token[0][1].shape == (2, 1, DIM)
+    if norm:
+        (tokens, prefix), *_ = model.forward_intermediates(
+            x, [2], True, norm, output_fmt="NLC", intermediates_only=True
+        )
+        torch.testing.assert_close(torch.cat([prefix, tokens], 1), final)
+        (last,) = model.get_intermediate_layers(x, 1, norm=True)
+        torch.testing.assert_close(last, tokens)
+    early = model.forward_intermediates(x, output_dict=True, stop_early=True, indices=1)
+    assert early["image_intermediates"][0].shape == maps[0].shape
+    by_call = model.forward_intermediates(DICT["s2l2a"], modality="s2l1c", intermediates_only=True)
+    assert len(by_call) == DEPTH
     named = model.forward_intermediates(x, norm=norm, output_dict=True, return_prefix_tokens=True)
     assert torch.equal(named["image_features"], final)
     assert len(named["image_intermediates"]) == len(named["image_intermediates_prefix"]) == DEPTH
@@ -154,12 +171,14 @@ def test_prune_intermediate_layers(prune_norm: bool) -> None:
 def test_reset_classifier(pool: str) -> None:
     model = make(num_classes=5, global_pool=pool).eval()
     tokens = model.forward_features(DICT)
-    before = model(DICT)
-    assert before.shape == (2, 5)
+    assert model.get_classifier().out_features == 5
+    assert model(DICT).shape == (2, 5)
     model.reset_classifier(9)
     assert model(DICT).shape == (2, 9)
+    assert list(model.named_children())[-1][0] == "head"
     assert torch.equal(model.forward_features(DICT), tokens)
     model.reset_classifier(0)
+    assert isinstance(model.get_classifier(), nn.Identity)
     assert model(DICT).shape == model.forward_head(tokens, pre_logits=True).shape == (2, DIM)
     model.reset_classifier(0, "")
     assert torch.equal(model(DICT), tokens)

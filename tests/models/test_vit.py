@@ -1,4 +1,4 @@
-"""What timm's own generic tests ask of a model, for ours, and what its size-dependent parts must do."""
+"""The encoder's numbers: positions, pooling, drop path, groups of parameters, and what a bare tensor is."""
 
 import math
 import pickle
@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from timm.data import resolve_model_data_config
 from timm.layers import PatchEmbed
-from timm.models._features import FeatureGetterNet
 from timm.models.vision_transformer import VisionTransformer
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor
@@ -86,38 +84,6 @@ def test_same_function_as_a_plain_timm_vit() -> None:
     torch.testing.assert_close(ours.forward_features(x), plain.forward_features(tokens))
 
 
-@pytest.mark.parametrize("x", [DICT["s1rtc"], DICT], ids=["tensor", "dict"])
-def test_intermediates(x: Tensor | dict[str, Tensor]) -> None:
-    model = tiny().eval()
-    final, maps = model.forward_intermediates(x)
-    torch.testing.assert_close(final, model.forward_features(x))
-    assert [m.shape for m in maps] == [(2, 192, PX // 16, PX // 16)] * 3
-    (tokens, prefix), *_ = model.forward_intermediates(
-        x, indices=[2], norm=True, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
-    )
-    torch.testing.assert_close(torch.cat([prefix, tokens], 1), final)
-    (last,) = model.get_intermediate_layers(x, 1, norm=True)
-    torch.testing.assert_close(last, tokens)
-    named = model.forward_intermediates(x, output_dict=True, stop_early=True, indices=1)
-    assert named["image_intermediates"][0].shape == maps[0].shape
-    by_call = model.forward_intermediates(
-        torch.randn(1, 12, 32, 32), modality="s2l1c", intermediates_only=True
-    )
-    assert len(by_call) == 3
-
-
-def test_features_only() -> None:
-    full = tiny().eval()
-    net = timm.create_model("terrafm_tiny", depth=3, features_only=True, out_indices=(0, 1)).eval()
-    assert isinstance(net, FeatureGetterNet)
-    assert net.feature_info.channels() == [192, 192]
-    assert net.feature_info.reduction() == [16, 16]
-    net.model.load_state_dict(full.state_dict())  # strict: a pruned encoder takes the blocks that it kept
-    expected = full.forward_intermediates(DICT, indices=[0, 1], intermediates_only=True)
-    for ours, theirs in zip(net(DICT), expected, strict=True):
-        assert torch.equal(ours, theirs)
-
-
 @pytest.mark.parametrize(("pool", "shape"), [("token", (2, 192)), ("avg", (2, 192)), ("", (2, 17, 192))])
 def test_pooling(pool: str, shape: tuple[int, ...]) -> None:
     model = tiny(global_pool=pool).eval()
@@ -125,21 +91,6 @@ def test_pooling(pool: str, shape: tuple[int, ...]) -> None:
     expected = {"token": features[:, 0], "avg": features[:, 1:].mean(1), "": features}[pool]
     assert model(DICT).shape == shape
     torch.testing.assert_close(model(DICT), expected)
-
-
-def test_reset_classifier() -> None:
-    model = tiny(num_classes=5).eval()
-    assert model.get_classifier().out_features == 5
-    model.reset_classifier(9, "avg")
-    assert model(DICT).shape == (2, 9)
-    assert list(model.named_children())[-1][0] == "head"
-    model.reset_classifier(0)
-    assert (
-        model(DICT).shape
-        == model.forward_head(model.forward_features(DICT), pre_logits=True).shape
-        == (2, 192)
-    )
-    assert isinstance(model.get_classifier(), torch.nn.Identity)
 
 
 def test_gradient_checkpointing_gives_the_same_gradients() -> None:
@@ -177,27 +128,6 @@ def test_layer_decay_groups() -> None:
     names = {name for name, p in model.named_parameters() if any(p is q for q in undecayed["params"])}
     assert {"patch_embed.s1_embed", "patch_embed.fusion.queries", "cls_token", "pos_embed"} <= names
     assert "patch_embed.conv2d_s1.weight" not in names
-
-
-@pytest.mark.parametrize(
-    ("name", "modality", "channels"),
-    [
-        ("", None, 12),
-        ("_s1rtc", "s1rtc", 2),
-        ("_s2l1c", "s2l1c", 12),
-        ("_s2l2a", "s2l2a", 12),
-        ("_rgb", "s2l2a", 3),
-    ],
-)
-def test_names_and_data_config(name: str, modality: str | None, channels: int) -> None:
-    model = timm.create_model(f"terrafm_tiny{name}", depth=1, in_chans=channels, num_classes=4)
-    config = resolve_model_data_config(model)
-    assert model.modality == modality
-    assert model.in_chans == channels
-    assert config["input_size"] == (channels, 224, 224)
-    assert len(config["mean"]) == len(config["std"]) == channels
-    assert model.pretrained_cfg["architecture"] == f"terrafm_tiny{name}"
-    assert model(torch.randn(1, channels, 32, 32), modality=modality or "s2l1c").shape == (1, 4)
 
 
 def test_a_modality_of_the_callers_own_replaces_the_names() -> None:
@@ -270,11 +200,3 @@ def test_compiles_in_one_graph() -> None:
             compiled(DICT, sample_idx=rows, size=3), model(DICT, sample_idx=rows, size=3)
         )
         torch.testing.assert_close(compiled(DICT), model(DICT))
-
-
-def test_exports() -> None:
-    model = tiny(modality="s1rtc").eval()
-    x = torch.randn(2, 2, 32, 32)
-    program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    wide = torch.randn(5, 2, 32, 32)
-    torch.testing.assert_close(program.module()(wide), model(wide))
