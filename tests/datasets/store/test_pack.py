@@ -87,7 +87,7 @@ class TestStore:
 
     def test_report(self, root, tmp_path):
         report = pack(source(root), tmp_path / "store", **QUIET)
-        radar = report.modalities["s1rtc"]
+        radar = report.counts.loc["s1rtc"]
         assert (report.tiles, report.cells, radar.tiles, radar.damaged) == (20, 5, 16, 0)
         chunks = 0
         for part in (root / "Core-S1RTC/images").iterdir():
@@ -127,7 +127,7 @@ class TestAgain:
         report = pack(source(root), store, **QUIET)
         assert digests(store) == before
         assert {f: f.stat().st_mtime_ns for f in store.rglob("*.arrow")} == times
-        assert (report.modalities["s2l2a"].tiles, report.modalities["s2l2a"].before) == (0, 20)
+        assert report.counts.loc["s2l2a", ["tiles", "before"]].tolist() == [0, 20]
 
     def test_parts_that_come_later_write_only_their_shards(self, root, store, tmp_path):
         small = write_root(tmp_path / "root", CELLS[:2])
@@ -228,7 +228,7 @@ class TestDamaged:
         out = tmp_path / "store"
         with caplog.at_level(logging.WARNING):
             report = pack(source(root), out, **QUIET)
-        assert [report.modalities[name].damaged for name in MODALITIES] == [0, 1, 8]
+        assert report.counts["damaged"].to_dict() == {"s1rtc": 0, "s2l1c": 1, "s2l2a": 8}
         table = read_index(out / "index.parquet")[0]
         assert table.loc[~table["has_s2l2a"], "cell"].unique().tolist() == [CELLS[1], CELLS[3]]
         assert table.loc[~table["has_s2l1c"], ["cell", "quadrant"]].to_numpy().tolist() == [[CELLS[0], 1]]
@@ -273,7 +273,7 @@ class TestDamaged:
             pack(source(root), tmp_path / "store", **QUIET)
         assert not (tmp_path / "store/index.parquet").exists()
         report = pack(source(root), tmp_path / "store", max_damaged_share=0.3, **QUIET)
-        assert report.modalities["s2l2a"].damaged == 12
+        assert report.counts.at["s2l2a", "damaged"] == 12
 
 
 def test_a_folder_of_geotiffs(tmp_path):

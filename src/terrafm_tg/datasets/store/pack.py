@@ -8,6 +8,7 @@ store comes last.
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,9 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.parallel import run_units
 
 from .folder import FORMAT, alone_in, plan_removal, read_store_index, remove_planned, write_store_index
-from .plan import ShardJob, ShardPlan, plan_shards, run_job, select_tiles, source_names, tiles_per_shard
+from .plan import ShardPlan, plan_shards, select_tiles, source_names, tiles_per_shard, write_planned
+from .report import COUNTS, DamageList, PackReport
 from .report import DAMAGED as DAMAGED
-from .report import DamageList, PackReport, Tally
-from .shards import SUFFIX
 from .table import StoredTiles, join_tables, with_categories
 
 
@@ -105,7 +105,7 @@ class _Packing:
         self.named = _shards(self.before) if self.before is not None else set()
         self.held: dict[str, StoredTiles] = {}
         self.units: list[ShardPlan] = []
-        self.report = PackReport()
+        self.report = PackReport(pd.DataFrame(0, [m.name for m in tiles.modalities], list(COUNTS)))
 
     def plan(self, limit: float) -> None:
         """Plans the shards to write, of at most ``limit`` bytes each."""
@@ -116,7 +116,7 @@ class _Packing:
             held = self.held[name] = StoredTiles(name, sources)
             if self.before is not None:
                 self.before = held.take_over(self.before, self.out)
-            self.report.modalities[name] = Tally(before=int(held.held.sum()))
+            self.report.counts.at[name, "before"] = held.held.sum()
             todo = (sources > 0) & ~held.held & ~np.isin(sources, self.damage.known(name))
             item = 2 if steps or modality.unit == "DN" else 4
             most = tiles_per_shard(table, modality, self.tiles.tile_size, limit, item)
@@ -125,26 +125,28 @@ class _Packing:
     def run(self, workers: int | None, scheduler: str | None, progress: bool) -> None:
         """Writes the shards."""
         planned = sum(len(unit.rows) for unit in self.units)
-        options: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "progress": progress}
-        for number, (shard, source_bytes) in run_units(run_job, self, title="Packing", **options):
-            unit, tally = self.units[number], self.report.modalities[self.units[number].modality.name]
-            faults = shard["fault"].to_numpy(str)
-            tally.tiles += int((faults == "").sum())
-            tally.damaged += int((faults != "").sum())
-            tally.bytes_in += source_bytes
-            tally.bytes_out += (self.out / _path(unit)).stat().st_size
-            self.held[unit.modality.name].add(unit.rows, _path(unit), shard)
+        work = partial(write_planned, out=self.out, quantized=self.quantize)
+        results = run_units(
+            work, self, workers=workers, scheduler=scheduler, title="Packing", progress=progress
+        )
+        for number, (shard, source_bytes) in results:
+            unit, faults = self.units[number], shard["fault"].to_numpy(str)
+            damaged, stored = int((faults != "").sum()), (self.out / unit.path).stat().st_size
+            numbers = [len(faults) - damaged, damaged, source_bytes, stored]
+            self.report.counts.loc[unit.modality.name, ["tiles", "damaged", "bytes_in", "bytes_out"]] += (
+                numbers
+            )
+            self.held[unit.modality.name].add(unit.rows, unit.path, shard)
             for row, fault in zip(unit.rows[faults != ""], faults[faults != ""], strict=True):
                 self._note(int(row), unit.modality.name, str(fault), planned)
 
     def __len__(self) -> int:
         return len(self.units)
 
-    def __iter__(self) -> Iterator[ShardJob]:
+    def __iter__(self) -> Iterator[tuple[TileDataset, ShardPlan]]:
         """Yields the jobs of the workers, made one after the other."""
         for unit in self.units:
-            part = select_tiles(self.tiles, self.tiles.table.iloc[unit.rows])
-            yield ShardJob(part, unit.modality, self.out / _path(unit), self.quantize)
+            yield select_tiles(self.tiles, self.tiles.table.iloc[unit.rows]), unit
 
     def _note(self, row: int, modality: str, fault: str, planned: int) -> None:
         table = self.tiles.table
@@ -174,11 +176,6 @@ def _shards(table: pd.DataFrame) -> set[str]:
     """Returns the paths of the shards that a store's table names, below the store."""
     columns = (table[column] for column in table if column.startswith("shard_"))
     return set().union(*(column.dropna().astype("str").unique() for column in columns))
-
-
-def _path(unit: ShardPlan) -> str:
-    """Returns the path of a planned shard, below the store."""
-    return f"{unit.modality.name}/{unit.name}{SUFFIX}"
 
 
 def _check_apart(root: Path, out: Path) -> None:

@@ -19,7 +19,7 @@ from terrafm_tg.errors import DamagedTileError
 from terrafm_tg.modalities import Modality
 from terrafm_tg.radiometry import quantize
 
-from .shards import Record, shard_table, write_shard
+from .shards import SUFFIX, Record, shard_table, write_shard
 
 #: Tiles of a cell; a shard holds whole cells, which are decoded once.
 _CELL = 4
@@ -38,6 +38,11 @@ class ShardPlan:
     modality: Modality
     name: str
     rows: np.ndarray
+
+    @property
+    def path(self) -> str:
+        """Path below the store."""
+        return f"{self.modality.name}/{self.name}{SUFFIX}"
 
 
 def source_names(index: pd.DataFrame, root: Path, modality: Modality, salt: str) -> np.ndarray:
@@ -159,25 +164,13 @@ def file_bytes(root: Path, path: str, modality: Modality) -> int:
     return sum(file.stat().st_size for file in found if file is not None and file.is_file())
 
 
-@dataclass(frozen=True)
-class ShardJob:
-    """The work that writes one shard, as a worker process is given it.
+def write_planned(job: tuple[TileDataset, ShardPlan], out: Path, quantized: bool) -> tuple[pd.DataFrame, int]:
+    """Writes a shard, in a worker process, unless an earlier run did.
 
     Args:
-        tiles: The source, with the rows of this shard only; see :func:`select_tiles`.
-        modality: The modality to pack.
-        path: The shard to write.
-        quantize: Store radar as hundredths of a decibel.
-    """
-
-    tiles: TileDataset
-    modality: Modality
-    path: Path
-    quantize: bool
-
-
-def run_job(unit: ShardJob) -> tuple[pd.DataFrame, int]:
-    """Writes a shard, unless an earlier run did.
+        job: The source with the rows of this shard only (see :func:`select_tiles`), and the shard.
+        out: The store.
+        quantized: Store radar as hundredths of a decibel.
 
     Returns:
         The shard's table (:func:`~terrafm_tg.datasets.store.shards.shard_table`), a row per tile, and the
@@ -186,12 +179,13 @@ def run_job(unit: ShardJob) -> tuple[pd.DataFrame, int]:
     Raises:
         OSError: If the shard cannot be written.
     """
-    if unit.path.is_file():
-        table = shard_table(unit.path)
+    (tiles, shard), path = job, out / job[1].path
+    if path.is_file():
+        table = shard_table(path)
     else:
-        unit.path.parent.mkdir(exist_ok=True)
-        table = write_shard(unit.path, unit.modality, _records(unit))
-    return table, _source_bytes(unit.tiles, unit.modality)
+        path.parent.mkdir(exist_ok=True)
+        table = write_shard(path, shard.modality, _records(tiles, shard.modality, quantized))
+    return table, _source_bytes(tiles, shard.modality)
 
 
 def select_tiles(tiles: TileDataset, table: pd.DataFrame) -> TileDataset:
@@ -232,9 +226,8 @@ def _source_bytes(tiles: TileDataset, modality: Modality) -> int:
     return total
 
 
-def _records(unit: ShardJob) -> Iterator[Record]:
+def _records(tiles: TileDataset, modality: Modality, quantized: bool) -> Iterator[Record]:
     """Yields the shard's tiles in their order; those of a cell are decoded together."""
-    tiles, modality = unit.tiles, unit.modality
     cells, quadrants = (tiles.table[name].to_numpy() for name in ("cell", "quadrant"))
     ahead: dict[int, dict[int, np.ndarray] | None] = {}
     for row in range(len(tiles)):
@@ -247,7 +240,7 @@ def _records(unit: ShardJob) -> Iterator[Record]:
             fault = error.reason
         if groups is None:
             fault = fault or "it is absent"
-        elif unit.quantize and modality.unit == "dB":
+        elif quantized and modality.unit == "dB":
             # double precision: the same integers on every kind of processor
             groups = {resolution: quantize(group.astype(np.float64)) for resolution, group in groups.items()}
         yield Record(cells[row], int(quadrants[row]), groups, fault)

@@ -2,37 +2,24 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from rich.filesize import decimal
 from rich.table import Table
 
 from terrafm_tg.errors import DamagedTileError, TerraFMError
-from terrafm_tg.modalities import get_modality
+from terrafm_tg.modalities import MODALITIES, get_modality
 
 from .folder import write_text
 from .plan import file_bytes
 
-
-@dataclass
-class Tally:
-    """Numbers of one modality.
-
-    Args:
-        tiles: Packed now.
-        before: In the store before, from the same source files.
-        damaged: That could not be packed now.
-        bytes_in: Size of their bands at the source.
-        bytes_out: Size of their shards.
-    """
-
-    tiles: int = 0
-    before: int = 0
-    damaged: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
+#: Numbers of each modality: tiles packed now, in the store before from the same source files, and damaged; bytes of
+#: their bands at the source, and of their shards.
+COUNTS = ("tiles", "before", "damaged", "bytes_in", "bytes_out")
 
 
 @dataclass
@@ -40,63 +27,41 @@ class PackReport:
     """Numbers of a run of packing.
 
     Args:
+        counts: A row per modality, with the columns :data:`COUNTS`.
         tiles: In the store.
         cells: Of which they are.
-        modalities: By name.
         removed: Shards that nothing refers to any more.
         seconds: That it took.
     """
 
+    counts: pd.DataFrame
     tiles: int = 0
     cells: int = 0
-    modalities: dict[str, Tally] = field(default_factory=dict)
     removed: int = 0
     seconds: float = 0.0
 
     def table(self) -> Table:
         """Makes the table for people: a row per modality, and the sums."""
-        table = Table(min_width=60, show_footer=len(self.modalities) > 1)
-        rows = [(get_modality(name).title, tally) for name, tally in self.modalities.items()]
-        total = Tally(*(sum(values) for values in zip(*(vars(t).values() for _, t in rows), strict=True)))
-        columns = [_cells(tally) for _, tally in rows]
-        table.add_column("tiles", footer="all", no_wrap=True)
-        for title, footer in zip(_TITLES, _cells(total), strict=True):
-            table.add_column(title, footer=footer, justify="right")
-        for (title, _), cells in zip(rows, columns, strict=True):
-            table.add_row(title, *cells)
+        table = Table("tiles", min_width=60)
+        for title in ("packed", "before", "damaged", "source", "store", "ratio"):
+            table.add_column(title, justify="right")
+        counts = self.counts.rename(index={m.name: m.title for m in MODALITIES.values()})
+        if len(counts) > 1:
+            counts.loc["all"] = counts.sum()
+        for title, *numbers, source, store in counts.itertuples():
+            sizes = decimal(source), decimal(store), f"{store / source:.0%}" if source else "-"
+            table.add_row(title, *(f"{number:,}" for number in numbers), *sizes)
         return table
 
     def in_words(self, out: Path) -> str:
         """Returns the sentences below the table."""
-        damaged = sum(tally.damaged for tally in self.modalities.values())
-        minutes, seconds = divmod(round(self.seconds), 60)
-        hours, minutes = divmod(minutes, 60)
-        text = (
-            f"{self.tiles:,} tiles of {self.cells:,} cells in {out}, after {hours}:{minutes:02}:{seconds:02}."
-        )
+        time, damaged = timedelta(seconds=round(self.seconds)), self.counts["damaged"].sum()
+        text = f"{self.tiles:,} tiles of {self.cells:,} cells in {out}, after {time}."
         if damaged:
             text += f" The {damaged:,} damaged ones are listed in {out / DAMAGED}."
         if self.removed:
             text += f" {self.removed:,} shards that nothing refers to any more were removed."
         return text
-
-
-_TITLES = ("packed", "before", "damaged", "source", "store", "ratio")
-
-
-def _cells(tally: Tally) -> list[str]:
-    ratio = f"{tally.bytes_out / tally.bytes_in:.0%}" if tally.bytes_in else "-"
-    counts = [f"{count:,}" for count in (tally.tiles, tally.before, tally.damaged)]
-    return [*counts, _bytes(tally.bytes_in), _bytes(tally.bytes_out), ratio]
-
-
-def _bytes(count: float) -> str:
-    """Formats a size with three digits and a unit."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 _log = logging.getLogger(__name__)

@@ -52,7 +52,7 @@ def write_index(
         for table in map(as_table, [index] if isinstance(index, pd.DataFrame) else index)
         for start in range(0, len(table), ROW_GROUP)
     )
-    rows: pa.Table | None = next(groups)
+    rows = next(groups)
     schema = rows.schema.with_metadata({"geo": _geo_metadata(), "terrafm": json.dumps(made_for)})
     names = [field.name for field in schema if pa.types.is_dictionary(field.type)]
     options = {"use_dictionary": names, "dictionary_pagesize_limit": _DICTIONARY, "compression": "zstd"}
