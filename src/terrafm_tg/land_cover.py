@@ -40,6 +40,13 @@ WATER = 7
 SOUTHERN_LIMIT = -60.0
 
 
+def count_codes(codes: np.ndarray) -> np.ndarray:
+    """Counts a map's codes (uint8, any shape) by class: int64 (12,), the last those of no class, as without data."""
+    counts = np.bincount(codes.ravel(), minlength=256)
+    known = counts[[c.code for c in CLASSES]]
+    return np.append(known, counts.sum() - known.sum())
+
+
 def majority(histogram: np.ndarray, latitude: float, ocean_share: float = 0.95) -> int:
     """Decides the land cover of a tile by its histogram, with the ocean that WorldCover's legend lacks.
 

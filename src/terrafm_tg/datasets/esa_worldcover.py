@@ -18,7 +18,7 @@ from torchgeo.datasets import RasterDataset
 from torchgeo.datasets.errors import DatasetNotFoundError
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.land_cover import CLASSES, OCEAN, UNKNOWN
+from terrafm_tg.land_cover import CLASSES, OCEAN, UNKNOWN, count_codes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -173,10 +173,10 @@ def count_classes(src: DatasetReader, geometry: BaseGeometry) -> np.ndarray:
     (top, bottom), (left, right) = extent.toranges()
     rows = max(math.floor(top), 0), min(math.ceil(bottom), src.height)
     cols = max(math.floor(left), 0), min(math.ceil(right), src.width)
-    counts = np.zeros(len(CLASSES) + 1, dtype=np.int64)
-    if rows[0] < rows[1] and cols[0] < cols[1]:
-        window = windows.Window.from_slices(rows, cols)
-        codes = src.read(1, window=window)
-        inside = geometry_mask([geometry], codes.shape, src.window_transform(window), invert=True)
-        np.add.at(counts, _INDEX_OF_CODE, np.bincount(codes[inside], minlength=len(_INDEX_OF_CODE)))
-    return counts
+    if rows[0] >= rows[1] or cols[0] >= cols[1]:
+        return np.zeros(len(CLASSES) + 1, dtype=np.int64)
+    window = windows.Window.from_slices(rows, cols)
+    codes = src.read(1, window=window)
+    return count_codes(
+        codes[geometry_mask([geometry], codes.shape, src.window_transform(window), invert=True)]
+    )

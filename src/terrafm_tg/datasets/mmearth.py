@@ -7,14 +7,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import pyproj
 from rich.progress import track
 from torchgeo.datasets import DatasetNotFoundError, MMEarth
 from torchgeo.datasets.mmearth import TileInfo
 from torchgeo.datasets.utils import Sample, lazy_import
 
 from terrafm_tg.errors import DamagedTileError, TerraFMError
-from terrafm_tg.land_cover import CLASSES, majority
+from terrafm_tg.land_cover import count_codes, majorities
 from terrafm_tg.modalities import Modality, get_modalities
 from terrafm_tg.utils.files import fingerprint
 
@@ -22,7 +21,7 @@ from .majortom import grid
 from .tiles.dataset import TileDataset
 from .tiles.index_file import open_index
 from .tiles.pixels import native_pixels
-from .tiles.table import boxes, times
+from .tiles.table import boxes, times, to_zones
 
 
 class MMEarthTiles(TileDataset):
@@ -40,7 +39,7 @@ class MMEarthTiles(TileDataset):
     Args:
         root: Folder that holds ``data_1M_v001``, ``data_1M_v001_64`` or ``data_100k_v001``.
         modalities: ``"s1rtc"``, ``"s2l1c"``, ``"s2l2a"``, any of them; those that are found where None.
-        native: Hand out the stored pixels instead of float32 at 10 m.
+        native: Return the stored pixels instead of float32 at 10 m.
         subset: ``"MMEarth"``, ``"MMEarth64"`` or ``"MMEarth100k"``; the one that lies there where None.
         index: A tile index, or the path of one, instead of ``root/index.parquet``.
         transforms: Applied to each sample.
@@ -90,10 +89,58 @@ class MMEarthTiles(TileDataset):
             tile_size: Of no use: places are not cut.
             subset: Its name; the one below the root where None.
             cover: Add ``land_cover`` and ``land_cover_share`` from the map that the file holds, which reads it all.
+
+        Returns:
+            One row per place and orbit whose image has VV and VH; one per place without such an image. ``place`` is
+            MMEarth's number, ``group`` the row of the file, ``quadrant`` counts the rows of a cell.
+
+        Raises:
+            TerraFMError: If files are missing, or do not belong together.
         """
         subset = find_subset(root, subset)
-        table = list_places(root, subset)
-        return table.assign(**stored_land_cover(data_file(root, subset), table)) if cover else table
+        try:
+            source = MMEarth(root, subset, modalities=("sentinel1_asc", "sentinel1_desc", "sentinel2"))
+        except DatasetNotFoundError as error:
+            beside = ", ".join(
+                f"{MMEarth.filenames[subset]}_{kind}.json" for kind in ("band_stats", "splits", "tile_info")
+            )
+            raise TerraFMError(
+                f"{data_file(root, subset).parent} is not complete: it needs {beside}, too."
+            ) from error
+        path = data_file(root, subset)
+        with lazy_import("h5py").File(path, "r") as file:
+            named = file["metadata"][:]
+        side = picture_size(path)
+        names = [row[0].decode() for row in named]
+        if missing := [names[i] for i in source.indices if names[i] not in source.tile_info]:
+            raise TerraFMError(
+                f"{source.tile_info_filename} lacks {len(missing):,} places of {path}, first {missing[0]}."
+            )
+        rows = [row for i in source.indices for row in _place_rows(names[i], i, source.tile_info[names[i]])]
+        table = pd.DataFrame(rows)
+        x, y = to_zones(table["lon"].to_numpy(), table["lat"].to_numpy(), table["epsg"].to_numpy())
+        # half a tile from its middle, on the 10 m grid that Sentinel-2 has
+        table = table.assign(x=np.rint(x / 10 - side / 2) * 10, y=np.rint(y / 10 + side / 2) * 10)
+        table = table.assign(xres=10.0, yres=10.0, height=np.int32(side), width=np.int32(side))
+        table.insert(
+            0, "cell", pd.Categorical(grid.names(*grid.cells_at(table.pop("lat"), table.pop("lon"))))
+        )
+        table.insert(1, "quadrant", table.groupby("cell", observed=True).cumcount().astype(np.int16))
+        date = pd.to_datetime(table.pop("date")).astype("datetime64[us]")
+        part = path.relative_to(root).as_posix()
+        for name in ("s2l2a", "s2l1c", "s1rtc"):
+            has = table[f"has_{name}"]
+            table[f"product_{name}"] = table["place"].where(has).astype("category")
+            table[f"date_{name}"] = pd.NaT if name == "s1rtc" else date.where(has)
+            table[f"part_{name}"] = pd.Categorical.from_codes(np.where(has, 0, -1), [part])
+            table[f"group_{name}"] = table["group"].where(has, -1).astype(np.int32)
+            table[f"offset_{name}"] = np.int16(0)
+        table["date_s1rtc"] = table["date_s1rtc"].astype("datetime64[us]")
+        table["orbit"] = table["orbit"].astype("category")
+        table = table.assign(
+            **boxes(table), **times(date, date + pd.Timedelta(1, "D") - pd.Timedelta(1, "us"))
+        )
+        return table.assign(**stored_land_cover(path, table)) if cover else table
 
     @staticmethod
     def find_tile_size(root: Path) -> int:
@@ -136,9 +183,6 @@ _OPTICS = MMEarth.all_modality_bands["sentinel2"]
 _RADAR = MMEarth.all_modality_bands["sentinel1_asc"]
 
 
-_CODES = [c.code for c in CLASSES]
-
-
 def data_file(root: Path, subset: str) -> Path:
     """Returns the path of a subset's HDF5 file."""
     folder = MMEarth.filenames[subset]
@@ -171,61 +215,9 @@ def picture_size(path: Path) -> int:
         return int(file["sentinel2"].shape[-1])
 
 
-def list_places(root: Path, subset: str) -> pd.DataFrame:
-    """Makes the tile table of MMEarth from the tables that TorchGeo's class reads.
-
-    Args:
-        root: Folder that holds the subset's.
-        subset: Its name.
-
-    Returns:
-        One row per place and orbit whose image has VV and VH; one per place without such an image. ``place`` is
-        MMEarth's number, ``group`` the row of the file, ``quadrant`` counts the rows of a cell.
-
-    Raises:
-        TerraFMError: If files are missing, or do not belong together.
-    """
-    try:
-        source = MMEarth(root, subset, modalities=("sentinel1_asc", "sentinel1_desc", "sentinel2"))
-    except DatasetNotFoundError as error:
-        beside = ", ".join(
-            f"{MMEarth.filenames[subset]}_{kind}.json" for kind in ("band_stats", "splits", "tile_info")
-        )
-        raise TerraFMError(
-            f"{data_file(root, subset).parent} is not complete: it needs {beside}, too."
-        ) from error
-    path = data_file(root, subset)
-    with lazy_import("h5py").File(path, "r") as file:
-        named = file["metadata"][:]
-    side = picture_size(path)
-    names = [row[0].decode() for row in named]
-    if missing := [names[i] for i in source.indices if names[i] not in source.tile_info]:
-        raise TerraFMError(
-            f"{source.tile_info_filename} lacks {len(missing):,} places of {path}, first {missing[0]}."
-        )
-    rows = [row for i in source.indices for row in _place_rows(names[i], i, source.tile_info[names[i]])]
-    table = pd.DataFrame(rows)
-    table = table.assign(
-        **_corner(table, side), xres=10.0, yres=10.0, height=np.int32(side), width=np.int32(side)
-    )
-    table.insert(0, "cell", pd.Categorical(grid.names(*grid.cells_at(table.pop("lat"), table.pop("lon")))))
-    table.insert(1, "quadrant", table.groupby("cell", observed=True).cumcount().astype(np.int16))
-    date = pd.to_datetime(table.pop("date")).astype("datetime64[us]")
-    part = path.relative_to(root).as_posix()
-    for name in ("s2l2a", "s2l1c", "s1rtc"):
-        has = table[f"has_{name}"]
-        table[f"product_{name}"] = table["place"].where(has).astype("category")
-        table[f"date_{name}"] = pd.NaT if name == "s1rtc" else date.where(has)
-        table[f"part_{name}"] = pd.Categorical.from_codes(np.where(has, 0, -1), [part])
-        table[f"group_{name}"] = table["group"].where(has, -1).astype(np.int32)
-        table[f"offset_{name}"] = np.int16(0)
-    table["date_s1rtc"] = table["date_s1rtc"].astype("datetime64[us]")
-    table["orbit"] = table["orbit"].astype("category")
-    return table.assign(**boxes(table), **times(date, date + pd.Timedelta(1, "D") - pd.Timedelta(1, "us")))
-
-
 def _place_rows(place: str, group: int, info: TileInfo) -> list[dict[str, Any]]:
     """Makes one row per orbit of the radar."""
+    epsg = np.int32(info["CRS"].rsplit(":", 1)[-1])
     row = {
         "place": place,
         "group": np.int32(group),
@@ -233,51 +225,31 @@ def _place_rows(place: str, group: int, info: TileInfo) -> list[dict[str, Any]]:
         "lat": info["lat"],
         "lon": info["lon"],
     }
-    row |= {"epsg": np.int32(info["CRS"].rsplit(":", 1)[-1])}
-    row |= {f"has_s2{level}": info["S2_type"] == level for level in ("l2a", "l1c")}
-    held = {
-        "ascending": info["BANDS"].get("sentinel1_asc"),
-        "descending": info["BANDS"].get("sentinel1_desc"),
-    }
-    orbits = [orbit for orbit, bands in held.items() if bands and {"VV", "VH"} <= set(bands)]
+    row |= {"epsg": epsg} | {f"has_s2{level}": info["S2_type"] == level for level in ("l2a", "l1c")}
+    images = {"ascending": "sentinel1_asc", "descending": "sentinel1_desc"}
+    orbits = [orbit for orbit, key in images.items() if {"VV", "VH"} <= {*(info["BANDS"].get(key) or ())}]
     return [row | {"has_s1rtc": orbit != "none", "orbit": orbit} for orbit in orbits or ["none"]]
 
 
-def _corner(table: pd.DataFrame, side: int) -> dict[str, np.ndarray]:
-    """Returns upper left corners: half a tile from its middle, on the 10 m grid that Sentinel-2 has."""
-    x, y = np.empty(len(table)), np.empty(len(table))
-    for epsg in table["epsg"].unique():
-        here = (table["epsg"] == epsg).to_numpy()
-        to_zone = pyproj.Transformer.from_crs(4326, int(epsg), always_xy=True)
-        x[here], y[here] = to_zone.transform(table["lon"].to_numpy()[here], table["lat"].to_numpy()[here])
-    return {"x": np.rint(x / 10 - side / 2) * 10, "y": np.rint(y / 10 + side / 2) * 10}
-
-
-def stored_land_cover(path: Path, table: pd.DataFrame, progress: bool = True) -> dict[str, Any]:
+def stored_land_cover(path: Path, table: pd.DataFrame) -> dict[str, Any]:
     """Counts the land cover of each tile from the map that the file holds (ESA WorldCover 2020).
 
     Args:
         path: The HDF5 file.
         table: Its tile table.
-        progress: Show a bar.
 
     Returns:
-        ``stored_land_cover``, int8 (n,), the majority class, and ``land_cover_share``, n times float32 (11,).
+        ``land_cover``, int8 (n,), the majority class, and ``land_cover_share``, n times float32 (11,).
 
     Raises:
         TerraFMError: If the file lacks the map, or it cannot be read.
     """
-    counts = np.zeros((len(table), len(CLASSES) + 1), dtype=np.int64)
-    groups, latitude = table["group"].to_numpy(), ((table["ymin"] + table["ymax"]) / 2).to_numpy()
+    latitude = ((table["ymin"] + table["ymax"]) / 2).to_numpy()
     try:
         with lazy_import("h5py").File(path, "r") as file:
             stored = file["esa_worldcover"]
-            for i in track(range(len(groups)), "Land cover", disable=not progress):
-                codes = np.bincount(stored[groups[i]].ravel(), minlength=256)
-                counts[i, :-1] = codes[_CODES]
-                counts[i, -1] = codes.sum() - counts[i, :-1].sum()
+            counts = np.stack([count_codes(stored[group]) for group in track(table["group"], "Land cover")])
     except (OSError, KeyError) as error:
         raise TerraFMError(f"The land cover in {path} cannot be read ({error}).") from error
     share = (counts[:, :-1] / counts.sum(axis=1, keepdims=True)).astype(np.float32)
-    cover = [majority(histogram, lat) for histogram, lat in zip(counts, latitude, strict=True)]
-    return {"land_cover": np.array(cover, dtype=np.int8), "land_cover_share": list(share)}
+    return {"land_cover": majorities(counts, latitude), "land_cover_share": list(share)}

@@ -48,7 +48,7 @@ class SSL4EOS12Tiles(TileDataset):
     Args:
         root: Folder with ``s1``, ``s2c``, ``s2a``, any of them.
         modalities: ``"s1rtc"``, ``"s2l1c"``, ``"s2l2a"``, any of them; those that are found where None.
-        native: Hand out the stored pixels instead of float32 at 10 m.
+        native: Return the stored pixels instead of float32 at 10 m.
         index: A tile index, or the path of one, instead of ``root/index.parquet``.
         download: Let TorchGeo download what is missing (1.5 TB for all three sensors).
         checksum: Let it check what it downloads.
@@ -87,8 +87,40 @@ class SSL4EOS12Tiles(TileDataset):
 
     @staticmethod
     def scan(root: Path, tile_size: int = SSL4EOS12.size) -> pd.DataFrame:
-        """Makes the tile table from the names of folders and one file's header per site."""
-        return pair_images(root, find_splits(root))
+        """Makes the tile table from the names of folders and one file's header per site.
+
+        Returns:
+            One row per L2A image and, beside, per image that no other row has: with the images of the other sensors
+            of the same site that are nearest in time. ``quadrant`` counts the rows of a cell.
+
+        Raises:
+            TerraFMError: If no site has an image that can be opened.
+        """
+        splits = find_splits(root)
+        sites = sorted(
+            {entry for s in splits.values() for entry in os.listdir(root / s.split) if entry.isdecimal()}
+        )
+        with ThreadPoolExecutor(8) as pool:  # opening waits for the disk
+            parts = list(pool.map(partial(_site_rows, root, splits), sites))
+        rows = [row for part in parts for row in part]
+        if not rows:
+            raise TerraFMError(f"No site of SSL4EO-S12 below {root} has an image that can be opened.")
+        table = pd.DataFrame(rows)
+        table = table.assign(
+            epsg=np.int32(4326), height=np.int32(SSL4EOS12.size), width=np.int32(SSL4EOS12.size)
+        )
+        table = table.assign(**boxes(table))
+        middle = (table.ymin + table.ymax) / 2, (table.xmin + table.xmax) / 2
+        table.insert(0, "cell", pd.Categorical(grid.names(*grid.cells_at(*middle))))
+        table.insert(1, "quadrant", table.groupby("cell", observed=True).cumcount().astype(np.int16))
+        for name in splits:
+            table[f"has_{name}"] = table[f"path_{name}"].notna()
+            table[f"offset_{name}"] = np.int16(0)
+            table[f"date_{name}"] = table[f"date_{name}"].astype("datetime64[us]")
+            for column in (f"path_{name}", f"product_{name}"):
+                table[column] = table[column].astype("category")
+        dates = table.filter(like="date_")
+        return table.assign(**times(dates.min(axis=1), dates.max(axis=1)))
 
     @staticmethod
     def find_tile_size(root: Path) -> int:
@@ -179,44 +211,6 @@ def find_splits(
             "correct the root, or set `download` to get them (0.5 TB per sensor)."
         )
     return found
-
-
-def pair_images(root: Path, splits: Mapping[str, Split]) -> pd.DataFrame:
-    """Makes the tile table of SSL4EO-S12: images of a site joined by time.
-
-    Args:
-        root: Its folder.
-        splits: From :func:`find_splits`.
-
-    Returns:
-        One row per L2A image and, beside, per image that no other row has: with the images of the other sensors
-        of the same site that are nearest in time. ``quadrant`` counts the rows of a cell.
-
-    Raises:
-        TerraFMError: If no site has an image that can be opened.
-    """
-    sites = sorted(
-        {entry for s in splits.values() for entry in os.listdir(root / s.split) if entry.isdecimal()}
-    )
-    with ThreadPoolExecutor(8) as pool:  # opening waits for the disk
-        parts = list(pool.map(partial(_site_rows, root, splits), sites))
-    rows = [row for part in parts for row in part]
-    if not rows:
-        raise TerraFMError(f"No site of SSL4EO-S12 below {root} has an image that can be opened.")
-    table = pd.DataFrame(rows)
-    table = table.assign(epsg=np.int32(4326), height=np.int32(SSL4EOS12.size), width=np.int32(SSL4EOS12.size))
-    table = table.assign(**boxes(table))
-    middle = (table.ymin + table.ymax) / 2, (table.xmin + table.xmax) / 2
-    table.insert(0, "cell", pd.Categorical(grid.names(*grid.cells_at(*middle))))
-    table.insert(1, "quadrant", table.groupby("cell", observed=True).cumcount().astype(np.int16))
-    for name in splits:
-        table[f"has_{name}"] = table[f"path_{name}"].notna()
-        table[f"offset_{name}"] = np.int16(0)
-        table[f"date_{name}"] = table[f"date_{name}"].astype("datetime64[us]")
-        for column in (f"path_{name}", f"product_{name}"):
-            table[column] = table[column].astype("category")
-    dates = table.filter(like="date_")
-    return table.assign(**times(dates.min(axis=1), dates.max(axis=1)))
 
 
 def _site_rows(root: Path, splits: Mapping[str, Split], site: str) -> list[dict[str, Any]]:

@@ -138,7 +138,7 @@ class SimulatedWorld(MajorTOM):
     Args:
         root: The world's folder.
         modalities: ``"s1rtc"``, ``"s2l1c"``, ``"s2l2a"``, any of them; all where None.
-        native: Hand out the stored pixels instead of float32 at 10 m.
+        native: Return the stored pixels instead of float32 at 10 m.
         cells: Number of cells; where None, those that are there, or else 700.
         cell_size: Pixels across a cell's picture (a tile has half of them); where None, as they are, or else
             264.

@@ -48,7 +48,7 @@ class SentinelFolder(TileDataset):
     Args:
         root: The folder.
         modalities: ``"s1rtc"``, ``"s2l1c"``, ``"s2l2a"``, any of them; those that are found where None.
-        native: Hand out the stored pixels instead of float32 at 10 m.
+        native: Return the stored pixels instead of float32 at 10 m.
         tile_size: Larger images are cut into tiles of this many pixels; smaller ones are used whole.
         index: A tile index, or the path of one, instead of ``root/index.parquet``.
         folders: Folder below the root by modality; where None, usual names are looked for (``S1RTC``,

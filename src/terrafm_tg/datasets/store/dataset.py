@@ -36,7 +36,7 @@ class PackedTiles(TileDataset):
         root: Folder of the store, or its URL (``https://``, ``s3://``, what fsspec opens): then a tile takes one
             range request per modality.
         modalities: ``"s1rtc"``, ``"s2l1c"``, ``"s2l2a"``, any of them; those that the store has where None.
-        native: Hand out the stored pixels instead of float32 at 10 m.
+        native: Return the stored pixels instead of float32 at 10 m.
         index: A tile index of the store with a part of its rows, or the path of one, instead of all.
         harmonize: Take the offset of baseline 04.00 off; False keeps the numbers as they are stored.
         ambiguous_offset: Decides where a product's name does not tell it (``N9999``): ``"error"``, ``"present"``,

@@ -256,6 +256,15 @@ def _rings(table: pd.DataFrame, tile_size: int | None) -> Iterator[np.ndarray]:
         yield rings
 
 
+def to_zones(lon: np.ndarray, lat: np.ndarray, epsg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Converts places to x and y in the CRS that each has, (n,) all."""
+    x, y = np.empty(len(lon)), np.empty(len(lon))
+    for code in np.unique(epsg):
+        here = epsg == code
+        x[here], y[here] = _transformer("EPSG:4326", int(code)).transform(lon[here], lat[here])
+    return x, y
+
+
 @lru_cache(maxsize=256)
 def _transformer(crs: str, epsg: int) -> pyproj.Transformer:
     return pyproj.Transformer.from_crs(crs, epsg, always_xy=True)
