@@ -5,12 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyproj
 
 from terrafm_tg.datasets.index.land_cover import lists
 from terrafm_tg.datasets.majortom import grid
 from terrafm_tg.datasets.tiles.index_file import write_index
-from terrafm_tg.datasets.tiles.table import boxes, times
+from terrafm_tg.datasets.tiles.table import boxes, times, to_zones
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import OCEAN
 
@@ -95,11 +94,7 @@ def _tiles(rows: np.ndarray, cols: np.ndarray, patches: np.ndarray, rng: np.rand
 
 
 def _corners(lat: np.ndarray, lon: np.ndarray, epsg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    x, y = np.empty((2, len(lat)))
-    for code in np.unique(epsg):
-        here = epsg == code
-        to_zone = pyproj.Transformer.from_crs(4326, int(code), always_xy=True)
-        x[here], y[here] = to_zone.transform(lon[here], lat[here])
+    x, y = to_zones(lon, lat, epsg)
     step = _TILE * 10.0
     return (x[:, None] + [-step, 0, -step, 0]).ravel(), (y[:, None] + [step, step, 0, 0]).ravel()
 

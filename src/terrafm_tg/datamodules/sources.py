@@ -28,6 +28,8 @@ class MajorTOMDataModule(TileDataModule):
         **kwargs: Settings of :class:`TileDataModule`.
     """
 
+    kind = MajorTOM
+
     def __init__(
         self,
         root: str | os.PathLike[str],
@@ -39,10 +41,6 @@ class MajorTOMDataModule(TileDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-
-    def make_dataset(self) -> MajorTOM:
-        """Opens the root."""
-        return self._open(MajorTOM)
 
 
 class SentinelFolderDataModule(TileDataModule):
@@ -65,6 +63,8 @@ class SentinelFolderDataModule(TileDataModule):
         **kwargs: Settings of :class:`TileDataModule`.
     """
 
+    kind = SentinelFolder
+
     def __init__(
         self,
         root: str | os.PathLike[str],
@@ -81,10 +81,6 @@ class SentinelFolderDataModule(TileDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-
-    def make_dataset(self) -> SentinelFolder:
-        """Opens the folder."""
-        return self._open(SentinelFolder)
 
 
 class SSL4EOS12DataModule(TileDataModule):
@@ -130,6 +126,8 @@ class MMEarthDataModule(TileDataModule):
         **kwargs: Settings of :class:`TileDataModule`.
     """
 
+    kind = MMEarthTiles
+
     def __init__(
         self,
         root: str | os.PathLike[str],
@@ -138,10 +136,6 @@ class MMEarthDataModule(TileDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-
-    def make_dataset(self) -> MMEarthTiles:
-        """Opens the subset."""
-        return self._open(MMEarthTiles)
 
 
 class PackedDataModule(TileDataModule):
@@ -156,6 +150,8 @@ class PackedDataModule(TileDataModule):
         **kwargs: Settings of :class:`TileDataModule`.
     """
 
+    kind = PackedTiles
+
     def __init__(
         self,
         root: str | os.PathLike[str],
@@ -165,10 +161,6 @@ class PackedDataModule(TileDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-
-    def make_dataset(self) -> PackedTiles:
-        """Opens the store."""
-        return self._open(PackedTiles)
 
 
 class SimulatedDataModule(TileDataModule):

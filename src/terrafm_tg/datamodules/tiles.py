@@ -1,6 +1,5 @@
 """The base of the datamodules of tiles: split, sampler, loaders."""
 
-import abc
 import math
 import multiprocessing
 import os
@@ -81,6 +80,8 @@ class TileDataModule(BaseDataModule):
             split leaves nothing, or there are more processes than tiles.
     """
 
+    #: The dataset, where `make_dataset` does not say more.
+    kind: Callable[..., TileDataset]
     # The task's own hook is used instead of TorchGeo's, which would normalize every image with one mean.
     on_after_batch_transfer = LightningDataModule.on_after_batch_transfer
 
@@ -115,14 +116,13 @@ class TileDataModule(BaseDataModule):
         self.hparams.update(paths)  # plain values only: a checkpoint must load with weights_only=True
         self.damage = DamageLog(max_damaged_share)
 
-    @abc.abstractmethod
     def make_dataset(self) -> TileDataset:
-        """Opens the dataset, with ``native=True``; called once per process."""
+        """Opens the dataset, with ``native=True``; called once per process.
 
-    def _open[D: TileDataset](self, kind: Callable[..., D]) -> D:
-        """Opens a dataset by all settings of this datamodule that have the name of one of its parameters."""
-        names = [name for name in signature(kind).parameters if name in self.hparams]
-        return kind(native=True, **{name: self.hparams[name] for name in names})
+        Here of :attr:`kind`, by all settings of this datamodule that have the name of one of its parameters.
+        """
+        names = [name for name in signature(self.kind).parameters if name in self.hparams]
+        return self.kind(native=True, **{name: self.hparams[name] for name in names})
 
     @cached_property
     def tiles(self) -> TileDataset:

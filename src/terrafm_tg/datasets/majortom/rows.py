@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pyproj
 
-from terrafm_tg.datasets.tiles.table import boxes, times
+from terrafm_tg.datasets.tiles.table import boxes, times, to_zones
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.radiometry import baselines_by_name, offsets_by_name
 
@@ -172,11 +171,7 @@ def tile_corners(
     whose corners this reproduces to a micrometre.
     """
     lat, lon = grid.corners(rows, cols)
-    x, y = np.empty_like(lat), np.empty_like(lat)
-    for code in np.unique(epsg):
-        here = epsg == code
-        to_zone = pyproj.Transformer.from_crs(4326, int(code), always_xy=True)
-        x[here], y[here] = to_zone.transform(lon[here], lat[here])
+    x, y = to_zones(lon, lat, epsg)
     middle, step = grid.CELL_SIZE * 500, tile_size * 10.0
     west, north = np.array([-step, 0, -step, 0]), np.array([step, step, 0, 0])  # NW, NE, SW, SE
     return (x[:, None] + middle + west).ravel(), (y[:, None] + middle + north).ravel()
