@@ -93,16 +93,13 @@ class MajorTOM(TileDataset):
     #: Settings of :meth:`scan` that an index on disk must have been made with.
     SETTINGS: ClassVar = {"remote": False}
 
-    @staticmethod
-    def scan(root: Path, tile_size: int, remote: bool = False) -> pd.DataFrame:
-        """Makes the tile table from the metadata; see :func:`~.rows.scan_tiles`."""
-        return scan_tiles(root, tile_size, remote)
+    scan = staticmethod(scan_tiles)
 
     @staticmethod
     def find_tile_size(root: Path) -> int:
         """Half the width of the first cell that can be read; the published 534 where none can."""
         try:
-            first = scan_tiles(root, 534, remote=False, limit=64)
+            first = scan_tiles(root, 534, limit=64)
         except TerraFMError:  # nothing is on disk, or what is wrong is said when all are read
             return 534
         return (cell_width(root, first) or 1068) // 2
@@ -114,17 +111,16 @@ class MajorTOM(TileDataset):
         files = [file for f in folders for file in files_below(f / "images", ".parquet", deep=False)]
         return fingerprint([*files, *(folder / "metadata.parquet" for folder in folders)], root)
 
-    def _read(self, row: int, modality: Modality) -> dict[int, np.ndarray]:
-        return self._decode(row, modality, whole=False)
-
     def _read_together(self, row: int, modality: Modality) -> dict[int, dict[int, np.ndarray] | None]:
         """Reads all tiles of the row's cell: its pictures are opened once instead of four times."""
         try:
-            cell = self._decode(row, modality, whole=True)
+            cell = self._read(row, modality, whole=True)
         except DamagedTileError:  # this quarter may be whole
             return {row: self._read(row, modality)}
         tiles: dict[int, dict[int, np.ndarray] | None] = {}
-        for sister in self._sisters(row):
+        first = max(0, row - 3)  # the tiles of a cell lie together in the index
+        cells = self.table["cell"].iloc[first : row + 4].to_numpy()
+        for sister in (first + int(at) for at in np.flatnonzero(cells == self.table["cell"].iat[row])):
             quadrant, groups = self._quadrants[sister], {}
             for resolution, pixels in cell.items():
                 size = self.tile_size * 10 // resolution
@@ -133,13 +129,8 @@ class MajorTOM(TileDataset):
             tiles[sister] = groups
         return tiles
 
-    def _sisters(self, row: int) -> list[int]:
-        """The rows of the tiles of a row's cell, which lie together in the index."""
-        cells = self.table["cell"].iloc[max(0, row - 3) : row + 4].to_numpy()
-        return [max(0, row - 3) + int(at) for at in np.flatnonzero(cells == self.table["cell"].iat[row])]
-
-    def _decode(self, row: int, modality: Modality, whole: bool) -> dict[int, np.ndarray]:
-        """Decodes the native groups of a tile, or of its whole cell."""
+    def _read(self, row: int, modality: Modality, whole: bool = False) -> dict[int, np.ndarray]:
+        """Reads the native groups of a tile, or of its whole cell."""
         name = f"{self.name(row)} {modality.name}"
         values = self._values(row, modality, ["grid_cell", *modality.bands])
         if values.get("grid_cell") != self.table["cell"].iat[row]:

@@ -23,7 +23,7 @@ _HELPFUL = ["timestamp", "cloud_cover", "nodata"]
 _UTM = r"(32[67](?:0[1-9]|[1-5]\d|60))$"  # also of "EPSG:EPSG:32633"
 
 
-def scan_tiles(root: Path, tile_size: int, remote: bool, limit: int | None = None) -> pd.DataFrame:
+def scan_tiles(root: Path, tile_size: int, remote: bool = False, limit: int | None = None) -> pd.DataFrame:
     """Makes the tile table of a Major-TOM root, from its metadata alone.
 
     A cell has a product where a row of the metadata names it and the Parquet file of that row is on disk. Of

@@ -59,7 +59,6 @@ class Report:
         traffic: Over the line.
         seconds: How long it took.
         dry_run: True if it only looked.
-        map_files: Files of ESA WorldCover that came.
         waiting: Bytes of rows that had come before.
         done: Bytes of the local files that were made.
     """
@@ -69,7 +68,6 @@ class Report:
     traffic: Traffic = field(default_factory=Traffic)
     seconds: float = 0.0
     dry_run: bool = False
-    map_files: int = 0
     waiting: int = 0
     done: int = 0
 

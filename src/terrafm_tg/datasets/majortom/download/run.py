@@ -103,10 +103,10 @@ def download(
         for modality, product in local.items():
             product.adopt(frames[modality])
         fetch_maps = partial(_fetch_maps, reader, root / "WorldCover", worldcover_source, max_gb, progress)
-        if land_cover_from is None:
-            cover = cover_from(root / "WorldCover", fetch_maps, progress)
-        else:
-            cover = cover_from(Path(land_cover_from), None, progress)
+        given = land_cover_from is not None
+        cover = cover_from(
+            Path(land_cover_from or root / "WorldCover"), None if given else fetch_maps, progress
+        )
         chosen = selection.choose(pd.concat(frames.values(), ignore_index=True), cover)
         parts = missing_parts(root, source, chosen, local, extra)
         report.cells, largest = chosen["cell"].nunique(), 0
@@ -125,7 +125,7 @@ def download(
                 _fetch(reader, parts, connections, local, report, max_damaged)
             if worldcover:
                 zones = chosen.drop_duplicates("cell").set_index("cell")["epsg"]
-                report.map_files = fetch_maps(map_files(cell_tiles(zones)))
+                fetch_maps(map_files(cell_tiles(zones)))
     report.traffic = reader.traffic
     report.seconds = time.monotonic() - start
     return report
@@ -147,9 +147,9 @@ def _locked(root: Path) -> Iterator[None]:
 
 def _fetch_maps(
     reader: RemoteReader, folder: Path, source: str, max_gb: float | None, progress: bool, names: list[str]
-) -> int:
-    """Fetches the map's files that are not there, if there is room; open sea has none. Returns how many came."""
-    missing, came = [name for name in names if not (folder / name).is_file()], 0
+) -> None:
+    """Fetches the map's files that are not there, if there is room; open sea has none."""
+    missing = [name for name in names if not (folder / name).is_file()]
     folder.mkdir(parents=True, exist_ok=True)
     check_room(folder, len(missing) * MAP_FILE_BYTES, 0, max_gb)
     before = reader.traffic.received
@@ -158,8 +158,7 @@ def _fetch_maps(
     ):
         for name in missing:
             with suppress(NotThereError):  # open sea
-                came += reader.save(f"{source.rstrip('/')}/{name}", folder / name)
-    return came
+                reader.save(f"{source.rstrip('/')}/{name}", folder / name)
 
 
 def _fetch(

@@ -122,9 +122,8 @@ class Selection:
         if self.classes:
             zones = rows.drop_duplicates("code").set_index("cell")["epsg"]
             covered = land_cover(zones)[:, self.classes].any(axis=1)
-            _check_some(
-                int(covered.sum()), f"has a tile of {' or '.join(CLASS_NAMES[c] for c in self.classes)}"
-            )
+            wanted = " or ".join(CLASS_NAMES[c] for c in self.classes)
+            _check_some(int(covered.sum()), f"has a tile of {wanted}")
             rows = rows[rows["cell"].isin(zones.index[covered])]
         return rows.drop(columns="code")
 
@@ -169,9 +168,8 @@ def read_cells(cells: list[str] | str | Path | None) -> tuple[str, ...] | None:
 
 def _class(name: str) -> int:
     """The index of a class by name or code."""
-    known = {c.lower(): i for i, c in enumerate(CLASS_NAMES)} | {
-        str(c.code): i for i, c in enumerate(CLASSES)
-    }
+    known = {c.lower(): i for i, c in enumerate(CLASS_NAMES)}
+    known |= {str(c.code): i for i, c in enumerate(CLASSES)}
     if str(name).lower() not in known:
         raise TerraFMError(
             f"Land cover {name!r} is unknown: use {', '.join(CLASS_NAMES)}, or WorldCover's codes."
@@ -231,7 +229,7 @@ def map_files(tiles: GeoDataFrame) -> list[str]:
 
 
 def cover_from(
-    path: Path, prepare: Callable[[list[str]], object] | None = None, progress: bool = True
+    path: Path, prepare: Callable[[list[str]], None] | None = None, progress: bool = True
 ) -> LandCoverOf:
     """Makes a function that tells the land cover of cells.
 
@@ -254,7 +252,7 @@ def cover_from(
 
 
 def _from_map(
-    folder: Path, prepare: Callable[[list[str]], object] | None, progress: bool, zones: pd.Series
+    folder: Path, prepare: Callable[[list[str]], None] | None, progress: bool, zones: pd.Series
 ) -> np.ndarray:
     tiles = cell_tiles(zones)
     if prepare is not None:
