@@ -162,10 +162,6 @@ class ESAWorldCover(RasterDataset):
 def count_classes(src: DatasetReader, geometry: BaseGeometry) -> np.ndarray:
     """Counts the pixels of each class that a file of the map holds in a place.
 
-    Args:
-        src: The file.
-        geometry: A polygon in its CRS; pixels count by their centers.
-
     Returns:
         int64 (12,): the counts of the classes 0 to 10, and of pixels without data.
     """

@@ -234,10 +234,6 @@ def _place_rows(place: str, group: int, info: TileInfo) -> list[dict[str, Any]]:
 def stored_land_cover(path: Path, table: pd.DataFrame) -> dict[str, Any]:
     """Counts the land cover of each tile from the map that the file holds (ESA WorldCover 2020).
 
-    Args:
-        path: The HDF5 file.
-        table: Its tile table.
-
     Returns:
         ``land_cover``, int8 (n,), the majority class, and ``land_cover_share``, n times float32 (11,).
 

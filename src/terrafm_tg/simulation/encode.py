@@ -28,27 +28,15 @@ _CODES = np.array([c.code for c in CLASSES], dtype=np.uint8)
 
 @dataclass(frozen=True)
 class EncodedCell:
-    """One cell's map and products, ready to be written.
-
-    Args:
-        cell: The cell.
-        codes: (H, W) uint8, WorldCover codes in the picture's grid, 0 over open sea.
-        rows: Per modality that the cell has, its product.
-    """
+    """One cell's map and products, ready to be written."""
 
     cell: GridCell
-    codes: np.ndarray
-    rows: dict[str, ProductRow] = field(default_factory=dict)
+    codes: np.ndarray  # (H, W) uint8, WorldCover codes in the picture's grid, 0 over open sea
+    rows: dict[str, ProductRow] = field(default_factory=dict)  # per modality that the cell has, its product
 
 
 def encode_cell(planet: Planet, cell: GridCell, size: int) -> EncodedCell:
-    """Renders a cell and encodes its products.
-
-    Args:
-        planet: The planet.
-        cell: One of its cells.
-        size: Pixels across its picture at 10 m, a multiple of 12.
-    """
+    """Renders a cell, ``size`` pixels of 10 m across (a multiple of 12), and encodes its products."""
     ground = render_ground(draw_latents(planet, cell, size))
     encoded = EncodedCell(cell, np.where(ground.open_sea, 0, _CODES[ground.land_cover]).astype(np.uint8))
     scenes: dict[datetime, optics.OpticalScene] = {}  # both levels of one date show the same sky

@@ -52,17 +52,11 @@ def _spline(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Frame:
-    """The pixel grid of one picture.
+    """The pixel grid of one picture."""
 
-    Args:
-        x: (W,) easting of the pixel centers in units of 10 m.
-        y: (H,) northing of the pixel centers in units of 10 m.
-        key: Planet and UTM zone.
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-    key: int
+    x: np.ndarray  # (W,) easting of the pixel centers in units of 10 m
+    y: np.ndarray  # (H,) northing of the pixel centers in units of 10 m
+    key: int  # planet and UTM zone
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -133,19 +127,12 @@ class Frame:
 
 @dataclass(frozen=True)
 class Parcels:
-    """A patchwork; fields (H, W), float32.
+    """A patchwork; fields (H, W), float32."""
 
-    Args:
-        first: A number per parcel in [0, 1).
-        second: Another.
-        edge: Distance to the parcel's edge in pixels.
-        along: Coordinate along the rows in pixels.
-    """
-
-    first: np.ndarray
-    second: np.ndarray
-    edge: np.ndarray
-    along: np.ndarray
+    first: np.ndarray  # a number per parcel in [0, 1)
+    second: np.ndarray  # another
+    edge: np.ndarray  # distance to the parcel's edge in pixels
+    along: np.ndarray  # coordinate along the rows in pixels
 
 
 def block_mean(images: np.ndarray, factor: int) -> np.ndarray:

@@ -31,35 +31,21 @@ _CORNERS = [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)]
 
 @dataclass(frozen=True)
 class Latents:
-    """Fields (H, W) of one picture, float32.
+    """Fields (H, W) of one picture, float32."""
 
-    Args:
-        climate: Each of :data:`~.planet.LARGE_SCALE`.
-        fine: Random fields of zero mean and unit variance, from the wavelength of hills to that of crowns.
-        height: Above the sea, in units of a hill; negative: sea.
-        slope: (2, H, W) of the terrain, east and north.
-        wet: Standing water, 0 drained to 1 waterlogged.
-        moist: Water that plants have, 0 desert to 1 rain forest.
-        warm: Mean temperature of the year, degrees Celsius.
-        people: 0 none to 1 city.
-        river: Distance from the middle of a river in units of its half width.
-        fields: Cadastre of the farmland.
-        blocks: Blocks of houses.
-        roads: The land between roads.
-    """
-
-    climate: dict[str, np.ndarray]
+    climate: dict[str, np.ndarray]  # each of :data:`~.planet.LARGE_SCALE`
+    # random fields of zero mean and unit variance, from the wavelength of hills to that of crowns
     fine: dict[str, np.ndarray]
-    height: np.ndarray
-    slope: np.ndarray
-    wet: np.ndarray
-    moist: np.ndarray
-    warm: np.ndarray
-    people: np.ndarray
-    river: np.ndarray
-    fields: Parcels
-    blocks: Parcels
-    roads: Parcels
+    height: np.ndarray  # above the sea, in units of a hill; negative: sea
+    slope: np.ndarray  # (2, H, W) of the terrain, east and north
+    wet: np.ndarray  # standing water, 0 drained to 1 waterlogged
+    moist: np.ndarray  # water that plants have, 0 desert to 1 rain forest
+    warm: np.ndarray  # mean temperature of the year, degrees Celsius
+    people: np.ndarray  # 0 none to 1 city
+    river: np.ndarray  # distance from the middle of a river in units of its half width
+    fields: Parcels  # cadastre of the farmland
+    blocks: Parcels  # blocks of houses
+    roads: Parcels  # the land between roads
 
 
 def draw_latents(planet: Planet, cell: GridCell, size: int) -> Latents:

@@ -55,17 +55,11 @@ def local_spectra(climate: dict[str, float], rng: np.random.Generator) -> np.nda
 
 @dataclass(frozen=True)
 class Sun:
-    """Position of the sun at half past ten.
+    """Position of the sun at half past ten."""
 
-    Args:
-        height: Sine of its elevation.
-        east: Eastward part of the direction to it, per unit of height.
-        north: Northward part.
-    """
-
-    height: float
-    east: float
-    north: float
+    height: float  # sine of its elevation
+    east: float  # eastward part of the direction to it, per unit of height
+    north: float  # northward part
 
     @classmethod
     def at(cls, latitude: float, day_of_year: int) -> "Sun":
@@ -81,17 +75,11 @@ class Sun:
 
 @dataclass(frozen=True)
 class Atmosphere:
-    """The atmosphere's effect on reflectance, per band (13,): seen = haze + transmittance * reflectance.
+    """The atmosphere's effect on reflectance, per band (13,): seen = haze + transmittance * reflectance."""
 
-    Args:
-        haze: Path radiance in units of reflectance.
-        transmittance: Down and up again.
-        residue: Error of the correction to L2A, in units of reflectance.
-    """
-
-    haze: np.ndarray
-    transmittance: np.ndarray
-    residue: np.ndarray
+    haze: np.ndarray  # path radiance in units of reflectance
+    transmittance: np.ndarray  # down and up again
+    residue: np.ndarray  # error of the correction to L2A, in units of reflectance
 
     @classmethod
     def draw(cls, rng: np.random.Generator, sun: Sun, temperature: float) -> "Atmosphere":
@@ -152,21 +140,14 @@ SWATH_EDGES = 0.03
 
 @dataclass(frozen=True)
 class OpticalScene:
-    """An optical acquisition before the bands sample it.
+    """An optical acquisition before the bands sample it."""
 
-    Args:
-        light: Per resolution (11, h, w), share of each material times its illumination; cloud last.
-        spectra: (13, 11) reflectance of the materials at this place and date.
-        atmosphere: Between them and the satellite.
-        cloud_mask: (H, W) uint8: 0 clear, 1 thick cloud, 2 thin cloud, 3 shadow.
-        outside: (H, W) bool, beyond the swath; None where nothing is.
-    """
-
+    # per resolution (11, h, w), share of each material times its illumination; cloud last
     light: dict[int, np.ndarray]
-    spectra: np.ndarray
-    atmosphere: Atmosphere
-    cloud_mask: np.ndarray
-    outside: np.ndarray | None
+    spectra: np.ndarray  # (13, 11) reflectance of the materials at this place and date
+    atmosphere: Atmosphere  # between them and the satellite
+    cloud_mask: np.ndarray  # (H, W) uint8: 0 clear, 1 thick cloud, 2 thin cloud, 3 shadow
+    outside: np.ndarray | None  # (H, W) bool, beyond the swath; None where nothing is
 
 
 def observe_optics(ground: Ground, product: Acquisition, latitude: float) -> OpticalScene:

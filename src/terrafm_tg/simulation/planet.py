@@ -61,13 +61,9 @@ _WISH = {
 
 @dataclass(frozen=True)
 class Planet:
-    """A planet; everything on it is a function of the seed and the place.
+    """A planet; everything on it is a function of the seed and the place."""
 
-    Args:
-        seed: The planet's number.
-    """
-
-    seed: int
+    seed: int  # the planet's number
 
     def at(self, lat: np.ndarray, lon: np.ndarray) -> dict[str, np.ndarray]:
         """Computes the fields of :data:`LARGE_SCALE` at every pair of ``lat`` (H,) and ``lon`` (W,): arrays (H, W)."""
@@ -87,9 +83,6 @@ class Planet:
 
         A cluster is 1x1 to 2x2 cells and at least 25 cells (250 km) from the next, so that a split by blocks
         of cells with a gap between them loses few.
-
-        Args:
-            count: Number of cells.
 
         Returns:
             The cells, cluster after cluster.

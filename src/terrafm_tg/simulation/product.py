@@ -23,21 +23,13 @@ _BASELINE_4 = datetime(2022, 1, 25)
 
 @dataclass(frozen=True)
 class Acquisition:
-    """One acquisition over a cell.
+    """One acquisition over a cell."""
 
-    Args:
-        id: Product name, as ESA forms it.
-        time: Of acquisition.
-        key: All that is random about it (clouds, wind, speckle) follows from this key.
-        offset: Added to the digital numbers of an optical product.
-        ascending: Direction of the orbit.
-    """
-
-    id: str
-    time: datetime
-    key: int
-    offset: int = 0
-    ascending: bool = False
+    id: str  # product name, as ESA forms it
+    time: datetime  # of acquisition
+    key: int  # all that is random about it (clouds, wind, speckle) follows from this key
+    offset: int = 0  # added to the digital numbers of an optical product
+    ascending: bool = False  # direction of the orbit
 
     def rng(self, what: str) -> np.random.Generator:
         """Returns a generator of random numbers for one aspect of this acquisition."""

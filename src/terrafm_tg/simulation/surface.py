@@ -54,31 +54,18 @@ _SHRUB, _CROP, _TOWN, _MARSH, _MANGROVE, _MOSS = 1, 3, 4, 8, 9, 10
 
 @dataclass(frozen=True)
 class Ground:
-    """The ground of one picture, the same for all sensors.
+    """The ground of one picture, the same for all sensors."""
 
-    Args:
-        land_cover: (H, W) int8, class 0 to 10.
-        open_sea: (H, W) bool, where the land-cover map has no data.
-        cover: (10, H, W) share of each of :data:`MATERIALS` in midsummer; sums to 1.
-        texture: (H, W) local pattern, about -1 to 1.
-        slope: (2, H, W) of the terrain, east and north.
-        moisture: (H, W) of the soil, 0 to 1.
-        roughness: (H, W) of the soil, 0 to 2.
-        growth: (H, W) of the crops, 0 none to 1 full.
-        walls: (H, W) amount of walls that may face the radar.
-        climate: Mean of each of :data:`~.planet.LARGE_SCALE`.
-    """
-
-    land_cover: np.ndarray
-    open_sea: np.ndarray
-    cover: np.ndarray
-    texture: np.ndarray
-    slope: np.ndarray
-    moisture: np.ndarray
-    roughness: np.ndarray
-    growth: np.ndarray
-    walls: np.ndarray
-    climate: dict[str, float]
+    land_cover: np.ndarray  # (H, W) int8, class 0 to 10
+    open_sea: np.ndarray  # (H, W) bool, where the land-cover map has no data
+    cover: np.ndarray  # (10, H, W) share of each of :data:`MATERIALS` in midsummer; sums to 1
+    texture: np.ndarray  # (H, W) local pattern, about -1 to 1
+    slope: np.ndarray  # (2, H, W) of the terrain, east and north
+    moisture: np.ndarray  # (H, W) of the soil, 0 to 1
+    roughness: np.ndarray  # (H, W) of the soil, 0 to 2
+    growth: np.ndarray  # (H, W) of the crops, 0 none to 1 full
+    walls: np.ndarray  # (H, W) amount of walls that may face the radar
+    climate: dict[str, float]  # mean of each of :data:`~.planet.LARGE_SCALE`
 
 
 def render_ground(latents: Latents) -> Ground:
@@ -154,11 +141,7 @@ def _patterns(latents: Latents) -> np.ndarray:
 
 
 class Cover:
-    """Shares of :data:`MATERIALS`, (10, H, W), that go on summing to 1 while material is moved.
-
-    Args:
-        shares: Changed in place.
-    """
+    """Shares of :data:`MATERIALS`, (10, H, W), that go on summing to 1 while material is moved."""
 
     def __init__(self, shares: np.ndarray) -> None:
         self.shares = shares
@@ -178,9 +161,6 @@ _SHARPNESS = 14.0  # of the transition from one class to the next
 
 def class_membership(latents: Latents) -> tuple[np.ndarray, np.ndarray]:
     """Computes the share of a pixel that each class of WorldCover holds.
-
-    Args:
-        latents: Fields (H, W) of a picture.
 
     Returns:
         Soft membership (11, H, W), float32, which sums to 1; and the class that holds most, (H, W) int8.

@@ -116,11 +116,7 @@ _REGIONS = {  # west, south, east, north
 
 
 class WorldCoverWriter:
-    """Collects cells, then writes the 3° tiles that they touch; only blocks that hold data take space.
-
-    Args:
-        folder: The folder of the tiles.
-    """
+    """Collects cells, then writes the 3° tiles that they touch; only blocks that hold data take space."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

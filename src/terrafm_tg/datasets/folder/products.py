@@ -81,11 +81,6 @@ def find_products(
     descriptions, or else of ``bands``, or of the modality (13 bands: B10 before B11). Products that lack a
     band, or that no place is known of, are left out with a warning.
 
-    Args:
-        root: The folder that paths are relative to.
-        folders: The folder of each modality.
-        bands: Band order of the files of a modality that do not name their bands.
-
     Returns:
         One row per product: ``modality``, ``product`` (its name), ``path`` (below the root; ``{}`` stands for
         the band), ``date``, ``epsg``, the grid of its first 10 m band (``x``, ``y``, ``xres``, ``yres``,

@@ -27,11 +27,7 @@ _EVERY = 2.0  # seconds between files: small units share one
 
 
 class FinishedUnits:
-    """Arrays by name in a folder: each file appears whole or not at all, and damaged ones are as if absent.
-
-    Args:
-        folder: Made when there is something to keep.
-    """
+    """Arrays by name in a folder: each file appears whole or not at all, and damaged ones are as if absent."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -89,15 +85,10 @@ _EAST, _TURN = 180, 360
 
 @dataclass(frozen=True)
 class CoverUnit:
-    """Tiles over one file of the map.
+    """Tiles over one file of the map."""
 
-    Args:
-        path: The file.
-        rings: (n, 4, 2) corners of the tiles in degrees.
-    """
-
-    path: str
-    rings: np.ndarray
+    path: str  # the file
+    rings: np.ndarray  # (n, 4, 2) corners of the tiles in degrees
 
 
 def count_unit(unit: CoverUnit) -> np.ndarray:
@@ -119,14 +110,7 @@ def count_unit(unit: CoverUnit) -> np.ndarray:
 
 
 class CoverUnits:
-    """The units that cover some rows of a table, made one by one when they are asked for.
-
-    Args:
-        table: A tile table.
-        tile_size: Edge in 10 m pixels of tiles that the table gives no size of.
-        worldcover: The map.
-        rows: bool (n,), the rows to look at.
-    """
+    """The units that cover some rows of a table, made one by one when they are asked for."""
 
     def __init__(
         self, table: pd.DataFrame, tile_size: int, worldcover: ESAWorldCover, rows: np.ndarray

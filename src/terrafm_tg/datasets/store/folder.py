@@ -26,10 +26,6 @@ _GONE = ".gone.json"
 def alone_in(out: Path, settings: Mapping[str, Any]) -> Iterator[None]:
     """Makes the folder of a store, or takes the one that is there, for one process at a time.
 
-    Args:
-        out: The folder.
-        settings: How tiles are stored; all of one store alike.
-
     Raises:
         TerraFMError: If it is something else, was made with other settings, or another process packs into it.
     """
@@ -65,10 +61,6 @@ def plan_removal(out: Path, shards: Collection[str]) -> None:
 
 def remove_planned(out: Path, named: Collection[str]) -> int:
     """Removes the shards noted, once the new index is in place, and half-written files of killed processes.
-
-    Args:
-        out: The store.
-        named: Paths below it that the new index names.
 
     Returns:
         How many shards.
@@ -130,9 +122,6 @@ def write_store_index(index: pd.DataFrame, root: Path, made_for: dict[str, Any])
 
 def read_store_index(root: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Reads the index of a store after its checksum was found right.
-
-    Args:
-        root: Folder of the store, or its URL.
 
     Returns:
         The tile table, and the settings it was made for.

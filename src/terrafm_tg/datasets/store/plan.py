@@ -27,17 +27,11 @@ _CELL = 4
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """A shard to write.
-
-    Args:
-        modality: The modality of its tiles.
-        name: Its first source file, and a hash of all that is planned to go in; without an ending.
-        rows: Rows of the tile index, in the order in which they lie in the source file.
-    """
+    """A shard to write."""
 
     modality: Modality
-    name: str
-    rows: np.ndarray
+    name: str  # its first source file, and a hash of all that is planned to go in; without an ending
+    rows: np.ndarray  # rows of the tile index, in the order in which they lie in the source file
 
     @property
     def path(self) -> str:
@@ -48,13 +42,8 @@ class ShardPlan:
 def source_names(index: pd.DataFrame, root: Path, modality: Modality, salt: str) -> np.ndarray:
     """Numbers each tile by the origin of its pixels of a modality and the way in which they are stored.
 
-    It changes when the source file is another, or one of another size.
-
-    Args:
-        index: A tile index.
-        root: What the files of the index are relative to.
-        modality: The modality.
-        salt: Anything else that decides the stored bytes, such as the unit of radar.
+    It changes when the source file is another, or one of another size, and with ``salt``: what else decides the stored
+    bytes, such as the unit of radar.
 
     Returns:
         uint64 (n,), 0 where the tile lacks the modality.
@@ -75,18 +64,11 @@ def source_names(index: pd.DataFrame, root: Path, modality: Modality, salt: str)
 def plan_shards(
     index: pd.DataFrame, modality: Modality, names: np.ndarray, todo: np.ndarray, limit: int
 ) -> Iterator[ShardPlan]:
-    """Cuts the tiles to pack into shards of about equal size.
+    """Cuts the tiles to pack (``todo``, bool (n,)) into shards of about equal size, of at most ``limit`` tiles.
 
     A shard takes tiles from one Parquet part, in the order of its row groups and whole cells at a time, or from
     consecutive image files. So each part is read once, from its beginning to its end, and a part that comes
     later changes no shard of the others.
-
-    Args:
-        index: A tile index.
-        modality: The modality to pack.
-        names: From :func:`source_names`.
-        todo: bool (n,), the tiles.
-        limit: Most tiles in a shard.
 
     Yields:
         The shards, in the order of the sources.
@@ -113,14 +95,9 @@ def plan_shards(
 
 
 def tiles_per_shard(index: pd.DataFrame, modality: Modality, tile_size: int, limit: float, item: int) -> int:
-    """Counts the tiles of a shard of at most ``limit`` bytes before compression, a multiple of a cell's four.
+    """Counts the tiles of a shard of at most ``limit`` bytes, of ``item`` per pixel: a multiple of a cell's four.
 
-    Args:
-        index: A tile index; images of several sizes count as the largest.
-        modality: Their modality.
-        tile_size: Edge of a tile in pixels of 10 m.
-        limit: Bytes.
-        item: Bytes per stored pixel.
+    Images of several sizes count as the largest.
     """
     if "height" in index:  # of files that may hold all bands at 10 m
         pixels = int(index["height"].max()) * int(index["width"].max()) * len(modality.bands)
@@ -167,11 +144,6 @@ def file_bytes(root: Path, path: str, modality: Modality) -> int:
 def write_planned(job: tuple[TileDataset, ShardPlan], out: Path, quantized: bool) -> tuple[pd.DataFrame, int]:
     """Writes a shard, in a worker process, unless an earlier run did.
 
-    Args:
-        job: The source with the rows of this shard only (see :func:`select_tiles`), and the shard.
-        out: The store.
-        quantized: Store radar as hundredths of a decibel.
-
     Returns:
         The shard's table (:func:`~terrafm_tg.datasets.store.shards.shard_table`), a row per tile, and the
         bytes that the source has of it.
@@ -189,12 +161,7 @@ def write_planned(job: tuple[TileDataset, ShardPlan], out: Path, quantized: bool
 
 
 def select_tiles(tiles: TileDataset, table: pd.DataFrame) -> TileDataset:
-    """Returns a dataset with some rows of another, as a worker process is given it: pixels as they are stored.
-
-    Args:
-        tiles: The dataset.
-        table: Rows of its tile table.
-    """
+    """Returns a dataset with some rows of another, as a worker process is given it: pixels as they are stored."""
     part = copy.copy(tiles)
     for name in [name for name in vars(part) if isinstance(getattr(type(part), name, None), cached_property)]:
         del part.__dict__[name]

@@ -24,21 +24,13 @@ COUNTS = ("tiles", "before", "damaged", "bytes_in", "bytes_out")
 
 @dataclass
 class PackReport:
-    """Numbers of a run of packing.
+    """Numbers of a run of packing."""
 
-    Args:
-        counts: A row per modality, with the columns :data:`COUNTS`.
-        tiles: In the store.
-        cells: Of which they are.
-        removed: Shards that nothing refers to any more.
-        seconds: That it took.
-    """
-
-    counts: pd.DataFrame
-    tiles: int = 0
-    cells: int = 0
-    removed: int = 0
-    seconds: float = 0.0
+    counts: pd.DataFrame  # A row per modality, with the columns :data:`COUNTS`
+    tiles: int = 0  # in the store
+    cells: int = 0  # of which they are
+    removed: int = 0  # shards that nothing refers to any more
+    seconds: float = 0.0  # that it took
 
     def table(self) -> Table:
         """Makes the table for people: a row per modality, and the sums."""
@@ -108,15 +100,7 @@ class DamageList:
     def add(
         self, tile: str, modality: str, place: tuple[str, str], reason: str, source: int, planned: int
     ) -> None:
-        """Notes a damaged tile and logs its name.
-
-        Args:
-            tile: Its name.
-            modality: The modality that could not be packed.
-            place: Source file and row group, as far as there are such.
-            reason: The cause.
-            source: Its number in the store's index.
-            planned: Tiles to pack now.
+        """Notes a damaged tile (its source file and row group, and its number in the store's index) and logs its name.
 
         Raises:
             TerraFMError: If these are too many.
@@ -133,10 +117,7 @@ class DamageList:
     def write(self, root: Path, sources: Mapping[str, np.ndarray]) -> None:
         """Writes the list, whole or not at all; none where nothing is damaged.
 
-        Args:
-            root: Of the source.
-            sources: The numbers of all tiles there, by modality: what an earlier run listed stays as long as its
-                file is the same, or gone.
+        Rows of an earlier run stay as long as their source, by modality, is the same, or gone.
         """
         stays = pd.Series(
             [not file_bytes(root, row.file, get_modality(row.modality)) for row in self.before.itertuples()],

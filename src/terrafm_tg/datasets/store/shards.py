@@ -38,20 +38,13 @@ _SCHEMA = pa.schema(
 
 
 class Record(NamedTuple):
-    """One tile to be written.
-
-    Args:
-        cell: Name of its cell.
-        quadrant: Its quarter of the cell.
-        groups: Native pixels (C, h, w) per resolution as they lie at the source, with the offset of the baseline;
-            None where they could not be read.
-        fault: The cause, as the ``reason`` of a :class:`~terrafm_tg.errors.DamagedTileError`.
-    """
+    """One tile to be written."""
 
     cell: str
     quadrant: int
+    #: Native pixels (C, h, w) per resolution as they lie at the source, with the offset; None where unreadable.
     groups: Mapping[int, np.ndarray] | None
-    fault: str = ""
+    fault: str = ""  # the cause, as the `reason` of a DamagedTileError
 
 
 def write_shard(
@@ -161,11 +154,6 @@ class ShardFiles(OpenFiles["_LocalFile"]):
         """Reads consecutive bytes of a file: one system call, or one range request.
 
         Not through a memory map: a file that is cut while it is mapped would end the process.
-
-        Args:
-            path: Local path, or a URL.
-            start: First byte.
-            size: Their number.
 
         Returns:
             The bytes.

@@ -151,23 +151,13 @@ class StoredTiles:
         return self.columns["bytes"] > 0
 
     def add(self, rows: np.ndarray, shard: str, table: pd.DataFrame) -> None:
-        """Adds a shard.
-
-        Args:
-            rows: Of the source's table, one per record.
-            shard: Path below the store.
-            table: What the shard holds, as from :func:`~terrafm_tg.datasets.store.shards.shard_table`.
-        """
+        """Adds a shard."""
         self.columns["shard"][rows] = shard
         for name in ("start", "bytes", "xxh3", "layout"):
             self.columns[name][rows] = table[name]
 
     def take_over(self, before: pd.DataFrame, out: Path) -> pd.DataFrame:
         """Takes over the tiles that the store holds already from the same source files.
-
-        Args:
-            before: The store's table until now.
-            out: The store.
 
         Returns:
             ``before``, where ``has_<modality>`` is true only for what it holds besides, from other files or none.

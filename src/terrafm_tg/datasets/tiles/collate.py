@@ -47,10 +47,6 @@ def image_rows(samples: Sequence[Sample]) -> dict[str, list[int]]:
 def collate_others(samples: Sequence[Sample], rows: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
     """Stacks all of a batch that is no image.
 
-    Args:
-        samples: B samples.
-        rows: Image key -> the samples that have it.
-
     Returns:
         ``sample_idx_<modality>`` and every other key that all samples have, stacked.
     """

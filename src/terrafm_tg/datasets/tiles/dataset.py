@@ -102,10 +102,6 @@ class TileDataset(GeoDataset, abc.ABC):
     def _read(self, row: int, modality: Modality) -> dict[int, np.ndarray] | None:
         """Reads the native pixels of one tile and modality.
 
-        Args:
-            row: Row of the index; its ``has_<modality>`` is true.
-            modality: The modality to read.
-
         Returns:
             (C, h, w) per resolution of ``modality.native``, as in a ``native=True`` sample; None where
             absent.

@@ -55,11 +55,6 @@ def check_fit(group: np.ndarray, out: np.ndarray) -> None:
 def crop(group: np.ndarray, window: Window, full: tuple[int, ...]) -> np.ndarray:
     """Cuts a part out of a native group (C, h, w).
 
-    Args:
-        group: Native pixels that cover a whole tile.
-        window: The part, in pixels of the 10 m group.
-        full: Height and width of the 10 m group.
-
     Returns:
         A view on that part; at least one pixel.
     """
@@ -75,10 +70,6 @@ def to_ten_meters(groups: Mapping[int, Tensor], modality: Modality) -> Tensor:
 
     Coarser bands are interpolated linearly between pixel centres (half-pixel convention) over the pixels that
     are not missing. Radar is interpolated as power and then taken to decibels.
-
-    Args:
-        groups: Native group (C, h, w) by resolution, as in a ``native=True`` sample.
-        modality: The sensor of these bands.
 
     Returns:
         (C, H, W), NaN where the stored pixel is missing.

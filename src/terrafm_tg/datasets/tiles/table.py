@@ -30,11 +30,7 @@ from terrafm_tg.radiometry import OFFSET, UNKNOWN
 
 
 def as_table(index: pd.DataFrame) -> pd.DataFrame:
-    """Returns the tile table of a tile index; a table stays as it is.
-
-    Args:
-        index: A tile index with polygons on an IntervalIndex, or a tile table.
-    """
+    """Returns the tile table of a tile index; a table stays as it is."""
     if not isinstance(index, GeoDataFrame):
         return index
     west, south, east, north = index.geometry.bounds.to_numpy().T
@@ -45,13 +41,7 @@ def as_table(index: pd.DataFrame) -> pd.DataFrame:
 
 
 def as_index(table: pd.DataFrame, tile_size: int | None = None, crs: CRS | str = "EPSG:4326") -> GeoDataFrame:
-    """Returns the tile index of a tile table: footprints on TorchGeo's IntervalIndex.
-
-    Args:
-        table: A tile table.
-        tile_size: Edge in 10 m pixels of tiles that the table gives no size of.
-        crs: Of its footprints.
-    """
+    """Returns the tile index of a tile table: footprints on TorchGeo's IntervalIndex."""
     geometry = table["geometry"].array if "geometry" in table else outlines(table, tile_size)
     rest = table.drop(columns=[*BOX, *TIMES, "geometry"], errors="ignore")
     rest = rest.assign(**{name: _plain(c) for name, c in rest.items() if isinstance(c.dtype, pd.ArrowDtype)})
@@ -124,13 +114,7 @@ class TileSlice(tuple[slice, slice, slice]):
 
 
 class Footprints:
-    """Place and time of the tiles of a table, as arrays: pandas takes too long to be asked at every read.
-
-    Args:
-        table: A tile table; see :mod:`~terrafm_tg.datasets.tiles.table`.
-        tile_size: Edge in 10 m pixels of tiles that the table gives no size of.
-        crs: Of the boxes.
-    """
+    """Place and time of the tiles of a table, as arrays: pandas takes too long to be asked at every read."""
 
     def __init__(self, table: pd.DataFrame, tile_size: int, crs: pyproj.CRS) -> None:
         self.table, self.tile_size, self.crs = table, tile_size, crs.to_string()

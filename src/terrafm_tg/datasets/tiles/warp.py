@@ -14,13 +14,7 @@ _SAME = 1e-3  # of a pixel, at each edge
 
 
 def needed_window(src: DatasetReader, crs: CRS, bounds: tuple[float, float, float, float]) -> Window | None:
-    """Finds the pixels of a file that a box needs, with two beyond for interpolation; None where it has none.
-
-    Args:
-        src: An open file.
-        crs: Of the box.
-        bounds: Left, bottom, right, top.
-    """
+    """Finds the pixels of a file that a box (left, bottom, right, top) needs and two beyond; None where it has none."""
     there = bounds if src.crs == crs else transform_bounds(crs, src.crs, *bounds, densify_pts=21)
     needed = from_bounds(*there, transform=src.transform)
     ranges = []
