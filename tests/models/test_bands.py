@@ -6,7 +6,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.modalities import MODALITIES, S2L1C
+from terrafm_tg.modalities import MODALITIES, S2L1C, S2L2A
 from terrafm_tg.models import TerraFMViT, build_encoder, reparameterize
 from terrafm_tg.transforms import Normalize
 
@@ -49,6 +49,9 @@ def with_bands(full: TerraFMViT, **kwargs: object) -> TerraFMViT:
         ("s2l2a", ("b8a", "B10", "B2")),
         ("s1rtc", ("VH",)),
         ("s1rtc", ("VH", "VV")),
+        ("s2l1c", ("B12",)),
+        ("s2l1c", S2L1C.bands[::-1]),
+        ("s2l2a", S2L2A.bands[::-1]),
     ],
 )
 @pytest.mark.parametrize("fold", [False, True], ids=["plain", "folded"])

@@ -13,7 +13,7 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.models import TerraFMViT, build_encoder
+from terrafm_tg.models import TerraFMViT
 
 PX = 64
 DICT = {"s1rtc": torch.randn(2, 2, PX, PX), "s2l1c": torch.randn(2, 12, PX, PX)}
@@ -162,15 +162,6 @@ def test_nominal_size_leaves_the_parameters_alone() -> None:
     assert model(torch.randn(1, 2, 48, 64)).shape == (1, 192)
     with pytest.raises(TerraFMError, match="16 px wide"):
         model.set_input_size(patch_size=14)
-
-
-def test_loading_another_size_is_refused_also_when_not_strict() -> None:
-    with pytest.raises(
-        TerraFMError, match="The checkpoint has 3 blocks and the model 2: build it with depth=3"
-    ):
-        build_encoder("terrafm_tiny", depth=2).load_state_dict(tiny().state_dict(), strict=False)
-    with pytest.raises(TerraFMError, match="384 wide and the model 192"):
-        tiny().load_state_dict(build_encoder("terrafm_small", depth=1).state_dict(), strict=False)
 
 
 def test_fills_an_absent_fusion_also_inside_another_module() -> None:
