@@ -2,18 +2,17 @@
 
 `scene.tif` holds the 12 bands of L2A (B01 to B12 without B10) at 10 m as digital numbers without the offset of +1000;
 name others with `--bands` and `--modality`. The result is a GeoTIFF with a band per dimension of the embedding and a
-pixel per patch of 16 x 16 pixels (160 m), and with `--table` a Parquet table with the embedding of each window.
+pixel per patch of 16 x 16 pixels (160 m), and with `--windows` a NumPy file with the embedding of each window.
 """
 
 import argparse
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import rasterio
+import timm
 import torch
 from rasterio.windows import Window
-from torchgeo.models import get_model
 
 import terrafm_tg  # registers the models
 from terrafm_tg.transforms import Normalize
@@ -26,7 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("scene", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--table", type=Path, help="Parquet table of the windows' embeddings")
+    parser.add_argument("--windows", type=Path, help="file for the windows' embeddings, such as windows.npz")
     parser.add_argument("--model", default="terrafm_base")
     parser.add_argument("--weights", default="terrafm_base", help="a file, a published name, or `none`")
     parser.add_argument("--modality", default="s2l2a", choices=sorted(terrafm_tg.MODALITIES))
@@ -40,10 +39,10 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--window must be a multiple of {PATCH}")
 
     weights = None if options.weights == "none" else options.weights
-    model = get_model(options.model, weights=weights, modality=options.modality, bands=options.bands)
+    model = timm.create_model(options.model, weights=weights, modality=options.modality, bands=options.bands)
     model = model.to(options.device).eval()
     normalize = Normalize(options.modality, bands=options.bands)
-    rows = []
+    places, embeddings = [], []
     with rasterio.open(options.scene, driver="GTiff") as scene:
         profile = {
             "driver": "GTiff",
@@ -76,10 +75,10 @@ def main(arguments: list[str] | None = None) -> None:
                     )
                     place = Window(left // PATCH, top // PATCH, width, height)
                     out.write(patches[:, :height, :width], window=place)
-                    x, y = scene.transform * (left + options.window / 2, top + options.window / 2)
-                    rows.append({"x": x, "y": y, "embedding": tokens[0].tolist()})
-    if options.table:
-        pd.DataFrame(rows).to_parquet(options.table)
+                    places.append(scene.transform * (left + options.window / 2, top + options.window / 2))
+                    embeddings.append(tokens[0].numpy())
+    if options.windows:
+        np.savez(options.windows, xy=np.array(places), embeddings=np.stack(embeddings))
 
 
 if __name__ == "__main__":
