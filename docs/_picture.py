@@ -23,12 +23,12 @@ VIEWS = {"s1rtc": ("teacher: this view, in radar", "#ffb000", (70, 40, 420))}
 VIEWS |= {"s2l2a": ("student: a corner, in optical", "#ff4d4d", (300, 300, 200))}
 
 
-def main(weights: str, path: str, world: str = "data/picture_world", **model: int) -> None:
+def main(weights: str, path: str, world: str = "data/picture_world") -> None:
     """Draws the picture of one tile and writes it to ``path``."""
     dataset = SimulatedWorld(world, cells=8, cell_size=1068)
     images = Normalize(size=528)(dataset[dataset.tile_slice(TILE)])
     images = {name: images[f"image_{name}"][None] for name in terrafm_tg.MODALITIES}
-    encoder = get_model("terrafm_tiny", weights=weights, **model).eval()
+    encoder = get_model("terrafm_nano", weights=weights).eval()
     with torch.inference_mode():
         tokens = encoder.forward_features(images)[0, 1:]
     components = torch.pca_lowrank(tokens, q=3, niter=8)[0].reshape(33, 33, 3).numpy()

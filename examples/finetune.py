@@ -1,7 +1,7 @@
 """Fine-tunes the encoder on EuroSAT, a small labelled set: `python examples/finetune.py --download`.
 
 EuroSAT (94 MB zipped) has 27,000 Sentinel-2 L1C images of ten classes. The encoder is the published one, or one of
-yours: `--model terrafm_tiny --weights runs/example/encoder.safetensors`. Put any dataset of TorchGeo with `split` and
+yours: `--model terrafm_nano --weights runs/example/encoder.safetensors`. Put any dataset of TorchGeo with `split` and
 `bands` in EuroSAT's place.
 """
 
@@ -23,9 +23,6 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--download", action="store_true", help="fetch EuroSAT into `--root`")
     parser.add_argument("--out", type=Path, default=Path("runs/example_finetune"))
     parser.add_argument("--model", default="terrafm_base")
-    parser.add_argument(
-        "--depth", type=int, help="blocks of the encoder, where it has other than the model's"
-    )
     parser.add_argument("--weights", default="terrafm_base", help="a file, a published name, or `none`")
     parser.add_argument("--probe", action="store_true", help="train the classifier only")
     parser.add_argument("--size", type=int, default=224, help="to which the images of 64 px are resized")
@@ -47,7 +44,6 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         weights=None if options.weights == "none" else options.weights,
         modalities=["s2l1c"],
         num_classes=10,
-        depth=options.depth,
         warmup_epochs=2,
         freeze_backbone=options.probe,
     )

@@ -1,6 +1,6 @@
 """Pretrains TerraFM and writes its encoder: `python examples/pretrain.py`.
 
-Without arguments it trains a tiny model for minutes on the simulated world, which it writes first: nothing is
+Without arguments it trains a small model for minutes on the simulated world, which it writes first: nothing is
 downloaded. `--major_tom ROOT` trains on Major-TOM instead (`terrafm download` and `terrafm index` make the root).
 """
 
@@ -31,8 +31,7 @@ def main(arguments: list[str] | None = None) -> Path:
         "--cells", type=int, default=200, help="of the simulated world; each holds four tiles"
     )
     parser.add_argument("--cell_size", type=int, default=264, help="pixels of a simulated cell")
-    parser.add_argument("--model", default="terrafm_tiny")
-    parser.add_argument("--depth", type=int, default=6, help="blocks of the encoder")
+    parser.add_argument("--model", default="terrafm_nano")
     parser.add_argument("--crop", type=int, default=96, help="pixels of a global crop; a local one has half")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batch_size", type=int, default=16)
@@ -49,7 +48,6 @@ def main(arguments: list[str] | None = None) -> Path:
     # The defaults are the paper's. Small crops, few prototypes and a quick teacher suit a short run on a small world.
     task = TerraFM(
         options.model,
-        depth=options.depth,
         crops={"global_size": options.crop, "local_size": options.crop // 2, "local_crops": 4},
         head={"prototypes": 2048},
         drop_path=0.0,

@@ -27,11 +27,11 @@ def test_each_example_is_one_short_file(path: Path):
 
 
 def test_pretrain(small_world: Path, tmp_path: Path):
-    small = {"world": small_world, "cells": 40, "cell_size": 144, "depth": 1, "crop": 32}
+    small = {"world": small_world, "cells": 40, "cell_size": 144, "crop": 32}
     small |= {"epochs": 1, "batch_size": 32, "workers": 0, "out": tmp_path}
     words = [f"--{name}={value}" for name, value in small.items()]
     encoder = load("pretrain").main(words)
-    assert get_model("terrafm_tiny", weights=encoder, depth=1).embed_dim == 192
+    assert get_model("terrafm_nano", weights=encoder).embed_dim == 192
     assert (tmp_path / "curves.png").exists()
 
 
@@ -40,8 +40,7 @@ def test_finetune(tmp_path: Path):
     small = {
         "root": tmp_path / "eurosat",
         "out": tmp_path,
-        "model": "terrafm_tiny",
-        "depth": 1,
+        "model": "terrafm_nano",
         "weights": "none",
     }
     small |= {"size": 32, "epochs": 1, "batch_size": 4, "workers": 0}
@@ -60,7 +59,7 @@ def test_embed(tmp_path: Path):
         str(scene),
         str(out),
         f"--windows={windows}",
-        "--model=terrafm_tiny",
+        "--model=terrafm_nano",
         "--weights=none",
         "--window=64",
     ]
