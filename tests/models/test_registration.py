@@ -129,15 +129,18 @@ def test_meta_says_what_a_user_needs() -> None:
     assert weights.meta["publication"].endswith("2506.06281")
 
 
-def test_a_torchgeo_that_keeps_its_models_in_timms_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("broken", [False, True], ids=["without tables", "cannot be imported"])
+def test_a_torchgeo_that_keeps_its_models_in_timms_registry(
+    monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
     """As TorchGeo's pull request 3882 announces: no tables, no ``WeightsEnum``, models by ``timm.create_model``."""
     api = types.ModuleType("torchgeo.models.api")
     models = types.ModuleType("torchgeo.models")
     models.api = api
-    monkeypatch.setitem(sys.modules, "torchgeo.models", models)
+    monkeypatch.setitem(sys.modules, "torchgeo.models", None if broken else models)
     monkeypatch.setitem(sys.modules, "torchgeo.models.api", api)
     before = dict(vars(api))
-    with pytest.warns(UserWarning, match=r"get_weight\(\) do not know TerraFM: use timm.create_model"):
+    with pytest.warns(UserWarning, match=r"get_weight\(\) do not know TerraFM .*: use timm.create_model"):
         registration.register()
     assert vars(api) == before
     assert timm.create_model("terrafm_nano", depth=1)(torch.rand(1, 2, 32, 32)).shape == (1, 192)

@@ -26,15 +26,18 @@ def register_smp() -> None:
 
 
 def register_torchgeo() -> None:
-    """Adds the builders and weights to TorchGeo's tables, for which it has no function."""
-    from torchgeo.models import api
+    """Adds the builders and weights to TorchGeo's tables, for which it has no function; warns where there are none."""
+    try:
+        from torchgeo.models import api
 
-    models, weights = getattr(api, "_model", None), getattr(api, "_model_weights", None)
-    if not isinstance(models, dict) or not isinstance(weights, dict):
-        # Where TorchGeo has moved to timm's registry, its tasks find the encoder there.
+        models, weights = api._model, api._model_weights
+    except (
+        ImportError,
+        AttributeError,
+    ) as error:  # a TorchGeo that is broken, or that moved to timm's registry
         warnings.warn(
-            "This TorchGeo keeps its models elsewhere, so get_model() and get_weight() do not know TerraFM: use "
-            "timm.create_model(), `weights: true` in TorchGeo's tasks, or the TorchGeo that terrafm-tg is tested with.",
+            f"TorchGeo's get_model() and get_weight() do not know TerraFM ({error}): use timm.create_model(), "
+            "`weights: true` in TorchGeo's tasks, or the TorchGeo that terrafm-tg is tested with.",
             stacklevel=2,
         )
         return

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchgeo.tasks import BaseTask
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.models.builders import Weights
 from terrafm_tg.models.sizes import find_size, split_name
 
 from .encoder import SensorImages
@@ -145,6 +146,7 @@ class SensorTask(FineTuneOptimization, LabelTask):
     """
 
     images: SensorImages
+    weights: Weights
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Builds the encoder anew where the checkpoint's is of another size than the settings'."""
