@@ -88,7 +88,12 @@ class MajorTOM(TileDataset):
             table = resolve_offsets(table, modalities, ambiguous_offset)
         super().__init__(table, modalities, native, tile_size, transforms)
         self._files = PartFiles()
-        self._check_cell_size()
+        width = cell_width(self.root, self.table, 2 * tile_size)
+        if width not in (None, 2 * tile_size):
+            raise TerraFMError(
+                f"The cells of {self.root} are {width} pixels wide, a tile is half of that: "
+                f"`tile_size` must be {width // 2}, got {tile_size}."
+            )
 
     #: Settings of :meth:`scan` that an index on disk must have been made with.
     SETTINGS: ClassVar = {"remote": False}
@@ -182,14 +187,6 @@ class MajorTOM(TileDataset):
         if not away <= 10:  # nor NaN
             raise ValueError(f"its corner lies {away:,.0f} m from the cell's")
 
-    def _check_cell_size(self) -> None:
-        width = cell_width(self.root, self.table, 2 * self.tile_size)
-        if width not in (None, 2 * self.tile_size):
-            raise TerraFMError(
-                f"The cells of {self.root} are {width} pixels wide, a tile is half of that: "
-                f"`tile_size` must be {width // 2}, got {self.tile_size}."
-            )
-
     @cached_property
     def _quadrants(self) -> np.ndarray:
         return self.table["quadrant"].to_numpy(np.int64)
@@ -214,10 +211,8 @@ def cell_width(root: Path, index: pd.DataFrame, expected: int | None = None) -> 
         for name in (name for name in FOLDERS if f"has_{name}" in index and index[f"has_{name}"].iat[row]):
             part, group = root / index[f"part_{name}"].iat[row], int(index[f"group_{name}"].iat[row])
             band = MODALITIES[name].native[10][0]
-            with contextlib.suppress(OSError, RasterioError):
+            with contextlib.suppress(OSError, RasterioError, TypeError):  # also of a band that is missing
                 blob = files.read(str(part), group, [band]).get(band)
-                if not isinstance(blob, bytes) or not blob:
-                    continue
                 with MemoryFile(blob) as memory, memory.open(driver="GTiff") as src:
                     widths[src.width] += 1
             if expected in widths:

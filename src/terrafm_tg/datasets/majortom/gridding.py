@@ -20,7 +20,6 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.warp import transform_bounds
-from rich.table import Table
 from shapely import box
 
 from terrafm_tg.datasets.scenes.find import Scene, find_scenes
@@ -103,19 +102,19 @@ def grid_scenes(
     return pd.DataFrame(results)
 
 
-def gridding_summary(written: pd.DataFrame) -> Table:
-    """Sums up what :func:`grid_scenes` returned, for people."""
-    table = Table()
-    for column in ("", "scenes", "cells", "GB", "there already", "damaged", "in no cell"):
-        table.add_column(column, justify="right" if column else "left")
-    for name in (name for name in MODALITIES if name in set(written.modality)):
-        own = written[written.modality == name]
-        damaged = own.damage.notna()
-        empty = int(((own.cells == 0) & ~damaged).sum())
-        size = f"{own.bytes.sum() / 1e9:.2f}"
-        numbers = (len(own), own.cells.sum(), size, own.kept.sum(), damaged.sum(), empty)
-        table.add_row(MODALITIES[name].title, *(str(number) for number in numbers))
-    return table
+def gridding_summary(written: pd.DataFrame) -> str:
+    """Sums up what :func:`grid_scenes` returned, as a table for people."""
+    damaged = written.damage.notna()
+    counts = written[["cells"]].assign(**{"GB": written.bytes / 1e9, "there already": written.kept})
+    counts = counts.assign(**{"damaged": damaged, "in no cell": (written.cells == 0) & ~damaged})
+    counts.insert(0, "scenes", 1)
+    order = [name for name in MODALITIES if name in set(written.modality)]
+    table = counts.groupby(written.modality).sum().loc[order]
+    return (
+        table.rename(index={name: MODALITIES[name].title for name in order})
+        .rename_axis(None)
+        .to_string(float_format="%.2f")
+    )
 
 
 def _grid_scene(scene: Scene, root: Path, min_valid: float, size: int) -> dict[str, Any]:
@@ -220,7 +219,11 @@ def _write_metadata(folder: Path) -> None:
     path = folder / "metadata.parquet"
     parts = (p for p in files_below(folder / "images", ".parquet", deep=False) if p.name.startswith(PREFIX))
     own = pd.DataFrame([row for part in parts for row in _footer(part)["rows"]])
-    before = _read_metadata(path)
+    try:
+        held = pq.read_schema(path).metadata or {} if path.is_file() else None
+        before = None if held is None else (gpd if b"geo" in held else pd).read_parquet(path)
+    except (pa.ArrowException, OSError) as error:
+        raise TerraFMError(f"{path} cannot be read ({error}): get it again, or remove it.") from error
     if len(own):
         outlines = [box(*bounds) for bounds in own.pop("box")]
         own["timestamp"] = pd.to_datetime(own["timestamp"]).astype("datetime64[us]")
@@ -236,16 +239,6 @@ def _write_metadata(folder: Path) -> None:
     if len(own) or before is not None:
         with atomic_write(path, sole_writer=True) as part:
             own.to_parquet(part, index=False)
-
-
-def _read_metadata(path: Path) -> pd.DataFrame | None:
-    if not path.is_file():
-        return None
-    try:
-        outlines = b"geo" in (pq.read_schema(path).metadata or {})
-        return gpd.read_parquet(path) if outlines else pd.read_parquet(path)
-    except (pa.ArrowException, OSError) as error:
-        raise TerraFMError(f"{path} cannot be read ({error}): get it again, or remove it.") from error
 
 
 def _footer(path: Path) -> dict[str, Any]:

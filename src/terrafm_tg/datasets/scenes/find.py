@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pandas as pd
 from torchgeo.datasets import Sentinel1, Sentinel2
@@ -22,6 +21,7 @@ _OPTICAL = re.compile(Sentinel2.filename_regex.format("10m"), re.VERBOSE)
 _RTC = re.compile(Sentinel1.filename_regex, re.VERBOSE)
 _PRODUCT = re.compile(r"S2[A-D]_MSI(?P<level>L1C|L2A)_\d{8}T\d{6}_N\d{4}_.*")
 _BASELINE = re.compile(r"N\d{4}")
+_CLOUD = re.compile(rb"Cloud_Coverage_Assessment>\s*(\d+\.?\d*)\s*<")
 _TIME = re.compile(r"\d{8}T\d{6}")
 
 
@@ -136,18 +136,9 @@ def _other_band(path: Path, match: re.Match[str], band: str) -> Path:
 
 def _cloud_cover(path: Path, level: str) -> float | None:
     """Reads the cloud cover from the product's own metadata, where they lie above the file."""
-    for parent in path.parents:
-        if (file := parent / f"MTD_MSI{level}.xml").is_file():
-            try:
-                texts = [
-                    e.text
-                    for e in ElementTree.parse(file).iter()
-                    if e.tag.endswith("Cloud_Coverage_Assessment")
-                ]
-                return float(texts[0] or "")
-            except (ElementTree.ParseError, IndexError, ValueError):
-                return None
-    return None
+    file = next(filter(Path.is_file, (parent / f"MTD_MSI{level}.xml" for parent in path.parents)), None)
+    found = file and _CLOUD.search(file.read_bytes())
+    return float(found[1]) if found else None
 
 
 def _radar(folder: Path, unit: str | None) -> Iterator[Scene]:

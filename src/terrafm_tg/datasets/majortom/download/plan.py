@@ -11,7 +11,6 @@ from shutil import disk_usage
 import numpy as np
 import pandas as pd
 from rich.filesize import decimal
-from rich.table import Table
 
 from terrafm_tg.datasets.majortom.rows import FOLDERS
 from terrafm_tg.errors import TerraFMError
@@ -81,22 +80,19 @@ class Report:
         """Bytes of rows on disk."""
         return sum(product.disk for product in self.products.values())
 
-    def table(self, bandwidth: float) -> Table:
+    def table(self, bandwidth: float) -> str:
         """Makes a table for people.
 
         Args:
-            bandwidth: Speed in MB/s from which a dry run computes the time.
+            bandwidth: MB/s for which a dry run says how long it will take.
         """
-        verb = "to fetch" if self.dry_run else "fetched"
-        table = Table(caption=self._caption(bandwidth), caption_justify="left", min_width=70)
-        for name in ("", "rows", "on disk", verb, *(["damaged"] * (not self.dry_run)), "files", "size"):
-            table.add_column(name, justify="right" if name else "left")
-        for modality, product in self.products.items():
-            damaged = [] if self.dry_run else [f"{len(product.damaged):,}"]
-            came = product.rows - len(product.damaged)
-            counts = [f"{n:,}" for n in (product.chosen, product.held, came)]
-            table.add_row(FOLDERS[modality], *counts, *damaged, f"{product.files:,}", decimal(product.line))
-        return table
+        rows = {}
+        for modality, own in self.products.items():
+            came = {"to fetch" if self.dry_run else "fetched": own.rows - len(own.damaged)}
+            damaged = {} if self.dry_run else {"damaged": len(own.damaged)}
+            counts = {"rows": own.chosen, "on disk": own.held, **came, **damaged, "files": own.files}
+            rows[FOLDERS[modality]] = {k: f"{v:,}" for k, v in counts.items()} | {"size": decimal(own.line)}
+        return f"{pd.DataFrame(rows).T.to_string()}\n{self._caption(bandwidth)}"
 
     def _caption(self, bandwidth: float) -> str:
         if self.dry_run:
