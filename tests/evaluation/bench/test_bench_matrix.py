@@ -31,7 +31,7 @@ def words(benchmarks: Path, weights: Path, tmp_path_factory: pytest.TempPathFact
         folder / "all.yaml",
         root=str(benchmarks),
         out=str(folder / "out"),
-        models=[{"model": "terrafm_tiny", "weights": str(weights), "name": "tiny", "size": 32}],
+        models=[{"model": "terrafm_nano", "weights": str(weights), "name": "tiny", "size": 32}],
         datasets=["GEO-Bench", "Copernicus-Bench", "Landslide4Sense"],
         protocols=QUICK,
     )

@@ -72,7 +72,7 @@ def test_killed_and_run_again(benchmarks: Path, weights: Path, tmp_path: Path) -
     """SIGKILL in the middle loses the unit under way alone; the table is that of an uninterrupted run."""
     common = {
         "root": str(benchmarks),
-        "models": [{"model": "terrafm_tiny", "weights": str(weights), "size": 32}],
+        "models": [{"model": "terrafm_nano", "weights": str(weights), "size": 32}],
         "datasets": ["m-eurosat", "m-so2sat", "EuroSAT-S1"],
         "protocols": PROBES,
         "seeds": [0, 1, 2],
@@ -110,7 +110,7 @@ def test_what_is_missing_is_skipped_and_named(
         tmp_path / "config.yaml",
         root=str(root),
         out=str(out),
-        models=["pixel-statistics", {"model": "terrafm_tiny_s1rtc", "size": 32, "name": "radar"}],
+        models=["pixel-statistics", {"model": "terrafm_nano_s1rtc", "size": 32, "name": "radar"}],
         datasets=["m-eurosat", "m-pv4ger", "m-brick-kiln", "m-so2sat"],
         protocols=KNN,
     )
@@ -146,18 +146,18 @@ def test_changed_files_are_judged_again(benchmarks: Path, weights: Path, tmp_pat
     shutil.copy(weights, file)
     common = {"root": str(root), "out": str(tmp_path / "out"), "datasets": "m-eurosat", "protocols": KNN}
     words = write_config(
-        tmp_path / "ours.yaml", models=[{"model": "terrafm_tiny", "weights": str(file), "size": 32}], **common
+        tmp_path / "ours.yaml", models=[{"model": "terrafm_nano", "weights": str(file), "size": 32}], **common
     )
     main(words)
     first = results(tmp_path / "out")
     main([*words, "--models=pixel-statistics"])
     both = results(tmp_path / "out")
-    assert set(both.model) == {"terrafm_tiny", "pixel-statistics"}
+    assert set(both.model) == {"terrafm_nano", "pixel-statistics"}
     state = torch.load(file, weights_only=True)
     torch.save({name: value + 0.05 for name, value in state.items()}, file)
     main(words)
     again = results(tmp_path / "out")
-    ours = again[again.model == "terrafm_tiny"].reset_index(drop=True)
+    ours = again[again.model == "terrafm_nano"].reset_index(drop=True)
     assert len(again) == len(both)
     assert set(ours.model_id).isdisjoint(first.model_id)
     assert set(ours.data_id) == set(first.data_id)
@@ -165,7 +165,7 @@ def test_changed_files_are_judged_again(benchmarks: Path, weights: Path, tmp_pat
     os.utime(sample, (1, 1))
     main(words)
     moved = results(tmp_path / "out")
-    assert set(moved[moved.model == "terrafm_tiny"].data_id).isdisjoint(first.data_id)
+    assert set(moved[moved.model == "terrafm_nano"].data_id).isdisjoint(first.data_id)
 
 
 def test_seeds_fractions_and_bands_make_the_units_that_differ(
@@ -176,7 +176,7 @@ def test_seeds_fractions_and_bands_make_the_units_that_differ(
         tmp_path / "config.yaml",
         root=str(benchmarks),
         out=str(tmp_path / "out"),
-        models=["pixel-statistics", {"model": "terrafm_tiny", "size": 32}],
+        models=["pixel-statistics", {"model": "terrafm_nano", "size": 32}],
         datasets=["m-eurosat", "m-so2sat", "BigEarthNet-S1"],
         protocols=[*KNN, {"name": "linear-probe", "rates": [0.1], "epochs": 1, "datasets": ["m-so2sat"], "seeds": 7}],
         fractions=[0.5, 1.0],
@@ -192,21 +192,21 @@ def test_seeds_fractions_and_bands_make_the_units_that_differ(
     assert counts == {
         ("m-eurosat", "pixel-statistics", knn, "corrected"): 2,  # two partitions of GEO-Bench
         ("m-eurosat", "pixel-statistics", knn, "labelled"): 2,
-        ("m-eurosat", "terrafm_tiny", knn, "corrected"): 4,
-        ("m-eurosat", "terrafm_tiny", knn, "labelled"): 4,
+        ("m-eurosat", "terrafm_nano", knn, "corrected"): 4,
+        ("m-eurosat", "terrafm_nano", knn, "labelled"): 4,
         ("m-so2sat", "pixel-statistics", knn, "corrected"): 2,  # its names are right
-        ("m-so2sat", "terrafm_tiny", knn, "corrected"): 4,
+        ("m-so2sat", "terrafm_nano", knn, "corrected"): 4,
         ("m-so2sat", "pixel-statistics", probe, "corrected"): 2,
-        ("m-so2sat", "terrafm_tiny", probe, "corrected"): 2,
+        ("m-so2sat", "terrafm_nano", probe, "corrected"): 2,
         ("BigEarthNet-S1", "pixel-statistics", knn, "corrected"): 3,  # half of it is drawn by the seed
-        ("BigEarthNet-S1", "terrafm_tiny", knn, "corrected"): 4,
+        ("BigEarthNet-S1", "terrafm_nano", knn, "corrected"): 4,
     }
     assert set(runs[runs.protocol == probe].seed) == {7}
     random = runs[
-        (runs.model == "terrafm_tiny") & (runs.dataset == "m-eurosat") & (runs.bands == "corrected")
+        (runs.model == "terrafm_nano") & (runs.dataset == "m-eurosat") & (runs.bands == "corrected")
     ]
     assert random.model_id.nunique() == 2
-    assert set(random.name) == {"terrafm_tiny (random)"}
+    assert set(random.name) == {"terrafm_nano (random)"}
     assert set(random.weights) == {""}
     halves = runs[
         (runs.dataset == "BigEarthNet-S1") & (runs.model == "pixel-statistics") & (runs.train_fraction == 0.5)
@@ -252,13 +252,13 @@ def test_a_worker_process_gives_the_same(dask_from_server: None, benchmarks: Pat
         (["--protocols=[{name: knn, k: 0}]"], "`k`"),
         (["--protocols=[{k: 3}]"], "knn"),
         (["--models=[{weights: none}]"], "terrafm_base"),
-        (["--models=[{model: terrafm_tiny, poolin: mean}]"], "pooling"),
-        (["--models=[{model: terrafm_tiny, pooling: max}]"], "'max'"),
+        (["--models=[{model: terrafm_nano, poolin: mean}]"], "pooling"),
+        (["--models=[{model: terrafm_nano, pooling: max}]"], "'max'"),
         (["--models=[pixel-statistics,pixel-statistics]"], "twice"),
         (["--models=terrafm_basse"], "terrafm_base"),
         (["--models=timm/vit_smal_patch16_224"], "vit_smal_patch16_224"),
         (["--models=torchgeo/dofa_base_patch16"], "dofa_base_patch16_224"),
-        (["--models=terrafm_tiny@missing.pth"], "missing.pth"),
+        (["--models=terrafm_nano@missing.pth"], "missing.pth"),
         (["--fractions=[1.5]"], "0.015"),
         (["--fractions=0"], "above 0"),
         (["--seeds=[-1]"], "-1"),

@@ -37,9 +37,9 @@ def write_benchmarks(root: Path) -> Path:
 
 
 def write_weights(path: Path) -> Path:
-    """A tiny encoder of four blocks."""
+    """A tiny encoder."""
     torch.manual_seed(0)
-    torch.save(build_encoder("terrafm_tiny", depth=4).state_dict(), path)
+    torch.save(build_encoder("terrafm_nano", depth=4).state_dict(), path)
     return path
 
 

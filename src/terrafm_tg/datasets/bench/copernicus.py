@@ -4,7 +4,6 @@ Its tasks are those for which TerraFM has a stem: eight of the paper, and Flood-
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -57,20 +56,8 @@ SSL4EO = {
 FOLDERS = ("", "copernicus_bench", "copernicusbench", "Copernicus-Bench")
 
 
-@dataclass(frozen=True)
-class CopernicusSource:
-    """The files of a task.
-
-    Args:
-        data: TorchGeo's class.
-        files: The files of each sample, images before the mask, given an instance of ``data``.
-        unit: Unit of the files if it is not decibels or digital numbers: ``"reflectance"`` from 0 to 1, or linear
-            ``"power"``.
-    """
-
-    data: type[CopernicusBenchBase]
-    files: Callable[[Any], list[list[Path]]]
-    unit: Literal["reflectance", "power"] | None = None
+type Files = Callable[[Any], list[list[Path]]]
+type StoredUnit = Literal["reflectance", "power"]
 
 
 class CopernicusDataset(BenchDataset):
@@ -79,10 +66,11 @@ class CopernicusDataset(BenchDataset):
     Args:
         task: The task.
         split: The split.
-        source: The files of the task.
-        data: An instance of ``source.data``.
-        paths: The files of each sample, as ``source.files`` gives them.
+        data: An instance of TorchGeo's class.
+        paths: The files of each sample, images before the mask.
         listed: The file that lists the split.
+        unit: Unit of the files if it is not decibels or digital numbers: ``"reflectance"`` from 0 to 1, or linear
+            ``"power"``.
 
     Raises:
         TerraFMError: If files that the split lists are not there.
@@ -92,10 +80,10 @@ class CopernicusDataset(BenchDataset):
         self,
         task: BenchTask,
         split: Split,
-        source: CopernicusSource,
         data: CopernicusBenchBase,
         paths: list[list[Path]],
         listed: Path,
+        unit: StoredUnit | None,
     ) -> None:
         ((sensor, bands),) = task.sensors.items()
         files = list(dict.fromkeys(path for sample in paths for path in sample))
@@ -108,7 +96,7 @@ class CopernicusDataset(BenchDataset):
         mean, std = torch.tensor([SSL4EO[band] for band in bands]).T
         super().__init__(task, split, files, {sensor: mean}, {sensor: std}, source=listed)
         self.key = f"image_{sensor}"
-        self.unit = source.unit
+        self.unit = unit
         self.data = data
         self.paths = paths
 
@@ -165,12 +153,22 @@ def _fault(paths: list[Path], task: BenchTask, error: Exception) -> str:
 
 
 def open_copernicus(
-    source: CopernicusSource, task: BenchTask, root: Path, split: Split, *, partition: str, bands: Bands
+    source: type[CopernicusBenchBase],
+    files: Files,
+    unit: StoredUnit | None,
+    task: BenchTask,
+    root: Path,
+    split: Split,
+    *,
+    partition: str,
+    bands: Bands,
 ) -> CopernicusDataset:
     """Opens a split; the benchmark has no partitions, and its band names are right.
 
     Args:
-        source: The files of the task.
+        source: TorchGeo's class.
+        files: The files of each sample, images before the mask, given an instance of ``source``.
+        unit: Of the files; see :class:`CopernicusDataset`.
         task: The task.
         root: The folder of all benchmarks, or one that TorchGeo takes as root.
         split: The split.
@@ -181,21 +179,21 @@ def open_copernicus(
         MissingDatasetError: If the split is not under ``root``.
         TerraFMError: If its list is damaged, or files that it lists are not there.
     """
-    inner = Path(getattr(source.data, "directory", ""), source.data.filename.format(split))
-    published = PurePosixPath(str(source.data.url)).parent.name
+    inner = Path(getattr(source, "directory", ""), source.filename.format(split))
+    published = PurePosixPath(str(source.url)).parent.name
     candidates = (root / folder / nested for folder in FOLDERS for nested in ("", published))
     folder = next((folder for folder in candidates if (folder / inner).is_file()), None)
     if folder is None:
         raise MissingDatasetError(task, root / inner)
     (names,) = task.sensors.values()
     try:
-        data = source.data(str(folder), split=split, bands=names)
-        paths = source.files(data)
+        data = source(str(folder), split=split, bands=names)
+        paths = files(data)
     except TerraFMError:
         raise
     except (OSError, KeyError, IndexError, ValueError) as error:  # the list is empty, cut off, or no list
         raise TerraFMError(f"{folder / inner} cannot be read ({error}): fetch it again.") from error
-    return CopernicusDataset(task, split, source, data, paths, folder / inner)
+    return CopernicusDataset(task, split, data, paths, folder / inner, unit)
 
 
 def _folder(data: CopernicusBenchBase) -> Path:
@@ -249,14 +247,14 @@ _RADAR = {S1RTC.name: S1RTC.bands}
 def _task(
     name: str,
     data: type[CopernicusBenchBase],
-    files: Callable[[Any], list[list[Path]]],
+    files: Files,
     kind: Kind,
     metric: str,
     sensors: dict[str, tuple[str, ...]],
     size: int,
     input_size: int,
     counts: tuple[int, int, int],
-    unit: Literal["reflectance", "power"] | None = None,
+    unit: StoredUnit | None = None,
     dates: int = 1,
     ignore_index: int | None = None,
 ) -> BenchTask:
@@ -273,7 +271,7 @@ def _task(
         counts=counts,
         where=f"download {url.parent.name}/{url.name} of https://huggingface.co/datasets/wangyi111/Copernicus-Bench"
         f"{' and unpack it' if url.suffix == '.zip' else ''} into the folder of the benchmarks.",
-        opener=partial(open_copernicus, CopernicusSource(data, files, unit)),
+        opener=partial(open_copernicus, data, files, unit),
         dates=dates,
         ignore_index=ignore_index,
     )

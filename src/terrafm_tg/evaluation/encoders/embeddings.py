@@ -4,7 +4,7 @@ import hashlib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from terrafm_tg.datasets.bench import BenchDataset
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.files import atomic_write
+from terrafm_tg.utils.progress import with_bar
 
 from .encoder import BenchEncoder
 
@@ -78,7 +79,9 @@ def embeddings(
     encoder = encoder.to(device).eval()
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with torch.inference_mode():
-        for batch in _progress(read_batches(dataset, batch_size, num_workers, device), dataset, progress):
+        batches = read_batches(dataset, batch_size, num_workers, device)
+        title = f"Embedding {dataset.task.name}, {dataset.split}"
+        for batch in with_bar(batches, title) if progress else batches:
             found = encoder.embed({k: v for k, v in batch.items() if k.startswith("image_")})
             token, mean = (found[k] if k in found else next(iter(found.values())) for k in ("token", "mean"))
             parts.append((token.float().cpu(), mean.float().cpu(), batch["label"].long().cpu()))
@@ -127,11 +130,3 @@ def _read(path: Path, count: int) -> Embedded | None:
         f"The kept embeddings {path} are damaged ({reason}): they are computed again.", stacklevel=3
     )
     return None
-
-
-def _progress(batches: Iterator[Any], dataset: BenchDataset, show: bool) -> Iterator[Any]:
-    if not show:
-        return batches
-    from rich.progress import track
-
-    return iter(track(batches, description=f"Embedding {dataset.task.name}, {dataset.split}", total=None))

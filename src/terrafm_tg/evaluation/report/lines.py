@@ -49,23 +49,12 @@ _OPTIONAL = {
 _LARGEST_PATCH = 32  # pixels: a stored size is rounded up to whole patches
 
 
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """One score of one entry over all seeds.
+class Line(NamedTuple):
+    """One score of one entry over all seeds; the attributes not named here are columns of the results.
 
-    Args:
-        benchmark: Of the dataset.
-        dataset: Its name.
-        protocol: Name of the protocol.
-        train_fraction: Of the train split.
-        metric: Name of the metric.
-        average: "true" or "per-batch".
-        entry: The model with its settings.
-        name: The model alone.
+    Attributes:
+        entry: The model with its settings; ``name`` is the model alone.
         settings: These, as text.
-        headline: True for the metric that published tables give.
-        n_train: Samples.
-        n_test: Samples.
         scores: By seed, in percent.
         estimate: Of their mean.
         published: The published scores of the same benchmark, dataset, protocol, train fraction and metric.
