@@ -69,7 +69,7 @@ class Modality:
         Raises:
             TerraFMError: If a band is not of this modality, or named twice.
         """
-        names = [_canonical(band) for band in bands]
+        names = [canonical(band) for band in bands]
         for name in names:
             if name not in self.bands:
                 raise TerraFMError(
@@ -91,13 +91,13 @@ class Modality:
         Raises:
             TerraFMError: If a band is not of this modality or named twice, or the stem has none of them.
         """
-        names = [_canonical(band) for band in bands]
+        names = [canonical(band) for band in bands]
         indices = iter(self.band_indices(name for name in names if name not in self.extra))
         return tuple(None if name in self.extra else next(indices) for name in names)
 
 
-def _canonical(band: str) -> str:
-    """Upper case, and ``B2`` as ``B02``."""
+def canonical(band: str) -> str:
+    """Spells a band as this package does: upper case, and ``B2`` as ``B02``."""
     name = band.upper()
     return f"B0{name[1]}" if len(name) == 2 and name[0] == "B" and name[1].isdigit() else name
 

@@ -1,12 +1,8 @@
 """The kind of data below a root: Major-TOM, SSL4EO-S12, MMEarth or a folder of GeoTIFFs."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from terrafm_tg.errors import TerraFMError
 
@@ -16,7 +12,7 @@ from .majortom.rows import FOLDERS
 from .mmearth import MMEarthTiles
 from .ssl4eo import SSL4EOS12Tiles
 from .store.folder import MARKER
-from .tiles.index_file import NAME
+from .tiles.index_file import NAME, read_made_for
 
 Kind = type[MajorTOM] | type[SSL4EOS12Tiles] | type[MMEarthTiles] | type[SentinelFolder]
 #: Settings that some kinds have, and others not.
@@ -62,16 +58,8 @@ def open_source(
                 f"`{name}` is no setting for {root}, which holds {kind.__name__}: leave it out."
             )
     if kind in _SETTINGS:
-        given["tile_size"] = tile_size or _indexed_size(root / NAME) or kind.find_tile_size(root)
+        given["tile_size"] = (
+            tile_size or read_made_for(root / NAME).get("tile_size") or kind.find_tile_size(root)
+        )
         given["harmonize"] = False
     return kind(root, modalities, native=True, **given)
-
-
-def _indexed_size(path: Path) -> int | None:
-    """Reads the tile size that an index was made for."""
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(pq.read_schema(path).metadata[b"terrafm"])["tile_size"]
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
-        return None  # the dataset reads the whole of it and says what is wrong

@@ -181,14 +181,9 @@ def _majority_per_bin(lon: np.ndarray, lat: np.ndarray, classes: np.ndarray) -> 
 
 def _draw_bars(ax: "Axes", shares: pd.DataFrame, labels: list[str], title: str) -> None:
     """Draws horizontal bars, a group per value."""
-    place = np.arange(len(shares))
-    thick = 0.8 / len(shares.columns)
-    for number, stage in enumerate(shares):
-        offset = (number - (len(shares.columns) - 1) / 2) * thick
-        ax.barh(
-            place + offset, 100 * shares[stage], height=thick, color=_STAGES[stage], label=stage, zorder=2
-        )
-    ax.set_yticks(place, labels, fontsize=10 if len(labels) < 20 else 7.5)
+    colors = [_STAGES[stage] for stage in shares]
+    (100 * shares).set_axis(labels).plot.barh(ax=ax, width=0.8, color=colors, legend=False, zorder=2)
+    ax.tick_params(axis="y", labelsize=10 if len(labels) < 20 else 7.5)
     ax.invert_yaxis()
     ax.set_xlabel("share (%)", fontsize=10)
     ax.set_title(title, loc="left", fontsize=12, fontweight="bold", color=_INK)

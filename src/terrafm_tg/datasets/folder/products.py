@@ -20,7 +20,7 @@ from rasterio.io import DatasetReader
 from terrafm_tg.datasets.majortom import grid
 from terrafm_tg.datasets.tiles.table import BOX, outlines, times
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.modalities import MODALITIES, get_modality
+from terrafm_tg.modalities import MODALITIES, canonical, get_modality
 from terrafm_tg.radiometry import UNKNOWN
 
 #: Names by which a modality's folder is found when none is given, in any case; the first found counts.
@@ -119,12 +119,6 @@ def band_order(src: DatasetReader, given: Sequence[str] | None) -> list[str]:
         return [canonical(text) for text in src.descriptions]
     order = given or _ORDERS.get(src.count, ())
     return [canonical(band) for band in order] if len(order) == src.count else []
-
-
-def canonical(band: str) -> str:
-    """Spells a band as this package does: ``b2`` as ``B02``."""
-    band = band.upper()
-    return f"B0{band[1]}" if len(band) == 2 and band[1].isdecimal() else band
 
 
 def band_file(root: Path, pattern: str, band: str) -> Path | None:

@@ -1,19 +1,17 @@
 """Builds the tile index of a dataset once: modalities, dates, offsets, land cover, climate, region."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from rich.table import Table
 
 from terrafm_tg.datasets.esa_worldcover import ESAWorldCover
 from terrafm_tg.datasets.mmearth import MMEarthTiles
 from terrafm_tg.datasets.source import find_kind
-from terrafm_tg.datasets.tiles.index_file import NAME, write_index
+from terrafm_tg.datasets.tiles.index_file import NAME, read_made_for, write_index
 from terrafm_tg.datasets.tiles.table import as_table
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import CLASS_NAMES, CLASSES
@@ -116,8 +114,7 @@ def build_index(
 
 def region_names(path: Path) -> list[str]:
     """Returns the names of the regions whose numbers an index file holds in ``region``; none where it names none."""
-    metadata = pq.read_schema(path).metadata or {}
-    return json.loads(metadata.get(b"terrafm", b"{}")).get("regions", [])
+    return read_made_for(path).get("regions", [])
 
 
 def _below(root: Path, name: str) -> Path | None:

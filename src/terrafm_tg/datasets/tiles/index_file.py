@@ -125,6 +125,14 @@ def read_index(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     return as_table(index.set_index(pd.IntervalIndex.from_arrays(*valid.values(), closed="both"))), made_for
 
 
+def read_made_for(path: Path) -> dict[str, Any]:
+    """Reads the settings that an index was made for; none of a file that is absent or no index of ours."""
+    try:
+        return json.loads((pq.read_schema(path).metadata or {}).get(b"terrafm", b"{}"))
+    except (pa.ArrowException, OSError, ValueError):
+        return {}  # the dataset reads the whole of it and says what is wrong
+
+
 def _column(file: pq.ParquetFile, name: str) -> pd.Series:
     """Reads a column, and gives back the memory of its decoding before the next."""
     groups = [file.read_row_group(group, [name]).flatten()[name] for group in range(file.num_row_groups)]
