@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -71,14 +71,14 @@ class PackedTiles(TileDataset):
         self._files = ShardFiles()
 
     def _read(self, row: int, modality: Modality) -> dict[int, np.ndarray]:
-        groups = decode(self._record(row, modality), modality, self._places[modality.name].layout[row])
+        groups = decode(self._record(row, modality), modality, self._arrays[f"layout_{modality.name}"][row])
         self._take_off(row, modality, groups)
         return groups
 
     def _read_into(self, row: int, modality: Modality, out: dict[int, np.ndarray]) -> bool:
         if not self._columns[f"has_{modality.name}"][row]:
             return False
-        decode_into(self._record(row, modality), modality, self._places[modality.name].layout[row], out)
+        decode_into(self._record(row, modality), modality, self._arrays[f"layout_{modality.name}"][row], out)
         self._take_off(row, modality, out)
         return True
 
@@ -88,22 +88,21 @@ class PackedTiles(TileDataset):
         Raises:
             DamagedTileError: If they cannot be read or have changed.
         """
-        place = self._places[modality.name]
-        shard, start, size = place.shard[row], int(place.start[row]), int(place.size[row])
-        name = f"{self.name(row)} {modality.name}"
+        name, columns = f"{self.name(row)} {modality.name}", ("shard", "start", "bytes", "layout", "xxh3")
+        shard, start, size, layout, digest = (self._arrays[f"{c}_{modality.name}"][row] for c in columns)
         try:
-            data = self._files.read(f"{self.root}/{shard}", start, size)
+            data = self._files.read(f"{self.root}/{shard}", int(start), int(size))
         except OSError as error:
             raise DamagedTileError(name, f"its record in {shard} cannot be read ({error})") from error
-        cell, quadrant = self._cells[row], int(self._quadrants[row])
-        if checksum(data, cell, quadrant, modality, place.layout[row]) != place.xxh3[row]:
+        cell, quadrant = self._arrays["cell"][row], int(self._arrays["quadrant"][row])
+        if checksum(data, cell, quadrant, modality, layout) != digest:
             where = f"bytes {start:,} to {start + size:,} of {shard}"
             raise DamagedTileError(name, f"{where} are not those that were packed: their checksum is another")
         return data
 
     def _take_off(self, row: int, modality: Modality, groups: Mapping[int, np.ndarray]) -> None:
         """Removes the offset of the processing baseline, in place."""
-        offset = int(self._offsets[modality.name][row]) if self.harmonize else 0
+        offset = int(self._arrays[f"offset_{modality.name}"][row]) if self.harmonize else 0
         for band in (band for group in groups.values() for band in group if offset):
             if band.min() > offset:
                 band -= offset
@@ -114,31 +113,6 @@ class PackedTiles(TileDataset):
         """Checks nothing: that was done when the store was packed."""
 
     @cached_property
-    def _cells(self) -> pd.Categorical:
-        return self.table["cell"].astype("category").array
-
-    @cached_property
-    def _quadrants(self) -> np.ndarray:
-        return self.table["quadrant"].to_numpy()
-
-    @cached_property
-    def _offsets(self) -> dict[str, np.ndarray]:
-        return {m.name: self.table[f"offset_{m.name}"].to_numpy() for m in self.modalities}
-
-    @cached_property
-    def _places(self) -> dict[str, "_Places"]:
-        columns = ("shard", "start", "bytes", "layout", "xxh3")
-        return {
-            m.name: _Places(*(self.table[f"{column}_{m.name}"].array for column in columns))
-            for m in self.modalities
-        }
-
-
-class _Places(NamedTuple):
-    """The places of one modality's records, by row of the table."""
-
-    shard: pd.Categorical
-    start: pd.api.extensions.ExtensionArray
-    size: pd.api.extensions.ExtensionArray
-    layout: pd.Categorical
-    xxh3: pd.api.extensions.ExtensionArray
+    def _arrays(self) -> dict[str, Any]:
+        """The table's columns: pandas takes too long to be asked at every read."""
+        return {name: column.array for name, column in self.table.items()}

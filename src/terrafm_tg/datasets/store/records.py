@@ -25,19 +25,14 @@ LEVEL = 1
 _HEADER = 16
 
 
-def encode(groups: Mapping[int, np.ndarray], modality: Modality, level: int = LEVEL) -> tuple[bytes, str]:
-    """Encodes a tile's native groups as one record.
-
-    Args:
-        groups: (C, h, w) per resolution of ``modality.native``.
-        modality: Their sensor.
-        level: 1 to 9; higher is smaller, and many times slower to write.
+def encode(groups: Mapping[int, np.ndarray], modality: Modality) -> tuple[bytes, str]:
+    """Encodes a tile's native groups, (C, h, w) per resolution of ``modality.native``, as one record.
 
     Returns:
         The record and its layout. The same pixels give the same bytes.
     """
     arrays = [np.ascontiguousarray(groups[resolution]) for resolution in modality.native]
-    frames = [blosc.compress(array, b"lz4hc", level, blosc.SHUFFLE) for array in arrays]
+    frames = [blosc.compress(array, b"lz4hc", LEVEL, blosc.SHUFFLE) for array in arrays]
     shapes = ["x".join(map(str, array.shape)) for array in arrays]
     return b"".join(frames), " ".join([arrays[0].dtype.name, *shapes])
 

@@ -20,7 +20,7 @@ from terrafm_tg.modalities import Modality, get_modality
 from terrafm_tg.utils.files import OpenFiles, atomic_write
 from terrafm_tg.utils.remote import shared_reader
 
-from .records import LEVEL, checksum, encode
+from .records import checksum, encode
 
 #: Ending of the files.
 SUFFIX = ".arrow"
@@ -47,9 +47,7 @@ class Record(NamedTuple):
     fault: str = ""  # the cause, as the `reason` of a DamagedTileError
 
 
-def write_shard(
-    path: Path, modality: Modality, records: Iterable[Record], level: int = LEVEL
-) -> pd.DataFrame:
+def write_shard(path: Path, modality: Modality, records: Iterable[Record]) -> pd.DataFrame:
     """Writes a shard, one record at a time, which appears whole or not at all; the same records give the same bytes.
 
     Of a tile that could not be read, or of which a band holds only nodata, the reason is kept instead of pixels:
@@ -59,7 +57,6 @@ def write_shard(
         path: The file, ``<store>/<modality>/<name>.arrow``; its folder exists.
         modality: Their sensor.
         records: The tiles; consumed as they are written.
-        level: Of compression, 1 to 9; see :func:`~terrafm_tg.datasets.store.records.encode`.
 
     Returns:
         The table of :func:`shard_table`.
@@ -68,17 +65,17 @@ def write_shard(
     with atomic_write(path) as part:
         with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             for record in records:
-                writer.write_batch(_batch(record, modality, level))
+                writer.write_batch(_batch(record, modality))
         return shard_table(part)
 
 
-def _batch(record: Record, modality: Modality, level: int) -> pa.RecordBatch:
+def _batch(record: Record, modality: Modality) -> pa.RecordBatch:
     data = layout = digest = None
     fault = record.fault
     if record.groups is not None:
         fault = fault or only_nodata(record.groups, modality)
     if record.groups is not None and not fault:
-        data, layout = encode(record.groups, modality, level)
+        data, layout = encode(record.groups, modality)
         digest = checksum(data, record.cell, record.quadrant, modality, layout)
     row = [record.cell, record.quadrant, fault, layout, digest, data]
     return pa.record_batch(
