@@ -10,7 +10,7 @@ import pytest
 import torch
 from packing_checks import CELLS, source, write_root
 from range_server import RangeServer
-from tiny_files import band_pixels, product, tiff
+from tiny_files import X, band_pixels, optics, product, radar, write
 
 from terrafm_tg.cli.main import main
 from terrafm_tg.datamodules import PackedDataModule
@@ -108,34 +108,19 @@ def test_some_modalities_some_rows_and_other_processes(packed):
     assert torch.equal(copy[copy.tile_slice(1)]["image_s1rtc"], expected)
 
 
-def test_radar_in_hundredths_of_a_decibel(root, tmp_path):
-    pack(source(root), tmp_path / "store", quantize_radar=True, **QUIET)
-    steps = PackedTiles(tmp_path / "store", native=True)
-    exact = MajorTOM(root, native=True, tile_size=12)
-    stored = steps[steps.tile_slice(0)]["image_s1rtc_10m"]
-    assert stored.dtype == torch.int16
-    decibels = 10 * torch.log10(exact[exact.tile_slice(0)]["image_s1rtc_10m"])
-    assert (stored / 100 - decibels).abs().max() <= 0.00501
-
-
-def test_a_folder_of_geotiffs_keeps_its_grid(small_folder, tmp_path):
-    tiles = SentinelFolder(small_folder, tile_size=48, native=True, offsets=0)
-    pack(SentinelFolder(small_folder, tile_size=48, native=True, offsets=0), tmp_path / "store", **QUIET)
-    copy = PackedTiles(tmp_path / "store", native=True)
-    assert len(copy) == len(tiles)
-    for row in range(len(tiles)):
-        same_samples(tiles[tiles.tile_slice(row)], copy[copy.tile_slice(row)])
-
-
-@pytest.fixture
-def small_folder(tmp_path):
-    rng = np.random.default_rng(0)
+def test_a_folder_of_geotiffs_keeps_its_grid(tmp_path):
     for place in range(3):
-        path = tmp_path / "folder" / "S2L2A" / f"place{place}_20210501.tif"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = rng.integers(1000, 5000, (12, 48, 48)).astype(np.uint16)
-        path.write_bytes(tiff(pixels, 32633, 400_000 + 700 * place, 5_000_000, 10))
-    return tmp_path / "folder"
+        x = X + 1000 * place
+        write(tmp_path / f"root/S2L2A/place{place}.tif", optics(12, 36, seed=place), x=x)
+        write(tmp_path / f"root/S1RTC/place{place}.tif", radar(36, place), x=x)
+    tiles = SentinelFolder(tmp_path / "root", tile_size=18, native=True, harmonize=False)
+    pack(tiles, tmp_path / "store", shard_mb=0.08, **QUIET)
+    assert len(list((tmp_path / "store/s2l2a").iterdir())) > 1
+    copy = PackedTiles(tmp_path / "store", native=True, harmonize=False)
+    assert copy.table["offset_s2l2a"].tolist() == tiles.table["offset_s2l2a"].tolist()
+    assert len(copy) == len(tiles) == 12
+    for row in range(12):
+        same_samples(tiles[tiles.tile_slice(row)], copy[copy.tile_slice(row)])
 
 
 def test_over_http_a_tile_takes_one_request_per_modality(packed):
