@@ -94,7 +94,7 @@ class CollapseMonitor(Callback):
             raise TerraFMError(f"At step {trainer.global_step} {found['nan']}; no checkpoint was written.")
 
     def symptoms(self, metrics: Mapping[str, float], prototypes: int) -> dict[str, str]:
-        """What is wrong, in words, with what to do.
+        """Returns the symptoms in words, with the remedy.
 
         Args:
             metrics: The last values of ``train/loss``, ``train/teacher_entropy``, ``train/kl``,
@@ -142,7 +142,7 @@ class CollapseMonitor(Callback):
 
 
 def _metrics(trainer: Trainer) -> dict[str, float]:
-    """What the task logged last, averaged over the ranks, so that all of them decide alike."""
+    """The values that the task logged last, averaged over the ranks, so that all of them decide alike."""
     logged = {k: v for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
     if not logged:
         return {}

@@ -26,7 +26,7 @@ _LOOK = 0.2  # seconds between two looks whether the rank lives, where the syste
 
 
 class Place(NamedTuple):
-    """Where a rank runs: its number, those of its machine and within that, and the machine's name."""
+    """The place where a rank runs: its number, those of its machine and within that, and the machine's name."""
 
     rank: int
     node: int

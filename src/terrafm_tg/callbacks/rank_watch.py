@@ -1,4 +1,4 @@
-"""When one process of a run ends, the others stop with one sentence instead of waiting for it."""
+"""Stops all processes of a run with one sentence when one of them has ended, instead of waiting for it."""
 
 import json
 import os
@@ -131,7 +131,7 @@ def _end_when_told(guard: "subprocess.Popen[bytes]") -> None:
 
 
 def _is_broken_connection(exception: BaseException) -> bool:
-    """Whether gloo or NCCL lost another rank."""
+    """Returns whether gloo or NCCL lost another rank."""
     words = ("gloo", "NCCL", "Connection closed by peer", "Connection reset")
     lost = isinstance(exception, RuntimeError) and any(word in str(exception) for word in words)
     return lost or isinstance(exception, dist.DistError)

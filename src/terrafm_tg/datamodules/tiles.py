@@ -1,5 +1,6 @@
 """The base of the datamodules of tiles: split, sampler, loaders."""
 
+import logging
 import math
 import multiprocessing
 import os
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.fabric.utilities.data import suggested_max_num_workers
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torchgeo.datamodules import BaseDataModule
 
@@ -23,10 +25,14 @@ from terrafm_tg.samplers import LandCoverSampler
 from .loading.cache import CachedTiles
 from .loading.faults import DamageLog, FaultTolerant
 from .loading.loader import TileDataLoader
-from .loading.resume import STEP_TILES, fits, recount, warn_of_changes
 from .loading.split import even_pick, split_blocks
 
-#: Settings that change how fast tiles come, not which; of `batch_size`, see `STEP_TILES`.
+_log = logging.getLogger(__name__)
+
+#: Tiles of an optimizer step, over all processes, as part of the state.
+_STEP_TILES = "step_tiles"
+
+#: Settings that change how fast tiles come, not which; of `batch_size`, see `_STEP_TILES`.
 _RESOURCES = {
     "batch_size",
     *("num_workers", "cache", "cache_limit", "max_damaged_share"),
@@ -191,7 +197,7 @@ class TileDataModule(BaseDataModule):
     def train_dataloader(self) -> TileDataLoader:
         """Loads the draws of the current epoch; every process has the same number of batches."""
         self.sampler.step = self._step_tiles
-        options = {"persistent_workers": self.hparams["persistent_workers"], "recount": self._recount}
+        options = {"persistent_workers": self.hparams["persistent_workers"], "trainer": self._fitting}
         return self._loader(self._source, self.sampler, drop_last=True, **options)
 
     def val_dataloader(self) -> list[TileDataLoader]:
@@ -220,17 +226,35 @@ class TileDataModule(BaseDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Returns the settings that decide the tiles of each step; part of each checkpoint."""
         own = {name: value for name, value in self.hparams.items() if name not in _RESOURCES}
-        return own if self.trainer is None else own | {STEP_TILES: self._step_tiles}
+        return own if self.trainer is None else own | {_STEP_TILES: self._step_tiles}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Names each setting that differs from that of the resumed run; this run's is used."""
-        if fits(self.trainer):
-            warn_of_changes(state_dict, self.state_dict())
+        for name, value in self.state_dict().items() if self._fitting else ():
+            before = state_dict.get(name, value)
+            if name == _STEP_TILES and before != value:
+                _log.warning(
+                    "The checkpoint was written with %d tiles a step and this run has %d: choose `batch_size` (per "
+                    "process) and `accumulate_grad_batches` so that their product with the number of processes is "
+                    "%d, or the steps differ from those of an uninterrupted run.",
+                    before,
+                    value,
+                    before,
+                )
+            elif _words(before) != _words(value):
+                _log.warning(
+                    "`%s` was %s when the checkpoint was written and is %s now: other tiles follow than in "
+                    "an uninterrupted run.",
+                    name,
+                    before,
+                    value,
+                )
 
-    def _recount(self, left: int) -> None:
-        """Takes the number of batches that are left of the epoch, from the training loader."""
-        if self.trainer is not None and fits(self.trainer):
-            recount(self.trainer, len(self.sampler) // self.batch_size, left)
+    @property
+    def _fitting(self) -> Trainer | None:
+        """The trainer, where it trains."""
+        trainer = self.trainer
+        return trainer if trainer is not None and trainer.state.fn == TrainerFn.FITTING else None
 
     @property
     def _accumulated(self) -> int:
@@ -289,3 +313,8 @@ class TileDataModule(BaseDataModule):
     @property
     def _local_processes(self) -> int:
         return 1 if self.trainer is None else self.trainer.num_devices
+
+
+def _words(value: Any) -> list[str]:
+    """A setting as words, so that ``("land_cover",)`` from Python equals ``["land_cover"]`` from YAML."""
+    return [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]

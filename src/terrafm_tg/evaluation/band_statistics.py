@@ -1,4 +1,4 @@
-"""What no encoder is needed for: mean and standard deviation of every band of a tile."""
+"""The baseline without an encoder: mean and standard deviation of every band of a tile."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -134,7 +134,7 @@ def _cell(mean: float | None, deviation: float | None) -> str:
 
 
 def _caption(frame: pd.DataFrame) -> str:
-    """What A → B means, how many tiles stand behind the scores, and what differences they can tell."""
+    """The meaning of A → B, the number of tiles, and the differences that they can tell."""
     knn, queries = frame[frame.task != RETRIEVAL], int(frame.n_query.max())
     bank = f"{int(knn.n_bank.max())} tiles of training cells as the bank, " if len(knn) else ""
     return (

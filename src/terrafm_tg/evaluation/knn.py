@@ -118,6 +118,6 @@ def balanced_accuracy(predicted: Tensor, target: Tensor) -> float:
 
 
 def chance(bank_labels: Tensor, target: Tensor) -> dict[str, float]:
-    """What a constant answer scores: the bank's most common class, for accuracy and for balanced accuracy."""
+    """Returns the score of a constant answer: the bank's most common class, for accuracy and for balanced accuracy."""
     constant = bank_labels.bincount().argmax().expand_as(target)
     return {"accuracy": accuracy(constant, target), "balanced accuracy": 1.0 / len(target.unique())}

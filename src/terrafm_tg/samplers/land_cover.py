@@ -135,7 +135,7 @@ class LandCoverSampler(GeoSampler, DistributedSampler):
 
     @property
     def expected_counts(self) -> np.ndarray:
-        """How often each of ``rows`` is expected in an epoch, float64."""
+        """Expected count of each of ``rows`` in an epoch, float64."""
         counts = np.empty(len(self.rows))
         counts[self._order] = np.diff(self._cumulative, prepend=0) / 2.0**_BITS
         return counts
@@ -178,7 +178,7 @@ class LandCoverSampler(GeoSampler, DistributedSampler):
         return mine.copy()  # so that the whole list can be freed
 
     def _end(self, start: int) -> int:
-        """Where an epoch that goes on at ``start`` ends: in training behind its last whole optimiser step."""
+        """The end of an epoch that is resumed at ``start``: in training behind its last whole optimiser step."""
         step = max(self.step, self.world_size)
         return (
             self.global_length - (self.global_length - start) % step if self.shuffle else self.global_length
@@ -224,7 +224,7 @@ def _groups(index: pd.DataFrame, rows: np.ndarray, by: Sequence[str]) -> np.ndar
 
 
 def _dropped_ocean(index: pd.DataFrame, keep: float, seed: int) -> np.ndarray:
-    """Whether each tile lies in an ocean cell that is left out, bool (rows,)."""
+    """Returns whether each tile lies in an ocean cell that is left out, bool (rows,)."""
     land_cover = _column(index, "land_cover")
     if keep == 1 or not (land_cover == OCEAN).any():
         return np.zeros(len(index), bool)

@@ -27,7 +27,7 @@ WAVELENGTHS = {
 
 
 class Change(NamedTuple):
-    """What happens to views: x -> gain * x + offset per band, in the modality's unit, after a blur.
+    """A change of views' values: x -> gain * x + offset per band, in the modality's unit, after a blur.
 
     Args:
         gain: (..., C).
@@ -42,7 +42,7 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True)
 class Augment:
-    """How much views change.
+    """The extent to which views change.
 
     Args:
         probability: Chance that the values of a view in one sensor change.

@@ -283,7 +283,7 @@ class MultiCrop(nn.Module):
 
 
 def _complete(batch: Mapping[str, Any], modality: Modality) -> Tensor:
-    """Whether each image of a modality has all of its pixels, bool (n_m,); unknown counts as no."""
+    """Returns whether each image of a modality has all of its pixels, bool (n_m,); unknown counts as no."""
     sample_idx = batch[f"sample_idx_{modality.name}"]
     if "complete" not in batch:
         return torch.zeros_like(sample_idx, dtype=torch.bool)

@@ -107,7 +107,7 @@ class Normalize(nn.Module):
         self._checked: set[str] = set()
 
     def extra_repr(self) -> str:
-        """What it takes: modality, bands and unit."""
+        """The accepted input: modality, bands and unit."""
         sensors = [get_modality(self.modality)] if self.modality else get_modalities()
         lines = [f"{m.name} in {m.unit} ({', '.join(self.bands[m.name] or m.bands)})" for m in sensors]
         return "; ".join(lines) + (f"; size={self.size}" if self.size else "")
@@ -181,7 +181,7 @@ class Normalize(nn.Module):
 
 
 def _hint(unit: str, low: float, high: float, dtype: torch.dtype) -> str | None:
-    """What values from ``low`` to ``high`` are if they cannot be in ``unit``."""
+    """Returns the likely unit of values from ``low`` to ``high`` that cannot be in ``unit``, with the remedy."""
     if unit == "dB" and low >= 0:
         return "this looks like linear power: take 10 * log10 of it"
     if unit == "dB" and low < -200:

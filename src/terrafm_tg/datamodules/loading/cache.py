@@ -103,7 +103,7 @@ class CachedTiles(TileDataset):
 
     @staticmethod
     def _fits(groups: dict[int, np.ndarray], kept: dict[int, np.ndarray]) -> bool:
-        """Whether a tile has the usual size and type; another fits no batch either: whoever batches says so."""
+        """Returns whether a tile has the usual size and type; another fits no batch either: whoever batches says so."""
         return all(
             (groups[res].shape, groups[res].dtype) == (array.shape[1:], array.dtype)
             for res, array in kept.items()
@@ -113,7 +113,7 @@ class CachedTiles(TileDataset):
         return self.tiles._transform(row)
 
     def name(self, row: int) -> str:
-        """What a log calls the tile."""
+        """Returns the name of the tile in a log."""
         return self.tiles.name(row)
 
     def _sample(self, rows: np.ndarray, modality: Modality) -> dict[int, np.ndarray]:

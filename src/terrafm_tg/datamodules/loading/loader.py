@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from terrafm_tg.datasets.tiles.dataset import TileDataset
@@ -39,8 +40,7 @@ class TileDataLoader(DataLoader[Any]):
         ring: Whether batches come from worker processes through shared memory that is made once
             (:mod:`terrafm_tg.datamodules.loading.ring`); otherwise, and where the system has no such memory, each
             batch comes in shared memory of its own, which is slower. The batches are the same.
-        recount: Called on resuming with this loader's batches that the epoch still has, for a trainer that
-            counts them.
+        trainer: Trains with the batches, and counts them; a checkpoint that it resumes from may have counted others.
         **kwargs: Those of ``torch.utils.data.DataLoader``; with a ``LandCoverSampler`` as ``sampler`` it can
             be resumed.
     """
@@ -50,13 +50,13 @@ class TileDataLoader(DataLoader[Any]):
         dataset: Dataset[Any],
         damage: DamageLog | None = None,
         ring: bool = True,
-        recount: Callable[[int], None] | None = None,
+        trainer: Trainer | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(dataset, **{"collate_fn": collate, "generator": torch.Generator(), **kwargs})
         self.damage = damage or DamageLog()
         self.ring = ring
-        self.recount = recount
+        self.trainer = trainer
         self._epoch = self._batches = self._start = 0
         self._resumed = False
 
@@ -113,7 +113,7 @@ class TileDataLoader(DataLoader[Any]):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on where the epoch's list had not been handed out when ``state`` was taken.
 
-        Where the epoch's length differs from the checkpoint's, that is said; the datamodule says it of the step.
+        Warns where the epoch's length differs from the checkpoint's; the datamodule does so for the tiles of a step.
         """
         batch, step, length = self._frame()
         if state["length"] != length:
@@ -129,8 +129,21 @@ class TileDataLoader(DataLoader[Any]):
             left, self._epoch, self._start = 0, self._epoch + 1, 0
         if isinstance(self.sampler, LandCoverSampler):
             self.sampler.set_epoch(self._epoch)
-        if self.recount is not None:
-            self.recount(left)
+        if self.trainer is not None:
+            self._count(self.trainer, left)
+
+    def _count(self, trainer: Trainer, left: int) -> None:
+        """Tells the trainer the number of this run's own batches that are left of the epoch.
+
+        Its checkpoint counts those of the run before, which had others if it had another number of processes, and
+        Lightning has no other way to say so.
+        """
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        progress.is_last_batch |= left == 0
+        current = progress.current
+        moved = len(self) - (0 if progress.is_last_batch else left) - current.ready
+        for name in ("ready", "started", "processed", "completed"):  # they differ by the hook that saved
+            setattr(current, name, getattr(current, name) + moved)
 
     def _frame(self) -> tuple[int, int, int]:
         """Tiles of a batch and of an optimiser step, over all processes, and of an epoch."""

@@ -80,7 +80,7 @@ class Ring:
 
 
 class Stack(NamedTuple):
-    """Where the images of one key lie in a slot: after one another, without gaps.
+    """The place of the images of one key in a slot: after one another, without gaps.
 
     Args:
         offset: Of the first byte: in a writer's layout within the slot, in a `SlotBatch` within the ring.
@@ -99,7 +99,7 @@ class Stack(NamedTuple):
 
 
 class SlotBatch:
-    """What a worker sends: where the batch's images lie, and the rest of the batch by value.
+    """The message of a worker: the places of the batch's images, and the rest of the batch by value.
 
     Args:
         ring: Number of the ring in the training process.

@@ -67,7 +67,7 @@ class Slot(list[Sample]):
         self._rows: dict[str, list[int]] = {key: [] for key in image_keys()}
 
     def places(self) -> dict[str, dict[int, np.ndarray]]:
-        """Where the next tile's native pixels belong, by modality and resolution, as far as that is settled."""
+        """Returns the arrays for the next tile's native pixels by modality and resolution, as far as settled."""
         places = {}
         for m in MODALITIES.values():
             keys = {resolution: m.native_key(resolution) for resolution in m.native}

@@ -14,7 +14,7 @@ def split_blocks(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split tiles into training and validation so that no picture of one reaches into the other's cells.
 
-    Neighbouring Major-TOM pictures overlap by 0.68 km, and neighbouring places look alike: whole blocks of
+    Neighboring Major-TOM pictures overlap by 0.68 km, and neighbouring places look alike: whole blocks of
     cells are held out, in an order drawn by ``seed``, until their tiles make up ``val_share``. Training cells
     with fewer than ``gap`` whole cells between them and a held-out one are dropped. Rows of the grid have
     different numbers of cells, so that distances east to west are measured in degrees, also across the
@@ -46,16 +46,16 @@ def split_blocks(
     tiles = np.bincount(codes)
     rows, cols = grid.parse(names)
     width = 360 / grid.cells_per_row(rows)
-    centre = (cols + 0.5) * width
+    center = (cols + 0.5) * width
 
-    blocks = _blocks(rows, centre, block)
+    blocks = _blocks(rows, center, block)
     order = np.random.default_rng([seed, 4]).permutation(blocks.max() + 1)
     sizes = np.bincount(blocks, tiles)[order]
     # A block is held out if that brings the sum nearer to the share asked for; the first always is.
     taken = np.cumsum(sizes) - sizes / 2 <= val_share * len(index)
     taken[0] = True
     held_out = np.isin(blocks, order[taken])
-    train = ~held_out & ~_near(rows, centre, width, held_out, gap)
+    train = ~held_out & ~_near(rows, center, width, held_out, gap)
     if not train.any():
         raise TerraFMError(
             f"Holding out {val_share:.0%} of {len(names)} cells in blocks of {block} x {block} with a gap "
@@ -65,22 +65,22 @@ def split_blocks(
     return everything[train[codes]], everything[held_out[codes]]
 
 
-def _blocks(rows: np.ndarray, centre: np.ndarray, block: int) -> np.ndarray:
+def _blocks(rows: np.ndarray, center: np.ndarray, block: int) -> np.ndarray:
     """The number of each cell's block; columns of a block have the width of cells in its middle row."""
     block_rows = rows // block
-    block_cols = np.floor(centre % 360 / 360 * grid.cells_per_row(block_rows * block + block // 2) / block)
+    block_cols = np.floor(center % 360 / 360 * grid.cells_per_row(block_rows * block + block // 2) / block)
     return np.unique(block_rows * 10_000 + block_cols, return_inverse=True)[
         1
     ]  # rows have at most 4,008 cells
 
 
 def _near(
-    rows: np.ndarray, centre: np.ndarray, width: np.ndarray, held_out: np.ndarray, gap: int
+    rows: np.ndarray, center: np.ndarray, width: np.ndarray, held_out: np.ndarray, gap: int
 ) -> np.ndarray:
-    """Whether fewer than ``gap`` whole cells lie between each cell and the nearest held-out one."""
+    """Returns whether fewer than ``gap`` whole cells lie between each cell and the nearest held-out one."""
     near = np.zeros(len(rows), bool)
     turn = 2000.0  # degrees that set grid rows apart on one sorted line
-    ours, theirs, theirs_width = centre % 360, centre[held_out] % 360, width[held_out]
+    ours, theirs, theirs_width = center % 360, center[held_out] % 360, width[held_out]
     # Each row's line goes once more round the globe on both sides.
     line = np.concatenate([rows[held_out] * turn + theirs + around for around in (-360, 0, 360)])
     order = np.argsort(line)
@@ -88,9 +88,9 @@ def _near(
     for step in range(-gap, gap + 1):
         place = (rows + step) * turn + ours
         right = np.searchsorted(line, place)
-        for neighbour in (np.maximum(right - 1, 0), np.minimum(right, len(line) - 1)):
-            apart = np.abs(line[neighbour] - place) - (line_width[neighbour] + width) / 2
-            near |= apart < gap * np.maximum(line_width[neighbour], width) * (1 - _TOLERANCE)
+        for neighbor in (np.maximum(right - 1, 0), np.minimum(right, len(line) - 1)):
+            apart = np.abs(line[neighbor] - place) - (line_width[neighbor] + width) / 2
+            near |= apart < gap * np.maximum(line_width[neighbor], width) * (1 - _TOLERANCE)
     return near
 
 

@@ -1,4 +1,4 @@
-"""What a pretraining task does outside of training: embeddings of whole tiles by the teacher."""
+"""The pretraining task outside of training: embeddings of whole tiles by the teacher."""
 
 import math
 from typing import Any
@@ -57,7 +57,7 @@ class TeacherEmbedding(BaseTask):
     def validation_step(
         self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Any]:
-        """What :meth:`embed` returns, for the callbacks; adds to the per-class statistics."""
+        """Embeds tiles (:meth:`embed`) for the callbacks; adds to the per-class statistics."""
         output = self.embed(batch)
         logits = self.center(self.teacher_head(output["embeddings"][FUSED]))
         self.prototype_use.update(
@@ -77,7 +77,7 @@ class TeacherEmbedding(BaseTask):
                     self.log(f"val/{name}/{title.lower().replace(' ', '_')}", value, sync_dist=True)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """What :meth:`embed` returns."""
+        """Embeds tiles, see :meth:`embed`."""
         return self.embed(batch)
 
     def _teacher_temp(self) -> float:

@@ -53,7 +53,7 @@ class Center:
 
 
 @dataclass(frozen=True)
-class Head:
+class PrototypeHead:
     """The projection head.
 
     Args:
@@ -112,7 +112,7 @@ GROUPS: dict[str, type[Any]] = {
     "crops": Crops,
     "augmentation": Augment,
     "center": Center,
-    "head": Head,
+    "head": PrototypeHead,
     "optimizer": Optimization,
     "schedule": Schedule,
 }

@@ -1,4 +1,4 @@
-"""What tells a healthy run from a collapsed one: spread of embeddings, use of prototypes by land cover."""
+"""Statistics that tell a healthy run from a collapsed one: spread of embeddings, use of prototypes by land cover."""
 
 from typing import NamedTuple
 

@@ -36,8 +36,8 @@ from .optimization import (
 from .settings import (
     Center,
     Crops,
-    Head,
     Optimization,
+    PrototypeHead,
     Schedule,
     check_limits,
     check_settings,
@@ -110,7 +110,7 @@ class TerraFM(TeacherEmbedding):
         crops: Crops = Crops(),
         augmentation: Augment = Augment(),
         center: Center = Center(),
-        head: Head = Head(),
+        head: PrototypeHead = PrototypeHead(),
         optimizer: Optimization = Optimization(),
         schedule: Schedule = Schedule(),
         student_temp: float = 0.1,
