@@ -38,10 +38,6 @@ class Estimate(NamedTuple):
         """Returns it with an interval that stays within 0 and 100, for charts."""
         return self._replace(low=max(self.low, 0.0), high=min(self.high, 100.0)) if self.kind else self
 
-    def minus(self, value: float) -> "Estimate":
-        """Returns the estimate of the difference to a number without uncertainty of its own."""
-        return self._replace(mean=self.mean - value, low=self.low - value, high=self.high - value)
-
     def differs(self, value: float, rounding: float = 0.0) -> bool:
         """Returns whether a value lies outside of the interval, widened by ``rounding``; False without one."""
         return bool(self.kind) and not self.low - rounding <= value <= self.high + rounding

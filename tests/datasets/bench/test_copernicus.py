@@ -84,14 +84,6 @@ def test_b8a_of_eurosat_is_the_file_s_last_band(root: Path) -> None:
     assert np.array_equal(image[9:], stored[8:12])
 
 
-def test_reflectance_of_lcz_becomes_digital_numbers(root: Path) -> None:
-    image = open_bench("LCZ-S2", root, "train")[5]["image_s2l1c"]
-    with h5py.File(root / "lcz_train.h5") as file:
-        stored = file["sen2"][5]
-    assert 500 < image.mean() < 3000
-    assert np.allclose(image.numpy(), 10_000 * stored.transpose(2, 0, 1), rtol=1e-6)
-
-
 def test_power_of_floods_is_clamped_and_becomes_decibels_of_two_dates(tmp_path: Path) -> None:
     make_copernicus(tmp_path, "Flood-S1", n=4)
     data = open_bench("Flood-S1", tmp_path, "train")

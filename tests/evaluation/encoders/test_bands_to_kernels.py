@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
-from data.geobench.data import LABELLED_BANDS, TRUE_BANDS, make_geobench
+from data.geobench.data import KINDS, LABELLED_BANDS, TRUE_BANDS, make_geobench
 from data.tiny_bench import S2, renamed, tiny_data
-from terrafm_tg.datasets.bench import BenchDataset, open_bench
+from terrafm_tg.datasets.bench import TASKS, BenchDataset, open_bench
 from terrafm_tg.evaluation.encoders import BenchEncoder, ModelSpec, load_encoder
 from terrafm_tg.modalities import MODALITIES, S1RTC, S2L1C, S2L2A
 
@@ -19,7 +19,7 @@ LANDSAT = {"B02": 2, "B03": 1, "B04": 0, "B8A": 3, "B11": 4, "B12": 5}
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Each channel is filled with its number in the file, from 1, times the unit of `reached`."""
     path = tmp_path_factory.mktemp("marked")
-    for name in ("m-eurosat", "m-brick-kiln", "m-so2sat", "m-forestnet"):
+    for name in ("m-eurosat", "m-brick-kiln", "m-so2sat", "m-forestnet", "m-cashew-plant"):
         make_geobench(path, name, 3, 1, 1, marked=True)
     return path
 
@@ -94,6 +94,21 @@ def test_so2sat_reaches_both_stems(root: Path) -> None:
     expected = optics | {"B01": optics["B02"], "B09": optics["B8A"]}
     assert reached(fused, data, "s2l1c") == pytest.approx(expected, abs=0.1)
     assert list(encoder(data, sensors=["s1rtc"]).readers) == ["s1rtc"]
+
+
+def test_datasets_whose_names_are_right(root: Path) -> None:
+    """m-bigearthnet and m-SA-crop-type have the bands of m-cashew-plant; no other dataset has a stem."""
+    data = open_bench("m-cashew-plant", root, "train")
+    names = [band for band in LABELLED_BANDS if band != "B10"]
+    expected = {band: 100.0 * (1 + names.index(band)) for band in S2L2A.bands}
+    assert reached(encoder(data), data, "s2l2a") == pytest.approx(expected, abs=0.1)
+    stems = {
+        name for name, kind in KINDS.items() if any("Sentinel" in type(band).__name__ for band in kind.bands)
+    }
+    alike = {"m-bigearthnet", "m-SA-crop-type"}
+    assert stems == {"m-eurosat", "m-brick-kiln", "m-so2sat", "m-cashew-plant"} | alike
+    for name in alike:
+        assert TASKS[name].sensors == data.task.sensors
 
 
 def test_landsat_goes_through_the_nearest_bands(root: Path) -> None:

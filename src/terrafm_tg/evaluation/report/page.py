@@ -39,13 +39,7 @@ _PAIRS = {
     "normalization": "Statistics of normalisation",
 }
 _COLORS = 7
-_ROWS = 30  # of a chart of the summary
 _OURS = [("ours", "ours, with 95 % interval"), ("published", "published")]
-_CHANGES = [
-    ("above", "above by more than the interval"),
-    ("below", "below by more than the interval"),
-    ("open", "within the interval, or no interval"),
-]
 
 
 class Axis(NamedTuple):
@@ -172,7 +166,7 @@ def _summary(table: pd.DataFrame, lines: Sequence[Line]) -> Chapter:
     if other:
         sizes = (f"{name} ({n:,} test samples, not {TASKS[name].counts[2]:,})" for name, n in other.items())
         text.append(_OTHER_SPLIT.format(", ".join(sizes)))
-    return Chapter("Summary", text=text, blocks=[tables.best_table(lines), distances(lines)])
+    return Chapter("Summary", text=text, blocks=[tables.best_table(lines)])
 
 
 def _scores(lines: Sequence[Line]) -> Iterator[Chapter]:
@@ -202,10 +196,7 @@ def _pairs(lines: Sequence[Line]) -> Iterator[Chapter]:
         yield Chapter("One setting against another", text=[text])
     for setting, pairs in found.items():
         if pairs:
-            titles = (f"{x.first.dataset}: {tables.protocol_title(x.first)}, {x.first.metric}" for x in pairs)
-            changes = [(title, x.name, x.change, x.verdict) for title, x in zip(titles, pairs, strict=True)]
-            blocks: list[tables.Table | Charts] = [change_charts(changes), tables.pair_table(pairs, setting)]
-            yield Chapter(_PAIRS[setting], 3, blocks=blocks)
+            yield Chapter(_PAIRS[setting], 3, blocks=[tables.pair_table(pairs, setting)])
 
 
 def _skipped(skipped: Sequence[Mapping[str, Any]]) -> Chapter:
@@ -223,11 +214,11 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def axis(values: Iterable[float], low: float = 0.0, high: float = 100.0) -> Axis:
-    """Returns a round axis around values, within ``low`` and ``high`` unless a value is not; NaN is left out."""
+def axis(values: Iterable[float]) -> Axis:
+    """Returns a round axis around values, within 0 and 100 unless a value is not; NaN is left out."""
     known = [value for value in values if not math.isnan(value)]
     ticks = list(MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(min(known), max(known)))
-    start, stop = max(ticks[0], min(low, *known)), min(ticks[-1], max(high, *known))
+    start, stop = max(ticks[0], min(0.0, *known)), min(ticks[-1], max(100.0, *known))
     return Axis(start, stop, [(float(tick), f"{tick:g}") for tick in ticks if start <= tick <= stop])
 
 
@@ -250,41 +241,6 @@ def with_published(lines: Sequence[Line]) -> Charts:
             title = f"{dataset}, {some[0].metric}, {tables.percent(fraction)}"
             charts.append(Chart(title, series, axis(_ends(mark for _, mark in marks))))
     return Charts(charts, _OURS)
-
-
-def distances(lines: Sequence[Line]) -> Charts:
-    """Charts ours minus the published score of the same model, for all entries that have one."""
-    compared = [(line, line.reference) for line in leading(lines) if line.reference is not None]
-    usual = [found for found in compared if found[0].entry == found[0].name]
-    note = ""
-    if len(compared) > _ROWS and usual:
-        compared, note = usual, "Models with their usual settings; the tables hold those with others, too."
-    rows = []
-    for line, score in compared:
-        title = f"{line.benchmark}: {TITLES.get(line.protocol, line.protocol)}"
-        name = f"{line.dataset}, {tables.percent(line.train_fraction)}: {line.entry}"
-        rows.append((title, name, line.estimate.minus(score.score), line.against(score)))
-    return change_charts(rows, note)
-
-
-def change_charts(changes: Sequence[tuple[str, str, Estimate, str]], note: str = "") -> Charts:
-    """Charts differences around zero.
-
-    Args:
-        changes: Title of the chart, name of the row, the difference, and "above" or "below" if it exceeds the interval.
-        note: A line beneath.
-    """
-    rows: dict[str, list[tuple[str, list[Mark]]]] = {}
-    for title, name, change, verdict in changes:
-        low, high = (change.low, change.high) if change.kind else (None, None)
-        shape = verdict if verdict in ("above", "below") else "open"
-        rows.setdefault(title, []).append(
-            (name, [Mark(change.mean, tables.signed(change.mean), shape, low, high)])
-        )
-    ends = _ends(mark for some in rows.values() for _, marks in some for mark in marks)
-    scale = axis([0.0, *ends], -math.inf, math.inf)
-    scale = scale._replace(ticks=[(at, f"{at:+g}".replace("-", "−") if at else "0") for at, _ in scale.ticks])
-    return Charts([Chart(title, some, scale) for title, some in rows.items()], _CHANGES, note)
 
 
 def fraction_curves(lines: Sequence[Line]) -> Charts:
