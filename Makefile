@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 # Matrix products of small models gain nothing from more threads than cores; tests run one process per core instead.
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 
-.PHONY: help env pretrain pretrain-long test soak lint types contracts docs bench bench-gpu benchmarks clean
+.PHONY: help env pretrain pretrain-long test soak lint types contracts docs floors bench bench-gpu benchmarks clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -46,6 +46,21 @@ types: $(READY)  ## mypy
 
 contracts: $(READY)  ## import-linter: layers, circles, what may import what
 	$(BIN)/lint-imports
+
+# The core of the suite: the encoder, losses, views, sampler, a step of pretraining, tiles and their index, first commands.
+CORE := $(addprefix tests/, models/test_vit.py models/test_registration.py models/test_patch_embed.py models/test_inputs.py \
+  models/test_bands.py models/test_fusion.py models/test_weights.py losses transforms samplers/test_land_cover_sampler.py \
+  tasks/test_fast_step.py tasks/test_schedules.py datasets/tiles datasets/index datasets/majortom/test_major_tom.py \
+  cli/test_first_hours.py)
+# Both are about torch's own settings and stand-ins for a GPU, newer than the least version.
+NEWER := test_nothing_waits_for_the_device or test_precision_is_restored_after_an_error
+
+floors:  ## the suite's core on the least versions (floors.txt, Python 3.12) and on Python 3.13; docs/floors.md has the last result
+	python3.12 -m venv --clear .venv.floors && .venv.floors/bin/pip install -q -c floors.txt ".[all]" pytest pytest-xdist hypothesis
+	OMP_NUM_THREADS=1 .venv.floors/bin/python -m pytest -q -m "not soak" -k "not ($(NEWER))" -n $(CORES) $(CORE)
+	python3.13 -m venv --clear .venv.floors && .venv.floors/bin/pip install -q ".[all]" pytest pytest-xdist hypothesis
+	OMP_NUM_THREADS=1 .venv.floors/bin/python -m pytest -q -m "not soak" -n $(CORES) $(CORE)
+	rm -rf .venv.floors
 
 docs: $(READY)  ## build the documentation into site/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]" -c constraints.txt

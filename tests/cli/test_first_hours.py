@@ -127,3 +127,14 @@ def test_precision_follows_the_device(units: bool, small_world: Path, monkeypatc
     for word in ("Tip", "litlogger", "FLOPs", "TPU"):
         assert word not in printed
     assert yaml.safe_load(next(Path().rglob("config.yaml")).read_text())["trainer"]["precision"] is not None
+
+
+def test_a_missing_extra_is_named(monkeypatch, capsys) -> None:
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'torchgeo.datasets'", name="torchgeo.datasets")
+
+    needs = ["torch>=2.6", 'torchgeo-bench; extra == "torchgeo-bench"', 'torchgeo>=0.10; extra == "train"']
+    monkeypatch.setattr(sys.modules["terrafm_tg.cli.main"], "import_module", missing)
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: needs)
+    message = refusal(capsys, "fit")
+    assert message == "terrafm: error: `terrafm fit` needs torchgeo: run pip install 'terrafm-tg[train]'."

@@ -10,7 +10,6 @@ from terrafm_tg.datasets.majortom.download import Selection, download, read_cell
 from terrafm_tg.errors import TerraFMError
 
 from .index import write_index_of
-from .main import SENTENCES
 from .options import ToolParser
 
 #: Conditions in the form of a command line: one word or several.
@@ -29,14 +28,8 @@ _WORDS = {
 
 
 def run(command: str, words: Sequence[str]) -> None:
-    """Downloads, says what came, and builds the index; the same command again resumes.
-
-    Args:
-        command: Name of the command.
-        words: Its options: those of :class:`~terrafm_tg.datasets.majortom.download.Selection` and
-            :func:`~terrafm_tg.datasets.majortom.download.download`.
-    """
-    parser = ToolParser(command, SENTENCES[command])
+    """Downloads, says what came, and builds the index; the same command again resumes."""
+    parser = ToolParser(command)
     parser.add_function(download, skip={"selection"})
     parser.add_function(Selection, skip=_WORDS)
     for name, (kind, text) in _WORDS.items():

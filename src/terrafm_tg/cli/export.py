@@ -7,18 +7,12 @@ from typing import Any
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import build_encoder, export_encoder, export_onnx, load_encoder_state, reparameterize
 
-from .main import SENTENCES
 from .options import ToolParser
 
 
 def run(command: str, words: Sequence[str]) -> None:
-    """Exports, and names the files.
-
-    Args:
-        command: Name of the command.
-        words: Its options: those of :func:`export`.
-    """
-    parser = ToolParser(command, SENTENCES[command])
+    """Exports, and names the files."""
+    parser = ToolParser(command)
     parser.add_function(export)
     for path in export(**parser.parse(words)):
         print(path)

@@ -6,18 +6,12 @@ from rich.console import Console
 
 from terrafm_tg.datasets.majortom.gridding import grid_scenes, gridding_summary
 
-from .main import SENTENCES
 from .options import ToolParser
 
 
 def run(command: str, words: Sequence[str]) -> None:
-    """Cuts the scenes, says what became of each, and names the next command.
-
-    Args:
-        command: Name of the command.
-        words: Its options: those of :func:`~terrafm_tg.datasets.majortom.gridding.grid_scenes`.
-    """
-    parser = ToolParser(command, SENTENCES[command])
+    """Cuts the scenes, says what became of each, and names the next command."""
+    parser = ToolParser(command)
     parser.add_function(grid_scenes)
     options = parser.parse(words)
     Console().print(gridding_summary(grid_scenes(**options)))

@@ -12,7 +12,6 @@ from terrafm_tg.datasets.tiles.index_file import NAME
 from terrafm_tg.evaluation.index_figure import write_index_figure
 from terrafm_tg.simulation.dataset import MARKER
 
-from .main import SENTENCES
 from .options import ToolParser
 
 _OPTIONS: dict[str, tuple[Any, Any, str]] = {
@@ -27,13 +26,8 @@ _OPTIONS: dict[str, tuple[Any, Any, str]] = {
 
 
 def run(command: str, words: Sequence[str]) -> None:
-    """Builds an index.
-
-    Args:
-        command: Name of the command.
-        words: Its options: those of :func:`~terrafm_tg.datasets.build_index`, and of :func:`write_index_of`.
-    """
-    parser = ToolParser(command, SENTENCES[command])
+    """Builds an index."""
+    parser = ToolParser(command)
     parser.add_function(build_index, skip={"settings"})
     for name, (kind, default, text) in _OPTIONS.items():
         parser.add_option(name, kind, default, text)

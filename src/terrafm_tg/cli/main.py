@@ -85,13 +85,11 @@ def _main(words: list[str]) -> None:
         print(f"terrafm: error: {error}\nterrafm {where}.", file=sys.stderr)
         raise SystemExit(2) from None
     except ModuleNotFoundError as error:
-        extra = _extra(error)
-        if extra is None:
+        if (needed := _extra(error)) is None:
             raise
-        print(
-            f"terrafm: error: `terrafm {command}` needs {error.name}: run pip install 'terrafm-tg[{extra}]'.",
-            file=sys.stderr,
-        )
+        package, extra = needed
+        advice = f"`terrafm {command}` needs {package}: run pip install 'terrafm-tg[{extra}]'."
+        print(f"terrafm: error: {advice}", file=sys.stderr)
         raise SystemExit(1) from None
     except (ValueError, OSError) as error:  # TerraFMError and TorchGeo's DatasetNotFoundError are such
         known = _for_people(error) or _of_the_system(error)
@@ -111,23 +109,19 @@ def _unknown(command: str) -> str:
     return f"{command!r} is not a command{f': did you mean `terrafm {near[0]}`?' if near else '.'}"
 
 
-def _extra(error: ModuleNotFoundError) -> str | None:
-    """Returns the extra that installs a missing package; None for a module of this package, or of no extra."""
+def _extra(error: ModuleNotFoundError) -> tuple[str, str] | None:
+    """Returns a missing package and the extra that installs it; None for a module of no extra."""
+    import re
     from importlib.metadata import PackageNotFoundError, requires
 
-    name = {"sklearn": "scikit-learn"}.get(package := (error.name or "").partition(".")[0], package)
+    module = (error.name or "").partition(".")[0]
+    package = {"sklearn": "scikit-learn", "PIL": "pillow"}.get(module, module).replace("_", "-").lower()
     try:
         needed = requires("terrafm-tg") or []
     except PackageNotFoundError:
         return None
-    for line in needed:
-        requirement, _, marker = line.partition(";")
-        if (
-            requirement.replace("_", "-").lower().startswith(name.replace("_", "-").lower())
-            and "extra" in marker
-        ):
-            return marker.partition("==")[2].strip(" '\"")
-    return None
+    found = (re.match(r"""([\w-]+)[^;]*; extra == ["'](?!all|test)([\w-]+)""", line) for line in needed)
+    return next(((package, match[2]) for match in found if match and match[1].lower() == package), None)
 
 
 def _for_people(error: BaseException | None) -> BaseException | None:

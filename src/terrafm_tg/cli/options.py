@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
+from .main import SENTENCES
+
 #: Configurations that come with the package, in a wheel and in a checkout.
 _CONF = (Path(__file__).parents[1] / "conf", Path(__file__).parents[3] / "conf")
 
@@ -19,12 +21,11 @@ class ToolParser:
     """Parser of a command that is no trainer: options by name or from a configuration file.
 
     Args:
-        command: Name of the command.
-        description: Its sentence in ``--help``.
+        command: Name of the command, whose sentence is the description.
     """
 
-    def __init__(self, command: str, description: str) -> None:
-        text = f"{description[0].upper()}{description[1:]}."
+    def __init__(self, command: str) -> None:
+        text = f"{SENTENCES[command][0].upper()}{SENTENCES[command][1:]}."
         self._parser = ArgumentParser(prog=f"terrafm {command}", description=text, exit_on_error=False)
         self._parser.add_argument(
             "--config", action=ActionConfigFile, help="Configuration file of these options."

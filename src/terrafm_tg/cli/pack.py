@@ -9,7 +9,6 @@ from terrafm_tg.datasets.source import open_source
 from terrafm_tg.datasets.store.pack import pack
 from terrafm_tg.datasets.tiles.index_file import NAME
 
-from .main import SENTENCES
 from .options import ToolParser
 
 #: Settings of the dataset to pack, for which its class has a default.
@@ -24,14 +23,8 @@ _SETTINGS = {
 
 
 def run(command: str, words: Sequence[str]) -> None:
-    """Packs, says what became of the tiles, and names the next command; the same command again resumes or appends.
-
-    Args:
-        command: Name of the command.
-        words: Its options: those of :func:`~terrafm_tg.datasets.source.open_source` and
-            :func:`~terrafm_tg.datasets.store.pack.pack`.
-    """
-    parser = ToolParser(command, SENTENCES[command])
+    """Packs, says what became of the tiles, and names the next command; the same command again resumes or appends."""
+    parser = ToolParser(command)
     parser.add_function(open_source, skip={"modalities", "settings"})
     parser.add_function(pack, skip={"tiles"})
     parser.add_option(

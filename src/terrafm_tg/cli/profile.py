@@ -110,20 +110,13 @@ class ProfileCLI(TerraFMCLI):
 
 
 def run(command: str, words: Sequence[str]) -> None:
-    """Profiles a configuration's step, its memory, or its scaling.
-
-    Args:
-        command: ``profile``, ``profile memory`` or ``profile scaling``.
-        words: Its options: those of ``terrafm fit`` and of :class:`ProfileCLI`, of
-            :func:`~terrafm_tg.profiling.memory.memory_table`, or of
-            :func:`~terrafm_tg.profiling.scaling.scaling_table`.
-    """
+    """Profiles a configuration's step, its memory, or its scaling."""
     if command == "profile":
         warnings.filterwarnings("ignore", ".*have no `val_dataloader`.*")
         about = {"prog": "terrafm profile", "description": SENTENCES[command]}
         ProfileCLI(args=prepare(words), run=False, parser_kwargs=about, save_config_callback=None).profile()
         return
-    parser = ToolParser(command, SENTENCES[command])
+    parser = ToolParser(command)
     if command == "profile memory":
         parser.add_function(memory_table)
         table = memory_table(**parser.parse(words))

@@ -4,18 +4,12 @@ from collections.abc import Sequence
 
 from terrafm_tg.simulation.dataset import simulate
 
-from .main import SENTENCES
 from .options import ToolParser
 
 
 def run(command: str, words: Sequence[str]) -> None:
-    """Writes the world, and names the next command.
-
-    Args:
-        command: Name of the command.
-        words: Its options: those of :func:`~terrafm_tg.simulation.dataset.simulate`.
-    """
-    parser = ToolParser(command, SENTENCES[command])
+    """Writes the world, and names the next command."""
+    parser = ToolParser(command)
     parser.add_function(simulate, skip={"part_bytes"})
     options = parser.parse(words)
     simulate(**options)
