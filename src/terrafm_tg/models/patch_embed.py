@@ -197,7 +197,9 @@ class SensorPatchEmbed(nn.Module):
 
     def stem(self, name: str) -> PatchStem:
         """Returns the stem of a modality."""
-        return getattr(self, f"conv2d_{MODALITIES[name].stem}")  # get_submodule() stops torch.export before torch 2.7
+        return getattr(
+            self, f"conv2d_{MODALITIES[name].stem}"
+        )  # get_submodule() stops torch.export before torch 2.7
 
     def offset(self, name: str) -> Tensor:
         """Returns the vector (D,) of a modality, which its stem adds to every token."""
