@@ -12,10 +12,10 @@ import pytest
 from datasets.majortom.download_runs import CELLS, EXTRAS, fetch, files, needed, pictures
 from datasets.range_server import Fault, RangeServer
 from processes import start
+from refusals import refused
 from terrafm_tg.datasets.majortom.download import Selection, download
 from terrafm_tg.datasets.majortom.download.catalog import KEPT
 from terrafm_tg.datasets.majortom.rows import FOLDERS
-from terrafm_tg.errors import TerraFMError
 
 
 def test_a_bad_line_changes_nothing_but_the_time(
@@ -77,9 +77,7 @@ def test_signed_addresses_are_kept_until_they_expire(source: Path, tmp_path: Pat
 
 def test_a_server_without_ranges(source: Path, tmp_path: Path):
     with RangeServer(source, ranges=False) as server:
-        with pytest.raises(
-            TerraFMError, match=r"part_0000\d.parquet comes from a server that ignores range requests"
-        ):
+        with refused(match=r"part_0000\d.parquet comes from a server that ignores range requests"):
             fetch(server, tmp_path, Selection(modalities=("s2l2a",)))
         assert len([answer for answer in server.log if "part_" in answer.path]) <= 4
 
@@ -89,7 +87,7 @@ def test_a_table_is_continued_where_it_was_cut_off(source: Path, tmp_path: Path)
     selection = Selection(cells=(CELLS[0],), modalities=("s2l2a",))
     with RangeServer(source, chunk=100, pause=0.05) as server:  # what came is read before the reset
         server.fault = lambda path, number: Fault(cut=1000) if number == 0 else Fault(status=400)
-        with pytest.raises(TerraFMError, match=r"metadata\.parquet cannot be read"):
+        with refused(match=r"metadata\.parquet cannot be read"):
             fetch(server, tmp_path, selection)
         first = (tmp_path / KEPT / "Core-S2L2A/.metadata.parquet.part").stat().st_size
         server.fault, server.pause = lambda path, number: None, 0.0
@@ -110,9 +108,7 @@ def test_damaged_rows_are_named_and_left_out(source: Path, tmp_path: Path, caplo
     rows[1]["grid_cell"] = CELLS[0]
     pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=1)
     with RangeServer(broken) as server:
-        with pytest.raises(
-            TerraFMError, match=r"2 rows of the source are damaged, more than `max_damaged` 0\.05"
-        ):
+        with refused(match=r"2 rows of the source are damaged, more than `max_damaged` 0\.05"):
             fetch(server, tmp_path / "few", connections=1)
         report = fetch(server, tmp_path / "some", max_damaged=0.2)
     assert len(report.products["s2l2a"].damaged) == 2
@@ -151,7 +147,7 @@ def test_a_second_download_into_the_same_root_is_refused(server: RangeServer, tm
     (tmp_path / KEPT).mkdir()
     with (
         FileLock(tmp_path / KEPT / "lock"),
-        pytest.raises(TerraFMError, match=r"Another download into .* is under way"),
+        refused(match=r"Another download into .* is under way"),
     ):
         fetch(server, tmp_path)
 

@@ -13,12 +13,12 @@ from affine import Affine
 
 from datasets.range_server import RangeServer
 from datasets.tiny_files import product, write_major_tom
+from refusals import refused
 from terrafm_tg.cli.main import main
 from terrafm_tg.datasets import ESAWorldCover
 from terrafm_tg.datasets.majortom import grid
 from terrafm_tg.datasets.majortom.download import Selection, read_cells
 from terrafm_tg.datasets.majortom.download.selection import cell_tiles, cover_from, map_files
-from terrafm_tg.errors import TerraFMError
 
 
 def products(cells: list[str], modalities: tuple[str, ...] = ("s2l2a",), **columns) -> pd.DataFrame:
@@ -163,7 +163,7 @@ def test_land_cover_from_the_map(tmp_path: Path):
     ],
 )
 def test_an_impossible_selection(options: dict, said: str):
-    with pytest.raises(TerraFMError, match=said):
+    with refused(match=said):
         Selection(**options)
 
 
@@ -172,7 +172,7 @@ def test_cells_by_name_and_from_a_file(tmp_path: Path):
     listed.write_text("grid_cell,region\n520U_93R,alps\n\n521U_93R\n")
     assert read_cells(listed) == read_cells(["520U_93R", "521U_93R"]) == ("520U_93R", "521U_93R")
     listed.write_text("\n")
-    with pytest.raises(TerraFMError, match="names no cell: write one per line"):
+    with refused(match="names no cell: write one per line"):
         read_cells(listed)
 
 

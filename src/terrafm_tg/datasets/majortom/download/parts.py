@@ -58,34 +58,26 @@ class SourceFile(RemotePart):
         disk = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema in self.columns)
         return sum(stop - start for start, stop in self.ranges(group, self.columns)), disk
 
-    def read(self, group: int, cell: str, product_id: str) -> pa.Table:
-        """Fetches one row; a row that arrives damaged is fetched once more.
+    def read(self, row: "SourceRow") -> pa.Table:
+        """Fetches one row.
 
         Raises:
             DamagedTileError: If it is not the product it should be, lacks a band, or does not decode.
             RemoteError: If the server cannot be read.
         """
+        name, place = f"{row.cell} {self.modality}", f"row group {row.group} of {self.url}"
         try:
-            return self._read(group, cell, product_id)
-        except DamagedTileError:
-            return self._read(group, cell, product_id)
-
-    def _read(self, group: int, cell: str, product_id: str) -> pa.Table:
-        name = f"{cell} {self.modality}"
-        try:
-            table = self.read_row_group(group, self.columns)
+            table = self.read_row_group(row.group, self.columns)
         except RemoteError:
             raise
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise DamagedTileError(
-                name, f"row group {group} of {self.url} does not decode ({error})"
-            ) from error
-        row = {column.lower(): value for column, (value,) in table.to_pydict().items()}
-        if row["grid_cell"] != cell or row.get("product_id", product_id) != product_id:
-            raise DamagedTileError(name, f"row group {group} of {self.url} holds cell {row['grid_cell']}")
+            raise DamagedTileError(name, f"{place} does not decode ({error})") from error
+        held = {column.lower(): value for column, (value,) in table.to_pydict().items()}
+        if held["grid_cell"] != row.cell or held.get("product_id", row.product_id) != row.product_id:
+            raise DamagedTileError(name, f"{place} holds cell {held['grid_cell']}")
         for band in self.bands:
-            if (row[band.lower()] or b"")[:4] not in _TIFF:
-                raise DamagedTileError(name, f"band {band} in row group {group} of {self.url} is no TIFF")
+            if (held[band.lower()] or b"")[:4] not in _TIFF:
+                raise DamagedTileError(name, f"band {band} in {place} is no TIFF")
         return table
 
 
@@ -187,15 +179,15 @@ def fetch_parts(
         pool.shutdown(cancel_futures=True)
 
 
-def _stage(source: SourceFile, part: PartRows, row: SourceRow) -> str | None:
-    """Fetches one row, if it is not there, and keeps it; returns the reason where it is damaged."""
+def _stage(source: SourceFile, part: PartRows, row: SourceRow, last: bool = False) -> str | None:
+    """Fetches one row, if it is not there, and keeps it; of one damaged twice, returns the reason."""
     path = part.staged(row)
     if path.is_file():
         return None
     try:
-        table = source.read(row.group, row.cell, row.product_id)
+        table = source.read(row)
     except DamagedTileError as error:
-        return str(error)
+        return str(error) if last else _stage(source, part, row, last=True)
     with atomic_write(path) as temporary:
         _write(temporary, iter([table]), table.schema)
     return None
