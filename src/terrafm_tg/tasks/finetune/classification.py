@@ -24,31 +24,15 @@ class FineTuneClassification(SensorTask):
     Args:
         model: ``terrafm_<size>``, also with an ending such as ``_s2l1c`` or ``_rgb``.
         weights: Encoder weights: ``terrafm_base``, another name or enum, a path or URL; random where None.
-        modalities: Sensors that batches may hold; any where None. Name exactly one where the key is ``image``.
-            The stems of sensors that are not named stay as they are.
-        bands: Bands in the order of the images' channels, by modality where there are several; all by default.
-        normalize: Normalise batches of raw values here (dB; digital numbers), for datamodules that do not.
         task: ``multiclass`` or ``multilabel``.
         num_classes: Number of classes, for ``multiclass``.
         num_labels: Number of labels, for ``multilabel``.
-        labels: Names of the classes, for the log.
-        class_weights: Weight of each class in the loss of ``multiclass``.
         pos_weight: Weight of each label's positives in the loss of ``multilabel``.
-        ignore_index: Class that loss and metrics leave out.
-        depth: Number of blocks, for quick runs; the model's own by default.
         global_pool: ``token`` (class token) or ``avg`` (mean of the patch tokens).
         dropout: Rate before the classifier.
-        drop_path: Rate of stochastic depth in the last block, linear from 0 in the first.
-        label_smoothing: Share of the target that is spread over the classes, or of each label towards 0.5.
         mixup: Alpha of Mixup; 0 for none.
         cutmix: Alpha of CutMix; 0 for none.
-        lr: Peak learning rate of the classifier.
-        min_lr: Its value at the end of the cosine.
-        warmup_epochs: Linear warm-up.
-        weight_decay: Weight decay; none on biases, other 1-D tensors, class token and positions.
-        layer_decay: Factor from a block's learning rate to that of the block below; 1 for none.
-        freeze_backbone: Train the classifier only (linear probe).
-        grad_checkpointing: Recompute the blocks in the backward pass: less memory, more time.
+        kwargs: As :class:`~terrafm_tg.tasks.finetune.task.SensorTask`.
 
     Raises:
         TerraFMError: If a setting is impossible, or the weights cannot be loaded.
@@ -61,41 +45,26 @@ class FineTuneClassification(SensorTask):
         self,
         model: str = "terrafm_base",
         weights: WeightsEnum | str | None = None,
-        modalities: list[str] | None = None,
-        bands: list[str] | dict[str, list[str]] | None = None,
-        normalize: bool = False,
+        *,
         task: Literal["multiclass", "multilabel"] = "multiclass",
         num_classes: int | None = None,
         num_labels: int | None = None,
-        labels: list[str] | None = None,
-        class_weights: Sequence[float] | None = None,
         pos_weight: Sequence[float] | None = None,
-        ignore_index: int | None = None,
-        depth: int | None = None,
         global_pool: Literal["token", "avg"] = "token",
         dropout: float = 0.0,
-        drop_path: float = 0.1,
-        label_smoothing: float = 0.0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
-        lr: float = 5e-4,
-        min_lr: float = 1e-6,
-        warmup_epochs: float = 5,
-        weight_decay: float = 0.05,
-        layer_decay: float = 0.75,
-        freeze_backbone: bool = False,
-        grad_checkpointing: bool = False,
+        **kwargs: Any,
     ) -> None:
         if (num_classes if task == "multiclass" else num_labels) is None:
             name = "num_classes" if task == "multiclass" else "num_labels"
             raise TerraFMError(f"`task: {task}` needs `{name}`: set how many there are.")
-        if (mixup or cutmix) and ignore_index is not None:
+        if (mixup or cutmix) and kwargs.get("ignore_index") is not None:
             raise TerraFMError(
-                f"`ignore_index` is {ignore_index}, which Mixup and CutMix cannot mix: leave such samples out of the "
-                "training data, or set `mixup` and `cutmix` to 0."
+                f"`ignore_index` is {kwargs['ignore_index']}, which Mixup and CutMix cannot mix: leave such samples "
+                "out of the training data, or set `mixup` and `cutmix` to 0."
             )
-        self.weights = weights
-        super().__init__()
+        super().__init__(model=model, weights=weights, **kwargs)
 
     def configure_models(self) -> None:
         """Builds the encoder and its classifier."""

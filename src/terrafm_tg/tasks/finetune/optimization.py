@@ -143,13 +143,32 @@ def layer_decay_groups(module: nn.Module, weight_decay: float, layer_decay: floa
 class FineTuneOptimization(LightningModule):
     """Mix-in that optimizes a task around a TerraFM encoder with warm-up, cosine and layer decay.
 
-    Reads the settings ``lr``, ``min_lr``, ``warmup_epochs``, ``weight_decay`` and ``layer_decay``; put it before
-    the task among the base classes. TorchGeo's own tasks have one constant rate for all layers, which is lowered
-    when the loss stalls.
+    Put it before the task among the base classes. TorchGeo's own tasks have one constant rate for all layers, which is
+    lowered when the loss stalls.
+
+    Args:
+        lr: Peak learning rate of the classifier or decoder.
+        min_lr: Its value at the end of the cosine.
+        warmup_epochs: Linear warm-up.
+        weight_decay: Weight decay; none on biases, other 1-D tensors, class token and positions.
+        layer_decay: Factor from a block's learning rate to that of the block below; 1 for none.
+        kwargs: Settings of the next base class.
     """
 
     learning_rate: LearningRate
     stems: CenteredStems
+
+    def __init__(
+        self,
+        *,
+        lr: float = 5e-4,
+        min_lr: float = 1e-6,
+        warmup_epochs: float = 5,
+        weight_decay: float = 0.05,
+        layer_decay: float = 0.75,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)  # a task's own `lr` gives way to this one among the hyper-parameters
 
     def configure_optimizers(self) -> Optimizer:
         """AdamW in layer-decay groups; :meth:`optimizer_step` sets the learning rates.

@@ -1,6 +1,5 @@
 """Fine-tuning for semantic segmentation: a class per pixel, from one sensor or several."""
 
-from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from torch import Tensor, nn
@@ -56,26 +55,10 @@ class FineTuneSegmentation(SensorTask):
     Args:
         model: ``terrafm_<size>``, also with an ending such as ``_s2l1c`` or ``_rgb``.
         weights: Encoder weights: ``terrafm_base``, another name or enum, a path or URL; random where None.
-        modalities: Sensors that batches may hold; any where None. Name exactly one where the key is ``image``.
-            The stems of sensors that are not named stay as they are.
-        bands: Bands in the order of the images' channels, by modality where there are several; all by default.
-        normalize: Normalise batches of raw values here (dB; digital numbers), for datamodules that do not.
         decoder: ``upernet``, on blocks 4, 6, 8 and 12 as in the paper's probing, or ``linear``.
         num_classes: Number of classes.
-        labels: Names of the classes, for the log.
-        loss: ``ce``, ``focal`` or ``dice``.
-        class_weights: Weight of each class in ``ce``.
-        ignore_index: Value of the mask that loss and metrics leave out.
-        depth: Number of blocks, for quick runs; the model's own by default.
-        drop_path: Rate of stochastic depth in the last block, linear from 0 in the first.
-        label_smoothing: Share of the target that is spread over the classes, in ``ce``.
-        lr: Peak learning rate of the decoder.
-        min_lr: Its value at the end of the cosine.
-        warmup_epochs: Linear warm-up.
-        weight_decay: Weight decay; none on biases, other 1-D tensors, class token and positions.
-        layer_decay: Factor from a block's learning rate to that of the block below; 1 for none.
-        freeze_backbone: Train the decoder only.
-        grad_checkpointing: Recompute the blocks in the backward pass: less memory, more time.
+        loss: ``ce``, ``focal`` or ``dice``; class weights and smoothing are those of ``ce``.
+        kwargs: As :class:`~terrafm_tg.tasks.finetune.task.SensorTask`.
 
     Raises:
         TerraFMError: If a setting is impossible, or the weights cannot be loaded.
@@ -85,28 +68,13 @@ class FineTuneSegmentation(SensorTask):
         self,
         model: str = "terrafm_base",
         weights: WeightsEnum | str | None = None,
-        modalities: list[str] | None = None,
-        bands: list[str] | dict[str, list[str]] | None = None,
-        normalize: bool = False,
+        *,
         decoder: Literal["upernet", "linear"] = "upernet",
         num_classes: int = 2,
-        labels: list[str] | None = None,
         loss: Literal["ce", "focal", "dice"] = "ce",
-        class_weights: Sequence[float] | None = None,
-        ignore_index: int | None = None,
-        depth: int | None = None,
-        drop_path: float = 0.1,
-        label_smoothing: float = 0.0,
-        lr: float = 5e-4,
-        min_lr: float = 1e-6,
-        warmup_epochs: float = 5,
-        weight_decay: float = 0.05,
-        layer_decay: float = 0.75,
-        freeze_backbone: bool = False,
-        grad_checkpointing: bool = False,
+        **kwargs: Any,
     ) -> None:
-        self.weights = weights
-        super().__init__()
+        super().__init__(model=model, weights=weights, **kwargs)
 
     def configure_models(self) -> None:
         """Builds the encoder and its decoder."""

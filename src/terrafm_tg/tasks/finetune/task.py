@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torchgeo.tasks import BaseTask
+from torchvision.models._api import WeightsEnum
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models.builders import Weights
@@ -143,10 +144,51 @@ class SensorTask(FineTuneOptimization, LabelTask):
     """Base of the tasks that read one sensor or several, which the encoder fuses.
 
     A subclass builds ``model`` and ``images``, and says what the target of a batch is.
+
+    Args:
+        model: ``terrafm_<size>``, also with an ending such as ``_s2l1c`` or ``_rgb``.
+        weights: Encoder weights: ``terrafm_base``, another name or enum, a path or URL; random where None.
+        modalities: Sensors that batches may hold; any where None. Name exactly one where the key is ``image``.
+            The stems of sensors that are not named stay as they are.
+        bands: Bands in the order of the images' channels, by modality where there are several; all by default.
+        normalize: Normalise batches of raw values here (dB; digital numbers), for datamodules that do not.
+        labels: Names of the classes, for the log.
+        class_weights: Weight of each class in the cross-entropy.
+        ignore_index: Class, or value of the mask, that loss and metrics leave out.
+        depth: Number of blocks, for quick runs; the model's own by default.
+        drop_path: Rate of stochastic depth in the last block, linear from 0 in the first.
+        label_smoothing: Share of the target that is spread over the classes, or of each label towards 0.5.
+        freeze_backbone: Train the classifier or decoder only.
+        grad_checkpointing: Recompute the blocks in the backward pass: less memory, more time.
+        kwargs: As :class:`~terrafm_tg.tasks.finetune.optimization.FineTuneOptimization`.
+
+    Raises:
+        TerraFMError: If a setting is impossible, or the weights cannot be loaded.
     """
 
     images: SensorImages
     weights: Weights
+
+    def __init__(
+        self,
+        model: str = "terrafm_base",
+        weights: WeightsEnum | str | None = None,
+        *,
+        modalities: list[str] | None = None,
+        bands: list[str] | dict[str, list[str]] | None = None,
+        normalize: bool = False,
+        labels: list[str] | None = None,
+        class_weights: Sequence[float] | None = None,
+        ignore_index: int | None = None,
+        depth: int | None = None,
+        drop_path: float = 0.1,
+        label_smoothing: float = 0.0,
+        freeze_backbone: bool = False,
+        grad_checkpointing: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.weights = weights
+        super().__init__(**kwargs)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Builds the encoder anew where the checkpoint's is of another size than the settings'."""
