@@ -8,6 +8,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from terrafm_tg.tasks.finetune.metrics import Metrics, Score
+
 SIZE = 32
 
 
@@ -53,3 +55,19 @@ class Rates(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         groups = trainer.optimizers[0].param_groups
         self.steps.append([(group["lr_scale"], group["lr"]) for group in groups])
+
+
+def scores(
+    kind: str,
+    prediction: Tensor,
+    target: Tensor,
+    count: int,
+    ignore_index: int | None = None,
+    **settings: Any,
+) -> list[Score]:
+    """Scores of a whole test set, in batches of `batch` samples; only true averages without it."""
+    batch = settings.pop("batch", None)
+    metrics = Metrics(kind, count, ignore_index, **settings)
+    for part, true in zip(prediction.split(batch or 99), target.split(batch or 99), strict=True):
+        metrics.update(part, true)
+    return metrics.compute(batch is not None)

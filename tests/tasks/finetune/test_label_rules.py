@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from finetune_runs import SIZE, images, loader, samples, trainer
+from finetune_runs import SIZE, images, loader, samples, scores, trainer
 from lightning.pytorch import Trainer, seed_everything
 from torch import Tensor, nn
 from torchgeo.tasks.mixins import ClassificationMixin
@@ -20,7 +20,7 @@ from terrafm_tg.tasks import (
 )
 from terrafm_tg.tasks.finetune.classification import SensorMixup
 from terrafm_tg.tasks.finetune.losses import LabelLoss
-from terrafm_tg.tasks.finetune.metrics import EpochScores, scores
+from terrafm_tg.tasks.finetune.metrics import EpochScores
 
 
 def classification(**settings: Any) -> FineTuneClassification:

@@ -5,13 +5,14 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from finetune_runs import scores
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 from torchmetrics.functional import classification as tm
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.tasks.finetune.metrics import Metrics, NotFiniteError, scores
+from terrafm_tg.tasks.finetune.metrics import Metrics, NotFiniteError
 
 
 def found(rows, average="true"):

@@ -10,7 +10,7 @@ from torch import Tensor
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoders import load_encoder
 from terrafm_tg.evaluation.encoders.embeddings import embeddings
-from terrafm_tg.tasks.finetune.metrics import Metrics, Score, scores
+from terrafm_tg.tasks.finetune.metrics import Metrics, Score
 from terrafm_tg.tasks.finetune.rates import check_target
 
 from .base import Context, Protocol, Splits
@@ -64,22 +64,15 @@ def embed_splits(
 
 
 def score_test(task: BenchTask, logits: Tensor, target: Tensor, batch: int, **settings: Any) -> list[Score]:
-    """All scores of the test split; logits above 0 are a label that is there."""
-    return scores(
-        task.kind,
-        logits.cpu(),
-        target.cpu(),
-        len(task.classes),
-        task.ignore_index,
-        batch,
-        task.metric,
-        task.classes,
-        **settings,
-    )
+    """Returns all scores of the test split, with means over batches of so many; logits above 0 are a label."""
+    metrics = Metrics.of(task)
+    for part, true in zip(logits.cpu().split(batch), target.cpu().split(batch), strict=True):
+        metrics.update(part, true)
+    return metrics.compute(**settings)
 
 
 def headline(task: BenchTask, logits: Tensor, target: Tensor) -> float:
-    """The task's own metric, by which settings are chosen on the validation split."""
+    """Returns the task's own metric, by which settings are chosen on the validation split."""
     metrics = Metrics.of(task)
     metrics.update(logits.cpu(), target.cpu())
     return metrics.value()

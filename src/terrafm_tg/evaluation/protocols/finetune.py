@@ -13,14 +13,13 @@ from terrafm_tg.evaluation.encoders import BenchEncoder, ModelSpec, load_encoder
 from terrafm_tg.tasks.finetune.head_task import HeadTask
 from terrafm_tg.tasks.finetune.heads import Head, LinearHead, PatchHead, UPerNetHead, pooled
 from terrafm_tg.tasks.finetune.metrics import Score
-from terrafm_tg.tasks.finetune.optimization import CosineAdamW
 
-from .base import Context, Protocol, Splits
-from .sweep import Training, checked_rates, run_identity, sweep
+from .base import Context, Splits
+from .sweep import Swept, Training, run_identity, sweep
 
 
 @dataclass(frozen=True)
-class FineTune(Protocol):
+class FineTune(Swept):
     """Trains all of the encoder with a linear layer on its embedding, or on each patch for a class per pixel.
 
     Galileo's settings: AdamW with 9 learning rates, 5 of 50 epochs of warm-up, cosine, batch 256, gradients clipped to
@@ -28,11 +27,6 @@ class FineTune(Protocol):
     learning rate the best epoch counts, not the last.
 
     Args:
-        rates: Peak learning rates.
-        min_lr: The rate in the last step.
-        warmup: Share of the steps in which the rate rises.
-        weight_decay: Of AdamW, on all parameters.
-        epochs: Times that the training split is seen.
         effective_batch: Samples per optimiser step.
         batch_size: Samples per forward, at most; a divisor of ``effective_batch``.
         clip: Norm that the gradients are scaled down to.
@@ -42,17 +36,13 @@ class FineTune(Protocol):
         precision: Of Lightning's Trainer, such as "bf16-mixed" on a GPU.
 
     Raises:
-        TerraFMError: If ``batch_size`` does not divide ``effective_batch``, or ``rates`` are no learning rates.
+        TerraFMError: If ``batch_size`` does not divide ``effective_batch``.
     """
 
     name: ClassVar[str] = "finetune"
     kinds: ClassVar[frozenset[str]] = frozenset({"multiclass", "multilabel", "segmentation"})
 
     rates: tuple[float, ...] = (1e-5, 3e-5, 6e-5, 1e-4, 3e-4, 6e-4, 1e-3, 3e-3, 6e-3)
-    min_lr: float = 1e-6
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    epochs: int = 50
     effective_batch: int = 256
     batch_size: int = 32
     clip: float | None = 1.0
@@ -62,7 +52,7 @@ class FineTune(Protocol):
     precision: str = "32-true"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rates", checked_rates(self.rates))
+        super().__post_init__()
         if self.batch_size < 1 or self.effective_batch % self.batch_size:
             raise TerraFMError(
                 f"`batch_size` is {self.batch_size} and `effective_batch` {self.effective_batch}: gradients of "
@@ -82,7 +72,7 @@ class FineTune(Protocol):
                 encoder,
                 self._head(encoder.eval(), splits.train),
                 encoder.task,
-                CosineAdamW(rate, self.min_lr, self.warmup, self.weight_decay),
+                self.schedule(rate),
                 train_encoder=True,
                 augment=self.augment,
                 seed=context.seed,
@@ -103,46 +93,31 @@ class FineTune(Protocol):
 
 
 @dataclass(frozen=True)
-class FrozenUPerNet(Protocol):
+class FrozenUPerNet(Swept):
     """UPerNet on the features of four blocks (1/3, 1/2, 2/3 and all of the depth: 4, 6, 8 and 12 of 12).
 
     The paper states the blocks and no more; the rest are common values. Of several learning rates the best on the
     validation split counts, and of each the best epoch.
 
     Args:
-        rates: Peak learning rates.
-        min_lr: The rate in the last step.
-        warmup: Share of the steps in which the rate rises.
-        weight_decay: Of AdamW.
-        epochs: Times that the training split is seen.
         batch_size: Samples per step.
         width: Channels of the decoder.
         dropout: Rate before its last layer.
         clip: Norm that the gradients are scaled down to.
         augment: Of training samples: "none", "flips" or "turns".
         precision: Of Lightning's Trainer, such as "bf16-mixed" on a GPU.
-
-    Raises:
-        TerraFMError: If ``rates`` are no learning rates.
     """
 
     name: ClassVar[str] = "upernet"
     kinds: ClassVar[frozenset[str]] = frozenset({"segmentation"})
 
     rates: tuple[float, ...] = (1e-3,)
-    min_lr: float = 1e-6
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    epochs: int = 50
     batch_size: int = 16
     width: int = 256
     dropout: float = 0.1
     clip: float | None = 1.0
     augment: Literal["none", "flips", "turns"] = "turns"
     precision: str = "32-true"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "rates", checked_rates(self.rates))
 
     def run(self, spec: ModelSpec, splits: Splits, context: Context) -> list[Score]:
         """Trains the decoder with each learning rate, and tests the best."""
@@ -154,7 +129,7 @@ class FrozenUPerNet(Protocol):
                 encoder,
                 UPerNetHead(encoder.dim, len(encoder.task.classes), self.width, self.dropout),
                 encoder.task,
-                CosineAdamW(rate, self.min_lr, self.warmup, self.weight_decay),
+                self.schedule(rate),
                 augment=self.augment,
                 seed=context.seed,
             )

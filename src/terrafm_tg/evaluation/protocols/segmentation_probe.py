@@ -16,11 +16,10 @@ from terrafm_tg.evaluation.encoders import ModelSpec, load_encoder
 from terrafm_tg.tasks.finetune.head_task import loss_of
 from terrafm_tg.tasks.finetune.heads import PatchHead, resized
 from terrafm_tg.tasks.finetune.metrics import Metrics, Score
-from terrafm_tg.tasks.finetune.optimization import CosineAdamW
 
-from .base import Context, Protocol, Splits
+from .base import Context, Splits
 from .patch_features import PatchFeatures, patch_features
-from .sweep import all_diverged, checked_rates, seeded
+from .sweep import Swept, all_diverged, seeded
 
 #: Datasets of GEO-Bench that Galileo cuts into tiles, pixels per side; and the size at which a model sees a tile.
 TILES = {"m-cashew-plant": 64, "m-SA-crop-type": 64}
@@ -28,7 +27,7 @@ TILE_INPUT = 224
 
 
 @dataclass(frozen=True)
-class SegmentationProbe(Protocol):
+class SegmentationProbe(Swept):
     """A linear layer gives the logits of a patch's pixels; maps of another size than the mask are resized.
 
     Galileo's settings: AdamW with 16 learning rates, 5 of 50 epochs of warm-up, cosine, batch 128; after the last epoch
@@ -36,18 +35,13 @@ class SegmentationProbe(Protocol):
     trained together on the same batches.
 
     Args:
-        rates: Peak learning rates.
-        min_lr: The rate in the last step.
-        warmup: Share of the steps in which the rate rises.
-        weight_decay: Of AdamW.
-        epochs: Times that the training split is seen.
         batch_size: Samples per step.
         tile: Cut images into squares of so many pixels, which the model then sees at 224 px (a model's ``size``: 0 for
             as they are); 0 for whole images. None for Galileo's choice: 64 for m-cashew-plant and m-SA-crop-type.
         dtype: What features are kept in: "float16", or "float32" for models with large features.
 
     Raises:
-        TerraFMError: If ``rates`` are no learning rates, or another setting is impossible.
+        TerraFMError: If a setting is impossible.
     """
 
     name: ClassVar[str] = "segmentation-probe"
@@ -57,15 +51,12 @@ class SegmentationProbe(Protocol):
         1e-4, 3e-4, 5e-4, 8e-4, 1e-3, 3e-3, 5e-3, 8e-3, 1e-2, 3e-2, 5e-2, 8e-2, 1e-1, 3e-1, 5e-1, 8e-1,
     )  # fmt: skip
     min_lr: float = 1e-5
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    epochs: int = 50
     batch_size: int = 128
     tile: int | None = None
     dtype: Literal["float16", "float32"] = "float16"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rates", checked_rates(self.rates))
+        super().__post_init__()
         if self.dtype not in ("float16", "float32"):
             raise TerraFMError(f"`dtype` is {self.dtype!r}: use float16 or float32.")
         if self.tile is not None and self.tile < 0:
@@ -97,10 +88,7 @@ class SegmentationProbe(Protocol):
         start = PatchHead(dim, len(task.classes), math.ceil(data.mask.shape[-2] / rows)).to(context.device)
         steps = self.epochs * math.ceil(n / self.batch_size)
         heads = {rate: copy.deepcopy(start) for rate in self.rates}
-        how = {
-            rate: CosineAdamW(rate, self.min_lr, self.warmup, self.weight_decay)([*head.parameters()], steps)
-            for rate, head in heads.items()
-        }
+        how = {rate: self.schedule(rate)([*head.parameters()], steps) for rate, head in heads.items()}
         title = f"Probing {task.name}"
         for _ in track(range(self.epochs), title, disable=not context.progress):
             for chosen in torch.randperm(n).split(self.batch_size):

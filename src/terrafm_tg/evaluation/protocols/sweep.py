@@ -24,6 +24,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoders import BenchEncoder
 from terrafm_tg.tasks.finetune.head_task import HeadTask
 from terrafm_tg.tasks.finetune.metrics import NotFiniteError, Score
+from terrafm_tg.tasks.finetune.optimization import CosineAdamW
 from terrafm_tg.utils.files import atomic_write, write_text
 
 from .base import Context, Protocol, Splits
@@ -64,6 +65,35 @@ def checked_rates(rates: Sequence[float | str]) -> tuple[float, ...]:
     if not numbers or min(numbers) <= 0:
         raise TerraFMError(f"`rates` is {rates!r}: give one learning rate above 0 at least.")
     return numbers
+
+
+@dataclass(frozen=True)
+class Swept(Protocol):
+    """Settings of a protocol that trains with AdamW and several learning rates; the best on validation counts.
+
+    Args:
+        rates: Peak learning rates.
+        min_lr: The rate in the last step.
+        warmup: Share of the steps in which the rate rises.
+        weight_decay: Of AdamW, on all parameters.
+        epochs: Times that the training split is seen.
+
+    Raises:
+        TerraFMError: If ``rates`` are no learning rates.
+    """
+
+    rates: tuple[float, ...]
+    min_lr: float = 1e-6
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    epochs: int = 50
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rates", checked_rates(self.rates))
+
+    def schedule(self, rate: float) -> CosineAdamW:
+        """AdamW and its schedule with one of the rates."""
+        return CosineAdamW(rate, self.min_lr, self.warmup, self.weight_decay)
 
 
 def run_identity(protocol: Protocol, encoder: BenchEncoder, splits: Splits, context: Context) -> str:

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from terrafm_tg.datasets.bench import BenchTask
 from terrafm_tg.transforms.orient import ORIENTATIONS, orient
 
 from .heads import FeatureEncoder, Head, resized
 from .losses import class_loss, label_loss
-from .metrics import Labels, Metrics, NotFiniteError
+from .metrics import Metrics, NotFiniteError
 from .rates import check_target
 
 #: Makes the optimiser of these parameters, and the schedule that is stepped once per optimiser step of so many.
@@ -49,14 +50,14 @@ class HeadTask(LightningModule):
         self,
         encoder: FeatureEncoder,
         head: Head,
-        task: Labels,
+        task: BenchTask,
         optimization: Optimization,
         *,
         train_encoder: bool = False,
         augment: Literal["none", "flips", "turns"] = "turns",
         auxiliary: float = 0.0,
         seed: int = 0,
-        metrics: Callable[[Labels], Metrics] = Metrics.of,
+        metrics: Callable[[BenchTask], Metrics] = Metrics.of,
     ) -> None:
         super().__init__()
         self.encoder, self.head, self.optimization = encoder, head, optimization
@@ -158,7 +159,7 @@ class HeadTask(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def loss_of(task: Labels, logits: Tensor, target: Tensor) -> Tensor:
+def loss_of(task: BenchTask, logits: Tensor, target: Tensor) -> Tensor:
     """The loss of a benchmark's task: cross-entropy, or binary cross-entropy of several labels."""
     loss = label_loss if task.kind == "multilabel" else class_loss
     return loss(logits, target, task.ignore_index)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from torchmetrics import Metric
 from terrafm_tg.errors import TerraFMError
 
 from .rates import Value, average_precision, check_target, class_rates, confusion_of, label_rates, rank
+
+if TYPE_CHECKING:
+    from terrafm_tg.datasets.bench import BenchTask
 
 #: The two ways to average, as ``Score.average`` names them.
 TRUE, PER_BATCH = "true", "per-batch"
@@ -42,26 +45,6 @@ class Score(NamedTuple):
     per_class: tuple[float, ...] | None = None
     confusion: list[list[int]] | None = None
     settings: Mapping[str, Any] = {}
-
-
-class Labels(Protocol):
-    """The labels of a dataset, such as a ``BenchTask``."""
-
-    @property
-    def kind(self) -> str:
-        """``multiclass``, ``multilabel`` or ``segmentation``."""
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """Names of the classes or labels."""
-
-    @property
-    def ignore_index(self) -> int | None:
-        """Target that does not count."""
-
-    @property
-    def metric(self) -> str:
-        """The metric to put beside the published one."""
 
 
 class Metrics:
@@ -105,7 +88,7 @@ class Metrics:
             raise TerraFMError(f"The metric {headline!r} is none of {kind}: use one of {', '.join(names)}.")
 
     @classmethod
-    def of(cls, task: Labels) -> Metrics:
+    def of(cls, task: BenchTask) -> Metrics:
         """The metrics of a benchmark's task."""
         return cls(task.kind, len(task.classes), task.ignore_index, task.metric, task.classes)
 
@@ -224,41 +207,6 @@ class Metrics:
             if len(self.classes) == 2:
                 values[f"iou_{self.classes[1]}"] = Value(float(rates.iou[1]))
         return values
-
-
-def scores(
-    kind: str,
-    prediction: Tensor,
-    target: Tensor,
-    num_classes: int,
-    ignore_index: int | None = None,
-    batch: int | None = None,
-    headline: str | None = None,
-    classes: Sequence[str] = (),
-    **settings: Any,
-) -> list[Score]:
-    """All scores of a whole test set's predictions; see :class:`Metrics`.
-
-    Args:
-        kind: "multiclass", "multilabel" or "segmentation".
-        prediction: Logits, classes, or zeros and ones.
-        target: What is right.
-        num_classes: Number of classes or labels.
-        ignore_index: Target that does not count.
-        batch: Samples per batch of the ``per-batch`` means; only true averages where None.
-        headline: Which metric is to be put beside the published one.
-        classes: Their names.
-        **settings: What to note in each score.
-
-    Raises:
-        NotFiniteError: If a logit is NaN or infinite.
-        TerraFMError: If the shapes or classes are not the task's.
-    """
-    metrics = Metrics(kind, num_classes, ignore_index, headline, classes)
-    size = batch or max(len(target), 1)
-    for part, true in zip(prediction.split(size), target.split(size), strict=True):
-        metrics.update(part, true)
-    return metrics.compute(batch is not None, **settings)
 
 
 class EpochScores(Metric):
