@@ -7,12 +7,14 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from terrafm_tg.tasks.finetune.heads import FeatureEncoder
+
 from .backbone import Backbone, Inputs
 from .reader import Reader, Request
 from .spec import UnsupportedTaskError
 
 
-class BenchEncoder(nn.Module):
+class BenchEncoder(FeatureEncoder):
     """A backbone behind the readers of its inputs, which reads one task's raw batches.
 
     A batch is a collated one of a ``BenchDataset``: ``image_<sensor>`` float32 (B, C, H, W), or (B, T, C, H, W) if a

@@ -1,7 +1,6 @@
 """The part that all fine-tuning tasks on classes, pixels or labels share: checks, loss, scores."""
 
 import abc
-import re
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -193,8 +192,12 @@ class SensorTask(FineTuneOptimization, LabelTask):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Builds the encoder anew where the checkpoint's is of another size than the settings'."""
         state, own = checkpoint["state_dict"], encoder_of(self)
-        width = next((p.shape[-1] for name, p in state.items() if name.endswith("cls_token")), own.embed_dim)
-        depth = len({match[1] for name in state if (match := re.search(r"\bblocks\.(\d+)\.", name))})
+        token = next((name for name in state if name.endswith("cls_token")), None)
+        if token is None:
+            return
+        blocks = token.removesuffix("cls_token") + "blocks."  # a decoder may have blocks, too
+        width = state[token].shape[-1]
+        depth = len({name.removeprefix(blocks).split(".")[0] for name in state if name.startswith(blocks)})
         size = find_size(width, depth)
         if (width, depth) == (own.embed_dim, own.depth) or size is None:
             return
