@@ -73,11 +73,6 @@ class InMemoryDataModule(BaseDataModule):
         share[0] = 2
         return share / share.sum()
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the 12 land-cover classes."""
-        return CLASS_NAMES
-
     def train_dataloader(self) -> "MemoryLoader":
         """The batches, made when first asked for."""
         trainer = self.trainer

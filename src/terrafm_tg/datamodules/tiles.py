@@ -19,7 +19,6 @@ from torchgeo.datamodules import BaseDataModule
 
 from terrafm_tg.datasets.tiles.dataset import TileDataset
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.land_cover import CLASS_NAMES
 from terrafm_tg.samplers import LandCoverSampler
 
 from .loading.cache import CachedTiles
@@ -164,11 +163,6 @@ class TileDataModule(BaseDataModule):
     def land_cover_share(self) -> np.ndarray:
         """Share of the training draws per land-cover class, (12,); tells dual centering what is frequent."""
         return self.sampler.land_cover_share()
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the 12 land-cover classes."""
-        return CLASS_NAMES
 
     def setup(self, stage: str) -> None:
         """Reads the index and, to train, checks that the settings fit it.

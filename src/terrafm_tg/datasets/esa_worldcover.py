@@ -31,6 +31,12 @@ _INDEX_OF_CODE = np.full(256, OCEAN, dtype=np.int64)
 _INDEX_OF_CODE[[c.code for c in CLASSES]] = np.arange(len(CLASSES))
 
 
+def map_file(south: int, west: int) -> str:
+    """Names the file of 2021's map, 3 x 3 degrees, by its south-west corner."""
+    corner = f"{'N' if south >= 0 else 'S'}{abs(south):02}{'E' if west >= 0 else 'W'}{abs(west):03}"
+    return f"ESA_WorldCover_10m_2021_v200_{corner}_Map.tif"
+
+
 class ESAWorldCover(RasterDataset):
     """The `ESA WorldCover <https://esa-worldcover.org>`_ map of 2020 or 2021 at 10 m (CC-BY-4.0).
 

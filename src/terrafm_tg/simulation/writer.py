@@ -22,6 +22,7 @@ from rasterio.windows import Window
 from rasterio.windows import transform as window_transform
 from shapely import box
 
+from terrafm_tg.datasets.esa_worldcover import map_file
 from terrafm_tg.datasets.majortom.grid import GridCell
 from terrafm_tg.datasets.majortom.images import ProductRow
 
@@ -146,7 +147,7 @@ class WorldCoverWriter:
         """Writes all tiles."""
         self.folder.mkdir(parents=True)
         for (lat, lon), patches in self._patches.items():
-            path = self.folder / tile_name(lat, lon)
+            path = self.folder / map_file(lat, lon)
             with rasterio.open(path, "w+", transform=_origin(lat, lon), **_WORLDCOVER) as file:
                 for window, packed in patches:
                     patch = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(
@@ -154,12 +155,6 @@ class WorldCoverWriter:
                     )
                     before = file.read(1, window=window)  # the frames of two cells may overlap
                     file.write(np.where(patch > 0, patch, before), 1, window=window)
-
-
-def tile_name(lat: int, lon: int) -> str:
-    """Returns WorldCover's name of the tile with that south-west corner."""
-    corner = f"{'N' if lat >= 0 else 'S'}{abs(lat):02d}{'E' if lon >= 0 else 'W'}{abs(lon):03d}"
-    return f"ESA_WorldCover_10m_2021_v200_{corner}_Map.tif"
 
 
 def _corner(degrees: float) -> int:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import shapely
 from geopandas import GeoDataFrame
 
-from terrafm_tg.datasets.esa_worldcover import ESAWorldCover
+from terrafm_tg.datasets.esa_worldcover import ESAWorldCover, map_file
 from terrafm_tg.datasets.majortom import grid
 from terrafm_tg.datasets.majortom.rows import FOLDERS, best_first, tile_corners
 from terrafm_tg.datasets.tiles.table import outlines
@@ -220,12 +220,8 @@ def map_files(tiles: GeoDataFrame) -> list[str]:
     corners = [(x, y) for x in (west, east) for y in (south, north)]
     lon, lat = (np.floor(np.concatenate(v) / 3).astype(int) * 3 for v in zip(*corners, strict=True))
     lon = (lon + 180) % 360 - 180
-    names = {
-        f"{'N' if y >= 0 else 'S'}{abs(y):02}{'E' if x >= 0 else 'W'}{abs(x):03}"
-        for x, y in set(zip(lon.tolist(), lat.tolist(), strict=True))
-        if -60 <= y < 84
-    }
-    return [f"ESA_WorldCover_10m_2021_v200_{name}_Map.tif" for name in sorted(names)]
+    places = set(zip(lat.tolist(), lon.tolist(), strict=True))
+    return sorted(map_file(south, west) for south, west in places if -60 <= south < 84)
 
 
 def cover_from(
