@@ -8,7 +8,7 @@ from .fields import Frame, block_mean, key_of, mix
 from .product import Acquisition
 from .surface import MATERIALS, Cover, Ground
 
-#: Bands in the files' order with wavelength (micrometres) and resolution (metres); L2A has no B10.
+#: Bands in the files' order with wavelength (micrometers) and resolution (meters); L2A has no B10.
 BANDS = {
     "B01": (0.443, 60), "B02": (0.490, 10), "B03": (0.560, 10), "B04": (0.665, 10), "B05": (0.705, 20),
     "B06": (0.740, 20), "B07": (0.783, 20), "B08": (0.842, 10), "B8A": (0.865, 20), "B09": (0.945, 60),
@@ -189,15 +189,15 @@ def sample_bands(scene: OpticalScene, level: str, offset: int) -> dict[str, np.n
     air = scene.atmosphere
     gain, bias = (air.transmittance, air.haze) if level == "L1C" else (np.ones(len(NAMES)), air.residue)
     bands = {}
-    for metres, light in scene.light.items():
-        index = [i for i, name in enumerate(NAMES) if BANDS[name][1] == metres]
+    for meters, light in scene.light.items():
+        index = [i for i, name in enumerate(NAMES) if BANDS[name][1] == meters]
         factors = (1e4 * gain[index, None] * scene.spectra[index]).astype(np.float32)
         numbers = factors @ light.reshape(len(light), -1)
         numbers += (1e4 * bias[index, None]).astype(np.float32)
         pictures = np.clip(np.rint(numbers).astype(np.int32) + offset, 1, 65535).astype(np.uint16)
         pictures = pictures.reshape(len(index), *light.shape[1:])
         if scene.outside is not None:
-            every = metres // 10
+            every = meters // 10
             pictures[:, scene.outside[every // 2 :: every, every // 2 :: every]] = 0
         bands.update({NAMES[i]: picture for i, picture in zip(index, pictures, strict=True)})
     return {name: bands[name] for name in NAMES if level == "L1C" or name != "B10"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.table import Table
+from rich.table import Column, Table
 
 from terrafm_tg.datasets.esa_worldcover import ESAWorldCover
 from terrafm_tg.datasets.mmearth import MMEarthTiles
@@ -123,10 +123,8 @@ def _below(root: Path, name: str) -> Path | None:
 
 def index_summary(index: pd.DataFrame) -> Table:
     """Summarizes a tile index for people: modalities, offsets, land cover, and what is not known."""
-    table = Table(caption=_caption(index), caption_justify="left", min_width=60)
-    table.add_column("")
-    table.add_column("tiles", justify="right")
-    table.add_column("share", justify="right")
+    numbers = (Column(title, justify="right") for title in ("tiles", "share"))
+    table = Table("", *numbers, caption=_caption(index), caption_justify="left", min_width=60)
 
     def add(label: str, rows: np.ndarray, indent: bool = False) -> None:
         table.add_row(f"{'  ' * indent}{label}", f"{rows.sum():,}", f"{rows.mean():.1%}")

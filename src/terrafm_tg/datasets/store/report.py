@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from rich.filesize import decimal
-from rich.table import Table
+from rich.table import Column, Table
 
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES, get_modality
@@ -34,9 +34,8 @@ class PackReport:
 
     def table(self) -> Table:
         """Makes the table for people: a row per modality, and the sums."""
-        table = Table("tiles", min_width=60)
-        for title in ("packed", "before", "damaged", "source", "store", "ratio"):
-            table.add_column(title, justify="right")
+        titles = ("packed", "before", "damaged", "source", "store", "ratio")
+        table = Table("tiles", *(Column(title, justify="right") for title in titles), min_width=60)
         counts = self.counts.rename(index={m.name: m.title for m in MODALITIES.values()})
         if len(counts) > 1:
             counts.loc["all"] = counts.sum()

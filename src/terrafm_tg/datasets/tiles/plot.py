@@ -1,12 +1,12 @@
 """A figure of one tile: what each sensor saw."""
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 from pyproj import Transformer
 from torchgeo.datasets.utils import Sample
 
@@ -47,26 +47,22 @@ def plot_tile(sample: Sample, suptitle: str | None = None) -> Figure:
         ax.imshow(image)
         ax.set_title(title)
         ax.axis("off")
-    _scale(axes[0, 0], *next(iter(images.values())).shape[:2])
+    _scale(axes[0, 0], next(iter(images.values())).shape[1])
     figure.supxlabel(_place(sample), fontsize=10)
     if suptitle is not None:
         figure.suptitle(suptitle)
     return figure
 
 
-def _scale(ax: "Axes", height: int, width: int) -> None:
-    """Draws a bar of a round length, about a quarter of the picture, in its lower left corner."""
-    metres = next(m for m in (5000, 2000, 1000, 500, 200, 100, 50, 20, 10) if m <= max(width * 10 / 3, 10))
-    x, y, length = 0.04 * width, 0.95 * height, metres / 10
-    pad = 0.02 * width
-    ax.add_patch(
-        Rectangle(
-            (x - pad, y - 0.1 * height), length + 2 * pad, 0.13 * height, color="black", alpha=0.6, lw=0
-        )
-    )
-    ax.plot([x, x + length], [y, y], lw=2.5, color="white", solid_capstyle="butt")
-    text = f"{metres // 1000} km" if metres >= 1000 else f"{metres} m"
-    ax.text(x + length / 2, y - pad, text, ha="center", va="bottom", fontsize=9, color="white")
+def _scale(ax: "Axes", width: int) -> None:
+    """Draws a bar of a round length, at most a third of the picture, in its lower left corner."""
+    lengths = (5000, 2000, 1000, 500, 200, 100, 50, 20, 10)
+    meters = next(length for length in lengths if length <= max(width * 10 / 3, 10))
+    text = f"{meters // 1000} km" if meters >= 1000 else f"{meters} m"
+    style: dict[str, Any] = {"color": "white", "label_top": True, "size_vertical": width / 150}
+    bar = AnchoredSizeBar(ax.transData, meters / 10, text, "lower left", **style)
+    bar.patch.set(facecolor="black", alpha=0.6, linewidth=0)
+    ax.add_artist(bar)
 
 
 def _place(sample: Sample) -> str:
