@@ -139,19 +139,19 @@ class Parsed(Exception):
     """The command's options were accepted."""
 
 
-def _printed() -> list[list[str]]:
-    """Every command that a page prints, once; those of `terrafm bench` are laid out below."""
-    lines = [
-        line
-        for page in PAGES
-        for block in re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL)
-        for line in re.split(r"\n(?=\S)", re.sub(r"\\\n\s*", " ", block))
+def _commands() -> list[list[str]]:
+    """Every command that a page prints, once, as words; a line that begins with a space belongs to the one before."""
+    blocks = [
+        block for page in PAGES for block in re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL)
     ]
-    found = {" ".join(words): words for line in lines if (words := shlex.split(line, comments=True))}
-    return [words for command, words in found.items() if not command.startswith("terrafm bench ")]
+    lines = [line for block in blocks for line in re.split(r"\n(?=\S)", re.sub(r"\\\n\s*", " ", block))]
+    return list({line: words for line in lines if (words := shlex.split(line, comments=True))}.values())
 
 
-@pytest.mark.parametrize("words", _printed(), ids=" ".join)
+BENCH = [words[1:] for words in _commands() if words[:2] == ["terrafm", "bench"]]
+
+
+@pytest.mark.parametrize("words", [w for w in _commands() if w[1:] not in BENCH], ids=" ".join)
 def test_every_printed_command_is_accepted(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """`terrafm`'s options are parsed and nothing is run; of other commands the target or script is there."""
     from terrafm_tg.cli.fit import TerraFMCLI
@@ -202,17 +202,7 @@ def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_landslide(root)
 
 
-def _bench_commands() -> list[list[str]]:
-    text = (ROOT / "docs/benchmarks.md").read_text()
-    shell = "\n".join(re.findall(r"```console\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
-    return [
-        words[1:]
-        for line in re.split(r"\n(?=terrafm |pip )", shell)
-        if (words := shlex.split(line))[1] == "bench"
-    ]
-
-
-@pytest.mark.parametrize("words", _bench_commands(), ids=lambda words: Path(words[2]).stem)
+@pytest.mark.parametrize("words", BENCH, ids=lambda words: Path(words[2]).stem)
 def test_the_commands_of_the_benchmarks_page_lay_out_work(
     words: list[str],
     benchmarks: Path,
