@@ -95,7 +95,7 @@ def test_the_numbers_fit_each_other(written: tuple[Path, str]) -> None:
     assert counted == pytest.approx(4 * found.operations)
     assert 0 < found.mfu < 1.5
     assert found.modalities_met == pytest.approx(found.modalities, abs=0.5)
-    assert found.reduced["centres"] == 2 * 4 * 257
+    assert found.reduced["centers"] == 2 * 4 * 257
     assert found.run.samples == pytest.approx(150 * 6_120_000, rel=1e-3)
     assert found.run.steps == found.run.samples // (64 * 4 * 2)
     hours = found.run.samples / 64 / 4 * found.seconds / found.run.efficiency / 3600
@@ -116,7 +116,7 @@ def profile(**changes: object) -> Profile:
     known |= {"batches": 5, "seconds": 1.0, "deviation": 0.0, "stages": stages, "operations": 5e12}
     known |= {"operations_as_written": 6e12, "modalities": 12 / 7, "modalities_met": None, "peak": 100.0}
     known |= {"precision": "bf16-mixed", "waiting": 0.0, "memory": {"host": 2**30, "device": 2**33}}
-    known |= {"reduced": {"gradients": 400_000_000, "centres": 524_296}}
+    known |= {"reduced": {"gradients": 400_000_000, "centers": 524_296}}
     return Profile(**(known | changes))
 
 

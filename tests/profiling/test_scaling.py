@@ -20,7 +20,7 @@ def profile(gradients: int = 400_000_000, backward: float = 0.2, **changes: obje
     known |= {"batches": 5, "seconds": 0.34, "deviation": 0.0, "stages": stages, "operations": None}
     known |= {"operations_as_written": None, "modalities": None, "modalities_met": None, "peak": 790.0}
     known |= {"precision": "bf16-mixed", "waiting": 0.0, "memory": {"host": 2**30, "device": 2**33}}
-    known |= {"reduced": {"gradients": gradients, "centres": 524_296}}
+    known |= {"reduced": {"gradients": gradients, "centers": 524_296}}
     return Profile(**(known | changes))
 
 
@@ -50,7 +50,7 @@ def test_what_fits_beside_the_backward_pass_costs_nothing() -> None:
     assert thin.reduction == pytest.approx(2 * 63 / 64 * 0.4 / 1.25, rel=0.01)
     assert thin.gradients == pytest.approx(thin.reduction - 0.2 * 7 / 8, rel=0.01)
     assert thin.limit.startswith("gradients (")
-    assert thin.seconds == pytest.approx(0.34 + thin.gradients + thin.centres)
+    assert thin.seconds == pytest.approx(0.34 + thin.gradients + thin.centers)
 
 
 def test_everyone_waits_for_the_slowest() -> None:
@@ -71,7 +71,7 @@ def _broken(folder: Path) -> list[tuple[list[str], str]]:
     cases = []
     for changes, said in (
         ({"reduced": {}}, "reduced gradients is None"),
-        ({"reduced": {"gradients": 1}}, "reduced centres is None"),
+        ({"reduced": {"gradients": 1}}, "reduced centers is None"),
         ({"seconds": 0}, "seconds is 0"),
         ({"seconds": "1"}, "seconds is '1'"),
         ({"deviation": -1.0}, "deviation is -1.0"),

@@ -171,10 +171,10 @@ def _run(found: Profile, trainer: Trainer, processes: int) -> Run | None:
 
 
 def _reduced(model: LightningModule) -> dict[str, int]:
-    """Bytes of the gradients and of the centres' sums and counts."""
+    """Bytes of the gradients and of the centers' sums and counts."""
     gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    centres = 4 * 2 * (model.hparams["head"]["prototypes"] + 1) if isinstance(model, TerraFM) else 0
-    return {"gradients": gradients, "centres": centres}
+    centers = 4 * 2 * (model.hparams["head"]["prototypes"] + 1) if isinstance(model, TerraFM) else 0
+    return {"gradients": gradients, "centers": centers}
 
 
 def _memory(device: torch.device) -> dict[str, int]:

@@ -40,7 +40,7 @@ class StepMemory:
     """Bytes on a device during a step of some tiles.
 
     Args:
-        state: Parameters of student and teacher, Adam's two moments, centres.
+        state: Parameters of student and teacher, Adam's two moments, centers.
         data: Native tiles, and views.
         peak: Most that the step itself has at the same time: what is kept for the backward pass, gradients, and
             whatever is in between.

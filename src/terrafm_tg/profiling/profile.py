@@ -78,7 +78,7 @@ class Profile:
         precision: Of the Trainer.
         waiting: Share of the stages' boundaries at which the GPU had nothing left to do; None on a CPU.
         memory: Peak bytes: of the main process on the host (``host``), of tensors on the GPU (``device``).
-        reduced: Bytes that processes reduce per optimiser step: ``gradients`` and ``centres``.
+        reduced: Bytes that processes reduce per optimiser step: ``gradients`` and ``centers``.
         accumulated: Batches per optimiser step.
         graphs: Graphs compiled before the first batch that counts.
         recompiled: Graphs compiled since.
@@ -149,7 +149,7 @@ def _check(profile: Profile) -> None:
     names = ("processes", "batch", "batches", "seconds", "peak", "accumulated")
     divided_by = {name: getattr(profile, name) for name in names}
     numbers = divided_by | {"deviation": profile.deviation}
-    numbers |= {f"reduced {name}": profile.reduced.get(name) for name in ("gradients", "centres")}
+    numbers |= {f"reduced {name}": profile.reduced.get(name) for name in ("gradients", "centers")}
     numbers |= {f"stage {stage.name}": stage.seconds for stage in profile.stages}
     for name, value in numbers.items():
         if not isinstance(value, int | float) or not (value > 0 if name in divided_by else value >= 0):

@@ -1,7 +1,7 @@
 """``terrafm profile scaling``: what is left of one GPU's speed on many, computed from its step and the bytes reduced.
 
 Data-parallel processes do the same work as one, and besides reduce gradients (fp32, in buckets that are ready while the
-backward pass goes on) and the sums of the centres (beside the student's passes). A ring all-reduce of S bytes over n
+backward pass goes on) and the sums of the centers (beside the student's passes). A ring all-reduce of S bytes over n
 processes moves 2 (n - 1) / n S bytes through each link, in 2 (n - 1) messages. What does not fit beside the backward
 pass, and the last bucket, which is ready at its end, lengthen the step. So does the slowest process, for which all
 others wait: with deviation s of a step's time it takes about s sqrt(2 ln n) longer than the mean.
@@ -65,7 +65,7 @@ class Scaled:
         alone: One process's own step.
         reduction: All gradients' reduction, hidden or not.
         gradients: Its part that the backward pass does not hide.
-        centres: The centres' part that the student's passes do not hide.
+        centers: The centers' part that the student's passes do not hide.
         slowest: Waiting for the slowest process.
         samples: Tiles per optimiser step of all processes.
     """
@@ -74,14 +74,14 @@ class Scaled:
     alone: float
     reduction: float
     gradients: float
-    centres: float
+    centers: float
     slowest: float
     samples: int
 
     @property
     def seconds(self) -> float:
         """Of the whole step."""
-        return self.alone + self.gradients + self.centres + self.slowest
+        return self.alone + self.gradients + self.centers + self.slowest
 
     @property
     def efficiency(self) -> float:
@@ -96,7 +96,7 @@ class Scaled:
     @property
     def limit(self) -> str:
         """What takes most of what is lost."""
-        lost = {"gradients": self.gradients, "centres": self.centres, "the slowest": self.slowest}
+        lost = {"gradients": self.gradients, "centers": self.centers, "the slowest": self.slowest}
         name = max(lost, key=lost.__getitem__)
         return (
             f"{name} ({lost[name] / self.seconds:.1%})"
@@ -121,7 +121,7 @@ def predict_step(profile: Profile, processes: int, network: Network | None = Non
     # Gradients are reduced in the last of the accumulated batches. The first bucket is ready when its share of the
     # backward pass is done, the last one at its end.
     waiting = max(0.0, each * (buckets - 1) - hidden_behind * (1 - 1 / buckets))
-    centres = accumulated * net.all_reduce(profile.reduced["centres"], processes)
+    centers = accumulated * net.all_reduce(profile.reduced["centers"], processes)
     beside = accumulated * (profile.stage("student") + profile.stage("loss") + profile.stage("backward"))
     deviation = profile.deviation * math.sqrt(accumulated)
     return Scaled(
@@ -129,7 +129,7 @@ def predict_step(profile: Profile, processes: int, network: Network | None = Non
         alone=accumulated * profile.seconds,
         reduction=each * buckets,
         gradients=waiting + each,
-        centres=max(0.0, centres - beside),
+        centers=max(0.0, centers - beside),
         slowest=deviation * math.sqrt(2 * math.log(processes)),
         samples=accumulated * processes * profile.batch,
     )
@@ -164,7 +164,7 @@ def scaling_table(
         table.add_column(column, justify="left" if column == "limit" else "right", no_wrap=True)
     for count in gpus:
         row = predict_step(profile, count, net)
-        times = (f"{1000 * x:.1f}" for x in (row.seconds, row.reduction, row.gradients + row.centres))
+        times = (f"{1000 * x:.1f}" for x in (row.seconds, row.reduction, row.gradients + row.centers))
         table.add_row(
             str(count),
             *times,
@@ -173,7 +173,7 @@ def scaling_table(
             row.limit,
         )
     table.caption = (
-        f"Computed: {megabytes['gradients']:.0f} MB of gradients and {megabytes['centres']:.1f} MB of centres per step,"
+        f"Computed: {megabytes['gradients']:.0f} MB of gradients and {megabytes['centers']:.1f} MB of centers per step,"
         f" backward pass {1000 * profile.stage('backward'):.0f} ms, {net.machine} GPUs per machine, {net.within:g} "
         f"GB/s within and {net.between:g} GB/s between machines. Seen: what the step does not hide."
     )

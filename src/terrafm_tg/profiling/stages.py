@@ -25,7 +25,7 @@ STAGES = {
     "loss": "loss",
     "backward": "backward",
     "average": "teacher average",
-    "reduction": "reduction, centres",
+    "reduction": "reduction, centers",
     "optimizer_step": "clipping, optimiser",
 }
 #: Time of a step outside of all these.
