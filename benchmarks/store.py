@@ -75,16 +75,14 @@ def store_speed(root: Path, out: Path, tiles: int = 48, rounds: int = 3) -> Stor
                 data[data.tile_slice(row)]
             if number:
                 times[name].append(1000 * (time.process_time() - start) / count)
-    sizes = [
-        sum(getattr(tally, key) for tally in report.modalities.values()) for key in ("bytes_in", "bytes_out")
-    ]
+    sizes = report.counts[["bytes_in", "bytes_out"]].sum()
     ratio = statistics.median(a / b for a, b in zip(times["source"], times["store"], strict=True))
     return StoreSpeed(
         count,
         statistics.median(times["source"]),
         statistics.median(times["store"]),
         ratio,
-        sizes[0] / sizes[1],
+        sizes["bytes_in"] / sizes["bytes_out"],
     )
 
 
