@@ -142,6 +142,8 @@ def test_a_name_is_refused_before_it_is_looked_up(
     module, name = named
     if (module, name) in {("numpy", "dtype"), ("numpy", "ndarray")}:
         return
+    if module.partition(".")[0] in ("geobench", "ccb", "affine", "rasterio", "datetime"):
+        return  # stands for a value without behavior: the next test
     texts = b"".join(b"X" + len(t).to_bytes(4, "little") + t for t in (module.encode(), name.encode()))
     inner = pickle.dumps(tuple(arguments), 2)[2:-1]
     before = set(sys.modules)

@@ -155,7 +155,7 @@ def unknown(what: str, name: str, known: Collection[str]) -> str:
 
 
 def _fractions(values: Sequence[float] | float) -> tuple[float, ...]:
-    chosen = tuple(float(x) for x in _list(values, "fractions"))
+    chosen = tuple(float(x) for x in _numbers(values, "fractions"))
     for value in chosen:
         if not 0 < value <= 1:
             percent = f", for {value:g} % write {value / 100:g}" if 1 < value <= 100 else ""
@@ -166,14 +166,14 @@ def _fractions(values: Sequence[float] | float) -> tuple[float, ...]:
 
 
 def _seeds(values: Sequence[int] | int) -> tuple[int, ...]:
-    chosen = _list(values, "seeds")
-    for value in chosen:
-        if not isinstance(value, int) or not 0 <= value < 2**32:
-            raise TerraFMError(f"`seeds` holds {value!r}: give whole numbers from 0 on.")
+    chosen = _numbers(values, "seeds")
+    wrong = next((x for x in chosen if not isinstance(x, int) or not 0 <= x < 2**32), None)
+    if wrong is not None:
+        raise TerraFMError(f"`seeds` holds {wrong!r}: give whole numbers from 0 on.")
     return tuple(chosen)
 
 
-def _list(values: Any, name: str) -> list[Any]:
+def _numbers(values: Any, name: str) -> list[Any]:
     items = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else [values]
     if not items or not all(isinstance(item, int | float) and not isinstance(item, bool) for item in items):
         raise TerraFMError(f"`{name}` is {values!r}: give a number or a list of numbers.")

@@ -174,7 +174,7 @@ class Request:
             channels: The model's.
             size: Pixels that it sees.
             sensors: Which to read; all by default.
-            sources: Where each channel comes from, where that is known already.
+            sources: Places of the channels, if they are known already.
 
         Raises:
             UnsupportedTaskError: If the task has fewer than half of the bands.

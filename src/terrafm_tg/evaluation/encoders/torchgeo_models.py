@@ -27,19 +27,13 @@ _DOFA_RADAR = 3.75
 _PANOPTICON_RADAR = {"VV": -1.0, "VH": -2.0}
 
 
-def load_resnet(request: Request, name: str, weight: WeightsEnum | None) -> BenchEncoder:
-    """Loads ResNets of timm."""
-    size = request.size(32)
+def load_resnet_or_vit(request: Request, name: str, weight: WeightsEnum | None) -> BenchEncoder:
+    """Loads ResNets and Vision Transformers of timm, whose positions are resized to the image."""
+    is_vit = name.startswith("vit_")
+    size = request.size((14 if "patch14" in name else 16) if is_vit else 32)
     reader = weight_reader(request, weight, size)
-    model = _build(request, name, weight, in_chans=len(reader.channels))
-    return BenchEncoder(request, {IMAGE: reader}, TimmBackbone(model, size), size)
-
-
-def load_vit(request: Request, name: str, weight: WeightsEnum | None) -> BenchEncoder:
-    """Loads Vision Transformers of timm, their positions resized to the image."""
-    size = request.size(14 if "patch14" in name else 16)
-    reader = weight_reader(request, weight, size)
-    model = _build(request, name, weight, in_chans=len(reader.channels), dynamic_img_size=True)
+    settings = {"dynamic_img_size": True} if is_vit else {}
+    model = _build(request, name, weight, in_chans=len(reader.channels), **settings)
     return BenchEncoder(request, {IMAGE: reader}, TimmBackbone(model, size), size)
 
 
@@ -231,11 +225,11 @@ ADAPTERS = {
     "dofa_": load_dofa,
     "earthloc": load_earthloc,
     "panopticon_": load_panopticon,
-    "resnet": load_resnet,
+    "resnet": load_resnet_or_vit,
     "scalemae_": load_scalemae,
     "swin_": load_swin,
     "tilenet": load_tilenet,
-    "vit_": load_vit,
+    "vit_": load_resnet_or_vit,
 }
 
 #: What the others want instead of an image.
