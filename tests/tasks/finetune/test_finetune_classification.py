@@ -74,19 +74,22 @@ def test_probabilities_near_one_are_told_apart_in_bf16(tmp_path: Path) -> None:
     assert (scores[:, 0] < scores[:, 1]).all()
 
 
-def test_mixup_mixes_all_sensors_and_the_target_alike() -> None:
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("partner", [[5, 4, 3, 2, 1, 0], [0, 4, 3, 2, 1]])
+def test_mixup_mixes_all_sensors_and_the_target_alike(partner: list[int], several: bool) -> None:
+    """The first sample of an odd batch stays as it is."""
     seed_everything(0, verbose=False)
-    for several in (False, True):
-        index = torch.arange(6.0)[:, None, None, None]
-        target = torch.eye(6, dtype=torch.long) if several else torch.arange(6)
-        mix = SensorMixup(6, mixup=1.0, cutmix=0.0, label_smoothing=0.0, multilabel=several)
-        mixed, soft = mix({"s1rtc": index.expand(6, 2, 4, 4), "s2l2a": index.expand(6, 12, 4, 4)}, target)
-        share = soft.diagonal()
-        assert torch.allclose(soft.sum(1), torch.ones(6))
-        assert 0 < share[0] < 1
-        expected = share * torch.arange(6) + (1 - share) * torch.arange(6).flip(0)
-        assert torch.allclose(mixed["s1rtc"], expected[:, None, None, None].expand(6, 2, 4, 4))
-        assert torch.allclose(mixed["s2l2a"], expected[:, None, None, None].expand(6, 12, 4, 4))
+    count = len(partner)
+    index = torch.arange(float(count))[:, None, None, None]
+    target = torch.eye(count, dtype=torch.long) if several else torch.arange(count)
+    mix = SensorMixup(count, mixup=1.0, cutmix=0.0, label_smoothing=0.0, multilabel=several)
+    mixed, soft = mix({"s1rtc": index.expand(count, 2, 4, 4), "s2l2a": index.expand(count, 12, 4, 4)}, target)
+    share = soft.diagonal()
+    assert torch.allclose(soft.sum(1), torch.ones(count))
+    assert ((share > 0) & (share < 1) | (torch.arange(count) == torch.tensor(partner))).all()
+    expected = share * torch.arange(count) + (1 - share) * torch.tensor(partner)
+    for image in mixed.values():
+        assert torch.allclose(image, expected[:, None, None, None].expand_as(image))
 
 
 def test_cutmix_cuts_one_box_out_of_all_sensors() -> None:

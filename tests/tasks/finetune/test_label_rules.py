@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from finetune_runs import SIZE, images, loader, samples, scores, trainer
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torchgeo.tasks.mixins import ClassificationMixin
 
@@ -18,7 +18,6 @@ from terrafm_tg.tasks import (
     TerraFMPixelwiseRegression,
     TerraFMSegmentation,
 )
-from terrafm_tg.tasks.finetune.classification import SensorMixup
 from terrafm_tg.tasks.finetune.losses import LabelLoss
 from terrafm_tg.tasks.finetune.metrics import EpochScores
 
@@ -204,22 +203,6 @@ def test_a_length_that_does_not_fit_is_one_sentence(make: Any, settings: dict[st
 
 
 # M6: odd batches.
-@pytest.mark.parametrize("several", [False, True])
-def test_odd_batches_are_mixed(several: bool) -> None:
-    seed_everything(0, verbose=False)
-    index = torch.arange(5.0)[:, None, None, None]
-    target = torch.eye(5, dtype=torch.long) if several else torch.arange(5)
-    mix = SensorMixup(5, mixup=1.0, cutmix=0.0, label_smoothing=0.0, multilabel=several)
-    mixed, soft = mix({"s1rtc": index.expand(5, 2, 4, 4)}, target)
-    partner = torch.tensor([0, 4, 3, 2, 1])
-    share = soft.diagonal()[1:]
-    assert torch.allclose(soft.sum(1), torch.ones(5))
-    assert float(soft[0, 0]) == 1
-    assert ((share > 0) & (share < 1)).all()
-    values = mixed["s1rtc"][1:, 0, 0, 0]
-    assert torch.allclose(values, share * torch.arange(1, 5) + (1 - share) * partner[1:])
-
-
 def test_an_epoch_with_mixup_ends_with_an_odd_batch(tmp_path: Path) -> None:
     task = classification(num_classes=2, mixup=0.8, cutmix=1.0)
     run = trainer(tmp_path)

@@ -1,4 +1,4 @@
-"""What a protocol is given, what it does and what it gives back."""
+"""The contract of a protocol: its splits, its context, its scores."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Splits(NamedTuple):
 
 
 class Context(NamedTuple):
-    """How to run, as opposed to what.
+    """Place and seed of a run.
 
     Args:
         device: Where the encoder computes.

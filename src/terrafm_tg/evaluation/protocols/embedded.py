@@ -1,4 +1,4 @@
-"""What the protocols on frozen embeddings share: embed the splits once, check the labels, score the test split."""
+"""Shared parts of the protocols on frozen embeddings: splits embedded once, labels checked, the test split scored."""
 
 from __future__ import annotations
 
@@ -87,18 +87,6 @@ def check_positive(protocol: str, **settings: float) -> None:
     for name, value in settings.items():
         if not value > 0:
             raise TerraFMError(f"`{name}` of the protocol {protocol} is {value}: give a number above 0.")
-
-
-def check_choice(protocol: str, name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Stops at a setting that is none of the choices.
-
-    Raises:
-        TerraFMError: Naming them.
-    """
-    if value not in choices:
-        raise TerraFMError(
-            f"`{name}` of the protocol {protocol} is {value!r}: use one of {', '.join(choices)}."
-        )
 
 
 def to_labels(target: Tensor, kind: str, classes: int) -> Tensor:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, get_args
 
+from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.knn import TEMPERATURE, K, Metric, Votes, knn_votes
 from terrafm_tg.tasks.finetune.metrics import Score
 
 from .base import Context, Protocol, Splits
-from .embedded import check_choice, check_positive, embed_splits, score_test, to_labels
+from .embedded import check_positive, embed_splits, score_test, to_labels
 
 if TYPE_CHECKING:
     from terrafm_tg.evaluation.encoders import ModelSpec
@@ -39,8 +40,11 @@ class KNN(Protocol):
 
     def __post_init__(self) -> None:
         check_positive(self.name, k=self.k, temperature=self.temperature, batch=self.batch)
-        check_choice(self.name, "metric", self.metric, get_args(Metric))
-        check_choice(self.name, "votes", self.votes, get_args(Votes))
+        for name, choices in (("metric", get_args(Metric)), ("votes", get_args(Votes))):
+            if (value := getattr(self, name)) not in choices:
+                raise TerraFMError(
+                    f"`{name}` of the protocol knn is {value!r}: use one of {', '.join(choices)}."
+                )
 
     def run(self, spec: ModelSpec, splits: Splits, context: Context) -> list[Score]:
         """See :class:`~terrafm_tg.evaluation.protocols.Protocol`."""

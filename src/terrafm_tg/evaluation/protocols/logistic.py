@@ -66,7 +66,7 @@ class Logistic(Protocol):
             train, val, test = (Labelled((x - mean) / deviation, y) for x, y in (train, val, test))
         model, best = None, (-1.0, 0, Linear.zeros(train, len(task.classes)))
         for number, c in enumerate(self.values()):
-            model = fit(train, len(task.classes), c, model, self.tolerance, self.iterations)
+            model = fit_logistic(train, len(task.classes), c, model, self.tolerance, self.iterations)
             score = headline(task, model(val.x), val.y)
             if score > best[0]:  # the smallest C of equally good ones
                 best = score, number, model
@@ -103,12 +103,12 @@ class Linear(NamedTuple):
 
     @classmethod
     def zeros(cls, train: Labelled, classes: int) -> Linear:
-        """Where a fit starts."""
+        """Returns the start of a fit."""
         weight = train.x.new_zeros(classes, train.x.shape[1], dtype=torch.float64)
         return cls(weight, weight.new_zeros(classes))
 
 
-def fit(
+def fit_logistic(
     train: Labelled,
     classes: int,
     c: float,
@@ -133,7 +133,7 @@ def fit(
 
     if classes == 2 and train.y.ndim == 1:
         kept = None if start is None else Linear(start.weight[1:], start.bias[1:])
-        one = fit(Labelled(train.x, train.y[:, None]), 1, c, kept, tolerance, iterations)
+        one = fit_logistic(Labelled(train.x, train.y[:, None]), 1, c, kept, tolerance, iterations)
         return Linear(*(torch.cat([torch.zeros_like(part), part]) for part in one))
     x = train.x.double()
     target = train.y.double() if train.y.ndim == 2 else train.y

@@ -28,7 +28,7 @@ from .base import Context
 
 
 class PatchFeatures(NamedTuple):
-    """What a dense probe learns from.
+    """Patch features and masks of a split, which a dense probe learns from.
 
     Attributes:
         features: Of the last block, float16 or float32 (n, D, h, w).

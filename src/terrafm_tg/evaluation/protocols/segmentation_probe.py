@@ -112,7 +112,7 @@ class SegmentationProbe(Swept):
     def _counted(
         self, task: BenchTask, heads: dict[float, PatchHead], data: PatchFeatures, context: Context
     ) -> dict[float, Metrics]:
-        """What each layer predicts."""
+        """Counts the predictions of each layer."""
         counts = {rate: Metrics.of(task) for rate in heads}
         for chosen in torch.arange(len(data.features)).split(self.batch_size):
             features, mask = _take(data, chosen, context)

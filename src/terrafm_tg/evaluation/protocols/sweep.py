@@ -35,7 +35,7 @@ DIVERGED = float("-inf")
 
 @dataclass(frozen=True)
 class Training:
-    """How long and in which portions to train.
+    """Length and portions of a training.
 
     Args:
         epochs: Times that the training split is seen.
@@ -156,7 +156,7 @@ def sweep(
 
 
 def all_diverged(rates: Sequence[float]) -> NotFiniteError:
-    """What to say where no learning rate is left."""
+    """Returns the error where no learning rate is left."""
     return NotFiniteError(
         f"Training diverged with every learning rate ({', '.join(f'{rate:g}' for rate in rates)}): lower them, or look "
         "for values in the images that are not finite."
@@ -225,7 +225,7 @@ def seeded(context: Context) -> Iterator[None]:
 
 
 def _reading(context: Context) -> dict[str, Any]:
-    """How a loader reads."""
+    """Returns a loader's settings."""
     return {
         "num_workers": context.num_workers,
         "persistent_workers": context.num_workers > 0,

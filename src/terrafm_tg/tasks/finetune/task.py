@@ -103,7 +103,7 @@ class LabelTask(BaseTask):
         return batch
 
     def counts(self, batch: dict[str, Any]) -> bool:
-        """Whether any target of a batch counts."""
+        """Tells if any target of a batch counts."""
         ignored = self.hparams["ignore_index"]
         target = batch.get(self.target_key)
         return ignored is None or target is None or bool((target != ignored).any())
