@@ -1,8 +1,7 @@
 """Makes the README's picture: `python docs/_picture.py ENCODER.safetensors docs/images/terrafm.jpg`.
 
-A tile of the simulated world in its three sensors, one view of the teacher and one of the student, and the map of
-the fused patch tokens: their first three principal components as red, green and blue. ENCODER comes from
-`make pretrain` and `terrafm export`.
+A tile of the simulated world in its three sensors, a view of the teacher and one of the student, and the fused patch
+tokens' first three principal components as colors. ENCODER comes from `make pretrain` and `terrafm export`.
 """
 
 import sys
@@ -54,7 +53,7 @@ def main(weights: str, path: str, world: str = "data/picture_world") -> None:
 def stretch(values: np.ndarray, axis: tuple[int, int] | None) -> np.ndarray:
     """Values from the 2nd to the 98th percentile as 0 to 1."""
     low, high = np.nanpercentile(values, (2, 98), axis=axis)
-    return np.clip((values - low) / (high - low), 0, 1)
+    return ((values - low) / (high - low)).clip(0, 1)
 
 
 if __name__ == "__main__":
