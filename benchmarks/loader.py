@@ -21,8 +21,7 @@ from rich.table import Table
 
 from terrafm_tg.datamodules import FaultTolerant, TileDataLoader, TileDataModule
 from terrafm_tg.datamodules.loading.loader import largest_sample
-from terrafm_tg.datamodules.loading.ring import AVAILABLE, Ring
-from terrafm_tg.datamodules.loading.slots import SlotWriter
+from terrafm_tg.datamodules.loading.ring import AVAILABLE, Ring, SlotWriter
 from terrafm_tg.datasets.tiles.dataset import TileDataset
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.samplers import LandCoverSampler

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from terrafm_tg.callbacks import AtomicCheckpointIO, RunSummary
-from terrafm_tg.callbacks.figures import draw_curves, draw_land_cover
+from terrafm_tg.callbacks.summary import draw_curves, draw_land_cover
 
 
 def fit(folder: Path, *, save: bool = True, max_epochs: int = 2, resume: Path | None = None) -> Trainer:

@@ -19,8 +19,7 @@ from processes import start
 from terrafm_tg.datamodules import CachedTiles, DamageLog, FaultTolerant, TileDataLoader
 from terrafm_tg.datamodules.loading.faults import collate
 from terrafm_tg.datamodules.loading.loader import largest_sample
-from terrafm_tg.datamodules.loading.ring import AVAILABLE, Pool, Ring, SlotBatch
-from terrafm_tg.datamodules.loading.slots import SlotWriter
+from terrafm_tg.datamodules.loading.ring import AVAILABLE, Pool, Ring, SlotBatch, SlotWriter
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.samplers import LandCoverSampler
 

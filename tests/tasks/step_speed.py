@@ -44,7 +44,8 @@ def tiles(count: int, side: int = 534) -> dict[str, Any]:
                 noise = torch.randint(1, 10_000, shape, generator=generator)
                 sample[m.native_key(resolution)] = noise / 1e5 if m.unit == "dB" else noise.to(torch.uint16)
         samples.append(sample)
-    return collate_tiles(samples)
+    complete = torch.ones(count, len(MODALITIES), dtype=torch.bool)  # as the dataset would tell
+    return collate_tiles(samples) | {"complete": complete}
 
 
 class Clock(Callback):

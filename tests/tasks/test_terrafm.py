@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_terrafm import loader, make_batch, tiny_terrafm, trainer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from terrafm_tg.callbacks import AtomicCheckpointIO, ContactSheet
+from terrafm_tg.callbacks import AtomicCheckpointIO
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.tasks import TerraFM
 from terrafm_tg.transforms.augment import NO_CHANGE
@@ -294,18 +294,6 @@ def test_stochastic_depth_and_views_depend_on_the_draw_alone(tmp_path: Path) -> 
     assert fit(second, [make_batch(4)], tmp_path).losses == losses
     third = tiny_terrafm(drop_path=0.5, seed=1)
     assert fit(third, [make_batch(4)], tmp_path).losses != losses
-
-
-def test_contact_sheet_is_written(tmp_path: Path) -> None:
-    sheet = ContactSheet(tmp_path / "new" / "sheet.png")
-    fit(tiny_terrafm(), [make_batch(2)], tmp_path, callbacks=[sheet])
-    assert (tmp_path / "new" / "sheet.png").stat().st_size > 10_000
-
-
-def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
-    one, two = tiny_terrafm(drop_path=0.5), tiny_terrafm(drop_path=0.5, grad_checkpointing=True)
-    losses = [fit(task, [make_batch(2), make_batch(2, 2)], tmp_path).losses for task in (one, two)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
 def test_ablation_settings_train(tmp_path: Path) -> None:

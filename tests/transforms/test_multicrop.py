@@ -270,14 +270,6 @@ def test_augmentation_is_gain_and_offset_in_the_modalitys_unit():
     assert shift.std() > 0.2
 
 
-def test_custom_augmentation(make_batch):
-    batch = make_batch([1, 2])
-    still = Augment(probability=0.0, blur_probability=0.0)
-    torch.testing.assert_close(
-        views_of(small(augment=still), batch), views_of(small(augment=NO_CHANGE), batch)
-    )
-
-
 def test_whole_tiles_are_north_up(make_batch):
     batch = make_batch([1, 2, 3], without_s1=(2,))
     batch["image_s2l2a_10m"][:, :, :24] = 100

@@ -12,8 +12,7 @@ from terrafm_tg.datasets.tiles.dataset import TileDataset, TileSlice, collate_ti
 from terrafm_tg.errors import DamagedTileError, TerraFMError, UnfitTileError
 from terrafm_tg.samplers import LandCoverSampler
 
-from .ring import SlotBatch
-from .slots import Slot, SlotWriter
+from .ring import Slot, SlotBatch, SlotWriter
 
 _log = logging.getLogger(__name__)
 

@@ -13,8 +13,7 @@ from terrafm_tg.datasets.tiles.dataset import TileDataset
 from terrafm_tg.samplers import LandCoverSampler
 
 from .faults import DamageLog, FaultTolerant, collate
-from .ring import AVAILABLE, Ring, SlotBatch
-from .slots import SlotWriter
+from .ring import AVAILABLE, Ring, SlotBatch, SlotWriter
 
 _log = logging.getLogger(__name__)
 
