@@ -36,7 +36,7 @@ class Task(LightningModule):
     def __init__(self, name: str = "teacher", encoder: nn.Module | None = None) -> None:
         super().__init__()
         torch.manual_seed(0)
-        setattr(self, name, build_encoder("terrafm_tiny", depth=2) if encoder is None else encoder)
+        setattr(self, name, build_encoder("terrafm_nano", depth=2) if encoder is None else encoder)
         self.head = nn.Linear(1, 1)
         self.drawn: list[float] = []
         self.scores: list[dict[str, float]] = []
@@ -75,7 +75,7 @@ def expected(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     torch.save(Task().teacher.state_dict(), out / "teacher.pth")
     main([
         "bench", f"--root={root}", f"--out={out}", "--num_workers=0", "--device=cpu",
-        f"--models=[{{model: terrafm_tiny, weights: '{out / 'teacher.pth'}', size: 32}}]", f"--datasets={NAMES}",
+        f"--models=[{{model: terrafm_nano, weights: '{out / 'teacher.pth'}', size: 32}}]", f"--datasets={NAMES}",
     ])  # fmt: skip
     table = pd.read_parquet(out / "results.parquet")
     scores = table[table.headline & (table.average == "true")].set_index("dataset")

@@ -41,7 +41,7 @@ def reached(encoder: BenchEncoder, data: BenchDataset, stem: str) -> dict[str, f
 
 
 def encoder(data: BenchDataset, **settings: object) -> BenchEncoder:
-    return load_encoder(ModelSpec("terrafm_tiny", size=32, **settings), data.task, data)
+    return load_encoder(ModelSpec("terrafm_nano", size=32, **settings), data.task, data)
 
 
 def absent(modality, *bands: str) -> dict[str, float]:
@@ -128,7 +128,7 @@ def test_every_order_of_the_bands_gives_the_same_embedding(tmp_path: Path) -> No
     other = renamed(data, {"s1rtc": S1RTC.bands, "s2l1c": tuple(S2[i] for i in order)})
     batch = default_collate([data[i] for i in range(4)])
     shuffled = batch | {"image_s2l1c": batch["image_s2l1c"][:, order]}
-    for model in ("terrafm_tiny", "timm/vit_tiny_patch16_224"):
+    for model in ("terrafm_nano", "timm/vit_tiny_patch16_224"):
         encoders = [load_encoder(ModelSpec(model, sensors=["s2l1c"]), d.task, d) for d in (data, other)]
         with torch.inference_mode():
             tokens = [e.embed(b)["token"] for e, b in zip(encoders, (batch, shuffled), strict=True)]

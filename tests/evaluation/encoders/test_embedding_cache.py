@@ -36,7 +36,7 @@ def test_batches_and_workers_change_nothing(data: TinyBench) -> None:
     made = embeddings(encoder(data), data, batch_size=3)
     assert torch.equal(made.target, data.targets())
     assert same(made, embeddings(encoder(data), data, batch_size=7, num_workers=2))
-    model = load_encoder(ModelSpec("terrafm_tiny"), data.task, data)
+    model = load_encoder(ModelSpec("terrafm_nano"), data.task, data)
     kept = embeddings(model, data, batch_size=3)
     with torch.inference_mode():
         alone = model.embed({"image_s2l2a": data[4]["image_s2l2a"][None]})
@@ -70,7 +70,7 @@ def test_the_same_work_gives_the_same_bytes(data: TinyBench, tmp_path: Path) -> 
 
 
 def test_other_weights_settings_or_data_have_another_key(data: TinyBench, tmp_path: Path) -> None:
-    def key(model: str = "terrafm_tiny", own: TinyBench = data, **settings: object) -> str:
+    def key(model: str = "terrafm_nano", own: TinyBench = data, **settings: object) -> str:
         return embedding_key(load_encoder(ModelSpec(model, **settings), own.task, own), own)
 
     (tmp_path / "more").mkdir()

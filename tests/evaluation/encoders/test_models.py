@@ -29,7 +29,7 @@ def batch_of(data: TinyBench) -> dict[str, torch.Tensor]:
     return default_collate([data[i] for i in range(len(data))])
 
 
-def encoder(data: TinyBench, model: str = "terrafm_tiny", **settings: object) -> BenchEncoder:
+def encoder(data: TinyBench, model: str = "terrafm_nano", **settings: object) -> BenchEncoder:
     return load_encoder(ModelSpec(model, **settings), data.task, data)
 
 
@@ -38,14 +38,14 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of two blocks."""
     torch.manual_seed(1)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_file(build_encoder("terrafm_tiny", depth=2).state_dict(), path)
+    save_file(build_encoder("terrafm_nano", depth=2).state_dict(), path)
     return path
 
 
 def test_terrafm_fuses_what_is_there(both: TinyBench, weights: Path) -> None:
     batch = batch_of(both)
     images = {k.removeprefix("image_"): v for k, v in Normalize()(batch).items() if k.startswith("image_")}
-    model = build_encoder("terrafm_tiny", weights).eval()
+    model = build_encoder("terrafm_nano", weights).eval()
     ours = encoder(both, weights=str(weights))
     with torch.inference_mode():
         tokens = model.forward_features(images)
@@ -154,12 +154,12 @@ def test_pixels_of_a_mask_are_the_patches(tmp_path: Path) -> None:
         ({"model": "torchgeo/resnet18", "weights": "ALL"}, "has no weights 'ALL': use one of LANDSAT_TM_TOA"),
         ({"model": "torchgeo/dofa_small_patch16_224", "weights": "default"}, "leave `weights` out"),
         ({"model": "torchgeo/presto"}, "cannot read tiny-multiclass: it takes time series of single pixels"),
-        ({"model": "terrafm_tiny", "weights": "nothing.pth"}, "There is no checkpoint file nothing.pth"),
+        ({"model": "terrafm_nano", "weights": "nothing.pth"}, "There is no checkpoint file nothing.pth"),
         (
             {"model": "timm/resnet18", "weights": "nothing.pth"},
             "There is no file nothing.pth of weights for timm/resnet18",
         ),
-        ({"model": "terrafm_tiny", "channels": ["X"]}, "s1rtc, s2l2a has none of the bands X"),
+        ({"model": "terrafm_nano", "channels": ["X"]}, "s1rtc, s2l2a has none of the bands X"),
     ],
 )
 def test_wrong_settings_are_one_sentence(both: TinyBench, settings: dict, message: str) -> None:
@@ -172,5 +172,5 @@ def test_wrong_settings_are_one_sentence(both: TinyBench, settings: dict, messag
     "setting", [{"stem": "s2"}, {"pooling": "max"}, {"normalization": "x"}, {"absent": "x"}, {"size": -1}]
 )
 def test_a_specification_names_its_wrong_setting(setting: dict) -> None:
-    with pytest.raises(TerraFMError, match=f"`{next(iter(setting))}` of model 'terrafm_tiny' is"):
-        ModelSpec("terrafm_tiny", **setting)
+    with pytest.raises(TerraFMError, match=f"`{next(iter(setting))}` of model 'terrafm_nano' is"):
+        ModelSpec("terrafm_nano", **setting)

@@ -18,7 +18,7 @@ def batch_of(data: TinyBench) -> dict[str, torch.Tensor]:
     return default_collate([data[i] for i in range(len(data))])
 
 
-def encoder(data: TinyBench, model: str = "terrafm_tiny", **settings: object) -> BenchEncoder:
+def encoder(data: TinyBench, model: str = "terrafm_nano", **settings: object) -> BenchEncoder:
     return load_encoder(ModelSpec(model, **settings), data.task, data)
 
 
@@ -110,7 +110,7 @@ def test_sensors_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedTaskError, match="was to read s1rtc, and the task has s2l2a"):
         encoder(data, sensors=["s1rtc"])
     with pytest.raises(UnsupportedTaskError, match="none of s2l2a has a band of s1rtc"):
-        encoder(data, "terrafm_tiny_s1rtc")
+        encoder(data, "terrafm_nano_s1rtc")
     terrain = tiny_data(tmp_path, {"terrain": ("slope", "elevation")})
     with pytest.raises(UnsupportedTaskError, match="has a band of s1rtc or Sentinel-2"):
         encoder(terrain)
