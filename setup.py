@@ -2,7 +2,4 @@
 
 from setuptools import find_packages, setup
 
-setup(
-    packages=[*find_packages("src"), "terrafm_tg.conf"],
-    package_dir={"": "src", "terrafm_tg.conf": "conf"},
-)
+setup(packages=[*find_packages("src"), "terrafm_tg.conf"], package_dir={"": "src", "terrafm_tg.conf": "conf"})

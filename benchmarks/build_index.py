@@ -74,9 +74,7 @@ def write_map(path: Path, west: float, north: float, size: tuple[int, int], seed
             for scale in (256, 32, 8):
                 grid = random.choice(codes, (-(-height // scale), -(-size[1] // scale)))
                 patch = np.kron(grid, np.ones((scale, scale), np.uint8))[:height, : size[1]]
-                chosen = random.random((-(-height // scale), -(-size[1] // scale))) < (
-                    1 if scale == 256 else 0.2
-                )
+                chosen = random.random((-(-height // scale), -(-size[1] // scale))) < (1 if scale == 256 else 0.2)
                 mask = np.kron(chosen, np.ones((scale, scale), bool))[:height, : size[1]]
                 strip[mask] = patch[mask]
             file.write(strip, 1, window=((top, top + height), (0, size[1])))
@@ -139,9 +137,7 @@ def main() -> None:
         print(json.dumps(build(options.one)))
         return
     if not (options.folder / "map").exists():
-        write_map(
-            options.folder / "map" / "ESA_WorldCover_10m_2021_v200_N00W180_Map.tif", -180, 3, (1024, 1024)
-        )
+        write_map(options.folder / "map" / "ESA_WorldCover_10m_2021_v200_N00W180_Map.tif", -180, 3, (1024, 1024))
     results = {}
     for cells in sorted(options.cells):
         root = options.folder / f"cells_{cells}"
@@ -149,20 +145,12 @@ def main() -> None:
             write_metadata(root, cells)
         (root / "index.parquet").unlink(missing_ok=True)
         command = [sys.executable, __file__, str(options.folder), "--one", str(root)]
-        results[cells] = json.loads(
-            subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        )
-        print(
-            f"{cells:>9,} cells: " + ", ".join(f"{key} {value:.4g}" for key, value in results[cells].items())
-        )
+        results[cells] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        print(f"{cells:>9,} cells: " + ", ".join(f"{key} {value:.4g}" for key, value in results[cells].items()))
     if len(results) > 1:
         (few, less), *_, (many, more) = results.items()
         grown = {key: more[key] + (more[key] - less[key]) * (CELLS - many) / (many - few) for key in more}
-        print(
-            f"{CELLS:>9,} cells: "
-            + ", ".join(f"{key} {value:.4g}" for key, value in grown.items())
-            + " (on a line)"
-        )
+        print(f"{CELLS:>9,} cells: " + ", ".join(f"{key} {value:.4g}" for key, value in grown.items()) + " (on a line)")
     rate = count(options.folder)
     print("WorldCover: " + ", ".join(f"{key} {value:.4g}" for key, value in rate.items()))
     print(f"{4 * CELLS:>9,} tiles: {rate['ms_per_tile'] * 4 * CELLS / 3.6e6:.3g} core hours")

@@ -79,12 +79,7 @@ class PlainEncoder(nn.Module):
 
 
 def encoder_speed(
-    model: TerraFMViT,
-    modality: str = "s2l2a",
-    size: int = 224,
-    batch: int = 8,
-    rounds: int = 5,
-    compiled: bool = False,
+    model: TerraFMViT, modality: str = "s2l2a", size: int = 224, batch: int = 8, rounds: int = 5, compiled: bool = False
 ) -> list[Speed]:
     """Measures the folded encoder and the plain implementation in fp32 and under bf16 autocast, in turn.
 
@@ -105,9 +100,7 @@ def encoder_speed(
         TerraFMError: If the two implementations do not agree to rounding, or a number is not positive.
     """
     if min(batch, rounds) < 1:
-        raise TerraFMError(
-            f"A batch of {batch} and {rounds} rounds measure nothing: take at least one of each."
-        )
+        raise TerraFMError(f"A batch of {batch} and {rounds} rounds measure nothing: take at least one of each.")
     device = model.cls_token.device
     model = copy.deepcopy(model).eval().requires_grad_(False)
     folded = reparameterize(model)
@@ -118,9 +111,7 @@ def encoder_speed(
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         difference = (folded(x) - modules["plain"](x)).abs().max().item()
     if not difference < 1e-2:
-        raise TerraFMError(
-            f"The plain implementation differs from the encoder by {difference:.2g}: not a comparison."
-        )
+        raise TerraFMError(f"The plain implementation differs from the encoder by {difference:.2g}: not a comparison.")
     if compiled:
         modules["encoder, compiled"] = torch.compile(folded)
     variants = {

@@ -89,9 +89,7 @@ class InMemoryDataModule(BaseDataModule):
         if trainer is not None and trainer.strategy.root_device.type == "cuda":
             device = trainer.strategy.root_device
             move = (lambda x: x.to(device)) if self.hparams["on_device"] else Tensor.pin_memory
-            ready = [
-                {k: move(v) if k.startswith("image_") else v for k, v in batch.items()} for batch in ready
-            ]
+            ready = [{k: move(v) if k.startswith("image_") else v for k, v in batch.items()} for batch in ready]
         return MemoryLoader(ready, length, rank, ranks)
 
     @cached_property
@@ -109,9 +107,7 @@ class InMemoryDataModule(BaseDataModule):
             batch[f"sample_idx_{modality.name}"] = torch.arange(size)
             for resolution, bands in modality.native.items():
                 edge = self.hparams["tile_size"] * 10 // resolution
-                batch[modality.native_key(resolution)] = _pixels(
-                    modality, (size, len(bands), edge, edge), generator
-                )
+                batch[modality.native_key(resolution)] = _pixels(modality, (size, len(bands), edge, edge), generator)
         return batch
 
 
@@ -125,9 +121,7 @@ class MemoryLoader:
         ranks: Processes.
     """
 
-    def __init__(
-        self, ready: Sequence[dict[str, Tensor]], length: int, rank: int = 0, ranks: int = 1
-    ) -> None:
+    def __init__(self, ready: Sequence[dict[str, Tensor]], length: int, rank: int = 0, ranks: int = 1) -> None:
         self.ready = ready
         self.length = length
         self.rank = rank

@@ -67,22 +67,14 @@ def measure_index(path: Path) -> list[dict[str, Any]]:
         TerraFMError: If it is no tile index.
     """
     stages = [
-        {
-            "stage": "imports",
-            "seconds": None,
-            "processor_seconds": time.process_time(),
-            "peak_gb": peak_bytes() / 1e9,
-        }
+        {"stage": "imports", "seconds": None, "processor_seconds": time.process_time(), "peak_gb": peak_bytes() / 1e9}
     ]
 
     @contextmanager
     def stage(name: str) -> Iterator[None]:
         wall, processor = time.perf_counter(), time.process_time()
         yield
-        took = {
-            "seconds": time.perf_counter() - wall,
-            "processor_seconds": time.process_time() - processor,
-        }
+        took = {"seconds": time.perf_counter() - wall, "processor_seconds": time.process_time() - processor}
         stages.append({"stage": name} | took | {"peak_gb": peak_bytes() / 1e9})
 
     by = ("land_cover", "climate", "region")
@@ -133,11 +125,7 @@ def measure(path: Path | None = None, tiles: int = 6_000_000) -> list[dict[str, 
             path = Path(folder) / "index.parquet"
             with Console(stderr=True).status(f"Writing an index of {tiles:,} tiles", refresh_per_second=1):
                 write_synthetic_index(path, tiles)
-        alone = [
-            sys.executable,
-            "-c",
-            f"from benchmarks.index import print_stages; print_stages({str(path)!r})",
-        ]
+        alone = [sys.executable, "-c", f"from benchmarks.index import print_stages; print_stages({str(path)!r})"]
         with Console(stderr=True).status(f"Measuring {path.name} in a new process", refresh_per_second=1):
             done = subprocess.run(alone, stdout=subprocess.PIPE, text=True, check=True)
         stages = json.loads(done.stdout.splitlines()[-1])

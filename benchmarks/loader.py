@@ -140,9 +140,7 @@ def _processor_seconds() -> float:
     return seconds
 
 
-def measure(
-    data: TileDataModule | None = None, batch_size: int = 16, batches: int = 16, rounds: int = 3
-) -> None:
+def measure(data: TileDataModule | None = None, batch_size: int = 16, batches: int = 16, rounds: int = 3) -> None:
     """Measures how fast tiles reach the training process: decoding alone, torch's DataLoader, and the ring.
 
     Ratios are taken within a round. With two workers on two cores, "of the cores" is what the loader leaves of

@@ -63,9 +63,7 @@ def store_speed(root: Path, out: Path, tiles: int = 48, rounds: int = 3) -> Stor
     count = min(tiles, len(source), len(store))
     for row in range(count):
         ours, theirs = store[store.tile_slice(row)], source[source.tile_slice(row)]
-        if any(
-            not np.array_equal(ours[key], theirs[key], equal_nan=True) for key in theirs if "image" in key
-        ):
+        if any(not np.array_equal(ours[key], theirs[key], equal_nan=True) for key in theirs if "image" in key):
             raise TerraFMError(f"Tile {row} of the store is not that of the source: not a comparison.")
     times: dict[str, list[float]] = {"source": [], "store": []}
     for number in with_bar(range(rounds + 1), "Reading tiles"):

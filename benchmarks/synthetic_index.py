@@ -39,8 +39,7 @@ def write_synthetic_index(path: str | os.PathLike[str], tiles: int, seed: int = 
         raise TerraFMError(f"`tiles` is {tiles:,}: give a multiple of 4, at most {4 * len(rows):,}.")
     parts = (slice(start, start + _CELLS) for start in range(0, len(rows), _CELLS))
     tables = (
-        _tiles(rows[part], cols[part], patches[part], np.random.default_rng([seed, part.start]))
-        for part in parts
+        _tiles(rows[part], cols[part], patches[part], np.random.default_rng([seed, part.start])) for part in parts
     )
     write_index(tables, Path(path), {"tile_size": _TILE, "remote": False, "state": "synthetic"})
 
@@ -101,13 +100,9 @@ def _corners(lat: np.ndarray, lon: np.ndarray, epsg: np.ndarray) -> tuple[np.nda
 
 def _surface(patches: np.ndarray, lon: np.ndarray, rng: np.random.Generator) -> dict[str, object]:
     """Land cover, climate and region: most of a patch is of one class, and a few classes hold most of the tiles."""
-    common = (
-        0.6 ** np.arange(12)[[0, 4, 1, 2, 7, 3, 8, 6, 9, 11, 5, 2]]
-    )  # tree cover, bare, ocean, grass, crops, ...
+    common = 0.6 ** np.arange(12)[[0, 4, 1, 2, 7, 3, 8, 6, 9, 11, 5, 2]]  # tree cover, bare, ocean, grass, crops, ...
     own = np.random.default_rng(7).choice(12, 5000, p=common / common.sum())[patches]
-    cover = np.where(
-        rng.random(len(patches)) < 0.7, own, rng.choice(12, len(patches), p=common / common.sum())
-    )
+    cover = np.where(rng.random(len(patches)) < 0.7, own, rng.choice(12, len(patches), p=common / common.sum()))
     share = rng.dirichlet(np.full(11, 0.2), len(patches)).astype(np.float32)
     zones = 0.85 ** np.arange(30)
     climate = np.random.default_rng(8).choice(30, 5000, p=zones / zones.sum())[patches]

@@ -78,9 +78,7 @@ class KorniaCrops(nn.Module):
                 if not len(fields["source"]):
                     continue
                 size = self.crop.sizes[kind]
-                out = torch.empty(
-                    len(fields["source"]), len(m.bands), size, size, device=fields["source"].device
-                )
+                out = torch.empty(len(fields["source"]), len(m.bands), size, size, device=fields["source"].device)
                 for resolution, bands in m.native.items():
                     made = crops(_tiles(batch[m.native_key(resolution)], fields["source"], m.unit))
                     made = made.clamp_min(1e-4).log10().mul(10) if m.unit == "dB" else made
@@ -109,9 +107,7 @@ def view_speed(
         TerraFMError: If a number is not positive.
     """
     if batch_size < 2 or rounds < 1:
-        raise TerraFMError(
-            f"{rounds} rounds of {batch_size} tiles measure nothing: take 1 round and 2 tiles or more."
-        )
+        raise TerraFMError(f"{rounds} rounds of {batch_size} tiles measure nothing: take 1 round and 2 tiles or more.")
     device = device or torch.device("cpu")
     data = InMemoryDataModule(batch_size=batch_size, batches=1, tile_size=settings.pop("tile_size", 534))
     batch = next(iter(data.train_dataloader()))
@@ -134,20 +130,14 @@ def view_speed(
         ViewSpeed(
             name,
             statistics.median(own),
-            statistics.median(
-                min(both) / o for *both, o in zip(*(times[k] for k in kornia), own, strict=True)
-            ),
+            statistics.median(min(both) / o for *both, o in zip(*(times[k] for k in kornia), own, strict=True)),
         )
         for name, own in times.items()
     ]
 
 
 def measure(
-    batch: int = 16,
-    rounds: int = 5,
-    device: str | None = None,
-    tile_size: int = 534,
-    json: Path | None = None,
+    batch: int = 16, rounds: int = 5, device: str | None = None, tile_size: int = 534, json: Path | None = None
 ) -> None:
     """Measures the views of a batch against kornia's RandomResizedCrop and flips per resolution, on the same tiles.
 

@@ -29,9 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", default="terrafm_base")
     parser.add_argument("--weights", default="terrafm_base", help="a file, a published name, or `none`")
     parser.add_argument("--modality", default="s2l2a", choices=sorted(terrafm_tg.MODALITIES))
-    parser.add_argument(
-        "--bands", nargs="+", help="of the file, in its order; all of the modality by default"
-    )
+    parser.add_argument("--bands", nargs="+", help="of the file, in its order; all of the modality by default")
     parser.add_argument("--window", type=int, default=224, help="pixels that the encoder sees at once")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
@@ -59,20 +57,14 @@ def main(arguments: list[str] | None = None) -> None:
             for top in range(0, scene.height, options.window):
                 for left in range(0, scene.width, options.window):
                     window = Window(left, top, options.window, options.window)
-                    image = (
-                        scene.read(window=window, boundless=True, masked=True)
-                        .astype("float32")
-                        .filled(np.nan)
-                    )
+                    image = scene.read(window=window, boundless=True, masked=True).astype("float32").filled(np.nan)
                     image[:, (image == 0).all(axis=0)] = np.nan  # Sentinel-2's nodata
                     images = normalize(torch.from_numpy(image)[None]).to(options.device)
                     with torch.inference_mode():
                         tokens = model.forward_features(images)[0].float().cpu()  # (1 + patches, D)
                     side = options.window // PATCH
                     patches = tokens[1:].T.reshape(-1, side, side).numpy()
-                    height, width = (
-                        min(side, n) for n in (out.height - top // PATCH, out.width - left // PATCH)
-                    )
+                    height, width = (min(side, n) for n in (out.height - top // PATCH, out.width - left // PATCH))
                     place = Window(left // PATCH, top // PATCH, width, height)
                     out.write(patches[:, :height, :width], window=place)
                     places.append(scene.transform * (left + options.window / 2, top + options.window / 2))

@@ -21,15 +21,9 @@ def main(arguments: list[str] | None = None) -> Path:
     """Trains, validates by k-NN on held-out cells, and returns the path of the exported encoder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/example"))
-    parser.add_argument(
-        "--major_tom", type=Path, help="an indexed Major-TOM root; the simulated world without it"
-    )
-    parser.add_argument(
-        "--world", type=Path, default=Path("data/example_world"), help="of the simulated world"
-    )
-    parser.add_argument(
-        "--cells", type=int, default=200, help="of the simulated world; each holds four tiles"
-    )
+    parser.add_argument("--major_tom", type=Path, help="an indexed Major-TOM root; the simulated world without it")
+    parser.add_argument("--world", type=Path, default=Path("data/example_world"), help="of the simulated world")
+    parser.add_argument("--cells", type=int, default=200, help="of the simulated world; each holds four tiles")
     parser.add_argument("--cell_size", type=int, default=264, help="pixels of a simulated cell")
     parser.add_argument("--model", default="terrafm_nano")
     parser.add_argument("--crop", type=int, default=96, help="pixels of a global crop; a local one has half")

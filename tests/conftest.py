@@ -43,9 +43,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def parity() -> Path:
     """Folder with the published encoder's shapes and outputs: `../shared/parity`, or where TERRAFM_PARITY points."""
-    return _present(
-        Path(os.environ.get("TERRAFM_PARITY", SHARED / "parity")), "The published encoder's outputs"
-    )
+    return _present(Path(os.environ.get("TERRAFM_PARITY", SHARED / "parity")), "The published encoder's outputs")
 
 
 @pytest.fixture(scope="session")
@@ -105,9 +103,7 @@ def make_batch() -> Callable[..., dict[str, torch.Tensor]]:
         batch = {"position": torch.tensor(positions), "epoch": torch.full((len(positions),), epoch)}
         for modality in MODALITIES.values():
             having = [p for p in positions if modality != S1RTC or p not in without_s1]
-            batch[f"sample_idx_{modality.name}"] = torch.tensor(
-                [positions.index(p) for p in having], dtype=torch.int64
-            )
+            batch[f"sample_idx_{modality.name}"] = torch.tensor([positions.index(p) for p in having], dtype=torch.int64)
             for resolution, bands in modality.native.items():
                 shape = (len(bands), tile * 10 // resolution, tile * 10 // resolution)
                 if having:

@@ -17,9 +17,7 @@ from data.mmearth import data as mmearth
 from data.ssl4eo import data as ssl4eo
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted(
-    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md")]
-)
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md")])
 QUOTE = re.compile(r'```python title="(?P<path>[^"]+)"\n(?P<code>.*?)```', re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 
@@ -141,9 +139,7 @@ class Parsed(Exception):
 
 def _commands() -> list[list[str]]:
     """Every command that a page prints, once, as words; a line that begins with a space belongs to the one before."""
-    blocks = [
-        block for page in PAGES for block in re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL)
-    ]
+    blocks = [block for page in PAGES for block in re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL)]
     lines = [line for block in blocks for line in re.split(r"\n(?=\S)", re.sub(r"\\\n\s*", " ", block))]
     return list({line: words for line in lines if (words := shlex.split(line, comments=True))}.values())
 
@@ -204,11 +200,7 @@ def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("words", BENCH, ids=lambda words: Path(words[2]).stem)
 def test_the_commands_of_the_benchmarks_page_lay_out_work(
-    words: list[str],
-    benchmarks: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
+    words: list[str], benchmarks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     from terrafm_tg.cli.main import main
 
@@ -218,9 +210,7 @@ def test_the_commands_of_the_benchmarks_page_lay_out_work(
     assert int(found[1]) > 0
 
 
-def test_the_examples_of_the_benchmarks_page_run(
-    benchmarks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_examples_of_the_benchmarks_page_run(benchmarks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from evaluation.bench_results import results
 
     monkeypatch.chdir(tmp_path)

@@ -83,9 +83,7 @@ def test_names_are_spelled_the_american_way() -> None:
     assert not {(path, name) for path, tree in modules() for name in names_in(tree) if british(name)}
 
 
-@pytest.mark.parametrize(
-    "name", ["normalise", "quantised", "COLOURS", "to_metres", "centres", "neighbour_of"]
-)
+@pytest.mark.parametrize("name", ["normalise", "quantised", "COLOURS", "to_metres", "centres", "neighbour_of"])
 def test_british_spelling_is_noticed(name: str) -> None:
     assert british(name)
 

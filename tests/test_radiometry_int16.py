@@ -24,18 +24,11 @@ HALF_STEP = 0.00501
 def scenes() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """A batch of two speckled tiles with gaps as linear power, and as hundredths of a decibel."""
     rng = np.random.default_rng(4)
-    power = (10 ** rng.normal(-1.3, 0.4, (2, 2, 48, 48)) * rng.exponential(1, (2, 2, 48, 48))).astype(
-        np.float32
-    )
+    power = (10 ** rng.normal(-1.3, 0.4, (2, 2, 48, 48)) * rng.exponential(1, (2, 2, 48, 48))).astype(np.float32)
     power[0, :, 3:20, 5:30] = NODATA
     power[1, 1, 40, 40] = 0.0
     rows = torch.arange(2)
-    batch = {
-        "position": rows,
-        "epoch": torch.zeros(2, dtype=torch.int64),
-        "row": rows,
-        "sample_idx_s1rtc": rows,
-    }
+    batch = {"position": rows, "epoch": torch.zeros(2, dtype=torch.int64), "row": rows, "sample_idx_s1rtc": rows}
     return batch | {KEY: torch.from_numpy(power)}, batch | {KEY: torch.from_numpy(quantize(power))}
 
 
@@ -103,9 +96,7 @@ def test_averaged_as_power_not_as_decibels() -> None:
     stripes = torch.full((1, 2, 48, 48), -2000, dtype=torch.int16)
     stripes[..., ::2, :] = 0
     batch = {"position": torch.tensor([0]), "sample_idx_s1rtc": torch.tensor([0]), KEY: stripes}
-    view = (
-        MultiCrop(["s1rtc"]).whole(batch, 6).images["s1rtc"][0, :, 1:-1]
-    )  # the outer half pixels are extrapolated
+    view = MultiCrop(["s1rtc"]).whole(batch, 6).images["s1rtc"][0, :, 1:-1]  # the outer half pixels are extrapolated
     for channel, (mean, std) in enumerate(zip(S1RTC.mean, S1RTC.std, strict=True)):
         db = (view[channel] - 0.5) * 4 * std + mean
         torch.testing.assert_close(db, torch.full_like(db, 10 * np.log10(0.505)), atol=0.01, rtol=0)
@@ -126,7 +117,5 @@ def test_band_statistics(scenes) -> None:
 
 def test_two_forms_in_one_batch_are_refused(scenes) -> None:
     samples = [{KEY: batch[KEY][0], "row": torch.tensor(0)} for batch in scenes]
-    with pytest.raises(
-        TerraFMError, match=r"image_s1rtc_10m differs in type within a batch \(float32 and int16\)"
-    ):
+    with pytest.raises(TerraFMError, match=r"image_s1rtc_10m differs in type within a batch \(float32 and int16\)"):
         collate_tiles(samples)

@@ -12,16 +12,7 @@ from .modalities import MODALITIES, S1RTC, S2L1C, S2L2A, Modality
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "MODALITIES",
-    "S1RTC",
-    "S2L1C",
-    "S2L2A",
-    "DamagedTileError",
-    "Modality",
-    "TerraFMError",
-    "__version__",
-]
+__all__ = ["MODALITIES", "S1RTC", "S2L1C", "S2L2A", "DamagedTileError", "Modality", "TerraFMError", "__version__"]
 
 # The command answers `--help` and mistakes at once, and registers as soon as it has something to build.
 if Path(sys.argv[0] if sys.argv else "").name not in ("terrafm", "terrafm.exe"):

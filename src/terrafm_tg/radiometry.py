@@ -47,9 +47,7 @@ def quantize(power: np.ndarray) -> np.ndarray:
         TerraFMError: If the numbers are integers, which may be such steps already.
     """
     if not np.issubdtype(power.dtype, np.floating):
-        raise TerraFMError(
-            f"Linear power must be floating point, got {power.dtype}: is it quantized already?"
-        )
+        raise TerraFMError(f"Linear power must be floating point, got {power.dtype}: is it quantized already?")
     valid = (power > 0) & (power < np.inf)
     with np.errstate(divide="ignore", invalid="ignore"):
         steps = np.rint(10 * STEPS * np.log10(power))

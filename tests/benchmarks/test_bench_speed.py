@@ -46,8 +46,6 @@ def test_too_few(root: Path) -> None:
 def test_two_thousand_samples_with_the_base_encoder(tmp_path: Path) -> None:
     make_geobench(tmp_path, "m-eurosat", 1000, 10, 1000, size=64, classes=10)
     found = bench_speed(ModelSpec("terrafm_base"), tmp_path)
-    print(
-        f"{found.ratio:.3f} of processor time, {found.wall_ratio:.3f} of wall time, cached {found.again.wall:.1f} s"
-    )
+    print(f"{found.ratio:.3f} of processor time, {found.wall_ratio:.3f} of wall time, cached {found.again.wall:.1f} s")
     assert found.samples == 2000
     assert found.again.processor < found.forward.processor

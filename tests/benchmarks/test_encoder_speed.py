@@ -18,9 +18,7 @@ def model() -> TerraFMViT:
 @pytest.mark.parametrize("px", [224, 48])
 def test_the_same_numbers(model: TerraFMViT, modality: str, channels: int, px: int) -> None:
     x = torch.randn(2, channels, px, px)
-    torch.testing.assert_close(
-        PlainEncoder(model, modality)(x), model(x, modality=modality), atol=1e-5, rtol=1e-4
-    )
+    torch.testing.assert_close(PlainEncoder(model, modality)(x), model(x, modality=modality), atol=1e-5, rtol=1e-4)
 
 
 def test_every_variant_is_measured(model: TerraFMViT) -> None:

@@ -41,9 +41,7 @@ def test_columns_are_those_of_a_real_index(small_world, tmp_path) -> None:
 
 
 def test_impossible_numbers(tmp_path) -> None:
-    with pytest.raises(
-        TerraFMError, match=r"none.parquet cannot be read .* make it again with `terrafm index`"
-    ):
+    with pytest.raises(TerraFMError, match=r"none.parquet cannot be read .* make it again with `terrafm index`"):
         index.measure(tmp_path / "none.parquet")
     with pytest.raises(TerraFMError, match="`tiles` is 6: give a multiple of 4"):
         write_synthetic_index(tmp_path / "index.parquet", 6)

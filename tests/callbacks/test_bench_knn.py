@@ -86,11 +86,7 @@ def expected(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 def test_gives_the_scores_of_the_command(root: Path, expected: dict[str, float]) -> None:
     found = fit(Task(), root, datasets=NAMES, split="test")
     assert found == pytest.approx(expected, abs=1e-6)
-    assert set(found) == {
-        "bench/m-eurosat/knn_accuracy",
-        "bench/m-so2sat/knn_accuracy",
-        "bench/BigEarthNet-S1/knn_map",
-    }
+    assert set(found) == {"bench/m-eurosat/knn_accuracy", "bench/m-so2sat/knn_accuracy", "bench/BigEarthNet-S1/knn_map"}
 
 
 def test_leaves_training_as_it_is(root: Path) -> None:

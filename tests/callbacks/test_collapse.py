@@ -14,13 +14,7 @@ from terrafm_tg.errors import TerraFMError
 K = 1024
 HEALTHY = {"loss": 6.5, "kl": 0.1, "teacher_entropy": 6.4, "embedding_std": 0.3, "effective_rank": 4.0}
 #: What two runs of 300 steps logged, which learnt well, while they were near ln K = 7.62.
-SLOW = {
-    "loss": 7.607,
-    "kl": 0.0059,
-    "teacher_entropy": 7.6057,
-    "embedding_std": 0.2633,
-    "effective_rank": 1.7,
-}
+SLOW = {"loss": 7.607, "kl": 0.0059, "teacher_entropy": 7.6057, "embedding_std": 0.2633, "effective_rank": 1.7}
 
 
 class Scripted(LightningModule):
@@ -41,9 +35,7 @@ class Scripted(LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def run(
-    folder: Path, script: list[dict[str, float]], *more: Callback, prototypes: int = K, **settings: Any
-) -> int:
+def run(folder: Path, script: list[dict[str, float]], *more: Callback, prototypes: int = K, **settings: Any) -> int:
     monitor = CollapseMonitor(**({"every_n_steps": 1, "grace_steps": 5, "patience": 2} | settings))
     options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(

@@ -16,9 +16,7 @@ def test_every_view_of_the_first_tiles_is_drawn(make_batch, tmp_path):
     plan = crop.plan(batch)
     whole, views = crop.whole(batch, 32), crop(batch, plan)
     figure = draw_contact_sheet(whole, views, plan, tiles=2)
-    shown = sum(
-        int((rows % 3 < 2).sum()) for group in (whole, *views.values()) for rows in group.sample_idx.values()
-    )
+    shown = sum(int((rows % 3 < 2).sum()) for group in (whole, *views.values()) for rows in group.sample_idx.values())
     assert sum(len(ax.images) for ax in figure.axes) == shown
     assert len(figure.axes) == 2 * 3 * (1 + 2 + 2 + 3)
     assert any(ax.lines for ax in figure.axes)

@@ -28,9 +28,7 @@ SMALL: dict[str, Any] = {
 
 def _datamodule(root: Path, **kwargs: Any) -> SimulatedDataModule:
     world = {"cells": 40, "cell_size": 144, "num_workers": 0, "val_bank": 48, "val_queries": 24}
-    return SimulatedDataModule(
-        root, **world, **({"batch_size": 8, "val_share": 0.25, "val_block": 2} | kwargs)
-    )
+    return SimulatedDataModule(root, **world, **({"batch_size": 8, "val_share": 0.25, "val_block": 2} | kwargs))
 
 
 def _trainer(folder: Path, *callbacks: Any, **kwargs: Any) -> Trainer:
@@ -40,9 +38,7 @@ def _trainer(folder: Path, *callbacks: Any, **kwargs: Any) -> Trainer:
         | quiet
         | kwargs
     )
-    return Trainer(
-        accelerator="cpu", devices=1, default_root_dir=folder, callbacks=list(callbacks), **options
-    )
+    return Trainer(accelerator="cpu", devices=1, default_root_dir=folder, callbacks=list(callbacks), **options)
 
 
 def _task(seed: int = 0) -> TerraFM:
@@ -50,9 +46,7 @@ def _task(seed: int = 0) -> TerraFM:
     return TerraFM(**SMALL)
 
 
-def test_table_csv_and_figure_at_the_end(
-    small_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_table_csv_and_figure_at_the_end(small_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     task = _task()
     start = {name: x.clone() for name, x in task.teacher.state_dict().items()}
     report = HeldOutReport()
@@ -66,15 +60,11 @@ def test_table_csv_and_figure_at_the_end(
     assert str(tmp_path / "held_out.csv") in printed
     scores = frame.set_index(["encoder", "task", "bank", "query", "metric"]).score
     monitored = trainer.callback_metrics
-    assert monitored["val/knn_fused"] == pytest.approx(
-        scores[TRAINED, "knn", "fused", "fused", "accuracy"], abs=1e-4
-    )
+    assert monitored["val/knn_fused"] == pytest.approx(scores[TRAINED, "knn", "fused", "fused", "accuracy"], abs=1e-4)
     recall = scores[TRAINED, "retrieval", "s2l2a", "s1rtc", "recall@10"]
     assert monitored["val/recall10_s1rtc_to_s2l2a"] == pytest.approx(recall, abs=1e-4)
     untrained = report._encoders[UNTRAINED]
-    assert all(torch.equal(x, start[name]) for name, x in untrained.state_dict().items()), (
-        "from before the fit"
-    )
+    assert all(torch.equal(x, start[name]) for name, x in untrained.state_dict().items()), "from before the fit"
 
 
 def test_a_resumed_run_compares_with_the_same_untrained_encoder(small_world: Path, tmp_path: Path):

@@ -46,9 +46,7 @@ class Embedder(LightningModule):
 def _validate(module: Embedder, tmp_path: Path, **kwargs: Any) -> dict[str, float]:
     loaders = [DataLoader(range(200), batch_size=32), DataLoader(range(1000, 1090), batch_size=32)]
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(
-        accelerator="cpu", devices=1, default_root_dir=tmp_path, callbacks=KNNMonitor(**kwargs), **quiet
-    )
+    trainer = Trainer(accelerator="cpu", devices=1, default_root_dir=tmp_path, callbacks=KNNMonitor(**kwargs), **quiet)
     trainer.validate(module, loaders, verbose=False)
     return {name: value.item() for name, value in trainer.callback_metrics.items()}
 

@@ -25,9 +25,9 @@ class Logging(BoringModel):
 
 
 def test_the_first_batch_and_each_epochs_last_have_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    Trainer(
-        max_epochs=2, limit_train_batches=4, limit_val_batches=0, callbacks=[ProgressLines()], **QUIET
-    ).fit(Logging())
+    Trainer(max_epochs=2, limit_train_batches=4, limit_val_batches=0, callbacks=[ProgressLines()], **QUIET).fit(
+        Logging()
+    )
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
     begin = [re.match(r"epoch (\d) of 2, step (\d) of 8, train/loss [\d.e+-]+, ", line) for line in lines]
     assert [match and match.groups() for match in begin] == [("1", "1"), ("1", "4"), ("2", "8")]
@@ -49,11 +49,7 @@ def test_a_line_each_time_it_is_due_for_each_stage(capsys: pytest.CaptureFixture
 
 def test_without_an_end_no_time_is_left(capsys: pytest.CaptureFixture[str]) -> None:
     trainer = Trainer(
-        max_epochs=-1,
-        limit_val_batches=0,
-        max_time="00:00:00:01",
-        callbacks=[ProgressLines(every=0)],
-        **QUIET,
+        max_epochs=-1, limit_val_batches=0, max_time="00:00:00:01", callbacks=[ProgressLines(every=0)], **QUIET
     )
     trainer.fit(BoringModel())
     first = capsys.readouterr().out.splitlines()[0]
@@ -61,9 +57,7 @@ def test_without_an_end_no_time_is_left(capsys: pytest.CaptureFixture[str]) -> N
     assert "left" not in first
 
 
-@pytest.mark.parametrize(
-    ("bar", "kind"), [(RichProgressBar(), ProgressLines), (TQDMProgressBar(), TQDMProgressBar)]
-)
+@pytest.mark.parametrize(("bar", "kind"), [(RichProgressBar(), ProgressLines), (TQDMProgressBar(), TQDMProgressBar)])
 def test_lines_stand_in_for_a_bar_that_would_draw_nothing(bar: object, kind: type, tmp_path: Path) -> None:
     trainer = Trainer(callbacks=[bar], default_root_dir=tmp_path, **QUIET)
     show_as_lines(trainer)

@@ -36,9 +36,7 @@ def fit(folder: Path, *, save: bool = True, max_epochs: int = 2, resume: Path | 
     return run
 
 
-def test_says_where_the_checkpoint_is_and_what_to_do_next(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_says_where_the_checkpoint_is_and_what_to_do_next(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     fit(tmp_path)
     said = capsys.readouterr().out
     last = tmp_path / "checkpoints" / "last.ckpt"
@@ -58,9 +56,7 @@ def test_says_that_nothing_was_saved(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_says_how_to_resume_after_an_interruption(capsys: pytest.CaptureFixture) -> None:
     save = SimpleNamespace(last_model_path="runs/a/last.ckpt", best_model_path="", dirpath="runs/a")
-    trainer = SimpleNamespace(
-        checkpoint_callbacks=[save], ckpt_path="old.ckpt", is_global_zero=True, global_step=7
-    )
+    trainer = SimpleNamespace(checkpoint_callbacks=[save], ckpt_path="old.ckpt", is_global_zero=True, global_step=7)
     summary = RunSummary()
     summary.on_exception(trainer, None, ValueError())  # a checkpoint that is refused, say
     assert not capsys.readouterr().out
@@ -89,9 +85,7 @@ def test_says_that_nothing_was_left_to_do(tmp_path: Path, capsys: pytest.Capture
 def metrics() -> pd.DataFrame:
     """As CSVLogger writes them: a row per logging call, empty where it was not about that name."""
     steps = np.arange(0, 200, 10)
-    train = pd.DataFrame(
-        {"step": steps, "train/loss": 6 - steps / 100, "train/teacher_entropy": 5 - steps / 100}
-    )
+    train = pd.DataFrame({"step": steps, "train/loss": 6 - steps / 100, "train/teacher_entropy": 5 - steps / 100})
     val = pd.DataFrame({"step": [99, 199], "val/entropy/tree_cover": [3.0, 2.0], "val/entropy/mangroves": [1.0, 2.5],
                         "val/spread/tree_cover": [0.5, 0.6], "val/knn_s1rtc": [0.2, 0.4],
                         "val/knn_s1rtc_to_s2l2a": [0.1, 0.3]})  # fmt: skip
@@ -106,9 +100,7 @@ def test_curves_show_what_was_logged() -> None:
         "Entropy of the teacher's output (nats)",
         "k-NN accuracy on held-out cells",
     }
-    np.testing.assert_allclose(
-        visible["Training loss (nats)"].lines[0].get_ydata(), 6 - np.arange(0, 200, 10) / 100
-    )
+    np.testing.assert_allclose(visible["Training loss (nats)"].lines[0].get_ydata(), 6 - np.arange(0, 200, 10) / 100)
     labels = [text.get_text() for text in visible["k-NN accuracy on held-out cells"].get_legend().get_texts()]
     assert labels == ["S1", "S1 → L2A"]
 

@@ -20,8 +20,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 OVERLAYS = sorted(
     path.relative_to(CONF).as_posix()
     for path in CONF.rglob("*.yaml")
-    if path.stem != "pretrain"
-    and path.relative_to(CONF).parts[0] not in ("finetune", "bench", "torchgeo_bench")
+    if path.stem != "pretrain" and path.relative_to(CONF).parts[0] not in ("finetune", "bench", "torchgeo_bench")
 )
 #: A run of seconds.
 TINY = """
@@ -38,11 +37,7 @@ def tiny(tmp_path: Path, small_world: Path) -> list[str]:
     """Options of a run of seconds into the test's folder."""
     overlay = tmp_path / "tiny.yaml"
     overlay.write_text(TINY)
-    stack = [
-        f"--config={CONF / 'pretrain.yaml'}",
-        f"--config={CONF / 'data/major_tom.yaml'}",
-        f"--config={overlay}",
-    ]
+    stack = [f"--config={CONF / 'pretrain.yaml'}", f"--config={CONF / 'data/major_tom.yaml'}", f"--config={overlay}"]
     return [
         *stack,
         f"--data.root={small_world}",
@@ -116,13 +111,7 @@ def test_every_knob_of_the_augmentation_is_an_option(capsys: pytest.CaptureFixtu
         "blur_probability": 0.2, "blur_sigma": [0.2, 1.0],
     }  # fmt: skip
     with pytest.raises(SystemExit):
-        main(
-            [
-                "fit",
-                *(f"--model.augmentation.{name}={value}" for name, value in knobs.items()),
-                "--print_config",
-            ]
-        )
+        main(["fit", *(f"--model.augmentation.{name}={value}" for name, value in knobs.items()), "--print_config"])
     assert yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["augmentation"] == knobs
 
 
@@ -220,9 +209,7 @@ def test_a_worldcover_folder_elsewhere_is_refused(small_world: Path, tmp_path: P
     folder.mkdir()
     profile = {"driver": "GTiff", "width": 36, "height": 36, "count": 1, "dtype": "uint8", "crs": "EPSG:4326"}
     name = "ESA_WorldCover_10m_2021_v200_S78W180_Map.tif"
-    with rasterio.open(
-        folder / name, "w", **profile, transform=from_origin(-180, -75, 1 / 12, 1 / 12)
-    ) as file:
+    with rasterio.open(folder / name, "w", **profile, transform=from_origin(-180, -75, 1 / 12, 1 / 12)) as file:
         file.write(np.full((1, 36, 36), 10, np.uint8))
     root = tmp_path / "world"
     shutil.copytree(small_world, root)
@@ -242,9 +229,7 @@ def test_fit_on_real_tiles(data: str, tiny: list[str], tmp_path: Path, real_data
     shutil.copytree(real_data / data, root)
     kind = "folder" if data == "terramesh" else "major_tom"
     size = (
-        ["--data.tile_size=222"]
-        if data == "terramesh"
-        else ["--data.tile_size=534", "--data.ambiguous_offset=present"]
+        ["--data.tile_size=222"] if data == "terramesh" else ["--data.tile_size=534", "--data.ambiguous_offset=present"]
     )
     words = [word for word in tiny if not word.startswith(("--data.tile_size", "--config"))]
     overlay = next(word for word in tiny if word.endswith("tiny.yaml"))

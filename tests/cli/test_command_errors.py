@@ -15,22 +15,9 @@ from terrafm_tg.tasks import TerraFM
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 TINY = [
-    *(
-        f"--config={CONF / name}.yaml"
-        for name in ("pretrain", "size/tiny", "../benchmarks/memory", "hardware/cpu")
-    ),
-    *(
-        "--model.depth=2",
-        "--model.crops.global_size=48",
-        "--model.crops.local_size=32",
-        "--model.crops.local_crops=2",
-    ),
-    *(
-        "--model.head.prototypes=256",
-        "--model.head.hidden_dim=64",
-        "--data.tile_size=96",
-        "--data.batch_size=4",
-    ),
+    *(f"--config={CONF / name}.yaml" for name in ("pretrain", "size/tiny", "../benchmarks/memory", "hardware/cpu")),
+    *("--model.depth=2", "--model.crops.global_size=48", "--model.crops.local_size=32", "--model.crops.local_crops=2"),
+    *("--model.head.prototypes=256", "--model.head.hidden_dim=64", "--data.tile_size=96", "--data.batch_size=4"),
     *("--trainer.logger=false", "--trainer.callbacks=null", "--trainer.max_steps=1"),
     *("--trainer.enable_model_summary=false", "--trainer.enable_progress_bar=false"),
 ]
@@ -115,9 +102,7 @@ def test_a_full_disk(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("terrafm_tg.simulation.dataset.Planet", fill)
-    assert "A file cannot be read or written (No space left on device)" in refusal(
-        capsys, "simulate", str(tmp_path)
-    )
+    assert "A file cannot be read or written (No space left on device)" in refusal(capsys, "simulate", str(tmp_path))
 
 
 @pytest.mark.parametrize(

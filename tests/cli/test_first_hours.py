@@ -79,10 +79,7 @@ def test_a_reader_may_leave_early() -> None:
     code = "from terrafm_tg.cli.main import main; main(['--help'])"
     paths = os.pathsep.join(path for path in sys.path if path)
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        stdout=write,
-        stderr=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": paths},
+        [sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": paths}
     )
     os.close(write)
     assert done.stderr == b""
@@ -104,11 +101,7 @@ def test_precision_follows_the_device(units: bool, small_world: Path, monkeypatc
     monkeypatch.setattr("terrafm_tg.cli.trainer.has_bf16_units", lambda device: units)
     monkeypatch.setattr("terrafm_tg.cli.trainer._LONG", 0.0)
     monkeypatch.setattr("terrafm_tg.cli.trainer._MANY", 1)
-    small = {
-        "depth": 2,
-        "crops": {"global_size": 48, "local_size": 32, "local_crops": 2},
-        "head": {"prototypes": 64},
-    }
+    small = {"depth": 2, "crops": {"global_size": 48, "local_size": 32, "local_crops": 2}, "head": {"prototypes": 64}}
     data = {
         "class_path": "MajorTOMDataModule",
         "init_args": {"root": str(small_world), "tile_size": 72, "batch_size": 4},
@@ -117,9 +110,7 @@ def test_precision_follows_the_device(units: bool, small_world: Path, monkeypatc
         yaml.safe_dump({"model": {"init_args": small | {"model": "terrafm_tiny"}}, "data": data})
     )
     stack = [f"--config={name}" for name in ("pretrain", "own.yaml", "hardware/cpu")]
-    main(
-        ["fit", *stack, "--trainer.max_steps=3", "--trainer.callbacks=null", "--trainer.limit_val_batches=0"]
-    )
+    main(["fit", *stack, "--trainer.max_steps=3", "--trainer.callbacks=null", "--trainer.limit_val_batches=0"])
     printed = "".join(capsys.readouterr()) + caplog.text
     assert f"Precision {'bf16-mixed' if units else '32-true'}, which suits this device" in printed
     assert "parameters are trained" in printed

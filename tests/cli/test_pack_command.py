@@ -103,17 +103,13 @@ def test_the_simulated_world_gives_the_same_samples(tmp_path: Path, small_world:
     assert exact.table["land_cover"].tolist() == source.table["land_cover"].tolist()
 
 
-def test_a_mistake_gets_one_sentence(
-    tmp_path: Path, small_world: Path, real_data: Path, capsys, monkeypatch
-) -> None:
+def test_a_mistake_gets_one_sentence(tmp_path: Path, small_world: Path, real_data: Path, capsys, monkeypatch) -> None:
     monkeypatch.setattr("terrafm_tg.utils.parallel._ANSWER", 1)
     out = str(tmp_path / "store")
     assert "is no folder: give one with the data" in fails(capsys, "pack", str(tmp_path / "none"), out)
     assert "lie in each other" in fails(capsys, "pack", str(small_world), str(small_world / "store"))
     assert "use one of s1rtc" in fails(capsys, "pack", str(small_world), out, "--modalities=s3")
-    assert "made for tile_size=72, the dataset has 66" in fails(
-        capsys, "pack", str(small_world), out, "--tile_size=66"
-    )
+    assert "made for tile_size=72, the dataset has 66" in fails(capsys, "pack", str(small_world), out, "--tile_size=66")
     assert "`radar_unit` is no setting" in fails(capsys, "pack", str(small_world), out, "--radar_unit=dB")
     sites = str(real_data / "ssl4eo_s12")
     assert "`tile_size` is no setting" in fails(capsys, "pack", sites, out, "--tile_size=264")
@@ -121,9 +117,7 @@ def test_a_mistake_gets_one_sentence(
     main(["pack", sites, str(tmp_path / "sites"), "--workers=0"])
     assert "tiles of 1 cells" in capsys.readouterr().out
     assert "is a packed store already" in fails(capsys, "pack", str(tmp_path / "sites"), out)
-    assert "made with tile_size=264, not 72" in fails(
-        capsys, "pack", str(small_world), str(tmp_path / "sites")
-    )
+    assert "made with tile_size=264, not 72" in fails(capsys, "pack", str(small_world), str(tmp_path / "sites"))
     assert not Path(out, "index.parquet").exists()
 
 

@@ -45,11 +45,7 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path, last: Path) -> None:
     last.touch()
     job, log = submit(tmp_path, "exit 0", SLURM_RESTART_COUNT="1")
     assert job.wait() == 0
-    assert (
-        log.read_text()
-        .splitlines()[0]
-        .endswith(f"version job-7-1 --data.root /tiles of mine --ckpt_path {last}")
-    )
+    assert log.read_text().splitlines()[0].endswith(f"version job-7-1 --data.root /tiles of mine --ckpt_path {last}")
 
 
 def test_a_new_job_goes_on_from_anothers_checkpoint_until_it_has_its_own(tmp_path: Path, last: Path) -> None:

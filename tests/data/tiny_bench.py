@@ -28,9 +28,7 @@ def tiny_task(sensors: Mapping[str, tuple[str, ...]], kind: str = "multiclass", 
 class TinyBench(BenchDataset):
     """One file per sample and sensor."""
 
-    def __init__(
-        self, task: BenchTask, root: Path, images: Mapping[str, Tensor], target: Tensor, split="train"
-    ):
+    def __init__(self, task: BenchTask, root: Path, images: Mapping[str, Tensor], target: Tensor, split="train"):
         self.root, self.target, self.sensors = root, target, tuple(images)
         files = []
         for sensor, stack in images.items():

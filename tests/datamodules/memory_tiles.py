@@ -15,9 +15,7 @@ from terrafm_tg.errors import DamagedTileError
 from terrafm_tg.modalities import Modality
 
 
-def make_index(
-    rows: np.ndarray, cols: np.ndarray, land_cover: Sequence[int] | None = None
-) -> gpd.GeoDataFrame:
+def make_index(rows: np.ndarray, cols: np.ndarray, land_cover: Sequence[int] | None = None) -> gpd.GeoDataFrame:
     """Four tiles in each of the cells; land cover repeats along the tiles. Every third cell lacks S1."""
     lat, lon = (np.repeat(x, 4) for x in grid.corners(rows, cols))
     quadrant = np.tile(np.arange(4), len(rows))
@@ -33,9 +31,7 @@ def make_index(
             "has_s1rtc": np.repeat(np.arange(len(rows)) % 3 > 0, 4),
             "has_s2l2a": True,
         },
-        index=pd.IntervalIndex.from_arrays(
-            times, times + np.timedelta64(1, "D"), closed="both", name="datetime"
-        ),
+        index=pd.IntervalIndex.from_arrays(times, times + np.timedelta64(1, "D"), closed="both", name="datetime"),
         geometry=shapely.box(x, y, x + half_width, y + half_height),
         crs=4326,
     )
@@ -61,8 +57,7 @@ class MemoryTiles(TileDataset):
             raise DamagedTileError(f"{self.name(row)} {modality.name}", "the file is truncated")
         dtype = np.float32 if modality.name == "s1rtc" else np.uint16
         return {
-            res: np.full((len(bands), size, size), 1 + row, dtype)
-            + np.arange(len(bands), dtype=dtype)[:, None, None]
+            res: np.full((len(bands), size, size), 1 + row, dtype) + np.arange(len(bands), dtype=dtype)[:, None, None]
             for res, bands in modality.native.items()
             if (size := self.tile_size * 10 // res)
         }

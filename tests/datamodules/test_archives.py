@@ -26,9 +26,7 @@ def fit(tmp_path: Path, overlay: str, **options: object) -> pd.DataFrame:
             "trainer.log_every_n_steps": 1, "trainer.callbacks+": "ContactSheet",
             "trainer.callbacks.path": tmp_path / "views.png"}  # fmt: skip
     settings = SMALL | more | {key.replace("__", "."): value for key, value in options.items()}
-    main(
-        ["fit", *(f"--config={CONF / name}" for name in stack), *(f"--{k}={v}" for k, v in settings.items())]
-    )
+    main(["fit", *(f"--config={CONF / name}" for name in stack), *(f"--{k}={v}" for k, v in settings.items())])
     return pd.read_csv(next(tmp_path.rglob("metrics.csv")))["train/loss"].dropna()
 
 
@@ -49,10 +47,7 @@ def test_mmearth(tmp_path: Path):
 
 
 def test_nothing_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    for overlay, message in (
-        ("ssl4eo_s12", "holds no site of SSL4EO-S12"),
-        ("mmearth", "holds no MMEarth: expected"),
-    ):
+    for overlay, message in (("ssl4eo_s12", "holds no site of SSL4EO-S12"), ("mmearth", "holds no MMEarth: expected")):
         with pytest.raises(SystemExit):
             fit(tmp_path, overlay, data__root=tmp_path / "nowhere")
         error = capsys.readouterr().err

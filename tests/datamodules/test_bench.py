@@ -71,10 +71,7 @@ def test_missing_pixels_get_the_mean_and_training_samples_turn_with_their_masks(
     torch.manual_seed(0)
     data = BenchDataModule("Flood-S1", tmp_path, size=0, batch_size=6)
     data.setup("fit")
-    batch = {
-        "image_s1rtc": torch.full((6, 2, 2, 8, 8), -12.0),
-        "mask": torch.arange(64).view(1, 8, 8).expand(6, 8, 8),
-    }
+    batch = {"image_s1rtc": torch.full((6, 2, 2, 8, 8), -12.0), "mask": torch.arange(64).view(1, 8, 8).expand(6, 8, 8)}
     batch["image_s1rtc"][:, :, 0] += batch["mask"][:, None] / 10
     batch["image_s1rtc"][0, 0, 1, 0] = torch.nan
     still, turned = data.aug(batch), data.train_aug(batch)

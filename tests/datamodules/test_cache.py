@@ -30,9 +30,7 @@ def test_same_samples_decoded_once() -> None:
     tiles, cached = make()
     for _ in range(2):
         for row in ALL:
-            assert same(
-                cached[cached.tile_slice(row, 3, 1)], MemoryTiles(tiles.index)[tiles.tile_slice(row, 3, 1)]
-            )
+            assert same(cached[cached.tile_slice(row, 3, 1)], MemoryTiles(tiles.index)[tiles.tile_slice(row, 3, 1)])
     has_s1 = tiles.index["has_s1rtc"].to_numpy()
     assert not has_s1.all()
     np.testing.assert_array_equal(tiles.reads, np.stack([has_s1, np.ones(64)], axis=1))
@@ -52,11 +50,7 @@ def test_workers_share_it() -> None:
     tiles, cached = make()
     sampler = LandCoverSampler(tiles, seed=1)
     loader = TileDataLoader(
-        FaultTolerant(cached, sampler),
-        sampler=sampler,
-        batch_size=8,
-        num_workers=2,
-        multiprocessing_context="fork",
+        FaultTolerant(cached, sampler), sampler=sampler, batch_size=8, num_workers=2, multiprocessing_context="fork"
     )
     for epoch in range(3):
         sampler.set_epoch(epoch)

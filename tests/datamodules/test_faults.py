@@ -77,9 +77,7 @@ def test_replacements_stay_among_the_samplers_rows() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_too_many_end_the_run(workers) -> None:
-    with pytest.raises(
-        TerraFMError, match=r"^1\d of \d\d samples were damaged, and `max_damaged_share` is 0.05:.*$"
-    ):
+    with pytest.raises(TerraFMError, match=r"^1\d of \d\d samples were damaged, and `max_damaged_share` is 0.05:.*$"):
         epoch(loader(damaged=range(0, 64, 4), workers=workers, share=0.05))
 
 
@@ -110,16 +108,12 @@ class Ragged(MemoryTiles):
         return {r: g[..., : 6 if row % 2 else 12] for r, g in super()._read(row, modality).items()}
 
 
-@pytest.mark.parametrize(
-    ("dataset", "words"), [(Ambiguous, "Set `ambiguous_offset`"), (Ragged, "differs in size")]
-)
+@pytest.mark.parametrize(("dataset", "words"), [(Ambiguous, "Set `ambiguous_offset`"), (Ragged, "differs in size")])
 @pytest.mark.parametrize("workers", [0, 1])
 def test_other_errors_arrive_as_one_sentence(dataset: type[TileDataset], words, workers) -> None:
     tiles = dataset(make_index(*square(4)))
     sampler = LandCoverSampler(tiles)
-    batches = TileDataLoader(
-        FaultTolerant(tiles, sampler), sampler=sampler, batch_size=8, num_workers=workers
-    )
+    batches = TileDataLoader(FaultTolerant(tiles, sampler), sampler=sampler, batch_size=8, num_workers=workers)
     with pytest.raises(TerraFMError, match=words) as error:
         list(batches)
     assert "Traceback" not in str(error.value)

@@ -91,9 +91,7 @@ def run(*args, **kwargs) -> int:
     return process.exitcode
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=pytest.mark.soak if case in LONG else ()) for case in RUNS]
-)
+@pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.soak if case in LONG else ()) for case in RUNS])
 def test_killed_and_resumed_equals_not_killed(case, whole_run, tmp_path) -> None:
     trainer, data, checkpoint, kill_at = RUNS[case]
     settings = {"trainer": trainer, "data": data, "checkpoint": checkpoint}
@@ -101,9 +99,7 @@ def test_killed_and_resumed_equals_not_killed(case, whole_run, tmp_path) -> None
     assert run(tmp_path, "resumed", settings, resume=True) == 0
 
     whole = whole_run(json.dumps({k: v for k, v in trainer.items() if k != "val_check_interval"}))
-    killed, resumed = (
-        (tmp_path / f"{name}.jsonl").read_text().splitlines() for name in ("killed", "resumed")
-    )
+    killed, resumed = ((tmp_path / f"{name}.jsonl").read_text().splitlines() for name in ("killed", "resumed"))
     assert killed == whole[: kill_at + 1]
     assert len(set(whole)) == len(whole)
     done = len(whole) - len(resumed)

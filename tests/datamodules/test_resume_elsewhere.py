@@ -32,19 +32,12 @@ class Saving(Toy):
             self.trainer.save_checkpoint(self.record.with_suffix(".ckpt"))
 
 
-def fit(
-    folder: Path, name: str, save_at: int | None = None, resume: str | None = None, **settings: int
-) -> list:
+def fit(folder: Path, name: str, save_at: int | None = None, resume: str | None = None, **settings: int) -> list:
     """Two epochs of 31 draws; gives the epoch and positions of each batch."""
     task = Saving(folder / f"{name}.jsonl")
     task.save_at = save_at
     data = MemoryDataModule(
-        edge=4,
-        batch_size=settings.pop("batch_size"),
-        epoch_length=LENGTH,
-        val_bank=8,
-        val_queries=4,
-        num_workers=0,
+        edge=4, batch_size=settings.pop("batch_size"), epoch_length=LENGTH, val_bank=8, val_queries=4, num_workers=0
     )
     run = Trainer(max_epochs=2, **QUIET, **settings)
     run.fit(task, data, ckpt_path=folder / f"{resume}.ckpt" if resume else None)

@@ -42,9 +42,7 @@ def test_one_sensor_keeps_torchgeos_key_and_its_bands_are_the_stems(tmp_path: Pa
 
 def test_torchgeos_plots_undo_the_normalisation(tmp_path: Path) -> None:
     eurosat.create(tmp_path)
-    data = SensorDataModule(
-        {"s2l1c": EuroSAT}, tmp_path, bands={"s2l1c": ["B04", "B03", "B02"]}, batch_size=2
-    )
+    data = SensorDataModule({"s2l1c": EuroSAT}, tmp_path, bands={"s2l1c": ["B04", "B03", "B02"]}, batch_size=2)
     image = batch(data)["image"]
     raw = torch.stack([EuroSAT(tmp_path, "test", ["B04", "B03", "B02"])[i]["image"] for i in range(2)])
     assert torch.allclose(image * data.std[:, None, None] + data.mean[:, None, None], raw, atol=0.1)
@@ -130,9 +128,7 @@ def test_fill_values_are_missing_as_in_pretraining() -> None:
     for unit, fill in (("dB", -9999.0), ("dB", -32768.0), ("linear", 0.0), ("linear", -32768.0)):
         radar = torch.full((1, 2, 8, 8), 0.1 if unit == "linear" else -10.0)
         radar[0, 0, 0, 0] = fill
-        found = SensorTransforms({"s1rtc": S1RTC.bands}, radar_unit=unit)({"image_s1rtc": radar})[
-            "image_s1rtc"
-        ]
+        found = SensorTransforms({"s1rtc": S1RTC.bands}, radar_unit=unit)({"image_s1rtc": radar})["image_s1rtc"]
         assert found[0, 0, 0, 0] == 0.5
         assert found[0, 0, 0, 1] != 0.5
 

@@ -91,9 +91,7 @@ def run_cases(kind, folder: Path, seeds: list[int], pipe) -> None:
     torch.set_num_threads(1)
     truth = {int(sample["row"]): sample for sample in one_epoch(datamodule(kind, folder))[0]}
     images = [key for key in truth[0] if key.startswith("image")]
-    files = sorted(
-        path for pattern in ("*.tif", "part_*.parquet") for path in (folder / "root").rglob(pattern)
-    )
+    files = sorted(path for pattern in ("*.tif", "part_*.parquet") for path in (folder / "root").rglob(pattern))
     size = np.array([file.stat().st_size for file in files])
     for seed in seeds:
         rng = np.random.default_rng(seed)
@@ -108,8 +106,7 @@ def run_cases(kind, folder: Path, seeds: list[int], pipe) -> None:
         assert replaced == len(lost)
         assert {data.tiles.name(row) for row in lost} == {name.rpartition(" ")[0] for name in names}
         changed = sum(
-            not all(torch.equal(sample[key], truth[int(sample["row"])][key]) for key in images)
-            for sample in samples
+            not all(torch.equal(sample[key], truth[int(sample["row"])][key]) for key in images) for sample in samples
         )
         pipe.send((len(lost), changed))
 

@@ -18,9 +18,7 @@ def boxes(cells, margin=0.0) -> list[shapely.Polygon]:
     rows, cols = grid.parse(cells)
     lat, lon = grid.corners(rows, cols)
     high, wide = 180 / grid.ROWS, 360 / grid.cells_per_row(rows)
-    return shapely.box(
-        lon - margin * wide, lat - margin * high, lon + (1 + margin) * wide, lat + (1 + margin) * high
-    )
+    return shapely.box(lon - margin * wide, lat - margin * high, lon + (1 + margin) * wide, lat + (1 + margin) * high)
 
 
 @settings(max_examples=40, deadline=None)
@@ -83,10 +81,7 @@ def test_nothing_held_out() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (
-            {"val_share": 0.5, "block": 4},
-            r"Holding out 50% of 9 cells in blocks of 4 x 4 .* leaves none to train on",
-        ),
+        ({"val_share": 0.5, "block": 4}, r"Holding out 50% of 9 cells in blocks of 4 x 4 .* leaves none to train on"),
         ({"val_share": 1.0}, "`val_share=1.0`"),
         ({"block": 0}, "`block=0`"),
         ({"gap": -1}, "`gap=-1`"),

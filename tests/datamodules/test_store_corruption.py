@@ -32,9 +32,7 @@ def store(tmp_path_factory) -> Path:
 
 
 def datamodule(store: Path) -> PackedDataModule:
-    return PackedDataModule(
-        store, batch_size=4, num_workers=0, val_share=0, power=0, ocean_keep=1, max_damaged_share=1
-    )
+    return PackedDataModule(store, batch_size=4, num_workers=0, val_share=0, power=0, ocean_keep=1, max_damaged_share=1)
 
 
 def run_cases(store: Path, seeds: range, pipe) -> None:
@@ -104,9 +102,7 @@ def check(store: Path, seeds: range, tmp_path: Path) -> None:
     """All cases in a process of their own, which neither dies nor hangs."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(
-        target=run_cases, args=(shutil.copytree(store, tmp_path / "store"), seeds, theirs)
-    )
+    process = context.Process(target=run_cases, args=(shutil.copytree(store, tmp_path / "store"), seeds, theirs))
     process.start()
     theirs.close()
     seen: Counter[str] = Counter()

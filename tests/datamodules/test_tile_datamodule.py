@@ -184,13 +184,7 @@ def test_every_setting_can_be_given_in_yaml(name) -> None:
     """jsonargparse sees through the subclasses: each setting of the base, with its type and default."""
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(BaseDataModule, "data")
-    settings = {
-        "power": 0.75,
-        "by": ["land_cover", "climate"],
-        "cache": True,
-        "val_bank": None,
-        "batch_size": 32,
-    }
+    settings = {"power": 0.75, "by": ["land_cover", "climate"], "cache": True, "val_bank": None, "batch_size": 32}
     config = parser.parse_object(
         {"data": {"class_path": f"terrafm_tg.datamodules.{name}", "init_args": {"root": "x", **settings}}}
     )

@@ -17,8 +17,7 @@ def test_two_processes_share_the_draws(tmp_path) -> None:
 
     def lines(name):
         return [
-            [json.loads(line) for line in (tmp_path / f"{name}.{rank}").read_text().splitlines()]
-            for rank in (0, 1)
+            [json.loads(line) for line in (tmp_path / f"{name}.{rank}").read_text().splitlines()] for rank in (0, 1)
         ]
 
     data = MemoryDataModule(edge=8, batch_size=3, epoch_length=31, val_bank=9, val_queries=5)

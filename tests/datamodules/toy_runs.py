@@ -38,9 +38,7 @@ class Toy(LightningModule):
 
 def run(folder: Path, name: str, settings: dict, resume: bool = False, kill_at: int | None = None) -> None:
     """Train as ``settings`` say, into ``folder/name.jsonl``; checkpoints go to ``folder``."""
-    data = MemoryDataModule(
-        edge=4, batch_size=5, epoch_length=31, val_bank=8, val_queries=4, **settings["data"]
-    )
+    data = MemoryDataModule(edge=4, batch_size=5, epoch_length=31, val_bank=8, val_queries=4, **settings["data"])
     checkpoint = ModelCheckpoint(folder, "{step}", save_top_k=-1, **settings["checkpoint"])
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     validation = {} if "val_check_interval" in settings["trainer"] else {"limit_val_batches": 0}
@@ -65,9 +63,7 @@ def run(folder: Path, name: str, settings: dict, resume: bool = False, kill_at: 
 def run_on_two_processes(folder: Path) -> None:
     """The few lines of a script: nothing but ``strategy`` says that there are two processes."""
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = Trainer(
-        accelerator="cpu", devices=2, strategy="ddp_fork", max_epochs=2, num_sanity_val_steps=0, **quiet
-    )
+    trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp_fork", max_epochs=2, num_sanity_val_steps=0, **quiet)
     data = MemoryDataModule(edge=8, batch_size=3, epoch_length=31, val_bank=9, val_queries=5, num_workers=1)
     trainer.fit(RankedToy(folder / "train"), data)
 
@@ -84,6 +80,4 @@ class RankedToy(Toy):
 
     def validation_step(self, batch, batch_idx, dataloader_idx=0):
         with self.record.with_name(f"val{dataloader_idx}.{self.global_rank}").open("a") as file:
-            file.write(
-                json.dumps([self.current_epoch, batch["position"].tolist(), batch["row"].tolist()]) + "\n"
-            )
+            file.write(json.dumps([self.current_epoch, batch["position"].tolist(), batch["row"].tolist()]) + "\n")

@@ -26,11 +26,7 @@ def write_real_cells(root: Path, real: Path, cells: int = 4) -> Path:
     rows: dict[str, list[dict]] = {name: [] for name in MODALITIES}
     for number in range(cells):
         pixels = {band: np.rot90(image, number // 2) for band, image in l2a[number % 2].items()}
-        pixels = {
-            "s2l2a": pixels,
-            "s2l1c": _mosaic(real, "s2l1c", number),
-            "s1rtc": _mosaic(real, "s1rtc", number),
-        }
+        pixels = {"s2l2a": pixels, "s2l1c": _mosaic(real, "s2l1c", number), "s1rtc": _mosaic(real, "s1rtc", number)}
         for name in MODALITIES:
             rows[name].append(product(name, f"536U_{100 + number}R", "N0510", size=SIZE, pixels=pixels[name]))
     return write_major_tom(root, rows)
@@ -53,11 +49,7 @@ def _join(quarters: list[np.ndarray]) -> np.ndarray:
 
 
 def _by_band(groups: dict[int, np.ndarray], modality: Modality) -> dict[str, np.ndarray]:
-    return {
-        band: image
-        for r, bands in modality.native.items()
-        for band, image in zip(bands, groups[r], strict=True)
-    }
+    return {band: image for r, bands in modality.native.items() for band, image in zip(bands, groups[r], strict=True)}
 
 
 def _mosaic(real: Path, name: str, seed: int) -> dict[str, np.ndarray]:
@@ -73,14 +65,9 @@ def _mosaic(real: Path, name: str, seed: int) -> dict[str, np.ndarray]:
     image = np.concatenate([np.concatenate(turned[i : i + 5], axis=2) for i in range(0, 25, 5)], axis=1)
     image = image[:, :SIZE, :SIZE]
     if name == "s1rtc":
-        return dict(
-            zip(("vv", "vh"), (10 ** (image.astype(np.float64) / 10)).astype(np.float32), strict=True)
-        )
+        return dict(zip(("vv", "vh"), (10 ** (image.astype(np.float64) / 10)).astype(np.float32), strict=True))
     steps = dict(zip(MODALITIES[name].bands, MODALITIES[name].resolutions, strict=True)) | {"B10": 60}
-    return {
-        band: image[i, :: steps[band] // 10, :: steps[band] // 10].astype(np.uint16)
-        for i, band in enumerate(_L1C)
-    }
+    return {band: image[i, :: steps[band] // 10, :: steps[band] // 10].astype(np.uint16) for i, band in enumerate(_L1C)}
 
 
 if __name__ == "__main__":

@@ -72,9 +72,7 @@ def test_histogram_counts_each_pixel_once(folder, bounds):
 
 
 def test_histogram_of_a_turned_polygon_leaves_out_the_corners_of_its_box(folder):
-    diamond = (
-        box(1.0, 49.0, 2.0, 50.0).intersection(box(1.0, 49.0, 2.0, 50.0).buffer(0)).centroid.buffer(0.5, 1)
-    )
+    diamond = box(1.0, 49.0, 2.0, 50.0).intersection(box(1.0, 49.0, 2.0, 50.0).buffer(0)).centroid.buffer(0.5, 1)
     counts = ESAWorldCover(folder, missing="unknown").histogram(diamond)
     assert counts.sum() == pytest.approx(0.5 * PIXELS**2, rel=0.03)
 
@@ -133,9 +131,7 @@ def test_mask_holds_class_indices_and_is_valid_at_any_date(folder):
 
 def test_transforms_see_class_indices(folder):
     seen = []
-    dataset = ESAWorldCover(
-        folder, transforms=lambda sample: seen.append(sample["mask"].max().item()) or sample
-    )
+    dataset = ESAWorldCover(folder, transforms=lambda sample: seen.append(sample["mask"].max().item()) or sample)
     dataset[0.5:1.5:RES, 48.5:49.5:RES]
     assert seen == [10]
 

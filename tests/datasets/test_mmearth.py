@@ -66,17 +66,14 @@ def test_agrees_with_torchgeo(tmp_path):
     """TorchGeo's samples, with statistics that change nothing."""
     fake.create(tmp_path)
     neutral = {
-        kind: {"mean": [0.0] * 13, "std": [1.0] * 13}
-        for kind in ("sentinel2_l1c", "sentinel2_l2a", "sentinel1")
+        kind: {"mean": [0.0] * 13, "std": [1.0] * 13} for kind in ("sentinel2_l1c", "sentinel2_l2a", "sentinel1")
     }
     (tmp_path / FOLDER / f"{FOLDER}_band_stats.json").write_text(json.dumps(neutral))
     bands = {"sentinel2": ["B8A", "B2", "B9"], "sentinel1_desc": ["VV", "VH"]}
     theirs = MMEarth(tmp_path, "MMEarth100k", list(bands), bands)[0]
     ours = sample_of(MMEarthTiles(tmp_path), 1)
     torch.testing.assert_close(ours["image_s1rtc"], theirs["image_sentinel1_desc"], rtol=1e-5, atol=1e-5)
-    order = MODALITIES["s2l1c"].band_indices(
-        ["B02", "B8A", "B09"]
-    )  # TorchGeo sorts them as the file has them
+    order = MODALITIES["s2l1c"].band_indices(["B02", "B8A", "B09"])  # TorchGeo sorts them as the file has them
     torch.testing.assert_close(ours["image_s2l1c"][order], theirs["image_sentinel2"])
 
 
@@ -104,10 +101,7 @@ def test_indexed_and_packed(tmp_path):
     table = build_index(tmp_path / "source", workers=0, progress=False)
     assert (table.land_cover == 3).all()
     pack(MMEarthTiles(tmp_path / "source", native=True), tmp_path / "store", workers=0, progress=False)
-    source, store = (
-        MMEarthTiles(tmp_path / "source", native=True),
-        PackedTiles(tmp_path / "store", native=True),
-    )
+    source, store = (MMEarthTiles(tmp_path / "source", native=True), PackedTiles(tmp_path / "store", native=True))
     assert len(store) == len(source) == 5
     for row in range(5):
         expected, got = sample_of(source, row), sample_of(store, row)
@@ -129,9 +123,7 @@ def test_small_subset(tmp_path):
 def test_wrong_settings(root, tmp_path):
     with pytest.raises(TerraFMError, match=r"holds no MMEarth: expected files such as .*data_100k_v001.h5"):
         MMEarthTiles(tmp_path)
-    with pytest.raises(
-        TerraFMError, match="`subset` must be one of MMEarth, MMEarth64, MMEarth100k, got 'tiny'"
-    ):
+    with pytest.raises(TerraFMError, match="`subset` must be one of MMEarth, MMEarth64, MMEarth100k, got 'tiny'"):
         MMEarthTiles(root, subset="tiny")
     with pytest.raises(TerraFMError, match="holds no MMEarth64"):
         MMEarthTiles(root, subset="MMEarth64")
@@ -150,8 +142,6 @@ def test_damage_is_named(tmp_path):
     with path.open("r+b") as file:
         file.seek(at + 1000)
         file.write(bytes(2000))
-    with pytest.raises(
-        DamagedTileError, match="1000013/ascending s2l2a cannot be used: sentinel2 of row 1: "
-    ):
+    with pytest.raises(DamagedTileError, match="1000013/ascending s2l2a cannot be used: sentinel2 of row 1: "):
         sample_of(dataset, 2)
     assert "image_s2l1c" in sample_of(dataset, 0)

@@ -123,9 +123,7 @@ def test_damage_is_named(tmp_path, damage):
         path.write_bytes(path.read_bytes()[:3000])
     else:
         path.write_bytes((path.parent / "B2.tif").read_bytes())
-    with pytest.raises(
-        DamagedTileError, match=rf"s2a/0000200/{path.parent.name} s2l2a cannot be used: .*B11"
-    ):
+    with pytest.raises(DamagedTileError, match=rf"s2a/0000200/{path.parent.name} s2l2a cannot be used: .*B11"):
         sample_of(dataset)
 
 

@@ -50,17 +50,13 @@ def band_pixels(modality: str, band: str, size: int = SIZE, seed: int = 0) -> np
     return random.integers(1200, 5000, shape).astype(np.uint16)
 
 
-def product(
-    modality: str, cell: str, baseline: str = "N0301", date: str = "20210501T101031", **changes
-) -> dict:
+def product(modality: str, cell: str, baseline: str = "N0301", date: str = "20210501T101031", **changes) -> dict:
     """A row of a product: its ``bands``, of which ``pixels`` replaces some, and its ``metadata``."""
     epsg, size = changes.pop("epsg", 32633), changes.pop("size", SIZE)
     x, y = changes.pop("corner", corner_of(cell, epsg, size))
     held = MODALITIES[modality]
     bands = (
-        [b.lower() for b in held.bands]
-        if modality == "s1rtc"
-        else [*held.bands, *(["B10"] * (modality == "s2l1c"))]
+        [b.lower() for b in held.bands] if modality == "s1rtc" else [*held.bands, *(["B10"] * (modality == "s2l1c"))]
     )
     replaced, nodata = changes.pop("pixels", {}), -32768.0 if modality == "s1rtc" else None
     columns = {}
@@ -81,9 +77,7 @@ def product(
     return {"bands": columns, "metadata": metadata | changes}
 
 
-def write_major_tom(
-    root: Path, rows: dict[str, list[dict]], url: str = "https://host/resolve/main/images/"
-) -> Path:
+def write_major_tom(root: Path, rows: dict[str, list[dict]], url: str = "https://host/resolve/main/images/") -> Path:
     """A Major-TOM root with the rows of each modality, one row per row group, two rows per file."""
     for modality, products in rows.items():
         folder = root / FOLDERS[modality]
@@ -92,9 +86,7 @@ def write_major_tom(
         for part, start in enumerate(range(0, len(products), 2), 1):
             name = f"part_{part:05}.parquet"
             held = products[start : start + 2]
-            named = [
-                {key: p["metadata"][key] for key in ("product_id", "grid_cell")} | p["bands"] for p in held
-            ]
+            named = [{key: p["metadata"][key] for key in ("product_id", "grid_cell")} | p["bands"] for p in held]
             table = pa.Table.from_pylist(named)
             pq.write_table(table, folder / "images" / name, row_group_size=1)
             for group, p in enumerate(held):

@@ -39,9 +39,7 @@ def _rank(rank: int, folder: Path) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     # The ranks' shares overlap in tile 3, as a padded list does; the second has no radar.
     outputs = [_output([5, 3, 9], [0, 2])] if rank == 0 else [_output([3, 7], [])]
-    torch.save(
-        {name: tuple(tiles) for name, tiles in gather(collect(outputs)).items()}, folder / f"{rank}.pt"
-    )
+    torch.save({name: tuple(tiles) for name, tiles in gather(collect(outputs)).items()}, folder / f"{rank}.pt")
     distributed.destroy_process_group()
 
 

@@ -22,20 +22,13 @@ def _tiles(first: int, count: int) -> list[dict[str, Tensor]]:
     for start in range(first, first + count, 4):
         row = torch.arange(start, start + 4)
         land_cover = row % 5
-        batch = {
-            "row": row,
-            "land_cover": land_cover,
-            "position": torch.full((4,), -1),
-            "epoch": torch.zeros(4),
-        }
+        batch = {"row": row, "land_cover": land_cover, "position": torch.full((4,), -1), "epoch": torch.zeros(4)}
         for m in MODALITIES.values():
             at = torch.arange(1, 4) if m.name == "s1rtc" else torch.arange(4)
             batch[f"sample_idx_{m.name}"] = at
             for resolution, bands in m.native.items():
                 side = 24 * 10 // resolution
-                level = torch.rand(5, len(bands), generator=torch.Generator().manual_seed(resolution))[
-                    land_cover[at]
-                ]
+                level = torch.rand(5, len(bands), generator=torch.Generator().manual_seed(resolution))[land_cover[at]]
                 noise = 1 + 0.2 * torch.rand(len(at), len(bands), side, side, generator=generator)
                 x = (0.05 + level[..., None, None]) * noise
                 batch[m.native_key(resolution)] = x / 5 if m.unit == "dB" else (2000 * x).to(torch.uint16)
@@ -65,8 +58,7 @@ def test_table_of_encoders_and_baseline(encoder: nn.Module):
     assert encoder.training, "left in the mode that it had"
     assert list(frame.encoder.unique()) == ["one", "same", BASELINE]
     one, same = (
-        frame[frame.encoder == name].drop(columns="encoder").reset_index(drop=True)
-        for name in ("one", "same")
+        frame[frame.encoder == name].drop(columns="encoder").reset_index(drop=True) for name in ("one", "same")
     )
     assert one.equals(same), "evaluation is deterministic"
     assert len(one) == 2 * 4 + 2 * 6 + 6

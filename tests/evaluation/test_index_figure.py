@@ -34,9 +34,7 @@ def test_nothing_but_ocean(table):
 @pytest.mark.parametrize("points", [20_000, 0])  # as points, as a raster
 def test_the_figure_shows_each_class(table, small_world, tmp_path, monkeypatch, points):
     monkeypatch.setattr(index_figure, "_POINTS", points)
-    index_figure.write_index_figure(
-        table, region_names(small_world / "index.parquet"), tmp_path / "index.png"
-    )
+    index_figure.write_index_figure(table, region_names(small_world / "index.parquet"), tmp_path / "index.png")
     assert [path.name for path in tmp_path.iterdir()] == ["index.png"]
     pixels = np.rint(imread(tmp_path / "index.png")[..., :3] * 255).astype(int).reshape(-1, 3)
     shown = set(map(tuple, np.unique(pixels, axis=0)))

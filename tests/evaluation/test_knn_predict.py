@@ -61,9 +61,7 @@ def test_chance_is_the_majority_of_the_bank():
     dummy = DummyClassifier(strategy="most_frequent").fit(bank[:, None], bank)
     level = chance(bank, target)
     assert level["accuracy"] == pytest.approx(dummy.score(target[:, None], target)) == pytest.approx(0.2)
-    assert level["balanced accuracy"] == pytest.approx(
-        balanced_accuracy_score(target, dummy.predict(target[:, None]))
-    )
+    assert level["balanced accuracy"] == pytest.approx(balanced_accuracy_score(target, dummy.predict(target[:, None])))
 
 
 def test_an_empty_bank_and_another_width_are_refused():

@@ -31,14 +31,8 @@ def draw(n: int, labels: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, to
     generator = torch.Generator().manual_seed(seed)
     target = torch.randint(2, (n, labels), generator=generator)
     target[0], target[1] = 0, 1
-    bank = torch.randn(n, 12, generator=generator) + 2 * target.float() @ torch.randn(
-        labels, 12, generator=generator
-    )
-    return (
-        bank,
-        target,
-        bank[torch.randint(n, (40,), generator=generator)] + torch.randn(40, 12, generator=generator),
-    )
+    bank = torch.randn(n, 12, generator=generator) + 2 * target.float() @ torch.randn(labels, 12, generator=generator)
+    return (bank, target, bank[torch.randint(n, (40,), generator=generator)] + torch.randn(40, 12, generator=generator))
 
 
 @pytest.mark.parametrize(("metric", "votes"), WEIGHTS)

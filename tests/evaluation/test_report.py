@@ -24,8 +24,7 @@ def _frame(shift: float = 0.0) -> pd.DataFrame:
     for encoder, gain in ((UNTRAINED, 0.0), (TRAINED, 0.3), (BASELINE, 0.05)):
         for metric in ("accuracy", "balanced accuracy"):
             rows += [
-                (encoder, KNN, name, name, metric, 0.1 * (i + 1) + gain)
-                for i, name in enumerate((*SENSORS, FUSED))
+                (encoder, KNN, name, name, metric, 0.1 * (i + 1) + gain) for i, name in enumerate((*SENSORS, FUSED))
             ]
             rows += [(encoder, CROSS_SENSOR, a, b, metric, 0.1 + gain) for a, b in pairs]
         rows += [(encoder, RETRIEVAL, b, a, "recall@10", 0.2 + gain) for a, b in pairs]
@@ -67,12 +66,7 @@ def test_several_seeds_become_mean_and_deviation():
 
 def test_an_arrow_of_retrieval_points_from_query_to_bank():
     frame = _frame()
-    one = (
-        (frame.task == RETRIEVAL)
-        & (frame["query"] == "s1rtc")
-        & (frame.bank == "s2l2a")
-        & (frame.encoder == TRAINED)
-    )
+    one = (frame.task == RETRIEVAL) & (frame["query"] == "s1rtc") & (frame.bank == "s2l2a") & (frame.encoder == TRAINED)
     frame.loc[one, "score"] = 0.99
     retrieval = next(section for section in sections(frame) if "recall" in section.title)
     assert retrieval.mean.loc[("s1rtc", "s2l2a"), TRAINED] == 0.99

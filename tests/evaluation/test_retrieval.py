@@ -26,9 +26,7 @@ def test_equals_a_sort(k: int):
         if row in rows_b:
             cosine = b @ x / np.linalg.norm(b, axis=1) / np.linalg.norm(x)
             found.append(row in rows_b[np.argsort(-cosine)[:k]])
-    value, chance, count = recall(
-        _tiles(torch.tensor(a), rows_a), _tiles(torch.tensor(b), rows_b), k=k, chunk=7
-    )
+    value, chance, count = recall(_tiles(torch.tensor(a), rows_a), _tiles(torch.tensor(b), rows_b), k=k, chunk=7)
     assert value == pytest.approx(np.mean(found))
     assert (chance, count) == (pytest.approx(k / 120), len(found))
 

@@ -11,9 +11,7 @@ from terrafm_tg.models.embedding import FUSED
 SENSORS = ("s1rtc", "s2l1c", "s2l2a")
 
 
-def world(
-    n: int, seed: int, widths: dict[str, int] | None = None, gap: float = 0.0
-) -> dict[str, TileFeatures]:
+def world(n: int, seed: int, widths: dict[str, int] | None = None, gap: float = 0.0) -> dict[str, TileFeatures]:
     """Tiles of four classes that all sensors see with their own noise; `gap` moves each sensor aside."""
     generator = torch.Generator().manual_seed(seed)
     label = torch.randint(4, (n,), generator=generator)
@@ -32,9 +30,7 @@ def _frame(*args: object, **kwargs: object) -> pd.DataFrame:
 def test_every_sensor_every_ordered_pair_every_task():
     frame = _frame(world(200, 0), world(100, 1))
     pairs = {(a, b) for a in SENSORS for b in SENSORS if a != b}
-    tasks = frame.groupby("task")[["bank", "query"]].apply(
-        lambda part: set(zip(part.bank, part["query"], strict=True))
-    )
+    tasks = frame.groupby("task")[["bank", "query"]].apply(lambda part: set(zip(part.bank, part["query"], strict=True)))
     assert tasks[KNN] == {(name, name) for name in (*SENSORS, FUSED)}
     assert tasks[CROSS_SENSOR] == tasks[RETRIEVAL] == pairs
     assert frame.score.between(0, 1).all()

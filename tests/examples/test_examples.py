@@ -37,12 +37,7 @@ def test_pretrain(small_world: Path, tmp_path: Path):
 
 def test_finetune(tmp_path: Path):
     eurosat.create(tmp_path / "eurosat")
-    small = {
-        "root": tmp_path / "eurosat",
-        "out": tmp_path,
-        "model": "terrafm_nano",
-        "weights": "none",
-    }
+    small = {"root": tmp_path / "eurosat", "out": tmp_path, "model": "terrafm_nano", "weights": "none"}
     small |= {"size": 32, "epochs": 1, "batch_size": 4, "workers": 0}
     scores = load("finetune").main([f"--{name}={value}" for name, value in small.items()])
     assert 0 <= scores["test_OverallAccuracy"] <= 1
@@ -55,14 +50,7 @@ def test_embed(tmp_path: Path):
     profile = {"driver": "GTiff", "count": 12, "height": 80, "width": 104, "dtype": "uint16", "nodata": 0}
     with rasterio.open(scene, "w", **profile, crs="EPSG:32633", transform=transform) as file:
         file.write(pixels)
-    words = [
-        str(scene),
-        str(out),
-        f"--windows={windows}",
-        "--model=terrafm_nano",
-        "--weights=none",
-        "--window=64",
-    ]
+    words = [str(scene), str(out), f"--windows={windows}", "--model=terrafm_nano", "--weights=none", "--window=64"]
     load("embed").main(words)
     with rasterio.open(out) as file:
         assert (file.count, file.height, file.width) == (192, 5, 7)

@@ -55,10 +55,7 @@ def test_its_own_evaluation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (KuroSiwo, {"s1rtc": ("VV", "VH")}),
         (
             MSo2Sat,
-            {
-                "s2l2a": ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"),
-                "s1rtc": ("VH", "VV"),
-            },
+            {"s2l2a": ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"), "s1rtc": ("VH", "VV")},
         ),
     ],
 )

@@ -74,8 +74,6 @@ def test_entropy_lies_between_one_prototype_and_all() -> None:
 def test_loss_minus_entropy_is_the_divergence() -> None:
     student, teacher = torch.randn(4, 3, 16), torch.randn(2, 3, 16)
     log_p, log_q = (teacher / 0.07).log_softmax(-1), (student / 0.1).log_softmax(-1)
-    kl = [
-        (log_p[t].exp() * (log_p[t] - log_q[s])).sum(-1).mean() for t in range(2) for s in range(4) if t != s
-    ]
+    kl = [(log_p[t].exp() * (log_p[t] - log_q[s])).sum(-1).mean() for t in range(2) for s in range(4) if t != s]
     difference = DINOLoss()(student, teacher, 0.07) - teacher_entropy(teacher, 0.07).mean()
     torch.testing.assert_close(difference, torch.stack(kl).mean())

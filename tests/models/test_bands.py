@@ -69,9 +69,7 @@ def test_equals_the_full_stem_fed_with_training_means(
     model = with_bands(full, modality=modality, bands=bands)
     model = reparameterize(model) if fold else model
     expected = full(Normalize(modality)(complete), modality=modality)
-    torch.testing.assert_close(
-        model(Normalize(modality, bands)(x)), expected, atol=1e-4 if fold else 1e-5, rtol=1e-4
-    )
+    torch.testing.assert_close(model(Normalize(modality, bands)(x)), expected, atol=1e-4 if fold else 1e-5, rtol=1e-4)
 
 
 def test_a_band_that_is_not_read_may_be_missing_pixels_too(full: TerraFMViT) -> None:
@@ -102,9 +100,7 @@ def test_normalisation_and_encoder_take_one_list() -> None:
 
 
 def test_what_timm_reads_follows_the_bands() -> None:
-    config = resolve_model_data_config(
-        build_encoder("terrafm_tiny", depth=1, modality="s2l1c", bands=THIRTEEN)
-    )
+    config = resolve_model_data_config(build_encoder("terrafm_tiny", depth=1, modality="s2l1c", bands=THIRTEEN))
     assert config["input_size"] == (13, 224, 224)
     expected = Normalize("s2l1c", THIRTEEN)(torch.full((13, 1, 1), 1234.0)).flatten()
     mean, std = torch.tensor(config["mean"]), torch.tensor(config["std"])
@@ -132,9 +128,7 @@ def test_fused_without_fusion_parameters_is_the_mean_before_the_norm(full: Terra
     values = []
     for name, image in x.items():
         stem = MODALITIES[name].stem
-        z = torch.nn.functional.conv2d(
-            image.double(), p[f"conv2d_{stem}.weight"], p[f"conv2d_{stem}.bias"], stride=16
-        )
+        z = torch.nn.functional.conv2d(image.double(), p[f"conv2d_{stem}.weight"], p[f"conv2d_{stem}.bias"], stride=16)
         values.append((z.permute(0, 2, 3, 1) + p[f"{stem}_embed"]) @ p["projection.proj1.weight"].T)
     mean = torch.stack(values).mean(0)
     deviation = (mean.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()

@@ -100,9 +100,7 @@ def test_export_reproduces_the_teacher(model: TerraFMViT, state: State, tmp_path
 def test_published_layout_gets_the_models_own_fusion(state: State, tmp_path: Path) -> None:
     published = {name: tensor for name, tensor in state.items() if ".fusion." not in name}
     torch.save(published, tmp_path / "TerraFM-T.pth")
-    loaded = get_model(
-        "terrafm_tiny", weights=tmp_path / "TerraFM-T.pth", features_only=True, out_indices=[0]
-    )
+    loaded = get_model("terrafm_tiny", weights=tmp_path / "TerraFM-T.pth", features_only=True, out_indices=[0])
     own = loaded.model.state_dict()
     assert all(torch.equal(own[name], p) for name, p in published.items() if not name.startswith("norm."))
     assert own["patch_embed.fusion.key"].abs().max() == 0
@@ -114,9 +112,7 @@ def test_heads(state: State, tmp_path: Path) -> None:
     same = get_model("terrafm_tiny", weights=tmp_path / "tuned.ckpt", num_classes=3)
     assert_same(same.state_dict(), tuned)
     for classes in (0, 4):
-        other = get_model(
-            "terrafm_tiny", weights=tmp_path / "tuned.ckpt", num_classes=classes, global_pool="avg"
-        )
+        other = get_model("terrafm_tiny", weights=tmp_path / "tuned.ckpt", num_classes=classes, global_pool="avg")
         assert other(torch.randn(1, 2, 16, 16)).shape == (1, classes or 192)
         assert torch.equal(other.blocks[0].mlp.fc1.weight, tuned["blocks.0.mlp.fc1.weight"])
 
@@ -166,13 +162,8 @@ def test_what_is_no_checkpoint(tmp_path: Path, content: bytes, ending: str) -> N
     """One sentence with the option that the user set; what is there may be his only copy, so none says to delete it."""
     path = tmp_path / f"file.{ending}"
     path.write_bytes(content)
-    for load, option in (
-        (load_encoder_state, "weights"),
-        (lambda path: export_encoder(path, "x"), "checkpoint"),
-    ):
-        with pytest.raises(
-            TerraFMError, match=f"file.{ending} is damaged or not one .*as `{option}`"
-        ) as error:
+    for load, option in ((load_encoder_state, "weights"), (lambda path: export_encoder(path, "x"), "checkpoint")):
+        with pytest.raises(TerraFMError, match=f"file.{ending} is damaged or not one .*as `{option}`") as error:
             load(path)
         assert "\n" not in str(error.value)
         assert "delete" not in str(error.value)

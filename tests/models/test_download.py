@@ -78,9 +78,7 @@ def test_the_published_file_from_a_server(
     with pytest.raises(TerraFMError, match=r"/TerraFM-B\.pth is damaged or not one .*: try again later"):
         get_model("terrafm_base", weights=weights)
     server.status = 503
-    with pytest.raises(
-        TerraFMError, match=r"could not be downloaded .*503.*: put the file at .*TerraFM-B.pth"
-    ):
+    with pytest.raises(TerraFMError, match=r"could not be downloaded .*503.*: put the file at .*TerraFM-B.pth"):
         get_model("terrafm_base", weights=weights)
     assert list(hub.iterdir()) == []
     server.status, server.cut = 200, None
@@ -127,10 +125,7 @@ def test_hash_in_the_name_is_checked(server: FileServer, tiny_file: Path, hub: P
 
 
 def test_a_download_of_something_else_is_not_kept(server: FileServer, hub: Path, tmp_path: Path) -> None:
-    for content, said in (
-        ({"weight": torch.zeros(1)}, "holds no TerraFM encoder"),
-        ("words", "no TerraFM encoder"),
-    ):
+    for content, said in (({"weight": torch.zeros(1)}, "holds no TerraFM encoder"), ("words", "no TerraFM encoder")):
         server.file = tmp_path / "other.pth"
         torch.save(content, server.file)
         with pytest.raises(TerraFMError, match=said):
@@ -146,9 +141,7 @@ def test_nothing_but_tensors_is_unpickled(server: FileServer, hub: Path, tmp_pat
     assert list(hub.iterdir()) == []
 
 
-def test_progress_is_shown_on_request(
-    server: FileServer, hub: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_progress_is_shown_on_request(server: FileServer, hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
     load_encoder_state(f"{server.url}/quiet.pth", progress=False)
     assert "100%" not in capsys.readouterr().err
     load_encoder_state(f"{server.url}/shown.pth", progress=True)

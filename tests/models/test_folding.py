@@ -15,15 +15,9 @@ def test_folding() -> None:
             parameter.add_(0.02 * torch.randn_like(parameter))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     folded = reparameterize(model)
-    x = {
-        "s1rtc": torch.randn(2, 2, 32, 48),
-        "s2l1c": torch.randn(2, 3, 32, 48),
-        "s2l2a": torch.randn(2, 3, 32, 48),
-    }
+    x = {"s1rtc": torch.randn(2, 2, 32, 48), "s2l1c": torch.randn(2, 3, 32, 48), "s2l2a": torch.randn(2, 3, 32, 48)}
     for name, image in x.items():
-        torch.testing.assert_close(
-            folded(image, modality=name), model(image, modality=name), atol=1e-4, rtol=1e-4
-        )
+        torch.testing.assert_close(folded(image, modality=name), model(image, modality=name), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(folded(x), model(x), atol=1e-4, rtol=1e-4)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert sum(p.numel() for p in folded.parameters()) < sum(p.numel() for p in model.parameters())

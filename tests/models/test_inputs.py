@@ -22,11 +22,7 @@ def image(channels: int, height: int = 32, width: int = 48, batch: int = 2) -> T
     [
         (image(5), {}, r"5 channels are neither s1rtc \(2\) nor s2l2a \(12\)"),
         (image(3), {}, "terrafm_<size>_rgb"),
-        (
-            image(3),
-            {"modality": "s2l1c"},
-            r"s2l1c has 12 channels here \(B01, .*\), got 3: name yours with `bands=`",
-        ),
+        (image(3), {"modality": "s2l1c"}, r"s2l1c has 12 channels here \(B01, .*\), got 3: name yours with `bands=`"),
         (image(12), {"modality": "s3"}, "Modality 's3' is unknown"),
         (image(2, 100, 100), {}, "100x100 px cannot be cut into 16-px patches.* 96x96"),
         (image(2, 8, 16), {}, "8x16 px"),
@@ -68,10 +64,7 @@ def test_refused(x: Tensor | dict[str, Tensor], kwargs: dict, message: str) -> N
         ({"modality": "s2l1c", "bands": ["B2", "B02"]}, "each once, got B02, B02"),
         ({"bands": {"s3": ["B02"]}}, "Modality 's3' is unknown"),
         ({"bands": {"s1rtc": ["B02"]}}, "Band 'B02' is not one of s1rtc's bands"),
-        (
-            {"modality": "s2l1c", "in_chans": 13},
-            "s2l1c has 12 channels here .*, got 13: name yours with `bands=`",
-        ),
+        ({"modality": "s2l1c", "in_chans": 13}, "s2l1c has 12 channels here .*, got 13: name yours with `bands=`"),
         ({"bands": ["B02", "VV"]}, "No modality has the bands B02, VV"),
         ({"bands": ["B02", "B02"]}, "No modality has the bands B02, B02"),
         ({"in_chans": 5}, "5 channels are neither"),
@@ -88,10 +81,7 @@ def test_refused_by_the_builder(kwargs: dict, message: str) -> None:
 
 
 def test_unknown_model() -> None:
-    with pytest.raises(
-        TerraFMError,
-        match=r"'terrafm_huge' is unknown: use one of terrafm_nano, .* _eurosat\.",
-    ):
+    with pytest.raises(TerraFMError, match=r"'terrafm_huge' is unknown: use one of terrafm_nano, .* _eurosat\."):
         build_encoder("terrafm_huge")
 
 

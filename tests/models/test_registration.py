@@ -46,9 +46,7 @@ def test_any_order_of_imports(script: str) -> None:
 
 def test_the_command_is_light_until_it_has_work() -> None:
     heavy = {"torch", "timm", "torchgeo", "lightning"}
-    script = (
-        f"import sys; sys.argv = ['/bin/terrafm']; import terrafm_tg.cli; print({heavy} & sys.modules.keys())"
-    )
+    script = f"import sys; sys.argv = ['/bin/terrafm']; import terrafm_tg.cli; print({heavy} & sys.modules.keys())"
     assert python(script) == "set()"
 
 
@@ -79,11 +77,7 @@ def test_timm_and_torchgeo_know_every_name() -> None:
 
 
 def test_both_names_give_the_same_weights() -> None:
-    member, short, full = (
-        TerraFM_Base_Weights.SENTINEL12_ALL_DINO,
-        get_weight("terrafm_base"),
-        get_weight(FULL_NAME),
-    )
+    member, short, full = (TerraFM_Base_Weights.SENTINEL12_ALL_DINO, get_weight("terrafm_base"), get_weight(FULL_NAME))
     assert full is member
     assert short == full
     assert hash(short) == hash(full)
@@ -105,8 +99,7 @@ def test_model_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"),
-    [("terrafm_large", "announced"), ("terrafm_small", "measured"), ("terrafm_tiny", "ours")],
+    ("name", "reason"), [("terrafm_large", "announced"), ("terrafm_small", "measured"), ("terrafm_tiny", "ours")]
 )
 def test_asking_for_weights_that_are_not_published(name: str, reason: str) -> None:
     for ask in ({"weights": name}, {"weights": True}, {"pretrained": True}):
@@ -130,9 +123,7 @@ def test_meta_says_what_a_user_needs() -> None:
 
 
 @pytest.mark.parametrize("broken", [False, True], ids=["without tables", "cannot be imported"])
-def test_a_torchgeo_that_keeps_its_models_in_timms_registry(
-    monkeypatch: pytest.MonkeyPatch, broken: bool
-) -> None:
+def test_a_torchgeo_that_keeps_its_models_in_timms_registry(monkeypatch: pytest.MonkeyPatch, broken: bool) -> None:
     """As TorchGeo's pull request 3882 announces: no tables, no ``WeightsEnum``, models by ``timm.create_model``."""
     api = types.ModuleType("torchgeo.models.api")
     models = types.ModuleType("torchgeo.models")

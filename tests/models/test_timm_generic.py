@@ -228,9 +228,7 @@ def test_a_traced_model_still_checks() -> None:
 
 
 def test_scripting_is_refused_in_words() -> None:
-    with pytest.raises(
-        TerraFMError, match=r"torch.jit.script is not supported.*torch.jit.trace or .*onnx`\.$"
-    ):
+    with pytest.raises(TerraFMError, match=r"torch.jit.script is not supported.*torch.jit.trace or .*onnx`\.$"):
         torch.jit.script(make())
 
 

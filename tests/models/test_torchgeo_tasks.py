@@ -83,11 +83,7 @@ def test_another_depth_is_refused(exported: tuple[Path, dict[str, Tensor]], tmp_
 @pytest.mark.parametrize(
     ("name", "channels", "named"),
     [
-        (
-            "terrafm_tiny_s2l1c",
-            13,
-            r"_s2l1c_13 \(s2l1c B01, .*, B8A, B09, B10, .*_eurosat \(s2l1c B01, .*, B12, B8A\)",
-        ),
+        ("terrafm_tiny_s2l1c", 13, r"_s2l1c_13 \(s2l1c B01, .*, B8A, B09, B10, .*_eurosat \(s2l1c B01, .*, B12, B8A\)"),
         ("terrafm_tiny", 10, r"_s2l2a_10 \(s2l2a B02, .*_s2l1c_10 \(s2l1c B02, "),
         ("terrafm_tiny", 4, r"_rgbn \(s2l2a B04, B03, B02, B08\)"),
     ],
@@ -106,9 +102,7 @@ def test_trains_an_epoch(exported: tuple[Path, dict[str, Tensor]], tmp_path: Pat
     classes = {"num_classes": 2} if task is Classification else {"num_outputs": 1}
     labels = [i % 2 if task is Classification else torch.tensor([float(i)]) for i in range(4)]
     data = DataLoader([{"image": torch.randn(2, 32, 32), "label": label} for label in labels], batch_size=2)
-    module = task(
-        model="terrafm_tiny", weights=str(exported[0]), in_channels=2, freeze_backbone=True, **classes
-    )
+    module = task(model="terrafm_tiny", weights=str(exported[0]), in_channels=2, freeze_backbone=True, **classes)
     trainer = Trainer(
         max_epochs=1, accelerator="cpu", logger=False, default_root_dir=tmp_path, enable_progress_bar=False
     )

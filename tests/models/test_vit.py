@@ -34,9 +34,7 @@ def test_forward_and_backward(x: Tensor | dict[str, Tensor]) -> None:
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
-@pytest.mark.parametrize(
-    ("height", "width"), [(16, 16), (96, 96), (48, 160), (224, 224), (112, 448), (256, 256)]
-)
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (96, 96), (48, 160), (224, 224), (112, 448), (256, 256)])
 def test_any_multiple_of_16(height: int, width: int) -> None:
     model = tiny(modality="s1rtc").eval()
     tokens = model.forward_features(torch.randn(1, 2, height, width))
@@ -71,13 +69,9 @@ def test_same_function_as_a_plain_timm_vit() -> None:
     """At 224 px timm's own model with the same blocks computes the same from the same tokens."""
     torch.manual_seed(0)
     ours = tiny(modality="s1rtc").eval()
-    plain = VisionTransformer(
-        embed_dim=192, depth=3, num_heads=3, num_classes=0, embed_layer=PatchEmbed
-    ).eval()
+    plain = VisionTransformer(embed_dim=192, depth=3, num_heads=3, num_classes=0, embed_layer=PatchEmbed).eval()
     own = {name: p for name, p in ours.state_dict().items() if not name.startswith("patch_embed.")}
-    assert all(
-        name.startswith("patch_embed.") for name in plain.load_state_dict(own, strict=False).missing_keys
-    )
+    assert all(name.startswith("patch_embed.") for name in plain.load_state_dict(own, strict=False).missing_keys)
     x = torch.randn(1, 2, 224, 224)
     tokens = ours.patch_embed(ours.sensor_batch(x)).flatten(1, 2)
     plain.patch_embed = torch.nn.Identity()
@@ -107,9 +101,9 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
 
 def test_drop_path() -> None:
     model = tiny(drop_path_rate=0.9)
-    assert [
-        block.drop_path1.drop_prob if i else 0.0 for i, block in enumerate(model.blocks)
-    ] == pytest.approx([0.0, 0.45, 0.9])
+    assert [block.drop_path1.drop_prob if i else 0.0 for i, block in enumerate(model.blocks)] == pytest.approx(
+        [0.0, 0.45, 0.9]
+    )
     torch.manual_seed(0)
     x = {name: image.repeat(16, 1, 1, 1) for name, image in DICT.items()}
     assert not torch.equal(model(x), model(x))
@@ -169,9 +163,7 @@ def test_fills_an_absent_fusion_also_inside_another_module() -> None:
     model = tiny()
     kept = model.patch_embed.fusion.queries.detach().clone()
     model.load_state_dict(state)
-    torch.nn.ModuleDict({"encoder": model}).load_state_dict(
-        {f"encoder.{name}": p for name, p in state.items()}
-    )
+    torch.nn.ModuleDict({"encoder": model}).load_state_dict({f"encoder.{name}": p for name, p in state.items()})
     assert torch.equal(model.patch_embed.fusion.queries, kept)
     assert all(torch.equal(model.state_dict()[name], p) for name, p in state.items())
 
@@ -187,7 +179,5 @@ def test_compiles_in_one_graph() -> None:
     rows = {"s1rtc": torch.tensor([0, 1]), "s2l1c": torch.tensor([1, 2])}
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     with torch.no_grad():
-        torch.testing.assert_close(
-            compiled(DICT, sample_idx=rows, size=3), model(DICT, sample_idx=rows, size=3)
-        )
+        torch.testing.assert_close(compiled(DICT, sample_idx=rows, size=3), model(DICT, sample_idx=rows, size=3))
         torch.testing.assert_close(compiled(DICT), model(DICT))

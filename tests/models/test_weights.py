@@ -41,9 +41,7 @@ def test_unknown_modality_or_band() -> None:
 def test_published_scores(parity: Path) -> None:
     """The base model's scores with all training data are those of the paper's tables."""
     rows = pd.read_csv(parity.parent / "published_scores.csv")
-    rows = rows[
-        rows.backbone.isin(["ViT-Base", "ViT-B/16"]) & (rows.model == "TerraFM") & (rows.train_fraction == 1)
-    ]
+    rows = rows[rows.backbone.isin(["ViT-Base", "ViT-B/16"]) & (rows.model == "TerraFM") & (rows.train_fraction == 1)]
     protocols = {
         "knn": "k-NN",
         "finetune": "fine-tuned",

@@ -15,22 +15,9 @@ from terrafm_tg.profiling.report import bound, in_words
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 TINY = [
-    *(
-        f"--config={CONF / name}.yaml"
-        for name in ("pretrain", "size/tiny", "../benchmarks/memory", "hardware/cpu")
-    ),
-    *(
-        "--model.depth=2",
-        "--model.crops.global_size=48",
-        "--model.crops.local_size=32",
-        "--model.crops.local_crops=2",
-    ),
-    *(
-        "--model.head.prototypes=256",
-        "--model.head.hidden_dim=64",
-        "--data.tile_size=96",
-        "--data.batch_size=4",
-    ),
+    *(f"--config={CONF / name}.yaml" for name in ("pretrain", "size/tiny", "../benchmarks/memory", "hardware/cpu")),
+    *("--model.depth=2", "--model.crops.global_size=48", "--model.crops.local_size=32", "--model.crops.local_crops=2"),
+    *("--model.head.prototypes=256", "--model.head.hidden_dim=64", "--data.tile_size=96", "--data.batch_size=4"),
 ]
 
 
@@ -43,43 +30,15 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
         patch.setenv("COLUMNS", "120")
         patch.chdir(folder)
-        main(
-            [
-                "profile",
-                *TINY,
-                *many,
-                "--trainer.accumulate_grad_batches=2",
-                "--steps=3",
-                "--warmup=1",
-                *files,
-            ]
-        )
+        main(["profile", *TINY, *many, "--trainer.accumulate_grad_batches=2", "--steps=3", "--warmup=1", *files])
     return folder, printed.getvalue()
 
 
 def test_the_table_tells_stages_rate_memory_limit_and_cost(written: tuple[Path, str]) -> None:
     folder, printed = written
-    for part in (
-        "loader",
-        "transfer",
-        "views",
-        "teacher",
-        "student",
-        "loss",
-        "backward",
-        "optimiser",
-        "reduction",
-    ):
+    for part in ("loader", "transfer", "views", "teacher", "student", "loss", "backward", "optimiser", "reduction"):
         assert part in printed, part
-    for part in (
-        "samples/s",
-        "of the peak",
-        "E[M] = 1.714",
-        "Peak memory",
-        "Bound by",
-        "64 processes",
-        "hours",
-    ):
+    for part in ("samples/s", "of the peak", "E[M] = 1.714", "Peak memory", "Bound by", "64 processes", "hours"):
         assert part in printed, part
     assert sorted(path.name for path in folder.iterdir()) == ["p.json", "p.png"]  # and nothing beside them
     assert imread(folder / "p.png").std() > 0.05

@@ -73,22 +73,14 @@ def test_recomputing_keeps_less() -> None:
 
 
 def test_a_tile_is_as_large_as_measured() -> None:
-    assert tile_bytes(["s1rtc", "s2l1c", "s2l2a"]) == pytest.approx(
-        7.48e6, rel=2e-3
-    )  # three modalities at 534 px
+    assert tile_bytes(["s1rtc", "s2l1c", "s2l2a"]) == pytest.approx(7.48e6, rel=2e-3)  # three modalities at 534 px
     assert MemoryEstimate(10, 2).largest(21) == 5
 
 
 @pytest.mark.soak
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     main(
-        [
-            "profile",
-            "memory",
-            "--model=terrafm_tiny",
-            "--settings.crops.local_crops=0",
-            "--settings.head.prototypes=64",
-        ]
+        ["profile", "memory", "--model=terrafm_tiny", "--settings.crops.local_crops=0", "--settings.head.prototypes=64"]
     )
     printed = capsys.readouterr().out
     assert "largest batch" in printed

@@ -149,10 +149,7 @@ def test_ranks_partition_the_list(ranks) -> None:
 def test_evaluation_keeps_order_and_drops_nothing() -> None:
     tiles = make_tiles([11] * 50)
     rows = np.array([40, 3, 7, 9, 21])
-    parts = [
-        LandCoverSampler(tiles, rows, power=0, ocean_keep=1, rank=r, world_size=2, shuffle=False)
-        for r in (0, 1)
-    ]
+    parts = [LandCoverSampler(tiles, rows, power=0, ocean_keep=1, rank=r, world_size=2, shuffle=False) for r in (0, 1)]
     assert [drawn_rows(part).tolist() for part in parts] == [[40, 7, 21], [3, 9]]
     assert [len(part) for part in parts] == [3, 2]
     parts[0].set_epoch(5)
@@ -221,9 +218,7 @@ def test_lightning_leaves_it_alone() -> None:
 
 
 def _two_processes(rank, port, queue) -> None:
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
-    )
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     sampler = LandCoverSampler(make_tiles([0] * 40 + [5] * 10), length=60)
     sampler.set_epoch(2)
     queue.put((rank, [(s.position, s.row) for s in sampler]))

@@ -64,9 +64,7 @@ def test_columns_and_types_are_those_of_the_published_files(world, real_data):
         theirs, mine = pq.read_schema(published / name), pq.read_schema(ours / name)
         assert set(theirs.names) == set(mine.names)
         for field in theirs:
-            assert str(mine.field(field.name).type).removeprefix("large_") == str(field.type).removeprefix(
-                "large_"
-            )
+            assert str(mine.field(field.name).type).removeprefix("large_") == str(field.type).removeprefix("large_")
     blobs = pq.ParquetFile(published / "images/part_00001.parquet").read_row_group(0).to_pylist()[0]
     mine = next(row for _, row in rows(world, "s2l2a"))
     for name in ("B02", "B05", "B09", "cloud_mask"):
@@ -205,9 +203,7 @@ def test_a_complete_world_is_kept_and_another_is_never_overwritten(tmp_path):
     before = (root / "world.json").stat().st_mtime_ns
     assert SIMULATE(root, 2, 24) == root
     assert (root / "world.json").stat().st_mtime_ns == before
-    with pytest.raises(
-        TerraFMError, match=r"another simulated world \(seed 0, not 1; cells 2, not 3\): remove it"
-    ):
+    with pytest.raises(TerraFMError, match=r"another simulated world \(seed 0, not 1; cells 2, not 3\): remove it"):
         SIMULATE(root, 3, 24, seed=1)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")

@@ -52,9 +52,7 @@ def test_edges_of_all_sensors_and_resolutions_coincide():
             fine = np.kron(picture, np.ones((factor, factor))) if factor > 1 else picture
             inner = fine[12:-12, 12:-12].astype(float).ravel()
             scores = {
-                (dy, dx): abs(
-                    np.corrcoef(np.roll(water, (dy, dx), (0, 1))[12:-12, 12:-12].ravel(), inner)[0, 1]
-                )
+                (dy, dx): abs(np.corrcoef(np.roll(water, (dy, dx), (0, 1))[12:-12, 12:-12].ravel(), inner)[0, 1])
                 for dy in range(-4, 5)
                 for dx in range(-4, 5)
             }
@@ -77,9 +75,7 @@ def test_clouds_hide_the_optical_pictures_only():
         if min(cloud.mean(), clear.mean()) < 0.1:
             continue
         ground = ground_of(cell, 264)
-        blue = (
-            optics.sample_bands(optics.observe_optics(ground, product["s2l2a"], lat), "L2A", 0)["B02"] / 1e4
-        )
+        blue = optics.sample_bands(optics.observe_optics(ground, product["s2l2a"], lat), "L2A", 0)["B02"] / 1e4
         vv = radar.observe_radar(ground, product["s1rtc"])[0]
         change["B02"].append(blue[cloud].mean() - blue[clear & (blue > 0)].mean())
         change["vv"].append(10 * np.log10(vv[cloud & (vv > 0)].mean() / vv[clear & (vv > 0)].mean()))
@@ -168,9 +164,7 @@ def tile_statistics(count, size, seed=0):
             )
         pictures["s2l1c"].pop("B10")
         if products["s1rtc"] is not None:
-            pictures["s1rtc"] = dict(
-                zip(("VV", "VH"), radar.observe_radar(ground, products["s1rtc"]), strict=True)
-            )
+            pictures["s1rtc"] = dict(zip(("VV", "VH"), radar.observe_radar(ground, products["s1rtc"]), strict=True))
         for quarter in range(4):
 
             def cut(picture, q=quarter):
@@ -204,9 +198,7 @@ def check_difficulty(count, size):
     for name, sensors in {**{m: [m] for m in stats}, "all": list(stats)}.items():
         means = np.concatenate([stats[m][use, :, 0] for m in sensors], axis=1)
         probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=3000, C=10))
-        report[name] = np.mean(
-            cross_val_predict(probe, means, truth, groups=groups, cv=GroupKFold(5)) == truth
-        )
+        report[name] = np.mean(cross_val_predict(probe, means, truth, groups=groups, cv=GroupKFold(5)) == truth)
     # What two sensors' raw pictures have in common to be compared by: brightness and contrast.
     common = {m: StandardScaler().fit_transform(s[use].mean(axis=1)) for m, s in stats.items()}
     for bank, query in (("s1rtc", "s2l2a"), ("s2l2a", "s1rtc"), ("s1rtc", "s2l1c")):

@@ -101,9 +101,7 @@ def draw(runs: pd.DataFrame) -> Figure:
     for axis, name, title in zip(figure.subplots(1, 4), names, titles, strict=True):
         for (kind, seed), run in runs[runs.what == name].groupby(["kind", "seed"]):
             style = {"plain": ("0.55", "-"), "fast": ("#0a6fb8", "--")}[kind]
-            axis.plot(
-                run.step, run.value, style[1], color=style[0], label=kind if seed == 0 else None, marker="."
-            )
+            axis.plot(run.step, run.value, style[1], color=style[0], label=kind if seed == 0 else None, marker=".")
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.3)
     figure.axes[0].legend(frameon=False)

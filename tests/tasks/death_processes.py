@@ -34,15 +34,8 @@ class Steps(Callback):
         if self.end is not None and trainer.global_step == 3:
             self.end()
 
-    def on_train_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        line = [
-            trainer.current_epoch,
-            trainer.global_step,
-            batch["position"].tolist(),
-            outputs["loss"].item(),
-        ]
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        line = [trainer.current_epoch, trainer.global_step, batch["position"].tolist(), outputs["loss"].item()]
         with self.path.with_name(f"{self.path.name}_{trainer.global_rank}.txt").open("a") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -68,9 +61,7 @@ def fit(rank: int, ranks: int, folder: Path, world: Path, name: str, end: str, r
     data = SimulatedDataModule(
         root=world, batch_size=STEP // ranks, num_workers=1, epoch_length=LENGTH, val_share=0.1, seed=1
     )
-    save = ModelCheckpoint(
-        folder / name, filename="last", every_n_train_steps=2, enable_version_counter=False
-    )
+    save = ModelCheckpoint(folder / name, filename="last", every_n_train_steps=2, enable_version_counter=False)
     last = globals().get(end) if rank == ranks - 1 else None
     silence = 10 if end == "freeze" else 30
     run = trainer(

@@ -27,9 +27,7 @@ def fuse(embed: nn.Module, group: SensorBatch) -> Tensor:
     for name, image in group.images.items():
         stem = MODALITIES[name].stem
         conv = embed.get_submodule(f"conv2d_{stem}")
-        z = conv2d(image, conv.weight, conv.bias, stride=16).flatten(2).mT + embed.get_parameter(
-            f"{stem}_embed"
-        )
+        z = conv2d(image, conv.weight, conv.bias, stride=16).flatten(2).mT + embed.get_parameter(f"{stem}_embed")
         value = embed.projection.proj1(z)
         key = linear(value, fusion.key)
         idx = group.sample_idx[name]
@@ -53,9 +51,7 @@ def encode(encoder: TerraFMViT, group: SensorBatch, masks: Masks | None = None) 
     side = int(x.shape[1] ** 0.5)
     x = encoder._pos_embed(x.unflatten(1, (side, side)))
     for i, block in enumerate(encoder.blocks):
-        first, second = (
-            (1.0, 1.0) if masks is None else (mask[:, None, None] for mask in masks[2 * i : 2 * i + 2])
-        )
+        first, second = (1.0, 1.0) if masks is None else (mask[:, None, None] for mask in masks[2 * i : 2 * i + 2])
         x = x + first * attend(block.attn, block.norm1(x))
         x = x + second * block.mlp.fc2(gelu(block.mlp.fc1(block.norm2(x))))
     return encoder.norm(x)[:, 0]
@@ -69,9 +65,7 @@ def attend(attn: nn.Module, x: Tensor) -> Tensor:
     return attn.proj((weights @ v).transpose(1, 2).reshape(n, tokens, dim))
 
 
-def cross_entropy(
-    student: list[Tensor], teacher: list[Tensor], student_temp: float, teacher_temp: float
-) -> Tensor:
+def cross_entropy(student: list[Tensor], teacher: list[Tensor], student_temp: float, teacher_temp: float) -> Tensor:
     """Mean over pairs of different views of the views' mean cross-entropy."""
     pairs = []
     for t, target in enumerate(teacher):
@@ -106,16 +100,12 @@ class PlainTerraFM(TerraFM):
             groups = [views[name] for name in ("student_global", "student_local") if views[name].size]
             masks = self.masks(batch, [group.size for group in groups])
             tokens = [encode(self.student, *group) for group in zip(groups, masks, strict=True)]
-            student = [
-                view for of_size in tokens for view in self.student_head(of_size).unflatten(0, (-1, size))
-            ]
+            student = [view for of_size in tokens for view in self.student_head(of_size).unflatten(0, (-1, size))]
         with stage("loss"):
             loss = cross_entropy(student, list(targets), h["student_temp"], values.teacher_temp)
         self.log("train/loss", loss)
         crops = tokens[0].float().unflatten(0, (-1, size))
-        return (
-            loss + h["koleo"] * sum(self.koleo(crop) for crop in crops) / len(crops) if h["koleo"] else loss
-        )
+        return loss + h["koleo"] * sum(self.koleo(crop) for crop in crops) / len(crops) if h["koleo"] else loss
 
     def masks(self, batch: dict[str, Any], sizes: list[int]) -> list[Masks]:
         """For each group the weights of all branches, from the same draws as the fast step's."""

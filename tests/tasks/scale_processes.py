@@ -24,14 +24,7 @@ STEP = 8
 #: Two steps an epoch and a tail, which is one micro-batch of two tiles and more.
 LENGTH = 2 * STEP + 5
 #: Name -> processes and accumulated micro-batches.
-WAYS = {
-    "joint": (1, 1),
-    "accumulated": (1, 4),
-    "two": (2, 1),
-    "four": (4, 1),
-    "both": (2, 2),
-    "sharded": (2, 2),
-}
+WAYS = {"joint": (1, 1), "accumulated": (1, 4), "two": (2, 1), "four": (4, 1), "both": (2, 2), "sharded": (2, 2)}
 
 
 class Record(Callback):
@@ -54,9 +47,7 @@ class Record(Callback):
         named = pl_module.named_parameters()
         self._seen["grads"] = {name: sample(p.grad) for name, p in named if p.grad is not None}
 
-    def on_train_batch_end(
-        self, trainer: Any, pl_module: TerraFM, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: TerraFM, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._seen["loss"].append(outputs["loss"] * trainer.accumulate_grad_batches)
         centers = pl_module.center.centers.clone()
         if trainer.global_step == len(self.steps):  # an accumulated micro-batch: nothing has moved
@@ -87,9 +78,7 @@ def prints(positions: Tensor, views: dict[str, SensorBatch]) -> dict[tuple[str, 
     for name, group in views.items():
         for sensor, idx in group.sample_idx.items():
             ramp = torch.linspace(0, 1, group.images[sensor][0].numel()).view_as(group.images[sensor][0])
-            both = torch.stack(
-                [group.images[sensor].mean((1, 2, 3)), (group.images[sensor] * ramp).mean((1, 2, 3))], 1
-            )
+            both = torch.stack([group.images[sensor].mean((1, 2, 3)), (group.images[sensor] * ramp).mean((1, 2, 3))], 1)
             for row, value in zip(idx.tolist(), both, strict=True):
                 view, tile = divmod(row, len(positions))
                 found[name, view, int(positions[tile]), sensor] = value

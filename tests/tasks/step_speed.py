@@ -109,9 +109,7 @@ def table(seconds: dict[str, list[float]], batch: int, title: str) -> Table:
     for name, own in seconds.items():
         middle = statistics.median(own)
         ratios = [ratio(seconds, base, name) for base in ("plain, fp32", f"plain, {name.split(', ')[1]}")]
-        rows.add_row(
-            name, f"{1000 * middle:.0f}", f"{batch / middle:.2f}", *(f"{r:.2f}" if r else "" for r in ratios)
-        )
+        rows.add_row(name, f"{1000 * middle:.0f}", f"{batch / middle:.2f}", *(f"{r:.2f}" if r else "" for r in ratios))
     return rows
 
 
@@ -135,29 +133,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1, help="timed steps in each round")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=list(PRECISIONS))
-    parser.add_argument(
-        "--set", nargs="*", default=[], help="settings of the task, such as depth=2 compile=true"
-    )
+    parser.add_argument("--set", nargs="*", default=[], help="settings of the task, such as depth=2 compile=true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     settings = {k: json.loads(v) for k, v in (pair.split("=", 1) for pair in options.set)}
-    settings = grouped(
-        {"model": options.model, "lr_batch": None, "frequent_classes": ["Tree cover"]} | settings
-    )
+    settings = grouped({"model": options.model, "lr_batch": None, "frequent_classes": ["Tree cover"]} | settings)
     seconds = measure(
-        settings,
-        tiles(options.batch),
-        options.rounds,
-        options.steps,
-        options.device,
-        list(variants(options.precision)),
+        settings, tiles(options.batch), options.rounds, options.steps, options.device, list(variants(options.precision))
     )
-    where = (
-        torch.cuda.get_device_name()
-        if options.device == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads"
-    )
+    where = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     Console().print(table(seconds, options.batch, f"{options.model}, batch {options.batch}, {where}"))
     if options.json:
         options.json.write_text(json.dumps(seconds, indent=1))

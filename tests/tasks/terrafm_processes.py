@@ -92,16 +92,12 @@ class LossFile(Callback):
 def fit(folder: Path, world: Path, name: str, accumulate: int, kill_after: int | None, resume: bool) -> None:
     """One run over two epochs of four batches; a checkpoint every two batches."""
     os.setsid()  # a kill takes its workers too
-    torch.set_num_threads(
-        1
-    )  # by one thread, before others ask for torch's pool, which a fork has left to be made anew
+    torch.set_num_threads(1)  # by one thread, before others ask for torch's pool, which a fork has left to be made anew
     data = SimulatedDataModule(
         root=world, cells=40, cell_size=144, batch_size=4, num_workers=1, epoch_length=16, val_share=0.1
     )
     saves = folder / f"checkpoints_{accumulate}_{name.removesuffix('_resumed')}"
-    save = ModelCheckpoint(
-        saves, filename="last", every_n_train_steps=2 // accumulate, enable_version_counter=False
-    )
+    save = ModelCheckpoint(saves, filename="last", every_n_train_steps=2 // accumulate, enable_version_counter=False)
     run = trainer(
         folder,
         max_epochs=2,

@@ -16,9 +16,7 @@ def tiles(seed: int) -> dict[str, torch.Tensor]:
     """Normalised tiles of two sensors, mean 0.5."""
     generator = torch.Generator().manual_seed(seed)
     shapes = {"s1rtc": (3, 2, 32, 32), "s2l2a": (3, 12, 32, 32)}
-    return {
-        name: 0.5 + 0.25 * torch.randn(shape, generator=generator).double() for name, shape in shapes.items()
-    }
+    return {name: 0.5 + 0.25 * torch.randn(shape, generator=generator).double() for name, shape in shapes.items()}
 
 
 def test_steps_are_those_of_an_encoder_that_gets_centred_inputs() -> None:

@@ -65,10 +65,7 @@ def assert_same(fast: Gradients, plain: Gradients, rtol: float = 1e-4) -> None:
     torch.testing.assert_close(torch.stack(fast.losses), torch.stack(plain.losses), rtol=1e-5, atol=0)
     for ours, oracle in zip(fast.steps, plain.steps, strict=True):
         assert set(oracle) <= set(ours)
-        for (
-            name,
-            grad,
-        ) in ours.items():  # stems that no view needs have a gradient of zero in the fast step only
+        for name, grad in ours.items():  # stems that no view needs have a gradient of zero in the fast step only
             expected = oracle.get(name, torch.zeros_like(grad))
             assert (grad - expected).norm() <= rtol * expected.norm() + 1e-9, name
 
@@ -102,9 +99,7 @@ def test_settings_do_not_part_the_two(tmp_path: Path, settings: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("tokens_per_column", [0.1, 10])
-def test_folds_early_where_there_are_many_tokens_and_late_where_few(
-    tmp_path: Path, tokens_per_column: float
-) -> None:
+def test_folds_early_where_there_are_many_tokens_and_late_where_few(tmp_path: Path, tokens_per_column: float) -> None:
     """The kernels of S1 have 512 columns: 18 tokens of one global crop are fewer, 72 of 4 batches of tiles more."""
     count = 2 if tokens_per_column < 1 else 40
     batches = [batch([S1] * count)]
@@ -149,9 +144,7 @@ def test_depth_is_a_function_of_the_draw() -> None:
         for group, (views, idx, some) in enumerate(zip((2, 3), kept.keep_idx, of_part.keep_idx, strict=True)):
             mask = np.zeros(views * 4000, bool)
             mask[idx.numpy()] = True
-            assert mask.mean() == pytest.approx(1 - rate, abs=4 * (rate * (1 - rate) / len(mask)) ** 0.5), (
-                group
-            )
+            assert mask.mean() == pytest.approx(1 - rate, abs=4 * (rate * (1 - rate) / len(mask)) ** 0.5), group
             own = np.zeros(views * 10, bool)
             own[some.numpy()] = True
             np.testing.assert_array_equal(mask.reshape(views, 4000)[:, 10:20], own.reshape(views, 10))
@@ -168,9 +161,7 @@ def test_ema_is_the_formula() -> None:
 
 
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.soak)])
-def test_compiles_once_whatever_is_drawn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
-) -> None:
+def test_compiles_once_whatever_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     """Numbers of views of each sensor, and of those that stochastic depth keeps, change in every step."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     multi_crop._branches.cache_clear()
@@ -185,9 +176,7 @@ def test_compiles_once_whatever_is_drawn(
     settings = {"drop_path": 0.5, "depth": 3, "lr": 1e-6}
     counters.clear()
     kept = Count()
-    trainer(tmp_path, max_epochs=1, callbacks=[kept]).fit(
-        tiny_terrafm(compile=True, **settings), loader(batches)
-    )
+    trainer(tmp_path, max_epochs=1, callbacks=[kept]).fit(tiny_terrafm(compile=True, **settings), loader(batches))
     multi_crop._branches.cache_clear()
     assert graphs[0] > 0
     assert graphs[2:] == [graphs[2]] * len(graphs[2:])

@@ -75,9 +75,7 @@ def test_a_rank_is_killed(start: list[str], killed: str, tmp_path: Path, small_w
     assert run.wait(60) == 1
     log = (tmp_path / "log").read_text()
     (found,) = re.findall(r"terrafm: error: (.*)", log)
-    assert re.match(
-        rf"Rank {killed[-1]} of 2 on \S+ died at \S+, and the others stop at step \d+: resume", found
-    )
+    assert re.match(rf"Rank {killed[-1]} of 2 on \S+ died at \S+, and the others stop at step \d+: resume", found)
     path = re.search(r"--ckpt_path (\S+),", found)[1]
     assert "RuntimeError" not in log  # gloo's own, of the connection that broke
 

@@ -91,8 +91,7 @@ def sentence(folder: Path, name: str) -> str:
 def steps(folder: Path, name: str) -> dict[int, tuple[list[int], float]]:
     """Of each step of a run, the positions in the epoch's list and the loss, over all ranks."""
     ranks = [
-        [json.loads(line) for line in path.read_text().splitlines()]
-        for path in sorted(folder.glob(f"{name}_*.txt"))
+        [json.loads(line) for line in path.read_text().splitlines()] for path in sorted(folder.glob(f"{name}_*.txt"))
     ]
     joint: dict[int, tuple[list[int], float]] = {}
     for lines in zip(*ranks, strict=True):
@@ -141,6 +140,4 @@ def test_an_error_and_a_machine_that_hangs_are_told_too(start: Callable[..., Pat
     folder = start(1, "failed,2,fail,", "frozen,2,freeze,")
     failed = sentence(folder, "failed")
     assert re.match(r"Rank 1 of 2 on \S+ stopped at \S+ with an error \(the disk is full\), and", failed)
-    assert re.match(
-        r"Rank 1 of 2 on \S+ has been silent since \d\d:\d\d:\d\d, and", sentence(folder, "frozen")
-    )
+    assert re.match(r"Rank 1 of 2 on \S+ has been silent since \d\d:\d\d:\d\d, and", sentence(folder, "frozen"))

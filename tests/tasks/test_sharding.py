@@ -6,9 +6,7 @@ import torch.distributed as dist
 from forked_ranks import fork_ranks
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 from torch.distributed.device_mesh import init_device_mesh
-from torch.testing._internal.distributed.fake_pg import (
-    FakeStore,
-)  # a group whose other processes are not there
+from torch.testing._internal.distributed.fake_pg import FakeStore  # a group whose other processes are not there
 
 from processes import start
 from terrafm_tg.cli.main import main
@@ -22,18 +20,8 @@ OVERLAYS = ("pretrain", "size/tiny", "hardware/gpu8", "hardware/fsdp", "hardware
 WORDS = [
     *("fit", *(f"--config={CONF / name}.yaml" for name in OVERLAYS)),
     *(f"--config={ROOT / 'benchmarks/memory.yaml'}", "--data.batch_size=2"),
-    *(
-        "--model.depth=1",
-        "--model.crops.global_size=48",
-        "--model.crops.local_size=32",
-        "--model.crops.local_crops=1",
-    ),
-    *(
-        "--model.head.prototypes=64",
-        "--model.head.hidden_dim=32",
-        "--data.tile_size=96",
-        "--trainer.callbacks=[]",
-    ),
+    *("--model.depth=1", "--model.crops.global_size=48", "--model.crops.local_size=32", "--model.crops.local_crops=1"),
+    *("--model.head.prototypes=64", "--model.head.hidden_dim=32", "--data.tile_size=96", "--trainer.callbacks=[]"),
     *("--trainer.logger=false", "--trainer.max_steps=1", "--trainer.limit_val_batches=0"),
 ]
 

@@ -119,9 +119,7 @@ def test_optimizer_follows_the_schedules_and_teacher_the_student(tmp_path: Path)
     again = tiny_terrafm(freeze_last_layer_epochs=1, lr=2e-3, warmup_epochs=1)
     fit(again, [make_batch(4)], tmp_path, max_steps=1)
     momentum = again.schedules.at(0).teacher_momentum
-    for (name, teacher), student in zip(
-        again.teacher.named_parameters(), again.student.parameters(), strict=True
-    ):
+    for (name, teacher), student in zip(again.teacher.named_parameters(), again.student.parameters(), strict=True):
         torch.testing.assert_close(teacher, momentum * start[name] + (1 - momentum) * student.detach())
 
 
@@ -222,9 +220,7 @@ def test_each_setting_that_differs_from_the_checkpoint_is_named(tmp_path: Path) 
 
 def test_settings_of_the_machine_may_differ_and_a_longer_run_is_named(tmp_path: Path) -> None:
     path, _ = checkpoint(tmp_path)
-    with pytest.warns(
-        UserWarning, match=r"schedules are not the checkpoint's: steps \(1 in the checkpoint, 2 now\)"
-    ):
+    with pytest.warns(UserWarning, match=r"schedules are not the checkpoint's: steps \(1 in the checkpoint, 2 now\)"):
         task = resume(path, grad_checkpointing=True)
     assert task.global_step == 2
 
@@ -255,9 +251,7 @@ def validate(task: TerraFM, folder: Path) -> tuple[list[Any], dict[str, float]]:
     keep = Keep()
     keep.outputs = []
     run = trainer(folder, callbacks=[keep])
-    run.validate(
-        task, [loader([make_batch(6)]), loader([make_batch(4, 6, sensors=("s2l2a",))])], verbose=False
-    )
+    run.validate(task, [loader([make_batch(6)]), loader([make_batch(4, 6, sensors=("s2l2a",))])], verbose=False)
     return keep.outputs, {name: value.item() for name, value in run.callback_metrics.items()}
 
 
@@ -280,9 +274,7 @@ def test_validation_embeds_each_sensor_and_all_and_logs_classes(tmp_path: Path) 
 
 def test_logs_what_shows_health(tmp_path: Path) -> None:
     logged = fit(tiny_terrafm(), [make_batch(4)], tmp_path).logged[0]
-    assert logged["train/loss"] == pytest.approx(
-        logged["train/kl"] + logged["train/teacher_entropy"], rel=1e-5
-    )
+    assert logged["train/loss"] == pytest.approx(logged["train/kl"] + logged["train/teacher_entropy"], rel=1e-5)
     assert {"train/embedding_std", "train/effective_rank", "schedule/lr", "use/s1rtc"} <= set(logged)
     assert all(0 < logged[f"use/{name}"] < 1 for name in ("s1rtc", "s2l1c", "s2l2a"))
 
@@ -317,9 +309,7 @@ def test_ablation_settings_train(tmp_path: Path) -> None:
         ({"lr_batch": 256}, "no batch_size"),
     ],
 )
-def test_an_impossible_setting_gives_one_sentence(
-    tmp_path: Path, settings: dict[str, Any], says: str
-) -> None:
+def test_an_impossible_setting_gives_one_sentence(tmp_path: Path, settings: dict[str, Any], says: str) -> None:
     with pytest.raises(TerraFMError, match=says):
         fit(tiny_terrafm(**settings), [make_batch(2)], tmp_path)
 
@@ -329,10 +319,7 @@ def test_an_impossible_setting_gives_one_sentence(
     [
         ({"global_size": 50}, "`crops.global_size` is 50: it must be a multiple of 16"),
         ({"drop_path": 1.0}, "`drop_path` is 1.0: it must be at least 0 and below 1"),
-        (
-            {"teacher_momentum": (0.9, 1.1)},
-            r"`schedule.teacher_momentum` is \[0.9, 1.1\]: each of its two numbers",
-        ),
+        ({"teacher_momentum": (0.9, 1.1)}, r"`schedule.teacher_momentum` is \[0.9, 1.1\]: each of its two numbers"),
         ({"student_temp": 0.0}, "`student_temp` is 0.0: it must be above 0"),
         ({"prototypes": 0}, "`head.prototypes` is 0: it must be at least 1"),
         ({"clip_grad": -1.0}, "`optimizer.clip_grad`"),

@@ -78,10 +78,5 @@ def trainer(tmp_path: Any, **settings: Any) -> Trainer:
         "logger": False,
         "use_distributed_sampler": False,
     }
-    default = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "default_root_dir": tmp_path,
-        "enable_checkpointing": False,
-    }
+    default = {"accelerator": "cpu", "devices": 1, "default_root_dir": tmp_path, "enable_checkpointing": False}
     return Trainer(**(quiet | default | settings))

@@ -81,6 +81,4 @@ def test_without_fusion_each_view_shows_one():
 def test_probability_one_keeps_all():
     available = np.random.default_rng(0).random((500, 3)) < 0.6
     available = available[available.any(1)]
-    np.testing.assert_array_equal(
-        draw_modalities(uniform(len(available), 1)[:, 0], available, 1.0), available
-    )
+    np.testing.assert_array_equal(draw_modalities(uniform(len(available), 1)[:, 0], available, 1.0), available)

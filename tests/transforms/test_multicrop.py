@@ -104,9 +104,7 @@ def test_another_key_is_another_view(make_batch, change):
     plan = small().plan(make_batch([5, 6]))
     other = small(seed=1) if change == "seed" else small()
     batch = (
-        make_batch([5, 6], epoch=1)
-        if change == "epoch"
-        else make_batch([15, 16] if change == "position" else [5, 6])
+        make_batch([5, 6], epoch=1) if change == "epoch" else make_batch([15, 16] if change == "position" else [5, 6])
     )
     mine, theirs = (torch.cat([p[f"local_{m}_box"] for m in MODALITIES]) for p in (plan, other.plan(batch)))
     assert mine.shape != theirs.shape or not torch.isclose(mine, theirs).any()
@@ -262,9 +260,7 @@ def test_augmentation_is_gain_and_offset_in_the_modalitys_unit():
     batch, crop = flat_batch(0.1, modality=S1RTC, n=8), small(modalities=["s1rtc"])
     plan = crop.plan(batch)
     x = crop(batch, plan)["student_global"].images["s1rtc"]
-    shift = (
-        (x - Normalize("s1rtc")(torch.full((2, 1, 1), -10.0))) * 4 * torch.tensor(S1RTC.std)[:, None, None]
-    )
+    shift = (x - Normalize("s1rtc")(torch.full((2, 1, 1), -10.0))) * 4 * torch.tensor(S1RTC.std)[:, None, None]
     torch.testing.assert_close(shift, shift[..., :1, :1].expand_as(shift), atol=1e-3, rtol=0)
     assert shift.abs().max() <= 1.5  # dB
     assert shift.std() > 0.2
@@ -296,10 +292,7 @@ def test_the_stored_size_of_a_group_does_not_matter():
             ramp = 50 + 100 * (torch.arange(48 // step) + 0.5) * step
             batch[S2L2A.native_key(resolution)] = ramp.expand(1, len(bands), 48 // step, -1).to(torch.uint16)
     torch.testing.assert_close(
-        small().whole(fine, 32, ["s2l2a"]).images,
-        small().whole(coarse, 32, ["s2l2a"]).images,
-        atol=1e-3,
-        rtol=0,
+        small().whole(fine, 32, ["s2l2a"]).images, small().whole(coarse, 32, ["s2l2a"]).images, atol=1e-3, rtol=0
     )
 
 

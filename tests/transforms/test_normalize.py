@@ -43,9 +43,7 @@ def test_single_batch_and_time_series_are_the_same():
 def test_bands_in_any_order():
     full, bands = image(S2L2A), ["B12", "B02", "b8a"]
     columns = S2L2A.band_indices(bands)
-    torch.testing.assert_close(
-        Normalize("s2l2a", bands=bands)(full[columns]), Normalize("s2l2a")(full)[columns]
-    )
+    torch.testing.assert_close(Normalize("s2l2a", bands=bands)(full[columns]), Normalize("s2l2a")(full)[columns])
 
 
 def test_dicts():
@@ -54,9 +52,7 @@ def test_dicts():
     normalize = Normalize(bands={"s2l2a": S2L2A.bands[:4]})
     output = normalize(sample)
     torch.testing.assert_close(output["image_s1rtc"], Normalize("s1rtc")(sample["image_s1rtc"]))
-    torch.testing.assert_close(
-        output["image_s2l2a"], Normalize("s2l2a", bands=S2L2A.bands[:4])(sample["image_s2l2a"])
-    )
+    torch.testing.assert_close(output["image_s2l2a"], Normalize("s2l2a", bands=S2L2A.bands[:4])(sample["image_s2l2a"]))
     assert output["label"] is sample["label"]
     torch.testing.assert_close(sample, before)
     alone = Normalize("s1rtc")({"image": before["image_s1rtc"]})

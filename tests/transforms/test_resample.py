@@ -82,17 +82,13 @@ def test_what_cannot_be_seen_becomes_its_mean():
         torch.testing.assert_close(view, torch.full_like(view, 1.5), atol=0.03, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("box", "size"), [(WHOLE, 48), ([0.1, 0.6, 0.3, 0.8], 32), ([0.25, 0.5, 0.5, 0.75], 96)]
-)
+@pytest.mark.parametrize(("box", "size"), [(WHOLE, 48), ([0.1, 0.6, 0.3, 0.8], 32), ([0.25, 0.5, 0.5, 0.75], 96)])
 def test_agrees_with_torchvision_where_the_image_is_smooth(box, size):
     noise = torch.rand(1, 3, 144, 144, generator=torch.Generator().manual_seed(0))
     image = 1 + 50 * (tv.gaussian_blur(noise, [25, 25], [4.0, 4.0])[0] - 0.5)
     top, bottom, left, right = (round(144 * side) for side in box)
     theirs = tv.resized_crop(image, top, left, bottom - top, right - left, [size, size], antialias=True)
-    error = (one(image + 20, box, size) - 20 - theirs)[
-        ..., 2:-2, 2:-2
-    ]  # at the edge they repeat the crop's pixels
+    error = (one(image + 20, box, size) - 20 - theirs)[..., 2:-2, 2:-2]  # at the edge they repeat the crop's pixels
     assert error.abs().mean() < 0.1 * theirs.std()  # their filter is wider
 
 

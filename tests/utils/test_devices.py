@@ -11,12 +11,7 @@ from terrafm_tg.utils.devices import describe_device, find_device, has_bf16_unit
 
 @pytest.mark.parametrize(
     ("capability", "unit", "expected"),
-    [
-        ("DEFAULT", True, False),
-        ("AVX2", True, False),
-        ("AVX512", True, True),
-        ("AVX512", False, False),
-    ],
+    [("DEFAULT", True, False), ("AVX2", True, False), ("AVX512", True, True), ("AVX512", False, False)],
 )
 def test_bf16_units_of_a_processor(
     capability: str, unit: bool, expected: bool, monkeypatch: pytest.MonkeyPatch

@@ -77,9 +77,7 @@ def test_processes_of_which_one_is_killed(dask_from_server, tmp_path, capfd):
             yield unit
 
     results, ahead = {}, 0
-    for position, result in run_units(
-        partial(square_but_die_once, tmp_path), units(), workers=2, title="Squares"
-    ):
+    for position, result in run_units(partial(square_but_die_once, tmp_path), units(), workers=2, title="Squares"):
         results[position] = result
         ahead = max(ahead, sent - len(results))
     assert {i: result[0] for i, result in results.items()} == {i: i * i for i in range(60)}

@@ -38,12 +38,7 @@ def test_equals_the_definition():
 def test_stays_what_it_was():
     """A resumed run must see the views of the run that it continues, whatever the version of NumPy."""
     values = keyed_uniform(0, 1, [0, 1], view=3, count=2, stream="crop")
-    assert values.ravel().tolist() == [
-        0.7521913340370348,
-        0.5637658903866067,
-        0.6400119533869751,
-        0.48495445987910335,
-    ]
+    assert values.ravel().tolist() == [0.7521913340370348, 0.5637658903866067, 0.6400119533869751, 0.48495445987910335]
 
 
 def test_independent_of_the_company():

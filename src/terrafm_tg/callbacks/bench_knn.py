@@ -88,9 +88,7 @@ class BenchKNN(Callback):
         self.tasks = read_datasets(datasets)
         dense = [task.name for task in self.tasks if task.kind == "segmentation"]
         if dense:
-            raise TerraFMError(
-                f"BenchKNN takes classes or several labels, and {dense[0]} has masks: leave it out."
-            )
+            raise TerraFMError(f"BenchKNN takes classes or several labels, and {dense[0]} has masks: leave it out.")
         if every_n_epochs < 1 or split not in ("val", "test"):
             raise TerraFMError(
                 f"BenchKNN got every_n_epochs={every_n_epochs} and split={split!r}: use 1 or more, and val or test."
@@ -136,9 +134,7 @@ class BenchKNN(Callback):
             for pair in self._pairs:
                 metric = "accuracy" if pair.bank.task.kind == "multiclass" else pair.bank.task.metric
                 value = self._score(trainer, pl_module, pair)
-                pl_module.log(
-                    f"bench/{pair.bank.task.name}/knn_{metric}", value, rank_zero_only=False, sync_dist=False
-                )
+                pl_module.log(f"bench/{pair.bank.task.name}/knn_{metric}", value, rank_zero_only=False, sync_dist=False)
 
     def _score(self, trainer: Trainer, pl_module: LightningModule, pair: _Pair) -> float:
         from terrafm_tg.evaluation.protocols.embedded import to_labels
@@ -194,9 +190,7 @@ class BenchKNN(Callback):
         from terrafm_tg.evaluation.encoders.reader import Reader
 
         names = _ENCODERS if self.encoder is None else (self.encoder,)
-        module = next(
-            (x for name in names if isinstance(x := getattr(pl_module, name, None), nn.Module)), None
-        )
+        module = next((x for name in names if isinstance(x := getattr(pl_module, name, None), nn.Module)), None)
         if module is None:
             raise TerraFMError(
                 f"BenchKNN found no encoder in {type(pl_module).__name__}, which has no module {' or '.join(names)}: "
@@ -212,9 +206,7 @@ class BenchKNN(Callback):
             readers = [(stem, x) for stem, x in encoder.readers.items() if isinstance(x, Reader)]
             bands = {stem: tuple(channel.band for channel in x.channels) for stem, x in readers}
             heads = cast("Any", module.blocks[0]).attn.num_heads
-            model = TerraFMViT(
-                bands=bands, embed_dim=module.embed_dim, depth=len(module.blocks), num_heads=heads
-            )
+            model = TerraFMViT(bands=bands, embed_dim=module.embed_dim, depth=len(module.blocks), num_heads=heads)
             encoder.backbone = TimmBackbone(model, encoder.size, select=dict)
         _copy_weights(module, encoder.backbone.model)
         return encoder.eval()

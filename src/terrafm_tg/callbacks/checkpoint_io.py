@@ -23,9 +23,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         >>> Trainer(plugins=[AtomicCheckpointIO()])
     """
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
         """Saves; a URL (``s3://``) is left to Lightning, since object stores show whole files only."""
         if "://" in str(path):
             return super().save_checkpoint(checkpoint, path, storage_options)
@@ -53,7 +51,5 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"The checkpoint {path} cannot be read{reason}: it is damaged or no checkpoint, use another."
             ) from error
         if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-            raise TerraFMError(
-                f"{path} is not a checkpoint of Lightning (it has no `state_dict`): use another."
-            )
+            raise TerraFMError(f"{path} is not a checkpoint of Lightning (it has no `state_dict`): use another.")
         return checkpoint

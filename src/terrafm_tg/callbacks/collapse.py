@@ -81,9 +81,7 @@ class CollapseMonitor(Callback):
             if self._looks[name] == self.patience:
                 rank_zero_warn(f"At step {step} {text}.")
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keeps a run that met NaN from replacing its last good checkpoint.
 
         Raises:
@@ -130,9 +128,7 @@ class CollapseMonitor(Callback):
                 "`optimizer.lr`, raise `schedule.teacher_momentum`, or use a larger batch"
             )
         elif metrics.get("train/effective_rank", math.inf) < self.min_rank:
-            found["line"] = (
-                "the embeddings of all tiles lie on one line: lower `optimizer.lr`, or use a larger batch"
-            )
+            found["line"] = "the embeddings of all tiles lie on one line: lower `optimizer.lr`, or use a larger batch"
         return found
 
     def _grace(self, trainer: Trainer) -> int:

@@ -65,10 +65,7 @@ class ContactSheet(Callback):
 
 
 def draw_contact_sheet(
-    whole: SensorBatch,
-    views: Mapping[str, SensorBatch],
-    plan: Mapping[str, Any] | None = None,
-    tiles: int = 3,
+    whole: SensorBatch, views: Mapping[str, SensorBatch], plan: Mapping[str, Any] | None = None, tiles: int = 3
 ) -> "Figure":
     """Draws the views of the first tiles of a batch.
 

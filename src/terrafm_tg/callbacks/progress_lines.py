@@ -51,10 +51,7 @@ class ProgressLines(ProgressBar):
         rate = (step - self._step) / seconds if seconds else 0.0
         metrics = self.get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)  # the logger's version
-        parts = [
-            f"epoch {_of(trainer.current_epoch + 1, trainer.max_epochs or 0)}",
-            f"step {_of(step, total)}",
-        ]
+        parts = [f"epoch {_of(trainer.current_epoch + 1, trainer.max_epochs or 0)}", f"step {_of(step, total)}"]
         parts += [f"{name} {x:.4g}" if isinstance(x, float) else f"{name} {x}" for name, x in metrics.items()]
         if rate:
             parts.append(f"{rate:.3g} steps/s" if rate >= 1 else f"{1 / rate:.3g} s/step")
@@ -75,9 +72,7 @@ class ProgressLines(ProgressBar):
         """A line where it is time for one."""
         self._batch("prediction", "total_predict_batches_current_dataloader", *args)
 
-    def _batch(
-        self, name: str, total: str, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
+    def _batch(self, name: str, total: str, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         if self._due(False):
             self.has_dataloader_changed(dataloader_idx)  # the totals are those of the loader named last
             print(f"{name}, batch {_of(batch_idx + 1, getattr(self, total))}", flush=True)

@@ -218,9 +218,7 @@ def _lives(pid: int) -> bool:
 
 async def _main() -> None:
     orders = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(orders), sys.stdin
-    )
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
     settings = await orders.readline()
     if settings:
         await Guard(**json.loads(settings)).run(orders)

@@ -62,11 +62,7 @@ class RankWatch(Callback):
             if trainer.num_nodes > 1 and environment is not None:
                 host, reach = "", environment.main_address
             listener = socket.create_server((host, 0), backlog=trainer.world_size)
-            meeting = {
-                "first": place,
-                "address": (reach, listener.getsockname()[1]),
-                "token": secrets.token_hex(),
-            }
+            meeting = {"first": place, "address": (reach, listener.getsockname()[1]), "token": secrets.token_hex()}
         meeting = trainer.strategy.broadcast(meeting)
         handed = None if listener is None else listener.fileno()
         own = {"pid": os.getpid(), "place": place, "ranks": trainer.world_size, "listener": handed}
@@ -83,9 +79,7 @@ class RankWatch(Callback):
         self._say(own | meeting | {"interval": self.interval, "silence": self.silence})
         threading.Thread(target=_end_when_told, args=(self._guard,), daemon=True).start()
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Tells the guard how far the run is and where its last checkpoint lies."""
         if self._guard is not None:
             path = checkpoint_path(trainer)

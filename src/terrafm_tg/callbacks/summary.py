@@ -68,13 +68,9 @@ class RunSummary(Callback):
             minutes, seconds = divmod(round(time.monotonic() - self._start), 60)
             pretrained = isinstance(pl_module, TerraFM)
             paths = self._draw(trainer, pl_module) if self.figures and pretrained else []
-            lines = [
-                f"{trainer.global_step} steps, {trainer.current_epoch} epochs in {minutes} min {seconds} s"
-            ]
+            lines = [f"{trainer.global_step} steps, {trainer.current_epoch} epochs in {minutes} min {seconds} s"]
             if not self._trained:
-                lines.append(
-                    "nothing was left to do: raise `trainer.max_epochs`, or `trainer.max_steps`, to go on"
-                )
+                lines.append("nothing was left to do: raise `trainer.max_epochs`, or `trainer.max_steps`, to go on")
             if pretrained:
                 _print("Pretrained", lines + _next_steps(trainer, pl_module), paths)
             else:
@@ -158,9 +154,7 @@ def _uses(trainer: Trainer) -> list[str]:
     path = next((Path(file) for file in best if file), checkpoint_path(trainer))
     if path is None:
         return ["no checkpoint was written: add a ModelCheckpoint to the Trainer's callbacks"]
-    configs = [
-        Path(folder, "config.yaml") for folder in (trainer.log_dir, trainer.default_root_dir) if folder
-    ]
+    configs = [Path(folder, "config.yaml") for folder in (trainer.log_dir, trainer.default_root_dir) if folder]
     config = next((file for file in configs if file.exists()), Path("CONFIG"))
     return [
         f"checkpoint    {path}",

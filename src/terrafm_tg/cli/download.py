@@ -15,10 +15,7 @@ from .options import ToolParser
 #: Conditions in the form of a command line: one word or several.
 _WORDS = {
     "bbox": (list[float] | None, "West, south, east, north in degrees, such as [5.9,45.8,10.5,47.8]."),
-    "cells": (
-        list[str] | Path | None,
-        "Names such as [897U_171L,897U_172L], or a text file with one per line.",
-    ),
+    "cells": (list[str] | Path | None, "Names such as [897U_171L,897U_172L], or a text file with one per line."),
     "land_cover": (
         list[str | int] | str | int | None,
         "Take cells with a tile whose most frequent class is one of these, such as [Cropland,Mangroves].",

@@ -48,16 +48,12 @@ def export(
     if onnx is not None:
         name = load_encoder_state(paths[0])[1]["model"]
         if name is None:
-            raise TerraFMError(
-                f"{checkpoint} is of no registered size: load it in Python and call export_onnx()."
-            )
+            raise TerraFMError(f"{checkpoint} is of no registered size: load it in Python and call export_onnx().")
         modalities = [onnx] if isinstance(onnx, str) else onnx
         own = modalities[0] if len(modalities) == 1 else None
         encoder = build_encoder(name, paths[0], modality=own, bands=bands)
         sides: list[Any] = [int(side) if side.isdigit() else side for side in str(size).split("x")]
-        pixels = (
-            (sides[0], sides[1]) if len(sides) == 2 else sides[0]
-        )  # export_onnx() says what is wrong with them
+        pixels = (sides[0], sides[1]) if len(sides) == 2 else sides[0]  # export_onnx() says what is wrong with them
         encoder = reparameterize(encoder) if fold else encoder
         paths.append(export_onnx(encoder, paths[0].with_suffix(".onnx"), modalities, pixels))
     return paths

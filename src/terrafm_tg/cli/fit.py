@@ -51,11 +51,7 @@ class PredictTestSplit(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Opens the test split."""
         data = getattr(trainer, "datamodule", None)
-        if (
-            stage == "predict"
-            and isinstance(data, NonGeoDataModule)
-            and not (data.predict_dataset or data.dataset)
-        ):
+        if stage == "predict" and isinstance(data, NonGeoDataModule) and not (data.predict_dataset or data.dataset):
             data.setup("test")
             data.predict_dataset = data.test_dataset
 
@@ -146,9 +142,7 @@ class TerraFMCLI(LightningCLI):
         check_gpus(settings)
         if settings["precision"] is None:
             kwargs["precision"] = config["trainer"]["precision"] = precision_of(settings)
-            rank_zero_info(
-                f"Precision {kwargs['precision']}, which suits this device (`--trainer.precision` sets it)"
-            )
+            rank_zero_info(f"Precision {kwargs['precision']}, which suits this device (`--trainer.precision` sets it)")
         with in_a_sentence(*IN_TRAINER):
             trainer = super().instantiate_trainer(**kwargs)
         check_mesh(settings, trainer.world_size)

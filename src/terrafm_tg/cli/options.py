@@ -27,9 +27,7 @@ class ToolParser:
     def __init__(self, command: str) -> None:
         text = f"{SENTENCES[command][0].upper()}{SENTENCES[command][1:]}."
         self._parser = ArgumentParser(prog=f"terrafm {command}", description=text, exit_on_error=False)
-        self._parser.add_argument(
-            "--config", action=ActionConfigFile, help="Configuration file of these options."
-        )
+        self._parser.add_argument("--config", action=ActionConfigFile, help="Configuration file of these options.")
 
     def add_function(self, function: Callable[..., Any], skip: Iterable[str] = ()) -> None:
         """Adds a function's parameters, described as in its docstring; those without a default are positional.
@@ -105,8 +103,7 @@ def _find_config(name: str) -> str:
         return str(path)
     known = [] if folder is None else [f"conf/{x.relative_to(folder)}" for x in folder.rglob("*.yaml")]
     raise ArgumentError(
-        None,
-        f"There is no configuration {name!r}{nearest(f'conf/{stem}.yaml', known)}: give the path of a file.",
+        None, f"There is no configuration {name!r}{nearest(f'conf/{stem}.yaml', known)}: give the path of a file."
     )
 
 
@@ -123,9 +120,7 @@ def refuse(error: ArgumentError, known: Iterable[str]) -> NoReturn:
         raise error
     word = (unknown[1] or unknown[2]).partition("=")[0]
     if not word.startswith("-"):
-        advice = (
-            f": a configuration is given as `--config {word}`" if word.endswith((".yaml", ".yml")) else ""
-        )
+        advice = f": a configuration is given as `--config {word}`" if word.endswith((".yaml", ".yml")) else ""
         raise ArgumentError(None, f"{word!r} is not expected here{advice}.") from None
     raise ArgumentError(None, f"`{word}` is no option{nearest(word, names)}.") from None
 

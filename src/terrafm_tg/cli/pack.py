@@ -27,28 +27,21 @@ def run(command: str, words: Sequence[str]) -> None:
     parser = ToolParser(command)
     parser.add_function(open_source, skip={"modalities", "settings"})
     parser.add_function(pack, skip={"tiles"})
-    parser.add_option(
-        "modalities", list[str] | str | None, None, "Any of s1rtc, s2l1c, s2l2a; all by default."
-    )
+    parser.add_option("modalities", list[str] | str | None, None, "Any of s1rtc, s2l1c, s2l2a; all by default.")
     for name, (kind, text) in _SETTINGS.items():
         parser.add_option(name, kind, None, text)
     options = parser.parse(words)
     root, modalities = Path(options.pop("root")), options.pop("modalities")
     settings = {name: options.pop(name) or None for name in _SETTINGS}
     tiles = open_source(
-        root,
-        [modalities] if isinstance(modalities, str) else modalities,
-        options.pop("tile_size"),
-        **settings,
+        root, [modalities] if isinstance(modalities, str) else modalities, options.pop("tile_size"), **settings
     )
     report = pack(tiles, **options)
     console = Console()
     console.print(report.table())
     console.print(report.in_words(Path(options["out"])))
     if not (root / NAME).is_file():
-        console.print(
-            f"{root} has no {NAME}, so land cover is unknown: run `terrafm index {root}`, then this again."
-        )
+        console.print(f"{root} has no {NAME}, so land cover is unknown: run `terrafm index {root}`, then this again.")
     console.print(
         f"Next: terrafm fit --config conf/pretrain.yaml --config conf/data/packed.yaml --data.root {options['out']}",
         soft_wrap=True,

@@ -29,9 +29,7 @@ from .main import SENTENCES
 from .options import ToolParser
 from .trainer import in_a_sentence
 
-_PROCESSOR_TIME = (
-    "Count processor time: less disturbed by other programs, and blind to waiting, as for the loader."
-)
+_PROCESSOR_TIME = "Count processor time: less disturbed by other programs, and blind to waiting, as for the loader."
 #: The number of processes, by what starts them.
 _LAUNCHERS = ("WORLD_SIZE", "SLURM_NTASKS")
 _log = logging.getLogger(__name__)
@@ -51,9 +49,7 @@ class ProfileCLI(TerraFMCLI):
         parser.add_argument("--warmup", type=int, default=3, help="Batches before them that do not count.")
         parser.add_argument("--processor_time", type=bool, default=False, help=_PROCESSOR_TIME)
         parser.add_argument("--json", type=Path | None, default=None, help="File for the numbers.")
-        parser.add_argument(
-            "--figure", type=Path | None, default=None, help="File for a picture, such as x.png."
-        )
+        parser.add_argument("--figure", type=Path | None, default=None, help="File for a picture, such as x.png.")
 
     def before_instantiate_classes(self) -> None:
         """Sees to it that what is measured can be written.

@@ -116,9 +116,7 @@ class RunStart(Callback):
                 self._batches = -1
                 if _LONG < seconds * total < math.inf:
                     length = describe_duration(seconds * total / 3600)
-                    rank_zero_info(
-                        f"At {seconds:.2g} s per batch, the {total:,.0f} batches of this run take {length}"
-                    )
+                    rank_zero_info(f"At {seconds:.2g} s per batch, the {total:,.0f} batches of this run take {length}")
 
 
 def callbacks_of(trainer: Trainer) -> list[Callback]:

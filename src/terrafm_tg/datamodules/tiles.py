@@ -178,8 +178,7 @@ class TileDataModule(BaseDataModule):
             return
         if self.batch_size < 2:
             raise TerraFMError(
-                f"`batch_size` is {self.batch_size}: training compares the samples of a batch, so give at "
-                "least 2."
+                f"`batch_size` is {self.batch_size}: training compares the samples of a batch, so give at least 2."
             )
         if (step := self._step_tiles) > (length := self.sampler.global_length):
             times = "" if self._accumulated == 1 else f", {self._accumulated} times"
@@ -268,9 +267,7 @@ class TileDataModule(BaseDataModule):
 
     def _in_order(self, tiles: TileDataset, rows: np.ndarray) -> TileDataLoader:
         seed = self.hparams["seed"]
-        return self._loader(
-            tiles, LandCoverSampler(tiles, rows, power=0, ocean_keep=1, seed=seed, shuffle=False)
-        )
+        return self._loader(tiles, LandCoverSampler(tiles, rows, power=0, ocean_keep=1, seed=seed, shuffle=False))
 
     def _loader(self, tiles: TileDataset, sampler: LandCoverSampler, **options: Any) -> TileDataLoader:
         workers = min(self._workers, math.ceil(len(sampler) / self.batch_size))

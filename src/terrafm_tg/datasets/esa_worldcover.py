@@ -58,9 +58,7 @@ class ESAWorldCover(RasterDataset):
         TerraFMError: If there is no tile of that year, or a setting is unknown.
     """
 
-    filename_regex = (
-        r"^ESA_WorldCover_10m_(?P<year>\d{4})_(?P<version>v\d{3})_(?P<tile>[NS]\d{2}[EW]\d{3})_Map\."
-    )
+    filename_regex = r"^ESA_WorldCover_10m_(?P<year>\d{4})_(?P<version>v\d{3})_(?P<tile>[NS]\d{2}[EW]\d{3})_Map\."
     is_image = False
     all_bands = ("Map",)
     cmap = ListedColormap([np.array(c.color) / 255 for c in CLASSES], name="ESA WorldCover")
@@ -77,9 +75,7 @@ class ESAWorldCover(RasterDataset):
         if year not in (2020, 2021):
             raise TerraFMError(f"ESA WorldCover has no map of {year}: use year=2021 or year=2020.")
         if missing not in (None, "ocean", "unknown"):
-            raise TerraFMError(
-                f"`missing` must be 'ocean' or 'unknown' (or None to decide), got {missing!r}."
-            )
+            raise TerraFMError(f"`missing` must be 'ocean' or 'unknown' (or None to decide), got {missing!r}.")
         self.year = year
         self.filename_glob = f"ESA_WorldCover_10m_{year}_*_Map.*"
         folders = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
@@ -126,11 +122,7 @@ class ESAWorldCover(RasterDataset):
         return counts
 
     def plot(
-        self,
-        sample: dict[str, Any],
-        show_titles: bool = True,
-        suptitle: str | None = None,
-        class_names: bool = True,
+        self, sample: dict[str, Any], show_titles: bool = True, suptitle: str | None = None, class_names: bool = True
     ) -> "Figure":
         """Draws the map of a sample in the published colors.
 
@@ -155,9 +147,7 @@ class ESAWorldCover(RasterDataset):
             if show_titles:
                 ax.set_title(key.capitalize())
         if class_names:
-            present = sorted(
-                {int(c) for key in keys for c in np.unique(sample[key]) if 0 <= c < len(CLASSES)}
-            )
+            present = sorted({int(c) for key in keys for c in np.unique(sample[key]) if 0 <= c < len(CLASSES)})
             handles = [Patch(color=self.cmap(c), label=CLASSES[c].name) for c in present]
             fig.legend(handles=handles, loc="outside lower center", ncols=3, fontsize="small", frameon=False)
         if suptitle is not None:
@@ -179,6 +169,4 @@ def count_classes(src: DatasetReader, geometry: BaseGeometry) -> np.ndarray:
         return np.zeros(len(CLASSES) + 1, dtype=np.int64)
     window = windows.Window.from_slices(rows, cols)
     codes = src.read(1, window=window)
-    return count_codes(
-        codes[geometry_mask([geometry], codes.shape, src.window_transform(window), invert=True)]
-    )
+    return count_codes(codes[geometry_mask([geometry], codes.shape, src.window_transform(window), invert=True)])

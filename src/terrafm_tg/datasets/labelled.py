@@ -60,9 +60,7 @@ class _BigEarthNetSensor(BigEarthNet):
             if not paths:
                 raise TerraFMError(f"There is no band {band} in {folder}: extract that patch again.")
             with rasterio.open(paths[0]) as file:
-                image = file.read(
-                    1, out_shape=self.image_size, out_dtype="float32", resampling=Resampling.bilinear
-                )
+                image = file.read(1, out_shape=self.image_size, out_dtype="float32", resampling=Resampling.bilinear)
             images.append(image)
         return torch.from_numpy(np.stack(images))
 
@@ -174,9 +172,7 @@ class SensorPairs(NonGeoDataset):
             sample = dict(dataset[index])
             image = sample.pop("image")
             for key in ("label", "mask"):
-                if key in joined and not torch.equal(
-                    torch.as_tensor(joined[key]), torch.as_tensor(sample[key])
-                ):
+                if key in joined and not torch.equal(torch.as_tensor(joined[key]), torch.as_tensor(sample[key])):
                     raise TerraFMError(
                         f"Sample {index} has another {key} in {name} than in {next(iter(self.datasets))}: the "
                         "datasets do not list the same places in the same order."

@@ -79,9 +79,7 @@ class MMEarthTiles(TileDataset):
         return any(data_file(root, subset).is_file() for subset in MMEarth.subsets)
 
     @staticmethod
-    def scan(
-        root: Path, tile_size: int | None = None, subset: str | None = None, cover: bool = False
-    ) -> pd.DataFrame:
+    def scan(root: Path, tile_size: int | None = None, subset: str | None = None, cover: bool = False) -> pd.DataFrame:
         """Makes the tile table from the JSON files beside the HDF5 file.
 
         Args:
@@ -104,9 +102,7 @@ class MMEarthTiles(TileDataset):
             beside = ", ".join(
                 f"{MMEarth.filenames[subset]}_{kind}.json" for kind in ("band_stats", "splits", "tile_info")
             )
-            raise TerraFMError(
-                f"{data_file(root, subset).parent} is not complete: it needs {beside}, too."
-            ) from error
+            raise TerraFMError(f"{data_file(root, subset).parent} is not complete: it needs {beside}, too.") from error
         path = data_file(root, subset)
         with lazy_import("h5py").File(path, "r") as file:
             named = file["metadata"][:]
@@ -122,9 +118,7 @@ class MMEarthTiles(TileDataset):
         # half a tile from its middle, on the 10 m grid that Sentinel-2 has
         table = table.assign(x=np.rint(x / 10 - side / 2) * 10, y=np.rint(y / 10 + side / 2) * 10)
         table = table.assign(xres=10.0, yres=10.0, height=np.int32(side), width=np.int32(side))
-        table.insert(
-            0, "cell", pd.Categorical(grid.names(*grid.cells_at(table.pop("lat"), table.pop("lon"))))
-        )
+        table.insert(0, "cell", pd.Categorical(grid.names(*grid.cells_at(table.pop("lat"), table.pop("lon")))))
         table.insert(1, "quadrant", table.groupby("cell", observed=True).cumcount().astype(np.int16))
         date = pd.to_datetime(table.pop("date")).astype("datetime64[us]")
         part = path.relative_to(root).as_posix()
@@ -137,17 +131,13 @@ class MMEarthTiles(TileDataset):
             table[f"offset_{name}"] = np.int16(0)
         table["date_s1rtc"] = table["date_s1rtc"].astype("datetime64[us]")
         table["orbit"] = table["orbit"].astype("category")
-        table = table.assign(
-            **boxes(table), **times(date, date + pd.Timedelta(1, "D") - pd.Timedelta(1, "us"))
-        )
+        table = table.assign(**boxes(table), **times(date, date + pd.Timedelta(1, "D") - pd.Timedelta(1, "us")))
         return table.assign(**stored_land_cover(path, table)) if cover else table
 
     @staticmethod
     def find_tile_size(root: Path) -> int:
         """Returns the pixels along a place of the first subset below the root."""
-        return picture_size(
-            data_file(root, next(name for name in MMEarth.subsets if data_file(root, name).is_file()))
-        )
+        return picture_size(data_file(root, next(name for name in MMEarth.subsets if data_file(root, name).is_file())))
 
     @staticmethod
     def state(root: Path) -> str:
@@ -218,13 +208,7 @@ def picture_size(path: Path) -> int:
 def _place_rows(place: str, group: int, info: TileInfo) -> list[dict[str, Any]]:
     """Makes one row per orbit of the radar."""
     epsg = np.int32(info["CRS"].rsplit(":", 1)[-1])
-    row = {
-        "place": place,
-        "group": np.int32(group),
-        "date": info["S2_DATE"],
-        "lat": info["lat"],
-        "lon": info["lon"],
-    }
+    row = {"place": place, "group": np.int32(group), "date": info["S2_DATE"], "lat": info["lat"], "lon": info["lon"]}
     row |= {"epsg": epsg} | {f"has_s2{level}": info["S2_type"] == level for level in ("l2a", "l1c")}
     images = {"ascending": "sentinel1_asc", "descending": "sentinel1_desc"}
     orbits = [orbit for orbit, key in images.items() if {"VV", "VH"} <= {*(info["BANDS"].get(key) or ())}]

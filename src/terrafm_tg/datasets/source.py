@@ -54,12 +54,8 @@ def open_source(
     kind = find_kind(root)
     for name in given:
         if name not in _SETTINGS.get(kind, ()):
-            raise TerraFMError(
-                f"`{name}` is no setting for {root}, which holds {kind.__name__}: leave it out."
-            )
+            raise TerraFMError(f"`{name}` is no setting for {root}, which holds {kind.__name__}: leave it out.")
     if kind in _SETTINGS:
-        given["tile_size"] = (
-            tile_size or read_made_for(root / NAME).get("tile_size") or kind.find_tile_size(root)
-        )
+        given["tile_size"] = tile_size or read_made_for(root / NAME).get("tile_size") or kind.find_tile_size(root)
         given["harmonize"] = False
     return kind(root, modalities, native=True, **given)

@@ -97,18 +97,14 @@ class SSL4EOS12Tiles(TileDataset):
             TerraFMError: If no site has an image that can be opened.
         """
         splits = find_splits(root)
-        sites = sorted(
-            {entry for s in splits.values() for entry in os.listdir(root / s.split) if entry.isdecimal()}
-        )
+        sites = sorted({entry for s in splits.values() for entry in os.listdir(root / s.split) if entry.isdecimal()})
         with ThreadPoolExecutor(8) as pool:  # opening waits for the disk
             parts = list(pool.map(partial(_site_rows, root, splits), sites))
         rows = [row for part in parts for row in part]
         if not rows:
             raise TerraFMError(f"No site of SSL4EO-S12 below {root} has an image that can be opened.")
         table = pd.DataFrame(rows)
-        table = table.assign(
-            epsg=np.int32(4326), height=np.int32(SSL4EOS12.size), width=np.int32(SSL4EOS12.size)
-        )
+        table = table.assign(epsg=np.int32(4326), height=np.int32(SSL4EOS12.size), width=np.int32(SSL4EOS12.size))
         table = table.assign(**boxes(table))
         middle = (table.ymin + table.ymax) / 2, (table.xmin + table.xmax) / 2
         table.insert(0, "cell", pd.Categorical(grid.names(*grid.cells_at(*middle))))
@@ -243,10 +239,7 @@ def _images(root: Path, split: Split, site: str) -> Iterator[tuple[pd.Timestamp,
 
 
 def _place(
-    root: Path,
-    splits: Mapping[str, Split],
-    site: str,
-    images: Mapping[str, Sequence[tuple[pd.Timestamp, str]]],
+    root: Path, splits: Mapping[str, Split], site: str, images: Mapping[str, Sequence[tuple[pd.Timestamp, str]]]
 ) -> dict[str, float]:
     """Returns the grid of the first 10 m band of a site that opens; empty where none does."""
     for name, own in images.items():

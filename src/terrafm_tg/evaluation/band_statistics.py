@@ -26,9 +26,7 @@ def band_statistics(batch: Mapping[str, Tensor], modality: Modality) -> Tensor:
     means, deviations = [], []
     for resolution in modality.native:
         x = linear_power(batch[modality.native_key(resolution)])
-        valid = x.isfinite() & (
-            x > 0
-        )  # every nodata value is <= 0 or not finite, in counts and in linear power
+        valid = x.isfinite() & (x > 0)  # every nodata value is <= 0 or not finite, in counts and in linear power
         if modality is S1RTC:
             x = 10 * x.log10()
         x, count = x.where(valid, 0), valid.sum(dim=(2, 3))

@@ -73,9 +73,7 @@ def evaluate_held_out(
         sides = []
         for title, loader in zip(("Bank tiles", "Held-out tiles"), loaders, strict=True):
             batches = bar.track(loader, total=len(loader), description=title)
-            sides.append(
-                _embed_all(encoders, batches, size, sensors, torch.device(device), autocast, baseline)
-            )
+            sides.append(_embed_all(encoders, batches, size, sensors, torch.device(device), autocast, baseline))
     rows: list[dict[str, Any]] = []
     for name in sides[0]:
         bank, query = (gather(side[name]) for side in sides)

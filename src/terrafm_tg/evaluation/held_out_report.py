@@ -103,9 +103,7 @@ def table(frame: pd.DataFrame, title: str = "Held-out cells") -> Table:
     """
     names = columns(frame)
     changes = {UNTRAINED, TRAINED} <= set(names)
-    result = Table(
-        title=title, caption=_caption(frame), box=box.HORIZONTALS, padding=(0, 1, 0, 0), pad_edge=False
-    )
+    result = Table(title=title, caption=_caption(frame), box=box.HORIZONTALS, padding=(0, 1, 0, 0), pad_edge=False)
     result.title_justify = result.caption_justify = "left"
     result.add_column("", no_wrap=True)
     for name in [*names, "change"] if changes else names:
@@ -115,14 +113,10 @@ def table(frame: pd.DataFrame, title: str = "Held-out cells") -> Table:
         result.add_row(f"[bold]{section.title}[/]")
         for i, label in enumerate(section.labels):
             mean, deviation = section.mean.iloc[i], section.deviation.iloc[i]
-            cells = [
-                _cell(mean.get(name), deviation.get(name) if name != "chance" else None) for name in names
-            ]
+            cells = [_cell(mean.get(name), deviation.get(name) if name != "chance" else None) for name in names]
             if changes:
                 change = mean.get(TRAINED, float("nan")) - mean.get(UNTRAINED, float("nan"))
-                cells.append(
-                    "–" if pd.isna(change) else f"[{'green' if change > 0 else 'red'}]{change:+.2f}[/]"
-                )
+                cells.append("–" if pd.isna(change) else f"[{'green' if change > 0 else 'red'}]{change:+.2f}[/]")
             result.add_row(f"  {label}", *cells)
     return result
 
@@ -182,9 +176,7 @@ def _panel(ax: "Axes", section: Section, names: Sequence[str]) -> None:
             continue
         ends = [mean[name] - section.low[name], section.high[name] - mean[name]]
         style = _STYLES.get(name, {"marker": "s", "ms": 5})
-        ax.errorbar(
-            mean[name], y + step, xerr=np.nan_to_num(ends).clip(0), ls="", label=name, elinewidth=1.2, **style
-        )
+        ax.errorbar(mean[name], y + step, xerr=np.nan_to_num(ends).clip(0), ls="", label=name, elinewidth=1.2, **style)
     ax.set_yticks(y, section.labels)
     ax.set_ylim(len(mean) - 0.4, -0.6)
     ax.hlines(y[1:] - 0.5, -0.02, 1.02, color="#eef0f2", lw=0.8, zorder=0)

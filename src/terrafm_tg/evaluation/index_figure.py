@@ -123,10 +123,7 @@ def _draw_map(ax: "Axes", table: pd.DataFrame, earth: bool) -> None:
 
     lon, lat = places(table)
     classes = table["land_cover"].to_numpy(np.int64)
-    cmap, norm = (
-        ListedColormap([_UNSEEN, *COLORS]),
-        BoundaryNorm(np.arange(-1.5, len(COLORS)), len(COLORS) + 1),
-    )
+    cmap, norm = (ListedColormap([_UNSEEN, *COLORS]), BoundaryNorm(np.arange(-1.5, len(COLORS)), len(COLORS) + 1))
     if earth:
         outline = gpd.read_file(CONTINENTS)
         outline.plot(ax=ax, facecolor=_LAND, edgecolor="none", zorder=1)

@@ -64,9 +64,7 @@ def knn_votes(
     return torch.cat(parts) if parts else targets.new_empty(0, targets.shape[1])
 
 
-def _nearest(
-    query: Tensor, bank: Tensor, k: int, chunk: int, metric: Metric
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _nearest(query: Tensor, bank: Tensor, k: int, chunk: int, metric: Metric) -> Iterator[tuple[Tensor, Tensor]]:
     """Similarities (n, k) of each query's nearest neighbours, largest first, and their positions."""
     for part in query.split(chunk):
         similarity = part @ bank.T if metric == "cosine" else -torch.cdist(part, bank)

@@ -82,9 +82,7 @@ def _knn(
         }
 
 
-def recall(
-    query: TileFeatures, bank: TileFeatures, k: int = TOP, chunk: int = 1024
-) -> tuple[float, float, int]:
+def recall(query: TileFeatures, bank: TileFeatures, k: int = TOP, chunk: int = 1024) -> tuple[float, float, int]:
     """Recall@k in cosine of the same tile among all tiles of the bank, each of which is listed once.
 
     A tie counts against the query, so that an encoder that maps all tiles to one point finds nothing.

@@ -88,10 +88,7 @@ class TerraFMBench(BenchModel):
             for source, band in zip(sources, self.names[name], strict=True):
                 channels[source] = _channel(bands, source, name, band, normalization)
         self.power = [at for at, channel in enumerate(channels) if channel.power]
-        for buffer, values in (
-            ("scale", [c.scale for c in channels]),
-            ("shift", [c.shift for c in channels]),
-        ):
+        for buffer, values in (("scale", [c.scale for c in channels]), ("shift", [c.shift for c in channels])):
             column = torch.tensor(values, dtype=torch.float32)[:, None, None]
             self.register_buffer(buffer, column, persistent=False)
         known = True if weights == "default" else weights
@@ -114,9 +111,7 @@ class TerraFMBench(BenchModel):
         return tokens[:, 0] if self.pooling == "token" else tokens[:, 1:].mean(1)
 
 
-def _assign(
-    bands: Sequence[BandSpec], modality: str | None
-) -> tuple[dict[str, list[str]], dict[str, list[int]]]:
+def _assign(bands: Sequence[BandSpec], modality: str | None) -> tuple[dict[str, list[str]], dict[str, list[int]]]:
     """Returns modality -> band names, and modality -> their channels; of several channels for a band the first."""
     found = {at: name for at, spec in enumerate(bands) if (name := sentinel_band(spec)) is not None}
     optical = modality or (S2L1C.name if "B10" in found.values() else S2L2A.name)

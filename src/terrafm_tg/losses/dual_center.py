@@ -116,9 +116,7 @@ def frequent_by_name(names: Sequence[str]) -> list[int]:
     known = [name.lower() for name in CLASS_NAMES]
     for name in names:
         if name.lower() not in known:
-            raise TerraFMError(
-                f"`center.frequent_classes` names {name!r}: use names of {', '.join(CLASS_NAMES)}."
-            )
+            raise TerraFMError(f"`center.frequent_classes` names {name!r}: use names of {', '.join(CLASS_NAMES)}.")
     if not names:
         raise TerraFMError(
             "`center.frequent_classes` is empty: name classes, or set `center.alpha: 1` for one centre only."
@@ -140,11 +138,7 @@ def frequent_by_share(share: np.ndarray | None) -> list[int]:
     present = 0 if share is None else int(np.count_nonzero(share))
     frequent = [] if share is None else [int(i) for i in np.flatnonzero(share > 1 / max(present, 1))]
     if not frequent:
-        met = (
-            "the land cover of every tile is unknown"
-            if present == 0
-            else f"all {present} classes come equally often"
-        )
+        met = "the land cover of every tile is unknown" if present == 0 else f"all {present} classes come equally often"
         raise TerraFMError(
             f"Dual centering needs land-cover classes that are drawn more often than others, but {met}: "
             "build the index with `terrafm index --worldcover`, name "

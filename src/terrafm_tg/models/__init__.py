@@ -4,14 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .builders import (
-        build_encoder,
-        terrafm_base,
-        terrafm_large,
-        terrafm_nano,
-        terrafm_small,
-        terrafm_tiny,
-    )
+    from .builders import build_encoder, terrafm_base, terrafm_large, terrafm_nano, terrafm_small, terrafm_tiny
     from .checkpoint import load_weights
     from .export import export_encoder, export_onnx
     from .folding import reparameterize

@@ -19,9 +19,7 @@ from .weights import PUBLISHED_URL, load_encoder_state, registered_weights
 type Weights = WeightsEnum | str | os.PathLike[str] | bool | None
 
 
-def build_encoder(
-    name: str, weights: Weights = None, *, pretrained: bool = False, **kwargs: Any
-) -> TerraFMViT:
+def build_encoder(name: str, weights: Weights = None, *, pretrained: bool = False, **kwargs: Any) -> TerraFMViT:
     """Builds an encoder.
 
     Args:
@@ -124,9 +122,7 @@ def _register(name: str) -> Callable[..., TerraFMViT]:
 
     size, preset = split_name(name)
     build.__name__ = build.__qualname__ = name
-    build.__doc__ = (
-        f"Builds {name}: {SIZES[size] | preset}; the arguments are those of :func:`build_encoder`."
-    )
+    build.__doc__ = f"Builds {name}: {SIZES[size] | preset}; the arguments are those of :func:`build_encoder`."
     return register_model(build)
 
 

@@ -82,9 +82,7 @@ def load_weights(model: TerraFMViT, state: Mapping[str, Tensor], source: str) ->
         missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip().rstrip(".")
-        raise TerraFMError(
-            f"{source} does not fit the model ({reason}): build it as it was trained."
-        ) from error
+        raise TerraFMError(f"{source} does not fit the model ({reason}): build it as it was trained.") from error
     missing = [name for name in missing if not name.startswith(_FRESH)]
     if missing or unexpected:
         raise TerraFMError(
@@ -136,14 +134,10 @@ def _read(path: Path, option: str, url: str | None = None) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # damage makes the readers of zips and pickles raise whatever they stumble over
+    except Exception as error:  # damage makes the readers of zips and pickles raise whatever they stumble over
         reason = str(error).split("\n")[0].split(". ")[0][:100] or type(error).__name__
         advice = "try again later" if url else f"give a whole one as `{option}`, fetched or exported again"
-        raise TerraFMError(
-            f"The checkpoint {url or path} is damaged or not one ({reason}): {advice}."
-        ) from error
+        raise TerraFMError(f"The checkpoint {url or path} is damaged or not one ({reason}): {advice}.") from error
     return content if isinstance(content, dict) else {}
 
 
@@ -161,7 +155,6 @@ def _read_url(url: str, progress: bool, option: str) -> dict[str, Any]:
             find_encoder(content, url)
     except (OSError, http.client.HTTPException, RuntimeError) as error:
         raise TerraFMError(
-            f"{url} could not be downloaded ({error}): put the file at {target}, or pass its path as "
-            f"`{option}`."
+            f"{url} could not be downloaded ({error}): put the file at {target}, or pass its path as `{option}`."
         ) from error
     return content

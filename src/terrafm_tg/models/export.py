@@ -83,14 +83,10 @@ def export_onnx(
     """
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
-        raise TerraFMError(
-            f"The export to ONNX needs {', '.join(missing)}: run pip install 'terrafm-tg[onnx]'."
-        )
+        raise TerraFMError(f"The export to ONNX needs {', '.join(missing)}: run pip install 'terrafm-tg[onnx]'.")
     names = modality or model.modality
     if names is None:
-        raise TerraFMError(
-            "Nothing says what the exported encoder reads: name a `modality`, or several to be fused."
-        )
+        raise TerraFMError("Nothing says what the exported encoder reads: name a `modality`, or several to be fused.")
     sensors = get_modalities([names] if isinstance(names, str) else list(names))
     height, width = _fixed(size)
 

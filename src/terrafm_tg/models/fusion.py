@@ -30,11 +30,7 @@ class ModalityFusion(nn.Module):
     """
 
     def __init__(
-        self,
-        dim: int,
-        num_queries: int = 5,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        self, dim: int, num_queries: int = 5, device: torch.device | None = None, dtype: torch.dtype | None = None
     ) -> None:
         super().__init__()
         self.queries = nn.Parameter(torch.empty(num_queries, dim, device=device, dtype=dtype))
@@ -106,9 +102,7 @@ class ModalityFusion(nn.Module):
         weights = (attention * reduced).sum(0).softmax(-1)
         shares = (attention * weights).sum(-1, keepdim=True)
         if sample_idx is not None:
-            present = torch.stack(
-                [spread(s.new_ones(len(s)), m, 0.0) for m, s in enumerate(scores)]
-            )  # (M, B)
+            present = torch.stack([spread(s.new_ones(len(s)), m, 0.0) for m, s in enumerate(scores)])  # (M, B)
             alone = present.sum(0) == 1
             between = (1,) * (shares.ndim - 2)
             shares = torch.where(alone.view(-1, *between), present.view(*present.shape, *between), shares)

@@ -32,9 +32,7 @@ def select_columns(modality: str | None = None, bands: Bands | None = None) -> C
     Raises:
         TerraFMError: If the modality is unknown, or a band is.
     """
-    columns: dict[str, tuple[int | None, ...]] = {
-        m.name: tuple(range(len(m.bands))) for m in MODALITIES.values()
-    }
+    columns: dict[str, tuple[int | None, ...]] = {m.name: tuple(range(len(m.bands))) for m in MODALITIES.values()}
     named = None if modality is None else get_modality(modality)
     if bands is None:
         return columns
@@ -125,9 +123,7 @@ def resolve_input(
                 "rename or drop the others (image_s2l2a is s2l2a)."
             )
         if modality is not None and set(x) != {modality}:
-            raise TerraFMError(
-                f"`modality={modality!r}` names a bare tensor, and this is a dict: drop one of them."
-            )
+            raise TerraFMError(f"`modality={modality!r}` names a bare tensor, and this is a dict: drop one of them.")
         images = {name: x[name] for name in MODALITIES if name in x}
     else:
         _check_layout("the input", x)
@@ -149,9 +145,7 @@ def resolve_input(
     return SensorBatch(images, None, first.shape[0])
 
 
-def _with_sample_idx(
-    images: dict[str, Tensor], sample_idx: Mapping[str, Tensor], size: int | None
-) -> SensorBatch:
+def _with_sample_idx(images: dict[str, Tensor], sample_idx: Mapping[str, Tensor], size: int | None) -> SensorBatch:
     """Checks ``sample_idx`` without reading their values, so that nothing waits for a device."""
     if size is None or set(sample_idx) != set(images):
         raise TerraFMError(
@@ -171,9 +165,7 @@ def _check_layout(name: str, x: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise TerraFMError(f"The type of {name} must be a float tensor, got {type(x).__name__}: convert it.")
     if x.ndim != 4:
-        raise TerraFMError(
-            f"The shape of {name} must be (batch, channels, height, width), got {tuple(x.shape)}."
-        )
+        raise TerraFMError(f"The shape of {name} must be (batch, channels, height, width), got {tuple(x.shape)}.")
     if not x.is_floating_point():
         raise TerraFMError(
             f"The type of {name} must be float, got {x.dtype}: normalise as (x - (mean - 2 std)) / (4 std)."

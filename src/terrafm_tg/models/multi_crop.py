@@ -69,14 +69,11 @@ class DepthPlan(NamedTuple):
         """Returns what each branch keeps, None for all; waits for no device."""
         parts = iter(self.keep_idx.split(self.counts))
         return [
-            Kept(tuple(next(parts) for _ in range(groups)), 1 / (1 - rate)) if rate > 0 else None
-            for rate in self.rates
+            Kept(tuple(next(parts) for _ in range(groups)), 1 / (1 - rate)) if rate > 0 else None for rate in self.rates
         ]
 
 
-def plan_depth(
-    blocks: nn.Module, seed: int, epoch: Tensor, position: Tensor, views: Sequence[int]
-) -> DepthPlan:
+def plan_depth(blocks: nn.Module, seed: int, epoch: Tensor, position: Tensor, views: Sequence[int]) -> DepthPlan:
     """Decides which residual branches each view keeps, a function of (seed, epoch, position, view) alone.
 
     Args:
@@ -167,11 +164,7 @@ def _token_idx(groups: Sequence[SensorBatch], name: str) -> Tensor:
         tokens = (group.shape[2] // PATCH_SIZE) * (group.shape[3] // PATCH_SIZE)
         if name in group.images:
             device = group.images[name].device
-            sample_idx = (
-                torch.arange(group.size, device=device)
-                if group.sample_idx is None
-                else group.sample_idx[name]
-            )
+            sample_idx = torch.arange(group.size, device=device) if group.sample_idx is None else group.sample_idx[name]
             of_sample = torch.arange(start, start + tokens, device=device)
             places.append((sample_idx[:, None] * tokens + of_sample).flatten())
         start += group.size * tokens
@@ -313,9 +306,7 @@ class _Pick(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, shapes: Shapes, keep_idx: Sequence[Tensor]) -> Tensor:
         ctx.where = shapes, keep_idx
-        return torch.cat(
-            [group[idx].flatten(0, 1) for group, idx in zip(_views(x, shapes), keep_idx, strict=True)]
-        )
+        return torch.cat([group[idx].flatten(0, 1) for group, idx in zip(_views(x, shapes), keep_idx, strict=True)])
 
     @staticmethod
     @once_differentiable
@@ -331,9 +322,7 @@ class _AddTo(torch.autograd.Function):
     """Adds the scaled branch of some views."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, y: Tensor, shapes: Shapes, keep_idx: Sequence[Tensor], scale: float
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, y: Tensor, shapes: Shapes, keep_idx: Sequence[Tensor], scale: float) -> Tensor:
         ctx.where = shapes, keep_idx, scale, y.dtype
         out = x.clone()
         for group, idx, part in _parts(out, y.to(x.dtype), shapes, keep_idx):
@@ -348,9 +337,7 @@ class _AddTo(torch.autograd.Function):
         return grad, torch.cat(picked).mul_(scale).to(dtype), None, None, None
 
 
-def _parts(
-    x: Tensor, y: Tensor, shapes: Shapes, keep_idx: Sequence[Tensor]
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _parts(x: Tensor, y: Tensor, shapes: Shapes, keep_idx: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Each group of x as views (n, N, d), with the places of some of its views and their part of y."""
     parts = y.split([len(idx) * tokens for idx, (_, tokens) in zip(keep_idx, shapes, strict=True)])
     for group, idx, part in zip(_views(x, shapes), keep_idx, parts, strict=True):

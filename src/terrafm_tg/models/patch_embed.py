@@ -54,9 +54,7 @@ class PatchStem(nn.Conv2d):
             input = torch.stack([input[:, channel] for channel in self.channels], dim=1)
         batch, channels, height, width = input.shape
         kernel, gap = self.select()
-        patches = input.reshape(
-            batch, channels, height // PATCH_SIZE, PATCH_SIZE, width // PATCH_SIZE, PATCH_SIZE
-        )
+        patches = input.reshape(batch, channels, height // PATCH_SIZE, PATCH_SIZE, width // PATCH_SIZE, PATCH_SIZE)
         patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3)
         return nn.functional.linear(patches, kernel.flatten(1), cast("Tensor", self.bias) + offset + gap)
 
@@ -197,15 +195,11 @@ class SensorPatchEmbed(nn.Module):
 
     def stem(self, name: str) -> PatchStem:
         """Returns the stem of a modality."""
-        return getattr(
-            self, f"conv2d_{MODALITIES[name].stem}"
-        )  # get_submodule() stops torch.export before torch 2.7
+        return getattr(self, f"conv2d_{MODALITIES[name].stem}")  # get_submodule() stops torch.export before torch 2.7
 
     def offset(self, name: str) -> Tensor:
         """Returns the vector (D,) of a modality, which its stem adds to every token."""
-        return getattr(self, f"{MODALITIES[name].stem}_embed")[
-            0
-        ]  # get_parameter() refuses a Proxy of torch.fx
+        return getattr(self, f"{MODALITIES[name].stem}_embed")[0]  # get_parameter() refuses a Proxy of torch.fx
 
     def unused(self, names: Collection[str]) -> list[nn.Parameter]:
         """Parameters of the stems of other modalities than these.
@@ -221,9 +215,7 @@ class SensorPatchEmbed(nn.Module):
         return parameters
 
     def set_input_size(
-        self,
-        img_size: int | tuple[int, int] | None = None,
-        patch_size: int | tuple[int, int] | None = None,
+        self, img_size: int | tuple[int, int] | None = None, patch_size: int | tuple[int, int] | None = None
     ) -> None:
         """Changes the nominal input size; positions stay on the 14x14 grid and are resized at run time.
 
@@ -231,9 +223,7 @@ class SensorPatchEmbed(nn.Module):
             TerraFMError: If the patch size is not 16.
         """
         if patch_size not in (None, PATCH_SIZE, self.patch_size):
-            raise TerraFMError(
-                f"TerraFM's patches are {PATCH_SIZE} px wide, got {patch_size}: drop `patch_size`."
-            )
+            raise TerraFMError(f"TerraFM's patches are {PATCH_SIZE} px wide, got {patch_size}: drop `patch_size`.")
         if img_size is not None:
             self.img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
 

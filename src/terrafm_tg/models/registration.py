@@ -31,10 +31,7 @@ def register_torchgeo() -> None:
         from torchgeo.models import api
 
         models, weights = api._model, api._model_weights
-    except (
-        ImportError,
-        AttributeError,
-    ) as error:  # a TorchGeo that is broken, or that moved to timm's registry
+    except (ImportError, AttributeError) as error:  # a TorchGeo that is broken, or that moved to timm's registry
         warnings.warn(
             f"TorchGeo's get_model() and get_weight() do not know TerraFM ({error}): use timm.create_model(), "
             "`weights: true` in TorchGeo's tasks, or the TorchGeo that terrafm-tg is tested with.",

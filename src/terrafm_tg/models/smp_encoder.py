@@ -36,8 +36,7 @@ def pyramid(features: Sequence[Tensor]) -> list[Tensor]:
     """
     first, second, third, last = features
     larger = [
-        nn.functional.interpolate(x, scale_factor=scale, mode="bilinear")
-        for x, scale in ((first, 4), (second, 2))
+        nn.functional.interpolate(x, scale_factor=scale, mode="bilinear") for x, scale in ((first, 4), (second, 2))
     ]
     return [*larger, third, nn.functional.max_pool2d(last, 2, ceil_mode=True)]
 
@@ -69,9 +68,7 @@ class TerraFMEncoder(TerraFMViT):
 
     def __init__(self, name: str, depth: int = STAGES, output_stride: int = 32, **settings: Any) -> None:
         if depth != STAGES:
-            raise TerraFMError(
-                f"TerraFM has features for {STAGES} stages, got {depth}: drop `encoder_depth`."
-            )
+            raise TerraFMError(f"TerraFM has features for {STAGES} stages, got {depth}: drop `encoder_depth`.")
         if output_stride != 32:
             raise TerraFMError(
                 f"TerraFM cannot be dilated to an output stride of {output_stride}, as deeplabv3+ asks for: use "
@@ -123,9 +120,7 @@ class TerraFMEncoder(TerraFMViT):
         maps = [f.unflatten(0, (batch, self.dates)).flatten(1, 2) for f in pyramid(features)]
         return [x, x.new_empty(batch, 0, height // 2, width // 2), *maps]
 
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Takes the encoder out of what TorchGeo's ``extract_backbone`` found in the checkpoint of any task.
 
         Raises:
@@ -136,9 +131,7 @@ class TerraFMEncoder(TerraFMViT):
                 "TorchGeo finds no TerraFM encoder in these weights: run `terrafm export` on the file and pass the "
                 ".ckpt that it writes."
             )
-        state = {
-            k: v for k, v in find_encoder(state_dict, "The checkpoint").items() if not k.startswith("head.")
-        }
+        state = {k: v for k, v in find_encoder(state_dict, "The checkpoint").items() if not k.startswith("head.")}
         return super().load_state_dict(state, strict=strict, assign=assign)
 
 

@@ -14,15 +14,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, S2L2A
 from terrafm_tg.transforms import SensorBatch
 
-from .inputs import (
-    PATCH_SIZE,
-    Bands,
-    Columns,
-    guess_modality,
-    input_channels,
-    resolve_input,
-    select_columns,
-)
+from .inputs import PATCH_SIZE, Bands, Columns, guess_modality, input_channels, resolve_input, select_columns
 from .multi_crop import CropBlock, DepthPlan, embed_groups
 from .patch_embed import SensorPatchEmbed
 from .sizes import SIZES, find_size
@@ -210,9 +202,7 @@ class TerraFMViT(VisionTransformer):
         Raises:
             TerraFMError: If a modality, a channel count, a size or a type is not what a stem can read.
         """
-        features = self.forward_features(
-            x, attn_mask, is_causal, modality=modality, sample_idx=sample_idx, size=size
-        )
+        features = self.forward_features(x, attn_mask, is_causal, modality=modality, sample_idx=sample_idx, size=size)
         return self.forward_head(features)
 
     def forward_features(

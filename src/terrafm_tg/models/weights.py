@@ -70,12 +70,7 @@ class TerraFMWeights(WeightsEnum):
 #: training data (accuracy; for m-bigearthnet F1; Copernicus-Bench's BigEarthNet mAP; segmentation mIoU).
 _SCORES = {
     "GEO-Bench k-NN": {"m-eurosat": 94.2, "m-bigearthnet": 68.7, "m-so2sat": 55.1, "m-brick-kiln": 94.5},
-    "GEO-Bench fine-tuned": {
-        "m-eurosat": 98.1,
-        "m-bigearthnet": 72.6,
-        "m-so2sat": 64.9,
-        "m-brick-kiln": 98.7,
-    },
+    "GEO-Bench fine-tuned": {"m-eurosat": 98.1, "m-bigearthnet": 72.6, "m-so2sat": 64.9, "m-brick-kiln": 98.7},
     "GEO-Bench segmentation probe": {"m-cashew-plant": 34.1, "m-SA-crop-type": 33.0},
     "Copernicus-Bench frozen": {
         "Cloud-S2": 67.9,

@@ -76,9 +76,7 @@ def step_operations(
     sizes, counts = task.multicrop.sizes, task.multicrop.counts
     crops = {sizes["global"]: GLOBAL_CROPS}
     crops[sizes["local"]] = crops.get(sizes["local"], 0) + counts["local"]
-    hidden, bottleneck, prototypes = (
-        settings["head"][name] for name in ("hidden_dim", "bottleneck_dim", "prototypes")
-    )
+    hidden, bottleneck, prototypes = (settings["head"][name] for name in ("hidden_dim", "bottleneck_dim", "prototypes"))
     head = 2 * (width * hidden + hidden * hidden + hidden * bottleneck + bottleneck * prototypes)
     views = sum(counts.values())
 

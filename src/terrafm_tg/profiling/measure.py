@@ -41,9 +41,7 @@ class Watch(Callback):
         self.left = batches
         self.views = self.modalities = 0
         # Rare refreshes: the thread that draws shares the interpreter with the step that is measured.
-        self._bar = Progress(
-            console=Console(stderr=True), transient=True, refresh_per_second=2, disable=not progress
-        )
+        self._bar = Progress(console=Console(stderr=True), transient=True, refresh_per_second=2, disable=not progress)
         self._bar.add_task("Profiling", total=batches)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -144,12 +142,7 @@ def _stages(profiler: StageProfiler, model: LightningModule, batch: int) -> tupl
     total = sum(profiler.seconds.values())
     order = [*dict.fromkeys(STAGES.values()), OTHER]
     return tuple(
-        Stage(
-            name,
-            seconds / profiler.timed,
-            seconds / total,
-            counted[name] * batch if name in counted else None,
-        )
+        Stage(name, seconds / profiler.timed, seconds / total, counted[name] * batch if name in counted else None)
         for name in sorted(profiler.seconds, key=order.index)
         for seconds in [profiler.seconds[name]]
     )

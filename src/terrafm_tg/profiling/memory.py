@@ -242,9 +242,7 @@ def _check(settings: Mapping[str, Any]) -> None:
         parser.parse_object(dict(settings))
     except ArgumentError as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        raise TerraFMError(
-            f"These settings are not those of a task ({reason}): correct `--settings`."
-        ) from error
+        raise TerraFMError(f"These settings are not those of a task ({reason}): correct `--settings`.") from error
 
 
 def _views(task: TerraFM, kind: str, batch: int) -> SensorBatch:

@@ -171,9 +171,7 @@ def read_profile(path: Path) -> Profile:
         _check(profile)
         return profile
     except FileNotFoundError:
-        raise TerraFMError(
-            f"There is no {path}: write one with `terrafm profile ... --json {path}`."
-        ) from None
+        raise TerraFMError(f"There is no {path}: write one with `terrafm profile ... --json {path}`.") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise TerraFMError(
             f"{path} is not a profile ({error}): write one with `terrafm profile ... --json {path}`."

@@ -127,9 +127,7 @@ def write_figure(profile: Profile, path: Path) -> None:
     axes.set_xlabel("ms per batch")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", frameon=False, fontsize=9)
-    title = (
-        f"{profile.task}, {profile.batch} tiles, {profile.precision}, {profile.device}\n{reached(profile)}"
-    )
+    title = f"{profile.task}, {profile.batch} tiles, {profile.precision}, {profile.device}\n{reached(profile)}"
     axes.set_title(title, fontsize=10, loc="left")
     with atomic_write(path) as beside:
         figure.savefig(beside, dpi=150, format=path.suffix.removeprefix(".") or "png")
@@ -155,8 +153,7 @@ def bound(profile: Profile) -> str:
         )
     rest = sorted(profile.stages, key=lambda stage: beyond_products(stage, profile), reverse=True)[:2]
     around = " and ".join(
-        f"{stage.name} ({beyond_products(stage, profile) / profile.seconds:.0%} of the step)"
-        for stage in rest
+        f"{stage.name} ({beyond_products(stage, profile) / profile.seconds:.0%} of the step)" for stage in rest
     )
     if profile.mfu is None:
         return f"What surrounds the matrix products, which were not counted: {around}."

@@ -39,9 +39,7 @@ class Network:
 
     def __post_init__(self) -> None:
         if min(self.machine, self.within, self.between, self.bucket) <= 0 or min(self.latency, self.hop) < 0:
-            raise TerraFMError(
-                f"{self} is no network: give sizes and rates above 0, and latencies of 0 or more."
-            )
+            raise TerraFMError(f"{self} is no network: give sizes and rates above 0, and latencies of 0 or more.")
 
     def all_reduce(self, size: float, processes: int) -> float:
         """Seconds of one all-reduce of ``size`` bytes."""
@@ -98,11 +96,7 @@ class Scaled:
         """What takes most of what is lost."""
         lost = {"gradients": self.gradients, "centers": self.centers, "the slowest": self.slowest}
         name = max(lost, key=lost.__getitem__)
-        return (
-            f"{name} ({lost[name] / self.seconds:.1%})"
-            if lost[name] > 0.005 * self.seconds
-            else "computation"
-        )
+        return f"{name} ({lost[name] / self.seconds:.1%})" if lost[name] > 0.005 * self.seconds else "computation"
 
 
 def predict_step(profile: Profile, processes: int, network: Network | None = None) -> Scaled:
@@ -135,9 +129,7 @@ def predict_step(profile: Profile, processes: int, network: Network | None = Non
     )
 
 
-def scaling_table(
-    profile: Profile, gpus: list[int] | int | None = None, network: Network | None = None
-) -> Table:
+def scaling_table(profile: Profile, gpus: list[int] | int | None = None, network: Network | None = None) -> Table:
     """Predicts speed and efficiency on many GPUs from the profile of one.
 
     Args:

@@ -77,9 +77,7 @@ class LandCoverSampler(GeoSampler, DistributedSampler):
         if not 0 <= ocean_keep <= 1:
             raise TerraFMError(f"`ocean_keep` is {ocean_keep}: give a probability from 0 to 1.")
         if length is not None and length < 1:
-            raise TerraFMError(
-                f"The epoch's length is {length}: give at least 1, or none for the number of tiles."
-            )
+            raise TerraFMError(f"The epoch's length is {length}: give at least 1, or none for the number of tiles.")
         if seed < 0:
             raise TerraFMError(f"`seed` is {seed}: give 0 or more.")
         self.tiles = dataset
@@ -180,9 +178,7 @@ class LandCoverSampler(GeoSampler, DistributedSampler):
     def _end(self, start: int) -> int:
         """The end of an epoch that is resumed at ``start``: in training behind its last whole optimiser step."""
         step = max(self.step, self.world_size)
-        return (
-            self.global_length - (self.global_length - start) % step if self.shuffle else self.global_length
-        )
+        return self.global_length - (self.global_length - start) % step if self.shuffle else self.global_length
 
 
 def _processes() -> tuple[int, int]:
@@ -203,8 +199,7 @@ def _column(index: pd.DataFrame, name: str) -> np.ndarray:
     if name == "land_cover":
         return np.full(len(index), -1)
     raise TerraFMError(
-        f"The index has no column {name!r} to weigh tiles by: write it with `terrafm index`, or leave it out "
-        "of `by`."
+        f"The index has no column {name!r} to weigh tiles by: write it with `terrafm index`, or leave it out of `by`."
     )
 
 

@@ -107,11 +107,7 @@ def _holds(root: Path, settings: dict[str, int]) -> bool:
     """Tells if the root is that world already; refuses anything else that is not empty or absent."""
     found = read_settings(root)
     if found is not None and found != settings:
-        differ = [
-            f"{key} {found.get(key)}, not {value}"
-            for key, value in settings.items()
-            if found.get(key) != value
-        ]
+        differ = [f"{key} {found.get(key)}, not {value}" for key, value in settings.items() if found.get(key) != value]
         raise TerraFMError(
             f"{root} holds another simulated world ({'; '.join(differ)}): remove it or name another folder."
         )

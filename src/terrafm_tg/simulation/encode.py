@@ -7,13 +7,7 @@ import numpy as np
 import rasterio
 
 from terrafm_tg.datasets.majortom.grid import GridCell
-from terrafm_tg.datasets.majortom.images import (
-    ProductRow,
-    geotiff,
-    optical_thumbnail,
-    product_row,
-    radar_thumbnail,
-)
+from terrafm_tg.datasets.majortom.images import ProductRow, geotiff, optical_thumbnail, product_row, radar_thumbnail
 from terrafm_tg.land_cover import CLASSES
 from terrafm_tg.simulation import optics, radar
 
@@ -66,9 +60,7 @@ def _radar(ground: Ground, product: Acquisition, cell: GridCell, size: int) -> P
     return product_row(product.id, product.time, cell, size, thumbnail, files, metadata)
 
 
-def _optical(
-    scene: optics.OpticalScene, modality: str, product: Acquisition, cell: GridCell, size: int
-) -> ProductRow:
+def _optical(scene: optics.OpticalScene, modality: str, product: Acquisition, cell: GridCell, size: int) -> ProductRow:
     bands = optics.sample_bands(scene, modality[-3:].upper(), product.offset)
     outside = bands["B02"] == 0
     thumbnail = optical_thumbnail(bands["B04"], bands["B03"], bands["B02"], product.offset, outside)

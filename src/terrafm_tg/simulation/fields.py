@@ -28,9 +28,7 @@ def key_of(name: str) -> int:
 
 def hashed(key: int | np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     """Draws uniform float32 in [0, 1) for lattice points, a function of key and place alone."""
-    z = i.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + j.astype(np.uint64) * np.uint64(
-        0xC2B2AE3D27D4EB4F
-    )
+    z = i.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + j.astype(np.uint64) * np.uint64(0xC2B2AE3D27D4EB4F)
     z = z + np.asarray(key, dtype=np.uint64)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -41,9 +39,7 @@ def _spline(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Computes a cubic B-spline basis: weights (n, nodes) float32 and the nodes' lattice numbers."""
     base = np.floor(position).astype(np.int64)
     t = position - base
-    taps = (
-        np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1) / 6
-    )
+    taps = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1) / 6
     first = base.min() - 1
     weights = np.zeros((len(position), base.max() - first + 3), dtype=np.float32)
     np.put_along_axis(weights, (base - first - 1)[:, None] + np.arange(4), taps.astype(np.float32), axis=1)

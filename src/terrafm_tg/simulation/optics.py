@@ -39,9 +39,7 @@ def local_spectra(climate: dict[str, float], rng: np.random.Generator) -> np.nda
     spectra = dict(zip((*MATERIALS, "cloud"), _SPECTRA.copy(), strict=True))
     tilt = np.log(WAVELENGTHS / 0.8)
     red, bright = climate["soil_red"] - 0.5, climate["soil_bright"] - 0.5
-    spectra["soil"] *= np.exp(0.6 * bright + 0.6 * red * np.clip(tilt, -0.6, 0.3)) * (
-        1 - 0.35 * climate["moisture"]
-    )
+    spectra["soil"] *= np.exp(0.6 * bright + 0.6 * red * np.clip(tilt, -0.6, 0.3)) * (1 - 0.35 * climate["moisture"])
     spectra["dry"] *= np.exp(0.5 * bright)
     leaves = 0.4 * (climate["leaf_color"] - 0.5) * (1 - 0.6 * tilt)
     spectra["crown"] *= np.exp(leaves)
@@ -161,9 +159,7 @@ def observe_optics(ground: Ground, product: Acquisition, latitude: float) -> Opt
     shape = ground.land_cover.shape
     opacity, shadow = clouds(shape, product, sun)
     light = np.empty((len(cover) + 1, *shape), dtype=np.float32)
-    np.multiply(
-        cover, (0.2 + 0.8 * np.clip(facing, 0.1, 2.2)) * (1 - 0.65 * shadow) * (1 - opacity), out=light[:-1]
-    )
+    np.multiply(cover, (0.2 + 0.8 * np.clip(facing, 0.1, 2.2)) * (1 - 0.65 * shadow) * (1 - opacity), out=light[:-1])
     light[-1] = opacity
     coarse = block_mean(light, 2)
     return OpticalScene(

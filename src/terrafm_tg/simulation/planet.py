@@ -93,24 +93,18 @@ class Planet:
         row, col = grid.cells_at(*places.T)
         nearest = np.rint((places - (lat[0], lon[0])) * 2).astype(int).T
         climate = {name: field[*nearest] for name, field in self.at(lat, lon).items()}
-        badness = {
-            theme: _badness(theme, climate) + 0.05 * rng.standard_normal(len(places)) for theme in THEMES
-        }
+        badness = {theme: _badness(theme, climate) + 0.05 * rng.standard_normal(len(places)) for theme in THEMES}
         free = np.ones(len(places), dtype=bool)
         made = dict.fromkeys(THEMES, 0)
         cells: list[GridCell] = []
         while len(cells) < count:
             if not free.any():
-                raise TerraFMError(
-                    f"A simulated planet holds at most {len(cells)} cells, not {count}: ask for fewer."
-                )
+                raise TerraFMError(f"A simulated planet holds at most {len(cells)} cells, not {count}: ask for fewer.")
             theme = min(THEMES, key=lambda t: (made[t] + 0.5) / THEMES[t])
             place = int(np.argmin(np.where(free, badness[theme], np.inf)))
             free[place] = False
             rows, cols = rng.integers(1, 3, size=2)
-            cluster = [
-                GridCell(int(row[place]) + r, int(col[place]) + c) for r in range(rows) for c in range(cols)
-            ]
+            cluster = [GridCell(int(row[place]) + r, int(col[place]) + c) for r in range(rows) for c in range(cols)]
             made[theme] += len(cluster)
             cells += cluster
         return cells[:count]

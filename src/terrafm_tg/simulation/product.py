@@ -41,12 +41,8 @@ def plan_acquisitions(seed: int, cell: GridCell) -> dict[str, Acquisition | None
     key = mix(seed, key_of("products"), cell.row, cell.col)
     rng = np.random.default_rng(key)
     hour = 10.5 - cell.corner[1] / 15  # Sentinel-2 passes at 10:30 local time
-    day = _FIRST_DAY + timedelta(
-        days=int(rng.integers(_DAYS)), hours=hour % 24, seconds=int(rng.integers(900))
-    )
-    other = _FIRST_DAY + timedelta(
-        days=int(rng.integers(_DAYS)), hours=hour % 24, seconds=int(rng.integers(900))
-    )
+    day = _FIRST_DAY + timedelta(days=int(rng.integers(_DAYS)), hours=hour % 24, seconds=int(rng.integers(900)))
+    other = _FIRST_DAY + timedelta(days=int(rng.integers(_DAYS)), hours=hour % 24, seconds=int(rng.integers(900)))
     l1c_day = other if rng.random() < OWN_L1C_DATE else day
     delay = timedelta(days=int(rng.integers(1, 40)) * (1 if rng.random() < 0.5 else -1), hours=7.3)
     reprocessed = rng.random(2) < 0.3
@@ -82,9 +78,7 @@ def _optical(
             (made + timedelta(hours=6)).strftime("%Y%m%dT%H%M%S"),
         )
     )
-    return Acquisition(
-        name, time, mix(key, int(time.timestamp())), offset=0 if baseline == "N0300" else OFFSET
-    )
+    return Acquisition(name, time, mix(key, int(time.timestamp())), offset=0 if baseline == "N0300" else OFFSET)
 
 
 def _military_tile(cell: GridCell) -> str:

@@ -73,9 +73,7 @@ def render_ground(latents: Latents) -> Ground:
     share, classes = class_membership(latents)
     shape = classes.shape
     n, fields, blocks = latents.fine, latents.fields, latents.blocks
-    texture = (
-        ((_PATTERN.T @ share.reshape(11, -1)) * _patterns(latents).reshape(7, -1)).sum(axis=0).reshape(shape)
-    )
+    texture = ((_PATTERN.T @ share.reshape(11, -1)) * _patterns(latents).reshape(7, -1)).sum(axis=0).reshape(shape)
     texture *= np.exp(1.4 * (latents.climate["clumping"] - 0.5))
     cover = Cover((_COVER.T @ share.reshape(11, -1)).reshape(-1, *shape))
 
@@ -88,9 +86,7 @@ def render_ground(latents: Latents) -> Ground:
     cover.move("lichen", "herb", high)
     cover.move("snow", "shade", 0.3 * low)
     cover.move("herb", "dry", np.clip(-0.5 * texture + 0.12 * n["rocks"], 0, 0.4))
-    pools = np.clip(2.2 * (low - 0.10), 0, 0.9) * (
-        share[_MARSH] + 0.6 * share[_MANGROVE] + 0.5 * share[_MOSS]
-    )
+    pools = np.clip(2.2 * (low - 0.10), 0, 0.9) * (share[_MARSH] + 0.6 * share[_MANGROVE] + 0.5 * share[_MOSS])
     for plant in ("herb", "dry", "crown", "lichen"):
         cover.move(plant, "water", 0.5 * pools)
 
@@ -174,10 +170,7 @@ def class_membership(latents: Latents) -> tuple[np.ndarray, np.ndarray]:
     scores = np.stack(
         [
             # tree cover: rain, warmth, few people
-            2.2 * (moist - 0.50)
-            + 0.06 * np.minimum(warm, 9)
-            + 0.50 * vigour
-            - 0.55 * np.maximum(people - 0.45, 0),
+            2.2 * (moist - 0.50) + 0.06 * np.minimum(warm, 9) + 0.50 * vigour - 0.55 * np.maximum(people - 0.45, 0),
             # shrubland: dry and stony
             0.65 - 3.2 * np.abs(moist - 0.32) + 0.32 * rocks - 0.20 * vigour,
             # grassland: some rain, poor growth

@@ -150,9 +150,7 @@ class WorldCoverWriter:
             path = self.folder / map_file(lat, lon)
             with rasterio.open(path, "w+", transform=_origin(lat, lon), **_WORLDCOVER) as file:
                 for window, packed in patches:
-                    patch = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(
-                        window.height, window.width
-                    )
+                    patch = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(window.height, window.width)
                     before = file.read(1, window=window)  # the frames of two cells may overlap
                     file.write(np.where(patch > 0, patch, before), 1, window=window)
 

@@ -76,9 +76,7 @@ class Augment:
             if getattr(self, name) < 0:
                 raise TerraFMError(f"Augment's `{name}` is {getattr(self, name)}: set 0 or more.")
         if not 0 <= self.blur_sigma[0] <= self.blur_sigma[1]:
-            raise TerraFMError(
-                f"Augment's `blur_sigma` is {self.blur_sigma}: set a range from low to high, 0 or more."
-            )
+            raise TerraFMError(f"Augment's `blur_sigma` is {self.blur_sigma}: set a range from low to high, 0 or more.")
 
     @property
     def blur_radius(self) -> int:

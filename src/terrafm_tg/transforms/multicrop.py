@@ -107,13 +107,9 @@ class MultiCrop(nn.Module):
                     f"`{name}` is {tuple(scale)}: set a range of shares of the tile, above 0 and up to 1."
                 )
         if not 0 < ratio[0] <= ratio[1]:
-            raise TerraFMError(
-                f"`ratio` is {tuple(ratio)}: set the smallest and the largest width / height, above 0."
-            )
+            raise TerraFMError(f"`ratio` is {tuple(ratio)}: set the smallest and the largest width / height, above 0.")
         if not 0 < modality_probability <= 1:
-            raise TerraFMError(
-                f"`modality_probability` is {modality_probability}: set a number above 0 and up to 1."
-            )
+            raise TerraFMError(f"`modality_probability` is {modality_probability}: set a number above 0 and up to 1.")
         if min(global_size, local_size) < 1 or local_crops < 0:
             raise TerraFMError(
                 f"{local_crops} local crops of {local_size} px beside global ones of {global_size} px: "
@@ -168,9 +164,7 @@ class MultiCrop(nn.Module):
             plan |= self._plan_kind(kind, key, source, complete)
         return plan
 
-    def _plan_kind(
-        self, kind: str, key: Key, source: NDArray[np.int64], complete: NDArray[np.bool_]
-    ) -> dict[str, Any]:
+    def _plan_kind(self, kind: str, key: Key, source: NDArray[np.int64], complete: NDArray[np.bool_]) -> dict[str, Any]:
         """The plan of one kind of view.
 
         ``source`` (M, B) is each sample's place in its modality's stack, ``complete`` (M, B) whether it has all pixels.
@@ -206,11 +200,7 @@ class MultiCrop(nn.Module):
             view of a group shows has no key in it. Teacher and student share memory: do not write to it.
         """
         size = int(plan["batch_size"])
-        sizes = {
-            "teacher_global": GLOBAL_CROPS,
-            "student_global": GLOBAL_CROPS,
-            "student_local": self.counts["local"],
-        }
+        sizes = {"teacher_global": GLOBAL_CROPS, "student_global": GLOBAL_CROPS, "student_local": self.counts["local"]}
         images: dict[str, dict[str, Tensor]] = {name: {} for name in sizes}
         idx: dict[str, dict[str, Tensor]] = {name: {} for name in sizes}
         for m in self.modalities:
@@ -228,9 +218,7 @@ class MultiCrop(nn.Module):
         return {name: SensorBatch(images[name], idx[name], size * count) for name, count in sizes.items()}
 
     @torch.no_grad()
-    def whole(
-        self, batch: Mapping[str, Any], size: int, modalities: Sequence[str] | None = None
-    ) -> SensorBatch:
+    def whole(self, batch: Mapping[str, Any], size: int, modalities: Sequence[str] | None = None) -> SensorBatch:
         """Whole tiles, north up and without augmentation, for evaluation.
 
         Args:
@@ -271,9 +259,7 @@ class MultiCrop(nn.Module):
         flat = (-1, len(modality.bands))
         return (scale * gain).reshape(flat), (scale * offset + shift).reshape(flat), sigma.ravel()
 
-    def _render(
-        self, batch: Mapping[str, Any], plan: Mapping[str, Any], modality: Modality, kind: str
-    ) -> Tensor:
+    def _render(self, batch: Mapping[str, Any], plan: Mapping[str, Any], modality: Modality, kind: str) -> Tensor:
         """Images of all views of one kind that show the modality."""
         name = f"{kind}_{modality.name}"
         views = Views(*(plan[f"{name}_{field}"] for field in Views._fields))

@@ -93,9 +93,7 @@ class Normalize(nn.Module):
         self.size = (size, size) if isinstance(size, int) else size
         if bands is not None and not isinstance(bands, Mapping):
             if modality is None:
-                raise TerraFMError(
-                    "`bands` without `modality` could be of any sensor: name the modality too."
-                )
+                raise TerraFMError("`bands` without `modality` could be of any sensor: name the modality too.")
             bands = {modality: [bands] if isinstance(bands, str) else bands}
         self.bands = {m.name: (bands or {}).get(m.name) for m in get_modalities()}
         for name in bands or {}:

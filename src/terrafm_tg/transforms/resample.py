@@ -62,12 +62,7 @@ class Views(NamedTuple):
 
 
 def render(
-    batch: Mapping[str, Tensor],
-    modality: Modality,
-    views: Views,
-    size: int,
-    radius: int = 0,
-    extent: float = 1.0,
+    batch: Mapping[str, Tensor], modality: Modality, views: Views, size: int, radius: int = 0, extent: float = 1.0
 ) -> Tensor:
     """Crops, resamples, converts and normalises; nothing waits for the device.
 
@@ -99,9 +94,7 @@ def render(
         groups.append((images, masked, modality.band_indices(bands)))
     for part in [*_chunks(0, complete, size, out.device), *_chunks(complete, n, size, out.device)]:
         source, box = views.source[part], views.box[part]
-        turn, scale, shift = (
-            x[part, ..., None, None] for x in (views.turn[:, None], views.scale, views.shift)
-        )
+        turn, scale, shift = (x[part, ..., None, None] for x in (views.turn[:, None], views.scale, views.shift))
         here = None if blur is None else blur[part]
         whole = part.stop <= complete
         for images, masked, indices in groups:
@@ -220,23 +213,14 @@ def resample(
         planes = x.flatten(1, 2)  # (n, blocks * C, W, block): images of W rows
         every = torch.arange(n, device=source.device)
         x = _along_rows(planes, every, box[:, 2:], size, blur, extent).unflatten(2, x.shape[1:3])
-    x = x.permute(0, 3, 2, 4, 1, 5).reshape(
-        n, -1, size, size
-    )  # (n, C, down and its cells, across and its cells)
+    x = x.permute(0, 3, 2, 4, 1, 5).reshape(n, -1, size, size)  # (n, C, down and its cells, across and its cells)
     if not shares:
         return x
     values, share = x.chunk(2, dim=1)
     return torch.where(share < 0.5, torch.nan, values / share)
 
 
-def _along_rows(
-    images: Tensor,
-    source: Tensor,
-    ends: Tensor,
-    size: int,
-    blur: Tensor | None,
-    extent: float,
-) -> Tensor:
+def _along_rows(images: Tensor, source: Tensor, ends: Tensor, size: int, blur: Tensor | None, extent: float) -> Tensor:
     """Resamples the rows of images (B, C, H, W) to ``size`` cells: (n, blocks, C, W, cells of a block)."""
     channels, length, width = images.shape[1:]
     n, block = len(source), _block(size)
@@ -266,9 +250,7 @@ def _weights(edges: Tensor, window: int) -> Tensor:
     """Integral of each pixel's hat over each cell: edges (..., cells + 1) to (..., cells, window)."""
     pixels = torch.arange(-1, window + 1, device=edges.device)
     offset = (edges[..., None] - pixels).clamp(-1, 1)
-    weights = (offset - 0.5 * offset * offset.abs()).diff(
-        dim=-2
-    )  # of the hat's antiderivative, less a constant
+    weights = (offset - 0.5 * offset * offset.abs()).diff(dim=-2)  # of the hat's antiderivative, less a constant
     before, inside, after = weights[..., :1], weights[..., 1:-1], weights[..., -1:]
     if window == 1:  # a single pixel has no slope to go on with
         return before + inside + after

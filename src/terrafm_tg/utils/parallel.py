@@ -147,9 +147,7 @@ def _call(function: Callable[[Any], Any], unit: Any) -> list[Any]:
 
 
 @contextmanager
-def _cluster(
-    workers: int | None, scheduler: str | None, units: int | None, console: Console
-) -> Iterator["Client"]:
+def _cluster(workers: int | None, scheduler: str | None, units: int | None, console: Console) -> Iterator["Client"]:
     """Connects to the scheduler given, else starts processes on this machine, which end with it."""
     import logging
 

@@ -67,8 +67,6 @@ def watch_bytes(title: str, total: int | None, reached: Callable[[], int], show:
 
     columns = [TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()]
     console = Console(stderr=True)
-    with Watching(
-        *columns, TimeRemainingColumn(), console=console, refresh_per_second=2, disable=not show
-    ) as bar:
+    with Watching(*columns, TimeRemainingColumn(), console=console, refresh_per_second=2, disable=not show) as bar:
         bar.add_task(title, total=total)
         yield

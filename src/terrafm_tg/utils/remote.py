@@ -23,14 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-from aiohttp import (
-    ClientError,
-    ClientPayloadError,
-    ClientResponse,
-    ClientResponseError,
-    ClientTimeout,
-    InvalidURL,
-)
+from aiohttp import ClientError, ClientPayloadError, ClientResponse, ClientResponseError, ClientTimeout, InvalidURL
 from fsspec.implementations.http import HTTPStreamFile
 
 from terrafm_tg.errors import TerraFMError
@@ -93,11 +86,7 @@ class RemoteReader:
         self._not_before = 0.0
         self._answered = False
         limits = ClientTimeout(total=None, sock_connect=self.timeout, sock_read=self.timeout)
-        client = {
-            "timeout": limits,
-            "trust_env": True,
-            "auto_decompress": False,
-        }  # proxies of the environment
+        client = {"timeout": limits, "trust_env": True, "auto_decompress": False}  # proxies of the environment
         self._http = fsspec.filesystem("http", skip_instance_cache=True, encoded=True, client_kwargs=client)
 
     def read(self, url: str, start: int, stop: int, size: int | None = None) -> bytes:
@@ -305,12 +294,8 @@ def _check_passing(url: str, error: Exception) -> None:
     if isinstance(error, FileNotFoundError):
         raise NotThereError(f"{url} does not exist (404): correct `source`.") from error
     if isinstance(error, OSError) and error.errno in _DISK:
-        raise RemoteError(
-            f"{url} cannot be written to the disk ({error}): make room, and start again."
-        ) from error
-    if isinstance(error, InvalidURL) or (
-        isinstance(error, ClientResponseError) and error.status not in _BUSY
-    ):
+        raise RemoteError(f"{url} cannot be written to the disk ({error}): make room, and start again.") from error
+    if isinstance(error, InvalidURL) or (isinstance(error, ClientResponseError) and error.status not in _BUSY):
         raise RemoteError(f"{url} cannot be read ({_reason(error)}): correct `source`.") from error
 
 
@@ -348,9 +333,7 @@ def _conditions(url: str, path: Path, part: Path) -> dict[str, str]:
 
 def _note_version(part: Path, url: str, answer: ClientResponse) -> int | None:
     """Writes down the version that a part is of, and returns the size of the whole where it is known."""
-    whole = answer.headers.get("Content-Range", "").rpartition("/")[2] or answer.headers.get(
-        "Content-Length", ""
-    )
+    whole = answer.headers.get("Content-Range", "").rpartition("/")[2] or answer.headers.get("Content-Length", "")
     size = int(whole) if whole.isdecimal() else None
     version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
     with atomic_write(_stamp_of(part)) as temporary:

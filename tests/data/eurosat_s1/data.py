@@ -24,9 +24,7 @@ def create(root: Path, per_class: dict[str, int] = PER_CLASS, size: int = SIZE) 
             for _ in range(count):
                 number += 1
                 chip = rng.normal(level, 1.5, (2, size, size)).astype(np.float32)
-                write_geotiff(
-                    folder / "all_imgs" / name / f"{name}_{number}.tif", chip, corner=(10 * size * number, 0)
-                )
+                write_geotiff(folder / "all_imgs" / name / f"{name}_{number}.tif", chip, corner=(10 * size * number, 0))
                 names[split].append(f"{name}_{number}.jpg")
     for split, lines in names.items():
         (folder / CopernicusBenchEuroSATS1.filename.format(split)).write_text("\n".join(lines) + "\n")

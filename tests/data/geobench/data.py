@@ -138,10 +138,7 @@ def make_geobench(
             ]
             if kind.task == "segmentation":
                 label = geobench.Band(
-                    data=truth.astype(np.uint8),
-                    band_info=_label_type(kind),
-                    spatial_resolution=10,
-                    date=kind.date,
+                    data=truth.astype(np.uint8), band_info=_label_type(kind), spatial_resolution=10, date=kind.date
                 )
             else:
                 by_class.setdefault(index % occurring, []).append(sample)
@@ -156,9 +153,7 @@ def make_geobench(
 def _label_type(kind: Kind) -> geobench.label.LabelType:
     names = [f"class {number}" for number in range(kind.classes)]
     if kind.task == "segmentation":
-        return geobench.SegmentationClasses(
-            "label", spatial_resolution=10, n_classes=kind.classes, class_names=names
-        )
+        return geobench.SegmentationClasses("label", spatial_resolution=10, n_classes=kind.classes, class_names=names)
     if kind.task == "multilabel":
         return geobench.MultiLabelClassification(kind.classes, names)
     return geobench.Classification(kind.classes, names)
@@ -175,9 +170,7 @@ def _truth(
         present = sorted({first, (3 * index + 1) % occurring})
         label = np.zeros(kind.classes, int)
         label[present] = 1
-        return label, np.repeat(
-            np.array(present).repeat(math.ceil(size / len(present)))[:size, None], size, axis=1
-        )
+        return label, np.repeat(np.array(present).repeat(math.ceil(size / len(present)))[:size, None], size, axis=1)
     blocks = (rng.integers(0, occurring, (4, 4)) + first) % occurring
     return first, np.kron(blocks, np.ones((math.ceil(size / 4),) * 2, int))[:size, :size]
 

@@ -34,9 +34,7 @@ def make_landslide(root: Path, n: int = 8, size: int = 32, huggingface: bool = F
         masks.mkdir(parents=True, exist_ok=True)
         for number in range(1, count + 1):
             mask = rng.integers(0, 2, (size // 16, size // 16)).repeat(16, 0).repeat(16, 1).astype(np.uint8)
-            values = np.where(mask[..., None] == 1, SLIDE, GROUND) * rng.normal(
-                1, 0.05, (size, size, CHANNELS)
-            )
+            values = np.where(mask[..., None] == 1, SLIDE, GROUND) * rng.normal(1, 0.05, (size, size, CHANNELS))
             with h5py.File(images / f"image_{number}.h5", "w") as file:
                 file["img"] = values / DIVISOR
             with h5py.File(masks / f"mask_{number}.h5", "w") as file:

@@ -33,11 +33,7 @@ def create(root: Path, subset: str = "MMEarth100k", side: int = 128, repeat: int
             ("esa_worldcover", 1, "uint8"),
         ):
             file.create_dataset(
-                kind,
-                (len(places), bands, side, side),
-                dtype,
-                compression="gzip",
-                chunks=(1, bands, side, side),
+                kind, (len(places), bands, side, side), dtype, compression="gzip", chunks=(1, bands, side, side)
             )
         numbers = np.dtype([("tile_id", "S100"), ("S2_type", "S10")])
         file.create_dataset("metadata", (len(places),), numbers, compression="gzip", chunks=(1,))

@@ -7,10 +7,7 @@ from PIL import Image
 from torchgeo.datasets import OSCD
 
 PREFIX = "Onera Satellite Change Detection dataset - "
-REGIONS = {
-    "Train": ("abudhabi", "aguasclaras", "beihai", "beirut", "bercy"),
-    "Test": ("brasilia", "montpellier"),
-}
+REGIONS = {"Train": ("abudhabi", "aguasclaras", "beihai", "beirut", "bercy"), "Test": ("brasilia", "montpellier")}
 #: Pixels; the real regions are some 500 px wide.
 HEIGHT, WIDTH = 112, 96
 

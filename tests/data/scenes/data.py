@@ -23,18 +23,12 @@ METADATA = """<?xml version="1.0" encoding="UTF-8"?>
 def optics(band: str, side: int) -> np.ndarray:
     """Digital numbers of a band of a scene of ``side`` 10 m pixels."""
     metres = int(Sentinel2.resolutions[band][:2])
-    return (
-        np.random.default_rng([*band.encode()])
-        .integers(1001, 6000, (side * 10 // metres,) * 2)
-        .astype(np.uint16)
-    )
+    return np.random.default_rng([*band.encode()]).integers(1001, 6000, (side * 10 // metres,) * 2).astype(np.uint16)
 
 
 def radar(band: str, side: int) -> np.ndarray:
     """Linear power."""
-    return np.random.default_rng([*band.encode()]).gamma(4, 0.02, (side, side)).astype(
-        np.float32
-    ) + np.float32(1e-3)
+    return np.random.default_rng([*band.encode()]).gamma(4, 0.02, (side, side)).astype(np.float32) + np.float32(1e-3)
 
 
 def safe(root: Path, level: str, side: int) -> Path:
@@ -46,9 +40,7 @@ def safe(root: Path, level: str, side: int) -> Path:
             write(images / f"{TILE}_{DATE}_{band}.jp2", optics(band, side), int(resolution[:2]))
         elif band != "B10":
             write(
-                images / f"R{resolution}/{TILE}_{DATE}_{band}_{resolution}.jp2",
-                optics(band, side),
-                int(resolution[:2]),
+                images / f"R{resolution}/{TILE}_{DATE}_{band}_{resolution}.jp2", optics(band, side), int(resolution[:2])
             )
     (folder / f"MTD_MSI{level}.xml").write_text(METADATA.format(level=level[1:]))
     return folder
@@ -58,11 +50,7 @@ def cogs(root: Path, side: int) -> None:
     """L2A as cloud-optimised GeoTIFFs in one folder, which does not say the baseline."""
     for band, resolution in Sentinel2.resolutions.items():
         if band != "B10":
-            write(
-                root / "cogs" / f"{TILE}_{DATE}_{band}_{resolution}.tif",
-                optics(band, side),
-                int(resolution[:2]),
-            )
+            write(root / "cogs" / f"{TILE}_{DATE}_{band}_{resolution}.tif", optics(band, side), int(resolution[:2]))
 
 
 def rtc(root: Path, side: int, name: str = RTC, unit: str = "linear", **grid: float) -> None:
@@ -74,26 +62,17 @@ def rtc(root: Path, side: int, name: str = RTC, unit: str = "linear", **grid: fl
 
 
 def write(
-    path: Path,
-    pixels: np.ndarray,
-    res: float,
-    x: float | None = None,
-    y: float | None = None,
-    epsg: int | None = None,
+    path: Path, pixels: np.ndarray, res: float, x: float | None = None, y: float | None = None, epsg: int | None = None
 ) -> None:
     """A GeoTIFF or JPEG 2000, at the scenes' corner where no other is given."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = (
-        {"driver": "JP2OpenJPEG", "QUALITY": 100, "REVERSIBLE": "YES"}
-        if path.suffix == ".jp2"
-        else {"driver": "COG"}
+        {"driver": "JP2OpenJPEG", "QUALITY": 100, "REVERSIBLE": "YES"} if path.suffix == ".jp2" else {"driver": "COG"}
     )
     height, width = pixels.shape
     where = {
         "crs": f"EPSG:{epsg or EPSG}",
         "transform": from_origin(X if x is None else x, Y if y is None else y, res, res),
     }
-    with rasterio.open(
-        path, "w", height=height, width=width, count=1, dtype=pixels.dtype, **where, **kind
-    ) as file:
+    with rasterio.open(path, "w", height=height, width=width, count=1, dtype=pixels.dtype, **where, **kind) as file:
         file.write(pixels, 1)

@@ -17,9 +17,7 @@ IMAGES = {
 COARSE = {"B1": 60, "B9": 60, "B10": 60} | dict.fromkeys(("B5", "B6", "B7", "B8A", "B11", "B12"), 20)
 
 
-def create(
-    root: Path, sites: tuple[int, ...] = (200,), images: dict[str, tuple[str, ...]] | None = None
-) -> None:
+def create(root: Path, sites: tuple[int, ...] = (200,), images: dict[str, tuple[str, ...]] | None = None) -> None:
     """Writes sites some 30 km apart, with images of random numbers that differ by site, image and band."""
     for number, site in enumerate(sites):
         for split, names in (images or IMAGES).items():
@@ -27,9 +25,7 @@ def create(
                 folder = root / split / f"{site:07}" / name
                 folder.mkdir(parents=True)
                 for band in SSL4EOS12.metadata[split]["bands"]:
-                    _write(
-                        folder / f"{band}.tif", split, 73.3 + 0.3 * number, pixels(split, site, name, band)
-                    )
+                    _write(folder / f"{band}.tif", split, 73.3 + 0.3 * number, pixels(split, site, name, band))
 
 
 def pixels(split: str, site: int, image: str, band: str) -> np.ndarray:

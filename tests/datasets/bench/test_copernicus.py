@@ -30,15 +30,7 @@ FACTS = {
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All nine, 32 px."""
     folder = tmp_path_factory.mktemp("copernicus_bench")
-    for name in (
-        "Cloud-S2",
-        "EuroSAT-S1",
-        "EuroSAT-S2",
-        "BigEarthNet-S1",
-        "DFC2020-S1",
-        "LCZ-S2",
-        "Flood-S1",
-    ):
+    for name in ("Cloud-S2", "EuroSAT-S1", "EuroSAT-S2", "BigEarthNet-S1", "DFC2020-S1", "LCZ-S2", "Flood-S1"):
         make_copernicus(folder, name, n=4)
     return folder
 
@@ -145,9 +137,7 @@ def test_the_fingerprint_follows_the_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", FACTS)
 def test_a_missing_dataset_says_where_to_get_it(tmp_path: Path, name: str) -> None:
-    with pytest.raises(
-        MissingDatasetError, match=rf"^{name} is not there: .* was looked for; download .*huggingface"
-    ):
+    with pytest.raises(MissingDatasetError, match=rf"^{name} is not there: .* was looked for; download .*huggingface"):
         open_bench(name, tmp_path, "test")
 
 
@@ -208,9 +198,7 @@ def test_missing_pixels_are_nan_and_an_image_of_nothing_else_is_named(tmp_path: 
 def test_an_unknown_class_and_absent_files_are_named(tmp_path: Path) -> None:
     path = first_file(tmp_path, "Cloud-S2", "cloud/*.tif")
     write_geotiff(path, np.full((32, 32), 99, np.uint8))
-    with pytest.raises(
-        TerraFMError, match=rf"{path.name} holds the class 99, but Cloud-S2 has classes 0 to 3"
-    ):
+    with pytest.raises(TerraFMError, match=rf"{path.name} holds the class 99, but Cloud-S2 has classes 0 to 3"):
         open_bench("Cloud-S2", tmp_path, "train")[0]
     path.unlink()
     with pytest.raises(
@@ -225,10 +213,7 @@ def test_an_unknown_class_and_absent_files_are_named(tmp_path: Path) -> None:
 
 
 def test_a_damaged_list_is_named(tmp_path: Path) -> None:
-    for name, file in (
-        ("DFC2020-S1", "dfc2020_s1s2/dfc-test-new.csv"),
-        ("Flood-S1", "flood_s1/grid_dict_test.json"),
-    ):
+    for name, file in (("DFC2020-S1", "dfc2020_s1s2/dfc-test-new.csv"), ("Flood-S1", "flood_s1/grid_dict_test.json")):
         make_copernicus(tmp_path, name, n=1)
         path = tmp_path / file
         path.write_text("" if name == "DFC2020-S1" else json.dumps({"a": {}})[:-1])

@@ -107,9 +107,7 @@ def test_fractions_are_the_files_partitions(root: Path, name: str) -> None:
         assert [path.name for path in data.files] == [f"{sample}.hdf5" for sample in own]
         assert data.partition == f"{fraction:.2f}x_train"
     assert len(open_bench(name, root, "val", fraction=0.01)) == 4
-    assert (
-        open_bench(name, root, "val", fraction=0.01).fingerprint == open_bench(name, root, "val").fingerprint
-    )
+    assert open_bench(name, root, "val", fraction=0.01).fingerprint == open_bench(name, root, "val").fingerprint
 
 
 @pytest.mark.parametrize("name", ["m-so2sat", "m-cashew-plant"])
@@ -122,9 +120,7 @@ def test_loader_workers_read_the_same(root: Path, name: str) -> None:
 
 
 def test_missing_dataset_says_where_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(
-        MissingDatasetError, match=r"segmentation_v1.0/m-cashew-plant .*huggingface.co"
-    ) as caught:
+    with pytest.raises(MissingDatasetError, match=r"segmentation_v1.0/m-cashew-plant .*huggingface.co") as caught:
         open_bench("m-cashew-plant", tmp_path, "test")
     assert caught.value.task is TASKS["m-cashew-plant"]
 

@@ -43,9 +43,7 @@ def test_statistics_follow_the_channel_not_the_name(root: Path, name: str, senso
 
 def test_datasets_with_right_names_are_the_same_either_way(root: Path) -> None:
     for name in ("m-bigearthnet", "m-so2sat"):
-        corrected, labelled = (
-            open_bench(name, root, "test", bands=bands) for bands in ("corrected", "labelled")
-        )
+        corrected, labelled = (open_bench(name, root, "test", bands=bands) for bands in ("corrected", "labelled"))
         assert corrected.task.sensors == labelled.task.sensors == TASKS[name].sensors
         assert corrected.fingerprint == labelled.fingerprint
 

@@ -224,8 +224,7 @@ def test_a_class_without_a_sample_is_named(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "match"),
-    [("{", "cannot be read"), ("{}", "lacks statistics of a band"), ('{"11 - SWIR": 1}', "lacks")],
+    ("content", "match"), [("{", "cannot be read"), ("{}", "lacks statistics of a band"), ('{"11 - SWIR": 1}', "lacks")]
 )
 def test_damaged_statistics(root: Path, content: str, match: str) -> None:
     path = folder(root, EUROSAT) / "band_stats.json"

@@ -80,9 +80,7 @@ def test_a_sample_with_a_malicious_pickle_runs_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(
-    "text", ["__import__('os').mkdir('{0}')", "b'' if __import__('os').mkdir('{0}') else b''"]
-)
+@pytest.mark.parametrize("text", ["__import__('os').mkdir('{0}')", "b'' if __import__('os').mkdir('{0}') else b''"])
 def test_the_text_around_a_pickle_runs_nothing(tmp_path: Path, text: str) -> None:
     code = text.format(tmp_path / "ran")
     with pytest.raises(PickleError, match="damaged"):
@@ -112,18 +110,7 @@ def fire(*args: Any) -> dict[str, Any]:
 
 _FUNCTIONS = sorted(
     (module, name)
-    for module in (
-        "builtins",
-        "os",
-        "posix",
-        "sys",
-        "importlib",
-        "operator",
-        "functools",
-        "codecs",
-        "numpy",
-        __name__,
-    )
+    for module in ("builtins", "os", "posix", "sys", "importlib", "operator", "functools", "codecs", "numpy", __name__)
     for name in vars(sys.modules[module])
     if name.isidentifier()
 )
@@ -131,14 +118,11 @@ _FUNCTIONS = sorted(
 
 @settings(deadline=None)
 @given(
-    named=st.sampled_from(_FUNCTIONS)
-    | st.tuples(st.text(min_size=1, max_size=20), st.text(min_size=1, max_size=20)),
+    named=st.sampled_from(_FUNCTIONS) | st.tuples(st.text(min_size=1, max_size=20), st.text(min_size=1, max_size=20)),
     arguments=st.lists(st.integers() | st.text(max_size=5) | st.binary(max_size=5), max_size=3),
     call=st.sampled_from([b"R", b"\x81", b"b"]),
 )
-def test_a_name_is_refused_before_it_is_looked_up(
-    named: tuple[str, str], arguments: list[Any], call: bytes
-) -> None:
+def test_a_name_is_refused_before_it_is_looked_up(named: tuple[str, str], arguments: list[Any], call: bytes) -> None:
     module, name = named
     if (module, name) in {("numpy", "dtype"), ("numpy", "ndarray")}:
         return
@@ -178,10 +162,7 @@ def test_plain_values_come_back(value: Any, protocol: int) -> None:
 
 
 _NUMBERS = (
-    hnp.boolean_dtypes()
-    | hnp.integer_dtypes()
-    | hnp.unsigned_integer_dtypes()
-    | hnp.floating_dtypes(sizes=(32, 64))
+    hnp.boolean_dtypes() | hnp.integer_dtypes() | hnp.unsigned_integer_dtypes() | hnp.floating_dtypes(sizes=(32, 64))
 )
 
 

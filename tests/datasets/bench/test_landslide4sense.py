@@ -53,9 +53,7 @@ def test_missing_folders_and_masks(tmp_path: Path) -> None:
         open_bench(NAME, tmp_path, "train")
     make_landslide(tmp_path, n=2)
     (tmp_path / NAME / "ValidData/mask/mask_1.h5").unlink()
-    with pytest.raises(
-        TerraFMError, match=r"image_1.h5 has no mask in .*ValidData/mask \(nor have 0 more of 1\)"
-    ):
+    with pytest.raises(TerraFMError, match=r"image_1.h5 has no mask in .*ValidData/mask \(nor have 0 more of 1\)"):
         open_bench(NAME, tmp_path, "val")
 
 

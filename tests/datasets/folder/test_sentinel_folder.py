@@ -35,9 +35,7 @@ class TestMultiBandFiles:
         assert (row.has_s2l2a, row.has_s2l1c, row.has_s1rtc) == (True, True, True)
         assert (row.offset_s2l2a, row.offset_s2l1c) == (0, 1000)
         assert (row.epsg, row.cell) == (EPSG, "502U_107R")
-        assert index.index[0] == pd.Interval(
-            pd.Timestamp("2022-06-01 10:00"), pd.Timestamp("2022-06-03 05:00"), "both"
-        )
+        assert index.index[0] == pd.Interval(pd.Timestamp("2022-06-01 10:00"), pd.Timestamp("2022-06-03 05:00"), "both")
         assert row.geometry.centroid.coords[0] == pytest.approx((13.729, 45.145), abs=1e-2)
 
     def test_native_pixels_at_their_stored_size(self, root):
@@ -84,11 +82,7 @@ class TestOneFilePerBand:
     def root(self, tmp_path):
         for band, res in zip(S2L2A.bands, S2L2A.resolutions, strict=True):
             name = f"S2A_MSIL2A_20220601T100000_N0400_{band}.tif"
-            write(
-                tmp_path / "S2" / name[:-8] / name,
-                optics(1, 240 // res, 1000, seed=len(band) + res)[0],
-                res=res,
-            )
+            write(tmp_path / "S2" / name[:-8] / name, optics(1, 240 // res, 1000, seed=len(band) + res)[0], res=res)
         for band, pixels in zip(("VV", "VH"), radar(), strict=True):
             write(tmp_path / "s1" / "S1A_20220603T050000" / f"{band}.tif", pixels)
         return tmp_path
@@ -125,9 +119,7 @@ class TestOneFilePerBand:
     def test_a_band_that_vanishes_is_damage(self, root):
         dataset = SentinelFolder(root)
         next(root.rglob("*B11.tif")).unlink()
-        with pytest.raises(
-            DamagedTileError, match=r"S2/.*_\*\.tif s2l2a cannot be used: band B11 has no file"
-        ):
+        with pytest.raises(DamagedTileError, match=r"S2/.*_\*\.tif s2l2a cannot be used: band B11 has no file"):
             sample_of(dataset)
 
 
@@ -233,9 +225,7 @@ class TestBadInput:
         with pytest.raises(TerraFMError, match=r"no digital numbers: set `optical_scale` to 10000"):
             SentinelFolder(root, offsets=0)
         got = sample_of(
-            SentinelFolder(
-                root, offsets={"s2l2a": 0, "s2l1c": 1000}, optical_scale=10_000, modalities=["s2l2a"]
-            )
+            SentinelFolder(root, offsets={"s2l2a": 0, "s2l1c": 1000}, optical_scale=10_000, modalities=["s2l2a"])
         )
         np.testing.assert_array_equal(got["image_s2l2a"], optics(12))
 
@@ -249,9 +239,7 @@ class TestBadInput:
         dataset = SentinelFolder(root)
         path = root / "S2L1C/place_2022.tif"
         path.write_bytes(path.read_bytes()[:-400])
-        with pytest.raises(
-            DamagedTileError, match=r"S2L2A/place_2022.tif s2l1c cannot be used: place_2022.tif: "
-        ):
+        with pytest.raises(DamagedTileError, match=r"S2L2A/place_2022.tif s2l1c cannot be used: place_2022.tif: "):
             sample_of(dataset)
 
     def test_nan(self, root):
@@ -275,17 +263,9 @@ class TestRealFolders:
         assert dataset.index.has_s1rtc.all()
         assert [name.rsplit("_", 2)[0] for name in dataset.index.product_s2l2a] == dataset.index.cell.tolist()
         offsets = dict(zip(dataset.index.cell, dataset.index.offset_s2l1c, strict=True))
-        assert offsets == {
-            "282D_485L": 1000,
-            "433D_629L": 1000,
-            "609U_541L": 1000,
-            "38D_378R": 0,
-            "637U_59R": 0,
-        }
+        assert offsets == {"282D_485L": 1000, "433D_629L": 1000, "609U_541L": 1000, "38D_378R": 0, "637U_59R": 0}
         offsets = dict(zip(dataset.index.cell, dataset.index.offset_s2l2a, strict=True))
-        assert offsets == dict.fromkeys(offsets, 0) | {
-            "433D_629L": 1000
-        }  # its darkest pixel is 1085, 104 in L1C
+        assert offsets == dict.fromkeys(offsets, 0) | {"433D_629L": 1000}  # its darkest pixel is 1085, 104 in L1C
         for row in range(5):
             sample = sample_of(dataset, row)
             path = dataset.index.path_s1rtc.iat[row]
@@ -301,15 +281,9 @@ class TestRealFolders:
         assert dataset.index.date_s1rtc.dt.strftime("%m%d").tolist() == ["0607", "0903"]
         assert dataset.index.date_s2l1c.dt.strftime("%m%d").tolist() == ["0604", "0823"]
         sample = sample_of(dataset)
-        assert sample["image_s2l1c_60m"].shape == (2, 44, 44) or sample["image_s2l1c_60m"].shape == (
-            2,
-            264,
-            264,
-        )
+        assert sample["image_s2l1c_60m"].shape == (2, 44, 44) or sample["image_s2l1c_60m"].shape == (2, 264, 264)
         assert sample["image_s1rtc_10m"].shape == sample["image_s2l2a_10m"][:2].shape
-        assert (
-            sample["image_s1rtc_10m"] > 0
-        ).float().mean() > 0.97  # the radar's grid starts 4 pixels further west
+        assert (sample["image_s1rtc_10m"] > 0).float().mean() > 0.97  # the radar's grid starts 4 pixels further west
         assert sample["epsg"] == 4326
 
     def test_bigearthnet(self, real_data):

@@ -176,13 +176,7 @@ def test_killed_at_twenty_random_moments(small_world, tmp_path, monkeypatch):
 @pytest.mark.soak
 def test_the_command_is_killed_with_its_processes(small_world, tmp_path):
     """The real command on two processes: nothing of it is left, and the rerun gives the bytes of one process."""
-    command = [
-        sys.executable,
-        "-c",
-        "from terrafm_tg.cli.main import main; main()",
-        "index",
-        str(small_world),
-    ]
+    command = [sys.executable, "-c", "from terrafm_tg.cli.main import main; main()", "index", str(small_world)]
     command += ["--figure", "false"]
     build_index(small_world, out=tmp_path / "whole.parquet", workers=0, progress=False)
     out = tmp_path / "index.parquet"

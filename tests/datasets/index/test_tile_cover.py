@@ -35,9 +35,7 @@ def tiles(corners, epsg, size=534):
 def count(table, worldcover, tmp_path, rows=None, **how):
     rows = np.ones(len(table), bool) if rows is None else rows
     settings = {"workers": 0, "progress": False} | how
-    return tile_cover.cover_counts(
-        table, 534, worldcover, rows, FinishedUnits(tmp_path / "work"), **settings
-    )[0]
+    return tile_cover.cover_counts(table, 534, worldcover, rows, FinishedUnits(tmp_path / "work"), **settings)[0]
 
 
 @pytest.mark.parametrize("missing", ["unknown", "ocean"])
@@ -47,9 +45,7 @@ def test_counts_are_the_histograms_of_the_map(tmp_path, missing, monkeypatch):
         write_map(tmp_path / "map", name, west, south)
     worldcover = ESAWorldCover(tmp_path / "map", missing=missing)
     # 15 degrees east is the middle of zone 33; the map lacks its north-west, and the south
-    corners = [
-        (x, y) for x in range(470_000, 530_000, 6000) for y in (5_655_000, 5_652_000, 5_319_000, 5_310_000)
-    ]
+    corners = [(x, y) for x in range(470_000, 530_000, 6000) for y in (5_655_000, 5_652_000, 5_319_000, 5_310_000)]
     table = tiles(corners, 32633)
     expected = np.stack([worldcover.histogram(outline) for outline in outlines(table, 534)])
     found = count(table, worldcover, tmp_path)
@@ -87,7 +83,5 @@ def test_a_file_of_the_map_that_is_cut_off(tmp_path):
     worldcover = ESAWorldCover(tmp_path / "map")
     (path,) = (tmp_path / "map").iterdir()
     path.write_bytes(path.read_bytes()[:50_000])
-    with pytest.raises(
-        TerraFMError, match=r"N48E012_Map.tif of ESA WorldCover cannot be read .*: get it again"
-    ):
+    with pytest.raises(TerraFMError, match=r"N48E012_Map.tif of ESA WorldCover cannot be read .*: get it again"):
         count(tiles([(400_000, 5_500_000)], 32633), worldcover, tmp_path)

@@ -55,9 +55,7 @@ def worldcover(tmp_path, west):
 
 
 def test_land_cover_climate_and_region(root, worldcover, tmp_path, west):
-    write_raster(
-        tmp_path / "climate.tif", np.array([[7, 255]], np.uint8), west[0] - 1, west[1] + 1, 1.05, nodata=255
-    )
+    write_raster(tmp_path / "climate.tif", np.array([[7, 255]], np.uint8), west[0] - 1, west[1] + 1, 1.05, nodata=255)
     boxes = [shapely.box(0, 0, 1, 1), shapely.box(west[0] - 1, 40, west[0] + 0.02, 50)]
     gpd.GeoDataFrame(geometry=boxes, crs=4326).to_crs(3035).to_file(tmp_path / "regions.gpkg")
     index = build_index(root, worldcover, tmp_path / "climate.tif", tmp_path / "regions.gpkg", progress=False)
@@ -116,12 +114,7 @@ def test_without_maps(root):
 def test_an_index_elsewhere(root, worldcover, tmp_path):
     build_index(root, worldcover, out=tmp_path / "mine.parquet", progress=False)
     assert not (root / "index.parquet").exists()
-    assert MajorTOM(root, tile_size=12, index=tmp_path / "mine.parquet").index.land_cover.tolist()[:4] == [
-        0,
-        0,
-        11,
-        11,
-    ]
+    assert MajorTOM(root, tile_size=12, index=tmp_path / "mine.parquet").index.land_cover.tolist()[:4] == [0, 0, 11, 11]
 
 
 def test_a_folder_of_tiffs(tmp_path):
@@ -133,10 +126,7 @@ def test_a_folder_of_tiffs(tmp_path):
     dataset = SentinelFolder(tmp_path, tile_size=12)
     assert len(dataset) == 4
     assert dataset.index.offset_s2l2a.tolist() == [0] * 4
-    assert (
-        SentinelFolder(tmp_path, tile_size=12, offsets={"s2l2a": 1000}).index.offset_s2l2a.tolist()
-        == [1000] * 4
-    )
+    assert SentinelFolder(tmp_path, tile_size=12, offsets={"s2l2a": 1000}).index.offset_s2l2a.tolist() == [1000] * 4
     (tmp_path / "S2L2A/b.tif").write_bytes(b"")
     with pytest.raises(TerraFMError, match=r"made for other files than lie there now"):
         SentinelFolder(tmp_path, tile_size=12)

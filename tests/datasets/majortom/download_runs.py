@@ -40,9 +40,7 @@ def fetch(server: RangeServer, root: Path, selection: Selection | None = None, *
     return download(root, selection or Selection(), source=server.url, **settings)
 
 
-def needed(
-    source: Path, modality: str, name: str, groups: list[int], left_out: set[str]
-) -> tuple[set[int], int]:
+def needed(source: Path, modality: str, name: str, groups: list[int], left_out: set[str]) -> tuple[set[int], int]:
     """The bytes of a file that hold the columns of some rows, as PyArrow says, and those of its footer."""
     metadata = pq.read_metadata(source / FOLDERS[modality] / "images" / name)
     found: set[int] = set()

@@ -40,9 +40,7 @@ def test_the_commands_of_the_page_run(
             (source / folder).mkdir()
             (source / folder / "images").symlink_to(small_world / folder / "images")
             table = pd.read_parquet(small_world / folder / "metadata.parquet")
-            table["parquet_url"] = (
-                f"{server.url}/{folder}/" + table["parquet_url"]
-            )  # whole addresses, as published
+            table["parquet_url"] = f"{server.url}/{folder}/" + table["parquet_url"]  # whole addresses, as published
             table.to_parquet(source / folder / "metadata.parquet")
         page = (ROOT / "docs/major_tom.md").read_text()
         lines = [
@@ -51,11 +49,7 @@ def test_the_commands_of_the_page_run(
             for line in block.replace("\\\n", " ").splitlines()
         ]
         # The simulated cells lie all over the globe, and none holds mangroves by chance alone.
-        instead = {
-            "[5.9,45.8,10.5,47.8]": "[-180,-80,180,80]",
-            "--share 0.1": "--share 0.9",
-            "Mangroves": "Grassland",
-        }
+        instead = {"[5.9,45.8,10.5,47.8]": "[-180,-80,180,80]", "--share 0.1": "--share 0.9", "Mangroves": "Grassland"}
         address = [f"--source={server.url}", f"--worldcover_source={server.url}/WorldCover"]
         Path("tiny.yaml").write_text(TINY)
         run = tmp_path / "run"
@@ -71,15 +65,7 @@ def test_the_commands_of_the_page_run(
             remote = ["--tile_size=72"] if "--remote" in words else []  # where no picture tells it
             main([command, *words, *{"download": address, "fit": small, "index": remote}.get(command, [])])
         printed = capsys.readouterr().out
-    assert [line.split()[1] for line in lines] == [
-        "download",
-        "download",
-        "index",
-        "pack",
-        "fit",
-        "index",
-        "download",
-    ]
+    assert [line.split()[1] for line in lines] == ["download", "download", "index", "pack", "fit", "index", "download"]
     assert "at 100 MB/s" in printed
     held = pq.read_table("data/major_tom/Core-S2L2A/metadata.parquet")["grid_cell"].to_pylist()
     assert 10 < len(held) <= 40

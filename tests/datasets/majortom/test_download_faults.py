@@ -114,10 +114,9 @@ def test_damaged_rows_are_named_and_left_out(source: Path, tmp_path: Path, caplo
     assert len(report.products["s2l2a"].damaged) == 2
     assert f"Tile {CELLS[2]} s2l2a cannot be used: band B05 in row group 0" in caplog.text
     assert f"Tile {CELLS[3]} s2l2a cannot be used: row group 1 of {server.url}" in caplog.text
-    assert {cell for m, cell in pictures(tmp_path / "some") if m == "s2l2a"} == {*CELLS} - {
-        CELLS[2],
-        CELLS[3],
-    } - {CELLS[6]}
+    assert {cell for m, cell in pictures(tmp_path / "some") if m == "s2l2a"} == {*CELLS} - {CELLS[2], CELLS[3]} - {
+        CELLS[6]
+    }
     assert len(pictures(tmp_path / "some")) == 16
 
 
@@ -134,10 +133,7 @@ def test_rows_that_waited_for_a_file_that_was_made_are_removed(server: RangeServ
         pq.write_table(table, path)
     (waiting / "part_00004").mkdir()
     fetch(server, tmp_path)
-    assert [p.relative_to(waiting).as_posix() for p in waiting.rglob("*")] == [
-        "part_00002",
-        "part_00002/00001.parquet",
-    ]
+    assert [p.relative_to(waiting).as_posix() for p in waiting.rglob("*")] == ["part_00002", "part_00002/00001.parquet"]
     assert files(tmp_path) == before
 
 
@@ -145,18 +141,13 @@ def test_a_second_download_into_the_same_root_is_refused(server: RangeServer, tm
     from filelock import FileLock
 
     (tmp_path / KEPT).mkdir()
-    with (
-        FileLock(tmp_path / KEPT / "lock"),
-        refused(match=r"Another download into .* is under way"),
-    ):
+    with FileLock(tmp_path / KEPT / "lock"), refused(match=r"Another download into .* is under way"):
         fetch(server, tmp_path)
 
 
 def _kill_while_it_fetches(server: RangeServer, root: Path, kept: int) -> None:
     """Start the download in a process of its own and kill it when so many rows are kept."""
-    process = start(
-        download, root, Selection(require="any"), source=server.url, connections=2, progress=False
-    )
+    process = start(download, root, Selection(require="any"), source=server.url, connections=2, progress=False)
     while len(_kept(root)) < kept and process.is_alive():
         time.sleep(0.005)
     process.kill()
@@ -167,9 +158,7 @@ def _kill_while_it_fetches(server: RangeServer, root: Path, kept: int) -> None:
 def _kept(root: Path) -> set[tuple[str, str, int]]:
     """Rows that wait, and those of files that are made: product, file and row group of the source."""
     waiting = {(p.parts[-4], p.parts[-2], int(p.stem)) for p in (root / KEPT).glob("*/rows/*/[0-9]*.parquet")}
-    made = {
-        (p.parts[-3], p.stem, group) for p in root.glob("Core-*/images/[!.]*.parquet") for group in (0, 1)
-    }
+    made = {(p.parts[-3], p.stem, group) for p in root.glob("Core-*/images/[!.]*.parquet") for group in (0, 1)}
     return waiting | made
 
 
@@ -181,9 +170,7 @@ def _resume(server: RangeServer, source: Path, root: Path, quiet: dict[str, byte
     fetch(server, root, Selection(require="any"))
     for modality, folder in FOLDERS.items():
         for path in sorted((source / folder / "images").iterdir()):
-            groups = [
-                g for g in range(pq.read_metadata(path).num_row_groups) if (folder, path.stem, g) not in kept
-            ]
+            groups = [g for g in range(pq.read_metadata(path).num_row_groups) if (folder, path.stem, g) not in kept]
             wanted, footer = needed(source, modality, path.name, groups, EXTRAS)
             sent = server.sent(f"/{folder}/images/{path.name}")
             assert sent in (len(wanted), len(wanted) + footer + 8), "a row that was kept came again"
@@ -193,9 +180,7 @@ def _resume(server: RangeServer, source: Path, root: Path, quiet: dict[str, byte
 
 
 @pytest.mark.parametrize("kept", [7, *(pytest.param(n, marks=pytest.mark.soak) for n in range(0, 20, 2))])
-def test_after_a_kill_no_whole_row_is_fetched_again(
-    server: RangeServer, source: Path, tmp_path: Path, kept: int
-):
+def test_after_a_kill_no_whole_row_is_fetched_again(server: RangeServer, source: Path, tmp_path: Path, kept: int):
     fetch(server, tmp_path / "quiet", Selection(require="any"))
     server.chunk, server.pause = 1000, 0.002
     _kill_while_it_fetches(server, tmp_path / "root", kept)

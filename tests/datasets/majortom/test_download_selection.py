@@ -132,20 +132,13 @@ def test_land_cover_from_the_map(tmp_path: Path):
     with RangeServer(tmp_path / "source") as server:
         rows = {"s2l2a": [product("s2l2a", cell) for cell in cells]}
         write_major_tom(tmp_path / "source", rows)
-        words = [
-            f"--source={server.url}",
-            f"--worldcover_source={server.url}",
-            "--modalities=s2l2a",
-            "--index=false",
-        ]
+        words = [f"--source={server.url}", f"--worldcover_source={server.url}", "--modalities=s2l2a", "--index=false"]
         for land_cover, expected in {"cropland": crops, "[10,ocean]": forest | (middle > 21)}.items():
             root = tmp_path / f"root{len(land_cover)}"
             main(["download", str(root), f"--land_cover={land_cover}", *words])
             held = pq.read_table(root / "Core-S2L2A/metadata.parquet")["grid_cell"].to_pylist()
             clear = np.abs((middle + 0.75) % 1.5 - 0.75).min(axis=1) > 0.1  # not cut by a border
-            assert set(held) & set(np.array(cells)[clear]) == set(
-                np.array(cells)[expected.any(axis=1) & clear]
-            )
+            assert set(held) & set(np.array(cells)[clear]) == set(np.array(cells)[expected.any(axis=1) & clear])
             assert len(ESAWorldCover(root / "WorldCover")) == 2
 
 
@@ -177,18 +170,14 @@ def test_cells_by_name_and_from_a_file(tmp_path: Path):
 
 
 def test_what_the_command_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    write_major_tom(
-        tmp_path / "source", {"s2l2a": [product("s2l2a", "520U_93R"), product("s2l2a", "520U_94R")]}
-    )
+    write_major_tom(tmp_path / "source", {"s2l2a": [product("s2l2a", "520U_93R"), product("s2l2a", "520U_94R")]})
     with RangeServer(tmp_path / "source") as server:
 
         def says(*words: str, source: str = server.url) -> str:
             with pytest.raises(SystemExit) as error:
                 main(["download", str(tmp_path / "root"), f"--source={source}", "--modalities=s2l2a", *words])
             assert error.value.code == 1
-            (line,) = [
-                line for line in capsys.readouterr().err.splitlines() if line.startswith("terrafm: error")
-            ]
+            (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("terrafm: error")]
             return line
 
         assert "No cell of those left lies in `bbox`: nothing to download" in says("--bbox=[100,0,101,1]")

@@ -113,9 +113,7 @@ class TestPixels:
         fake.rtc(tmp_path, SIDE, fake.GRD, unit)
         run(tmp_path, tmp_path / "out", radar_unit=unit)
         got, expected = (opened(path, ["s1rtc"], native=True) for path in (tmp_path / "out", root))
-        np.testing.assert_allclose(
-            *(d[d.tile_slice(0)]["image_s1rtc_10m"] for d in (got, expected)), rtol=1e-5
-        )
+        np.testing.assert_allclose(*(d[d.tile_slice(0)]["image_s1rtc_10m"] for d in (got, expected)), rtol=1e-5)
 
     def test_another_zone_is_warped(self, tmp_path):
         """A field that is smooth in latitude and longitude, stored in the neighbouring zone."""
@@ -214,12 +212,7 @@ class TestRoot:
             cell = GridCell(*(int(v) for v in grid.cells_at(lat, lon)))
             t = cell.transform()
             fake.write(
-                tmp_path / f"{lat}.tif",
-                np.ones((300, 300), np.uint8),
-                100,
-                t.c - 10_000,
-                t.f + 10_000,
-                cell.epsg,
+                tmp_path / f"{lat}.tif", np.ones((300, 300), np.uint8), 100, t.c - 10_000, t.f + 10_000, cell.epsg
             )
             found = {c.name for c in cells_under(tmp_path / f"{lat}.tif")}
             back = pyproj.Transformer.from_crs(cell.epsg, 4326, always_xy=True)
@@ -255,9 +248,7 @@ class TestFinding:
     def test_folders(self, tmp_path, capsys):
         with pytest.raises(SystemExit):
             main(["grid", str(tmp_path / "nowhere"), str(tmp_path / "out")])
-        assert (
-            "nowhere is no folder: give one with Sentinel-1 or Sentinel-2 scenes" in capsys.readouterr().err
-        )
+        assert "nowhere is no folder: give one with Sentinel-1 or Sentinel-2 scenes" in capsys.readouterr().err
         (tmp_path / "photo.tif").write_bytes(b"")
         with refused(match=r"No Sentinel scene below .*: expected files such as T33UUP"):
             run(tmp_path, tmp_path / "out")
@@ -270,11 +261,7 @@ class TestFinding:
             ("named", "watts", "`radar_unit` must be 'linear', 'dB', 'amplitude', got 'watts'"),
             ("named", "dB", "`radar_unit` is 'dB', but the name of .* says 'linear'"),
             ("plain", None, "does not tell its unit: set `radar_unit`"),
-            (
-                "plain",
-                "linear",
-                "mostly negative numbers, as dB data: set `radar_unit` to 'dB', got 'linear'",
-            ),
+            ("plain", "linear", "mostly negative numbers, as dB data: set `radar_unit` to 'dB', got 'linear'"),
         ):
             with refused(match=message):
                 run(tmp_path / name, tmp_path / "out", radar_unit=unit)
@@ -286,9 +273,7 @@ class TestFinding:
         for band in ("VV", "VH"):
             path = tmp_path / "a" / f"{fake.GRD}_{band}.tif"
             path.parent.mkdir(exist_ok=True)
-            with rasterio.open(
-                path, "w", driver="GTiff", height=9, width=9, count=1, dtype="float32"
-            ) as file:
+            with rasterio.open(path, "w", driver="GTiff", height=9, width=9, count=1, dtype="float32") as file:
                 file.write(np.ones((1, 9, 9), np.float32))
         with refused(match=r"is not geocoded \(radar in slant or ground range\)"):
             run(tmp_path / "a", tmp_path / "out", radar_unit="linear")
@@ -309,11 +294,7 @@ def test_command(scenes, tmp_path, capsys, monkeypatch):
     main(["grid", str(scenes), str(tmp_path), "--cell_size", str(SIZE), "--workers", "0"])
     shown = capsys.readouterr().out
     lines = [line.replace("│", " ").split() for line in shown.splitlines() if "Sentinel-" in line]
-    assert [(line[1], *line[2:4]) for line in lines] == [
-        ("RTC", "1", "1"),
-        ("L1C", "1", "1"),
-        ("L2A", "1", "1"),
-    ]
+    assert [(line[1], *line[2:4]) for line in lines] == [("RTC", "1", "1"), ("L1C", "1", "1"), ("L2A", "1", "1")]
     assert f"terrafm index {tmp_path}" in shown
 
 

@@ -49,9 +49,7 @@ def test_four_tiles_per_cell_joined_by_grid_cell(root):
     assert index.has_s2l2a.all()
     assert set(index.epsg) == {32633}
     assert index.index.name == "datetime"
-    assert index.index[0] == pd.Interval(
-        pd.Timestamp("2022-06-01 10:10:31"), pd.Timestamp("2022-06-04 05:00"), "both"
-    )
+    assert index.index[0] == pd.Interval(pd.Timestamp("2022-06-01 10:10:31"), pd.Timestamp("2022-06-04 05:00"), "both")
     assert index.offset_s2l2a.tolist() == [1000] * 4 + [0] * 4
     assert index.offset_s2l1c.tolist() == [0] * 8
 
@@ -71,9 +69,7 @@ def test_native_pixels_are_the_stored_ones_of_the_quarter(root, quadrant):
             assert got.dtype == (torch.float32 if modality is S1RTC else torch.uint16)
             np.testing.assert_array_equal(got.numpy(), expected)
     x, y = corner_of(FULL, 32633)
-    assert sample["transform"].tolist() == pytest.approx(
-        [10, 0, x + across * 120, 0, -10, y - down * 120, 0, 0, 1]
-    )
+    assert sample["transform"].tolist() == pytest.approx([10, 0, x + across * 120, 0, -10, y - down * 120, 0, 0, 1])
     assert sample["bounds"].tolist()[:6] == pytest.approx(
         [x + across * 120, x + across * 120 + 120, 10, y - down * 120 - 120, y - down * 120, 10]
     )
@@ -94,9 +90,7 @@ def test_ten_metres_float_in_the_units_of_the_encoder(root):
     assert {key: value.dtype for key, value in sample.items() if "image" in key} == dict.fromkeys(
         ["image_s1rtc", "image_s2l1c", "image_s2l2a"], torch.float32
     )
-    np.testing.assert_allclose(
-        sample["image_s1rtc"][1], 10 * np.log10(band_pixels("s1rtc", "VH")[:12, :12]), rtol=1e-5
-    )
+    np.testing.assert_allclose(sample["image_s1rtc"][1], 10 * np.log10(band_pixels("s1rtc", "VH")[:12, :12]), rtol=1e-5)
     red = S2L2A.bands.index("B04")
     np.testing.assert_array_equal(sample["image_s2l2a"][red], band_pixels("s2l2a", "B04")[:12, :12] - 1000.0)
 
@@ -266,9 +260,7 @@ class TestBadInput:
         write_major_tom(tmp_path, {"s1rtc": [product("s1rtc", FULL, pixels={"vv": pixels})]})
         with damaged(match=rf"{FULL}/0 s1rtc .*band VV: it holds NaN"):
             first(tmp_path)
-        write_major_tom(
-            tmp_path, {"s1rtc": [product("s1rtc", FULL, pixels={"vv": pixels}, tiff_nodata=np.nan)]}
-        )
+        write_major_tom(tmp_path, {"s1rtc": [product("s1rtc", FULL, pixels={"vv": pixels}, tiff_nodata=np.nan)]})
         assert first(tmp_path)["image_s1rtc"][0].isnan().nonzero().tolist() == [[3, 4]]
 
     def test_swath_edge(self, tmp_path):
@@ -361,10 +353,7 @@ class TestPublishedCells:
             for band, key, channel, size in (("B04", "10m", 2, 534), ("B09", "60m", 1, 89)):
                 with rasterio.MemoryFile(stored[band][0].as_py()) as memory, memory.open() as src:
                     window = rasterio.windows.Window(across * size, down * size, size, size)
-                    expected, transform = (
-                        src.read(1, window=window).astype(np.int64),
-                        src.window_transform(window),
-                    )
+                    expected, transform = (src.read(1, window=window).astype(np.int64), src.window_transform(window))
                 if row < 4:  # N0400
                     expected = np.maximum(expected - 1000, 1)
                 np.testing.assert_array_equal(sample[f"image_s2l2a_{key}"][channel].numpy(), expected)
@@ -374,10 +363,7 @@ class TestPublishedCells:
 
     def test_offsets_are_recorded(self, root):
         index = MajorTOM(root, ambiguous_offset="absent").index
-        assert index.groupby("cell").offset_s2l2a.unique().map(list).to_dict() == {
-            "0U_199R": [1000],
-            "199U_1099R": [0],
-        }
+        assert index.groupby("cell").offset_s2l2a.unique().map(list).to_dict() == {"0U_199R": [1000], "199U_1099R": [0]}
         with refused(match="N9999"):
             MajorTOM(root)
 

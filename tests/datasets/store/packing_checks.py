@@ -43,8 +43,7 @@ def stored(out: Path, row: int, modality: Modality) -> dict[int, np.ndarray]:
     """A tile's native groups, found by the store's index and nothing else; its checksum must hold."""
     table = read_index(out / "index.parquet")[0]
     shard, start, size, digest, layout = (
-        table[f"{column}_{modality.name}"].iat[row]
-        for column in ("shard", "start", "bytes", "xxh3", "layout")
+        table[f"{column}_{modality.name}"].iat[row] for column in ("shard", "start", "bytes", "xxh3", "layout")
     )
     data = (out / shard).read_bytes()[start : start + size]
     cell, quadrant = table["cell"].iat[row], table["quadrant"].iat[row]

@@ -50,16 +50,7 @@ class TestStore:
         table, made_for = read_index(store / "index.parquet")
         tiles = source(root).table
         assert set(table) == set(tiles) | {f"{column}_{name}" for column in PLACES for name in MODALITIES}
-        shared = [
-            "cell",
-            "quadrant",
-            "epsg",
-            "has_s1rtc",
-            "product_s2l2a",
-            "group_s2l1c",
-            "xmin",
-            "datetime_stop",
-        ]
+        shared = ["cell", "quadrant", "epsg", "has_s1rtc", "product_s2l2a", "group_s2l1c", "xmin", "datetime_stop"]
         pd.testing.assert_frame_equal(
             table[shared].astype({"cell": str}), tiles[shared].astype({"cell": str}), check_dtype=False,
             check_categorical=False,
@@ -154,19 +145,8 @@ class TestAgain:
         same_pixels(tmp_path / "store", source(root))
         whole = tmp_path / "whole"
         pack(source(root), whole, **QUIET)
-        columns = [
-            "cell",
-            "quadrant",
-            "datetime_start",
-            "datetime_stop",
-            "product_s1rtc",
-            "xxh3_s2l2a",
-            "offset_s2l2a",
-        ]
-        tables = [
-            with_categories(read_index(out / "index.parquet")[0])[columns]
-            for out in (tmp_path / "store", whole)
-        ]
+        columns = ["cell", "quadrant", "datetime_start", "datetime_stop", "product_s1rtc", "xxh3_s2l2a", "offset_s2l2a"]
+        tables = [with_categories(read_index(out / "index.parquet")[0])[columns] for out in (tmp_path / "store", whole)]
         pd.testing.assert_frame_equal(*tables)
 
     def test_a_replaced_part_replaces_its_shards(self, tmp_path):
@@ -180,9 +160,7 @@ class TestAgain:
         report = pack(source(root), out, **QUIET)
         assert report.removed == 1
         assert {
-            name: digest
-            for name, digest in digests(out).items()
-            if "s2l2a" not in name and "index" not in name
+            name: digest for name, digest in digests(out).items() if "s2l2a" not in name and "index" not in name
         } == {name: digest for name, digest in before.items() if "s2l2a" not in name and "index" not in name}
         same_pixels(out, source(root))
 
@@ -220,10 +198,7 @@ class TestDamaged:
         return write_root(
             tmp_path / "root",
             s2l2a=rows,
-            s2l1c=[
-                product("s2l1c", CELLS[0], pixels={"B08": black}),
-                *(product("s2l1c", c) for c in CELLS[1:]),
-            ],
+            s2l1c=[product("s2l1c", CELLS[0], pixels={"B08": black}), *(product("s2l1c", c) for c in CELLS[1:])],
         )
 
     def test_they_cost_themselves_only_and_are_named_once(self, root, tmp_path, caplog):
@@ -235,11 +210,7 @@ class TestDamaged:
         assert table.loc[~table["has_s2l2a"], "cell"].unique().tolist() == [CELLS[1], CELLS[3]]
         assert table.loc[~table["has_s2l1c"], ["cell", "quadrant"]].to_numpy().tolist() == [[CELLS[0], 1]]
         listed = pd.read_csv(out / "damaged.csv")
-        assert listed["reason"].str.extract("band (B..)")[0].value_counts().to_dict() == {
-            "B04": 4,
-            "B11": 4,
-            "B08": 1,
-        }
+        assert listed["reason"].str.extract("band (B..)")[0].value_counts().to_dict() == {"B04": 4, "B11": 4, "B08": 1}
         assert listed.iloc[0][["modality", "tile", "file", "row_group"]].tolist() == [
             "s2l1c", f"{CELLS[0]}/1", "Core-S2L1C/images/part_00001.parquet", 0,
         ]  # fmt: skip
@@ -263,9 +234,7 @@ class TestDamaged:
         assert not (tmp_path / "store/damaged.csv").exists()
 
     def test_too_many_end_the_run(self, root, tmp_path):
-        with pytest.raises(
-            TerraFMError, match="1 of 56 tiles to pack are damaged, and `max_damaged_share` is 0"
-        ):
+        with pytest.raises(TerraFMError, match="1 of 56 tiles to pack are damaged, and `max_damaged_share` is 0"):
             pack(source(root), tmp_path / "none", max_damaged_share=0, **QUIET)
         rows = [product("s2l2a", cell) for cell in CELLS]
         for row in rows[:3]:
@@ -301,9 +270,7 @@ def test_a_place_that_cannot_be_a_store(tmp_path, root, where, message):
 
 def test_other_settings_than_the_stores_are_named(root, store):
     before = digests(store)
-    with pytest.raises(
-        TerraFMError, match="quantize_radar=False, not True: set that, or name another folder"
-    ):
+    with pytest.raises(TerraFMError, match="quantize_radar=False, not True: set that, or name another folder"):
         pack(source(root), store, quantize_radar=True, **QUIET)
     with pytest.raises(TerraFMError, match="`shard_mb` is 0"):
         pack(source(root), store, shard_mb=0, **QUIET)

@@ -75,11 +75,7 @@ def test_killed_before_an_operation_on_its_files(root, undisturbed, tmp_path):
     assert "damaged.csv" in undisturbed[0]
     last = undisturbed[1]
     # Among shards; while the index waits for its name; then up to the end.
-    moments = [
-        random.Random(0).randint(1, last - 28),
-        *range(last - 26, last - 20, 2),
-        *range(last - 18, last + 1, 6),
-    ]
+    moments = [random.Random(0).randint(1, last - 28), *range(last - 26, last - 20, 2), *range(last - 18, last + 1, 6)]
     for number, moment in enumerate(moments):
         check(root, tmp_path / str(number), undisturbed, moment)
 

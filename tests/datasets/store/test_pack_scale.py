@@ -26,9 +26,7 @@ def write_many(root: Path, count: int) -> Path:
     places = [
         (row, column)
         for row in range(400, 640)
-        for column in range(
-            int(12.2 / 360 * grid.cells_per_row(row)), int(17.8 / 360 * grid.cells_per_row(row))
-        )
+        for column in range(int(12.2 / 360 * grid.cells_per_row(row)), int(17.8 / 360 * grid.cells_per_row(row)))
     ][:count]
     names = grid.names(*np.array(places).T)
     lat, lon = grid.corners(*np.array(places).T)
@@ -85,13 +83,9 @@ def test_ten_thousand_cells_on_one_process_and_on_two(tmp_path: Path) -> None:
     warm = source(write_many(tmp_path / "warm", 40))
     seconds, cpu, parent = {}, {}, {}
     for workers in (1, 2):
-        with LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None
-        ) as cluster:
+        with LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
             how = {"scheduler": cluster.scheduler_address, "progress": False}
-            pack(
-                warm, tmp_path / f"warm{workers}", shard_mb=0.01, **how
-            )  # until both have imported what they need
+            pack(warm, tmp_path / f"warm{workers}", shard_mb=0.01, **how)  # until both have imported what they need
             processes = [psutil.Process(nanny.pid) for nanny in cluster.workers.values()]
             before = [sum(process.cpu_times()[:2]) for process in processes]
             mine, began = time.process_time(), time.monotonic()
@@ -100,8 +94,6 @@ def test_ten_thousand_cells_on_one_process_and_on_two(tmp_path: Path) -> None:
             after = [sum(process.cpu_times()[:2]) for process in processes]
             cpu[workers] = [b - a for a, b in zip(before, after, strict=True)]
     ratio = seconds[1] / seconds[2]
-    print(
-        f"10,000 cells: {seconds[1]:.1f} s with one process, {seconds[2]:.1f} s with two: {ratio:.2f} times as fast;"
-    )
+    print(f"10,000 cells: {seconds[1]:.1f} s with one process, {seconds[2]:.1f} s with two: {ratio:.2f} times as fast;")
     print(f"processor time of the workers {cpu}, of the process that waits for them {parent}")
     assert digests(tmp_path / "store1") == digests(tmp_path / "store2")

@@ -151,9 +151,7 @@ class TestDamage:
         content = bytearray((store / shard).read_bytes())
         content[start + 50] ^= 1
         (store / shard).write_bytes(content)
-        with pytest.raises(
-            DamagedTileError, match=rf"Tile {CELLS[0]}/3 s2l2a cannot .*{re.escape(shard)}.* checksum"
-        ):
+        with pytest.raises(DamagedTileError, match=rf"Tile {CELLS[0]}/3 s2l2a cannot .*{re.escape(shard)}.* checksum"):
             tiles[tiles.tile_slice(3)]
         tiles[tiles.tile_slice(2)]
 
@@ -203,9 +201,7 @@ class TestIndex:
         table, made_for = read_store_index(str(store))
         for steps in range(4):
             folder = shutil.copytree(store, store.parent / str(steps))
-            _stop_after(
-                steps, monkeypatch, lambda folder=folder: write_store_index(table[:8], folder, made_for)
-            )
+            _stop_after(steps, monkeypatch, lambda folder=folder: write_store_index(table[:8], folder, made_for))
             assert len(PackedTiles(folder)) in (8, 20)
             write_store_index(table[:8], folder, made_for)
             assert len(PackedTiles(folder)) == 8
@@ -255,6 +251,4 @@ def test_the_command_says_what_is_wrong(tmp_path, capsys):
              "conf/data/packed.yaml", "--config", "conf/hardware/cpu.yaml", "--data.root", str(tmp_path)]  # fmt: skip
     with pytest.raises(SystemExit):
         main(words)
-    assert re.search(
-        r"^terrafm: error: \S+ is no packed store .*`terrafm pack`\.$", capsys.readouterr().err, re.M
-    )
+    assert re.search(r"^terrafm: error: \S+ is no packed store .*`terrafm pack`\.$", capsys.readouterr().err, re.M)

@@ -131,9 +131,7 @@ def test_tiles_without_pixels_keep_the_reason(tmp_path):
 
 def test_a_cell_may_hold_many_tiles(tmp_path):
     groups = groups_of(S1RTC)
-    table = write_shard(
-        tmp_path / "a.arrow", S1RTC, [Record(CELL, number, groups) for number in (127, 128, 300)]
-    )
+    table = write_shard(tmp_path / "a.arrow", S1RTC, [Record(CELL, number, groups) for number in (127, 128, 300)])
     assert table["quadrant"].tolist() == [127, 128, 300]
 
 

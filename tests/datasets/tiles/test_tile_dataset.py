@@ -21,12 +21,7 @@ def tile_index(corners, years, **columns):
     boxes = [shapely.box(x, y - 10 * SIZE, x + 10 * SIZE, y) for x, y in corners]
     days = (pd.to_datetime([f"{year}-03-0{day}" for year in years]) for day in (1, 9))
     times = pd.IntervalIndex.from_arrays(*days, closed="both", name="datetime")
-    data = {
-        "cell": [f"{i}U_0R" for i in range(len(boxes))],
-        "quadrant": 0,
-        "epsg": EPSG,
-        "has_s2l2a": True,
-    } | columns
+    data = {"cell": [f"{i}U_0R" for i in range(len(boxes))], "quadrant": 0, "epsg": EPSG, "has_s2l2a": True} | columns
     return gpd.GeoDataFrame(data, index=times, geometry=boxes, crs=EPSG).to_crs(4326)
 
 
@@ -38,9 +33,7 @@ class Ramps(TileDataset):
         for resolution, bands in modality.native.items():
             along = (np.arange(SIZE * 10 // resolution) + 0.5) * resolution
             east, south = np.broadcast_arrays(along[None, :], along[:, None])
-            groups[resolution] = np.stack([1 + (south if band == "B03" else east) for band in bands]).astype(
-                np.uint16
-            )
+            groups[resolution] = np.stack([1 + (south if band == "B03" else east) for band in bands]).astype(np.uint16)
         return groups
 
 
@@ -153,9 +146,7 @@ def test_bands_of_all_resolutions_agree_at_ten_metres(ramps):
 
 
 def test_interpolation_leaves_missing_pixels_out():
-    groups = {
-        r: torch.full((len(bands), 60 // r, 60 // r), 500.0) for r, bands in S2L1C.native.items() if r < 60
-    }
+    groups = {r: torch.full((len(bands), 60 // r, 60 // r), 500.0) for r, bands in S2L1C.native.items() if r < 60}
     groups[60] = torch.full((2, 1, 1), 500.0)
     groups[20][:, 1, 1] = 0
     image = to_ten_meters(groups, S2L1C)
@@ -177,19 +168,14 @@ def test_radar_is_interpolated_as_power():
 class Broken(Ramps):
     def _read(self, row, modality):
         groups = super()._read(row, modality)
-        return {
-            r: group * (0 if row == 0 else np.arange(len(group))[:, None, None] > 0)
-            for r, group in groups.items()
-        }
+        return {r: group * (0 if row == 0 else np.arange(len(group))[:, None, None] > 0) for r, group in groups.items()}
 
 
 def test_only_nodata_is_damage(ramps):
     dataset = Broken(ramps.index)
     with pytest.raises(DamagedTileError, match="Tile 0U_0R/0 s2l2a cannot be used: it holds only nodata"):
         dataset[dataset.tile_slice(0)]
-    with pytest.raises(
-        DamagedTileError, match="1U_0R/0 s2l2a cannot be used: band B02, B05, B01 holds only nodata"
-    ):
+    with pytest.raises(DamagedTileError, match="1U_0R/0 s2l2a cannot be used: band B02, B05, B01 holds only nodata"):
         dataset[dataset.tile_slice(1)]
 
 

@@ -41,9 +41,7 @@ def test_geopandas_reads_the_same(path):
     assert geo.geometry.is_valid.all()
     np.testing.assert_array_equal(table[list(BOX)].to_numpy(), geo.geometry.bounds.to_numpy())
     for name in ("cell", "quadrant", "epsg", "product_s1rtc", "part_s2l2a", "land_cover", "x", "y", *TIMES):
-        ours, theirs = (
-            column.astype(object).where(column.notna(), None) for column in (table[name], geo[name])
-        )
+        ours, theirs = (column.astype(object).where(column.notna(), None) for column in (table[name], geo[name]))
         assert ours.equals(theirs), name
     # In its own zone each is the square of 534 pixels whose corner the table has.
     for epsg, rows in geo.groupby("epsg"):

@@ -15,12 +15,7 @@ from terrafm_tg.datasets.bench import TASKS
 from terrafm_tg.evaluation.bench import SCHEMA
 from terrafm_tg.evaluation.protocols import PROTOCOLS, get_protocol
 
-FITTING = {
-    (task.name, name)
-    for task in TASKS.values()
-    for name in PROTOCOLS
-    if task.kind in get_protocol(name).kinds
-}
+FITTING = {(task.name, name) for task in TASKS.values() for name in PROTOCOLS if task.kind in get_protocol(name).kinds}
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +61,7 @@ def test_every_dataset_meets_every_protocol_that_takes_it(finished: tuple[str, P
 def test_classes_are_told_apart(finished: tuple[str, Path]) -> None:
     """Three classes of GEO-Bench and ten or more of Copernicus-Bench, by k-NN far above chance."""
     table = pd.read_parquet(finished[1] / "results.parquet")
-    scores = table[
-        (table.protocol == "knn") & (table.average == "true") & (table.metric.isin(["accuracy", "oa"]))
-    ]
+    scores = table[(table.protocol == "knn") & (table.average == "true") & (table.metric.isin(["accuracy", "oa"]))]
     assert len(scores) == 8
     assert scores.score.min() > 45
     assert scores.score.mean() > 75

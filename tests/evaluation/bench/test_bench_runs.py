@@ -29,11 +29,7 @@ def results(out: Path) -> pd.DataFrame:
 
 @pytest.mark.parametrize("config", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_configuration_plans(
-    config: Path,
-    benchmarks: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    config: Path, benchmarks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of what they name is known; each finds all of its datasets, and nothing is written."""
     monkeypatch.setenv("COLUMNS", "200")  # of the table
@@ -202,9 +198,7 @@ def test_seeds_fractions_and_bands_make_the_units_that_differ(
         ("BigEarthNet-S1", "terrafm_nano", knn, "corrected"): 4,
     }
     assert set(runs[runs.protocol == probe].seed) == {7}
-    random = runs[
-        (runs.model == "terrafm_nano") & (runs.dataset == "m-eurosat") & (runs.bands == "corrected")
-    ]
+    random = runs[(runs.model == "terrafm_nano") & (runs.dataset == "m-eurosat") & (runs.bands == "corrected")]
     assert random.model_id.nunique() == 2
     assert set(random.name) == {"terrafm_nano (random)"}
     assert set(random.weights) == {""}
@@ -217,12 +211,7 @@ def test_seeds_fractions_and_bands_make_the_units_that_differ(
 def test_units_of_the_same_embeddings_are_spread() -> None:
     from types import SimpleNamespace
 
-    units = [
-        SimpleNamespace(spec=s, dataset=d, bands="corrected", seed=i)
-        for s in "ab"
-        for d in "xy"
-        for i in (0, 1)
-    ]
+    units = [SimpleNamespace(spec=s, dataset=d, bands="corrected", seed=i) for s in "ab" for d in "xy" for i in (0, 1)]
     order = [(unit.spec, unit.dataset, unit.seed) for unit in spread(units)]
     assert order[:4] == [("a", "x", 0), ("a", "y", 0), ("b", "x", 0), ("b", "y", 0)]
     assert sorted(order) == sorted((unit.spec, unit.dataset, unit.seed) for unit in units)

@@ -102,9 +102,7 @@ def test_datasets_whose_names_are_right(root: Path) -> None:
     names = [band for band in LABELLED_BANDS if band != "B10"]
     expected = {band: 100.0 * (1 + names.index(band)) for band in S2L2A.bands}
     assert reached(encoder(data), data, "s2l2a") == pytest.approx(expected, abs=0.1)
-    stems = {
-        name for name, kind in KINDS.items() if any("Sentinel" in type(band).__name__ for band in kind.bands)
-    }
+    stems = {name for name, kind in KINDS.items() if any("Sentinel" in type(band).__name__ for band in kind.bands)}
     alike = {"m-bigearthnet", "m-SA-crop-type"}
     assert stems == {"m-eurosat", "m-brick-kiln", "m-so2sat", "m-cashew-plant"} | alike
     for name in alike:

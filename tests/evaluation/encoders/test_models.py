@@ -53,9 +53,7 @@ def test_terrafm_fuses_what_is_there(both: TinyBench, weights: Path) -> None:
         torch.testing.assert_close(found["token"], tokens[:, 0], rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(found["mean"], tokens[:, 1:].mean(1), rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(ours.patches(batch).flatten(2).mT, tokens[:, 1:], rtol=1e-3, atol=1e-4)
-        levels = model.forward_intermediates(
-            images, indices=feature_blocks(2), norm=True, intermediates_only=True
-        )
+        levels = model.forward_intermediates(images, indices=feature_blocks(2), norm=True, intermediates_only=True)
         for one, other in zip(ours.pyramid_inputs(batch), levels, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
         alone = encoder(both, weights=str(weights), sensors=["s1rtc"]).embed(batch)["token"]

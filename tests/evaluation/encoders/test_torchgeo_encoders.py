@@ -129,12 +129,7 @@ def test_stages_are_taken_as_they_are(tmp_path: Path) -> None:
         ("resnet50", "SENTINEL2_ALL_MOCO", {"rgb": ("red", "green", "blue")}, "of which the task has 3"),
         ("resnet18", "LANDSAT_OLI_SR_MOCO", {"s2l2a": S2L2A.bands}, "reads landsat8, and the task has s2l2a"),
         ("swin_v2_b", "SENTINEL1_MI_SATLAS", {"s1rtc": S1RTC.bands}, "wants s1rtc in units of its own"),
-        (
-            "swin_v2_b",
-            "LANDSAT_MI_SATLAS",
-            {"landsat8": ("red", "nir")},
-            "wants landsat8 in units of its own",
-        ),
+        ("swin_v2_b", "LANDSAT_MI_SATLAS", {"landsat8": ("red", "nir")}, "wants landsat8 in units of its own"),
         ("resnet50", "SENTINEL2_ALL_NDVI_SECO_ECO", {"s2l2a": S2L2A.bands}, "wants NDVI, which is no band"),
         ("croma_base", None, {"rgb": ("red", "green", "blue")}, "of which the task has 3"),
     ],

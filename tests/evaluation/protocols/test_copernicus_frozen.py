@@ -29,20 +29,11 @@ def opened(root: Path, name: str) -> Splits:
 def test_settings_are_the_benchmark_s() -> None:
     protocol = make_protocol("copernicus-frozen")
     assert isinstance(protocol, CopernicusFrozen)
-    assert (protocol.epochs, protocol.weight_decay, protocol.width, protocol.auxiliary) == (
-        50,
-        1e-4,
-        512,
-        0.4,
-    )
-    optimizer, _ = OneCycle(0.1, 1e-4, segmentation=False, cycle_momentum=True)(
-        [nn.Parameter(torch.ones(1))], 10
-    )
+    assert (protocol.epochs, protocol.weight_decay, protocol.width, protocol.auxiliary) == (50, 1e-4, 512, 0.4)
+    optimizer, _ = OneCycle(0.1, 1e-4, segmentation=False, cycle_momentum=True)([nn.Parameter(torch.ones(1))], 10)
     assert isinstance(optimizer, torch.optim.SGD)
     assert optimizer.param_groups[0]["weight_decay"] == 1e-4
-    optimizer, _ = OneCycle(1e-3, 1e-4, segmentation=True, cycle_momentum=True)(
-        [nn.Parameter(torch.ones(1))], 10
-    )
+    optimizer, _ = OneCycle(1e-3, 1e-4, segmentation=True, cycle_momentum=True)([nn.Parameter(torch.ones(1))], 10)
     assert isinstance(optimizer, torch.optim.AdamW)
     assert optimizer.param_groups[0]["weight_decay"] == 0.01
 
@@ -59,9 +50,7 @@ def test_the_rate_falls_as_a_cosine_without_warm_up(cycle: bool) -> None:
         schedule.step()
     low = 0.1 / 25 / 1e4
     for i, rate in enumerate(rates):
-        assert rate == pytest.approx(
-            low + (0.1 - low) * (1 + math.cos(math.pi * (i + 1) / steps)) / 2, abs=1e-9
-        )
+        assert rate == pytest.approx(low + (0.1 - low) * (1 + math.cos(math.pi * (i + 1) / steps)) / 2, abs=1e-9)
     assert momenta == sorted(momenta)
     assert (momenta[0], momenta[-1]) == (pytest.approx(0.85, abs=0.01), 0.95) if cycle else (0, 0)
 

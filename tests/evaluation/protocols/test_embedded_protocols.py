@@ -29,9 +29,7 @@ def labelled(kind: str, n: int = 60, dim: int = 8, seed: int = 0) -> Labelled:
     if kind == "multilabel":
         y = torch.randint(2, (n, 3), generator=generator)
     shown = (nn.functional.one_hot(y, 3) if kind == "multiclass" else y).float()
-    return Labelled(
-        shown @ torch.randn(3, dim, generator=generator) + torch.randn(n, dim, generator=generator), y
-    )
+    return Labelled(shown @ torch.randn(3, dim, generator=generator) + torch.randn(n, dim, generator=generator), y)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -45,11 +43,7 @@ def splits(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.mark.parametrize(
     ("name", "chosen"),
-    [
-        ("knn", {"k": 5}),
-        ("linear-probe", {"epochs": 20, "batch": 8, "rates": [1e-6, 0.1]}),
-        ("logistic", {"count": 6}),
-    ],
+    [("knn", {"k": 5}), ("linear-probe", {"epochs": 20, "batch": 8, "rates": [1e-6, 0.1]}), ("logistic", {"count": 6})],
 )
 def test_classes_that_differ_are_told_apart(splits: Splits, tmp_path: Path, name: str, chosen: dict) -> None:
     protocol = make_protocol(name, **chosen)
@@ -72,9 +66,7 @@ def test_classes_that_differ_are_told_apart(splits: Splits, tmp_path: Path, name
 def test_the_mean_of_the_patches_is_another_row(splits: Splits, tmp_path: Path) -> None:
     context = Context(cache=tmp_path)
     poolings = [
-        make_protocol("logistic", count=1, start=0).run(
-            ModelSpec("terrafm_tiny", pooling=p, size=16), splits, context
-        )
+        make_protocol("logistic", count=1, start=0).run(ModelSpec("terrafm_tiny", pooling=p, size=16), splits, context)
         for p in ("token", "mean")
     ]
     assert len(list(tmp_path.iterdir())) == 3  # one forward of each split gave both
@@ -145,9 +137,7 @@ def test_a_start_elsewhere_ends_at_the_same_place() -> None:
 
 def test_masks_are_not_for_embeddings(tmp_path: Path) -> None:
     data = tiny_data(tmp_path, {"s2l2a": S2L2A.bands}, "segmentation")
-    with pytest.raises(
-        UnsupportedTaskError, match="takes multiclass and multilabel, and tiny-segmentation is of"
-    ):
+    with pytest.raises(UnsupportedTaskError, match="takes multiclass and multilabel, and tiny-segmentation is of"):
         make_protocol("knn").run(ModelSpec("pixel-statistics"), Splits(data, data, data), Context())
 
 

@@ -81,8 +81,7 @@ def test_the_rate_rises_for_a_tenth_and_falls_as_a_cosine() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "metric"),
-    [("EuroSAT-S2", "oa"), ("BigEarthNet-S2", "map"), ("Cloud-S2", "miou"), ("Flood-S1", "miou")],
+    ("name", "metric"), [("EuroSAT-S2", "oa"), ("BigEarthNet-S2", "map"), ("Cloud-S2", "miou"), ("Flood-S1", "miou")]
 )
 def test_every_kind_of_task(data: dict[str, Splits], tmp_path: Path, name: str, metric: str) -> None:
     best = headline(finetune().run(SMALL, data[name], Context(folder=tmp_path)))
@@ -93,9 +92,7 @@ def test_every_kind_of_task(data: dict[str, Splits], tmp_path: Path, name: str, 
 
 def test_fine_tuning_learns_and_trains_the_encoder(data: dict[str, Splits], tmp_path: Path) -> None:
     splits = data["Cloud-S2"]
-    scores = finetune(rates=[3e-3], epochs=15, decoder="upernet", width=16).run(
-        SMALL, splits, Context(folder=tmp_path)
-    )
+    scores = finetune(rates=[3e-3], epochs=15, decoder="upernet", width=16).run(SMALL, splits, Context(folder=tmp_path))
     assert headline(scores).score > 30  # a constant answer: below 10
     before = load_encoder(SMALL, splits.train.task, splits.train).state_dict()
     (file,) = tmp_path.rglob("best.safetensors")
@@ -138,11 +135,7 @@ def test_results_do_not_depend_on_workers_and_interruption(data: dict[str, Split
     assert protocol.run(SMALL, splits, Context(folder=tmp_path / "b", seed=3, num_workers=2)) == scores
     assert protocol.run(SMALL, splits, Context(folder=tmp_path / "c", seed=4)) != scores
     (folder,) = (tmp_path / "a").iterdir()
-    assert sorted(file.name for file in folder.iterdir()) == [
-        "best.safetensors",
-        "lr_0.001.json",
-        "lr_0.01.json",
-    ]
+    assert sorted(file.name for file in folder.iterdir()) == ["best.safetensors", "lr_0.001.json", "lr_0.01.json"]
     (folder / "lr_0.01.json").unlink()
     whole = (folder / "best.safetensors").read_bytes()
     (folder / "best.safetensors").unlink()
@@ -225,12 +218,7 @@ def test_image_and_mask_turn_alike(data: dict[str, Splits], augment: str) -> Non
     mask = torch.randint(4, (1, 32, 32)).repeat(40, 1, 1)
     turned = task.on_before_batch_transfer({"image_s2l1c": mask[:, None].float(), "mask": mask}, 0)
     assert torch.equal(turned["image_s2l1c"][:, 0].long(), turned["mask"])
-    ways = {
-        way
-        for x in turned["mask"]
-        for way in range(8)
-        if torch.equal(x, orient(mask[:1], torch.tensor([way]))[0])
-    }
+    ways = {way for x in turned["mask"] for way in range(8) if torch.equal(x, orient(mask[:1], torch.tensor([way]))[0])}
     assert ways == {"none": {0}, "flips": {0, 2, 4, 6}, "turns": set(range(8))}[augment]
 
 
@@ -257,8 +245,7 @@ def test_loss_leaves_out_what_is_ignored(data: dict[str, Splits]) -> None:
     several = data["BigEarthNet-S2"].train.task
     labels = torch.randint(2, (5, 19))
     torch.testing.assert_close(
-        loss_of(several, torch.zeros(5, 19), labels),
-        nn.MultiLabelSoftMarginLoss()(torch.zeros(5, 19), labels),
+        loss_of(several, torch.zeros(5, 19), labels), nn.MultiLabelSoftMarginLoss()(torch.zeros(5, 19), labels)
     )
 
 
@@ -283,9 +270,7 @@ def test_errors(data: dict[str, Splits], tmp_path: Path) -> None:
     with pytest.raises(UnsupportedTaskError, match="pixel-statistics has no parameters"):
         finetune().run(ModelSpec("pixel-statistics"), data["Cloud-S2"], Context(folder=tmp_path))
     for name in ("upernet", "segmentation-probe"):
-        with pytest.raises(
-            UnsupportedTaskError, match="takes segmentation, and EuroSAT-S2 is of kind multiclass"
-        ):
+        with pytest.raises(UnsupportedTaskError, match="takes segmentation, and EuroSAT-S2 is of kind multiclass"):
             make_protocol(name).run(SMALL, data["EuroSAT-S2"], Context(folder=tmp_path))
     splits = data["Cloud-S2"]
     with pytest.raises(TerraFMError, match="A target has the value 9, expected 0 to 3"):

@@ -106,9 +106,7 @@ def test_every_score_is_in_both_reports(table: pd.DataFrame, report: Path, page:
 
 
 def test_every_published_score_of_what_was_run_is_there(table: pd.DataFrame, page: _Page):
-    ran = set(
-        zip(table.dataset, table.protocol.str.removeprefix("copernicus-"), table.train_fraction, strict=True)
-    )
+    ran = set(zip(table.dataset, table.protocol.str.removeprefix("copernicus-"), table.train_fraction, strict=True))
     theirs = [p for p in published_scores() if (p.dataset, p.protocol, p.train_fraction) in ran]
     assert len(theirs) > 150
     text = set(page.text)
@@ -130,11 +128,7 @@ def test_published_scores_are_the_file():
         ("terrafm_base", "default", {"TerraFM, ViT-Base", "TerraFM, ViT-B/16", "TerraFM (120M)"}),
         ("terrafm_large", "large.ckpt", {"TerraFM, ViT-Large"}),
         ("terrafm_base", None, set()),
-        (
-            "torchgeo/dofa_base_patch16_224",
-            "DOFABase16_Weights.DOFA_MAE",
-            {"DOFA, ViT-Base", "DOFA, ViT-B/16"},
-        ),
+        ("torchgeo/dofa_base_patch16_224", "DOFABase16_Weights.DOFA_MAE", {"DOFA, ViT-Base", "DOFA, ViT-B/16"}),
         ("torchgeo/croma_base", "default", {"CROMA, ViT-Base", "CROMA, ViT-B/8"}),
         (
             "torchgeo/vit_small_patch14_dinov2",
@@ -166,11 +160,7 @@ def test_one_seed_has_wilsons_interval_of_accuracies_alone(lines: list[Line]):
             share = line.metric in ("accuracy", "oa") and line.average == "true"
             assert line.estimate.kind == ("binomial" if share else "")
             if share:
-                n, p, z = (
-                    line.n_test,
-                    round(line.mean / 100 * line.n_test) / line.n_test,
-                    stats.norm.ppf(0.975),
-                )
+                n, p, z = (line.n_test, round(line.mean / 100 * line.n_test) / line.n_test, stats.norm.ppf(0.975))
                 middle, half = p + z * z / 2 / n, z * np.sqrt(p * (1 - p) / n + z * z / 4 / n / n)
                 ends = [100 * (middle + sign * half) / (1 + z * z / n) for sign in (-1, 1)]
                 assert (line.estimate.low, line.estimate.high) == pytest.approx(ends)
@@ -219,11 +209,7 @@ def test_another_test_split_is_not_judged(tmp_path: Path):
     table = _one(score=99.9, n_test=10_000)
     (line,) = leading(score_lines(entries(table)))
     assert line.estimate.differs(94.2)
-    assert difference_cell(line, line.reference)[:3] == (
-        "+5.7",
-        "TerraFM, ViT-Base: 94.2; another test split",
-        "",
-    )
+    assert difference_cell(line, line.reference)[:3] == ("+5.7", "TerraFM, ViT-Base: 94.2; another test split", "")
     text = _Page(write_bench_report(table, tmp_path)).text
     assert any("m-eurosat (10,000 test samples, not 1,000)" in part for part in text)
 
@@ -248,10 +234,7 @@ def test_an_entry_says_what_tells_it_from_others():
 
 def test_sizes_and_sensors_are_one_entry_over_datasets():
     rows = []
-    for dataset, usual, stored, sensors in (
-        ("m-eurosat", 224, 64, "s2l1c"),
-        ("m-so2sat", 224, 32, "s1rtc,s2l1c"),
-    ):
+    for dataset, usual, stored, sensors in (("m-eurosat", 224, 64, "s2l1c"), ("m-so2sat", 224, 32, "s1rtc,s2l1c")):
         rows += [_one(dataset=dataset, size=size, sensors=sensors) for size in (usual, stored)]
     rows.append(_one(dataset="m-so2sat", size=224, sensors="s2l1c"))
     assert list(entries(pd.concat(rows)).entry) == [
@@ -266,10 +249,7 @@ def test_settings_are_told_apart_from_choices(tmp_path: Path):
 
 
 def test_protocols_of_one_name_are_not_taken_for_seeds():
-    rows = [
-        _one(settings=json.dumps({"k": k, "metric": "cosine"}), score=score)
-        for k, score in ((5, 90), (20, 94))
-    ]
+    rows = [_one(settings=json.dumps({"k": k, "metric": "cosine"}), score=score) for k, score in ((5, 90), (20, 94))]
     lines = score_lines(entries(pd.concat(rows)))
     assert {line.entry: line.mean for line in lines} == {"TerraFM, k 5": 90, "TerraFM, k 20": 94}
 
@@ -280,20 +260,15 @@ def test_the_same_score_twice_is_one_seed():
 
 
 def test_csv_and_parquet_give_the_same_report(table: pd.DataFrame, tmp_path: Path):
-    small = table[
-        (table.dataset == "EuroSAT-S1") | ((table.dataset == "m-eurosat") & (table.pooling == "mean"))
-    ]
+    small = table[(table.dataset == "EuroSAT-S1") | ((table.dataset == "m-eurosat") & (table.pooling == "mean"))]
     expected = write_bench_report(small, tmp_path / "memory").read_bytes()
     small.to_parquet(tmp_path / "results.parquet")
     assert (
-        write_bench_report(pd.read_parquet(tmp_path / "results.parquet"), tmp_path / "parquet").read_bytes()
-        == expected
+        write_bench_report(pd.read_parquet(tmp_path / "results.parquet"), tmp_path / "parquet").read_bytes() == expected
     )
     flat = small.assign(per_class=[None if x is None else json.dumps(list(x)) for x in small.per_class])
     flat.to_csv(tmp_path / "results.csv", index=False)
-    assert (
-        write_bench_report(pd.read_csv(tmp_path / "results.csv"), tmp_path / "csv").read_bytes() == expected
-    )
+    assert write_bench_report(pd.read_csv(tmp_path / "results.csv"), tmp_path / "csv").read_bytes() == expected
     assert write_bench_report(small, tmp_path / "memory").read_bytes() == expected  # again
 
 
@@ -333,9 +308,7 @@ def test_an_empty_table(empty: pd.DataFrame, tmp_path: Path):
 def test_only_skipped(tmp_path: Path):
     where = "https://huggingface.co/datasets/recursix/geo-bench-1.0"
     path = write_bench_report(
-        pd.DataFrame(),
-        tmp_path,
-        [{"dataset": "m-so2sat", "reason": "is not there", "model": None}, {"where": where}],
+        pd.DataFrame(), tmp_path, [{"dataset": "m-so2sat", "reason": "is not there", "model": None}, {"where": where}]
     )
     page = _Page(path)
     assert {"m-so2sat", "is not there", where} <= set(page.text)

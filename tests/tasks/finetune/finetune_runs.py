@@ -25,9 +25,7 @@ def images(channels: int, count: int, generator: torch.Generator | None = None) 
 
 def loader(data: list[dict[str, Any]], batch_size: int = 4, shuffle: bool = False) -> DataLoader:
     """Batches of them."""
-    return DataLoader(
-        data, batch_size=batch_size, shuffle=shuffle, generator=torch.Generator().manual_seed(0)
-    )
+    return DataLoader(data, batch_size=batch_size, shuffle=shuffle, generator=torch.Generator().manual_seed(0))
 
 
 def trainer(folder: Path, *callbacks: Callback, epochs: int = 1, **settings: Any) -> Trainer:
@@ -58,12 +56,7 @@ class Rates(Callback):
 
 
 def scores(
-    kind: str,
-    prediction: Tensor,
-    target: Tensor,
-    count: int,
-    ignore_index: int | None = None,
-    **settings: Any,
+    kind: str, prediction: Tensor, target: Tensor, count: int, ignore_index: int | None = None, **settings: Any
 ) -> list[Score]:
     """Scores of a whole test set, in batches of `batch` samples; only true averages without it."""
     batch = settings.pop("batch", None)

@@ -60,9 +60,7 @@ def test_mean_average_precision_is_scikit_learns(tmp_path: Path) -> None:
     run.test(module, data, verbose=False)
     for name, average in (("Overall", "micro"), ("Average", "macro")):
         expected = average_precision_score(labels.numpy(), scores, average=average)
-        assert float(run.callback_metrics[f"test_{name}AveragePrecision"]) == pytest.approx(
-            expected, abs=1e-5
-        )
+        assert float(run.callback_metrics[f"test_{name}AveragePrecision"]) == pytest.approx(expected, abs=1e-5)
 
 
 def test_probabilities_near_one_are_told_apart_in_bf16(tmp_path: Path) -> None:
@@ -96,9 +94,7 @@ def test_cutmix_cuts_one_box_out_of_all_sensors() -> None:
     seed_everything(3, verbose=False)
     index = torch.arange(2.0)[:, None, None, None]
     mix = SensorMixup(2, mixup=0.0, cutmix=1.0, label_smoothing=0.0, multilabel=False)
-    mixed, soft = mix(
-        {"s1rtc": index.expand(2, 2, 16, 16), "s2l2a": index.expand(2, 12, 16, 16)}, torch.arange(2)
-    )
+    mixed, soft = mix({"s1rtc": index.expand(2, 2, 16, 16), "s2l2a": index.expand(2, 12, 16, 16)}, torch.arange(2))
     boxes = {name: image[0].mean(0) for name, image in mixed.items()}
     assert torch.equal(boxes["s1rtc"], boxes["s2l2a"])
     assert set(boxes["s1rtc"].unique().tolist()) == {0.0, 1.0}
@@ -109,13 +105,7 @@ def test_cutmix_cuts_one_box_out_of_all_sensors() -> None:
 def test_mixup_and_smoothing_train(kind: str, tmp_path: Path) -> None:
     label = torch.randint(2, (4, 3)) if kind == "multilabel" else torch.arange(4) % 3
     module = task(
-        task=kind,
-        num_classes=3,
-        num_labels=3,
-        modalities=["s1rtc"],
-        mixup=0.8,
-        cutmix=1.0,
-        label_smoothing=0.1,
+        task=kind, num_classes=3, num_labels=3, modalities=["s1rtc"], mixup=0.8, cutmix=1.0, label_smoothing=0.1
     )
     run = trainer(tmp_path)
     run.fit(module, loader(samples(4, image=images(2, 4), label=label)))
@@ -149,18 +139,10 @@ BATCH = {"image": torch.full((2, 12, SIZE, SIZE), 0.5), "label": torch.tensor([0
     [
         ({}, BATCH, "Nothing says which sensor the batch's key 'image' is of"),
         ({}, {"image_s1": BATCH["image"]}, "'image_s1' names no sensor of TerraFM: expected image_s1rtc"),
-        (
-            {"modalities": ["s1rtc"]},
-            {"image_s2l2a": BATCH["image"]},
-            "holds image_s2l2a, but `modalities` are s1rtc",
-        ),
+        ({"modalities": ["s1rtc"]}, {"image_s2l2a": BATCH["image"]}, "holds image_s2l2a, but `modalities` are s1rtc"),
         ({}, {"label": BATCH["label"]}, "holds no image"),
         ({"modalities": ["s2l2a"]}, {"image": BATCH["image"]}, "has no 'label'"),
-        (
-            {"modalities": ["s2l2a"]},
-            BATCH | {"label": torch.tensor([0, 7])},
-            "the class 7, but `num_classes: 2`",
-        ),
+        ({"modalities": ["s2l2a"]}, BATCH | {"label": torch.tensor([0, 7])}, "the class 7, but `num_classes: 2`"),
         ({"modalities": ["s2l2a"]}, BATCH | {"label": torch.zeros(2, 3)}, "set `task: multilabel`"),
         (
             {"modalities": ["s2l2a"], "task": "multilabel", "num_labels": 19},
@@ -198,9 +180,7 @@ def test_a_checkpoint_rebuilds_its_own_encoder(tmp_path: Path, settings: dict[st
     run.save_checkpoint(tmp_path / "tuned.ckpt")
     other = task(depth=None, modalities=["s1rtc"], **settings)
     expected = torch.cat(run.predict(tuned, data))
-    assert torch.equal(
-        torch.cat(trainer(tmp_path).predict(other, data, ckpt_path=tmp_path / "tuned.ckpt")), expected
-    )
+    assert torch.equal(torch.cat(trainer(tmp_path).predict(other, data, ckpt_path=tmp_path / "tuned.ckpt")), expected)
     assert (len(other.model.blocks), other.hparams["depth"]) == (2, 2)
     loaded = FineTuneClassification.load_from_checkpoint(tmp_path / "tuned.ckpt").eval()
     assert torch.equal(torch.cat(trainer(tmp_path).predict(loaded, data)), expected)

@@ -35,9 +35,7 @@ def scenes(count: int, seed: int) -> dict[str, Tensor]:
 
 def test_it_learns_what_both_sensors_together_say(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    module = task(
-        num_classes=4, ignore_index=255, lr=2e-3, warmup_epochs=2, drop_path=0.0, label_smoothing=0.1
-    )
+    module = task(num_classes=4, ignore_index=255, lr=2e-3, warmup_epochs=2, drop_path=0.0, label_smoothing=0.1)
     run = trainer(tmp_path, epochs=15)
     run.fit(module, loader(samples(48, **scenes(48, seed=1)), 12, shuffle=True))
     run.test(module, loader(samples(32, **scenes(32, seed=2)), 16), verbose=False)
@@ -61,12 +59,7 @@ def test_upernet_trains_with_each_loss(loss: str, tmp_path: Path) -> None:
 def test_change_detection_has_layer_decay(tmp_path: Path) -> None:
     data = samples(2, image=torch.rand(2, 2, 2, 32, 32), mask=torch.randint(2, (2, 1, 32, 32)))
     module = FineTuneChangeDetection(
-        model="upernet",
-        backbone="terrafm_tiny_s1rtc",
-        in_channels=2,
-        lr=1e-3,
-        warmup_epochs=0,
-        layer_decay=0.5,
+        model="upernet", backbone="terrafm_tiny_s1rtc", in_channels=2, lr=1e-3, warmup_epochs=0, layer_decay=0.5
     )
     rates = Rates()
     trainer(tmp_path, rates, epochs=2).fit(module, loader(data, 2))

@@ -31,9 +31,7 @@ def segmentation(**settings: Any) -> FineTuneSegmentation:
 
 
 def change(**settings: Any) -> FineTuneChangeDetection:
-    return FineTuneChangeDetection(
-        backbone="terrafm_tiny_s1rtc", in_channels=2, **{"model": "upernet"} | settings
-    )
+    return FineTuneChangeDetection(backbone="terrafm_tiny_s1rtc", in_channels=2, **{"model": "upernet"} | settings)
 
 
 def dense(**settings: Any) -> TerraFMSegmentation:
@@ -157,43 +155,15 @@ def test_where_every_class_occurs_the_metrics_are_torchgeos(kind: str) -> None:
 @pytest.mark.parametrize(
     ("make", "settings", "said"),
     [
-        (
-            segmentation,
-            {"num_classes": 3, "class_weights": [1.0, 2.0]},
-            "`class_weights` has 2 numbers for 3 classes",
-        ),
-        (
-            segmentation,
-            {"num_classes": 3, "labels": ["a", "b"]},
-            "`labels` names a, b, but there are 3 classes",
-        ),
-        (
-            segmentation,
-            {"num_classes": 2, "labels": ["a", "a"]},
-            "`labels` names a, a, but there are 2 classes",
-        ),
-        (
-            classification,
-            {"num_classes": 3, "class_weights": [1.0] * 4},
-            "`class_weights` has 4 numbers for 3",
-        ),
+        (segmentation, {"num_classes": 3, "class_weights": [1.0, 2.0]}, "`class_weights` has 2 numbers for 3 classes"),
+        (segmentation, {"num_classes": 3, "labels": ["a", "b"]}, "`labels` names a, b, but there are 3 classes"),
+        (segmentation, {"num_classes": 2, "labels": ["a", "a"]}, "`labels` names a, a, but there are 2 classes"),
+        (classification, {"num_classes": 3, "class_weights": [1.0] * 4}, "`class_weights` has 4 numbers for 3"),
         (classification, {"num_classes": 3, "labels": ["a", "b"]}, "there are 3 classes: give each a name"),
-        (
-            classification,
-            {"task": "multilabel", "num_labels": 3, "pos_weight": [1.0, 2.0]},
-            "`pos_weight` has 2",
-        ),
-        (
-            dense,
-            {"num_classes": 3, "class_weights": [1.0, 2.0]},
-            "`class_weights` has 2 numbers for 3 classes",
-        ),
+        (classification, {"task": "multilabel", "num_labels": 3, "pos_weight": [1.0, 2.0]}, "`pos_weight` has 2"),
+        (dense, {"num_classes": 3, "class_weights": [1.0, 2.0]}, "`class_weights` has 2 numbers for 3 classes"),
         (dense, {"num_classes": 3, "labels": ["a", "b"]}, "there are 3 classes"),
-        (
-            change,
-            {"task": "multiclass", "num_classes": 3, "loss": "ce", "labels": ["a", "b"]},
-            "there are 3 classes",
-        ),
+        (change, {"task": "multiclass", "num_classes": 3, "loss": "ce", "labels": ["a", "b"]}, "there are 3 classes"),
     ],
 )
 def test_a_length_that_does_not_fit_is_one_sentence(make: Any, settings: dict[str, Any], said: str) -> None:

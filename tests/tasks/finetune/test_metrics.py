@@ -93,10 +93,7 @@ def test_labels_equal_sklearn(seed, n, number, scale):
         else sk.f1_score(target[:, 0], predicted[:, 0]),
         "map": sk.average_precision_score(target, logits, average="micro"),
         "macro-map": np.mean(
-            [
-                sk.average_precision_score(target[:, label], logits[:, label])
-                for label in positive.nonzero()[:, 0]
-            ]
+            [sk.average_precision_score(target[:, label], logits[:, label]) for label in positive.nonzero()[:, 0]]
         ),
     }
     assert found(rows) == pytest.approx({name: 100 * value for name, value in expected.items()})

@@ -37,9 +37,7 @@ OPTICS = {"backbone": "terrafm_tiny_s2l1c"}
 TASKS: dict[str, Build] = {
     "classification": named(Classification, "terrafm_tiny_s2l1c", num_classes=3),
     "classification-rgb": named(Classification, "terrafm_tiny_rgb", 3, num_classes=3),
-    "classification-radar": named(
-        Classification, "terrafm_tiny", 2, task="multilabel", num_labels=4, loss="bce"
-    ),
+    "classification-radar": named(Classification, "terrafm_tiny", 2, task="multilabel", num_labels=4, loss="bce"),
     "regression": named(Regression, "terrafm_tiny_s2l2a"),
     "pixelwise": named(PixelwiseRegression, "upernet", **OPTICS),
     "pixelwise-linear": named(TerraFMPixelwiseRegression, "linear", **OPTICS),
@@ -47,10 +45,7 @@ TASKS: dict[str, Build] = {
         f"segmentation-{head}": named(SemanticSegmentation, head, num_classes=3, **OPTICS)
         for head in ("upernet", "unet", "segformer")
     },
-    **{
-        f"ours-{head}": named(TerraFMSegmentation, head, num_classes=3, **OPTICS)
-        for head in ("unet", "dpt", "linear")
-    },
+    **{f"ours-{head}": named(TerraFMSegmentation, head, num_classes=3, **OPTICS) for head in ("unet", "dpt", "linear")},
     "ours-bands": named(
         TerraFMSegmentation,
         "upernet",

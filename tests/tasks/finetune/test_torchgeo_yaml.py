@@ -151,17 +151,11 @@ def test_on_real_pairs_of_bigearthnet(sensor: str, weights: Path, tmp_path: Path
     assert ((predictions > 0) & (predictions < 1)).all()
 
 
-def test_who_splits_the_data_over_processes(
-    roots: Callable[[str], Path], small_world: Path, tmp_path: Path
-) -> None:
+def test_who_splits_the_data_over_processes(roots: Callable[[str], Path], small_world: Path, tmp_path: Path) -> None:
     """Lightning does for TorchGeo's datamodules; those of the pretraining do so themselves."""
     torchgeos = words(CONF / "eurosat_classification.yaml", roots("eurosat"), tmp_path)
     ours = ["--model=terrafm_tg.tasks.TerraFM", "--model.model=terrafm_tiny"]
-    ours += [
-        "--data=terrafm_tg.datamodules.MajorTOMDataModule",
-        f"--data.root={small_world}",
-        "--data.tile_size=72",
-    ]
+    ours += ["--data=terrafm_tg.datamodules.MajorTOMDataModule", f"--data.root={small_world}", "--data.tile_size=72"]
     for options, expected in (
         (torchgeos, True),
         (ours, False),

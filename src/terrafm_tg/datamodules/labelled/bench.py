@@ -124,8 +124,7 @@ class BenchTransforms(nn.Module):
         super().__init__()
         self.size, self.augment = size, augment
         self.columns = {
-            sensor: [data.task.sensors[sensor].index(band) for band in chosen]
-            for sensor, chosen in bands.items()
+            sensor: [data.task.sensors[sensor].index(band) for band in chosen] for sensor, chosen in bands.items()
         }
         self.own = {s for s in self.columns if normalization == "model" and s in MODALITIES}
         self.normalize = Normalize(bands={sensor: bands[sensor] for sensor in self.own})

@@ -133,9 +133,7 @@ class SensorDataModule(FullBatches):
                 f"`bands` names {', '.join(sorted(surplus))}, of which there is no dataset: give one in `datasets`."
             )
         if size is not None and (size <= 0 or size % 16):
-            raise TerraFMError(
-                f"`size` is {size}: the encoder cuts patches of 16 px, so set a multiple of 16."
-            )
+            raise TerraFMError(f"`size` is {size}: the encoder cuts patches of 16 px, so set a multiple of 16.")
         super().__init__(datasets[sensors[0].name], batch_size, num_workers)
         self.datasets = {m.name: datasets[m.name] for m in sensors}
         self.options = {"root": root, **(options or {})}
@@ -215,9 +213,7 @@ class Crop:
         """
         height, width = sample["image"].shape[-2:]
         if min(height, width) < self.size:
-            raise TerraFMError(
-                f"A region of {height}x{width} px is smaller than `patch_size` {self.size}: lower it."
-            )
+            raise TerraFMError(f"A region of {height}x{width} px is smaller than `patch_size` {self.size}: lower it.")
         free = (height - self.size + 1, width - self.size + 1)
         top, left = (int(torch.randint(n, ())) if self.random else (n - 1) // 2 for n in free)
         rows, columns = slice(top, top + self.size), slice(left, left + self.size)
@@ -275,9 +271,7 @@ class SensorOSCDDataModule(OSCDDataModule):
             train = OSCD(split="train", transforms=Crop(self.crop, random=True), **self.kwargs)
             val = OSCD(split="train", transforms=middle, **self.kwargs)
             shares = [1 - self.val_split_pct, self.val_split_pct]
-            parts = random_split(
-                cast("Dataset[int]", range(len(train))), shares, torch.Generator().manual_seed(0)
-            )
+            parts = random_split(cast("Dataset[int]", range(len(train))), shares, torch.Generator().manual_seed(0))
             self.train_dataset = Subset(train, list(parts[0].indices) * self.crops)
             self.val_dataset = Subset(val, parts[1].indices)
         if stage in ("test", "predict"):

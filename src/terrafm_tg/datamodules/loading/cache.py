@@ -38,17 +38,13 @@ class CachedTiles(TileDataset):
         TerraFMError: If the tiles would take more than that.
     """
 
-    def __init__(
-        self, tiles: TileDataset, rows: np.ndarray, limit: float | None = None, processes: int = 1
-    ) -> None:
+    def __init__(self, tiles: TileDataset, rows: np.ndarray, limit: float | None = None, processes: int = 1) -> None:
         names = [modality.name for modality in tiles.modalities]
         super().__init__(tiles.table, names, tiles.native, tiles.tile_size, tiles.transforms)
         self.tiles = tiles
         samples = {name: self._sample(rows, m) for name, m in zip(names, tiles.modalities, strict=True)}
         held = {name: int(tiles.table[f"has_{name}"].to_numpy(bool)[rows].sum()) for name in names}
-        tile_bytes = {
-            name: sum(group.nbytes for group in groups.values()) for name, groups in samples.items()
-        }
+        tile_bytes = {name: sum(group.nbytes for group in groups.values()) for name, groups in samples.items()}
         needed = processes * sum(held[name] * tile_bytes[name] for name in names) / 1e9
         allowed = 0.8 * _available_memory() / 1e9 if limit is None else limit
         if needed > allowed:
@@ -56,9 +52,7 @@ class CachedTiles(TileDataset):
                 f"`cache` would keep {len(rows)} tiles in {needed:.3g} GB of memory, of which {allowed:.3g} "
                 "GB may be taken: switch it off, use fewer tiles, or raise `cache_limit` (GB)."
             )
-        rank_zero_info(
-            f"Decoded tiles stay in memory: {len(rows)} tiles, {needed:.3g} GB when all have been read."
-        )
+        rank_zero_info(f"Decoded tiles stay in memory: {len(rows)} tiles, {needed:.3g} GB when all have been read.")
         self._slots = np.full(len(tiles.table), -1)
         self._slots[rows] = np.arange(len(rows))
         self._state = {name: _shared((len(rows),), np.dtype(np.uint8)) for name in names}
@@ -83,9 +77,7 @@ class CachedTiles(TileDataset):
             elif slot >= 0 and groups is not None and self._fits(groups, kept):
                 for res, array in kept.items():
                     array[slot] = groups[res]
-                state[slot] = (
-                    _FILLED  # last, for the other workers: two may decode the same tile, and write the same
-                )
+                state[slot] = _FILLED  # last, for the other workers: two may decode the same tile, and write the same
         return tiles[row]
 
     def _read_into(self, row: int, modality: Modality, out: dict[int, np.ndarray]) -> bool:
@@ -105,8 +97,7 @@ class CachedTiles(TileDataset):
     def _fits(groups: dict[int, np.ndarray], kept: dict[int, np.ndarray]) -> bool:
         """Returns whether a tile has the usual size and type; another fits no batch either: whoever batches says so."""
         return all(
-            (groups[res].shape, groups[res].dtype) == (array.shape[1:], array.dtype)
-            for res, array in kept.items()
+            (groups[res].shape, groups[res].dtype) == (array.shape[1:], array.dtype) for res, array in kept.items()
         )
 
     def _transform(self, row: int) -> Affine:
@@ -127,9 +118,7 @@ class CachedTiles(TileDataset):
         return {}
 
     def __getstate__(self) -> dict[str, Any]:
-        warnings.warn(
-            "Spawned workers cannot share the cache: they decode every tile they read.", stacklevel=2
-        )
+        warnings.warn("Spawned workers cannot share the cache: they decode every tile they read.", stacklevel=2)
         return self.__dict__ | {"_slots": np.full_like(self._slots, -1), "_state": {}, "_groups": {}}
 
 

@@ -92,9 +92,7 @@ class TileDataLoader(DataLoader[Any]):
         # A worker has `prefetch_factor` batches to do at any time, while one of its batches is being copied.
         slots = (self.prefetch_factor or 0) + 1
         try:
-            return Ring(
-                self.num_workers, slots, (self.batch_size or 1) * largest_sample(self.dataset.dataset)
-            )
+            return Ring(self.num_workers, slots, (self.batch_size or 1) * largest_sample(self.dataset.dataset))
         except OSError as error:
             _log.warning("No shared memory for a ring (%s): batches come more slowly, one by one.", error)
             return None

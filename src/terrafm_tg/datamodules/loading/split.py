@@ -69,14 +69,10 @@ def _blocks(rows: np.ndarray, center: np.ndarray, block: int) -> np.ndarray:
     """The number of each cell's block; columns of a block have the width of cells in its middle row."""
     block_rows = rows // block
     block_cols = np.floor(center % 360 / 360 * grid.cells_per_row(block_rows * block + block // 2) / block)
-    return np.unique(block_rows * 10_000 + block_cols, return_inverse=True)[
-        1
-    ]  # rows have at most 4,008 cells
+    return np.unique(block_rows * 10_000 + block_cols, return_inverse=True)[1]  # rows have at most 4,008 cells
 
 
-def _near(
-    rows: np.ndarray, center: np.ndarray, width: np.ndarray, held_out: np.ndarray, gap: int
-) -> np.ndarray:
+def _near(rows: np.ndarray, center: np.ndarray, width: np.ndarray, held_out: np.ndarray, gap: int) -> np.ndarray:
     """Returns whether fewer than ``gap`` whole cells lie between each cell and the nearest held-out one."""
     near = np.zeros(len(rows), bool)
     turn = 2000.0  # degrees that set grid rows apart on one sorted line

@@ -20,16 +20,7 @@ from torchgeo.datasets.utils import lazy_import
 from terrafm_tg.errors import TerraFMError
 
 from .geobench_pickle import PickleError, load_pickle, load_text
-from .task import (
-    Bands,
-    BenchDataset,
-    BenchTask,
-    MissingDatasetError,
-    Split,
-    check_images,
-    check_mask,
-    missing_as_nan,
-)
+from .task import Bands, BenchDataset, BenchTask, MissingDatasetError, Split, check_images, check_mask, missing_as_nan
 
 if TYPE_CHECKING:
     import h5py
@@ -78,16 +69,12 @@ class GeoBench(BenchDataset):
         TerraFMError: If a file beside the samples is damaged or missing, or a sample is missing.
     """
 
-    def __init__(
-        self, task: BenchTask, layout: FileLayout, split: Split, folder: Path, partition: str
-    ) -> None:
+    def __init__(self, task: BenchTask, layout: FileLayout, split: Split, folder: Path, partition: str) -> None:
         self.layout = layout
         source, files = read_partition(folder, split, partition)
         self.names = {sensor: layout.names[sensor][: len(bands)] for sensor, bands in task.sensors.items()}
         self.units: dict[str, FileUnit] = {sensor: layout.units.get(sensor, "same") for sensor in self.names}
-        stats = {
-            sensor: read_statistics(folder, names, self.units[sensor]) for sensor, names in self.names.items()
-        }
+        stats = {sensor: read_statistics(folder, names, self.units[sensor]) for sensor, names in self.names.items()}
         super().__init__(
             replace(task, classes=read_classes(folder, task)),
             split,
@@ -117,9 +104,7 @@ class GeoBench(BenchDataset):
             mask = torch.from_numpy(file[stored["label"]][()].astype(np.int64))
         size = next(iter(images.values())).shape[1:]
         if mask.shape != size:
-            raise TerraFMError(
-                f"{path} has a mask of {tuple(mask.shape)} for images of {tuple(size)}: fetch it again."
-            )
+            raise TerraFMError(f"{path} has a mask of {tuple(mask.shape)} for images of {tuple(size)}: fetch it again.")
         return {**images, "mask": check_mask(mask, path, self.task)}
 
     def _labels(self) -> Tensor:
@@ -208,15 +193,11 @@ def open_sample(path: Path) -> "Iterator[tuple[h5py.File, dict[str, Any]]]":
                 raise PickleError("it describes no bands")
             yield file, described
     except PickleError as error:
-        raise TerraFMError(
-            f"{path} has a pickle that was not read, because {error}: fetch the file again."
-        ) from error
+        raise TerraFMError(f"{path} has a pickle that was not read, because {error}: fetch the file again.") from error
     except TerraFMError:
         raise
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise TerraFMError(
-            f"{path} cannot be read ({error}): it is damaged or incomplete, fetch it again."
-        ) from error
+        raise TerraFMError(f"{path} cannot be read ({error}): it is damaged or incomplete, fetch it again.") from error
 
 
 def stored_bands(file: "h5py.File", described: dict[str, Any]) -> dict[str, str]:
@@ -269,9 +250,7 @@ def read_partition(folder: Path, split: Split, partition: str) -> tuple[Path, li
     paths = [folder / f"{name}_partition.json" for name in names]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
-        raise TerraFMError(
-            f"{folder} has no partition, but {paths[0].name} was expected: unpack the dataset again."
-        )
+        raise TerraFMError(f"{folder} has no partition, but {paths[0].name} was expected: unpack the dataset again.")
     samples = _read_json(path).get("valid" if split == "val" else split)
     if not isinstance(samples, list) or not samples:
         raise TerraFMError(f"{path} names no samples for the {split} split: fetch the file again.")
@@ -302,9 +281,7 @@ def read_classes(folder: Path, task: BenchTask) -> tuple[str, ...]:
     label = getattr(specs, "label_type", None)
     count = getattr(label, "n_classes", None)
     if count != len(task.classes):
-        raise TerraFMError(
-            f"{path} tells of {count} classes, but {task.name} has {len(task.classes)}: fetch it again."
-        )
+        raise TerraFMError(f"{path} tells of {count} classes, but {task.name} has {len(task.classes)}: fetch it again.")
     names = getattr(label, "_class_names", None) or getattr(label, "class_name", None)
     return tuple(map(str, names)) if isinstance(names, list | tuple) and len(names) == count else task.classes
 
@@ -346,7 +323,5 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise TerraFMError(f"{path} cannot be read ({error}): fetch it again.") from error
     if not isinstance(content, dict):
-        raise TerraFMError(
-            f"{path} holds a {type(content).__name__}, but a JSON object was expected: fetch it again."
-        )
+        raise TerraFMError(f"{path} holds a {type(content).__name__}, but a JSON object was expected: fetch it again.")
     return content

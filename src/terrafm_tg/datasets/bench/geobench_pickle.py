@@ -87,9 +87,7 @@ class _Reader(pickle.Unpickler):
             return _STAND_INS[module, name]
         if module.partition(".")[0] in _PACKAGES:
             return Inert
-        raise PickleError(
-            f"it asks for {module}.{name}, which GEO-Bench does not write, and may be malicious"
-        )
+        raise PickleError(f"it asks for {module}.{name}, which GEO-Bench does not write, and may be malicious")
 
 
 def load_pickle(data: bytes) -> Any:

@@ -45,9 +45,7 @@ def _task(
     folder = f"{'segmentation' if kind == 'segmentation' else 'classification'}_v1.0"
     labelled = dict.fromkeys(sensors, tuple(SENTINEL2)) if mislabelled else None
     names = {
-        sensor: tuple(
-            _LANDSAT8[band] if sensor == "landsat8" else (SENTINEL2 | _OTHERS)[band] for band in bands
-        )
+        sensor: tuple(_LANDSAT8[band] if sensor == "landsat8" else (SENTINEL2 | _OTHERS)[band] for band in bands)
         for sensor, bands in (labelled or sensors).items()
     }
     return BenchTask(

@@ -9,16 +9,7 @@ from torchgeo.datasets.utils import lazy_import
 
 from terrafm_tg.errors import TerraFMError
 
-from .task import (
-    Bands,
-    BenchDataset,
-    BenchTask,
-    MissingDatasetError,
-    Split,
-    check_images,
-    check_mask,
-    missing_as_nan,
-)
+from .task import Bands, BenchDataset, BenchTask, MissingDatasetError, Split, check_images, check_mask, missing_as_nan
 
 #: Channels of the files in order: Sentinel-2 L1C without B8A, then slope in degrees and elevation in metres.
 _OPTICS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10", "B11", "B12")
@@ -118,9 +109,7 @@ def _numbered(folder: Path, kind: str) -> dict[int, Path]:
     return dict(sorted((int(match[1]), path) for match, path in found if match))
 
 
-def open_landslide(
-    task: BenchTask, root: Path, split: Split, *, partition: str, bands: Bands
-) -> Landslide4Sense:
+def open_landslide(task: BenchTask, root: Path, split: Split, *, partition: str, bands: Bands) -> Landslide4Sense:
     """Opens a split; the benchmark has no partitions, and its band names are right.
 
     Args:

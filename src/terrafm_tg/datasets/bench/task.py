@@ -44,9 +44,7 @@ class Opener(Protocol):
     the whole train split, and the dataset's ``partition`` says which it opened.
     """
 
-    def __call__(
-        self, task: "BenchTask", root: Path, split: Split, *, partition: str, bands: Bands
-    ) -> "BenchDataset":
+    def __call__(self, task: "BenchTask", root: Path, split: Split, *, partition: str, bands: Bands) -> "BenchDataset":
         """The split of ``task`` under ``root``, with band names as corrected or as labelled."""
         ...
 
@@ -143,9 +141,7 @@ class BenchDataset(NonGeoDataset, ABC):
             TerraFMError: If a label cannot be read, or the task is a segmentation.
         """
         if self.task.kind == "segmentation":
-            raise TerraFMError(
-                f"{self.task.name} has masks, not labels: use it with a protocol of segmentation."
-            )
+            raise TerraFMError(f"{self.task.name} has masks, not labels: use it with a protocol of segmentation.")
         target = self._labels()
         self.warn_of_empty_classes(target)
         return target

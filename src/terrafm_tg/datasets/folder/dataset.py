@@ -93,9 +93,7 @@ class SentinelFolder(TileDataset):
     ) -> None:
         check_tile_size(tile_size)
         if radar_unit not in RADAR_UNITS:
-            raise TerraFMError(
-                f"`radar_unit` must be {' or '.join(map(repr, RADAR_UNITS))}, got {radar_unit!r}."
-            )
+            raise TerraFMError(f"`radar_unit` must be {' or '.join(map(repr, RADAR_UNITS))}, got {radar_unit!r}.")
         self.root = self.paths = Path(root)
         self.bands, self.harmonize = bands, harmonize
         self.radar_unit, self.optical_scale = radar_unit, optical_scale
@@ -171,10 +169,7 @@ class SentinelFolder(TileDataset):
                 order = bands if src.count == 1 else band_order(src, (self.bands or {}).get(modality.name))
                 if missing := [band for band in bands if band not in order]:
                     raise ValueError(f"band {', '.join(missing)} is missing")
-                pixels_across = (
-                    size[1] * transform.a / src.transform.a,
-                    size[0] * transform.e / src.transform.e,
-                )
+                pixels_across = (size[1] * transform.a / src.transform.a, size[0] * transform.e / src.transform.e)
                 if not all(0.5 < count < _MOST_PIXELS for count in pixels_across):
                     raise ValueError(f"its pixels are not of a size for its tile ({src.transform.a:g} wide)")
                 if (window := needed_window(src, src.crs, extent)) is None:
@@ -182,9 +177,7 @@ class SentinelFolder(TileDataset):
                 stored = src.read([order.index(band) + 1 for band in bands], window=window)
                 factor = max(round(src.transform.a / transform.a), 1)
                 origin = src.window_transform(window)
-                pixels = native_pixels(
-                    stored, modality, src.nodata, offset, self.radar_unit, self.optical_scale
-                )
+                pixels = native_pixels(stored, modality, src.nodata, offset, self.radar_unit, self.optical_scale)
         except (RasterioError, ValueError, ArithmeticError) as error:
             raise DamagedTileError(name, f"{path.name}: {error}") from error
         height, width = (-(-side // factor) for side in size)

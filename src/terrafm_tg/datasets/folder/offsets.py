@@ -94,15 +94,11 @@ def _detect(index: pd.DataFrame, root: Path, name: str, bands: Mapping[str, Sequ
 def _listed(index: pd.DataFrame, name: str, path: Path) -> np.ndarray:
     """Reads offsets from a CSV file."""
     if not path.is_file():
-        raise TerraFMError(
-            f"`offsets` for {name} must be 0, 1000, 'detect' or a CSV file, got {str(path)!r}."
-        )
+        raise TerraFMError(f"`offsets` for {name} must be 0, 1000, 'detect' or a CSV file, got {str(path)!r}.")
     table = pd.read_csv(path)
     key = next((column for column in ("product", "path") if column in table), None)
     if key is None or "offset" not in table:
-        raise TerraFMError(
-            f"{path} needs the columns product (or path) and offset, it has {', '.join(table)}."
-        )
+        raise TerraFMError(f"{path} needs the columns product (or path) and offset, it has {', '.join(table)}.")
     listed = dict(zip(table[key].astype(str), table["offset"], strict=True))
     found = index[f"{key}_{name}"].astype("str").map(listed)
     absent = (found.isna() & index[f"has_{name}"]).to_numpy()

@@ -50,9 +50,7 @@ def find_folders(root: Path, folders: Mapping[str, str] | None) -> dict[str, Pat
     if folders is not None:
         for name, folder in folders.items():
             if not (root / folder).is_dir():
-                raise TerraFMError(
-                    f"{root / folder} is no folder: correct `folders` for {get_modality(name).name}."
-                )
+                raise TerraFMError(f"{root / folder} is no folder: correct `folders` for {get_modality(name).name}.")
         return {name: root / folder for name, folder in folders.items()}
     held = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()}
     found = {m: next((held[n] for n in names if n in held), None) for m, names in FOLDERS.items()}
@@ -104,9 +102,7 @@ def find_products(
         reason = f"; first {problems[0]}" if problems else ""
         raise TerraFMError(f"No usable GeoTIFF of any modality below {root}{reason}.")
     if problems:
-        warnings.warn(
-            f"{len(problems):,} images below {root} are left out, first {problems[0]}.", stacklevel=4
-        )
+        warnings.warn(f"{len(problems):,} images below {root} are left out, first {problems[0]}.", stacklevel=4)
     table = pd.DataFrame(rows)
     table["date"] = pd.to_datetime(table["date"]).astype("datetime64[us]")
     return GeoDataFrame(table, geometry=outlines(table), crs=4326)
@@ -166,9 +162,7 @@ def _describe(
             date = _date(src.tags().get("datetime", "")) or _date(path.name) or _date(path.parent.name)
     except RasterioError as error:
         return str(error)
-    name = (
-        path.parent.name if Path(pattern).stem == "{}" else Path(pattern).stem.replace("{}", "").rstrip("_-.")
-    )
+    name = path.parent.name if Path(pattern).stem == "{}" else Path(pattern).stem.replace("{}", "").rstrip("_-.")
     return {"modality": modality, "product": name, "path": pattern, "date": date, "epsg": epsg} | grid
 
 
@@ -225,8 +219,7 @@ def join_products(products: GeoDataFrame, tile_size: int, max_days: float | None
             tiles[column] = tiles[column].astype("category")
     dates = tiles.filter(like="date_")
     return tiles.assign(
-        **dict(zip(BOX, (west, south, east, north), strict=True)),
-        **times(dates.min(axis=1), dates.max(axis=1)),
+        **dict(zip(BOX, (west, south, east, north), strict=True)), **times(dates.min(axis=1), dates.max(axis=1))
     )
 
 

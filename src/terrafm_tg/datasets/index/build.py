@@ -67,9 +67,7 @@ def build_index(
     """
     root = Path(root)
     if not root.is_dir():
-        raise TerraFMError(
-            f"{root} is no folder: give a Major-TOM root, or a folder of GeoTIFFs per modality."
-        )
+        raise TerraFMError(f"{root} is no folder: give a Major-TOM root, or a folder of GeoTIFFs per modality.")
     worldcover = _below(root, "WorldCover") if worldcover is None else worldcover
     climate = _below(root, "climate.tif") if climate is None else Path(climate)
     regions = _below(root, "regions.geojson") if regions is None else Path(regions)

@@ -47,10 +47,7 @@ def take_over(
     columns = [name for name in GRID if name in table]
     try:
         with pq.ParquetFile(path) as file:
-            before, now = (
-                json.loads(file.schema_arrow.metadata[b"terrafm"])["worldcover"],
-                made_for["worldcover"],
-            )
+            before, now = (json.loads(file.schema_arrow.metadata[b"terrafm"])["worldcover"], made_for["worldcover"])
             files = before.pop("files")
             if not (files.items() <= now["files"].items() and before.items() <= now.items()):
                 return known

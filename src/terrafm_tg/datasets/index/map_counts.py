@@ -103,18 +103,14 @@ def count_unit(unit: CoverUnit) -> np.ndarray:
             for row, outline in enumerate(shapely.polygons(unit.rings)):
                 counts[row] = count_classes(src, outline)
     except RasterioError as error:
-        raise TerraFMError(
-            f"{unit.path} of ESA WorldCover cannot be read ({error}): get it again."
-        ) from error
+        raise TerraFMError(f"{unit.path} of ESA WorldCover cannot be read ({error}): get it again.") from error
     return counts
 
 
 class CoverUnits:
     """The units that cover some rows of a table, made one by one when they are asked for."""
 
-    def __init__(
-        self, table: pd.DataFrame, tile_size: int, worldcover: ESAWorldCover, rows: np.ndarray
-    ) -> None:
+    def __init__(self, table: pd.DataFrame, tile_size: int, worldcover: ESAWorldCover, rows: np.ndarray) -> None:
         self.grid, self.tile_size = table[[name for name in GRID if name in table]], tile_size
         self.paths = [str(Path(path).absolute()) for path in worldcover.index.filepath]
         self.sizes = [Path(path).stat().st_size for path in self.paths]
@@ -142,9 +138,7 @@ class CoverUnits:
         box = self.west[tiles] - shift, self.south[tiles], self.east[tiles] - shift, self.north[tiles]
         near, files = shapely.STRtree(shapely.box(*self.boxes.T)).query(shapely.box(*box))
         west, south, east, north = self.boxes[files].T
-        share = (
-            (box[0][near] < east) & (box[2][near] > west) & (box[1][near] < north) & (box[3][near] > south)
-        )
+        share = (box[0][near] < east) & (box[2][near] > west) & (box[1][near] < north) & (box[3][near] > south)
         return tiles[near[share]], files[share], np.full(share.sum(), shift > 0)
 
     def __len__(self) -> int:
@@ -176,9 +170,7 @@ class CoverUnits:
         missing = np.zeros(len(rows), dtype=np.int64)
         boxes = self.boxes[self.files]
         shift = np.where(self.turned, _TURN, 0)
-        inside = (self.west[self.tiles] - shift >= boxes[:, 0]) & (
-            self.east[self.tiles] - shift <= boxes[:, 2]
-        )
+        inside = (self.west[self.tiles] - shift >= boxes[:, 0]) & (self.east[self.tiles] - shift <= boxes[:, 2])
         inside &= (self.south[self.tiles] >= boxes[:, 1]) & (self.north[self.tiles] <= boxes[:, 3])
         partly = rows.copy()
         partly[self.tiles[inside]] = False

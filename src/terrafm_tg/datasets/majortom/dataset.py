@@ -155,9 +155,7 @@ class MajorTOM(TileDataset):
                         # one driver: damaged bytes are not tried in every format that GDAL knows
                         with MemoryFile(values[band]) as memory, memory.open(driver="GTiff") as src:
                             self._check_grid(row, src, resolution)
-                            group.append(
-                                native_pixels(src.read(1, window=window), modality, src.nodata, offset)
-                            )
+                            group.append(native_pixels(src.read(1, window=window), modality, src.nodata, offset))
                     except (RasterioError, ValueError) as error:
                         raise DamagedTileError(name, f"band {band}: {error}") from error
                 groups[resolution] = np.stack(group)

@@ -163,9 +163,7 @@ def _scene_rows(scene: Scene, min_valid: float, size: int) -> Iterator[ProductRo
                 nodata = modality.nodata if radar else None
                 name = band.lower() if radar else band
                 tiffs[name] = geotiff(pixels[band], cell.epsg, picture_grid(cell, size, res), nodata)
-            more: dict[str, float | None] = (
-                {"orbit_state": None} if radar else {"cloud_cover": scene.cloud_cover}
-            )
+            more: dict[str, float | None] = {"orbit_state": None} if radar else {"cloud_cover": scene.cloud_cover}
             more["nodata"] = 100 * (1 - valid)
             thumbnail = _thumbnail(scene, pixels)
             yield product_row(scene.product, scene.time, cell, size, thumbnail, tiffs, more)

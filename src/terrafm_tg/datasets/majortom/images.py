@@ -80,9 +80,7 @@ def geotiff(band: np.ndarray, epsg: int, transform: Affine, nodata: float | None
         return memory.read()
 
 
-def optical_thumbnail(
-    red: np.ndarray, green: np.ndarray, blue: np.ndarray, offset: int, outside: np.ndarray
-) -> bytes:
+def optical_thumbnail(red: np.ndarray, green: np.ndarray, blue: np.ndarray, offset: int, outside: np.ndarray) -> bytes:
     """Draws a PNG in natural colors of digital numbers (H, W), black where ``outside``."""
     rgb = np.stack([red, green, blue]).astype(np.float32)
     return _png((rgb - offset) / 3000, outside)

@@ -46,9 +46,7 @@ class RemotePart:
         length = int.from_bytes(tail[:4], "little")
         if tail[4:] != _MAGIC or not 0 < length <= min(size - 12, _MOST_FOOTER):
             raise RemoteError(f"{self.url} is no Parquet file: correct `source`.")
-        return (
-            size.to_bytes(8, "little") + self.reader.read(self.url, size - 8 - length, size - 8, size) + tail
-        )
+        return size.to_bytes(8, "little") + self.reader.read(self.url, size - 8 - length, size - 8, size) + tail
 
     def ranges(self, group: int, columns: Sequence[str]) -> list[tuple[int, int]]:
         """The bytes of a row's columns, as ranges that do not touch.

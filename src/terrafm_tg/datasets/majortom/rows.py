@@ -162,9 +162,7 @@ def _columns(name: str, frame: pd.DataFrame, epsg: pd.Series) -> dict[str, Any]:
     }
 
 
-def tile_corners(
-    rows: np.ndarray, cols: np.ndarray, epsg: np.ndarray, tile_size: int
-) -> tuple[np.ndarray, np.ndarray]:
+def tile_corners(rows: np.ndarray, cols: np.ndarray, epsg: np.ndarray, tile_size: int) -> tuple[np.ndarray, np.ndarray]:
     """The upper left corners of the four tiles of each cell in meters of its UTM zone, (4 n,) each.
 
     The picture's middle lies 5 km north and east of the cell's corner: exactly so in the published files,

@@ -79,9 +79,7 @@ def find_scenes(folder: Path, radar_unit: str | None = None, baseline: str | Non
         if missing := [band for band in needed.bands if band not in dict(scene.files)]:
             problems.append(f"{scene.product} lacks {', '.join(missing)}")
         elif (same := found.setdefault((scene.modality, scene.product), scene)) is not scene:
-            problems.append(
-                f"{scene.product} lies in {scene.files[0][1].parent} and {same.files[0][1].parent}"
-            )
+            problems.append(f"{scene.product} lies in {scene.files[0][1].parent} and {same.files[0][1].parent}")
     if not found:
         reason = f"; {problems[0]}" if problems else ""
         raise TerraFMError(
@@ -89,9 +87,7 @@ def find_scenes(folder: Path, radar_unit: str | None = None, baseline: str | Non
             "T33UUP_20210501T101031_B02.jp2 or S1A_IW_20210501T051031_..._VV.tif with all their bands."
         )
     if problems:
-        warnings.warn(
-            f"{len(problems)} scenes below {folder} are left out, first: {problems[0]}.", stacklevel=3
-        )
+        warnings.warn(f"{len(problems)} scenes below {folder} are left out, first: {problems[0]}.", stacklevel=3)
     return [found[key] for key in sorted(found)]
 
 
@@ -149,9 +145,7 @@ def _radar(folder: Path, unit: str | None) -> Iterator[Scene]:
         match = _RTC.match(path.name)
         named = _NAMED_UNITS[match["scale"]] if match else None
         if named and unit and named != unit:
-            raise TerraFMError(
-                f"`radar_unit` is {unit!r}, but the name of {path.name} says {named!r}: leave it out."
-            )
+            raise TerraFMError(f"`radar_unit` is {unit!r}, but the name of {path.name} says {named!r}: leave it out.")
         if named is None and unit is None:
             raise TerraFMError(
                 f"The name of {path.name} does not tell its unit: set `radar_unit` to 'linear' (power), 'dB' or "

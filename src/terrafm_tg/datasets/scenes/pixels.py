@@ -16,9 +16,7 @@ from terrafm_tg.modalities import Modality
 _TELLING = 100  # pixels that tell their unit
 
 
-def read_band(
-    path: Path, modality: Modality, unit: str, crs: CRS, transform: Affine, side: int
-) -> np.ndarray:
+def read_band(path: Path, modality: Modality, unit: str, crs: CRS, transform: Affine, side: int) -> np.ndarray:
     """Reads one band of a scene on a square grid; see :func:`~terrafm_tg.datasets.tiles.warp.warp`.
 
     Args:
@@ -45,9 +43,7 @@ def read_band(
     return warp(pixels, origin, source, transform, crs, (side, side), modality.nodata)
 
 
-def _native(
-    path: Path, pixels: np.ndarray, modality: Modality, unit: str, nodata: float | None
-) -> np.ndarray:
+def _native(path: Path, pixels: np.ndarray, modality: Modality, unit: str, nodata: float | None) -> np.ndarray:
     """Converts stored values to digital numbers or linear power; also NaN, and 0 in radar of any unit, is missing."""
     if unit == "DN":
         return native_pixels(np.nan_to_num(pixels), modality, nodata)
@@ -60,7 +56,5 @@ def _native(
         raise TerraFMError(
             f"{path.name} holds {what} negative numbers, as {other} data: set `radar_unit` to {other!r}, got {unit!r}."
         )
-    pixels = np.where(
-        missing, np.float32(modality.nodata), pixels * pixels if unit == "amplitude" else pixels
-    )
+    pixels = np.where(missing, np.float32(modality.nodata), pixels * pixels if unit == "amplitude" else pixels)
     return native_pixels(pixels, modality, None, unit="dB" if unit == "dB" else "linear")

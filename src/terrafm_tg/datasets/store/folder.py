@@ -33,9 +33,7 @@ def alone_in(out: Path, settings: Mapping[str, Any]) -> Iterator[None]:
         raise TerraFMError(f"{out} is a file: name a folder for the store.")
     marker = out / MARKER
     if out.exists() and not marker.is_file() and any(map(_is_foreign, out.iterdir())):
-        raise TerraFMError(
-            f"{out} is no packed store and not empty: name another folder, which may be absent."
-        )
+        raise TerraFMError(f"{out} is no packed store and not empty: name another folder, which may be absent.")
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / _LOCK, timeout=0):

@@ -95,9 +95,7 @@ def pack(
 class _Packing:
     """The state of one run; see :func:`pack`."""
 
-    def __init__(
-        self, tiles: TileDataset, root: Path, out: Path, quantize: bool, max_damaged_share: float
-    ) -> None:
+    def __init__(self, tiles: TileDataset, root: Path, out: Path, quantize: bool, max_damaged_share: float) -> None:
         self.tiles = select_tiles(tiles, with_categories(tiles.table))
         self.root, self.out, self.quantize = root, out, quantize
         self.damage = DamageList(out / DAMAGED, max_damaged_share)
@@ -126,16 +124,12 @@ class _Packing:
         """Writes the shards."""
         planned = sum(len(unit.rows) for unit in self.units)
         work = partial(write_planned, out=self.out, quantized=self.quantize)
-        results = run_units(
-            work, self, workers=workers, scheduler=scheduler, title="Packing", progress=progress
-        )
+        results = run_units(work, self, workers=workers, scheduler=scheduler, title="Packing", progress=progress)
         for number, (shard, source_bytes) in results:
             unit, faults = self.units[number], shard["fault"].to_numpy(str)
             damaged, stored = int((faults != "").sum()), (self.out / unit.path).stat().st_size
             numbers = [len(faults) - damaged, damaged, source_bytes, stored]
-            self.report.counts.loc[unit.modality.name, ["tiles", "damaged", "bytes_in", "bytes_out"]] += (
-                numbers
-            )
+            self.report.counts.loc[unit.modality.name, ["tiles", "damaged", "bytes_in", "bytes_out"]] += numbers
             self.held[unit.modality.name].add(unit.rows, unit.path, shard)
             for row, fault in zip(unit.rows[faults != ""], faults[faults != ""], strict=True):
                 self._note(int(row), unit.modality.name, str(fault), planned)
@@ -182,6 +176,4 @@ def _check_apart(root: Path, out: Path) -> None:
     """Refuses a store in its source, or around it."""
     real_root, real_out = root.resolve(), out.resolve()
     if real_root == real_out or real_root in real_out.parents or real_out in real_root.parents:
-        raise TerraFMError(
-            f"The store {out} and its source {root} lie in each other: name a folder beside the source."
-        )
+        raise TerraFMError(f"The store {out} and its source {root} lie in each other: name a folder beside the source.")

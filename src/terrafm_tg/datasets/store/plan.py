@@ -112,9 +112,7 @@ def _cut(pictures: np.ndarray, limit: int) -> np.ndarray:
     share = -(-len(pictures) // count)
     starts, stops = np.array(list(_runs(pictures))).T
     whole = stops - starts <= share
-    place = np.where(
-        np.repeat(whole, stops - starts), np.repeat(starts, stops - starts), np.arange(len(pictures))
-    )
+    place = np.where(np.repeat(whole, stops - starts), np.repeat(starts, stops - starts), np.arange(len(pictures)))
     return place // share
 
 
@@ -187,9 +185,7 @@ def _source_bytes(tiles: TileDataset, modality: Modality) -> int:
             held = pq.read_metadata(root / str(part))
             bands = {band.lower() for band in modality.bands}
             columns = [i for i, column in enumerate(held.schema.names) if column.lower() in bands]
-            total += sum(
-                held.row_group(int(g)).column(i).total_compressed_size for g in numbers for i in columns
-            )
+            total += sum(held.row_group(int(g)).column(i).total_compressed_size for g in numbers for i in columns)
     return total
 
 

@@ -51,9 +51,7 @@ def decode(data: bytes | memoryview, modality: Modality, layout: str) -> dict[in
     return out
 
 
-def decode_into(
-    data: bytes | memoryview, modality: Modality, layout: str, out: Mapping[int, np.ndarray]
-) -> None:
+def decode_into(data: bytes | memoryview, modality: Modality, layout: str, out: Mapping[int, np.ndarray]) -> None:
     """Decodes a record whose checksum holds straight into C-contiguous arrays.
 
     Raises:

@@ -87,18 +87,14 @@ class DamageList:
             try:
                 self.before = pd.read_csv(path, dtype=str, keep_default_na=False)[list(_COLUMNS)]
             except (KeyError, ValueError) as error:  # pandas' own errors are ValueErrors
-                raise TerraFMError(
-                    f"{path} is no list of damaged tiles: delete it; they are tried again."
-                ) from error
+                raise TerraFMError(f"{path} is no list of damaged tiles: delete it; they are tried again.") from error
 
     def known(self, modality: str) -> np.ndarray:
         """Returns the sources of the tiles that could not be packed before: uint64, as in the store's index."""
         sources = self.before.loc[self.before["modality"] == modality, "source"]
         return np.array([int(source, 16) for source in sources], dtype=np.uint64)
 
-    def add(
-        self, tile: str, modality: str, place: tuple[str, str], reason: str, source: int, planned: int
-    ) -> None:
+    def add(self, tile: str, modality: str, place: tuple[str, str], reason: str, source: int, planned: int) -> None:
         """Notes a damaged tile (its source file and row group, and its number in the store's index) and logs its name.
 
         Raises:

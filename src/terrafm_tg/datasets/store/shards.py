@@ -103,9 +103,7 @@ def shard_table(path: Path, check: bool = False) -> pd.DataFrame:
         with pa.memory_map(str(path)) as file:
             rows = list(_rows(file.read_buffer(), check))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise TerraFMError(
-            f"{path} is no whole shard ({error}): delete it and run `terrafm pack` again."
-        ) from error
+        raise TerraFMError(f"{path} is no whole shard ({error}): delete it and run `terrafm pack` again.") from error
     names = {"cell": str, "quadrant": np.int16, "fault": str, "start": np.int64, "bytes": np.int32,
              "xxh3": np.uint64, "layout": str}  # fmt: skip
     return pd.DataFrame(rows, columns=list(names)).astype(names)
@@ -130,15 +128,7 @@ def _rows(whole: pa.Buffer, check: bool) -> Iterator[tuple[Any, ...]]:
             key = cell.as_py(), quadrant.as_py(), modality, layout.as_py()
             if check and checksum(stored, *key) != digest.as_py():
                 raise ValueError(f"the checksum of {cell}/{quadrant} is wrong")
-        yield (
-            cell.as_py(),
-            quadrant.as_py(),
-            fault.as_py(),
-            start,
-            size,
-            digest.as_py() or 0,
-            layout.as_py() or "",
-        )
+        yield (cell.as_py(), quadrant.as_py(), fault.as_py(), start, size, digest.as_py() or 0, layout.as_py() or "")
 
 
 class ShardFiles(OpenFiles["_LocalFile"]):

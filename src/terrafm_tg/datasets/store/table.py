@@ -141,9 +141,7 @@ class StoredTiles:
     def __init__(self, modality: str, sources: np.ndarray) -> None:
         self.modality = modality
         self.sources = sources
-        self.columns = {name: np.zeros(len(sources), kind) for name, kind in COLUMNS.items()} | {
-            "source": sources
-        }
+        self.columns = {name: np.zeros(len(sources), kind) for name, kind in COLUMNS.items()} | {"source": sources}
 
     @property
     def held(self) -> np.ndarray:
@@ -177,8 +175,6 @@ class StoredTiles:
     def table(self) -> pd.DataFrame:
         """Returns the columns of the store's index, by row of the source's."""
         rows = np.flatnonzero(self.held)
-        table = pd.DataFrame(
-            {f"{c}_{self.modality}": values[rows] for c, values in self.columns.items()}, index=rows
-        )
+        table = pd.DataFrame({f"{c}_{self.modality}": values[rows] for c, values in self.columns.items()}, index=rows)
         names = [column for column in table if column.startswith(("shard_", "layout_"))]
         return table.astype(dict.fromkeys(names, "category"))

@@ -53,22 +53,16 @@ def collate_others(samples: Sequence[Sample], rows: Mapping[str, Sequence[int]])
     images = image_keys()
     batch = {f"sample_idx_{images[key].name}": torch.tensor(having) for key, having in rows.items()}
     shared = set.intersection(*(set(sample) for sample in samples)) - set(images)
-    return batch | {
-        key: _stack(key, [sample[key] for sample in samples]) for key in samples[0] if key in shared
-    }
+    return batch | {key: _stack(key, [sample[key] for sample in samples]) for key in samples[0] if key in shared}
 
 
 def _stack(key: str, tensors: list[Tensor]) -> Tensor:
     types = {tensor.dtype for tensor in tensors}
     if len(types) > 1:  # torch would promote radar steps and linear power to one type, and so mix the units
         names = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))
-        raise TerraFMError(
-            f"{key} differs in type within a batch ({names}): store all tiles of a modality alike."
-        )
+        raise TerraFMError(f"{key} differs in type within a batch ({names}): store all tiles of a modality alike.")
     shapes = {tuple(tensor.shape) for tensor in tensors}
     if len(shapes) > 1:
         sizes = " and ".join(" x ".join(map(str, shape)) for shape in sorted(shapes))
-        raise TerraFMError(
-            f"{key} differs in size within a batch ({sizes}): set `tile_size` to the smallest tile's."
-        )
+        raise TerraFMError(f"{key} differs in size within a batch ({sizes}): set `tile_size` to the smallest tile's.")
     return torch.stack(tensors)

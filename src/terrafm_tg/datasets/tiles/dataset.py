@@ -168,9 +168,7 @@ class TileDataset(GeoDataset, abc.ABC):
             self._check_row(query.row)
             return query.row
         if not isinstance(query, slice | tuple):
-            raise TerraFMError(
-                f"A dataset of tiles is indexed by slices, got {query!r}: use `tile_slice(row)`."
-            )
+            raise TerraFMError(f"A dataset of tiles is indexed by slices, got {query!r}: use `tile_slice(row)`.")
         row = self._footprints.find(*self._disambiguate_slice(query))
         if row is None:
             raise IndexError(f"index: {query} not found in dataset with bounds: {self.bounds}")
@@ -199,11 +197,7 @@ class TileDataset(GeoDataset, abc.ABC):
             UnfitTileError: If the tile's shapes or types are not those of ``out``.
         """
         row = self.resolve(query)
-        groups = {
-            m: read
-            for m in self.modalities
-            if (read := self._read_checked(row, m, out.get(m.name))) is not None
-        }
+        groups = {m: read for m in self.modalities if (read := self._read_checked(row, m, out.get(m.name))) is not None}
         if not groups:
             raise DamagedTileError(self.name(row), "it holds none of the modalities asked for")
         transform = self._transform(row)

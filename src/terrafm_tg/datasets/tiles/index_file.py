@@ -35,9 +35,7 @@ _MANY_NAMES = "product_"
 _DICTIONARY = 1 << 26  # bytes: a row group's names are never written out one by one
 
 
-def write_index(
-    index: pd.DataFrame | Iterable[pd.DataFrame], path: Path, made_for: Mapping[str, Any]
-) -> None:
+def write_index(index: pd.DataFrame | Iterable[pd.DataFrame], path: Path, made_for: Mapping[str, Any]) -> None:
     """Writes a tile index, whole or not at all.
 
     Args:
@@ -64,9 +62,9 @@ def write_index(
 
 def _to_arrow(table: pd.DataFrame, tile_size: int | None) -> pa.Table:
     """Converts some rows to the columns of the file."""
-    columns = {
-        name: _array(column) for name, column in table.items() if name not in (*BOX, *TIMES, "geometry")
-    } | {name: pa.array(table[name], pa.timestamp("us")) for name in TIMES}
+    columns = {name: _array(column) for name, column in table.items() if name not in (*BOX, *TIMES, "geometry")} | {
+        name: pa.array(table[name], pa.timestamp("us")) for name in TIMES
+    }
     corners = [pa.array(table[name], pa.float64()) for name in BOX]
     columns["bbox"] = pa.StructArray.from_arrays(corners, names=BOX)
     shapes = table["geometry"].array if "geometry" in table else outlines(table, tile_size)
@@ -78,9 +76,7 @@ def _array(column: pd.Series) -> pa.Array:
     """Converts a column; names that repeat become a dictionary of those that occur, in their order."""
     if isinstance(column.dtype, pd.CategoricalDtype):
         codes = pa.array(column.cat.codes.to_numpy(np.int32), mask=column.isna().to_numpy())
-        names = pa.DictionaryArray.from_arrays(
-            codes, pa.array(column.cat.categories.astype("str"), pa.string())
-        )
+        names = pa.DictionaryArray.from_arrays(codes, pa.array(column.cat.categories.astype("str"), pa.string()))
     else:
         values = pa.array(column, from_pandas=True)
         names = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values

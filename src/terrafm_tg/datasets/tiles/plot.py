@@ -35,14 +35,10 @@ def plot_tile(sample: Sample, suptitle: str | None = None) -> Figure:
     Raises:
         TerraFMError: If the sample has no image.
     """
-    images = {
-        m.title: _picture(image, m) for m in MODALITIES.values() if (image := _image(sample, m)) is not None
-    }
+    images = {m.title: _picture(image, m) for m in MODALITIES.values() if (image := _image(sample, m)) is not None}
     if not images:
         raise TerraFMError(f"The sample holds no image to plot, only {', '.join(sample)}.")
-    figure, axes = plt.subplots(
-        1, len(images), figsize=(4 * len(images), 4), squeeze=False, layout="constrained"
-    )
+    figure, axes = plt.subplots(1, len(images), figsize=(4 * len(images), 4), squeeze=False, layout="constrained")
     for ax, (title, image) in zip(axes[0], images.items(), strict=True):
         ax.imshow(image)
         ax.set_title(title)

@@ -45,9 +45,7 @@ def as_index(table: pd.DataFrame, tile_size: int | None = None, crs: CRS | str =
     geometry = table["geometry"].array if "geometry" in table else outlines(table, tile_size)
     rest = table.drop(columns=[*BOX, *TIMES, "geometry"], errors="ignore")
     rest = rest.assign(**{name: _plain(c) for name, c in rest.items() if isinstance(c.dtype, pd.ArrowDtype)})
-    rest.index = pd.IntervalIndex.from_arrays(
-        *(table[name] for name in TIMES), closed="both", name="datetime"
-    )
+    rest.index = pd.IntervalIndex.from_arrays(*(table[name] for name in TIMES), closed="both", name="datetime")
     return GeoDataFrame(rest, geometry=geometry, crs=crs)
 
 
@@ -101,9 +99,7 @@ class TileSlice(tuple[slice, slice, slice]):
     position: int
     epoch: int
 
-    def __new__(
-        cls, slices: tuple[slice, slice, slice], row: int, position: int = -1, epoch: int = 0
-    ) -> "TileSlice":
+    def __new__(cls, slices: tuple[slice, slice, slice], row: int, position: int = -1, epoch: int = 0) -> "TileSlice":
         """Makes the tuple; see the class."""
         self = super().__new__(cls, slices)
         self.row, self.position, self.epoch = row, position, epoch
@@ -150,10 +146,7 @@ class Footprints:
         near = near[shapely.intersects(self.outlines(near), shapely.Point(east, north))]
         if not len(near):
             return None
-        away = (
-            (self.west[near] + self.east[near]) / 2 - east,
-            (self.south[near] + self.north[near]) / 2 - north,
-        )
+        away = ((self.west[near] + self.east[near]) / 2 - east, (self.south[near] + self.north[near]) / 2 - north)
         return int(near[np.argmin(away[0] ** 2 + away[1] ** 2)])
 
     def outlines(self, rows: np.ndarray) -> np.ndarray:
@@ -213,9 +206,7 @@ def outlines(table: pd.DataFrame, tile_size: int | None = None) -> np.ndarray:
 
 def boxes(table: pd.DataFrame, tile_size: int | None = None) -> dict[str, np.ndarray]:
     """Returns the columns ``BOX``: the boxes around :func:`outlines`, which are not kept."""
-    parts = [
-        np.concatenate([rings.min(axis=1), rings.max(axis=1)], axis=1) for rings in _rings(table, tile_size)
-    ]
+    parts = [np.concatenate([rings.min(axis=1), rings.max(axis=1)], axis=1) for rings in _rings(table, tile_size)]
     return dict(zip(BOX, np.concatenate(parts).T.copy(), strict=True))
 
 
@@ -270,9 +261,7 @@ def resolve_offsets(index: pd.DataFrame, modalities: Sequence[str] | None, ambig
         TerraFMError: If the setting is unknown, or is ``"error"`` and an offset is unknown.
     """
     if ambiguous not in ("error", "present", "absent", "drop"):
-        raise TerraFMError(
-            f"`ambiguous_offset` must be 'error', 'present', 'absent' or 'drop', got {ambiguous!r}."
-        )
+        raise TerraFMError(f"`ambiguous_offset` must be 'error', 'present', 'absent' or 'drop', got {ambiguous!r}.")
     for name in MODALITIES if modalities is None else modalities:
         if f"offset_{name}" not in index:
             continue

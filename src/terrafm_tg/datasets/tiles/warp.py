@@ -70,12 +70,8 @@ def warp(
         options = {"XSCALE": 1, "YSCALE": 1}  # else GDAL widens its kernel over finer pixels
     elif max(pixels.shape[-2:]) > 1.5 * max(shape):
         method = Resampling.average
-    exact = (
-        np.float64 if not average and pixels.dtype.kind == "u" else pixels.dtype
-    )  # GDAL rounds up, not to even
-    for place in np.ndindex(
-        pixels.shape[:-2]
-    ):  # one by one: together, a pixel is missing only where all bands lack it
+    exact = np.float64 if not average and pixels.dtype.kind == "u" else pixels.dtype  # GDAL rounds up, not to even
+    for place in np.ndindex(pixels.shape[:-2]):  # one by one: together, a pixel is missing only where all bands lack it
         image = np.full(shape, nodata, exact)
         reproject(
             pixels[place].astype(exact), image, src_transform=transform, src_crs=crs, dst_transform=to, dst_crs=to_crs,

@@ -153,9 +153,7 @@ def _nothing(plan: Plan) -> str:
     return f"{first.reason.rstrip('.')}.{more}"
 
 
-def run_plan(
-    plan: Plan, run: RunSettings, workers: int | None, scheduler: str | None
-) -> tuple[Plan, pd.DataFrame]:
+def run_plan(plan: Plan, run: RunSettings, workers: int | None, scheduler: str | None) -> tuple[Plan, pd.DataFrame]:
     """Does what is missing of a plan; then writes ``results.parquet`` and ``results.csv``.
 
     Every unit's rows are on disk before the next begins: a killed run loses the units under way alone. Of each model
@@ -268,7 +266,5 @@ def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left")
     for column in columns:
         numbers = column in ("score", "published", "best published")
-        table.add_column(
-            column, justify="right" if numbers else "left", overflow="ellipsis" if numbers else "fold"
-        )
+        table.add_column(column, justify="right" if numbers else "left", overflow="ellipsis" if numbers else "fold")
     return table

@@ -54,9 +54,7 @@ def read_models(entries: Sequence[Mapping[str, Any] | str] | str) -> list[ModelS
             known = None if weights == RANDOM or model == "pixel-statistics" else weights or "default"
             entry = {"model": model, "weights": known}
         if "model" not in entry:
-            raise TerraFMError(
-                f"An entry of `models` has no `model`: {dict(entry)}; name one, such as terrafm_base."
-            )
+            raise TerraFMError(f"An entry of `models` has no `model`: {dict(entry)}; name one, such as terrafm_base.")
         specs.append(build(ModelSpec, entry, f"model {entry['model']!r}"))
     if not specs:
         raise TerraFMError("No model is named: give `models`, such as --models [terrafm_base].")
@@ -74,9 +72,7 @@ def read_datasets(names: Sequence[str] | str) -> list[BenchTask]:
     """
     chosen: set[str] = set()
     for name in [names] if isinstance(names, str) else names:
-        fits = {
-            task.name for task in TASKS.values() if fnmatchcase(task.name, name) or name == task.benchmark
-        }
+        fits = {task.name for task in TASKS.values() if fnmatchcase(task.name, name) or name == task.benchmark}
         if not fits:
             benchmarks = sorted({task.benchmark for task in TASKS.values()})
             raise TerraFMError(unknown("dataset", name, [*TASKS, *benchmarks]))

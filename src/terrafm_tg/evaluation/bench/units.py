@@ -145,15 +145,11 @@ def make_plan(
     plan = Plan([], [])
     for task in datasets:
         fitting = [x for x in protocols if task.name in x.datasets and task.kind in x.protocol.kinds]
-        levels = [level for level in bands if level == "corrected" or task.labelled is not None] or [
-            "corrected"
-        ]
+        levels = [level for level in bands if level == "corrected" or task.labelled is not None] or ["corrected"]
         for level in levels if fitting else ():
             try:
                 opened = _Opened(task.name, root, level)
-                plan.units.extend(
-                    x for spec in models for entry in fitting for x in _units(spec, entry, opened)
-                )
+                plan.units.extend(x for spec in models for entry in fitting for x in _units(spec, entry, opened))
             except TerraFMError as error:
                 failed = not isinstance(error, MissingDatasetError)
                 plan.skipped.append(Skipped(task.name, str(error), failed=failed))

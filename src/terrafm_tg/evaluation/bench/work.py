@@ -122,9 +122,7 @@ def own_device(wanted: str) -> torch.device:
     try:
         device = torch.device(wanted)
     except RuntimeError as error:
-        raise TerraFMError(
-            f"`device` is {wanted!r}: use auto, cpu, cuda or one of several, such as cuda:1."
-        ) from error
+        raise TerraFMError(f"`device` is {wanted!r}: use auto, cpu, cuda or one of several, such as cuda:1.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise TerraFMError(f"`device` is {wanted!r}, but torch sees no GPU here: use device=cpu.")
     if device.type == "cuda" and device.index is None:

@@ -70,9 +70,7 @@ class TimmBackbone(Backbone):
         select: What of the inputs it takes; the only one by default.
     """
 
-    def __init__(
-        self, model: Any, size: int, select: Callable[[Inputs], Any] = lambda inputs: inputs[IMAGE]
-    ) -> None:
+    def __init__(self, model: Any, size: int, select: Callable[[Inputs], Any] = lambda inputs: inputs[IMAGE]) -> None:
         width = int(model.num_features)
         super().__init__(model, int(getattr(model, "head_hidden_size", width)), width, _stride(model, size))
         self.select = select

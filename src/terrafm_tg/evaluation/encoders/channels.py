@@ -127,8 +127,7 @@ def modality_channels(modality: Modality, bands: Sequence[str]) -> list[Channel]
 def rgb_channels(mean: Sequence[float], std: Sequence[float]) -> list[Channel]:
     """Returns the channels of a model of photographs, whose colors lie in [0, 1] before it normalizes them."""
     return [
-        Channel(band, "8-bit", *_IMAGENET[band], 255 * m, 255 * s)
-        for band, m, s in zip(RGB, mean, std, strict=True)
+        Channel(band, "8-bit", *_IMAGENET[band], 255 * m, 255 * s) for band, m, s in zip(RGB, mean, std, strict=True)
     ]
 
 

@@ -69,9 +69,7 @@ def embeddings(
         TerraFMError: If the dataset is empty, or a file of it is damaged.
     """
     if not len(dataset):
-        raise TerraFMError(
-            f"The {dataset.split} split of {dataset.task.name} is empty: give a partition with samples."
-        )
+        raise TerraFMError(f"The {dataset.split} split of {dataset.task.name} is empty: give a partition with samples.")
     path = None if cache is None else cache / f"{embedding_key(encoder, dataset)}.safetensors"
     kept = None if path is None else _read(path, len(dataset))
     if kept is not None:
@@ -126,7 +124,5 @@ def _read(path: Path, count: int) -> Embedded | None:
         return None
     except (SafetensorError, OSError) as error:
         reason = str(error)
-    warnings.warn(
-        f"The kept embeddings {path} are damaged ({reason}): they are computed again.", stacklevel=3
-    )
+    warnings.warn(f"The kept embeddings {path} are damaged ({reason}): they are computed again.", stacklevel=3)
     return None

@@ -33,9 +33,7 @@ class BenchEncoder(FeatureEncoder):
         patch_size: Pixels per side of a patch.
     """
 
-    def __init__(
-        self, request: Request, readers: Mapping[str, Reader], backbone: Backbone, size: int
-    ) -> None:
+    def __init__(self, request: Request, readers: Mapping[str, Reader], backbone: Backbone, size: int) -> None:
         super().__init__()
         self.spec, self.task = request.spec, request.task
         self.readers = nn.ModuleDict(readers)

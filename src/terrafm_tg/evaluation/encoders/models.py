@@ -102,9 +102,7 @@ class PixelStatistics(Backbone):
     """
 
     def __init__(self, channels: int) -> None:
-        super().__init__(
-            nn.Identity(), 2 * channels, channels * PATCH_SIZE**2, patch_size=PATCH_SIZE, has_mean=False
-        )
+        super().__init__(nn.Identity(), 2 * channels, channels * PATCH_SIZE**2, patch_size=PATCH_SIZE, has_mean=False)
 
     def forward(self, inputs: Inputs) -> Features:
         """Returns statistics, and pixels by patch."""

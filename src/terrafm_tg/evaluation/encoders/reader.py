@@ -184,9 +184,7 @@ class Request:
             sources = find(self.task, sensors or self.sensors, bands, self.spec.absent)
             found = sum(source is not None for source in sources)
             if 2 * found < len(bands):
-                raise self.unsupported(
-                    f"the model reads {', '.join(bands)}, of which the task has {found or 'none'}"
-                )
+                raise self.unsupported(f"the model reads {', '.join(bands)}, of which the task has {found or 'none'}")
         return Reader(channels, sources, self.data, size, self.spec.normalization == "dataset")
 
     def own_channels(

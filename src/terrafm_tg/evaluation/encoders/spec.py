@@ -60,9 +60,7 @@ class ModelSpec:
                     f"`{setting}` of model {self.model!r} is {getattr(self, setting)!r}: use one of {named}."
                 )
         if self.size is not None and self.size < 0:
-            raise TerraFMError(
-                f"`size` of model {self.model!r} is {self.size}: use pixels, or 0 for the stored size."
-            )
+            raise TerraFMError(f"`size` of model {self.model!r} is {self.size}: use pixels, or 0 for the stored size.")
         for setting in ("sensors", "channels"):  # YAML gives a list, which would not be hashable
             given = getattr(self, setting)
             if given is not None:

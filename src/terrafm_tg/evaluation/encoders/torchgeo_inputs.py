@@ -60,19 +60,13 @@ def sentinel_channels(bands: Sequence[str]) -> list[Channel]:
 
 def clipped_channels(bands: Sequence[str]) -> list[Channel]:
     """Returns channels of CROMA: mean - 2 std to mean + 2 std becomes 0 to 1, and what lies outside is clipped."""
-    return [
-        c._replace(offset=c.mean - 2 * c.std, scale=4 * c.std, low=0.0, high=1.0)
-        for c in sentinel_channels(bands)
-    ]
+    return [c._replace(offset=c.mean - 2 * c.std, scale=4 * c.std, low=0.0, high=1.0) for c in sentinel_channels(bands)]
 
 
 def ssl4eo_moments() -> dict[str, tuple[float, float]]:
     """Returns mean and standard deviation of each band in SSL4EO-S12 (L1C digital numbers, decibels)."""
     moments: dict[str | None, tuple[float, float]] = {}
-    for weight in (
-        ViTSmall14_DINOv2_Weights.SENTINEL2_ALL_SOFTCON,
-        ViTSmall14_DINOv2_Weights.SENTINEL1_GRD_SOFTCON,
-    ):
+    for weight in (ViTSmall14_DINOv2_Weights.SENTINEL2_ALL_SOFTCON, ViTSmall14_DINOv2_Weights.SENTINEL1_GRD_SOFTCON):
         ((mean, std),) = _normalize_steps(weight.transforms)
         bands = [equivalent(weight_sensor(weight), band) for band in weight.meta["bands"]]
         moments |= dict(zip(bands, zip(mean, std, strict=True), strict=True))
@@ -107,9 +101,7 @@ def weight_reader(request: Request, weight: WeightsEnum | None, size: int) -> Re
     if kind == S1RTC.name:
         sensors = request.radar
     else:
-        sensors = tuple(
-            s for s in request.optical if not kind.startswith("landsat") or s.startswith("landsat")
-        )
+        sensors = tuple(s for s in request.optical if not kind.startswith("landsat") or s.startswith("landsat"))
     channels = weight_channels(weight)
     odd = next((c for c in channels if c.band not in WAVELENGTHS and not kind.startswith("landsat")), None)
     if odd:
@@ -118,17 +110,13 @@ def weight_reader(request: Request, weight: WeightsEnum | None, size: int) -> Re
     if coded and kind.startswith(("landsat", "s1")):
         raise request.unsupported(f"{weight.name} wants {kind} in units of its own")
     if not sensors:
-        raise request.unsupported(
-            f"{weight.name} reads {kind}, and the task has {', '.join(request.sensors)}"
-        )
+        raise request.unsupported(f"{weight.name} reads {kind}, and the task has {', '.join(request.sensors)}")
     return request.reader(channels, size, sensors)
 
 
 def photo_reader(request: Request, size: int) -> Reader:
     """Reads red, green and blue, for a model of three channels with random weights."""
-    return request.reader(
-        [z_score(band, "8-bit", *photo_moments(band)) for band in RGB], size, request.optical
-    )
+    return request.reader([z_score(band, "8-bit", *photo_moments(band)) for band in RGB], size, request.optical)
 
 
 def spectral_reader(request: Request, size: int, sensors: tuple[str, ...] | None = None) -> Reader:

@@ -54,8 +54,7 @@ def load_swin(request: Request, name: str, weight: WeightsEnum | None) -> BenchE
     if weight is None:
         stem, count = model.features[0][0], len(reader.channels)
         model.features[0][0] = with_seed(
-            request.spec.seed,
-            lambda: nn.Conv2d(count, stem.out_channels, stem.kernel_size, stem.stride),
+            request.spec.seed, lambda: nn.Conv2d(count, stem.out_channels, stem.kernel_size, stem.stride)
         )
     model.head = nn.Identity()
 
@@ -67,9 +66,7 @@ def load_swin(request: Request, name: str, weight: WeightsEnum | None) -> BenchE
                 maps.append(x)
         return [m.movedim(-1, 1) for m in (*maps[:-1], model.norm(maps[-1]))]
 
-    return BenchEncoder(
-        request, {IMAGE: reader}, StagedBackbone(model, stages, model.norm.weight.numel(), 32), size
-    )
+    return BenchEncoder(request, {IMAGE: reader}, StagedBackbone(model, stages, model.norm.weight.numel(), 32), size)
 
 
 def load_deo(request: Request, name: str, weight: WeightsEnum | None) -> BenchEncoder:
@@ -151,9 +148,7 @@ def load_copernicusfm(request: Request, name: str, weight: WeightsEnum | None) -
         return model.forward_features(x, unknown, centers, widths, kernel_size=16)
 
     dim = model.cls_token.shape[-1]
-    return BenchEncoder(
-        request, {IMAGE: reader}, TokenBackbone(model, run, model.blocks, model.fc_norm, dim, 16), size
-    )
+    return BenchEncoder(request, {IMAGE: reader}, TokenBackbone(model, run, model.blocks, model.fc_norm, dim, 16), size)
 
 
 def load_panopticon(request: Request, name: str, weight: WeightsEnum | None) -> BenchEncoder:
@@ -284,14 +279,10 @@ def find_weight(name: str, weights: str | None) -> WeightsEnum | None:
     try:
         members: list[WeightsEnum] = list(get_model_weights(name).__members__.values())
     except KeyError as error:
-        raise TerraFMError(
-            f"TorchGeo has no weights of {name}: leave `weights` out for random ones."
-        ) from error
+        raise TerraFMError(f"TorchGeo has no weights of {name}: leave `weights` out for random ones.") from error
     if weights == "default" and len(members) == 1:
         return members[0]
     for member in members:
         if weights in (member.name, str(member)):
             return member
-    raise TerraFMError(
-        f"{name} has no weights {weights!r}: use one of {', '.join(member.name for member in members)}."
-    )
+    raise TerraFMError(f"{name} has no weights {weights!r}: use one of {', '.join(member.name for member in members)}.")

@@ -45,7 +45,5 @@ def make_protocol(name: str, **settings: Any) -> Protocol:
     known = [field.name for field in dataclasses.fields(protocol)]
     for setting in settings:
         if setting not in known:
-            raise TerraFMError(
-                f"Protocol {name!r} has no setting {setting!r}: it has {', '.join(known) or 'none'}."
-            )
+            raise TerraFMError(f"Protocol {name!r} has no setting {setting!r}: it has {', '.join(known) or 'none'}.")
     return protocol(**settings)

@@ -32,9 +32,7 @@ class Labelled(NamedTuple):
     y: Tensor
 
 
-def embed_splits(
-    protocol: Protocol, spec: ModelSpec, splits: Splits, context: Context, *names: str
-) -> list[Labelled]:
+def embed_splits(protocol: Protocol, spec: ModelSpec, splits: Splits, context: Context, *names: str) -> list[Labelled]:
     """The splits of those names as the frozen model sees them, on the context's device.
 
     Raises:

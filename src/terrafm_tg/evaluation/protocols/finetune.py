@@ -80,9 +80,7 @@ class FineTune(Swept):
 
         accumulate = self.effective_batch // self.batch_size
         training = Training(self.epochs, self.batch_size, accumulate, self.clip, self.precision)
-        return sweep(
-            self.rates, make, splits, training, context, run_identity(self, encoder, splits, context)
-        )
+        return sweep(self.rates, make, splits, training, context, run_identity(self, encoder, splits, context))
 
     def _head(self, encoder: BenchEncoder, data: BenchDataset) -> Head:
         if encoder.task.kind != "segmentation":
@@ -135,9 +133,7 @@ class FrozenUPerNet(Swept):
             )
 
         training = Training(self.epochs, self.batch_size, clip=self.clip, precision=self.precision)
-        return sweep(
-            self.rates, make, splits, training, context, run_identity(self, encoder, splits, context)
-        )
+        return sweep(self.rates, make, splits, training, context, run_identity(self, encoder, splits, context))
 
 
 @torch.no_grad()

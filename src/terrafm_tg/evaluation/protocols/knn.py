@@ -42,9 +42,7 @@ class KNN(Protocol):
         check_positive(self.name, k=self.k, temperature=self.temperature, batch=self.batch)
         for name, choices in (("metric", get_args(Metric)), ("votes", get_args(Votes))):
             if (value := getattr(self, name)) not in choices:
-                raise TerraFMError(
-                    f"`{name}` of the protocol knn is {value!r}: use one of {', '.join(choices)}."
-                )
+                raise TerraFMError(f"`{name}` of the protocol knn is {value!r}: use one of {', '.join(choices)}.")
 
     def run(self, spec: ModelSpec, splits: Splits, context: Context) -> list[Score]:
         """See :class:`~terrafm_tg.evaluation.protocols.Protocol`."""

@@ -99,9 +99,7 @@ class LinearProbe(Protocol):
             )
         multilabel = train.y.ndim == 2
         y = train.y.float() if multilabel else train.y
-        probes = with_seed(seed, lambda: Probes(train.x.shape[1], classes, len(self.rates))).to(
-            train.x.device
-        )
+        probes = with_seed(seed, lambda: Probes(train.x.shape[1], classes, len(self.rates))).to(train.x.device)
         groups = [{"params": probes.of(number), "lr": rate} for number, rate in enumerate(self.rates)]
         optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay, foreach=True)
         generator = torch.Generator().manual_seed(seed)

@@ -49,11 +49,7 @@ class Logistic(Protocol):
 
     def __post_init__(self) -> None:
         check_positive(
-            self.name,
-            count=self.count,
-            tolerance=self.tolerance,
-            iterations=self.iterations,
-            batch=self.batch,
+            self.name, count=self.count, tolerance=self.tolerance, iterations=self.iterations, batch=self.batch
         )
 
     def run(self, spec: ModelSpec, splits: Splits, context: Context) -> list[Score]:

@@ -99,12 +99,7 @@ def cut(x: Tensor, tile: int) -> Tensor:
 
 
 def _compute(
-    path: Path,
-    encoder: BenchEncoder,
-    dataset: BenchDataset,
-    context: Context,
-    tile: int | None,
-    dtype: torch.dtype,
+    path: Path, encoder: BenchEncoder, dataset: BenchDataset, context: Context, tile: int | None, dtype: torch.dtype
 ) -> None:
     """Writes the file batch by batch."""
     task = dataset.task

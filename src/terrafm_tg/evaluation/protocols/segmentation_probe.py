@@ -70,8 +70,7 @@ class SegmentationProbe(Swept):
         seen = dataclasses.replace(task, size=tile, input_size=TILE_INPUT) if tile else task
         encoder = load_encoder(spec, seen, splits.train)
         train, val, test = (
-            patch_features(encoder, split, context, tile or None, getattr(torch, self.dtype))
-            for split in splits
+            patch_features(encoder, split, context, tile or None, getattr(torch, self.dtype)) for split in splits
         )
         with seeded(context):
             heads = self._trained(task, train, context)
@@ -95,9 +94,7 @@ class SegmentationProbe(Swept):
                 features, mask = _take(data, chosen, context)
                 for rate, head in list(heads.items()):
                     optimizer, schedule = how[rate]
-                    loss = loss_of(
-                        task, resized(head(features)[0], mask.shape[-2:], head.align_corners), mask
-                    )
+                    loss = loss_of(task, resized(head(features)[0], mask.shape[-2:], head.align_corners), mask)
                     if not loss.isfinite():
                         del heads[rate]
                         continue

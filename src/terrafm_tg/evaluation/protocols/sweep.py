@@ -243,9 +243,7 @@ def _trainer(training: Training, context: Context) -> Iterator[Trainer]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PossibleUserWarning)  # advice on workers and on how often to log
-            warnings.filterwarnings(
-                "ignore", ".*LeafSpec", FutureWarning
-            )  # of torch, about Lightning's own code
+            warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # of torch, about Lightning's own code
             yield Trainer(
                 accelerator="gpu" if device.type == "cuda" else device.type,
                 devices=[device.index or 0] if device.type == "cuda" else 1,

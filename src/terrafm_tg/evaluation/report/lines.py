@@ -33,14 +33,7 @@ SETTINGS: dict[str, Callable[[str], str]] = {
     "bands": lambda value: {"labelled": "bands as labelled"}.get(value, f"bands {value}"),
 }
 #: Values that an entry's name leaves out.
-_USUAL = {
-    "stem": "",
-    "sensors": "",
-    "pooling": "token",
-    "size": "",
-    "normalization": "model",
-    "bands": "corrected",
-}
+_USUAL = {"stem": "", "sensors": "", "pooling": "token", "size": "", "normalization": "model", "bands": "corrected"}
 _REQUIRED = [*CELL, "name", *SETTINGS, "seed", "score"]
 _OPTIONAL = {
     "headline": True, "n_train": 0, "n_test": 0, "seconds": 0.0, "settings": "{}", "per_class": None,
@@ -190,12 +183,8 @@ def score_lines(table: pd.DataFrame) -> list[Line]:
     Args:
         table: From :func:`entries`.
     """
-    by_key = groups(
-        published_scores(), lambda p: (p.benchmark, p.dataset, p.protocol, p.train_fraction, p.metric)
-    )
-    rows = groups(
-        table.itertuples(index=False), lambda row: tuple(getattr(row, key) for key in [*CELL, "entry"])
-    )
+    by_key = groups(published_scores(), lambda p: (p.benchmark, p.dataset, p.protocol, p.train_fraction, p.metric))
+    rows = groups(table.itertuples(index=False), lambda row: tuple(getattr(row, key) for key in [*CELL, "entry"]))
     lines = []
     for of_one in rows.values():
         first = of_one[0]
@@ -276,9 +265,7 @@ def find_pairs(lines: Sequence[Line], setting: str, order: Sequence[str]) -> Ite
 
     for group in groups(leading(lines), rest).values():
         by_value = {value: some[0] for value, some in groups(group, lambda x: x.settings[setting]).items()}
-        first, *others = (
-            by_value[value] for value in dict.fromkeys([*order, *by_value]) if value in by_value
-        )
+        first, *others = (by_value[value] for value in dict.fromkeys([*order, *by_value]) if value in by_value)
         for second in others:
             common = [seed for seed in first.scores if seed in second.scores]
             if common:

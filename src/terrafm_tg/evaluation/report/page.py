@@ -88,10 +88,7 @@ class Chapter(NamedTuple):
 
 
 def write_bench_report(
-    results: pd.DataFrame,
-    out: Path,
-    skipped: Sequence[Mapping[str, Any]] = (),
-    title: str = "Benchmark of encoders",
+    results: pd.DataFrame, out: Path, skipped: Sequence[Mapping[str, Any]] = (), title: str = "Benchmark of encoders"
 ) -> Path:
     """Writes ``report.md`` and ``report.html``; the same table gives the same bytes.
 
@@ -114,9 +111,7 @@ def write_bench_report(
         filled = [x for x in chapter.blocks if (x.rows if isinstance(x, tables.Table) else x.charts)]
         found.append(chapter._replace(blocks=filled))
     write_text(out / "report.md", to_markdown(found, title))
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((files(__package__) / "report.html.j2").read_text())
     write_text(out / "report.html", template.render(chapters=found, title=title))
     return out / "report.html"
@@ -157,9 +152,7 @@ def _summary(table: pd.DataFrame, lines: Sequence[Line]) -> Chapter:
     variants = len({line.entry for line in lines})
     counts = [_count(models, "model") + (f" in {variants} variants" if variants > models else "")]
     counts += [_count(len({getattr(x, key) for x in lines}), key) for key in ("dataset", "protocol")]
-    fractions = "train fractions " + ", ".join(
-        map(tables.percent, sorted({line.train_fraction for line in lines}))
-    )
+    fractions = "train fractions " + ", ".join(map(tables.percent, sorted({line.train_fraction for line in lines})))
     time = f"{_count(len(units), 'unit')} of work, {tables.duration(units.seconds.sum())} together."
     text = [f"{', '.join([*counts, fractions, _count(table.seed.nunique(), 'seed')])}: {time}", _INTERVALS]
     other = {x.dataset: x.n_test for x in lines if x.published and not x.comparable}
@@ -177,11 +170,7 @@ def _scores(lines: Sequence[Line]) -> Iterator[Chapter]:
             compared = [line for line in part if line.published]
             unfolded = {line.train_fraction for line in compared} or {max(by_fraction)}
             scores = (tables.score_table(some, at not in unfolded) for at, some in by_fraction.items())
-            blocks: list[tables.Table | Charts] = [
-                *scores,
-                with_published(part),
-                tables.difference_table(part),
-            ]
+            blocks: list[tables.Table | Charts] = [*scores, with_published(part), tables.difference_table(part)]
             text = [BY_PROTOCOL[protocol]] if protocol in BY_PROTOCOL else []
             datasets = dict.fromkeys(line.dataset for line in compared)
             text += [BY_DATASET[name] for name in datasets if name in BY_DATASET]
@@ -302,9 +291,7 @@ def _markdown_table(table: tables.Table) -> str:
     rows = [list(map(_escape, table.header))]
     for row in table.rows:
         texts = [f"**{_escape(x.text)}**" if x.tone == "best" else _escape(x.text) for x in row]
-        rows.append(
-            [f"{text} ({_escape(x.small)})" if x.small else text for text, x in zip(texts, row, strict=True)]
-        )
+        rows.append([f"{text} ({_escape(x.small)})" if x.small else text for text, x in zip(texts, row, strict=True)])
     columns = []
     for number, column in enumerate(zip(*rows, strict=True)):
         right = number >= table.words and table.kind != "words"

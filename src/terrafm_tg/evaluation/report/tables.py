@@ -9,18 +9,7 @@ import pandas as pd
 from terrafm_tg.datasets.bench import TASKS
 from terrafm_tg.tasks.finetune.metrics import TRUE
 
-from .lines import (
-    RUN,
-    SETTINGS,
-    Line,
-    Pair,
-    as_json,
-    as_text,
-    average_of,
-    groups,
-    leading,
-    settings_of,
-)
+from .lines import RUN, SETTINGS, Line, Pair, as_json, as_text, average_of, groups, leading, settings_of
 from .published import TITLES, Published, highest
 
 _UNFOLDED = 24  # rows of a table that the page shows at once
@@ -122,9 +111,7 @@ def best_table(lines: Sequence[Line]) -> Table:
     rows = []
     for group in groups(shown, lambda x: (*_judged(x), x.train_fraction)).values():
         best = max(group, key=lambda line: line.mean)
-        level = [
-            x.entry for x in group if x is not best and best.estimate.kind and best.estimate.low <= x.mean
-        ]
+        level = [x.entry for x in group if x is not best and best.estimate.kind and best.estimate.low <= x.mean]
         said = f"{len(level)} others" if len(level) > 2 else "; ".join(level)
         rows.append(_compared(best, f"within its interval: {said}" if said else ""))
     return Table("Best of ours per dataset", _COMPARED, rows, kind="words")
@@ -187,9 +174,7 @@ def pair_table(pairs: Sequence[Pair], setting: str) -> Table:
             Cell(pair.name),
             *(Cell(f"{x.mean:.1f}", SETTINGS[setting](x.settings[setting])) for x in pair[:2]),
             Cell(
-                signed(pair.change.mean) + _SIGNS[pair.verdict],
-                pair.change.words,
-                pair.verdict.replace("within", ""),
+                signed(pair.change.mean) + _SIGNS[pair.verdict], pair.change.words, pair.verdict.replace("within", "")
             ),
         ]
         for pair in pairs
@@ -212,15 +197,10 @@ def class_tables(table: pd.DataFrame, lines: Sequence[Line]) -> Iterator[Table]:
         more = f" The best {_CLASSES} of {len(entries)} models." if len(entries) > _CLASSES else ""
         note = f"{_MEANS.get(best[0].metric, best[0].metric)}, mean over seeds; – where a class does not occur.{more}"
         rows = [
-            [
-                Cell(name),
-                *(NONE if np.isnan(x) else Cell(f"{x:.1f}", fill=min(max(x, 0), 100) / 100) for x in row),
-            ]
+            [Cell(name), *(NONE if np.isnan(x) else Cell(f"{x:.1f}", fill=min(max(x, 0), 100) / 100) for x in row)]
             for name, row in zip(_classes(best[0].dataset, len(means)), means.to_numpy(), strict=True)
         ]
-        yield Table(
-            f"{best[0].dataset}: {protocol_title(best[0])}", ["class", *shown], rows, True, "bars", note
-        )
+        yield Table(f"{best[0].dataset}: {protocol_title(best[0])}", ["class", *shown], rows, True, "bars", note)
 
 
 def confusion_tables(table: pd.DataFrame, lines: Sequence[Line]) -> Iterator[Table]:
@@ -269,9 +249,7 @@ def run_tables(table: pd.DataFrame) -> Iterator[Table]:
     models = table.assign(size=table.pixels, sensors=table.read).drop_duplicates(["entry", *SETTINGS])
     told = [setting for setting in SETTINGS if models[setting].any()]
     note = "Empty: the default; for weights, random ones."
-    yield _plain(
-        "Models", "name", models.groupby("entry", sort=False)[told].agg(_values), kind="words", note=note
-    )
+    yield _plain("Models", "name", models.groupby("entry", sort=False)[told].agg(_values), kind="words", note=note)
     rank = {name: i for i, name in enumerate(dict.fromkeys([*TITLES, *table.protocol]))}
     table = table.sort_values("protocol", key=lambda column: column.map(rank), kind="stable")
     settings = pd.DataFrame.from_dict(
@@ -284,9 +262,7 @@ def run_tables(table: pd.DataFrame) -> Iterator[Table]:
     measures = times.agg(["median", "max", "sum"]).map(duration)
     rows = [[*map(Cell, key), Cell(str(n)), *map(Cell, measures.loc[key])] for key, n in times.size().items()]
     yield Table("Time", ["protocol", "model", "units", "median", "longest", "together"], rows, words=2)
-    machine = {"machine": _values(table.machine)} | {
-        k: _values(v) for k, v in _by_key(table.versions).items()
-    }
+    machine = {"machine": _values(table.machine)} | {k: _values(v) for k, v in _by_key(table.versions).items()}
     yield _plain("Machine and versions", "what", pd.DataFrame({"values": machine}), kind="words")
 
 
@@ -295,14 +271,7 @@ def all_scores_table(lines: Iterable[Line]) -> Table:
     rows = []
     for line in lines:
         found = line.estimate
-        words = (
-            line.dataset,
-            line.protocol,
-            line.entry,
-            percent(line.train_fraction),
-            line.metric,
-            line.average,
-        )
+        words = (line.dataset, line.protocol, line.entry, percent(line.train_fraction), line.metric, line.average)
         scores = " ".join(f"{score:.2f}" for score in line.scores.values())
         rows.append(
             [

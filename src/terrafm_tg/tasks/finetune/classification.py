@@ -99,9 +99,7 @@ class FineTuneClassification(SensorTask):
             TerraFMError: If there are none, or their shape is not the task's.
         """
         if "label" not in batch:
-            raise TerraFMError(
-                f"The batch has no 'label' (keys {', '.join(batch)}): use a dataset for classification."
-            )
+            raise TerraFMError(f"The batch has no 'label' (keys {', '.join(batch)}): use a dataset for classification.")
         label = batch["label"]
         if self.kind == "multilabel":
             if label.ndim != 2 or label.shape[1] != self.outputs:
@@ -129,9 +127,7 @@ class SensorMixup:
         multilabel: Whether targets are several labels per sample.
     """
 
-    def __init__(
-        self, num_classes: int, mixup: float, cutmix: float, label_smoothing: float, multilabel: bool
-    ) -> None:
+    def __init__(self, num_classes: int, mixup: float, cutmix: float, label_smoothing: float, multilabel: bool) -> None:
         from timm.data.mixup import Mixup
 
         several = {"multi_label": True} if multilabel else {}

@@ -89,9 +89,7 @@ class SensorImages(nn.Module):
             )
 
 
-def build_backbone(
-    settings: Mapping[str, Any], weights: Weights, **timm: Any
-) -> tuple[TerraFMViT, SensorImages]:
+def build_backbone(settings: Mapping[str, Any], weights: Weights, **timm: Any) -> tuple[TerraFMViT, SensorImages]:
     """Builds the encoder of a fine-tuning task, and what feeds it.
 
     Stems of sensors that the task does not name are frozen.

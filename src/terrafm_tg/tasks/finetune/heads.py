@@ -211,9 +211,7 @@ class PyramidHead(Head):
         dropout: Rate before the last layer of either.
     """
 
-    def __init__(
-        self, dim: int, classes: int, dates: int, width: int, auxiliary_width: int, dropout: float
-    ) -> None:
+    def __init__(self, dim: int, classes: int, dates: int, width: int, auxiliary_width: int, dropout: float) -> None:
         super().__init__()
         self.dates = dates
         dim //= dates

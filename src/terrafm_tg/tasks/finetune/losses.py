@@ -31,14 +31,8 @@ def class_loss(
     ignored = -100 if ignore_index is None else ignore_index
     known = target != ignored
     # A mean over nothing would be NaN
-    count = (
-        known.sum().clamp(min=1)
-        if weight is None
-        else (weight[target * known] * known).sum().clamp(min=1e-12)
-    )
-    total = cross_entropy(
-        logits, target, weight, ignore_index=ignored, reduction="sum", label_smoothing=smoothing
-    )
+    count = known.sum().clamp(min=1) if weight is None else (weight[target * known] * known).sum().clamp(min=1e-12)
+    total = cross_entropy(logits, target, weight, ignore_index=ignored, reduction="sum", label_smoothing=smoothing)
     return total / count
 
 
@@ -147,9 +141,7 @@ class LabelLoss(nn.Module):
             return self.region(logits[known][None], target[known][None])
         if self.loss == "focal":
             columns = zip(logits.unbind(1), target.unbind(1), known.unbind(1), strict=True)
-            return torch.stack(
-                [self.one_label(x[some], y[some]) for x, y, some in columns if some.any()]
-            ).mean()
+            return torch.stack([self.one_label(x[some], y[some]) for x, y, some in columns if some.any()]).mean()
         return self.region(logits.masked_fill(~known, -1e4), target * known)
 
 

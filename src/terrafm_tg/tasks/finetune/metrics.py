@@ -287,9 +287,7 @@ class EpochScores(Metric):
                 found |= {f"Classwise{name}_{c}": float(x) for c, x in zip(self.names, each, strict=True)}
         if self.ranks:
             # Lists here, tensors once they are gathered from other ranks
-            logits, target = (
-                torch.cat([*x]) if isinstance(x, list) else x for x in (self.logits, self.target)
-            )
+            logits, target = (torch.cat([*x]) if isinstance(x, list) else x for x in (self.logits, self.target))
             ranked = [(rank(logits.cpu()), target.cpu())]
             precision = average_precision(ranked, self.num_classes, self.ignore_index)
             if precision is not None and precision.per_class is not None:

@@ -36,9 +36,7 @@ class LearningRate:
         from lightly.utils.scheduler import cosine_warmup_schedule
 
         step = min(step, self.steps - 1)
-        return cosine_warmup_schedule(
-            step, self.steps, self.peak, self.end, self.warmup, warmup_start_value=0.0
-        )
+        return cosine_warmup_schedule(step, self.steps, self.peak, self.end, self.warmup, warmup_start_value=0.0)
 
 
 @dataclass(frozen=True)
@@ -131,10 +129,7 @@ def layer_decay_groups(module: nn.Module, weight_decay: float, layer_decay: floa
             group["lr_scale"] *= layer_decay
     inside = {id(parameter) for parameter in encoder.parameters()}
     rest = [p for p in module.parameters() if p.requires_grad and id(p) not in inside]
-    for decay, params in (
-        (weight_decay, [p for p in rest if p.ndim > 1]),
-        (0.0, [p for p in rest if p.ndim <= 1]),
-    ):
+    for decay, params in ((weight_decay, [p for p in rest if p.ndim > 1]), (0.0, [p for p in rest if p.ndim <= 1])):
         if params:
             groups.append({"lr_scale": 1.0, "weight_decay": decay, "params": params})
     return groups

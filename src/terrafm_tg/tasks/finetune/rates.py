@@ -49,18 +49,11 @@ def class_rates(confusion: Tensor, ignore_index: int | None = None) -> Rates:
         predicted = predicted.clone()
         predicted[ignore_index] = 0  # a class that does not count has no score of its own
     recall, union = right / true, true + predicted - right
-    share = float(
-        right.sum() / count.sum()
-    )  # of one answer per sample, micro precision, recall and F1 are the same
+    share = float(right.sum() / count.sum())  # of one answer per sample, micro precision, recall and F1 are the same
     overall = dict.fromkeys(("accuracy", "recall", "precision", "f1"), share)
     overall["iou"] = float(right.sum() / union.sum())
     return Rates(
-        recall,
-        _precision(right, true, predicted),
-        2 * right / (true + predicted),
-        right / union,
-        recall,
-        overall,
+        recall, _precision(right, true, predicted), 2 * right / (true + predicted), right / union, recall, overall
     )
 
 
@@ -115,9 +108,7 @@ def rank(logits: Tensor) -> Tensor:
     return (1 + x / (1 + x.abs())) / 2
 
 
-def confusion_of(
-    kind: str, prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int | None
-) -> Tensor:
+def confusion_of(kind: str, prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int | None) -> Tensor:
     """The confusion matrix of a batch, int64: (C, C) with the true class first; (L, 2, 2) of several labels.
 
     Args:
@@ -140,9 +131,7 @@ def confusion_of(
     ).long()
 
 
-def check_target(
-    target: Tensor, kind: str, num_classes: int, ignore_index: int | None, key: str | None = None
-) -> None:
+def check_target(target: Tensor, kind: str, num_classes: int, ignore_index: int | None, key: str | None = None) -> None:
     """Stops at a label that is no class.
 
     Args:

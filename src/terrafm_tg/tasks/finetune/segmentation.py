@@ -105,9 +105,7 @@ class FineTuneSegmentation(SensorTask):
             )
         return logits
 
-    def predict_step(
-        self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
-    ) -> dict[str, Tensor | None]:
+    def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor | None]:
         """Probabilities (B, classes, H, W), and where the batch has them its bounds and transform."""
         return {
             "probabilities": self(self.images(batch)).softmax(1),
@@ -122,9 +120,7 @@ class FineTuneSegmentation(SensorTask):
             TerraFMError: If there are none, or their shape is another one.
         """
         if "mask" not in batch:
-            raise TerraFMError(
-                f"The batch has no 'mask' (keys {', '.join(batch)}): use a dataset for segmentation."
-            )
+            raise TerraFMError(f"The batch has no 'mask' (keys {', '.join(batch)}): use a dataset for segmentation.")
         mask = batch["mask"]
         mask = mask.squeeze(1) if mask.ndim == 4 else mask
         if mask.ndim != 3:

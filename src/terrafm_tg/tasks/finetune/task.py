@@ -79,9 +79,7 @@ class LabelTask(BaseTask):
             )
         for stage in ("train", "val", "test"):
             ranks = self.kind == "multilabel" and stage in self.ranked
-            scores = EpochScores(
-                self.kind, self.outputs, self.hparams["ignore_index"], names, f"{stage}_", ranks
-            )
+            scores = EpochScores(self.kind, self.outputs, self.hparams["ignore_index"], names, f"{stage}_", ranks)
             setattr(self, f"{stage}_metrics", scores)
 
     def setup(self, stage: str) -> None:
@@ -205,9 +203,7 @@ class SensorTask(FineTuneOptimization, LabelTask):
         self.hparams["model"], self.hparams["depth"] = name.replace(split_name(name)[0], size), depth
         self.weights = None  # those of the checkpoint follow
         self.configure_models()
-        rank_zero_info(
-            f"The encoder is the checkpoint's: {size} of {depth} blocks, not {name} as in the settings."
-        )
+        rank_zero_info(f"The encoder is the checkpoint's: {size} of {depth} blocks, not {name} as in the settings.")
 
     @abc.abstractmethod
     def target(self, batch: dict[str, Any]) -> Tensor:

@@ -80,9 +80,7 @@ def dense_model(
         raise TerraFMError(
             f"Backbone {backbone!r} is unknown: use one of {', '.join(SIZES)}, alone or with an ending such as _s2l2a."
         )
-    settings = {
-        name: value for name, value in (("modality", modality), ("bands", bands)) if value is not None
-    }
+    settings = {name: value for name, value in (("modality", modality), ("bands", bands)) if value is not None}
     if not weights:
         return _build(head, backbone, in_channels, classes, settings)
     size = split_name(backbone)[0]

@@ -54,15 +54,11 @@ class TeacherEmbedding(BaseTask):
         places = {"land_cover": batch["land_cover"], "row": batch["row"]}
         return {"embeddings": embeddings, "sample_idx": idx} | places
 
-    def validation_step(
-        self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
-    ) -> dict[str, Any]:
+    def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Embeds tiles (:meth:`embed`) for the callbacks; adds to the per-class statistics."""
         output = self.embed(batch)
         logits = self.center(self.teacher_head(output["embeddings"][FUSED]))
-        self.prototype_use.update(
-            logits, output["land_cover"][output["sample_idx"][FUSED]], self._teacher_temp()
-        )
+        self.prototype_use.update(logits, output["land_cover"][output["sample_idx"][FUSED]], self._teacher_temp())
         return output | {"dataloader_idx": dataloader_idx}
 
     def on_validation_epoch_end(self) -> None:

@@ -34,9 +34,7 @@ class ProjectionHead(DINOProjectionHead):
         with warnings.catch_warnings():
             # lightly builds the head by torch's older weight_norm; nothing here depends on which.
             warnings.simplefilter("ignore", FutureWarning)
-            super().__init__(
-                input_dim, hidden_dim, bottleneck_dim, output_dim, norm_last_layer=norm_last_layer
-            )
+            super().__init__(input_dim, hidden_dim, bottleneck_dim, output_dim, norm_last_layer=norm_last_layer)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ProjectionHead":
         """Returns a copy; the normed weight follows from two parameters, and as a computed tensor cannot be copied."""

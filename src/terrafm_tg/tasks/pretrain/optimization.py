@@ -166,9 +166,7 @@ def warmup_steps(name: str, epochs: float, steps_per_epoch: int, steps: int) -> 
     """
     wanted, most = round(epochs * steps_per_epoch), steps // 2
     if wanted > most:
-        rank_zero_info(
-            f"{name}={epochs:g} is {wanted} steps, more than half of this run's {steps}: cut to {most}."
-        )
+        rank_zero_info(f"{name}={epochs:g} is {wanted} steps, more than half of this run's {steps}: cut to {most}.")
     return min(wanted, most)
 
 

@@ -127,9 +127,7 @@ _PATCHES: _Limit = (lambda x: x >= 16 and x % 16 == 0, "a multiple of 16, the wi
 _LIMITS: dict[str, _Limit] = {
     **dict.fromkeys(("crops.global_size", "crops.local_size"), _PATCHES),
     **dict.fromkeys(("depth", "head.prototypes", "head.hidden_dim", "head.bottleneck_dim"), _COUNT),
-    **dict.fromkeys(
-        ("student_temp", "schedule.teacher_temp", "optimizer.lr", "optimizer.clip_grad"), _POSITIVE
-    ),
+    **dict.fromkeys(("student_temp", "schedule.teacher_temp", "optimizer.lr", "optimizer.clip_grad"), _POSITIVE),
     **dict.fromkeys(
         (f"schedule.{name}_epochs" for name in ("warmup", "temp_warmup", "freeze_last_layer")), _NOT_NEGATIVE
     ),
@@ -167,11 +165,7 @@ def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns settings by their dotted names, such as ``optimizer.lr``."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        flat |= (
-            {f"{name}.{field}": x for field, x in value.items()}
-            if isinstance(value, Mapping)
-            else {name: value}
-        )
+        flat |= {f"{name}.{field}": x for field, x in value.items()} if isinstance(value, Mapping) else {name: value}
     return flat
 
 

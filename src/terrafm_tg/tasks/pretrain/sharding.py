@@ -81,8 +81,7 @@ def number_parameters(state: dict[str, Any], optimizer: Optimizer, model: nn.Mod
     return {
         "state": {numbers[number]: value for number, value in state["state"].items()},
         "param_groups": [
-            group | {"params": [numbers[number] for number in group["params"]]}
-            for group in state["param_groups"]
+            group | {"params": [numbers[number] for number in group["params"]]} for group in state["param_groups"]
         ],
     }
 

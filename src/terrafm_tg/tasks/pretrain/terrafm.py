@@ -24,15 +24,7 @@ from terrafm_tg.transforms import Augment, MultiCrop, SensorBatch
 
 from .embedding import TeacherEmbedding
 from .head import ProjectionHead
-from .optimization import (
-    DECAY,
-    CenteredStems,
-    StepValues,
-    clip_each_,
-    ema_,
-    make_schedules,
-    parameter_groups,
-)
+from .optimization import DECAY, CenteredStems, StepValues, clip_each_, ema_, make_schedules, parameter_groups
 from .settings import (
     Center,
     Crops,
@@ -50,10 +42,7 @@ from .statistics import embedding_statistics
 
 #: Warnings of Lightning's at what is meant here: the task plans views although there is a datamodule, and the teacher
 #: is in evaluation mode.
-_MEANT = (
-    ".*overridden `on_before_batch_transfer` in `LightningModule`.*",
-    ".*in eval mode at the start of training.*",
-)
+_MEANT = (".*overridden `on_before_batch_transfer` in `LightningModule`.*", ".*in eval mode at the start of training.*")
 #: Precisions that keep float32 where it is needed.
 PRECISIONS = ("bf16-mixed", "16-mixed", "32-true")
 #: Settings that do not change what is learnt, and so may differ from a checkpoint's.
@@ -141,9 +130,7 @@ class TerraFM(TeacherEmbedding):
         self.stems = CenteredStems(self.student)
         self.student.set_grad_checkpointing(h["grad_checkpointing"])
         augment, draws = Augment(**h["augmentation"]), ("modality_probability", "fuse", "seed")
-        self.multicrop = MultiCrop(
-            self.sensors, **h["crops"], augment=augment, **{name: h[name] for name in draws}
-        )
+        self.multicrop = MultiCrop(self.sensors, **h["crops"], augment=augment, **{name: h[name] for name in draws})
 
     def configure_losses(self) -> None:
         """Builds the losses and the centres."""
@@ -280,10 +267,7 @@ class TerraFM(TeacherEmbedding):
         self.student_head.cancel_last_layer_gradients(self.global_step)
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clips each parameter tensor's gradient on its own, as ``optimizer.clip_grad`` says."""
         largest = self.hparams["optimizer"]["clip_grad"]
@@ -319,15 +303,9 @@ class TerraFM(TeacherEmbedding):
         self.schedules = make_schedules(self.hparams, self.trainer)
         present = plain(asdict(self.schedules))
         saved = self._saved_schedules or present
-        changed = [
-            f"{k} ({saved[k]} in the checkpoint, {present[k]} now)"
-            for k in saved
-            if saved[k] != present.get(k)
-        ]
+        changed = [f"{k} ({saved[k]} in the checkpoint, {present[k]} now)" for k in saved if saved[k] != present.get(k)]
         if changed:
-            rank_zero_warn(
-                f"This run's schedules are not the checkpoint's: {'; '.join(changed)}. The new ones hold."
-            )
+            rank_zero_warn(f"This run's schedules are not the checkpoint's: {'; '.join(changed)}. The new ones hold.")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the schedules; numbers the optimiser's parameters as FSDP does."""
@@ -351,9 +329,7 @@ class TerraFM(TeacherEmbedding):
             )
         saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         fitting = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
-        check_settings(
-            saved, self.hparams, FREE_SETTINGS if fitting else set(flatten(saved)) - set(SHAPE_SETTINGS)
-        )
+        check_settings(saved, self.hparams, FREE_SETTINGS if fitting else set(flatten(saved)) - set(SHAPE_SETTINGS))
         self._saved_schedules = checkpoint.get("schedules")
 
     def _pairs(self) -> tuple[tuple[nn.Module, nn.Module], ...]:
@@ -365,12 +341,7 @@ class TerraFM(TeacherEmbedding):
         return self.trainer.profiler.profile(name)  # type: ignore[attr-defined]  # a connector sets it
 
     def _log_step(
-        self,
-        loss: Tensor,
-        embeddings: Tensor,
-        targets: Tensor,
-        values: StepValues,
-        views: dict[str, SensorBatch],
+        self, loss: Tensor, embeddings: Tensor, targets: Tensor, values: StepValues, views: dict[str, SensorBatch]
     ) -> None:
         """Logs what shows a run's health; only at the Trainer's logging steps."""
         entropy = teacher_entropy(targets, values.teacher_temp).mean()

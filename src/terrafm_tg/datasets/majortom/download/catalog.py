@@ -54,9 +54,7 @@ def fetch_table(reader: RemoteReader, root: Path, source: str, modality: str) ->
     try:
         fresh = reader.save(url, path)
     except NotThereError as error:
-        raise TerraFMError(
-            f"{url} does not exist (404): correct `source`, or leave {modality} out."
-        ) from error
+        raise TerraFMError(f"{url} does not exist (404): correct `source`, or leave {modality} out.") from error
     if fresh:  # what was known of the files may no longer hold
         for footer in (path.parent / "footers").glob("*"):
             footer.unlink()
@@ -75,13 +73,9 @@ def read_table(path: Path, modality: str) -> pd.DataFrame:
     """
     frame = read_metadata(path)
     urls = frame.pop("parquet_url").array
-    names = np.array(
-        [*(urlparse(url).path.rpartition("/")[2] for url in urls.categories), None], dtype=object
-    )
+    names = np.array([*(urlparse(url).path.rpartition("/")[2] for url in urls.categories), None], dtype=object)
     table = frame.rename(columns={"grid_cell": "cell", "parquet_row": "group"})
-    table = table.assign(
-        modality=modality, part=pd.Categorical(names[urls.codes]), position=np.arange(len(frame))
-    )
+    table = table.assign(modality=modality, part=pd.Categorical(names[urls.codes]), position=np.arange(len(frame)))
     return table[table["epsg"].notna() & table["part"].notna()]
 
 
@@ -108,13 +102,9 @@ class LocalProduct:
         if self.table.is_file():
             try:
                 rows = pq.read_table(self.table)
-                names = pd.Series(
-                    [url.rpartition("/")[2] for url in rows["parquet_url"].to_pylist()], dtype=str
-                )
+                names = pd.Series([url.rpartition("/")[2] for url in rows["parquet_url"].to_pylist()], dtype=str)
             except (pa.ArrowException, OSError, KeyError) as error:
-                raise TerraFMError(
-                    f"{self.table} cannot be read ({error}): remove it, and start again."
-                ) from error
+                raise TerraFMError(f"{self.table} cannot be read ({error}): remove it, and start again.") from error
             self._names = {name for name in names.unique() if (folder / "images" / name).is_file()}
             there = names.isin(self._names)
             self._dirty = not there.all()  # such as the source's own table: it names files that are elsewhere
@@ -187,9 +177,7 @@ class LocalProduct:
         if not self._dirty:
             return
         geo = _geo(self._rows[-1].schema)
-        rows = pa.concat_tables(
-            [r.replace_schema_metadata() for r in self._rows], promote_options="permissive"
-        )
+        rows = pa.concat_tables([r.replace_schema_metadata() for r in self._rows], promote_options="permissive")
         with atomic_write(self.table) as temporary:
             pq.write_table(rows.replace_schema_metadata(geo), temporary)
         self._rows, self._dirty = [rows.replace_schema_metadata(geo)], False
@@ -199,9 +187,7 @@ class LocalProduct:
         if not self._new:
             return
         names, positions, groups = zip(*self._new, strict=True)
-        rows = pq.read_table(self._source, memory_map=True).take(
-            pa.array(np.concatenate(positions), pa.int64())
-        )
+        rows = pq.read_table(self._source, memory_map=True).take(pa.array(np.concatenate(positions), pa.int64()))
         urls = np.repeat([f"images/{name}" for name in names], [len(p) for p in positions])
         for column, values in (("parquet_url", urls), ("parquet_row", np.concatenate(groups))):
             i = rows.schema.get_field_index(column)

@@ -41,9 +41,7 @@ class SourceFile(RemotePart):
         TerraFMError: If the server cannot be read, or the file is no product of that modality.
     """
 
-    def __init__(
-        self, reader: RemoteReader, url: str, modality: str, extra: Sequence[str], kept: Path
-    ) -> None:
+    def __init__(self, reader: RemoteReader, url: str, modality: str, extra: Sequence[str], kept: Path) -> None:
         super().__init__(reader, url, kept)
         self.modality, self.bands = modality, get_modality(modality).bands
         held = {name.lower() for name in self.metadata.schema.names}
@@ -157,9 +155,7 @@ def fetch_parts(
     try:
         while True:
             # so many rows are asked for that no connection idles while a file is put together
-            while sum(len(rows) for _, rows in coming) < _AHEAD * connections and (
-                part := next(waiting, None)
-            ):
+            while sum(len(rows) for _, rows in coming) < _AHEAD * connections and (part := next(waiting, None)):
                 source = part.open(reader)
                 coming.append((part, [pool.submit(_stage, source, part, row) for row in part.rows]))
             if not coming:

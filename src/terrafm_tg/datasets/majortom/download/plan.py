@@ -128,9 +128,7 @@ def missing_parts(
             wanted = group[["group", "cell", "product_id", "position"]].itertuples(index=False, name=None)
             url = f"{product_url(source, str(modality))}/images/{name}"
             local_name = local[modality].free_name(str(name))
-            parts.append(
-                PartRows(root, str(modality), url, local_name, tuple(map(SourceRow._make, wanted)), own)
-            )
+            parts.append(PartRows(root, str(modality), url, local_name, tuple(map(SourceRow._make, wanted)), own))
     return parts
 
 
@@ -165,11 +163,7 @@ def measure(
         sizes = np.array(list(pool.map(size, look_at)), dtype=np.int64).reshape(-1, 2)
     finally:
         pool.shutdown(cancel_futures=True)
-    counts.rows, counts.files, counts.looked_at = (
-        sum(len(part.rows) for part in parts),
-        len(parts),
-        len(look_at),
-    )
+    counts.rows, counts.files, counts.looked_at = (sum(len(part.rows) for part in parts), len(parts), len(look_at))
     if known := sum(len(part.rows) for part in look_at):
         counts.line, counts.disk = (int(total * counts.rows / known) for total in sizes.sum(axis=0))
     return int(sizes[:, 1].max(initial=0))

@@ -17,16 +17,7 @@ from terrafm_tg.utils.files import remove_leftovers
 from terrafm_tg.utils.progress import watch_bytes
 from terrafm_tg.utils.remote import NotThereError, RemoteReader
 
-from .catalog import (
-    KEPT,
-    MAP_FILE_BYTES,
-    ROWS,
-    SOURCE,
-    WORLDCOVER,
-    LocalProduct,
-    fetch_table,
-    read_table,
-)
+from .catalog import KEPT, MAP_FILE_BYTES, ROWS, SOURCE, WORLDCOVER, LocalProduct, fetch_table, read_table
 from .parts import EXTRAS, PartRows, fetch_parts
 from .plan import ProductCounts, Report, check_room, measure, missing_parts, staged_bytes
 from .selection import Selection, cell_tiles, cover_from, map_files
@@ -104,9 +95,7 @@ def download(
             product.adopt(frames[modality])
         fetch_maps = partial(_fetch_maps, reader, root / "WorldCover", worldcover_source, max_gb, progress)
         given = land_cover_from is not None
-        cover = cover_from(
-            Path(land_cover_from or root / "WorldCover"), None if given else fetch_maps, progress
-        )
+        cover = cover_from(Path(land_cover_from or root / "WorldCover"), None if given else fetch_maps, progress)
         chosen = selection.choose(pd.concat(frames.values(), ignore_index=True), cover)
         parts = missing_parts(root, source, chosen, local, extra)
         report.cells, largest = chosen["cell"].nunique(), 0
@@ -153,9 +142,7 @@ def _fetch_maps(
     folder.mkdir(parents=True, exist_ok=True)
     check_room(folder, len(missing) * MAP_FILE_BYTES, 0, max_gb)
     before = reader.traffic.received
-    with watch_bytes(
-        "WorldCover", None, lambda: reader.traffic.received - before, progress and bool(missing)
-    ):
+    with watch_bytes("WorldCover", None, lambda: reader.traffic.received - before, progress and bool(missing)):
         for name in missing:
             with suppress(NotThereError):  # open sea
                 reader.save(f"{source.rstrip('/')}/{name}", folder / name)

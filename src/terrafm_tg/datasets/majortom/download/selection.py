@@ -62,10 +62,7 @@ class Selection:
         _ = self.products, self.classes  # refuses unknown names
         if self.bbox is not None:
             west, south, east, north = self.bbox
-            if (
-                not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south < north <= 90)
-                or west == east
-            ):
+            if not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south < north <= 90) or west == east:
                 raise TerraFMError(
                     f"`bbox` [{west:g},{south:g},{east:g},{north:g}] is empty or not on the globe: give west, south, "
                     "east, north in degrees, south below north."
@@ -156,9 +153,7 @@ def read_cells(cells: list[str] | str | Path | None) -> tuple[str, ...] | None:
     if not path.is_file():
         if "_" in str(cells) and "." not in str(cells) and "/" not in str(cells):
             return tuple(str(cells).replace(",", " ").split())
-        raise TerraFMError(
-            f"There is no file {path}: `cells` takes cells by name or a file with one per line."
-        )
+        raise TerraFMError(f"There is no file {path}: `cells` takes cells by name or a file with one per line.")
     words = [line.replace(",", " ").split() for line in path.read_text(encoding="utf-8").splitlines()]
     names = tuple(line[0] for line in words if line and line[0] not in ("grid_cell", "cell"))
     if not names:
@@ -171,9 +166,7 @@ def _class(name: str) -> int:
     known = {c.lower(): i for i, c in enumerate(CLASS_NAMES)}
     known |= {str(c.code): i for i, c in enumerate(CLASSES)}
     if str(name).lower() not in known:
-        raise TerraFMError(
-            f"Land cover {name!r} is unknown: use {', '.join(CLASS_NAMES)}, or WorldCover's codes."
-        )
+        raise TerraFMError(f"Land cover {name!r} is unknown: use {', '.join(CLASS_NAMES)}, or WorldCover's codes.")
     return known[str(name).lower()]
 
 
@@ -224,9 +217,7 @@ def map_files(tiles: GeoDataFrame) -> list[str]:
     return sorted(map_file(south, west) for south, west in places if -60 <= south < 84)
 
 
-def cover_from(
-    path: Path, prepare: Callable[[list[str]], None] | None = None, progress: bool = True
-) -> LandCoverOf:
+def cover_from(path: Path, prepare: Callable[[list[str]], None] | None = None, progress: bool = True) -> LandCoverOf:
     """Makes a function that tells the land cover of cells.
 
     Args:
@@ -241,9 +232,7 @@ def cover_from(
     if path.is_dir() or prepare is not None:
         return partial(_from_map, path, prepare, progress)
     if not path.is_file():
-        raise TerraFMError(
-            f"{path} does not exist: give a tile index (`terrafm index`) or a folder of ESA WorldCover."
-        )
+        raise TerraFMError(f"{path} does not exist: give a tile index (`terrafm index`) or a folder of ESA WorldCover.")
     return partial(_from_index, path)
 
 
@@ -276,9 +265,7 @@ def _from_index(path: Path, zones: pd.Series) -> np.ndarray:
     try:
         table = pq.read_table(path, columns=["cell", "land_cover"]).to_pandas()
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise TerraFMError(
-            f"{path} is no tile index with land cover ({error}): run `terrafm index`."
-        ) from error
+        raise TerraFMError(f"{path} is no tile index with land cover ({error}): run `terrafm index`.") from error
     cells = zones.index.get_indexer(pd.Index(table["cell"].astype(str)))
     return _classes(cells[cells >= 0], table["land_cover"].to_numpy()[cells >= 0], len(zones))
 
