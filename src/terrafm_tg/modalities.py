@@ -59,7 +59,7 @@ class Modality:
 
     @property
     def native_order(self) -> list[int]:
-        """Where each band, in stem order, lies in the concatenation of the native groups (10, 20, 60 m)."""
+        """Place of each band, in stem order, in the concatenation of the native groups (10, 20, 60 m)."""
         stored = [band for bands in self.native.values() for band in bands]
         return [stored.index(band) for band in self.bands]
 

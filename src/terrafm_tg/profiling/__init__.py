@@ -1,1 +1,1 @@
-"""Where the time, the memory and the arithmetic of a training step go (``terrafm profile``)."""
+"""Time, memory and arithmetic of a training step (``terrafm profile``)."""

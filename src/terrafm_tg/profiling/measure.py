@@ -122,7 +122,7 @@ def profile_training(
 
 
 def _operations(model: LightningModule, trainer: Trainer, by_torch: float | None) -> dict[str, Any]:
-    """What is known of the operations per sample, by the names of the profile's fields."""
+    """Returns the known operations per sample, by the names of the profile's fields."""
     if not isinstance(model, TerraFM):
         other = dict.fromkeys(("operations_as_written", "modalities", "modalities_met"))
         return other | {"operations": by_torch}

@@ -1,4 +1,4 @@
-"""What a profile found: numbers that go into a table, a figure and a JSON file."""
+"""The findings of a profile: numbers that go into a table, a figure and a JSON file."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -33,7 +33,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Run:
-    """What the whole configured run would take.
+    """Time and cost of the whole configured run.
 
     Args:
         samples: Tiles, all epochs together.

@@ -41,7 +41,7 @@ def profile_table(profile: Profile) -> Table:
 
 
 def in_words(profile: Profile) -> list[str]:
-    """What the numbers come to, a sentence each."""
+    """Sums up the numbers, a sentence each."""
     lines = [reached(profile)]
     if profile.operations is not None:
         lines.append(_operations(profile, profile.operations))

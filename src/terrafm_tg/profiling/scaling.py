@@ -19,7 +19,7 @@ from .profile import Profile
 
 @dataclass(frozen=True)
 class Network:
-    """How processes reach each other. The defaults are a machine of eight H200 and a 400 Gbit/s card for each.
+    """Links between processes. The defaults are a machine of eight H200 and a 400 Gbit/s card for each.
 
     Args:
         machine: GPUs per machine.
@@ -93,7 +93,7 @@ class Scaled:
 
     @property
     def limit(self) -> str:
-        """What takes most of what is lost."""
+        """The largest part of the loss."""
         lost = {"gradients": self.gradients, "centers": self.centers, "the slowest": self.slowest}
         name = max(lost, key=lost.__getitem__)
         return f"{name} ({lost[name] / self.seconds:.1%})" if lost[name] > 0.005 * self.seconds else "computation"

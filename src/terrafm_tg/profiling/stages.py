@@ -44,7 +44,7 @@ class Clock(Protocol):
         """Time between two marks; None while it is not known yet."""
 
     def idle(self) -> bool:
-        """Whether the device has done all that was queued, and so waits for the host."""
+        """True if the device has done all that was queued, and so waits for the host."""
 
 
 class HostClock:
@@ -85,7 +85,7 @@ class DeviceClock:
         return start.elapsed_time(end) / 1000 if end.query() else None
 
     def idle(self) -> bool:
-        """Whether the device is through with all work."""
+        """True if the device is through with all work."""
         return torch.cuda.current_stream().query()
 
 
