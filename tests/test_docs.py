@@ -62,14 +62,16 @@ def _run(page: str, names: dict[str, Any], **replaced: str) -> dict[str, Any]:
 
 
 def test_the_examples_of_the_quick_start_run(small_world: Path, tmp_path: Path):
-    names = _run("quick_start.md", {"world": small_world, "out": tmp_path})
+    places = {'"data/simulated"': repr(str(small_world)), '"runs/first"': repr(str(tmp_path))}
+    names = _run("quick_start.md", {}, **places, **{"tile_size=132": "tile_size=72"})
     assert names["embedding"].shape == (4, 192)
 
 
 def test_the_examples_of_other_archives_run(tmp_path: Path):
     ssl4eo.create(tmp_path / "sites")
     mmearth.create(tmp_path / "places")
-    names = _run("own_archive.md", {"ssl4eo_s12": tmp_path / "sites", "mmearth": tmp_path / "places"})
+    places = {"data/ssl4eo_s12": f"{tmp_path}/sites", "data/mmearth": f"{tmp_path}/places"}
+    names = _run("own_archive.md", {}, **places)
     assert names["sample"]["image_s2l2a"].shape == (12, 264, 264)
     assert len(names["places"]) == 5
 
@@ -120,10 +122,11 @@ def test_the_segmentation_for_torchgeo_runs(tmp_path: Path):
 def test_the_examples_of_fine_tuning_run(tmp_path: Path):
     eurosat.create(tmp_path / "eurosat")
     bigearthnet.create(tmp_path / "bigearthnet")
-    places = {name: tmp_path / name for name in ("eurosat", "bigearthnet")}
     small = {'weights="terrafm_base"': "weights=None", "terrafm_base": "terrafm_tiny"}
     small |= {"size=224": "size=32", "size=128": "size=32", "Trainer(": 'Trainer(accelerator="cpu", '}
-    names = _run("fine_tune.md", places | {"out": tmp_path}, **small)
+    small |= {"data/eurosat": f"{tmp_path}/eurosat", "data/bigearthnet": f"{tmp_path}/bigearthnet"}
+    small |= {"runs/mine": str(tmp_path)}
+    names = _run("fine_tune.md", {}, **small)
     assert names["probabilities"][0].shape == (4, 10)
     assert 0 <= names["scores"][0]["test_OverallAveragePrecision"] <= 1
 
@@ -218,7 +221,8 @@ def test_the_examples_of_the_benchmarks_page_run(benchmarks: Path, tmp_path: Pat
     table.parent.mkdir(parents=True)
     results(["m-eurosat"], seeds=1).to_parquet(table)
     small = {"terrafm_base": "terrafm_tiny", 'weights="default"': "size=32"}
-    names = _run("benchmarks.md", {"root": benchmarks, "out": tmp_path / "report"}, **small)
+    small |= {'"data/bench"': repr(str(benchmarks)), '"runs/bench/report"': repr(str(tmp_path / "report"))}
+    names = _run("benchmarks.md", {}, **small)
     assert names["sample"]["image_s2l1c"].shape == (13, 32, 32)
     assert names["headline"].metric == "accuracy"
     assert len(names["theirs"]) == 28
