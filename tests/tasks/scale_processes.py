@@ -16,7 +16,7 @@ from torch import Tensor
 
 from terrafm_tg.datamodules import SimulatedDataModule
 from terrafm_tg.tasks import TerraFM
-from terrafm_tg.tasks.pretrain.sharding import whole
+from terrafm_tg.tasks.pretrain.optimization import whole
 from terrafm_tg.transforms import SensorBatch
 
 #: Tiles of an optimiser step, however they are shared out.
