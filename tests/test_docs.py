@@ -86,13 +86,13 @@ def test_the_examples_for_torchgeo_run(hub: Path, tmp_path: Path):
     state = {name: 0.02 * torch.randn(shape) for name, shape in shapes.items() if ".fusion." not in name}
     torch.save(state, hub / "TerraFM-B.pth")
     eurosat.create(tmp_path / "eurosat")
-    small = {"224": "64", "(14, 14)": "(4, 4)"}
-    names = _run("use_in_torchgeo.md", {"eurosat": tmp_path / "eurosat"}, **small)
+    small = {"224": "64", "(14, 14)": "(4, 4)", "data/eurosat": f"{tmp_path}/eurosat"}
+    names = _run("use_in_torchgeo.md", {}, **small)
     (hub / "TerraFM-B.pth").unlink()
     assert names["embedding"].shape == names["fused"].shape == (2, 768)
     assert names["data"].batch_size == 4
 
-    text = re.search(r"```yaml\n(.*?)```", (ROOT / "docs/use_in_torchgeo.md").read_text(), re.DOTALL)[1]
+    text = re.search(r"```yaml[^\n]*\n(.*?)```", (ROOT / "docs/use_in_torchgeo.md").read_text(), re.DOTALL)[1]
     assert yaml.safe_load(text)["model"]["init_args"]["weights"] == "terrafm_base"
     (tmp_path / "my_task.yaml").write_text(text.replace("terrafm_base_s2l1c", "terrafm_tiny_s2l1c"))
     options = {"data.root": tmp_path / "eurosat", "data.size": 32, "data.batch_size": 4, "model.weights": "null",
@@ -106,7 +106,7 @@ def test_the_segmentation_for_torchgeo_runs(tmp_path: Path):
 
     cloud.create(tmp_path / "cloud")
     torch.save(published_weights.tiny(), tmp_path / "TerraFM-T.pth")
-    text = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/use_in_torchgeo.md").read_text(), re.DOTALL)[1]
+    text = re.findall(r"```yaml[^\n]*\n(.*?)```", (ROOT / "docs/use_in_torchgeo.md").read_text(), re.DOTALL)[1]
     (tmp_path / "my_clouds.yaml").write_text(text.replace("terrafm_base", "terrafm_tiny"))
     options = {"data.root": tmp_path / "cloud", "data.batch_size": 2, "model.weights": tmp_path / "TerraFM-T.pth",
                "trainer.accelerator": "cpu", "trainer.max_epochs": 1, "trainer.default_root_dir": tmp_path,
@@ -169,7 +169,7 @@ def test_every_printed_command_is_accepted(words: list[str], tmp_path: Path, mon
         assert (ROOT / script).is_file()
     if "terrafm" not in words:
         return
-    yaml_of = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/use_in_torchgeo.md").read_text(), re.DOTALL)
+    yaml_of = re.findall(r"```yaml[^\n]*\n(.*?)```", (ROOT / "docs/use_in_torchgeo.md").read_text(), re.DOTALL)
     for name, text in zip(("my_task.yaml", "my_clouds.yaml"), yaml_of, strict=True):
         (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
