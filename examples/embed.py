@@ -22,16 +22,22 @@ PATCH = 16
 
 def main(arguments: list[str] | None = None) -> None:
     """Encodes window by window and writes the patch embeddings where they lie."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("scene", type=Path)
-    parser.add_argument("out", type=Path)
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("scene", type=Path, help="GeoTIFF, all bands at 10 m: dB or digital numbers without offset")
+    parser.add_argument("out", type=Path, help="GeoTIFF to write: a pixel per patch, a band per dimension")
     parser.add_argument("--windows", type=Path, help="file for the windows' embeddings, such as windows.npz")
-    parser.add_argument("--model", default="terrafm_base")
+    parser.add_argument("--model", default="terrafm_base", help="name of the encoder")
     parser.add_argument("--weights", default="terrafm_base", help="a file, a published name, or `none`")
-    parser.add_argument("--modality", default="s2l2a", choices=sorted(terrafm_tg.MODALITIES))
+    parser.add_argument(
+        "--modality", default="s2l2a", choices=sorted(terrafm_tg.MODALITIES), help="sensor of the scene"
+    )
     parser.add_argument("--bands", nargs="+", help="of the file, in its order; all of the modality by default")
     parser.add_argument("--window", type=int, default=224, help="pixels that the encoder sees at once")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="such as cpu or cuda:1"
+    )
     options = parser.parse_args(arguments)
     if options.window % PATCH:
         parser.error(f"--window must be a multiple of {PATCH}")

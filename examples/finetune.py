@@ -1,4 +1,4 @@
-"""Fine-tunes the encoder on EuroSAT, a small labelled set: `python examples/finetune.py --download`.
+"""Fine-tunes the encoder on EuroSAT, a small labeled set: `python examples/finetune.py --download`.
 
 EuroSAT (94 MB zipped) has 27,000 Sentinel-2 L1C images of ten classes. The encoder is the published one, or one of
 yours: `--model terrafm_nano --weights runs/example/encoder.safetensors`. Put any dataset of TorchGeo with `split` and
@@ -18,16 +18,18 @@ from terrafm_tg.tasks import FineTuneClassification
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:
     """Trains, keeps the epoch that is best on the validation split, and returns its scores on the test split."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--root", type=Path, default=Path("data/eurosat"))
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--root", type=Path, default=Path("data/eurosat"), help="folder of EuroSAT")
     parser.add_argument("--download", action="store_true", help="fetch EuroSAT into `--root`")
-    parser.add_argument("--out", type=Path, default=Path("runs/example_finetune"))
-    parser.add_argument("--model", default="terrafm_base")
+    parser.add_argument("--out", type=Path, default=Path("runs/example_finetune"), help="folder of the checkpoints")
+    parser.add_argument("--model", default="terrafm_base", help="name of the encoder")
     parser.add_argument("--weights", default="terrafm_base", help="a file, a published name, or `none`")
     parser.add_argument("--probe", action="store_true", help="train the classifier only")
     parser.add_argument("--size", type=int, default=224, help="to which the images of 64 px are resized")
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=10, help="epochs of training")
+    parser.add_argument("--batch_size", type=int, default=64, help="images per step")
     parser.add_argument("--workers", type=int, default=4, help="processes that read images")
     options = parser.parse_args(arguments)
 

@@ -19,16 +19,18 @@ from terrafm_tg.tasks import TerraFM
 
 def main(arguments: list[str] | None = None) -> Path:
     """Trains, validates by k-NN on held-out cells, and returns the path of the exported encoder."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/example"))
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/example"), help="folder of checkpoints, log and encoder")
     parser.add_argument("--major_tom", type=Path, help="an indexed Major-TOM root; the simulated world without it")
-    parser.add_argument("--world", type=Path, default=Path("data/example_world"), help="of the simulated world")
-    parser.add_argument("--cells", type=int, default=200, help="of the simulated world; each holds four tiles")
+    parser.add_argument("--world", type=Path, default=Path("data/example_world"), help="folder of the simulated world")
+    parser.add_argument("--cells", type=int, default=200, help="cells of the simulated world; each holds four tiles")
     parser.add_argument("--cell_size", type=int, default=264, help="pixels of a simulated cell")
-    parser.add_argument("--model", default="terrafm_nano")
+    parser.add_argument("--model", default="terrafm_nano", help="name of the encoder")
     parser.add_argument("--crop", type=int, default=96, help="pixels of a global crop; a local one has half")
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=4, help="epochs of training")
+    parser.add_argument("--batch_size", type=int, default=16, help="tiles per step")
     parser.add_argument("--workers", type=int, default=2, help="processes that read tiles")
     options = parser.parse_args(arguments)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from .errors import TerraFMError
 
-#: Resolutions of Sentinel-2 bands in metres; Sentinel-1 RTC has 10 m only.
+#: Resolutions of Sentinel-2 bands in meters; Sentinel-1 RTC has 10 m only.
 RESOLUTIONS = (10, 20, 60)
 
 
@@ -22,8 +22,8 @@ class Modality:
         title: What a figure or a message calls it.
         stem: The name's part in the published state dict (``conv2d_<stem>``, ``<stem>_embed``).
         bands: Band names, in the order of the stem's input channels.
-        resolutions: Native ground sampling distance of each band in metres.
-        unit: Unit of the statistics and of what the encoder's normalisation expects.
+        resolutions: Native ground sampling distance of each band in meters.
+        unit: Unit of the statistics and of what the encoder's normalization expects.
         nodata: Value of missing pixels in the stored files.
         mean: Training mean per band, in ``unit``.
         std: Training standard deviation per band, in ``unit``.
@@ -48,13 +48,13 @@ class Modality:
 
     @property
     def native(self) -> dict[int, tuple[str, ...]]:
-        """Bands per native resolution (metres), in stem order: the channels of ``image_<name>_<resolution>m``."""
+        """Bands per native resolution (meters), in stem order: the channels of ``image_<name>_<resolution>m``."""
         pairs = list(zip(self.bands, self.resolutions, strict=True))
         groups = {res: tuple(band for band, r in pairs if r == res) for res in RESOLUTIONS}
         return {res: bands for res, bands in groups.items() if bands}
 
     def native_key(self, resolution: int) -> str:
-        """Key of the native-resolution image of ``resolution`` metres in a sample."""
+        """Key of the native-resolution image of ``resolution`` meters in a sample."""
         return f"{self.key}_{resolution}m"
 
     @property

@@ -36,7 +36,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_the_table_tells_stages_rate_memory_limit_and_cost(written: tuple[Path, str]) -> None:
     folder, printed = written
-    for part in ("loader", "transfer", "views", "teacher", "student", "loss", "backward", "optimiser", "reduction"):
+    for part in ("loader", "transfer", "views", "teacher", "student", "loss", "backward", "optimizer", "reduction"):
         assert part in printed, part
     for part in ("samples/s", "of the peak", "E[M] = 1.714", "Peak memory", "Bound by", "64 processes", "hours"):
         assert part in printed, part
@@ -48,7 +48,7 @@ def test_the_numbers_fit_each_other(written: tuple[Path, str]) -> None:
     found = read_profile(written[0] / "p.json")
     assert sum(stage.share for stage in found.stages) == pytest.approx(1)
     assert sum(stage.seconds for stage in found.stages) == pytest.approx(found.seconds)
-    assert found.batches == 4  # whole optimiser steps of two batches each
+    assert found.batches == 4  # whole optimizer steps of two batches each
     assert found.samples_per_second == pytest.approx(4 / found.seconds)
     counted = sum(stage.operations for stage in found.stages if stage.operations)
     assert counted == pytest.approx(4 * found.operations)
@@ -93,7 +93,7 @@ def test_what_bounds_a_step() -> None:
 def test_the_whole_run_in_words() -> None:
     run = Run(samples=918_000_000, steps=896_484, processes=64, efficiency=0.97, hours=92.0)
     said = in_words(profile(run=run, graphs=3))[-1]
-    assert "918 million samples in 896,484 optimiser steps on 64 processes" in said
+    assert "918 million samples in 896,484 optimizer steps on 64 processes" in said
     assert "efficiency of 97.0%: 3.8 days, 5,888 GPU-hours" in said
     assert "3 during the warm-up, 0 afterwards" in in_words(profile(graphs=3))[-1]
 

@@ -47,7 +47,7 @@ class Device:
 
 
 def host_step(profiler: StageProfiler, clock: Host) -> None:
-    """Loading 3 s, then a step: views 1 s, student 4 s, backward 2 s, the rest of the optimiser 3 s; outside 0.5 s."""
+    """Loading 3 s, then a step: views 1 s, student 4 s, backward 2 s, the rest of the optimizer 3 s; outside 0.5 s."""
     with profiler.profile("[_TrainingEpochLoop].train_dataloader_next"):
         clock.time += 3
     with profiler.profile("run_training_batch"), profiler.profile("[LightningModule]TerraFM.optimizer_step"):
@@ -70,7 +70,7 @@ def test_every_second_goes_to_one_stage() -> None:
     with profiler.profile("on_train_end"):
         clock.time += 100  # no part of a step
     profiler.finish()
-    steps = {"loader": 3, "views": 1, "student": 4, "backward": 2, "clipping, optimiser": 3, "other": 0.5}
+    steps = {"loader": 3, "views": 1, "student": 4, "backward": 2, "clipping, optimizer": 3, "other": 0.5}
     assert profiler.timed == 3
     assert profiler.seconds == pytest.approx({stage: 3 * seconds for stage, seconds in steps.items()})
     assert profiler.step_seconds == pytest.approx([13.5] * 3)

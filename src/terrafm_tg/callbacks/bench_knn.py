@@ -52,7 +52,7 @@ class BenchKNN(Callback):
         size: Pixels to resize to; the dataset's usual size where None, the stored one where 0.
         fraction: Share of the training split.
         bands: Band names ``"corrected"`` or ``"labelled"``.
-        k: Neighbours.
+        k: Neighbors.
         temperature: Of their votes, exp(cosine / temperature).
         batch_size: Images per forward.
         num_workers: Processes that decode, per rank.

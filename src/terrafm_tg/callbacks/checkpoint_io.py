@@ -1,4 +1,4 @@
-"""Checkpoints that are whole at every moment."""
+"""Checkpoints that are written atomically."""
 
 import pickle
 from pathlib import Path

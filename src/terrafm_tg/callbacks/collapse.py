@@ -24,13 +24,13 @@ class CollapseMonitor(Callback):
     row. Looking waits for the GPU and for all ranks, and is done every `every_n_steps`.
 
     Args:
-        every_n_steps: Optimiser steps between two looks.
+        every_n_steps: Optimizer steps between two looks.
         grace_steps: Steps before collapse is judged; by default 1000, at most a fifth of the run.
         patience: Looks in a row at which a symptom must show.
         max_entropy: Share of ln K above which the teacher is uniform.
         min_kl: Divergence of student from teacher, in nats, below which the student has learnt all there is.
         min_entropy: Share of ln K below which the teacher knows one prototype only.
-        min_std: Standard deviation of the normalised embeddings below which they are one point.
+        min_std: Standard deviation of the normalized embeddings below which they are one point.
         min_rank: Effective rank below which they lie on a line.
         action: What collapse does: ``warn``, or ``stop`` with an error.
     """
@@ -62,7 +62,7 @@ class CollapseMonitor(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Looks, every so many optimiser steps.
+        """Looks, every so many optimizer steps.
 
         Raises:
             TerraFMError: If the run met NaN; if it has collapsed and `action` is ``stop``.

@@ -23,7 +23,7 @@ class KNNMonitor(Callback):
     (tiles of held-out cells). Tiles whose land cover is unknown take part in retrieval only.
 
     Args:
-        k: Neighbours of the k-NN.
+        k: Neighbors of the k-NN.
         temperature: Of their votes, exp(cosine / temperature).
         top: Length of the list in which retrieval must find the tile.
     """

@@ -14,7 +14,7 @@ from terrafm_tg.utils.files import atomic_write
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes each batch's predictions to ``<folder>/<loader>_<process>_<batch>.pt``, whole or not at all.
+    """Writes each batch's predictions to ``<folder>/<loader>_<process>_<batch>.pt``, atomically.
 
     A file holds ``predictions``, what the task's ``predict_step`` returned, on the CPU, and ``samples``, the numbers of
     the samples in their dataset, None with a GeoSampler. ``torch.load(path, weights_only=True)`` reads it.

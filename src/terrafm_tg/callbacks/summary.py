@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _INK, _FAINT, _FREQUENT, _RARE = "#1b1f24", "#9aa4ae", "#2f6fb3", "#d1642b"
-#: Colour by the sensor of the queries, and line by the sensor of the bank where that is another.
+#: Color by the sensor of the queries, and line by the sensor of the bank where that is another.
 _QUERY = {"fused": _INK, "s1rtc": _RARE, "s2l1c": "#3f9b6c", "s2l2a": _FREQUENT}
 _BANK = {"s1rtc": "--", "s2l1c": "-.", "s2l2a": ":"}
 _PANELS = {

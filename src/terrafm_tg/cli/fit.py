@@ -59,7 +59,7 @@ class PredictTestSplit(Callback):
 class TerraFMCLI(LightningCLI):
     """LightningCLI for any TorchGeo task and datamodule; ``TerraFM`` unless the configuration names another.
 
-    Four defaults differ from Lightning's: checkpoints appear whole or not at all (`AtomicCheckpointIO`); without a
+    Four defaults differ from Lightning's: checkpoints are written atomically (`AtomicCheckpointIO`); without a
     precision, the device decides; settings on the command line are never replaced by those of ``--ckpt_path``, the task
     names each one that differs; and ``predict`` takes the test split where a datamodule has nothing else.
     """
@@ -81,10 +81,13 @@ class TerraFMCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Makes a parser that raises what is wrong with the options, for the command to print in short."""
-        return super().init_parser(exit_on_error=False, **kwargs)
+        parser = super().init_parser(exit_on_error=False, **kwargs)
+        config = next(action for action in parser._actions if "--config" in action.option_strings)
+        config.help = "Name of a packaged configuration, or a path; repeat to stack."
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Sets the defaults: whole checkpoints, samplers that know their rank."""
+        """Sets the defaults: atomic checkpoints, samplers that know their rank."""
         parser.set_defaults(
             {
                 "trainer.use_distributed_sampler": None,

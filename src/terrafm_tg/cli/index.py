@@ -20,7 +20,7 @@ _OPTIONS: dict[str, tuple[Any, Any, str]] = {
         None,
         "Edge of a tile in 10 m pixels, as the datamodule will have it; half a cell, or 534, by default.",
     ),
-    "remote": (bool, False, "Take Major-TOM's cells that are not on disk too, to be read from their URLs."),
+    "remote": (bool, False, "Also index Major-TOM's cells that are not on disk, to be read from their URLs."),
     "figure": (bool, True, "Draw a map and the shares of classes, zones and regions beside it (index.png)."),
 }
 

@@ -43,6 +43,5 @@ def run(command: str, words: Sequence[str]) -> None:
     if not (root / NAME).is_file():
         console.print(f"{root} has no {NAME}, so land cover is unknown: run `terrafm index {root}`, then this again.")
     console.print(
-        f"Next: terrafm fit --config conf/pretrain.yaml --config conf/data/packed.yaml --data.root {options['out']}",
-        soft_wrap=True,
+        f"Next: terrafm fit --config pretrain --config data/packed --data.root {options['out']}", soft_wrap=True
     )

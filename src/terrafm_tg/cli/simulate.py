@@ -15,5 +15,5 @@ def run(command: str, words: Sequence[str]) -> None:
     simulate(**options)
     print(
         f"Simulated world of {options['cells']} cells in {options['root']}. Next: terrafm fit --config "
-        f"conf/pretrain.yaml --config conf/data/simulated.yaml --data.root {options['root']}"
+        f"pretrain --config data/simulated --data.root {options['root']}"
     )

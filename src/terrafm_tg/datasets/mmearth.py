@@ -30,7 +30,7 @@ class MMEarthTiles(TileDataset):
     Places of 128 x 128 pixels (64 x 64 in ``MMEarth64``) in one HDF5 file, which
     :class:`torchgeo.datasets.MMEarth` finds and describes: Sentinel-2 either L1C or L2A, of 2017 to 2020 and
     without an offset; Sentinel-1 GRD in dB, ascending and descending, of the nearest days. TorchGeo's own samples
-    are normalised with MMEarth's statistics; here they are the stored numbers with this package's keys and bands
+    are normalized with MMEarth's statistics; here they are the stored numbers with this package's keys and bands
     (the file has B8A before B8). All bands are stored at 10 m, 20 and 60 m ones interpolated, and come at that
     size. A place with radar of both orbits is two tiles with the same optics, one tile where radar is not read.
 

@@ -37,7 +37,8 @@ def open_source(
     """Opens the dataset below a root as it is stored: offsets of the baseline stay in the numbers.
 
     Args:
-        root: The folder; its ``index.parquet`` is used where there is one.
+        root: Archive to pack (Major-TOM, SSL4EO-S12, MMEarth or a folder of GeoTIFFs); its ``index.parquet`` is used
+            where there is one.
         modalities: Those to read; all where None.
         tile_size: Edge of a tile in 10 m pixels; where None, that of the index, or as the files suggest.
         **settings: Of the dataset: `remote` of Major-TOM, `radar_unit` and `optical_scale` of a folder of

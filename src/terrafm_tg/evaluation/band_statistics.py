@@ -61,7 +61,7 @@ def standardize(features: dict[str, TileFeatures], bank: dict[str, TileFeatures]
     """Each sensor's statistics as z-scores over that sensor's bank; a missing one becomes 0.
 
     Every sensor has its own mean and deviation, also in comparisons across sensors: the encoder's
-    normalisation gives it the same advantage, and without it L1C and L2A would differ by the atmosphere's
+    normalization gives it the same advantage, and without it L1C and L2A would differ by the atmosphere's
     offset alone.
     """
     result = {}

@@ -56,7 +56,7 @@ def evaluate_held_out(
             scores do not see a constant gap between sensors. Not part of the protocol, hence not the default.
         baseline: Score plain statistics of the bands as well.
         progress: Show a progress bar.
-        k: Neighbours of the k-NN.
+        k: Neighbors of the k-NN.
         temperature: Of its votes.
         top: Length of retrieval's list.
 

@@ -139,7 +139,7 @@ def _caption(frame: pd.DataFrame) -> str:
 
 
 def figure(frame: pd.DataFrame, title: str = "Held-out cells") -> "Figure":
-    """Draws a group of marks per score: each encoder with its 95 % interval, and chance as a grey line."""
+    """Draws a group of marks per score: each encoder with its 95 % interval, and chance as a gray line."""
     from matplotlib.figure import Figure
 
     names = columns(frame)

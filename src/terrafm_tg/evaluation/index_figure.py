@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _OCEAN, _UNSEEN = "#9fc3de", "#e8b4a0"
-#: Colours of the published map, then ocean's.
+#: Colors of the published map, then ocean's.
 COLORS = (*("#{:02x}{:02x}{:02x}".format(*c.color) for c in CLASSES), _OCEAN)
 _INK, _LAND, _SEA = "#1b1f24", "#dcdcd8", "#f5f8fa"
 _STAGES = {"all tiles": "#c3cad1", "without most ocean": "#6fa3cf", "drawn in an epoch": "#1f4e79"}
@@ -106,7 +106,7 @@ def draw_index(table: pd.DataFrame, regions: Sequence[str] = (), earth: bool = T
 
 
 def write_index_figure(table: pd.DataFrame, regions: Sequence[str], path: Path, earth: bool = True) -> None:
-    """Writes :func:`draw_index` as PNG, whole or not at all."""
+    """Writes :func:`draw_index` as PNG, atomically."""
     with atomic_write(path) as part:
         draw_index(table, regions, earth).savefig(part, format="png", dpi=110)
 

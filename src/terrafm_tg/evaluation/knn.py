@@ -9,12 +9,12 @@ from torch.nn.functional import normalize, one_hot
 
 from terrafm_tg.errors import TerraFMError
 
-#: Neighbours that vote, and the temperature of their votes exp(similarity / T).
+#: Neighbors that vote, and the temperature of their votes exp(similarity / T).
 K, TEMPERATURE = 20, 0.07
 
 #: Similarity: the cosine, or minus the Euclidean distance.
 Metric = Literal["cosine", "l2"]
-#: A neighbour's vote: exp(similarity / temperature), or 1.
+#: A neighbor's vote: exp(similarity / temperature), or 1.
 Votes = Literal["similarity", "uniform"]
 
 
@@ -28,17 +28,17 @@ def knn_votes(
     metric: Metric = "cosine",
     votes: Votes = "similarity",
 ) -> Tensor:
-    """Share of the votes that each class has among the ``k`` nearest neighbours.
+    """Share of the votes that each class has among the ``k`` nearest neighbors.
 
     Args:
         query: Embeddings, (n, D).
         bank: Embeddings whose classes are known, (m, D).
         targets: Zeros and ones, (m, L): one 1 per row for one class, any number for several labels.
-        k: Neighbours; all of the bank where it holds fewer.
+        k: Neighbors; all of the bank where it holds fewer.
         temperature: Of the votes.
         chunk: Queries compared at a time, which bounds the memory to ``chunk`` x m similarities.
-        metric: Which neighbours are near.
-        votes: How much a neighbour counts.
+        metric: Which neighbors are near.
+        votes: How much a neighbor counts.
 
     Returns:
         Shares from 0 to 1, float32 (n, L); of one class they add up to 1.
@@ -65,7 +65,7 @@ def knn_votes(
 
 
 def _nearest(query: Tensor, bank: Tensor, k: int, chunk: int, metric: Metric) -> Iterator[tuple[Tensor, Tensor]]:
-    """Similarities (n, k) of each query's nearest neighbours, largest first, and their positions."""
+    """Similarities (n, k) of each query's nearest neighbors, largest first, and their positions."""
     for part in query.split(chunk):
         similarity = part @ bank.T if metric == "cosine" else -torch.cdist(part, bank)
         yield similarity.topk(k, dim=1)
@@ -81,17 +81,17 @@ def knn_predict(
     metric: Metric = "cosine",
     votes: Votes = "similarity",
 ) -> Tensor:
-    """Class of each query by its ``k`` nearest neighbours; arguments as in :func:`knn_votes`.
+    """Class of each query by its ``k`` nearest neighbors; arguments as in :func:`knn_votes`.
 
     Args:
         query: Embeddings, (n, D).
         bank: Embeddings with known class, (m, D).
         labels: Their classes, >= 0, int64 (m,).
-        k: Neighbours; all of the bank where it holds fewer.
+        k: Neighbors; all of the bank where it holds fewer.
         temperature: Of the votes.
         chunk: Queries compared at a time.
-        metric: Which neighbours are near.
-        votes: How much a neighbour counts.
+        metric: Which neighbors are near.
+        votes: How much a neighbor counts.
 
     Returns:
         Classes, int64 (n,).

@@ -35,7 +35,7 @@ def score(
     Args:
         bank: Tiles of the training cells, by sensor and :data:`FUSED`.
         query: Tiles of the held-out cells.
-        k: Neighbours of the k-NN.
+        k: Neighbors of the k-NN.
         temperature: Of its votes.
         top: Length of retrieval's list.
 

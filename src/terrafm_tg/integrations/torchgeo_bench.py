@@ -21,7 +21,7 @@ from terrafm_tg.transforms.normalize import MISSING
 
 _log = logging.getLogger(__name__)
 
-#: Optical bands whose centres are further apart than this share of the wavelength are different.
+#: Optical bands whose centers are further apart than this share of the wavelength are different.
 _TOLERANCE = 0.04
 #: Strategies of torchgeo-bench that leave normalization to the model.
 _OWN = ("model_native", "identity")
@@ -38,7 +38,7 @@ class _Channel(NamedTuple):
 class TerraFMBench(BenchModel):
     """TerraFM as torchgeo-bench's models: made for the bands of a dataset, it gives embeddings of raw images.
 
-    Bands are recognised by name, else by wavelength: optical ones as Sentinel-2's (also those of other sensors), radar
+    Bands are recognized by name, else by wavelength: optical ones as Sentinel-2's (also those of other sensors), radar
     as Sentinel-1's VV and VH. Bands without counterpart (cirrus, height, the parts of complex radar) are left out. An
     image with both sensors is fused. torchgeo-bench uses band names as the files have them, which are wrong in
     m-eurosat and m-brick-kiln.

@@ -32,7 +32,7 @@ class DINOLoss(nn.Module):
 
         Args:
             student: Logits of the student's views, (V_s, B, K).
-            teacher: Centred logits of the teacher's views, (V_t, B, K); no gradient flows into them.
+            teacher: Centered logits of the teacher's views, (V_t, B, K); no gradient flows into them.
             teacher_temp: Temperature of the teacher's softmax at this step.
 
         Returns:
@@ -62,7 +62,7 @@ def teacher_entropy(teacher: Tensor, teacher_temp: float) -> Tensor:
     Every teacher view is in as many pairs, so ``loss - entropy.mean()`` is the mean KL(teacher || student).
 
     Args:
-        teacher: Centred logits, (..., K).
+        teacher: Centered logits, (..., K).
         teacher_temp: Temperature of the softmax.
 
     Returns:

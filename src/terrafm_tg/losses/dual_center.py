@@ -15,19 +15,19 @@ CLASSES = len(CLASS_NAMES)
 
 
 class DualCenter(nn.Module):
-    """Centres the teacher's logits g as ``g - alpha * c - (1 - alpha) * c_h`` (TerraFM, "Dual centering").
+    """Centers the teacher's logits g as ``g - alpha * c - (1 - alpha) * c_h`` (TerraFM, "Dual centering").
 
     c is DINO's running mean of the logits; c_h is the same running mean over only those samples whose
     land-cover class is frequent. Subtracting c_h takes from the frequent classes what they would otherwise
     win, and leaves it to the rare ones.
 
-    :meth:`accumulate` takes in a micro-batch; :meth:`update` moves the centres once per optimiser step, by the
-    sums *and counts* of all ranks. Where nobody met a frequent sample, c_h stays as it is. The centres are
+    :meth:`accumulate` takes in a micro-batch; :meth:`update` moves the centers once per optimizer step, by the
+    sums *and counts* of all ranks. Where nobody met a frequent sample, c_h stays as it is. The centers are
     float32 and, like the choice of frequent classes, part of the state dict.
 
     Args:
         dim: Number of prototypes K.
-        momentum: Share of the old centre that an update keeps.
+        momentum: Share of the old center that an update keeps.
         alpha: Weight of c; 1 is DINO's own centering.
 
     Attributes:
@@ -60,7 +60,7 @@ class DualCenter(nn.Module):
         self.frequent[list(classes)] = True
 
     def forward(self, teacher: Tensor) -> Tensor:
-        """Centred logits, float32.
+        """Centered logits, float32.
 
         Args:
             teacher: The teacher's logits, (..., K).
@@ -90,7 +90,7 @@ class DualCenter(nn.Module):
 
     @torch.no_grad()
     def update(self) -> None:
-        """Moves both centres by what all ranks accumulated since the last update; call it on every rank."""
+        """Moves both centers by what all ranks accumulated since the last update; call it on every rank."""
         if not self._pending:
             return
         for _, reduction in self._pending:
@@ -119,7 +119,7 @@ def frequent_by_name(names: Sequence[str]) -> list[int]:
             raise TerraFMError(f"`center.frequent_classes` names {name!r}: use names of {', '.join(CLASS_NAMES)}.")
     if not names:
         raise TerraFMError(
-            "`center.frequent_classes` is empty: name classes, or set `center.alpha: 1` for one centre only."
+            "`center.frequent_classes` is empty: name classes, or set `center.alpha: 1` for one center only."
         )
     return sorted(known.index(name.lower()) for name in names)
 
@@ -143,6 +143,6 @@ def frequent_by_share(share: np.ndarray | None) -> list[int]:
             f"Dual centering needs land-cover classes that are drawn more often than others, but {met}: "
             "build the index with `terrafm index --worldcover`, name "
             "`center.frequent_classes`, or set `center.alpha: 1` "
-            "for one centre only."
+            "for one center only."
         )
     return frequent

@@ -27,7 +27,7 @@ _TOLERANCE = 1e-3
 
 
 def export_encoder(checkpoint: str | os.PathLike[str], out: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """Writes a checkpoint's encoder for other projects; each file appears whole or not at all.
+    """Writes a checkpoint's encoder for other projects; each file is written atomically.
 
     Args:
         checkpoint: Anything that :func:`load_encoder_state` reads; of our pretraining, its teacher is taken.
@@ -62,9 +62,9 @@ def export_onnx(
     modality: str | Sequence[str] | None = None,
     size: int | tuple[int, int] = 224,
 ) -> Path:
-    """Writes an encoder as ONNX and compares it with the encoder in onnxruntime; the file appears whole or not at all.
+    """Writes an encoder as ONNX and compares it with the encoder in onnxruntime; the file is written atomically.
 
-    The graph has an input (batch, C, H, W) per modality, named after it and normalised as the encoder's, and one
+    The graph has an input (batch, C, H, W) per modality, named after it and normalized as the encoder's, and one
     output, ``embedding`` or ``logits``. Its metadata ``terrafm`` is JSON: the bands of each input, their unit, and the
     ``mean`` and ``std`` of (x - mean) / std.
 

@@ -168,7 +168,7 @@ def _check_layout(name: str, x: Tensor) -> None:
         raise TerraFMError(f"The shape of {name} must be (batch, channels, height, width), got {tuple(x.shape)}.")
     if not x.is_floating_point():
         raise TerraFMError(
-            f"The type of {name} must be float, got {x.dtype}: normalise as (x - (mean - 2 std)) / (4 std)."
+            f"The type of {name} must be float, got {x.dtype}: normalize as (x - (mean - 2 std)) / (4 std)."
         )
 
 

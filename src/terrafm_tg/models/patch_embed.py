@@ -24,7 +24,7 @@ class PatchStem(nn.Conv2d):
     """A convolution of 16x16 px and stride 16, computed as one matrix product over patches, which is faster.
 
     The kernel keeps a column for each band of the modality, so that any checkpoint fits; ``columns`` picks
-    those that the input has. An absent band counts as being at its training mean, which normalises to 0.5; a
+    those that the input has. An absent band counts as being at its training mean, which normalizes to 0.5; a
     channel of the input without a column is not read.
 
     Args:
@@ -150,7 +150,7 @@ class SensorPatchEmbed(nn.Module):
     def init_weights(self) -> None:
         """Small random modality vectors, and stems that map a patch of the training mean to nothing but that vector.
 
-        Normalised inputs have mean 0.5. With biases around 0 that constant would outweigh what differs between tiles,
+        Normalized inputs have mean 0.5. With biases around 0 that constant would outweigh what differs between tiles,
         all tokens would start nearly alike, and DINO would collapse more easily.
         """
         for modality in MODALITIES.values():

@@ -105,7 +105,7 @@ class TerraFMEncoder(TerraFMViT):
         """Features of one date, or of two.
 
         Args:
-            x: Normalised images (B, C, H, W), or (B, 2 C, H, W).
+            x: Normalized images (B, C, H, W), or (B, 2 C, H, W).
 
         Returns:
             The image, an empty map of 1/2, and the maps of :func:`pyramid` with d or 2 d channels.

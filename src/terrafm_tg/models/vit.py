@@ -72,7 +72,7 @@ def check_traced(x: Any, columns: Columns, bare: str, *said: Any) -> Tensor:
 class TerraFMViT(VisionTransformer):
     """A Vision Transformer for Sentinel-1 RTC, Sentinel-2 L1C and L2A, alone or fused at every position.
 
-    Everything that timm's ``VisionTransformer`` offers works. Images are normalised as
+    Everything that timm's ``VisionTransformer`` offers works. Images are normalized as
     (x - (mean - 2 std)) / (4 std) and have any height and width divisible by 16.
 
     Args:
@@ -187,7 +187,7 @@ class TerraFMViT(VisionTransformer):
         """Embeds a batch.
 
         Args:
-            x: Normalised images (B, C, H, W), or a dict of modality -> (n_m, C_m, H, W).
+            x: Normalized images (B, C, H, W), or a dict of modality -> (n_m, C_m, H, W).
             attn_mask: Passed to timm's blocks.
             is_causal: Passed to timm's blocks.
             modality: What a bare tensor is.

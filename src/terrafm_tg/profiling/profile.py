@@ -37,7 +37,7 @@ class Run:
 
     Args:
         samples: Tiles, all epochs together.
-        steps: Optimiser steps.
+        steps: Optimizer steps.
         processes: Processes, a device each, that the configuration asks for.
         efficiency: Share of the measured speed that is left with that many processes, as predicted; 1 where as many
             were measured.
@@ -78,8 +78,8 @@ class Profile:
         precision: Of the Trainer.
         waiting: Share of the stages' boundaries at which the GPU had nothing left to do; None on a CPU.
         memory: Peak bytes: of the main process on the host (``host``), of tensors on the GPU (``device``).
-        reduced: Bytes that processes reduce per optimiser step: ``gradients`` and ``centers``.
-        accumulated: Batches per optimiser step.
+        reduced: Bytes that processes reduce per optimizer step: ``gradients`` and ``centers``.
+        accumulated: Batches per optimizer step.
         graphs: Graphs compiled before the first batch that counts.
         recompiled: Graphs compiled since.
         run: The whole configured run; None where its length is not known.

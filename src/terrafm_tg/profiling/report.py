@@ -87,7 +87,7 @@ def _operations(profile: Profile, operations: float) -> str:
 def _whole_run(run: Run, device: str) -> str:
     predicted = "" if run.efficiency == 1 else f" at a predicted efficiency of {run.efficiency:.1%}"
     return (
-        f"The whole configured run: {run.samples / 1e6:,.4g} million samples in {run.steps:,} optimiser steps on "
+        f"The whole configured run: {run.samples / 1e6:,.4g} million samples in {run.steps:,} optimizer steps on "
         f"{run.processes} process{'es' * (run.processes > 1)}{predicted}: {describe_duration(run.hours)}, "
         f"{run.device_hours:,.{1 if run.device_hours < 10 else 0}f} {device}-hours, without validation."
     )

@@ -56,7 +56,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Scaled:
-    """A step of many processes, in seconds per optimiser step.
+    """A step of many processes, in seconds per optimizer step.
 
     Args:
         processes: GPUs.
@@ -65,7 +65,7 @@ class Scaled:
         gradients: Its part that the backward pass does not hide.
         centers: The centers' part that the student's passes do not hide.
         slowest: Waiting for the slowest process.
-        samples: Tiles per optimiser step of all processes.
+        samples: Tiles per optimizer step of all processes.
     """
 
     processes: int

@@ -26,7 +26,7 @@ STAGES = {
     "backward": "backward",
     "average": "teacher average",
     "reduction": "reduction, centers",
-    "optimizer_step": "clipping, optimiser",
+    "optimizer_step": "clipping, optimizer",
 }
 #: Time of a step outside of all these.
 OTHER = "other"

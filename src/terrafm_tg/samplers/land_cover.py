@@ -50,7 +50,7 @@ class LandCoverSampler(GeoSampler, DistributedSampler):
         seed: Of the ocean cells, the draws and the order.
         rank: This process; asked of ``torch.distributed`` when first needed where None.
         world_size: Number of processes; likewise.
-        shuffle: Permute the list and drop the tail that does not go round all ranks, or fill an optimiser
+        shuffle: Permute the list and drop the tail that does not go round all ranks, or fill an optimizer
             step where ``step`` says how many draws one has (training); otherwise rows come in their own order
             and none is dropped (evaluation).
 
@@ -83,7 +83,7 @@ class LandCoverSampler(GeoSampler, DistributedSampler):
         self.tiles = dataset
         self.seed, self.shuffle, self.epoch = seed, shuffle, 0
         self.start = 0  # position in the epoch's list of the first draw; a resumed loader sets it
-        self.step = 1  # draws of an optimiser step over all ranks; in training no step is cut short
+        self.step = 1  # draws of an optimizer step over all ranks; in training no step is cut short
         self._rank, self._world_size = rank, world_size
 
         index = dataset.table
@@ -176,7 +176,7 @@ class LandCoverSampler(GeoSampler, DistributedSampler):
         return mine.copy()  # so that the whole list can be freed
 
     def _end(self, start: int) -> int:
-        """The end of an epoch that is resumed at ``start``: in training behind its last whole optimiser step."""
+        """The end of an epoch that is resumed at ``start``: in training behind its last whole optimizer step."""
         step = max(self.step, self.world_size)
         return self.global_length - (self.global_length - start) % step if self.shuffle else self.global_length
 

@@ -1,4 +1,4 @@
-"""Normalisation, and the views of pretraining: multi-crop and augmentation on the device."""
+"""Normalization, and the views of pretraining: multi-crop and augmentation on the device."""
 
 from .augment import Augment
 from .multicrop import MultiCrop, SensorBatch

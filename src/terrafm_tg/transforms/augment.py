@@ -5,7 +5,7 @@
 * Radar: incidence and calibration shift all decibels together and each polarisation a little.
 * Both: the resolution varies (Gaussian blur; in radar before the logarithm, which is multi-looking).
 
-Colour jitter for photographs (hue, saturation, solarisation, grey) has no meaning in either. The paper does
+Color jitter for photographs (hue, saturation, solarization, gray) has no meaning in either. The paper does
 not say which augmentations it used; with :data:`NO_CHANGE` there are none but the crops.
 """
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import Modality
 
-#: Central wavelength of Sentinel-2's bands in nanometres (ESA, Sentinel-2 user guide).
+#: Central wavelength of Sentinel-2's bands in nanometers (ESA, Sentinel-2 user guide).
 WAVELENGTHS = {
     "B01": 443, "B02": 490, "B03": 560, "B04": 665, "B05": 705, "B06": 740,
     "B07": 783, "B08": 842, "B8A": 865, "B09": 945, "B11": 1610, "B12": 2190,

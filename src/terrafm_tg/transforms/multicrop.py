@@ -252,7 +252,7 @@ class MultiCrop(nn.Module):
         return draw_modalities(uniform, (source >= 0).T, self.modality_probability, self.fuse)
 
     def _values(self, modality: Modality, key: Key) -> tuple[NDArray[np.float64], ...]:
-        """Scale and shift (V * B, C), and the blur (V * B,): augmentation, then normalisation."""
+        """Scale and shift (V * B, C), and the blur (V * B,): augmentation, then normalization."""
         uniform = keyed_uniform(*key, Augment.draws(modality), modality.name)
         gain, offset, sigma = self.augment.change(modality, uniform)
         scale, shift = (x.numpy() for x in affine(modality))

@@ -1,4 +1,4 @@
-"""The encoder's normalisation, (x - (mean - 2 std)) / (4 std) without clipping (`paper.md`, Data)."""
+"""The encoder's normalization, (x - (mean - 2 std)) / (4 std) without clipping (`paper.md`, Data)."""
 
 import math
 import warnings
@@ -14,12 +14,12 @@ from terrafm_tg.modalities import Modality, get_modalities, get_modality
 
 #: Values that files hold where a pixel is missing, by unit: 0 is a digital number of none, and 0 dB one of many.
 FILLS = {"DN": (0, -9999, -10000, -32768), "dB": (-9999, -32768)}
-#: What a missing pixel becomes: the band's training mean after normalisation.
+#: What a missing pixel becomes: the band's training mean after normalization.
 MISSING = 0.5
 
 
 def affine(modality: Modality, bands: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
-    """Normalisation as x * scale + shift.
+    """Normalization as x * scale + shift.
 
     Args:
         modality: Whose statistics to use.
@@ -58,7 +58,7 @@ def apply_affine(x: Tensor, scale: Tensor, shift: Tensor, missing: Tensor) -> Te
 
 
 class Normalize(nn.Module):
-    """Normalises Sentinel-1 in decibels and Sentinel-2 in digital numbers as the encoder expects them.
+    """Normalizes Sentinel-1 in decibels and Sentinel-2 in digital numbers as the encoder expects them.
 
     Takes tensors and NumPy arrays of any number type, as files hold them. A missing pixel (:func:`is_missing`) becomes
     0.5, the band's mean. Values whose range cannot be the unit, such
@@ -70,7 +70,7 @@ class Normalize(nn.Module):
             dicts with ``image_<modality>`` keys.
         bands: Bands of that modality in the order of the channels, any subset; for several modalities a
             mapping of modality to bands. All of the stem's bands by default. The same list fits the encoder.
-        size: Height and width in pixels, or one number for both, to resize images to after normalisation
+        size: Height and width in pixels, or one number for both, to resize images to after normalization
             (bilinear, antialiased), and with them a sample's ``mask`` (nearest pixel); None keeps the size.
 
     Raises:
@@ -111,7 +111,7 @@ class Normalize(nn.Module):
         return "; ".join(lines) + (f"; size={self.size}" if self.size else "")
 
     def forward(self, x: Tensor | np.ndarray | Mapping[str, Tensor | np.ndarray]) -> Tensor | dict[str, Any]:
-        """Normalises an image, or every image of a sample or batch.
+        """Normalizes an image, or every image of a sample or batch.
 
         Args:
             x: (..., C, H, W), or a dict with ``image_<modality>`` or ``<modality>`` (and ``image``, where
@@ -131,7 +131,7 @@ class Normalize(nn.Module):
         if not names:
             keys = ", ".join(m.key for m in get_modalities())
             raise TerraFMError(
-                f"Nothing to normalise among the keys {', '.join(x) or '(none)'}: expected one of image, {keys}."
+                f"Nothing to normalize among the keys {', '.join(x) or '(none)'}: expected one of image, {keys}."
             )
         sample: dict[str, Any] = {**x} | {key: self._normalize(x[key], name) for key, name in names.items()}
         if self.size and "mask" in x:

@@ -9,7 +9,7 @@ hat(t) = max(0, 1 - |t|)
 
     A[k, i] = 1 / (b_k - a_k) * integral of hat(t - i) dt from a_k to b_k,
 
-where cell k runs from a_k to b_k in pixels of the group, the centre of pixel i at i. In the outer half pixel
+where cell k runs from a_k to b_k in pixels of the group, the center of pixel i at i. In the outer half pixel
 of the tile the interpolant goes on as it was: pixel -1 counts as 2 x_0 - x_1.
 """
 
@@ -64,7 +64,7 @@ class Views(NamedTuple):
 def render(
     batch: Mapping[str, Tensor], modality: Modality, views: Views, size: int, radius: int = 0, extent: float = 1.0
 ) -> Tensor:
-    """Crops, resamples, converts and normalises; nothing waits for the device.
+    """Crops, resamples, converts and normalizes; nothing waits for the device.
 
     Args:
         batch: Native tiles (``image_<modality>_10m`` and so on).

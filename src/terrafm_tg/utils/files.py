@@ -1,4 +1,4 @@
-"""Files on disk: written whole or not at all, listed in order, and told apart from other sets of files."""
+"""Files on disk: written atomically, listed in order, and told apart from other sets of files."""
 
 import glob
 import json

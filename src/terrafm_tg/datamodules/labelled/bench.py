@@ -1,4 +1,4 @@
-"""Any benchmark dataset as normalised batches for TorchGeo's tasks and ours."""
+"""Any benchmark dataset as normalized batches for TorchGeo's tasks and ours."""
 
 import os
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class BenchDataModule(FullBatches):
     """Batches of a dataset of GEO-Bench, Copernicus-Bench or Landslide4Sense, as the encoder expects them.
 
     With one sensor the images are in ``image``, as TorchGeo's own tasks want them; with several in
-    ``image_<sensor>``. A sensor with a stem of TerraFM comes with that stem's bands and normalisation, any other with
+    ``image_<sensor>``. A sensor with a stem of TerraFM comes with that stem's bands and normalization, any other with
     all its bands, brought by the dataset's statistics to the same range (its mean at 0.5, a deviation 0.25).
 
     Args:
@@ -103,7 +103,7 @@ class BenchDataModule(FullBatches):
 
 
 class BenchTransforms(nn.Module):
-    """Picks bands, normalises, resizes, and turns training samples; missing pixels get the mean.
+    """Picks bands, normalizes, resizes, and turns training samples; missing pixels get the mean.
 
     Args:
         data: Has the statistics of its images, and tells the order of their bands.
@@ -153,7 +153,7 @@ class BenchTransforms(nn.Module):
         return turn_batch(images | rest, images) if self.augment else images | rest
 
     def mean_std(self) -> tuple[Tensor, Tensor]:
-        """The one sensor's normalisation as (x - mean) / std, (C,) each, with which TorchGeo undoes it for figures."""
+        """The one sensor's normalization as (x - mean) / std, (C,) each, with which TorchGeo undoes it for figures."""
         (sensor,) = self.columns
         scale, shift = self._affine(sensor)
         return -shift / scale, 1 / scale

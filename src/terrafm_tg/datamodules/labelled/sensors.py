@@ -1,4 +1,4 @@
-"""Labelled TorchGeo datasets of one sensor, several, or two dates, as normalised batches."""
+"""Labeled TorchGeo datasets of one sensor, several, or two dates, as normalized batches."""
 
 import inspect
 import os
@@ -19,7 +19,7 @@ from terrafm_tg.transforms.orient import turn_batch
 
 
 class SensorTransforms(nn.Module):
-    """Normalises a batch's images, resizes them, and turns each sample at random in training.
+    """Normalizes a batch's images, resizes them, and turns each sample at random in training.
 
     Args:
         bands: Bands of each sensor's images, by modality, in the order of their channels.
@@ -64,7 +64,7 @@ class SensorTransforms(nn.Module):
         return turn_batch(batch, images) if self.augment else batch
 
     def mean_std(self, modality: str) -> tuple[Tensor, Tensor]:
-        """The normalisation as (x - mean) / std, (C,) each, with which TorchGeo's tasks undo it for their figures."""
+        """The normalization as (x - mean) / std, (C,) each, with which TorchGeo's tasks undo it for their figures."""
         scale, shift = (self.normalize.get_buffer(f"{modality}_{part}") for part in ("scale", "shift"))
         return -shift / scale, 1 / scale
 
@@ -88,7 +88,7 @@ class FullBatches(NonGeoDataModule):
 
 
 class SensorDataModule(FullBatches):
-    """Batches for fine-tuning from TorchGeo datasets, normalised as the encoder expects.
+    """Batches for fine-tuning from TorchGeo datasets, normalized as the encoder expects.
 
     With one sensor the images are in ``image``, as TorchGeo's own tasks want them; with several in
     ``image_<modality>``.
@@ -221,7 +221,7 @@ class Crop:
 
 
 class SensorOSCDDataModule(OSCDDataModule):
-    """OSCD (Sentinel-2 L1C, two dates) with TerraFM's bands and normalisation.
+    """OSCD (Sentinel-2 L1C, two dates) with TerraFM's bands and normalization.
 
     TorchGeo's own crops by kornia, whose version 0.9 no longer takes one mask for two dates. Here training sees
     random crops, several of each region; validation and test see the middle of each, so that scores repeat.

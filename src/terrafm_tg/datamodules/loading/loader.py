@@ -22,7 +22,7 @@ class TileDataLoader(DataLoader[Any]):
     """DataLoader of tile batches with a state: the epoch, and how far its list has been handed out.
 
     Lightning saves the state of such a loader in its checkpoints. Batches count when the trainer takes them,
-    not when a worker has prefetched them, and only those of whole optimiser steps: the gradients of a step
+    not when a worker has prefetched them, and only those of whole optimizer steps: the gradients of a step
     that was under way are not in the checkpoint. As the state is a position in the epoch's one list, a run on
     another number of processes, or with other batches, goes on at the very same tile.
 
@@ -98,9 +98,9 @@ class TileDataLoader(DataLoader[Any]):
             return None
 
     def state_dict(self) -> dict[str, int]:
-        """The ``epoch``, the ``position`` behind what whole optimiser steps took of its list, and what this rests on.
+        """The ``epoch``, the ``position`` behind what whole optimizer steps took of its list, and what this rests on.
 
-        That is ``step``, the tiles of an optimiser step over all processes, and ``length``, those of an epoch.
+        That is ``step``, the tiles of an optimizer step over all processes, and ``length``, those of an epoch.
         """
         batch, step, length = self._frame()
         done = self._batches * batch
@@ -143,7 +143,7 @@ class TileDataLoader(DataLoader[Any]):
             setattr(current, name, getattr(current, name) + moved)
 
     def _frame(self) -> tuple[int, int, int]:
-        """Tiles of a batch and of an optimiser step, over all processes, and of an epoch."""
+        """Tiles of a batch and of an optimizer step, over all processes, and of an epoch."""
         batch, length = self.batch_size or 1, len(self)
         if isinstance(self.sampler, LandCoverSampler):
             batch, length = batch * self.sampler.world_size, self.sampler.global_length

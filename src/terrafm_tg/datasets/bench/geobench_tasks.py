@@ -92,7 +92,7 @@ GEO_BENCH: tuple[BenchTask, ...] = (
         (19992, 986, 986),
         units={S1RTC.name: "power", S2L1C.name: "reflectance"},
     ),
-    # Of 13 channels ten are bands, without B06, B09 and B10; the last three are a true-colour picture of 8 bits, left
+    # Of 13 channels ten are bands, without B06, B09 and B10; the last three are a true-color picture of 8 bits, left
     # out. The level is L2A: the pictures are in Earth Engine's surface reflectance only, and blue is dark.
     _task(
         "m-brick-kiln",

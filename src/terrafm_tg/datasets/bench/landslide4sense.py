@@ -11,11 +11,11 @@ from terrafm_tg.errors import TerraFMError
 
 from .task import Bands, BenchDataset, BenchTask, MissingDatasetError, Split, check_images, check_mask, missing_as_nan
 
-#: Channels of the files in order: Sentinel-2 L1C without B8A, then slope in degrees and elevation in metres.
+#: Channels of the files in order: Sentinel-2 L1C without B8A, then slope in degrees and elevation in meters.
 _OPTICS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10", "B11", "B12")
 _TERRAIN = ("slope", "elevation")
 
-#: By what the files' values are divided, per channel: times this they are digital numbers, degrees and metres again
+#: By what the files' values are divided, per channel: times this they are digital numbers, degrees and meters again
 #: (the challenge's authors in issue 4 of its repository, iarai/Landslide4Sense-2022).
 SCALE = (
     1111.81236406, 824.63171476, 663.41636217, 445.17289745, 645.8582926, 1547.73508126, 1960.44401001,
@@ -69,7 +69,7 @@ class Landslide4Sense(BenchDataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """A sample in digital numbers, degrees and metres.
+        """A sample in digital numbers, degrees and meters.
 
         Raises:
             TerraFMError: If one of its files is damaged, or its pixels are of another shape.

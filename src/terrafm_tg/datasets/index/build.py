@@ -36,7 +36,7 @@ def build_index(
 ) -> pd.DataFrame:
     """Builds the tile index of any dataset of tiles, and writes it as GeoParquet.
 
-    The file appears whole or not at all. Datasets find it in their root and use it from then on; they refuse
+    The file is written atomically. Datasets find it in their root and use it from then on; they refuse
     it once the files there have changed. A run that was stopped resumes when it is started again, from a folder
     beside the file with the counts so far. Tiles of an index that is there already keep their land cover; only
     others are looked up. The same input gives the same bytes, however
@@ -53,7 +53,7 @@ def build_index(
         out: The file to write instead of ``root/index.parquet``.
         workers: Number of processes that read the map; 0 reads in this one. By default one per core where
             there is much to do.
-        scheduler: Address of a Dask cluster to use instead.
+        scheduler: Address of a Dask cluster, instead of local processes.
         progress: Show a bar.
         **settings: Of the dataset's ``scan``: ``tile_size`` (half a cell, or 534, where not given),
             ``remote``; ``folders``, ``bands``, ``offsets``, ``max_days``.

@@ -27,7 +27,7 @@ _EVERY = 2.0  # seconds between files: small units share one
 
 
 class FinishedUnits:
-    """Arrays by name in a folder: each file appears whole or not at all, and damaged ones are as if absent."""
+    """Arrays by name in a folder: each file is written atomically, and damaged ones are as if absent."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -55,7 +55,7 @@ def grid_scenes(
 ) -> pd.DataFrame:
     """Cuts scenes into Major-TOM's cells and adds them to a Major-TOM root, or makes one.
 
-    A part, ``images/own_<scene>.parquet``, appears whole or not at all. Scenes whose part is there already, made
+    A part, ``images/own_<scene>.parquet``, is written atomically. Scenes whose part is there already, made
     from the same files with the same settings, are not read again. ``metadata.parquet`` is written last: rows that
     it has of other parts stay. Digital numbers stay as they are, offset included; the product's name tells it.
 
@@ -67,7 +67,7 @@ def grid_scenes(
         baseline: Processing baseline of Sentinel-2 scenes that do not name it, such as ``"N0509"``.
         cell_size: Pixels of 10 m across a cell's picture, a multiple of 12; Major-TOM's is 1068.
         workers: Number of processes; 0 works in this one. By default one per core where there is much to do.
-        scheduler: Address of a Dask cluster to use instead.
+        scheduler: Address of a Dask cluster, instead of local processes.
         progress: Show a bar.
 
     Returns:

@@ -166,7 +166,7 @@ def tile_corners(rows: np.ndarray, cols: np.ndarray, epsg: np.ndarray, tile_size
     """The upper left corners of the four tiles of each cell in meters of its UTM zone, (4 n,) each.
 
     The picture's middle lies 5 km north and east of the cell's corner: exactly so in the published files,
-    whose corners this reproduces to a micrometre.
+    whose corners this reproduces to a micrometer.
     """
     lat, lon = grid.corners(rows, cols)
     x, y = to_zones(lon, lat, epsg)

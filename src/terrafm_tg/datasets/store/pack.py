@@ -55,8 +55,8 @@ def pack(
             bytes before compression; False keeps float32 linear power, exactly.
         shard_mb: Largest shard, in megabytes of pixels before compression.
         workers: Number of processes; 0 works in this one. By default one per core where there is much to do.
-        scheduler: Address of a Dask cluster instead, whose machines see the same files.
-        max_damaged_share: Largest share of tiles that may be damaged, judged from the tenth on (0: none).
+        scheduler: Address of a Dask cluster, whose machines see the same files, instead of local processes.
+        max_damaged_share: Largest share of tiles that may be damaged, checked once ten tiles are damaged (0: none).
         progress: Show a bar.
 
     Returns:

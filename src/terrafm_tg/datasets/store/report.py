@@ -70,7 +70,7 @@ class DamageList:
     Args:
         path: The list of earlier runs, if there is one. What it names is not tried again until its source file is
             replaced by one of another size, or the list is deleted.
-        max_share: Largest share of damaged tiles among those to pack now, judged from the tenth on (0: none is
+        max_share: Largest share of damaged tiles among those to pack now, checked once ten are damaged (0: none is
             allowed).
 
     Raises:
@@ -110,7 +110,7 @@ class DamageList:
             )
 
     def write(self, root: Path, sources: Mapping[str, np.ndarray]) -> None:
-        """Writes the list, whole or not at all; none where nothing is damaged.
+        """Writes the list atomically; none where nothing is damaged.
 
         Rows of an earlier run stay as long as their source, by modality, is the same, or gone.
         """

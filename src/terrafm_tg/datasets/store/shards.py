@@ -48,7 +48,7 @@ class Record(NamedTuple):
 
 
 def write_shard(path: Path, modality: Modality, records: Iterable[Record]) -> pd.DataFrame:
-    """Writes a shard, one record at a time, which appears whole or not at all; the same records give the same bytes.
+    """Writes a shard, one record at a time, atomically; the same records give the same bytes.
 
     Of a tile that could not be read, or of which a band holds only nodata, the reason is kept instead of pixels:
     reading it raises that error again.

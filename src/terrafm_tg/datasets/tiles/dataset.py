@@ -254,7 +254,7 @@ class TileDataset(GeoDataset, abc.ABC):
         x0, y0, x1, y1 = array_bounds(*size, transform)
         start, stop = (time.timestamp() for time in self._footprints.times(row))
         bounds = [x0, x1, transform.a, y0, y1, -transform.e, start, stop, 1]
-        # float64: TorchGeo's float32 rounds a northing to half a metre and a time to minutes
+        # float64: TorchGeo's float32 rounds a northing to half a meter and a time to minutes
         return {
             "bounds": torch.tensor(bounds, dtype=torch.float64),
             "transform": torch.tensor(tuple(transform), dtype=torch.float64),

@@ -1,4 +1,4 @@
-"""The tile index on disk, ``index.parquet``: a GeoParquet file that appears whole or not at all.
+"""The tile index on disk, ``index.parquet``: a GeoParquet file, written atomically.
 
 Its polygons are for QGIS, geopandas and others, who also find the box of each in the column ``bbox`` (the
 covering of GeoParquet 1.1). We read the boxes and leave the polygons where they are.
@@ -36,7 +36,7 @@ _DICTIONARY = 1 << 26  # bytes: a row group's names are never written out one by
 
 
 def write_index(index: pd.DataFrame | Iterable[pd.DataFrame], path: Path, made_for: Mapping[str, Any]) -> None:
-    """Writes a tile index, whole or not at all.
+    """Writes a tile index atomically.
 
     Args:
         index: A tile index, or a tile table (:mod:`~terrafm_tg.datasets.tiles.table`); or parts of one, of the same

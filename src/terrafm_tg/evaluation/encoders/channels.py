@@ -7,7 +7,7 @@ from terrafm_tg.datasets.bench import BenchTask
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, S1RTC, Modality
 
-#: Centre and width of each band in nanometres, as Copernicus-Bench gives them to the models that take them. Radar has
+#: Center and width of each band in nanometers, as Copernicus-Bench gives them to the models that take them. Radar has
 #: none that would fit in: these are the numbers by which Copernicus-FM knows C-band.
 WAVELENGTHS: dict[str, tuple[float, float]] = {
     "B01": (440, 20), "B02": (490, 65), "B03": (560, 35), "B04": (665, 30), "B05": (705, 15), "B06": (740, 15),
@@ -88,8 +88,8 @@ class Channel(NamedTuple):
         std: Of those data.
         offset: Of the model's normalization.
         scale: Of the model's normalization.
-        low: Normalised values below become this.
-        high: Normalised values above become this.
+        low: Normalized values below become this.
+        high: Normalized values above become this.
     """
 
     band: str

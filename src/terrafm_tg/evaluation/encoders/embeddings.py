@@ -56,7 +56,7 @@ def embeddings(
     Args:
         encoder: It is moved to ``device``.
         dataset: Of classes or several labels.
-        cache: Folder in which they are looked for, and kept whole or not at all; None keeps nothing.
+        cache: Folder in which they are looked for, and kept (written atomically); None keeps nothing.
         batch_size: Images per forward.
         num_workers: Processes that read and decode meanwhile.
         device: Where the encoder computes.

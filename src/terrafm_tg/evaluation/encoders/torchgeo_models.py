@@ -21,7 +21,7 @@ from .encoder import BenchEncoder
 from .reader import Request
 from .torchgeo_inputs import clipped_channels, first_sensor, photo_reader, spectral_reader, weight_reader
 
-#: Wavelength in micrometres by which DOFA's first weights know radar.
+#: Wavelength in micrometers by which DOFA's first weights know radar.
 _DOFA_RADAR = 3.75
 #: Panopticon's numbers of a radar channel whose orbit is not known.
 _PANOPTICON_RADAR = {"VV": -1.0, "VH": -2.0}

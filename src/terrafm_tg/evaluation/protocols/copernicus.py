@@ -49,7 +49,7 @@ class CopernicusFrozen(Protocol):
     The benchmark's code calls SGD without momentum, but its one-cycle schedule sets the momentum of each step, from
     0.85 rising to 0.95: ``cycle_momentum`` does the same. What differs: it rotates training samples of segmentation by
     any angle up to 90 degrees and so labels the empty corners as class 0, here they are turned by quarters; it drops
-    an incomplete last training batch; it normalises every model with the statistics of SSL4EO-S12, which the model's
+    an incomplete last training batch; it normalizes every model with the statistics of SSL4EO-S12, which the model's
     setting ``normalization="dataset"`` does here.
 
     Args:

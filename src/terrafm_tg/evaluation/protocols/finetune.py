@@ -27,7 +27,7 @@ class FineTune(Swept):
     learning rate the best epoch counts, not the last.
 
     Args:
-        effective_batch: Samples per optimiser step.
+        effective_batch: Samples per optimizer step.
         batch_size: Samples per forward, at most; a divisor of ``effective_batch``.
         clip: Norm that the gradients are scaled down to.
         decoder: For a class per pixel: "linear" per patch, or "upernet" on four blocks.

@@ -21,7 +21,7 @@ class KNN(Protocol):
     """Galileo's k-NN by default; of several labels, one k-NN of two classes each, as there.
 
     Args:
-        k: Neighbours that vote; all of the train split where it holds fewer.
+        k: Neighbors that vote; all of the train split where it holds fewer.
         metric: "cosine", or "l2" (then similarity is minus the Euclidean distance).
         temperature: Of the votes exp(similarity / temperature).
         votes: "similarity" for those, "uniform" for one each.

@@ -40,7 +40,7 @@ class Training:
     Args:
         epochs: Times that the training split is seen.
         batch_size: Samples per forward.
-        accumulate: Batches per optimiser step.
+        accumulate: Batches per optimizer step.
         clip: Norm that all gradients together are scaled down to; None for no clipping.
         precision: Of Lightning's Trainer: "32-true", "bf16-mixed", ...
     """

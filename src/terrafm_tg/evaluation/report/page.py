@@ -36,7 +36,7 @@ _PAIRS = {
     "bands": "Band names as labelled or corrected",
     "stem": "Which stem reads Sentinel-2",
     "size": "Size of the images",
-    "normalization": "Statistics of normalisation",
+    "normalization": "Statistics of normalization",
 }
 _COLORS = 7
 _OURS = [("ours", "ours, with 95 % interval"), ("published", "published")]

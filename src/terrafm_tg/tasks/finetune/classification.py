@@ -16,7 +16,7 @@ from .task import SensorTask
 class FineTuneClassification(SensorTask):
     """Fine-tunes the encoder with a linear classifier.
 
-    Batches hold ``image`` or one ``image_<modality>`` per sensor, normalised, which the encoder fuses, and
+    Batches hold ``image`` or one ``image_<modality>`` per sensor, normalized, which the encoder fuses, and
     ``label``: classes (B,), or zeros and ones (B, num_labels). Logs the loss and TorchGeo's metrics; with several
     labels also the mean average precision, ``OverallAveragePrecision`` (micro) and ``AverageAveragePrecision``
     (macro).

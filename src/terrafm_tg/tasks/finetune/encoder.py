@@ -12,7 +12,7 @@ from terrafm_tg.models.builders import Weights
 from terrafm_tg.models.inputs import Columns
 from terrafm_tg.transforms import Normalize
 
-#: Normalised images lie around 0.5, mostly within 0 to 1; a batch whose median is further from 0 is not normalised.
+#: Normalized images lie around 0.5, mostly within 0 to 1; a batch whose median is further from 0 is not normalized.
 LARGEST_MEDIAN = 5.0
 
 
@@ -23,7 +23,7 @@ class SensorImages(nn.Module):
         modalities: Sensors that batches may hold, of ``s1rtc``, ``s2l1c``, ``s2l2a``; any where None. With one,
             the key ``image`` is that sensor's.
         columns: Stem channels of the images, by modality, where batches hold raw values (dB, digital numbers)
-            that this module normalises; None where they are normalised.
+            that this module normalizes; None where they are normalized.
 
     Raises:
         TerraFMError: If a modality is unknown.
@@ -43,7 +43,7 @@ class SensorImages(nn.Module):
         """The images of each sensor that the batch has, (B, C, H, W).
 
         Raises:
-            TerraFMError: If there is none, one is of no known sensor or not announced, or is not normalised.
+            TerraFMError: If there is none, one is of no known sensor or not announced, or is not normalized.
         """
         known = {modality.key: modality.name for modality in MODALITIES.values()}
         expected = ", ".join(known if self.modalities is None else (f"image_{m}" for m in self.modalities))
@@ -84,8 +84,8 @@ class SensorImages(nn.Module):
         median = image.float().median().item()
         if abs(median) > LARGEST_MEDIAN:
             raise TerraFMError(
-                f"The batch's {name} has a median of {median:.4g}, but normalised images lie around 0.5: set "
-                "`normalize: true`, or use a datamodule that normalises as terrafm_tg.transforms.Normalize does."
+                f"The batch's {name} has a median of {median:.4g}, but normalized images lie around 0.5: set "
+                "`normalize: true`, or use a datamodule that normalizes as terrafm_tg.transforms.Normalize does."
             )
 
 

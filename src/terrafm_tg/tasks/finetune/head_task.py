@@ -18,7 +18,7 @@ from .losses import class_loss, label_loss
 from .metrics import Metrics, NotFiniteError
 from .rates import check_target
 
-#: Makes the optimiser of these parameters, and the schedule that is stepped once per optimiser step of so many.
+#: Makes the optimizer of these parameters, and the schedule that is stepped once per optimizer step of so many.
 Optimization = Callable[[list[nn.Parameter], int], tuple[Optimizer, LRScheduler]]
 
 
@@ -32,7 +32,7 @@ class HeadTask(LightningModule):
         encoder: Reads the batches.
         head: Makes logits of its features.
         task: The labels.
-        optimization: Makes the optimiser and the schedule.
+        optimization: Makes the optimizer and the schedule.
         train_encoder: Train the encoder's backbone, too; else it stays as it is, in evaluation mode.
         augment: Of training batches: "none"; "flips" along either axis; "turns" by quarters as well.
         auxiliary: Weight of the loss of each of the head's auxiliary logits.
@@ -153,7 +153,7 @@ class HeadTask(LightningModule):
         (self if self.train_encoder else self.head).load_state_dict(state)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """The optimiser, and its schedule per step."""
+        """The optimizer, and its schedule per step."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer, scheduler = self.optimization(trained, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

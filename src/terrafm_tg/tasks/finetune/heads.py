@@ -200,7 +200,7 @@ class PyramidHead(Head):
     """UPerNet on a learnt pyramid of four blocks' maps, and an auxiliary convolution on the third of them.
 
     The maps are taken to 4, 2, 1 and 1/2 times the patch grid. Of two dates the head sees the later features less the
-    earlier ones, as the benchmark does for floods. The decoder is smp's, which normalises each map first.
+    earlier ones, as the benchmark does for floods. The decoder is smp's, which normalizes each map first.
 
     Args:
         dim: Width of the encoder's maps, those of all dates together.

@@ -17,12 +17,12 @@ from terrafm_tg.tasks.pretrain.optimization import CenteredStems, count_steps, w
 
 @dataclass(frozen=True)
 class LearningRate:
-    """Linear warm-up from 0, then a cosine, per optimiser step.
+    """Linear warm-up from 0, then a cosine, per optimizer step.
 
     Args:
         peak: Value after the warm-up.
         end: Value of the last step.
-        steps: Optimiser steps of the whole run.
+        steps: Optimizer steps of the whole run.
         warmup: Steps of the warm-up.
     """
 
@@ -32,7 +32,7 @@ class LearningRate:
     warmup: int
 
     def at(self, step: int) -> float:
-        """The value with which optimiser step ``step`` (0 is the first) is made."""
+        """The value with which optimizer step ``step`` (0 is the first) is made."""
         from lightly.utils.scheduler import cosine_warmup_schedule
 
         step = min(step, self.steps - 1)
@@ -56,7 +56,7 @@ class CosineAdamW:
     weight_decay: float = 0.01
 
     def __call__(self, parameters: list[nn.Parameter], steps: int) -> tuple[AdamW, LambdaLR]:
-        """The optimiser, and its schedule over so many steps."""
+        """The optimizer, and its schedule over so many steps."""
         rate = LearningRate(self.lr, min(self.min_lr, self.lr), steps, int(self.warmup * steps))
         optimizer = AdamW(parameters, self.lr, weight_decay=self.weight_decay)
         return optimizer, LambdaLR(optimizer, lambda step: rate.at(step) / self.lr)
@@ -64,7 +64,7 @@ class CosineAdamW:
 
 @dataclass(frozen=True)
 class OneCycle:
-    """The optimiser of the kind of task under a cosine from the peak to almost nothing, without warm-up.
+    """The optimizer of the kind of task under a cosine from the peak to almost nothing, without warm-up.
 
     Args:
         lr: Peak learning rate.
@@ -79,7 +79,7 @@ class OneCycle:
     cycle_momentum: bool
 
     def __call__(self, parameters: list[nn.Parameter], steps: int) -> tuple[Optimizer, OneCycleLR]:
-        """The optimiser, and its schedule over so many steps."""
+        """The optimizer, and its schedule over so many steps."""
         optimizer: Optimizer
         if self.segmentation:
             optimizer = AdamW(parameters, self.lr)
@@ -192,7 +192,7 @@ class FineTuneOptimization(LightningModule):
         self.learning_rate = LearningRate(h["lr"], h["min_lr"], steps, warmup)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Centres the stems' gradients, and logs the learning rate of the head."""
+        """Centers the stems' gradients, and logs the learning rate of the head."""
         self.stems.center_gradients_()
         self.log("lr", self.learning_rate.at(self.global_step))
 

@@ -49,7 +49,7 @@ class SensorSegmenter(nn.Module):
 class FineTuneSegmentation(SensorTask):
     """Fine-tunes the encoder for semantic segmentation.
 
-    Batches hold ``image`` or one ``image_<modality>`` per sensor, normalised, which the encoder fuses, and
+    Batches hold ``image`` or one ``image_<modality>`` per sensor, normalized, which the encoder fuses, and
     ``mask``: classes (B, H, W). Logs the loss and TorchGeo's metrics; ``AverageJaccardIndex`` is the mIoU.
 
     Args:

@@ -148,7 +148,7 @@ class SensorTask(FineTuneOptimization, LabelTask):
         modalities: Sensors that batches may hold; any where None. Name exactly one where the key is ``image``.
             The stems of sensors that are not named stay as they are.
         bands: Bands in the order of the images' channels, by modality where there are several; all by default.
-        normalize: Normalise batches of raw values here (dB; digital numbers), for datamodules that do not.
+        normalize: Normalize batches of raw values here (dB; digital numbers), for datamodules that do not.
         labels: Names of the classes, for the log.
         class_weights: Weight of each class in the cross-entropy.
         ignore_index: Class, or value of the mask, that loss and metrics leave out.

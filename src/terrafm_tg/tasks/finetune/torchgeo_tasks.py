@@ -201,7 +201,7 @@ class TerraFMPixelwiseRegression(DenseModelMixin, PixelwiseRegression):
 class FineTuneChangeDetection(FineTuneOptimization, LabelTask, ChangeDetection):
     """TorchGeo's change detection with warm-up, cosine and layer-wise learning-rate decay.
 
-    Batches hold ``image`` (B, 2, C, H, W), two dates of one sensor, normalised, and ``mask``. The stems of other
+    Batches hold ``image`` (B, 2, C, H, W), two dates of one sensor, normalized, and ``mask``. The stems of other
     sensors stay as they are.
 
     Args:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 class ProjectionHead(DINOProjectionHead):
     """lightly's DINO head (two hidden layers, bottleneck, weight-normed last layer) whose logits are float32.
 
-    Under autocast the hidden layers run in low precision; the normalised bottleneck times the prototypes does
+    Under autocast the hidden layers run in low precision; the normalized bottleneck times the prototypes does
     not, since the softmax divides these logits by a temperature of 0.04.
 
     Args:

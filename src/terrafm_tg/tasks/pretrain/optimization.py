@@ -98,7 +98,7 @@ class CenteredStems:
 
     @contextmanager
     def stepping(self) -> Iterator[None]:
-        """Around the optimiser's step: afterwards moves the biases so that c has made the step made with b."""
+        """Around the optimizer's step: afterwards moves the biases so that c has made the step made with b."""
         before = [stem.weight.detach().sum((1, 2, 3)) for stem in self.stems]
         yield
         with torch.no_grad():
@@ -108,7 +108,7 @@ class CenteredStems:
 
 
 class StepValues(NamedTuple):
-    """The scheduled values at one optimiser step."""
+    """The scheduled values at one optimizer step."""
 
     lr: float
     weight_decay: float
@@ -118,12 +118,12 @@ class StepValues(NamedTuple):
 
 @dataclass(frozen=True)
 class Schedules:
-    """The schedules of a run, per optimiser step (paper, "Pretraining").
+    """The schedules of a run, per optimizer step (paper, "Pretraining").
 
     Momentum and temperature are the paper's; learning rate and weight decay, which it does not give, DINO's.
 
     Args:
-        steps: Optimiser steps of the whole run.
+        steps: Optimizer steps of the whole run.
         lr: Learning rate after the warm-up and at the end (cosine); the warm-up is linear from 0.
         lr_warmup: Steps of its warm-up.
         weight_decay: Weight decay at the start and at the end (cosine).
@@ -143,7 +143,7 @@ class Schedules:
     frozen: int
 
     def at(self, step: int) -> StepValues:
-        """The values with which optimiser step ``step`` (0 is the first) is made."""
+        """The values with which optimizer step ``step`` (0 is the first) is made."""
         from lightly.utils.scheduler import cosine_schedule, cosine_warmup_schedule, linear_warmup_schedule
 
         step = min(step, self.steps - 1)
@@ -156,13 +156,13 @@ class Schedules:
 
 
 def warmup_steps(name: str, epochs: float, steps_per_epoch: int, steps: int) -> int:
-    """Length of a warm-up in optimiser steps, at most half of the run; says so where it had to be cut.
+    """Length of a warm-up in optimizer steps, at most half of the run; says so where it had to be cut.
 
     Args:
         name: The setting's name.
         epochs: Its value.
-        steps_per_epoch: Optimiser steps per epoch.
-        steps: Optimiser steps of the whole run.
+        steps_per_epoch: Optimizer steps per epoch.
+        steps: Optimizer steps of the whole run.
     """
     wanted, most = round(epochs * steps_per_epoch), steps // 2
     if wanted > most:
@@ -171,7 +171,7 @@ def warmup_steps(name: str, epochs: float, steps_per_epoch: int, steps: int) -> 
 
 
 def global_batch(trainer: Trainer) -> int:
-    """Tiles per optimiser step: those of all ranks and accumulated micro-batches.
+    """Tiles per optimizer step: those of all ranks and accumulated micro-batches.
 
     Raises:
         TerraFMError: If the train dataloader does not tell its batch size.
@@ -188,7 +188,7 @@ def global_batch(trainer: Trainer) -> int:
 
 
 def count_steps(trainer: Trainer) -> tuple[int, int]:
-    """Optimiser steps of the whole run and of one epoch; sets up the train dataloader.
+    """Optimizer steps of the whole run and of one epoch; sets up the train dataloader.
 
     Raises:
         TerraFMError: If the run has no end.
@@ -196,7 +196,7 @@ def count_steps(trainer: Trainer) -> tuple[int, int]:
     steps = trainer.estimated_stepping_batches
     if steps == float("inf") or steps < 1:
         raise TerraFMError(
-            f"This run has {steps} optimiser steps, but the schedules need an end: set the Trainer's "
+            f"This run has {steps} optimizer steps, but the schedules need an end: set the Trainer's "
             "`max_epochs` or `max_steps`."
         )
     batches = trainer.num_training_batches

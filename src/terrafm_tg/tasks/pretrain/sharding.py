@@ -1,4 +1,4 @@
-"""FSDP: each process holds a share of every parameter, its gradient, its optimiser state and its average."""
+"""FSDP: each process holds a share of every parameter, its gradient, its optimizer state and its average."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -67,9 +67,9 @@ def shard(pairs: Iterable[tuple[nn.Module, nn.Module]], mesh: DeviceMesh) -> Non
 
 
 def number_parameters(state: dict[str, Any], optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
-    """An optimiser's state with parameters numbered as in the model, which FSDP expects of a checkpoint.
+    """An optimizer's state with parameters numbered as in the model, which FSDP expects of a checkpoint.
 
-    Any other optimiser reads it as well: it goes by their order in the groups.
+    Any other optimizer reads it as well: it goes by their order in the groups.
 
     Args:
         state: What ``optimizer.state_dict()`` gave.

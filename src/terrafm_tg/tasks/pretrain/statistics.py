@@ -14,7 +14,7 @@ class EmbeddingStatistics(NamedTuple):
     """Spread of a batch of embeddings on the unit sphere.
 
     Attributes:
-        std: Root of the total variance of the normalised embeddings: 0 where all are one point, 1 where they
+        std: Root of the total variance of the normalized embeddings: 0 where all are one point, 1 where they
             cancel out.
         effective_rank: (sum of l)^2 / sum of l^2 over the eigenvalues l of their covariance: how many
             directions they use, from 1 to min(N - 1, D). Unlike the entropy of l it needs no decomposition,
@@ -65,7 +65,7 @@ class PrototypeUse(Metric):
         """Adds a batch.
 
         Args:
-            teacher: Centred logits, (B, K).
+            teacher: Centered logits, (B, K).
             land_cover: Class 0-11, or -1 for unknown (left out), int64 (B,).
             teacher_temp: Temperature of the teacher's softmax.
         """

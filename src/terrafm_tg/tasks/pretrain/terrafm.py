@@ -133,7 +133,7 @@ class TerraFM(TeacherEmbedding):
         self.multicrop = MultiCrop(self.sensors, **h["crops"], augment=augment, **{name: h[name] for name in draws})
 
     def configure_losses(self) -> None:
-        """Builds the losses and the centres."""
+        """Builds the losses and the centers."""
         from lightly.loss import KoLeoLoss
 
         center, head = self.hparams["center"], self.hparams["head"]
@@ -165,7 +165,7 @@ class TerraFM(TeacherEmbedding):
         check_strategy(self.trainer.strategy)
         if self.trainer.precision not in PRECISIONS:
             raise TerraFMError(
-                f"`precision` is {self.trainer.precision!r}, and the centres, the loss and the teacher's average are "
+                f"`precision` is {self.trainer.precision!r}, and the centers, the loss and the teacher's average are "
                 f"float32: use one of {', '.join(PRECISIONS)}."
             )
         if self.trainer.gradient_clip_val:
@@ -220,7 +220,7 @@ class TerraFM(TeacherEmbedding):
             )
         if len(batch["position"]) < 2:
             raise TerraFMError(
-                "A batch of one tile cannot be centred: set `batch_size` to 2 or more (with `drop_last`)."
+                "A batch of one tile cannot be centered: set `batch_size` to 2 or more (with `drop_last`)."
             )
         views = [count for count in self.multicrop.counts.values() if count]
         keys = self.hparams["seed"], batch["epoch"], batch["position"]
@@ -261,7 +261,7 @@ class TerraFM(TeacherEmbedding):
         return loss + self.hparams["koleo"] * torch.stack([self.koleo(crop) for crop in crops]).mean()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Freezes the prototypes in the first steps, and centres the stems' gradients."""
+        """Freezes the prototypes in the first steps, and centers the stems' gradients."""
         self.stems.center_gradients_()
         self.student_head.freeze_last_layer = self.schedules.frozen
         self.student_head.cancel_last_layer_gradients(self.global_step)
@@ -282,7 +282,7 @@ class TerraFM(TeacherEmbedding):
         optimizer: Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """One step of the student, then one of the teacher and one of the centres."""
+        """One step of the student, then one of the teacher and one of the centers."""
         from lightly.utils.optim import update_param_groups
 
         values = self.schedules.at(self.global_step)
@@ -308,7 +308,7 @@ class TerraFM(TeacherEmbedding):
             rank_zero_warn(f"This run's schedules are not the checkpoint's: {'; '.join(changed)}. The new ones hold.")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the schedules; numbers the optimiser's parameters as FSDP does."""
+        """Adds the schedules; numbers the optimizer's parameters as FSDP does."""
         if hasattr(self, "schedules"):  # not before the first step
             checkpoint["schedules"] = plain(asdict(self.schedules))
         if checkpoint.get("optimizer_states") and not self._sharded:
@@ -324,7 +324,7 @@ class TerraFM(TeacherEmbedding):
         # FSDP's strategy takes the weights out and has loaded them already.
         if not self._sharded and "center.centers" not in checkpoint.get("state_dict", {}):
             raise TerraFMError(
-                "The checkpoint was not written by TerraFM's pretraining (it holds no centres): give one "
+                "The checkpoint was not written by TerraFM's pretraining (it holds no centers): give one "
                 "that `terrafm fit` wrote; encoders alone are loaded by `get_model(..., weights=path)`."
             )
         saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})

@@ -66,7 +66,7 @@ def download(
         connections: Requests at the same time.
         retries: Failures in a row without a new byte after which to give up.
         timeout: Seconds without a byte that count as a failure.
-        dry_run: Say what would be fetched; only tables and some footers are.
+        dry_run: Say what would be fetched; downloads only metadata.
         progress: Show bars.
 
     Returns:
