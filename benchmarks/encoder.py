@@ -16,7 +16,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import get_modality
 from terrafm_tg.models import TerraFMViT, build_encoder, reparameterize
 from terrafm_tg.profiling.machine import clock_of, peak_teraflops, repeats_of, seconds_of
-from terrafm_tg.utils.devices import describe_device, find_device
+from terrafm_tg.utils.devices import describe_device, find_device, has_bf16_units
 from terrafm_tg.utils.progress import with_bar
 
 from . import command
@@ -81,9 +81,10 @@ class PlainEncoder(nn.Module):
 def encoder_speed(
     model: TerraFMViT, modality: str = "s2l2a", size: int = 224, batch: int = 8, rounds: int = 5, compiled: bool = False
 ) -> list[Speed]:
-    """Measures the folded encoder and the plain implementation in fp32 and under bf16 autocast, in turn.
+    """Measures the folded encoder and the plain implementation, in turn.
 
-    With one thread on a CPU the time is the processor's, else wall time.
+    In fp32, and under bf16 autocast if the device has units for it. With one thread on a CPU the time is the
+    processor's, else wall time.
 
     Args:
         model: The encoder, on its device; all bands of the modality.
@@ -116,7 +117,7 @@ def encoder_speed(
         modules["encoder, compiled"] = torch.compile(folded)
     variants = {
         f"{name}, {precision}": _forward(module, x, precision == "bf16")
-        for precision in ("fp32", "bf16")
+        for precision in _precisions(device)
         for name, module in modules.items()
     }
     repeats = {name: repeats_of(forward, device) for name, forward in variants.items()}  # and warms up
@@ -136,6 +137,11 @@ def encoder_speed(
         )
         for name, own in times.items()
     ]
+
+
+def _precisions(device: torch.device) -> tuple[str, ...]:
+    """Names the precisions that the device computes in; one that it emulates is not measured."""
+    return ("fp32", "bf16") if has_bf16_units(device) else ("fp32",)
 
 
 def forward_flops(model: TerraFMViT, modality: str, size: int) -> int:
@@ -179,17 +185,21 @@ def _print_speed(
     place = find_device(device)
     model = build_encoder(name, modality=modality).to(place)
     rows = encoder_speed(model, modality, size, batch, rounds, compiled)
-    peak, full = (peak_teraflops(place, dtype) for dtype in (torch.bfloat16, torch.float32))
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    peaks = {name: peak_teraflops(place, dtypes[name]) for name in _precisions(place)}
+    best = list(peaks)[-1]
     table = Table(title=f"{name}, {modality}, {size} px, batch {batch}, {describe_device(place)}")
-    for column in ("", "ms/forward", "images/s", "x plain fp32", "of the bf16 peak"):
+    for column in ("", "ms/forward", "images/s", "x plain fp32", f"of the {best} peak"):
         table.add_column(column, justify="right" if column else "left")
     for row in rows:
-        shares = f"{row.images_per_second:.1f}", f"{row.ratio:.2f}", f"{row.teraflops / peak:.0%}"
+        shares = f"{row.images_per_second:.1f}", f"{row.ratio:.2f}", f"{row.teraflops / peaks[best]:.0%}"
         table.add_row(row.variant, f"{1000 * row.seconds:.1f}", *shares)
     table.caption = (
         f"Medians of {rounds} rounds, {'processor' if clock_of(place) is time.thread_time else 'wall'} time; "
-        f"measured peak of a bf16 product {peak:.3g} TFLOP/s, of an fp32 product {full:.3g}"
+        f"measured peak: {', '.join(f'{name} product {peak:.3g} TFLOP/s' for name, peak in peaks.items())}"
     )
+    if "bf16" not in peaks:
+        table.caption += "; bf16 is not measured, because this processor emulates it"
     Console().print(table)
 
 
