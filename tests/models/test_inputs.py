@@ -27,7 +27,7 @@ def image(channels: int, height: int = 32, width: int = 48, batch: int = 2) -> T
         (image(2, 100, 100), {}, "100x100 px cannot be cut into 16-px patches.* 96x96"),
         (image(2, 8, 16), {}, "8x16 px"),
         (image(2)[0], {}, r"must be \(batch, channels, height, width\), got \(2, 32, 48\)"),
-        (image(2).int(), {}, r"must be float, got torch.int32: normalise"),
+        (image(2).int(), {}, r"must be float, got torch.int32: normalize"),
         (np.zeros((2, 2, 32, 32)), {}, "must be a float tensor, got ndarray"),
         ({"s1rtc": [1.0]}, {}, "type of s1rtc must be a float tensor, got list"),
         ({}, {}, "got none"),
