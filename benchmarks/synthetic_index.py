@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from terrafm_tg.datasets.index.land_cover import lists
+from terrafm_tg.datasets.index.build import lists
 from terrafm_tg.datasets.majortom import grid
 from terrafm_tg.datasets.tiles.index_file import write_index
 from terrafm_tg.datasets.tiles.table import boxes, times, to_zones

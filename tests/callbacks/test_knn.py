@@ -10,9 +10,8 @@ from torch.utils.data import DataLoader
 
 from terrafm_tg.callbacks.knn import KNNMonitor
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.features import collect
 from terrafm_tg.evaluation.knn import knn_predict
-from terrafm_tg.evaluation.scores import recall
+from terrafm_tg.evaluation.scores import collect, recall
 from terrafm_tg.models.embedding import FUSED
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from terrafm_tg.evaluation.band_statistics import band_statistics, baseline_output, standardize
-from terrafm_tg.evaluation.features import TileFeatures
+from terrafm_tg.evaluation.scores import TileFeatures
 from terrafm_tg.modalities import MODALITIES, S1RTC, S2L1C, S2L2A
 from terrafm_tg.models.embedding import FUSED
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import distributed, multiprocessing
 
-from terrafm_tg.evaluation.features import TileFeatures, center, collect, gather
+from terrafm_tg.evaluation.scores import TileFeatures, center, collect, gather
 
 
 def _output(rows: list[int], radar: list[int]) -> dict:

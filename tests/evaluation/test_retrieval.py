@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from terrafm_tg.evaluation.features import TileFeatures
-from terrafm_tg.evaluation.scores import recall
+from terrafm_tg.evaluation.scores import TileFeatures, recall
 
 
 def _tiles(x: torch.Tensor, rows: list[int] | torch.Tensor) -> TileFeatures:

@@ -4,8 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from terrafm_tg.evaluation.features import TileFeatures
-from terrafm_tg.evaluation.scores import CROSS_SENSOR, KNN, RETRIEVAL, score
+from terrafm_tg.evaluation.scores import CROSS_SENSOR, KNN, RETRIEVAL, TileFeatures, score
 from terrafm_tg.models.embedding import FUSED
 
 SENSORS = ("s1rtc", "s2l1c", "s2l2a")

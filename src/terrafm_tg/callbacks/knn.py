@@ -7,9 +7,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.features import collect, gather
 from terrafm_tg.evaluation.knn import TEMPERATURE, K
-from terrafm_tg.evaluation.scores import CROSS_SENSOR, KNN, RETRIEVAL, TOP, score
+from terrafm_tg.evaluation.scores import CROSS_SENSOR, KNN, RETRIEVAL, TOP, collect, gather, score
 
 _LOG_NAMES = {KNN: "val/knn_{query}", CROSS_SENSOR: "val/knn_{bank}_to_{query}"}
 

@@ -2,11 +2,10 @@
 
 from terrafm_tg.models.embedding import FUSED
 
-from .features import TileFeatures, collect, gather
 from .held_out import BASELINE, evaluate_held_out
 from .held_out_report import TRAINED, UNTRAINED, figure, table, write_report
 from .knn import accuracy, balanced_accuracy, knn_predict
-from .scores import recall, score
+from .scores import TileFeatures, collect, gather, recall, score
 
 __all__ = [
     "BASELINE",

@@ -10,7 +10,7 @@ from terrafm_tg.modalities import S1RTC, Modality
 from terrafm_tg.models.embedding import FUSED
 from terrafm_tg.radiometry import linear_power
 
-from .features import TileFeatures
+from .scores import TileFeatures
 
 
 def band_statistics(batch: Mapping[str, Tensor], modality: Modality) -> Tensor:

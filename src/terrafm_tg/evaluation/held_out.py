@@ -18,9 +18,8 @@ from terrafm_tg.models.embedding import embed_sensors
 from terrafm_tg.transforms import MultiCrop
 
 from .band_statistics import baseline_output, standardize
-from .features import TileFeatures, center, collect, gather
 from .knn import TEMPERATURE, K
-from .scores import TOP, score
+from .scores import TOP, TileFeatures, center, collect, gather, score
 
 #: Name of the baseline among the encoders.
 BASELINE = "band mean and deviation"

@@ -12,9 +12,8 @@ from rich.table import Table
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.models.embedding import FUSED
 
-from .estimate import estimate
 from .held_out import BASELINE
-from .scores import CROSS_SENSOR, KNN, RETRIEVAL
+from .scores import CROSS_SENSOR, KNN, RETRIEVAL, estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

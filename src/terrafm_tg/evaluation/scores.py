@@ -1,17 +1,143 @@
-"""From embeddings of bank and query tiles to rows of a tidy table: k-NN, k-NN across sensors, retrieval."""
+"""Embeddings of bank and query tiles, their scores by k-NN and retrieval, and the interval of a mean."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import permutations
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from terrafm_tg.models.embedding import FUSED
 
-from .features import TileFeatures
 from .knn import TEMPERATURE, K, accuracy, balanced_accuracy, chance, knn_predict
+
+_AGREE = 1e-3  # percent: less than one in 100,000 samples
+
+
+class Estimate(NamedTuple):
+    """A mean with a 95 % confidence interval.
+
+    Attributes:
+        mean: Of the scores.
+        low: Lower end; NaN without an interval.
+        high: Upper end; NaN without an interval.
+        kind: "t", Student's t over seeds; "binomial", Wilson's interval of one proportion; "" for none.
+        n: Number of seeds.
+    """
+
+    mean: float
+    low: float
+    high: float
+    kind: str
+    n: int
+
+    @property
+    def words(self) -> str:
+        """The interval, as a table's cell says it."""
+        seeds = f"{self.n} seed{'s' * (self.n != 1)}"
+        if self.kind == "t":
+            return f"±{self.high - self.mean:.1f}, {seeds}"
+        return f"{self.low:.1f}–{self.high:.1f} binomial, {seeds}" if self.kind else seeds
+
+    def drawn(self) -> "Estimate":
+        """Returns it with an interval that stays within 0 and 100, for charts."""
+        return self._replace(low=max(self.low, 0.0), high=min(self.high, 100.0)) if self.kind else self
+
+    def differs(self, value: float, rounding: float = 0.0) -> bool:
+        """Returns whether a value lies outside of the interval, widened by ``rounding``; False without one."""
+        return bool(self.kind) and not self.low - rounding <= value <= self.high + rounding
+
+
+def estimate(scores: Sequence[float], trials: int | None = None) -> Estimate:
+    """Estimates the mean over seeds and its interval.
+
+    Seeds that all agree (a k-NN draws nothing) say nothing about the spread: they count as one.
+
+    Args:
+        scores: One per seed, in percent.
+        trials: Number of test samples, if a score is the share of them that is right.
+    """
+    values = np.asarray(scores, dtype=float)
+    mean, n = float(values.mean()), len(values)
+    if np.ptp(values) > _AGREE:
+        low, high = stats.t.interval(0.95, n - 1, loc=mean, scale=stats.sem(values))
+        return Estimate(mean, float(low), float(high), "t", n)
+    if trials:
+        low, high = stats.binomtest(round(mean / 100 * trials), trials).proportion_ci(0.95, method="wilson")
+        return Estimate(mean, 100 * float(low), 100 * float(high), "binomial", n)
+    return Estimate(mean, np.nan, np.nan, "", n)
+
+
+class TileFeatures(NamedTuple):
+    """Embeddings of n tiles as one sensor (or all of them fused) sees them.
+
+    Attributes:
+        x: Embeddings, (n, D).
+        row: Which tile each belongs to, a row of the dataset's index, int64 (n,).
+        land_cover: WorldCover class 0-10, 11 ocean, -1 unknown, int64 (n,).
+    """
+
+    x: Tensor
+    row: Tensor
+    land_cover: Tensor
+
+    def select(self, keep: Tensor) -> "TileFeatures":
+        """The tiles at ``keep``, a boolean mask or positions."""
+        return TileFeatures(self.x[keep], self.row[keep], self.land_cover[keep])
+
+    def labelled(self) -> "TileFeatures":
+        """The tiles whose land cover is known."""
+        return self.select(self.land_cover >= 0)
+
+    def unique(self) -> "TileFeatures":
+        """Each tile once, by row: ranks may pad their shares, and a damaged tile is replaced by another."""
+        row, inverse = torch.unique(self.row, return_inverse=True)
+        positions = torch.arange(len(inverse), device=inverse.device)
+        first = torch.full_like(row, len(inverse)).scatter_reduce(0, inverse, positions, "amin")
+        return self.select(first)
+
+
+def collect(outputs: Iterable[Mapping[str, Any]]) -> dict[str, TileFeatures]:
+    """Joins batches of embeddings into one :class:`TileFeatures` per sensor, each tile once, on the CPU.
+
+    Args:
+        outputs: Per batch ``embeddings`` (name -> (n, D)), ``sample_idx`` (name -> positions (n,) in the batch),
+            ``land_cover`` (B,) and ``row`` (B,), as ``TerraFM.validation_step`` returns them.
+    """
+    parts: dict[str, list[TileFeatures]] = {}
+    for output in outputs:
+        for name, x in output["embeddings"].items():
+            at = output["sample_idx"][name]
+            part = TileFeatures(x.detach().float(), output["row"][at], output["land_cover"][at])
+            parts.setdefault(name, []).append(TileFeatures(*(tensor.cpu() for tensor in part)))
+    return {name: join(some) for name, some in parts.items()}
+
+
+def join(parts: Iterable[TileFeatures]) -> TileFeatures:
+    """Several lists of tiles as one, each tile once."""
+    return TileFeatures(*(torch.cat(tensors) for tensors in zip(*parts, strict=True))).unique()
+
+
+def gather(features: dict[str, TileFeatures]) -> dict[str, TileFeatures]:
+    """The features of all ranks, the same on each; a rank may hold few tiles of a sensor, or none."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return features
+    shares: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(shares, features)
+    names = sorted({name for share in shares for name in share})
+    return {name: join(share[name] for share in shares if name in share) for name in names}
+
+
+def center(features: dict[str, TileFeatures], bank: dict[str, TileFeatures]) -> dict[str, TileFeatures]:
+    """Removes from each sensor its own mean over the bank: what is constant to a sensor tells no place."""
+    return {
+        name: tiles._replace(x=tiles.x - bank[name].x.mean(dim=0)) if name in bank else tiles
+        for name, tiles in features.items()
+    }
+
 
 #: The right tile counts as found among this many.
 TOP = 10

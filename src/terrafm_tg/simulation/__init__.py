@@ -1,8 +1,8 @@
 """The simulated planet: latent fields, land cover, sensors, and the files that they are written to.
 
-``planet`` and ``latents`` draw random fields as functions of the place; ``land_cover`` and ``surface`` make
-the ground from them; ``optics`` (with ``spectra`` and ``sky``) and ``radar`` look at it; ``product`` says
-when and how; ``encode``, ``writer`` and ``maps`` put it in the formats of Major-TOM and ESA WorldCover.
+``planet`` and ``latents`` draw random fields (``fields``) as functions of the place; ``surface`` makes land cover and
+ground from them; ``optics`` and ``radar`` look at it; ``product`` says when and how; ``writer`` puts it in the formats of
+Major-TOM and ESA WorldCover, and ``dataset`` reads it back.
 """
 
 from .dataset import SimulatedWorld, simulate

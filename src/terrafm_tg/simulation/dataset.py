@@ -25,9 +25,8 @@ from terrafm_tg.datasets.majortom.rows import FOLDERS
 from terrafm_tg.datasets.tiles.index_file import NAME as INDEX
 from terrafm_tg.errors import TerraFMError
 
-from .encode import EncodedCell, encode_cell
 from .planet import Planet
-from .writer import PART_BYTES, ProductWriter, WorldCoverWriter, write_climate, write_regions
+from .writer import PART_BYTES, EncodedCell, ProductWriter, WorldCoverWriter, encode_cell, write_climate, write_regions
 
 #: A root holds a whole world where it holds this file, with the world's settings.
 MARKER = "world.json"

@@ -12,12 +12,12 @@ from scipy import stats
 
 from evaluation.bench_results import DATASETS, MODELS, results
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.estimate import estimate
 from terrafm_tg.evaluation.report import counterparts, published_scores, write_bench_report
 from terrafm_tg.evaluation.report.lines import Line, entries, leading, score_lines
 from terrafm_tg.evaluation.report.page import fraction_curves, with_published
 from terrafm_tg.evaluation.report.published import highest
 from terrafm_tg.evaluation.report.tables import difference_cell
+from terrafm_tg.evaluation.scores import estimate
 
 _VOID = {"meta", "link", "br"}
 

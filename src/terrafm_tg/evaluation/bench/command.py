@@ -27,8 +27,7 @@ from terrafm_tg.utils.files import write_json
 from terrafm_tg.utils.parallel import run_units
 
 from .config import read_datasets, read_models, read_protocols, unknown
-from .results import collect_results, write_results
-from .units import Plan, Skipped, WorkUnit, make_plan, split_available
+from .units import Plan, Skipped, WorkUnit, collect_results, make_plan, split_available, write_results
 from .work import RunSettings, own_device, run_unit
 
 _BANDS: tuple[Bands, ...] = ("corrected", "labelled")

@@ -23,8 +23,7 @@ from terrafm_tg.evaluation.encoders import BenchEncoder, UnsupportedTaskError, l
 from terrafm_tg.evaluation.encoders.reader import Reader
 from terrafm_tg.evaluation.protocols import Context, Score, Splits
 
-from .results import SCHEMA
-from .units import WorkUnit
+from .units import SCHEMA, WorkUnit
 
 #: Packages whose versions are kept with every score.
 _PACKAGES = ("terrafm-tg", "torch", "torchgeo", "timm", "lightning", "torchmetrics", "scikit-learn")

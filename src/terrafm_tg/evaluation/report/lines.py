@@ -11,8 +11,8 @@ import pandas as pd
 from terrafm_tg.datasets.bench import TASKS
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoders import ModelSpec
-from terrafm_tg.evaluation.estimate import Estimate, estimate
 from terrafm_tg.evaluation.protocols import PROTOCOLS, get_protocol
+from terrafm_tg.evaluation.scores import Estimate, estimate
 from terrafm_tg.tasks.finetune.metrics import PER_BATCH, TRUE
 
 from .published import PROTOCOL_NAMES, ROUNDING, TITLES, Published, counterparts, highest, published_scores

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from rich.cells import cell_len
 
 from terrafm_tg.datasets.bench import TASKS
-from terrafm_tg.evaluation.estimate import Estimate
+from terrafm_tg.evaluation.scores import Estimate
 from terrafm_tg.utils.files import write_text
 
 from . import tables
