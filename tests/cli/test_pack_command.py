@@ -45,7 +45,7 @@ def test_real_cells_through_index_and_pack_to_fit(tmp_path: Path, real_data: Pat
     main(["pack", str(root), str(out), "--workers=0"])
     words = capsys.readouterr().out
     assert "8 tiles of 2 cells" in words
-    assert "--config conf/data/packed.yaml" in words
+    assert "--config data/packed" in words
     packed = PackedTiles(out, harmonize=False, native=True)
     assert len(packed) == 8
     for row in range(8):

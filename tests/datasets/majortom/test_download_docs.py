@@ -65,7 +65,7 @@ def test_the_commands_of_the_page_run(
             remote = ["--tile_size=72"] if "--remote" in words else []  # where no picture tells it
             main([command, *words, *{"download": address, "fit": small, "index": remote}.get(command, [])])
         printed = capsys.readouterr().out
-    assert [line.split()[1] for line in lines] == ["download", "download", "index", "pack", "fit", "index", "download"]
+    assert [line.split()[1] for line in lines] == ["download", "download", "pack", "fit", "index", "download"]
     assert "at 100 MB/s" in printed
     held = pq.read_table("data/major_tom/Core-S2L2A/metadata.parquet")["grid_cell"].to_pylist()
     assert 10 < len(held) <= 40
