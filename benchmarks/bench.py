@@ -43,11 +43,11 @@ class Clock:
 
 @dataclass(frozen=True)
 class BenchSpeed:
-    """What a k-NN took.
+    """Times of a k-NN.
 
     Args:
         samples: Images embedded.
-        total: Of the first run: loading the model, reading, decoding, resizing, forward passes, neighbours, scores.
+        total: Of the first run: loading the model, reading, decoding, resizing, forward passes, neighbors, scores.
         forward: Of the forward passes in the first run.
         again: Of the second run, whose embeddings are in the cache.
         scores: Of both runs.

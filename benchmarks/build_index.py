@@ -23,7 +23,7 @@ FILES = 2651  # of ESA WorldCover
 
 
 def write_metadata(root: Path, cells: int) -> None:
-    """Metadata of three products of neighbouring cells around the globe, and their files, which are empty."""
+    """Metadata of three products of neighboring cells around the globe, and their files, which are empty."""
     from terrafm_tg.datasets.majortom import grid
     from terrafm_tg.datasets.majortom.rows import FOLDERS
 

@@ -38,7 +38,7 @@ class InMemoryDataModule(BaseDataModule):
         TerraFMError: If a setting is impossible.
     """
 
-    # The task's own hook is used instead of TorchGeo's, which would normalise every image with one mean.
+    # The task's own hook is used instead of TorchGeo's, which would normalize every image with one mean.
     on_after_batch_transfer = LightningDataModule.on_after_batch_transfer
 
     def __init__(

@@ -37,7 +37,7 @@ class IndexOnly(TileDataset):
 
 
 class IndexOnlyDataModule(TileDataModule):
-    """What a training run does with such an index.
+    """Uses such an index as a training run does.
 
     Args:
         path: The index.

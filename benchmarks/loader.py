@@ -116,7 +116,7 @@ def _rate(title: str, count: int, own: list[tuple[float, float]], one: list[tupl
 
 
 def _decoding(tiles: TileDataset, sampler: LandCoverSampler, batch_size: int) -> Callable[[], None]:
-    """What a worker of the ring does, in this process, into memory that it uses again."""
+    """Does what a worker of the ring does, in this process, into memory that it uses again."""
     samples = FaultTolerant(tiles, sampler)
     if AVAILABLE:
         samples.slots = SlotWriter(Ring(1, 1, batch_size * largest_sample(tiles)), 0, batch_size)

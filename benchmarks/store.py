@@ -25,7 +25,7 @@ from . import command
 
 
 class StoreSpeed(NamedTuple):
-    """What reading from the source and from the store takes.
+    """Time and bytes of reading from the source and from the store.
 
     Args:
         tiles: Read per round.

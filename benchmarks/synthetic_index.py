@@ -14,7 +14,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import OCEAN
 
 _TILE = 534
-_PATCH = 40  # cells along a patch of neighbours
+_PATCH = 40  # cells along a patch of neighbors
 _ROWS = np.arange(-620, 840)  # of the grid: 56 degrees south to 75 north
 _CELLS = 1 << 16  # cells made at once: a row group of tiles
 _KINDS = {"s1rtc": "S1A_IW_GRDH", "s2l1c": "S2A_MSIL1C", "s2l2a": "S2A_MSIL2A"}
@@ -23,7 +23,7 @@ _KINDS = {"s1rtc": "S1A_IW_GRDH", "s2l1c": "S2A_MSIL1C", "s2l2a": "S2A_MSIL2A"}
 def write_synthetic_index(path: str | os.PathLike[str], tiles: int, seed: int = 0) -> None:
     """Write an index with the columns of a Major-TOM root's, every cell with a product of its own per modality.
 
-    Cells lie in patches of 40 x 40 neighbours; land cover, climate and region are as uneven as on Earth and go
+    Cells lie in patches of 40 x 40 neighbors; land cover, climate and region are as uneven as on Earth and go
     together in a patch. Three of ten cells lack Sentinel-1.
 
     Args:

@@ -43,7 +43,7 @@ class KorniaCrops(nn.Module):
     """The same views by kornia: a random crop, resized, and flips for each resolution of each modality.
 
     It renders as many images as :class:`~terrafm_tg.transforms.MultiCrop`, of the same tiles at the same sizes, by
-    bilinear interpolation, and converts them to the encoder's normalised input. It does less: no antialiasing where a
+    bilinear interpolation, and converts them to the encoder's normalized input. It does less: no antialiasing where a
     view shrinks the tile, no missing pixels, no blur and no quarter turn, and bands of different resolution are not
     aligned, since each resolution draws its own crop.
 

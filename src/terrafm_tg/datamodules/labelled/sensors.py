@@ -24,7 +24,7 @@ class SensorTransforms(nn.Module):
     Args:
         bands: Bands of each sensor's images, by modality, in the order of their channels.
         image: Which sensor the key ``image`` is of.
-        size: Height and width to resize to; as they are where None. Masks are resized by nearest neighbour.
+        size: Height and width to resize to; as they are where None. Masks are resized by nearest neighbor.
         augment: Turn and mirror each sample, its images and its mask alike; nothing else changes.
         radar_unit: Unit of Sentinel-1: ``dB``, or ``linear`` power.
     """

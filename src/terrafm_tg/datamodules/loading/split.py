@@ -14,7 +14,7 @@ def split_blocks(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split tiles into training and validation so that no picture of one reaches into the other's cells.
 
-    Neighboring Major-TOM pictures overlap by 0.68 km, and neighbouring places look alike: whole blocks of
+    Neighboring Major-TOM pictures overlap by 0.68 km, and neighboring places look alike: whole blocks of
     cells are held out, in an order drawn by ``seed``, until their tiles make up ``val_share``. Training cells
     with fewer than ``gap`` whole cells between them and a held-out one are dropped. Rows of the grid have
     different numbers of cells, so that distances east to west are measured in degrees, also across the
