@@ -113,10 +113,13 @@ class RunStart(Callback):
             self._batches += 1
             seconds = (now - self._first) / self._batches
             if now - self._first > _ENOUGH or self._batches == _MANY:
-                self._batches = -1
+                measured, self._batches = self._batches, -1
                 if _LONG < seconds * total < math.inf:
                     length = describe_duration(seconds * total / 3600)
-                    rank_zero_info(f"At {seconds:.2g} s per batch, the {total:,.0f} batches of this run take {length}")
+                    rank_zero_info(
+                        f"At {seconds:.2g} s per batch, the {total:,.0f} batches of this run take {length} "
+                        f"(measured on {measured} of the first, which may be slower than the rest)"
+                    )
 
 
 def callbacks_of(trainer: Trainer) -> list[Callback]:

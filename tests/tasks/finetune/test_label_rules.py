@@ -1,4 +1,4 @@
-"""What is ignored, lone samples, odd batches and wrong lengths of settings: as `terrafm bench` counts them."""
+"""Ignored labels, lone samples, odd batches and wrong lengths of settings: as `terrafm bench` counts them."""
 
 from pathlib import Path
 from typing import Any
@@ -184,7 +184,7 @@ def test_an_epoch_with_mixup_ends_with_an_odd_batch(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel"])
 @pytest.mark.parametrize("loss", ["ce", "bce", "focal", "dice", "jaccard"])
 def test_a_loss_is_that_of_what_counts(kind: str, loss: str) -> None:
-    """Where a part is ignored, as if it were not there; where all is, 0."""
+    """An ignored part counts as if it were not there; if all is ignored, the loss is 0."""
     if (loss == "ce") != (kind == "multiclass") and loss in ("ce", "bce"):
         return
     torch.manual_seed(0)
