@@ -14,7 +14,7 @@ from data.eurosat import data as eurosat
 from data.floods import data as floods
 from data.oscd import data as oscd
 from terrafm_tg.datamodules import SensorDataModule, SensorOSCDDataModule
-from terrafm_tg.datamodules.labelled.sensors import SensorTransforms
+from terrafm_tg.datamodules.labelled import SensorTransforms
 from terrafm_tg.datasets import DFC2020S1, DFC2020S2, BigEarthNetS1, BigEarthNetS2, SensorPairs
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import S1RTC, S2L1C

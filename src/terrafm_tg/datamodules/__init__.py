@@ -1,7 +1,6 @@
 """Datamodules: what feeds the Trainer with native-resolution tiles, or with labelled images for fine-tuning."""
 
-from .labelled.bench import BenchDataModule
-from .labelled.sensors import SensorDataModule, SensorOSCDDataModule
+from .labelled import SensorDataModule, SensorOSCDDataModule
 from .loading.cache import CachedTiles
 from .loading.faults import DamageLog, FaultTolerant
 from .loading.loader import TileDataLoader
@@ -17,7 +16,6 @@ from .sources import (
 from .tiles import TileDataModule
 
 __all__ = [
-    "BenchDataModule",
     "CachedTiles",
     "DamageLog",
     "FaultTolerant",

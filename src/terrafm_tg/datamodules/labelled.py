@@ -69,25 +69,7 @@ class SensorTransforms(nn.Module):
         return -shift / scale, 1 / scale
 
 
-class FullBatches(NonGeoDataModule):
-    """A datamodule that says so where a batch is larger than the training split."""
-
-    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Shuffled batches; the last one is left out if it is smaller.
-
-        Raises:
-            TerraFMError: If there are fewer training samples than a batch has.
-        """
-        loader = super().train_dataloader()
-        if not len(loader):
-            count = len(cast("Sized", loader.dataset))
-            raise TerraFMError(
-                f"`batch_size` is {self.batch_size}, but there are only {count} training samples: lower it."
-            )
-        return loader
-
-
-class SensorDataModule(FullBatches):
+class SensorDataModule(NonGeoDataModule):
     """Batches for fine-tuning from TorchGeo datasets, normalized as the encoder expects.
 
     With one sensor the images are in ``image``, as TorchGeo's own tasks want them; with several in
@@ -158,6 +140,20 @@ class SensorDataModule(FullBatches):
             self.val_dataset = self.make_dataset("val")
         if stage in ("test", "predict"):
             self.test_dataset = self.predict_dataset = self.make_dataset("test")
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Shuffled batches; the last one is left out if it is smaller.
+
+        Raises:
+            TerraFMError: If there are fewer training samples than a batch has.
+        """
+        loader = super().train_dataloader()
+        if not len(loader):
+            count = len(cast("Sized", loader.dataset))
+            raise TerraFMError(
+                f"`batch_size` is {self.batch_size}, but there are only {count} training samples: lower it."
+            )
+        return loader
 
     def make_dataset(self, split: str) -> NonGeoDataset:
         """The samples of a split, as the files hold them.

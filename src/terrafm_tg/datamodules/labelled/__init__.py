@@ -1,1 +1,0 @@
-"""Datamodules of labelled data."""
