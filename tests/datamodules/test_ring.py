@@ -76,25 +76,19 @@ def epochs(batches: TileDataLoader, count: int = 2) -> list[dict[str, Tensor]]:
     return read
 
 
-def through_slots(tiles, rows, batch_size=4) -> list[dict[str, Tensor]]:
-    """Batches of tiles as a worker makes them, here in this process."""
-    ring = Ring(1, 2, batch_size * largest_sample(tiles))
+def in_fours(tiles, rows, ring=None) -> list[dict[str, Tensor]]:
+    """Batches of four tiles, read here in this process: through a ring as a worker does, or in the ordinary way."""
     samples = make(tiles).dataset
-    samples.slots = SlotWriter(ring, 0, batch_size)
+    samples.slots = ring and SlotWriter(ring, 0, 4)
     batches = []
-    for chunk in np.array_split(rows, len(rows) // batch_size):
+    for chunk in np.array_split(rows, len(rows) // 4):
         batch = collate(samples.__getitems__([int(row) for row in chunk]))
-        if isinstance(batch, TerraFMError):
-            raise batch
         batches.append(DamageLog(1.0).check(batch.copy() if isinstance(batch, SlotBatch) else batch))
     return batches
 
 
-def without(tiles, rows, batch_size=4) -> list[dict[str, Tensor]]:
-    """The same batches, read in the ordinary way."""
-    samples = make(tiles).dataset
-    chunks = np.array_split(rows, len(rows) // batch_size)
-    return [DamageLog(1.0).check(collate([samples[int(row)] for row in chunk])) for chunk in chunks]
+def assert_same_through_slots(tiles, rows) -> None:
+    assert_same(in_fours(tiles, rows, Ring(1, 2, 4 * largest_sample(tiles))), in_fours(tiles, rows))
 
 
 def assert_same(batches: list[dict[str, Tensor]], others: list[dict[str, Tensor]]) -> None:
@@ -156,20 +150,17 @@ def test_two_iterators_at_once_have_a_ring_each(plain) -> None:
     assert_same([other for _, other in pairs], plain[:10])
 
 
-def test_tiles_of_another_size_or_type_travel_in_memory_of_their_own() -> None:
-    rows = np.arange(64)
+class Larger(MemoryTiles):
+    def _read(self, row, modality):
+        return {r: g.repeat(300, 1).repeat(9, 2) for r, g in super()._read(row, modality).items()}
+
+
+def test_tiles_of_another_size_or_type_than_those_before_travel_in_memory_of_their_own() -> None:
     for kind in (TwoSizes, TwoTypes):
-        assert_same(through_slots(kind(INDEX), rows), without(kind(INDEX), rows))
+        assert_same_through_slots(kind(INDEX), np.arange(64))
         with pytest.raises(TerraFMError, match=r"differs in (size|type) within a batch"):
-            through_slots(kind(INDEX), rows[[4, 5, 40, 41]])
-
-
-def test_images_larger_than_the_slot_travel_in_memory_of_their_own() -> None:
-    class Larger(MemoryTiles):
-        def _read(self, row, modality):
-            return {r: g.repeat(300, 1).repeat(9, 2) for r, g in super()._read(row, modality).items()}
-
-    assert_same(through_slots(Larger(INDEX), np.arange(8)), without(Larger(INDEX), np.arange(8)))
+            in_fours(kind(INDEX), np.array([4, 5, 40, 41]), Ring(1, 2, 4 * largest_sample(kind(INDEX))))
+    assert_same_through_slots(Larger(INDEX), np.arange(8))  # than the slot
 
 
 def test_transformed_and_ten_metre_samples() -> None:
@@ -181,18 +172,17 @@ def test_transformed_and_ten_metre_samples() -> None:
                 sample[key] = x.mT
         return sample
 
-    rows = np.arange(16)
     tiles = InPlace(INDEX)
     tiles.transforms = change
-    assert_same(through_slots(tiles, rows), without(tiles, rows))
+    assert_same_through_slots(tiles, np.arange(16))
     tiles = MemoryTiles(INDEX)
     tiles.native = False
-    assert_same(through_slots(tiles, rows), without(tiles, rows))
+    assert_same_through_slots(tiles, np.arange(16))
 
 
 def test_cached_tiles_are_decoded_once(plain) -> None:
     tiles = MemoryTiles(INDEX, DAMAGED)
-    cached = CachedTiles(tiles, np.arange(64))
+    cached = CachedTiles(tiles)
     tiles.reads[:] = 0
     batches = make(cached, 2, persistent_workers=True, multiprocessing_context="fork")
     assert_same(epochs(batches), plain)

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -28,13 +27,9 @@ from .loading.split import even_pick, split_blocks
 
 _log = logging.getLogger(__name__)
 
-#: Tiles of an optimizer step, over all processes, as part of the state.
-_STEP_TILES = "step_tiles"
-
-#: Settings that change how fast tiles come, not which; of `batch_size`, see `_STEP_TILES`.
+#: Settings that change how fast tiles come, not which; the state has a step's tiles for `batch_size`.
 _RESOURCES = {
-    "batch_size",
-    *("num_workers", "cache", "cache_limit", "max_damaged_share"),
+    *("batch_size", "num_workers", "cache", "max_damaged_share"),
     *("pin_memory", "prefetch_factor", "persistent_workers", "ring"),
 }
 
@@ -71,8 +66,7 @@ class TileDataModule(BaseDataModule):
         epoch_length: Tiles per epoch over all processes; the number of training tiles where None.
         seed: Of the split, the picks and the draws.
         cache: Keep decoded tiles in memory that the workers share
-            (:class:`~terrafm_tg.datamodules.loading.cache.CachedTiles`).
-        cache_limit: Most gigabytes for that; 80 % of the available memory where None.
+            (:class:`~terrafm_tg.datamodules.loading.cache.CachedTiles`), which must have room for all of them.
         max_damaged_share: Share of replaced samples from which on a run ends.
         pin_memory: Read into page-locked memory; where None, if there is a GPU.
         prefetch_factor: Batches that each worker reads ahead.
@@ -106,7 +100,6 @@ class TileDataModule(BaseDataModule):
         epoch_length: int | None = None,
         seed: int = 0,
         cache: bool = False,
-        cache_limit: float | None = None,
         max_damaged_share: float = 0.05,
         pin_memory: bool | None = None,
         prefetch_factor: int = 2,
@@ -137,10 +130,8 @@ class TileDataModule(BaseDataModule):
     @cached_property
     def split(self) -> tuple[np.ndarray, np.ndarray]:
         """Index rows of training and of held-out tiles."""
-        options = self.hparams
-        rows = split_blocks(
-            self.tiles.table, options["val_share"], options["val_block"], options["val_gap"], options["seed"]
-        )
+        options = [self.hparams[name] for name in ("val_share", "val_block", "val_gap", "seed")]
+        rows = split_blocks(self.tiles.table, *options)
         train, held_out = map(len, rows)
         rank_zero_info(f"{train} tiles to train on, {held_out} held out, of {len(self.tiles)}.")
         return rows
@@ -148,16 +139,8 @@ class TileDataModule(BaseDataModule):
     @cached_property
     def sampler(self) -> LandCoverSampler:
         """Draws the training tiles."""
-        options = self.hparams
-        return LandCoverSampler(
-            self.tiles,
-            self.split[0],
-            options["epoch_length"],
-            options["power"],
-            options["by"],
-            options["ocean_keep"],
-            options["seed"],
-        )
+        options = {name: self.hparams[name] for name in ("power", "by", "ocean_keep", "seed")}
+        return LandCoverSampler(self.tiles, self.split[0], self.hparams["epoch_length"], **options)
 
     @property
     def land_cover_share(self) -> np.ndarray:
@@ -219,25 +202,17 @@ class TileDataModule(BaseDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Returns the settings that decide the tiles of each step; part of each checkpoint."""
         own = {name: value for name, value in self.hparams.items() if name not in _RESOURCES}
-        return own if self.trainer is None else own | {_STEP_TILES: self._step_tiles}
+        step = {"batch_size x processes x accumulate_grad_batches": self._step_tiles}
+        return own if self.trainer is None else own | step | {"tiles of an epoch": self.sampler.global_length}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Names each setting that differs from that of the resumed run; this run's is used."""
         for name, value in self.state_dict().items() if self._fitting else ():
             before = state_dict.get(name, value)
-            if name == _STEP_TILES and before != value:
+            if _words(before) != _words(value):
                 _log.warning(
-                    "The checkpoint was written with %d tiles a step and this run has %d: choose `batch_size` (per "
-                    "process) and `accumulate_grad_batches` so that their product with the number of processes is "
-                    "%d, or the steps differ from those of an uninterrupted run.",
-                    before,
-                    value,
-                    before,
-                )
-            elif _words(before) != _words(value):
-                _log.warning(
-                    "`%s` was %s when the checkpoint was written and is %s now: other tiles follow than in "
-                    "an uninterrupted run.",
+                    "`%s` was %s when the checkpoint was written and is %s now: other tiles follow than in an "
+                    "uninterrupted run.",
                     name,
                     before,
                     value,
@@ -270,11 +245,14 @@ class TileDataModule(BaseDataModule):
         return self._loader(tiles, LandCoverSampler(tiles, rows, power=0, ocean_keep=1, seed=seed, shuffle=False))
 
     def _loader(self, tiles: TileDataset, sampler: LandCoverSampler, **options: Any) -> TileDataLoader:
-        workers = min(self._workers, math.ceil(len(sampler) / self.batch_size))
-        if workers:
-            options |= {"num_workers": workers, "prefetch_factor": self.hparams["prefetch_factor"]}
-            if self.hparams["cache"] and "fork" in multiprocessing.get_all_start_methods():
-                options["multiprocessing_context"] = "fork"
+        wanted = self.hparams["num_workers"]
+        if wanted is None:
+            processes = 1 if self.trainer is None else self.trainer.num_devices
+            wanted = min(suggested_max_num_workers(processes), 16)
+        if workers := min(wanted, math.ceil(len(sampler) / self.batch_size)):
+            context = "fork" if self.hparams["cache"] else None  # a forked worker inherits the cache
+            options |= {"num_workers": workers, "multiprocessing_context": context}
+            options |= {"prefetch_factor": self.hparams["prefetch_factor"]}
         else:
             options.pop("persistent_workers", None)
         pin = self.hparams["pin_memory"]
@@ -290,20 +268,8 @@ class TileDataModule(BaseDataModule):
 
     @cached_property
     def _source(self) -> TileDataset:
-        """The tiles, or a cache of those that training and validation need."""
-        if not self.hparams["cache"]:
-            return self.tiles
-        rows = np.union1d(self.sampler.rows, self.queries)
-        return CachedTiles(self.tiles, rows, self.hparams["cache_limit"], self._local_processes)
-
-    @property
-    def _workers(self) -> int:
-        workers = self.hparams["num_workers"]
-        return min(suggested_max_num_workers(self._local_processes), 16) if workers is None else workers
-
-    @property
-    def _local_processes(self) -> int:
-        return 1 if self.trainer is None else self.trainer.num_devices
+        """The tiles, or a cache of them."""
+        return CachedTiles(self.tiles) if self.hparams["cache"] else self.tiles
 
 
 def _words(value: Any) -> list[str]:

@@ -12,7 +12,7 @@ from terrafm_tg.datasets.tiles.dataset import TileDataset, TileSlice, collate_ti
 from terrafm_tg.errors import DamagedTileError, TerraFMError, UnfitTileError
 from terrafm_tg.samplers import LandCoverSampler
 
-from .ring import Slot, SlotBatch, SlotWriter
+from .ring import SlotBatch, SlotWriter
 
 _log = logging.getLogger(__name__)
 
@@ -50,24 +50,25 @@ class FaultTolerant(Dataset[Any]):
         """The sample, one that stands in for it, or what is wrong."""
         return self._tolerate(query, self.dataset.__getitem__)
 
-    def __getitems__(self, queries: Sequence[TileSlice | int]) -> list[Any]:
-        """The samples of a batch; in a worker that owns slots, their images lie in the next one.
+    def __getitems__(self, queries: Sequence[TileSlice | int]) -> Sequence[Any] | SlotBatch:
+        """The samples of a batch; in a worker that owns slots, the batch, with its images in the next one.
 
         Where tiles of another size or type meet, the samples have memory of their own.
         """
-        if self.slots is None:
-            return [self[query] for query in queries]
-        slot = self.slots.slot()
-        try:
-            for query in queries:
-                sample = self._tolerate(query, lambda tile: self.dataset.read(tile, slot.places()))
-                if isinstance(sample, TerraFMError):
-                    return [sample]
-                slot.keep(sample)
-        except UnfitTileError:
-            self.slots.forget()
-            return [self[query] for query in queries]
-        return slot
+        if (slots := self.slots) is not None:
+            slots.begin()
+            try:
+                for query in queries:
+                    sample = self._tolerate(query, lambda tile: self.dataset.read(tile, slots.places()))
+                    if isinstance(sample, TerraFMError):
+                        return [sample]
+                    slots.keep(sample)
+                return slots.collate()
+            except UnfitTileError:
+                slots.forget()
+            except TerraFMError as error:
+                return [error]
+        return [self[query] for query in queries]
 
     def _tolerate(
         self, query: TileSlice | int, read: Callable[[TileSlice], dict[str, Any]]
@@ -91,18 +92,16 @@ class FaultTolerant(Dataset[Any]):
         return TerraFMError(f"{fault} Nor can {ATTEMPTS} tiles drawn in its place: check the files.")
 
 
-def collate(samples: Sequence[Any]) -> dict[str, Any] | SlotBatch | TerraFMError:
-    """Batch what :class:`FaultTolerant` hands out; ``faults`` lists the errors of the replaced tiles."""
+def collate(samples: Sequence[Any] | SlotBatch) -> dict[str, Any] | SlotBatch | TerraFMError:
+    """Batches what :class:`FaultTolerant` hands out; ``faults`` lists the errors of the replaced tiles."""
+    if isinstance(samples, SlotBatch):
+        return samples
     for sample in samples:
         if isinstance(sample, TerraFMError):
             return sample
     faults = [sample.pop("fault") for sample in samples if "fault" in sample]
     try:
-        if not isinstance(samples, Slot):
-            return collate_tiles(samples) | {"faults": faults}
-        batch = samples.collate()
-        batch.faults = faults
-        return batch
+        return collate_tiles(samples) | {"faults": faults}
     except TerraFMError as error:
         return error
 

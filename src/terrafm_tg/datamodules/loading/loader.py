@@ -73,7 +73,7 @@ class TileDataLoader(DataLoader[Any]):
             yield batch
 
     def _get_iterator(self) -> Any:
-        """Start the workers, with a ring of their own; torch calls this once for each set of workers."""
+        """Starts the workers, with a ring of their own; torch calls this once for each set of workers."""
         ring = self._make_ring()
         if ring is None:
             return super()._get_iterator()
@@ -108,18 +108,8 @@ class TileDataLoader(DataLoader[Any]):
         return {"epoch": self._epoch, "position": position, "step": step, "length": length}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where the epoch's list had not been handed out when ``state`` was taken.
-
-        Warns where the epoch's length differs from the checkpoint's; the datamodule does so for the tiles of a step.
-        """
+        """Goes on where the epoch's list had not been handed out when ``state`` was taken."""
         batch, step, length = self._frame()
-        if state["length"] != length:
-            _log.warning(
-                "The checkpoint was written with %d draws an epoch and this run has %d: other tiles follow than "
-                "in an uninterrupted run.",
-                state["length"],
-                length,
-            )
         self._epoch, self._start, self._batches, self._resumed = state["epoch"], state["position"], 0, True
         left = max(0, length - self._start) // step * (step // batch)
         if left == 0 or state["length"] - self._start < state["step"]:

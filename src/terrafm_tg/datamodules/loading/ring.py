@@ -17,13 +17,13 @@ import os
 import weakref
 from collections import defaultdict, deque
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.reduction import DupFd
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchgeo.datasets.utils import Sample
 
 from terrafm_tg.datasets.tiles.collate import collate_others, image_keys
 from terrafm_tg.datasets.tiles.pixels import check_fit
@@ -70,12 +70,8 @@ class Ring:
         return np.frombuffer(self._memory, dtype, math.prod(shape), offset).reshape(shape)
 
     def __getstate__(self) -> dict[str, Any]:  # to a worker that is not forked
-        return {
-            "slots": self.slots,
-            "slot_bytes": self.slot_bytes,
-            "number": self.number,
-            "descriptor": DupFd(self._descriptor),
-        }
+        kept = {name: getattr(self, name) for name in ("slots", "slot_bytes", "number")}
+        return kept | {"descriptor": DupFd(self._descriptor)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         descriptor = state.pop("descriptor").detach()
@@ -102,21 +98,17 @@ class Stack(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-class SlotBatch:
-    """The message of a worker: the places of the batch's images, and the rest of the batch by value.
+@dataclass
+class SlotBatch:  # no tuple: torch's pinning would take one apart
+    """The message of a worker: the places of the batch's images, and the rest of the batch by value."""
 
-    Args:
-        ring: Number of the ring in the training process.
-        images: Image key -> place.
-        others: Arrays by key.
-    """
-
-    def __init__(self, ring: int, images: dict[str, Stack], others: dict[str, np.ndarray]) -> None:
-        self.ring, self.images, self.others = ring, images, others
-        self.faults: list[DamagedTileError] = []
+    ring: int  # its number in the training process
+    images: dict[str, Stack]
+    others: dict[str, np.ndarray]
+    faults: list[DamagedTileError]
 
     def copy(self, pinned: bool = False) -> dict[str, Any]:
-        """The batch in memory of its own; to be made before the next batch is asked for.
+        """Returns the batch in memory of its own; to be called before the next batch is asked for.
 
         Args:
             pinned: Whether that memory is page-locked, from torch's cache of such memory.
@@ -126,17 +118,15 @@ class SlotBatch:
         for key, place in self.images.items():
             stored = torch.from_numpy(ring.array(*place))
             if pinned:
-                own = torch.empty(stored.shape, dtype=stored.dtype, pin_memory=True)
+                own = torch.empty_like(stored, pin_memory=True)
             else:
                 own = ring.pool.take(key, place.nbytes).view(stored.dtype).view(stored.shape)
             batch[key] = own.copy_(stored)
-        for key, array in self.others.items():
-            tensor = torch.from_numpy(array)
-            batch[key] = tensor.pin_memory() if pinned else tensor
-        return batch
+        others = {key: torch.from_numpy(array) for key, array in self.others.items()}
+        return batch | {key: x.pin_memory() if pinned else x for key, x in others.items()}
 
     def pin_memory(self) -> dict[str, Any]:
-        """The copy that torch's pinning thread makes, beside the training."""
+        """Returns the copy that torch's pinning thread makes, beside the training."""
         return self.copy(pinned=True)
 
 
@@ -187,88 +177,70 @@ class SlotWriter:
 
     def __init__(self, ring: Ring, worker: int, batch_size: int) -> None:
         self.ring, self.batch_size = ring, batch_size
-        first = worker * ring.slots
-        self._starts = itertools.cycle(
-            range(first * ring.slot_bytes, (first + ring.slots) * ring.slot_bytes, ring.slot_bytes)
-        )
-        self.layout: dict[str, Stack] = {}
-        self._end = 0
+        slots = range(worker * ring.slots, (worker + 1) * ring.slots)
+        self._starts = itertools.cycle([slot * ring.slot_bytes for slot in slots])
+        self.forget()
 
-    def slot(self) -> "Slot":
-        """The next slot, to be overwritten."""
-        return Slot(self, next(self._starts))
-
-    def settle(self, key: str, image: np.ndarray) -> None:
-        """Give a key's images their place, sized as this one.
-
-        Raises:
-            UnfitTileError: If a batch of them does not fit into a slot.
-        """
-        end = self._end + round_up(self.batch_size * image.nbytes, 64)
-        if end > self.ring.slot_bytes:
-            raise UnfitTileError(f"{self.batch_size} images {image.shape} of {key} do not fit into a slot.")
-        self.layout[key], self._end = Stack(self._end, image.shape, image.dtype), end
+    def begin(self) -> None:
+        """Turns to the next slot, to be overwritten by the samples of a batch."""
+        self._start = next(self._starts)
+        self._samples: list[dict[str, Any]] = []
+        self._rows: dict[str, list[int]] = {key: [] for key in image_keys()}
 
     def forget(self) -> None:
-        """Let the next tile settle everything anew."""
-        self.layout, self._end = {}, 0
-
-
-class Slot(list[Sample]):
-    """The samples of one batch, without their images: those lie in the slot.
-
-    Args:
-        writer: Whose slot.
-        start: Its first byte in the ring.
-    """
-
-    def __init__(self, writer: SlotWriter, start: int) -> None:
-        super().__init__()
-        self._writer, self._start = writer, start
-        self._rows: dict[str, list[int]] = {key: [] for key in image_keys()}
+        """Lets the next tile settle everything anew."""
+        self._layout: dict[str, Stack] = {}
+        self._end = 0
 
     def places(self) -> dict[str, dict[int, np.ndarray]]:
         """Returns the arrays for the next tile's native pixels by modality and resolution, as far as settled."""
         places = {}
         for m in MODALITIES.values():
             keys = {resolution: m.native_key(resolution) for resolution in m.native}
-            if all(key in self._writer.layout for key in keys.values()):
+            if all(key in self._layout for key in keys.values()):
                 places[m.name] = {resolution: self._place(key) for resolution, key in keys.items()}
         return places
 
-    def keep(self, sample: Sample) -> None:
-        """Append a sample; its images are copied to their places, unless they were decoded there.
+    def keep(self, sample: dict[str, Any]) -> None:
+        """Adds a sample; its images are copied to their places, unless they were decoded there.
 
         Raises:
             UnfitTileError: If an image's shape or type is not that of those before, or there is no room.
         """
         for key in [key for key in self._rows if key in sample]:
             image = sample.pop(key).numpy()
-            if key not in self._writer.layout:
-                self._writer.settle(key, image)
+            if key not in self._layout:
+                self._settle(key, image)
             place = self._place(key)
             check_fit(image, place)
             if (image.ctypes.data, image.strides) != (place.ctypes.data, place.strides):
                 place[...] = image
-            self._rows[key].append(len(self))
-        self.append(sample)
+            self._rows[key].append(len(self._samples))
+        self._samples.append(sample)
 
     def collate(self) -> "SlotBatch":
-        """The batch, ready to be sent.
+        """Returns the batch, ready to be sent.
 
         Raises:
             TerraFMError: If samples differ in what is not an image.
         """
+        faults = [sample.pop("fault") for sample in self._samples if "fault" in sample]
         rows = {key: having for key, having in self._rows.items() if having}
-        stacks = {key: self._writer.layout[key] for key in rows}
+        stacks = {key: self._layout[key] for key in rows}
         images = {
             key: Stack(self._start + offset, (len(rows[key]), *shape), dtype)
             for key, (offset, shape, dtype) in stacks.items()
         }
-        others = {key: tensor.numpy() for key, tensor in collate_others(self, rows).items()}
-        return SlotBatch(self._writer.ring.number, images, others)
+        others = {key: tensor.numpy() for key, tensor in collate_others(self._samples, rows).items()}
+        return SlotBatch(self.ring.number, images, others, faults)
+
+    def _settle(self, key: str, image: np.ndarray) -> None:
+        end = self._end + round_up(self.batch_size * image.nbytes, 64)
+        if end > self.ring.slot_bytes:
+            raise UnfitTileError(f"{self.batch_size} images {image.shape} of {key} do not fit into a slot.")
+        self._layout[key], self._end = Stack(self._end, image.shape, image.dtype), end
 
     def _place(self, key: str) -> np.ndarray:
-        image = self._writer.layout[key]
+        image = self._layout[key]
         offset = self._start + image.offset + len(self._rows[key]) * image.nbytes
-        return self._writer.ring.array(offset, image.shape, image.dtype)
+        return self.ring.array(offset, image.shape, image.dtype)
