@@ -73,14 +73,14 @@ def store_speed(root: Path, out: Path, tiles: int = 48, rounds: int = 3) -> Stor
                 data[data.tile_slice(row)]
             if number:
                 times[name].append(1000 * (time.process_time() - start) / count)
-    sizes = report.counts[["bytes_in", "bytes_out"]].sum()
+    size = sum(part.stat().st_size for part in root.glob("Core-*/images/*"))
     ratio = statistics.median(a / b for a, b in zip(times["source"], times["store"], strict=True))
     return StoreSpeed(
         count,
         statistics.median(times["source"]),
         statistics.median(times["store"]),
         ratio,
-        sizes["bytes_in"] / sizes["bytes_out"],
+        size / report.counts["bytes"].sum(),
     )
 
 

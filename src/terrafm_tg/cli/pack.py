@@ -38,8 +38,7 @@ def run(command: str, words: Sequence[str]) -> None:
     )
     report = pack(tiles, **options)
     console = Console()
-    console.print(report.table())
-    console.print(report.in_words(Path(options["out"])))
+    console.print(report.in_words(Path(options["out"])), soft_wrap=True)
     if not (root / NAME).is_file():
         console.print(f"{root} has no {NAME}, so land cover is unknown: run `terrafm index {root}`, then this again.")
     console.print(

@@ -87,24 +87,6 @@ def test_killed_before_every_operation_on_its_files(root, undisturbed, tmp_path)
         shutil.rmtree(tmp_path / str(moment))
 
 
-@pytest.mark.soak
-def test_killed_at_20_random_moments(root, undisturbed, tmp_path):
-    began = time.monotonic()
-    assert not killed(root, tmp_path / "whole")
-    takes, moments, hits = time.monotonic() - began, random.Random(1), 0
-    for number in range(20):
-        out = tmp_path / str(number)
-        process = _fork.Process(target=run, args=(root, out))
-        process.start()
-        time.sleep(moments.uniform(0, takes))
-        process.kill()
-        process.join()
-        hits += process.exitcode == -signal.SIGKILL
-        run(root, out)
-        assert digests(out) == undisturbed[0]
-    assert hits >= 10
-
-
 def test_one_of_two_worker_processes_is_killed(dask_from_server, tmp_path):
     """While it writes a shard, when half of them are there."""
     from distributed import LocalCluster

@@ -183,7 +183,7 @@ class TestIndex:
         content = bytearray((store / name).read_bytes())
         content[int(place * len(content)) if 0 <= place < 1 else -1] ^= 1
         (store / name).write_bytes(content)
-        with pytest.raises(TerraFMError, match=r"index.parquet is damaged: .* run `terrafm pack` again"):
+        with pytest.raises(TerraFMError, match=r"index.parquet is damaged: .* into a new folder"):
             PackedTiles(store)
 
     def test_what_is_no_store_is_said(self, tmp_path):

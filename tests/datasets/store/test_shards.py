@@ -8,7 +8,7 @@ import pytest
 from range_server import RangeServer
 from tiny_files import band_pixels
 
-from terrafm_tg.datasets.store.records import checksum, decode, decode_into, encode
+from terrafm_tg.datasets.store.records import checksum, decode, encode
 from terrafm_tg.datasets.store.shards import Record, ShardFiles, shard_table, write_shard
 from terrafm_tg.errors import TerraFMError, UnfitTileError
 from terrafm_tg.modalities import MODALITIES, S1RTC, S2L2A
@@ -54,7 +54,7 @@ def test_pixels_come_back_bit_for_bit_by_their_place(modality, tmp_path):
         expected = groups_of(modality, row.quadrant)
         same(decode(data, modality, row.layout), expected)
         out = {resolution: np.ones_like(pixels) for resolution, pixels in expected.items()}
-        decode_into(data, modality, row.layout, out)
+        decode(data, modality, row.layout, out)
         same(out, expected)
 
 
@@ -75,7 +75,7 @@ def test_arrays_that_do_not_fit_are_refused():
     data, layout = encode(groups_of(S1RTC), S1RTC)
     for wrong in (np.empty((2, 144, 143), np.float32), np.empty((2, 144, 144), np.int16)):
         with pytest.raises(UnfitTileError, match="does not fit"):
-            decode_into(data, S1RTC, layout, {10: wrong})
+            decode(data, S1RTC, layout, {10: wrong})
 
 
 def test_a_checksum_holds_for_one_tile_one_modality_and_these_bytes():
@@ -116,7 +116,6 @@ def test_arrow_reads_it(shard):
 
 def test_the_table_is_that_of_the_file(shard):
     assert shard_table(shard[0]).equals(shard[1])
-    assert shard_table(shard[0], check=True).equals(shard[1])
 
 
 def test_tiles_without_pixels_keep_the_reason(tmp_path):
@@ -163,16 +162,8 @@ def test_records_are_written_as_they_come(tmp_path):
 @pytest.mark.parametrize("keep", [0, 8, 5000, -1])
 def test_what_is_no_whole_shard_is_refused(shard, keep):
     shard[0].write_bytes(shard[0].read_bytes()[:keep])
-    with pytest.raises(TerraFMError, match=r"is no whole shard .* delete it"):
+    with pytest.raises(TerraFMError, match=r"is no whole shard .* new folder"):
         shard_table(shard[0])
-
-
-def test_a_flipped_bit_is_found_when_asked_for(shard):
-    content = bytearray(shard[0].read_bytes())
-    content[shard[1]["start"][2] + 100] ^= 4
-    shard[0].write_bytes(content)
-    with pytest.raises(TerraFMError, match=f"the checksum of {CELL}/2 is wrong"):
-        shard_table(shard[0], check=True)
 
 
 def test_bytes_that_are_not_there(shard, tmp_path):

@@ -18,7 +18,7 @@ from terrafm_tg.modalities import Modality
 from terrafm_tg.radiometry import remove_offset
 
 from .folder import read_store_index
-from .records import checksum, decode, decode_into
+from .records import checksum, decode
 from .shards import ShardFiles
 
 
@@ -70,23 +70,11 @@ class PackedTiles(TileDataset):
         super().__init__(table, modalities, native, made_for["tile_size"], transforms)
         self._files = ShardFiles()
 
-    def _read(self, row: int, modality: Modality) -> dict[int, np.ndarray]:
-        groups = decode(self._record(row, modality), modality, self._arrays[f"layout_{modality.name}"][row])
-        self._take_off(row, modality, groups)
-        return groups
-
-    def _read_into(self, row: int, modality: Modality, out: dict[int, np.ndarray]) -> bool:
-        if not self._columns[f"has_{modality.name}"][row]:
-            return False
-        decode_into(self._record(row, modality), modality, self._arrays[f"layout_{modality.name}"][row], out)
-        self._take_off(row, modality, out)
-        return True
-
-    def _record(self, row: int, modality: Modality) -> bytes:
-        """Reads the bytes of a record, as they were packed.
+    def _read(self, row: int, modality: Modality, out: Mapping[int, np.ndarray] | None = None) -> dict[int, np.ndarray]:
+        """Reads and decodes a record, into given arrays or new ones.
 
         Raises:
-            DamagedTileError: If they cannot be read or have changed.
+            DamagedTileError: If its bytes cannot be read or have changed.
         """
         name, columns = f"{self.name(row)} {modality.name}", ("shard", "start", "bytes", "layout", "xxh3")
         shard, start, size, layout, digest = (self._arrays[f"{c}_{modality.name}"][row] for c in columns)
@@ -98,16 +86,20 @@ class PackedTiles(TileDataset):
         if checksum(data, cell, quadrant, modality, layout) != digest:
             where = f"bytes {start:,} to {start + size:,} of {shard}"
             raise DamagedTileError(name, f"{where} are not those that were packed: their checksum is another")
-        return data
-
-    def _take_off(self, row: int, modality: Modality, groups: Mapping[int, np.ndarray]) -> None:
-        """Removes the offset of the processing baseline, in place."""
+        groups = decode(data, modality, layout, out)
         offset = int(self._arrays[f"offset_{modality.name}"][row]) if self.harmonize else 0
         for band in (band for group in groups.values() for band in group if offset):
             if band.min() > offset:
                 band -= offset
             else:  # some pixels are missing or dark
                 band[:] = remove_offset(band, offset)
+        return dict(groups)
+
+    def _read_into(self, row: int, modality: Modality, out: dict[int, np.ndarray]) -> bool:
+        if not self._columns[f"has_{modality.name}"][row]:
+            return False
+        self._read(row, modality, out)
+        return True
 
     def _check_valid(self, row: int, modality: Modality, groups: dict[int, np.ndarray]) -> None:
         """Checks nothing: that was done when the store was packed."""

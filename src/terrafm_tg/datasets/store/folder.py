@@ -1,8 +1,9 @@
-"""The folder of a packed store: settings, lock, index with its checksum, and shards that no index names any more."""
+"""The folder of a packed store: settings, lock, and index with its checksum."""
 
+import hashlib
 import json
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,11 @@ from xxhash import xxh3_128
 
 from terrafm_tg.datasets.tiles.index_file import NAME, read_index, write_index
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.utils.files import remove_leftovers, write_text
+from terrafm_tg.utils.files import write_json, write_text
 from terrafm_tg.utils.remote import shared_reader
 
 #: Says that a folder is a packed store, also before it has an index, and with which settings it is made.
 MARKER = "store.json"
-_LOCK = ".lock"
-_GONE = ".gone.json"
 
 
 @contextmanager
@@ -32,67 +31,27 @@ def alone_in(out: Path, settings: Mapping[str, Any]) -> Iterator[None]:
     if out.exists() and not out.is_dir():
         raise TerraFMError(f"{out} is a file: name a folder for the store.")
     marker = out / MARKER
-    if out.exists() and not marker.is_file() and any(map(_is_foreign, out.iterdir())):
+    # hidden files are of a process that was killed at its start
+    if out.exists() and not marker.is_file() and any(not path.name.startswith(".") for path in out.iterdir()):
         raise TerraFMError(f"{out} is no packed store and not empty: name another folder, which may be absent.")
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(out / _LOCK, timeout=0):
-            if marker.is_file():
-                _compare(marker, settings)
-            else:
-                write_text(marker, json.dumps(settings, indent=2) + "\n")
+        with FileLock(out / ".lock", timeout=0):
+            if not marker.is_file():
+                write_json(marker, settings)
+            try:
+                held = json.loads(marker.read_text())
+            except ValueError as error:
+                raise TerraFMError(f"{marker} cannot be read ({error}): pack into another folder.") from error
+            for name, value in settings.items():
+                if held.get(name) != value:
+                    raise TerraFMError(
+                        f"The store {out} was made with {name.replace('quantise', 'quantize')}={held.get(name)!r}, not "
+                        f"{value!r}: set that, or name another folder."
+                    )
             yield
     except Timeout as error:
         raise TerraFMError(f"Another process packs into {out}: wait for its end.") from error
-
-
-def plan_removal(out: Path, shards: Collection[str]) -> None:
-    """Notes, before a new index is written, the shards of the present one that it does not name any more.
-
-    Only these are ever removed: a shard that no index names may hold what has no source any more, of a store whose
-    index was lost.
-    """
-    gone = sorted({*shards, *_planned(out)})
-    if gone:
-        write_text(out / _GONE, json.dumps(gone))
-
-
-def remove_planned(out: Path, named: Collection[str]) -> int:
-    """Removes the shards noted, once the new index is in place, and half-written files of killed processes.
-
-    Returns:
-        How many shards.
-    """
-    gone = [path for name in _planned(out) if name not in named and (path := out / name).is_file()]
-    for path in [*gone, out / _GONE]:
-        path.unlink(missing_ok=True)
-    remove_leftovers(out)
-    return len(gone)
-
-
-def _is_foreign(path: Path) -> bool:
-    """Tells a file of somebody else from those of a process that was killed at its start."""
-    return path.name != _LOCK and not path.name.startswith(f".{MARKER}.")
-
-
-def _planned(out: Path) -> list[str]:
-    """Reads the shards noted and not removed, because the process was killed in between."""
-    return json.loads((out / _GONE).read_text()) if (out / _GONE).is_file() else []
-
-
-def _compare(marker: Path, settings: Mapping[str, Any]) -> None:
-    """Refuses settings that the store was not made with."""
-    try:
-        held = json.loads(marker.read_text())
-    except ValueError as error:
-        raise TerraFMError(f"{marker} cannot be read ({error}): pack into another folder.") from error
-    for name, value in settings.items():
-        if held.get(name) != value:
-            option = name.replace("quantise", "quantize")
-            raise TerraFMError(
-                f"The store {marker.parent} was made with {option}={held.get(name)!r}, not {value!r}: set that, "
-                "or name another folder."
-            )
 
 
 #: The file with the index' checksum.
@@ -142,7 +101,7 @@ def read_store_index(root: str) -> tuple[pd.DataFrame, dict[str, Any]]:
         if not right:
             raise TerraFMError(
                 f"{root.rstrip('/')}/{NAME} is damaged: its checksum is not the one in {SUM}. Restore both from a "
-                "copy, or delete both and run `terrafm pack` again on all its sources, whose shards stay."
+                "copy, or pack the sources again into a new folder."
             )
         table, made_for = read_index(local / NAME)
     if made_for.get("format") != FORMAT:
@@ -155,8 +114,5 @@ def read_store_index(root: str) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 def _line(path: Path) -> str:
     """Returns a file's checksum in the form of ``xxh128sum``, under the name of an index."""
-    digest = xxh3_128()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return f"{digest.hexdigest()}  {NAME}\n"
+        return f"{hashlib.file_digest(file, xxh3_128).hexdigest()}  {NAME}\n"

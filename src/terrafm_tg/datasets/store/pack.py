@@ -6,7 +6,6 @@ store comes last.
 """
 
 import os
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,13 +17,14 @@ import pandas as pd
 from terrafm_tg.datasets.tiles.dataset import TileDataset
 from terrafm_tg.datasets.tiles.index_file import NAME
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.utils.files import remove_leftovers
 from terrafm_tg.utils.parallel import run_units
 
-from .folder import FORMAT, alone_in, plan_removal, read_store_index, remove_planned, write_store_index
+from .folder import FORMAT, alone_in, read_store_index, write_store_index
 from .plan import ShardPlan, plan_shards, select_tiles, source_names, tiles_per_shard, write_planned
 from .report import COUNTS, DamageList, PackReport
 from .report import DAMAGED as DAMAGED
-from .table import StoredTiles, join_tables, with_categories
+from .table import PLACES, join_tables, take_over, with_categories
 
 
 def pack(
@@ -66,7 +66,6 @@ def pack(
         TerraFMError: If ``out`` is something else, in the source or around it, a setting is wrong or not the
             store's, too many tiles are damaged, or the store cannot be written.
     """
-    started = time.monotonic()
     out, root = Path(out).absolute(), Path(tiles.root).absolute()
     _check_apart(root, out)
     if shard_mb <= 0:
@@ -81,15 +80,13 @@ def pack(
             packing = _Packing(tiles, root, out, quantize_radar, max_damaged_share)
             packing.plan(shard_mb * 1e6)
             packing.run(workers, scheduler, progress)
-            report = packing.finish(settings)
+            return packing.finish(settings)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
         raise TerraFMError(
             f"The store {out} cannot be written ({reason}): mend that and run the same command again, it goes on from "
             "there."
         ) from error
-    report.seconds = time.monotonic() - started
-    return report
 
 
 class _Packing:
@@ -101,7 +98,8 @@ class _Packing:
         self.damage = DamageList(out / DAMAGED, max_damaged_share)
         self.before = with_categories(read_store_index(str(out))[0]) if (out / NAME).is_file() else None
         self.named = _shards(self.before) if self.before is not None else set()
-        self.held: dict[str, StoredTiles] = {}
+        self.sources: dict[str, np.ndarray] = {}
+        self.places: dict[str, list[pd.DataFrame]] = {}  # by modality, the columns `PLACES` by row of the tiles
         self.units: list[ShardPlan] = []
         self.report = PackReport(pd.DataFrame(0, [m.name for m in tiles.modalities], list(COUNTS)))
 
@@ -110,12 +108,12 @@ class _Packing:
         table = self.tiles.table
         for modality in self.tiles.modalities:
             name, steps = modality.name, self.quantize and modality.unit == "dB"
-            sources = source_names(table, self.root, modality, "steps" if steps else "")
-            held = self.held[name] = StoredTiles(name, sources)
-            if self.before is not None:
-                self.before = held.take_over(self.before, self.out)
-            self.report.counts.at[name, "before"] = held.held.sum()
-            todo = (sources > 0) & ~held.held & ~np.isin(sources, self.damage.known(name))
+            sources = self.sources[name] = source_names(table, self.root, modality, "steps" if steps else "")
+            todo = (sources > 0) & ~np.isin(sources, self.damage.known(name))
+            self.before, found = take_over(self.before, name, sources, self.out)
+            todo[found.index] = False
+            self.places[name] = [found]
+            self.report.counts.at[name, "before"] = len(found)
             item = 2 if steps or modality.unit == "DN" else 4
             most = tiles_per_shard(table, modality, self.tiles.tile_size, limit, item)
             self.units += plan_shards(table, modality, sources, todo, most)
@@ -125,14 +123,21 @@ class _Packing:
         planned = sum(len(unit.rows) for unit in self.units)
         work = partial(write_planned, out=self.out, quantized=self.quantize)
         results = run_units(work, self, workers=workers, scheduler=scheduler, title="Packing", progress=progress)
-        for number, (shard, source_bytes) in results:
-            unit, faults = self.units[number], shard["fault"].to_numpy(str)
-            damaged, stored = int((faults != "").sum()), (self.out / unit.path).stat().st_size
-            numbers = [len(faults) - damaged, damaged, source_bytes, stored]
-            self.report.counts.loc[unit.modality.name, ["tiles", "damaged", "bytes_in", "bytes_out"]] += numbers
-            self.held[unit.modality.name].add(unit.rows, unit.path, shard)
-            for row, fault in zip(unit.rows[faults != ""], faults[faults != ""], strict=True):
-                self._note(int(row), unit.modality.name, str(fault), planned)
+        for number, shard in results:
+            unit, name = self.units[number], self.units[number].modality.name
+            sources = self.sources[name][unit.rows]
+            places = shard.assign(shard=unit.path, source=sources)[list(PLACES)].set_axis(unit.rows)
+            stored = places["bytes"] > 0
+            self.places[name].append(places[stored].add_suffix(f"_{name}"))
+            size = (self.out / unit.path).stat().st_size
+            self.report.counts.loc[name, ["tiles", "damaged", "bytes"]] += [stored.sum(), (~stored).sum(), size]
+            for row, fault in zip(unit.rows[~stored], shard["fault"][~stored.to_numpy()], strict=True):
+                tile = self.tiles.table.iloc[row]
+                place = (
+                    str(tile.get(f"part_{name}", tile.get(f"path_{name}", ""))),
+                    str(tile.get(f"group_{name}", "")),
+                )
+                self.damage.add(self.tiles.name(row), name, place, fault, int(self.sources[name][row]), planned)
 
     def __len__(self) -> int:
         return len(self.units)
@@ -142,26 +147,20 @@ class _Packing:
         for unit in self.units:
             yield select_tiles(self.tiles, self.tiles.table.iloc[unit.rows]), unit
 
-    def _note(self, row: int, modality: str, fault: str, planned: int) -> None:
-        table = self.tiles.table
-        file, group = (
-            str(table[column].iat[row]) if (column := f"{kind}_{modality}") in table else ""
-            for kind in ("path" if f"path_{modality}" in table else "part", "group")
-        )
-        source = int(self.held[modality].sources[row])
-        self.damage.add(self.tiles.name(row), modality, (file, group), fault, source, planned)
-
     def finish(self, settings: dict[str, Any]) -> PackReport:
-        """Writes the index, then the list of damaged tiles; removes shards that are left over."""
-        records = {name: held.table() for name, held in self.held.items()}
+        """Writes the index, then the list of damaged tiles; removes the shards that the index named until now."""
+        records = {}
+        for name, places in self.places.items():
+            held = pd.concat([part for part in places if len(part)] or places).sort_index()
+            records[name] = held.astype({f"shard_{name}": "category", f"layout_{name}": "category"})
         table = join_tables(self.tiles.table, records, self.before)
         if table.empty:
             raise TerraFMError(f"None of the {len(self.tiles):,} tiles of {self.root} can be packed.")
-        named = _shards(table)
-        plan_removal(self.out, self.named - named)
         write_store_index(table, self.out, settings)
-        self.damage.write(self.root, {name: held.sources for name, held in self.held.items()})
-        self.report.removed = remove_planned(self.out, named)
+        self.damage.write(self.root, self.sources)
+        for shard in self.named - _shards(table):
+            (self.out / shard).unlink(missing_ok=True)
+        remove_leftovers(self.out)
         self.report.tiles, self.report.cells = len(table), table["cell"].nunique()
         return self.report
 

@@ -1,6 +1,5 @@
 """Shards to write: the tiles of one modality by source file, cut to equal size, and the work that writes one."""
 
-import contextlib
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from terrafm_tg.datasets.folder.products import band_file
 from terrafm_tg.datasets.tiles.dataset import TileDataset
@@ -73,24 +70,18 @@ def plan_shards(
     Yields:
         The shards, in the order of the sources.
     """
-    rows = np.flatnonzero(todo)
-    files = _files(index, modality.name)
-    group = index.get(f"group_{modality.name}")
-    if not len(rows):
-        return
-    file = np.zeros(len(rows), np.int64) if files is None else files.codes[rows].astype(np.int64)
-    picture = np.zeros(len(rows), np.int64) if group is None else group.to_numpy(np.int64)[rows]
-    order = np.lexsort((rows, picture, file))
-    rows, file, picture = rows[order], file[order], picture[order]
+    files, group = _files(index, modality.name), index.get(f"group_{modality.name}")
+    tiles = pd.DataFrame({
+        "file": 0 if files is None else files.codes.astype(np.int64),
+        "picture": 0 if group is None else group.to_numpy(np.int64),
+    }, np.arange(len(index)))[todo].sort_values(["file", "picture"], kind="stable")  # fmt: skip
     # image files are small: a shard takes many; Parquet parts are large, and a shard is of one
-    part = file if group is not None else np.zeros_like(file)
-    for start, stop in _runs(part):
-        shards = _cut(file[start:stop] * (picture.max() + 1) + picture[start:stop], limit)
-        for first, last in _runs(shards):
-            chosen = rows[start + first : start + last]
+    for _, part in tiles.groupby(tiles["file"] if group is not None else np.zeros(len(tiles))):
+        for _, shard in part.groupby(_cut(part, limit)):
+            chosen = shard.index.to_numpy()
             stem = modality.name if files is None else Path(str(files[chosen[0]])).stem.replace("{}", "")
             digest = sha256(names[chosen].astype("<u8").tobytes()).hexdigest()[:12]
-            begin = "" if group is None else f"-{picture[start + first]:06d}"
+            begin = "" if group is None else f"-{shard['picture'].iat[0]:06d}"
             yield ShardPlan(modality, f"{stem}{begin}-{digest}", chosen)
 
 
@@ -106,20 +97,13 @@ def tiles_per_shard(index: pd.DataFrame, modality: Modality, tile_size: int, lim
     return max(int(limit // (_CELL * pixels * item)), 1) * _CELL
 
 
-def _cut(pictures: np.ndarray, limit: int) -> np.ndarray:
+def _cut(tiles: pd.DataFrame, limit: int) -> np.ndarray:
     """Numbers the shard of each tile: equal shares, and pictures stay whole where they fit in one."""
-    count = -(-len(pictures) // limit)
-    share = -(-len(pictures) // count)
-    starts, stops = np.array(list(_runs(pictures))).T
-    whole = stops - starts <= share
-    place = np.where(np.repeat(whole, stops - starts), np.repeat(starts, stops - starts), np.arange(len(pictures)))
-    return place // share
-
-
-def _runs(values: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Yields begin and end of each run of equal values."""
-    edges = np.flatnonzero(np.diff(values)) + 1
-    return zip([0, *edges.tolist()], [*edges.tolist(), len(values)], strict=True)
+    count = -(-len(tiles) // limit)
+    share = -(-len(tiles) // count)
+    places = pd.Series(np.arange(len(tiles)), tiles.index).groupby([tiles["file"], tiles["picture"]])
+    whole = places.transform("size") <= share
+    return np.where(whole, places.transform("min"), np.arange(len(tiles))) // share
 
 
 def _files(index: pd.DataFrame, name: str) -> pd.Categorical | None:
@@ -139,23 +123,20 @@ def file_bytes(root: Path, path: str, modality: Modality) -> int:
     return sum(file.stat().st_size for file in found if file is not None and file.is_file())
 
 
-def write_planned(job: tuple[TileDataset, ShardPlan], out: Path, quantized: bool) -> tuple[pd.DataFrame, int]:
+def write_planned(job: tuple[TileDataset, ShardPlan], out: Path, quantized: bool) -> pd.DataFrame:
     """Writes a shard, in a worker process, unless an earlier run did.
 
     Returns:
-        The shard's table (:func:`~terrafm_tg.datasets.store.shards.shard_table`), a row per tile, and the
-        bytes that the source has of it.
+        The shard's table (:func:`~terrafm_tg.datasets.store.shards.shard_table`), a row per tile.
 
     Raises:
         OSError: If the shard cannot be written.
     """
     (tiles, shard), path = job, out / job[1].path
     if path.is_file():
-        table = shard_table(path)
-    else:
-        path.parent.mkdir(exist_ok=True)
-        table = write_shard(path, shard.modality, _records(tiles, shard.modality, quantized))
-    return table, _source_bytes(tiles, shard.modality)
+        return shard_table(path)
+    path.parent.mkdir(exist_ok=True)
+    return write_shard(path, shard.modality, _records(tiles, shard.modality, quantized))
 
 
 def select_tiles(tiles: TileDataset, table: pd.DataFrame) -> TileDataset:
@@ -170,23 +151,6 @@ def select_tiles(tiles: TileDataset, table: pd.DataFrame) -> TileDataset:
     })  # fmt: skip
     part.__dict__ |= {"transforms": None, "harmonize": False, "root": Path(part.root).absolute()}
     return part
-
-
-def _source_bytes(tiles: TileDataset, modality: Modality) -> int:
-    """Sums the bytes of the bands' columns in Parquet parts, or of image files."""
-    table, root, name = tiles.table, Path(tiles.root), modality.name
-    if f"part_{name}" not in table:
-        files = table.get(f"path_{name}", pd.Series(dtype=object)).unique()
-        return sum(file_bytes(root, path, modality) for path in files)
-    groups = table.groupby(f"part_{name}", observed=True)[f"group_{name}"].unique()
-    total = 0
-    for part, numbers in groups.items():
-        with contextlib.suppress(OSError, pa.ArrowException):  # whoever reads the pixels says so
-            held = pq.read_metadata(root / str(part))
-            bands = {band.lower() for band in modality.bands}
-            columns = [i for i, column in enumerate(held.schema.names) if column.lower() in bands]
-            total += sum(held.row_group(int(g)).column(i).total_compressed_size for g in numbers for i in columns)
-    return total
 
 
 def _records(tiles: TileDataset, modality: Modality, quantized: bool) -> Iterator[Record]:

@@ -37,42 +37,42 @@ def encode(groups: Mapping[int, np.ndarray], modality: Modality) -> tuple[bytes,
     return b"".join(frames), " ".join([arrays[0].dtype.name, *shapes])
 
 
-def checksum(data: bytes | memoryview, cell: str, quadrant: int, modality: Modality, layout: str) -> int:
+def checksum(data: bytes, cell: str, quadrant: int, modality: Modality, layout: str) -> int:
     """Computes the XXH3 of a record, which holds for this tile, modality and layout only."""
     key = f"{cell}/{quadrant} {modality.name} {layout}".encode()
     return xxh3_64_intdigest(data, seed=xxh3_64_intdigest(key))
 
 
-def decode(data: bytes | memoryview, modality: Modality, layout: str) -> dict[int, np.ndarray]:
-    """Decodes a record whose checksum holds to its native groups (C, h, w), in new arrays."""
-    dtype, shapes = parse_layout(layout)
-    out = {res: np.empty(shape, dtype) for res, shape in zip(modality.native, shapes, strict=True)}
-    _decompress(data, out, modality)
-    return out
+def decode(
+    data: bytes, modality: Modality, layout: str, out: Mapping[int, np.ndarray] | None = None
+) -> Mapping[int, np.ndarray]:
+    """Decodes a record whose checksum holds to its native groups (C, h, w), straight into C-contiguous arrays.
 
-
-def decode_into(data: bytes | memoryview, modality: Modality, layout: str, out: Mapping[int, np.ndarray]) -> None:
-    """Decodes a record whose checksum holds straight into C-contiguous arrays.
+    Args:
+        data: The record.
+        modality: Of the record.
+        layout: Of the record.
+        out: By resolution, the arrays to be overwritten; new ones where None.
 
     Raises:
         UnfitTileError: If the arrays do not have the layout's shapes and type.
     """
     dtype, shapes = parse_layout(layout)
-    for resolution, shape in zip(modality.native, shapes, strict=True):
+    sizes = dict(zip(modality.native, shapes, strict=True))
+    if out is None:
+        out = {resolution: np.empty(shape, dtype) for resolution, shape in sizes.items()}
+    for resolution, shape in sizes.items():
         array = out[resolution]
         if array.dtype != dtype or array.shape != shape:
             raise UnfitTileError(
                 f"A tile of {dtype} {shape} does not fit into {array.dtype} {array.shape} ({resolution} m)."
             )
-    _decompress(data, out, modality)
-
-
-def _decompress(data: bytes | memoryview, out: Mapping[int, np.ndarray], modality: Modality) -> None:
-    view, start = memoryview(data), 0
+    view = memoryview(data)
     for resolution in modality.native:
-        stop = start + int.from_bytes(view[start + _HEADER - 4 : start + _HEADER], "little")
-        blosc.decompress(view[start:stop], out[resolution])
-        start = stop
+        length = int.from_bytes(view[_HEADER - 4 : _HEADER], "little")
+        blosc.decompress(view[:length], out[resolution])
+        view = view[length:]
+    return out
 
 
 @lru_cache(maxsize=1024)

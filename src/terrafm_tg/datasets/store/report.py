@@ -1,25 +1,23 @@
-"""Results of packing: numbers by modality, a table for people, and the list of damaged tiles."""
+"""Results of packing: numbers by modality, in words for people, and the list of damaged tiles."""
 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from rich.filesize import decimal
-from rich.table import Column, Table
 
 from terrafm_tg.errors import DamagedTileError, TerraFMError
-from terrafm_tg.modalities import MODALITIES, get_modality
+from terrafm_tg.modalities import get_modality
+from terrafm_tg.utils.files import write_text
 
-from .folder import write_text
 from .plan import file_bytes
 
 #: Numbers of each modality: tiles packed now, in the store before from the same source files, and damaged; bytes of
-#: their bands at the source, and of their shards.
-COUNTS = ("tiles", "before", "damaged", "bytes_in", "bytes_out")
+#: the shards.
+COUNTS = ("tiles", "before", "damaged", "bytes")
 
 
 @dataclass
@@ -29,30 +27,17 @@ class PackReport:
     counts: pd.DataFrame  # A row per modality, with the columns :data:`COUNTS`
     tiles: int = 0  # in the store
     cells: int = 0  # of which they are
-    removed: int = 0  # shards that nothing refers to any more
-    seconds: float = 0.0  # that it took
-
-    def table(self) -> Table:
-        """Makes the table for people: a row per modality, and the sums."""
-        titles = ("packed", "before", "damaged", "source", "store", "ratio")
-        table = Table("tiles", *(Column(title, justify="right") for title in titles), min_width=60)
-        counts = self.counts.rename(index={m.name: m.title for m in MODALITIES.values()})
-        if len(counts) > 1:
-            counts.loc["all"] = counts.sum()
-        for title, *numbers, source, store in counts.itertuples():
-            sizes = decimal(source), decimal(store), f"{store / source:.0%}" if source else "-"
-            table.add_row(title, *(f"{number:,}" for number in numbers), *sizes)
-        return table
 
     def in_words(self, out: Path) -> str:
-        """Returns the sentences below the table."""
-        time, damaged = timedelta(seconds=round(self.seconds)), self.counts["damaged"].sum()
-        text = f"{self.tiles:,} tiles of {self.cells:,} cells in {out}, after {time}."
-        if damaged:
-            text += f" The {damaged:,} damaged ones are listed in {out / DAMAGED}."
-        if self.removed:
-            text += f" {self.removed:,} shards that nothing refers to any more were removed."
-        return text
+        """Returns a line per modality, and the sums."""
+        lines = [
+            f"{get_modality(name).title}: {row.tiles:,} tiles packed ({decimal(row.bytes)}), {row.before:,} before, "
+            f"{row.damaged:,} damaged"
+            for name, row in self.counts.iterrows()
+        ]
+        if self.counts["damaged"].any():
+            lines.append(f"The damaged ones are listed in {out / DAMAGED}")
+        return "\n".join([*lines, f"{self.tiles:,} tiles of {self.cells:,} cells in {out}"])
 
 
 _log = logging.getLogger(__name__)
@@ -61,7 +46,7 @@ _log = logging.getLogger(__name__)
 DAMAGED = "damaged.csv"
 #: Damaged tiles from which on their share is judged, so that the first ones do not end a run.
 MIN_DAMAGED = 10
-_COLUMNS = ("modality", "tile", "file", "row_group", "reason", "source")
+_COLUMNS = ["modality", "tile", "file", "row_group", "reason", "source"]
 
 
 class DamageList:
@@ -69,7 +54,7 @@ class DamageList:
 
     Args:
         path: The list of earlier runs, if there is one. What it names is not tried again until its source file is
-            replaced by one of another size, or the list is deleted.
+            replaced by one of another size, or the list is moved away.
         max_share: Largest share of damaged tiles among those to pack now, checked once ten are damaged (0: none is
             allowed).
 
@@ -85,9 +70,11 @@ class DamageList:
         self.before = pd.DataFrame(columns=_COLUMNS, dtype=str)
         if path.is_file():
             try:
-                self.before = pd.read_csv(path, dtype=str, keep_default_na=False)[list(_COLUMNS)]
+                self.before = pd.read_csv(path, dtype=str, keep_default_na=False)[_COLUMNS]
             except (KeyError, ValueError) as error:  # pandas' own errors are ValueErrors
-                raise TerraFMError(f"{path} is no list of damaged tiles: delete it; they are tried again.") from error
+                raise TerraFMError(
+                    f"{path} is no list of damaged tiles: move it away; they are tried again."
+                ) from error
 
     def known(self, modality: str) -> np.ndarray:
         """Returns the sources of the tiles that could not be packed before: uint64, as in the store's index."""
@@ -106,7 +93,7 @@ class DamageList:
         if count > self.max_share * planned and (count >= MIN_DAMAGED or not self.max_share):
             raise TerraFMError(
                 f"{count} of {planned:,} tiles to pack are damaged, and `max_damaged_share` is {self.max_share}: "
-                "repair or remove those that are named above, or raise it; what was packed so far is kept."
+                "get the files that are named above again, or raise it; what was packed so far is kept."
             )
 
     def write(self, root: Path, sources: Mapping[str, np.ndarray]) -> None:
@@ -114,17 +101,18 @@ class DamageList:
 
         Rows of an earlier run stay as long as their source, by modality, is the same, or gone.
         """
-        stays = pd.Series(
-            [not file_bytes(root, row.file, get_modality(row.modality)) for row in self.before.itertuples()],
-            self.before.index,
-            bool,
-        )
-        for modality, present in sources.items():
-            own = self.before["modality"] == modality
-            stays[own] |= np.isin(self.known(modality), present)
-        table = pd.concat([self.before[stays], pd.DataFrame(self.found, columns=_COLUMNS, dtype=str)])
-        table = table.drop_duplicates(["modality", "source"]).sort_values(list(_COLUMNS))
-        if table.empty:
+        present = {
+            (name, f"{source:016x}")
+            for name, own in sources.items()
+            for source in np.intersect1d(own, self.known(name))
+        }
+        stays = [
+            (row.modality, row.source) in present or not file_bytes(root, row.file, get_modality(row.modality))
+            for row in self.before.itertuples()
+        ]
+        table = pd.concat([self.before[np.array(stays, bool)], pd.DataFrame(self.found, columns=_COLUMNS, dtype=str)])
+        table = table.drop_duplicates(["modality", "source"]).sort_values(_COLUMNS)
+        if len(table):
+            write_text(self.path, table.to_csv(index=False))
+        else:
             self.path.unlink(missing_ok=True)
-            return
-        write_text(self.path, table.to_csv(index=False))

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from terrafm_tg.datasets.tiles.pixels import only_nodata
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.modalities import Modality, get_modality
+from terrafm_tg.modalities import Modality
 from terrafm_tg.utils.files import OpenFiles, atomic_write
 from terrafm_tg.utils.remote import shared_reader
 
@@ -83,12 +83,11 @@ def _batch(record: Record, modality: Modality) -> pa.RecordBatch:
     )
 
 
-def shard_table(path: Path, check: bool = False) -> pd.DataFrame:
+def shard_table(path: Path) -> pd.DataFrame:
     """Lists the records of a shard and their places; the pixels are not read.
 
     Args:
         path: A local file that :func:`write_shard` wrote.
-        check: Read the pixels' bytes after all, and compare the checksums.
 
     Returns:
         A row per record, in the file's order: ``cell``, ``quadrant``, ``fault`` (empty where there are pixels),
@@ -101,20 +100,19 @@ def shard_table(path: Path, check: bool = False) -> pd.DataFrame:
     """
     try:
         with pa.memory_map(str(path)) as file:
-            rows = list(_rows(file.read_buffer(), check))
+            rows = list(_rows(file.read_buffer()))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise TerraFMError(f"{path} is no whole shard ({error}): delete it and run `terrafm pack` again.") from error
+        raise TerraFMError(f"{path} is no whole shard ({error}): pack the sources into a new folder.") from error
     names = {"cell": str, "quadrant": np.int16, "fault": str, "start": np.int64, "bytes": np.int32,
              "xxh3": np.uint64, "layout": str}  # fmt: skip
     return pd.DataFrame(rows, columns=list(names)).astype(names)
 
 
-def _rows(whole: pa.Buffer, check: bool) -> Iterator[tuple[Any, ...]]:
+def _rows(whole: pa.Buffer) -> Iterator[tuple[Any, ...]]:
     reader = pa.ipc.open_file(pa.BufferReader(whole))
     said = reader.schema.metadata or {}
     if not reader.schema.equals(_SCHEMA) or said.get(b"terrafm") != _FORMAT or b"modality" not in said:
         raise ValueError("its columns, or what it says of itself, are others")
-    modality = get_modality(said[b"modality"].decode())
     for number in range(reader.num_record_batches):
         batch = reader.get_batch(number)
         batch.validate(full=True)
@@ -125,9 +123,6 @@ def _rows(whole: pa.Buffer, check: bool) -> Iterator[tuple[Any, ...]]:
             start, size = stored.address - whole.address, stored.size
             if not 0 <= start <= whole.size - size:
                 raise ValueError("its pixels are stored in another way")
-            key = cell.as_py(), quadrant.as_py(), modality, layout.as_py()
-            if check and checksum(stored, *key) != digest.as_py():
-                raise ValueError(f"the checksum of {cell}/{quadrant} is wrong")
         yield (cell.as_py(), quadrant.as_py(), fault.as_py(), start, size, digest.as_py() or 0, layout.as_py() or "")
 
 

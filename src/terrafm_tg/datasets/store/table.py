@@ -120,61 +120,37 @@ def _absent(dtype: Any) -> Any:
 
 #: Columns of a store's index that say where a tile lies, with ``_<modality>`` behind, and their types. ``source`` is a
 #: number for where it came from.
-COLUMNS = {
-    "shard": object,
+PLACES = {
+    "shard": "category",
     "start": np.int64,
     "bytes": np.int32,
     "xxh3": np.uint64,
-    "layout": object,
+    "layout": "category",
     "source": np.uint64,
 }
 
 
-class StoredTiles:
-    """Places of one modality's tiles in a store while it is packed; shards are added in any order.
+def take_over(
+    before: pd.DataFrame | None, modality: str, sources: np.ndarray, out: Path
+) -> tuple[pd.DataFrame | None, pd.DataFrame]:
+    """Finds the tiles that a store holds already from the same source files.
 
     Args:
-        modality: Its name.
+        before: The store's table; None where it has none yet.
+        modality: The name of the modality to look for.
         sources: uint64 (n,), where each tile of the source comes from; 0 where it lacks the modality.
+        out: Folder of the store.
+
+    Returns:
+        ``before``, where ``has_<modality>`` is true only for what the store holds besides, from other files or none;
+        and the columns :data:`PLACES` of the tiles found, by row of the source.
     """
-
-    def __init__(self, modality: str, sources: np.ndarray) -> None:
-        self.modality = modality
-        self.sources = sources
-        self.columns = {name: np.zeros(len(sources), kind) for name, kind in COLUMNS.items()} | {"source": sources}
-
-    @property
-    def held(self) -> np.ndarray:
-        """Bool (n,): the store has the tile."""
-        return self.columns["bytes"] > 0
-
-    def add(self, rows: np.ndarray, shard: str, table: pd.DataFrame) -> None:
-        """Adds a shard."""
-        self.columns["shard"][rows] = shard
-        for name in ("start", "bytes", "xxh3", "layout"):
-            self.columns[name][rows] = table[name]
-
-    def take_over(self, before: pd.DataFrame, out: Path) -> pd.DataFrame:
-        """Takes over the tiles that the store holds already from the same source files.
-
-        Returns:
-            ``before``, where ``has_<modality>`` is true only for what it holds besides, from other files or none.
-        """
-        name = self.modality
-        if f"has_{name}" not in before:
-            return before
-        shards = pd.Categorical(before[f"shard_{name}"])
-        there = np.array([(out / shard).is_file() for shard in shards.categories] + [False])
-        has = before[f"has_{name}"].to_numpy(bool) & there[shards.codes]
-        known = before.loc[has, [f"{column}_{name}" for column in COLUMNS]].drop_duplicates(f"source_{name}")
-        place = pd.Index(known[f"source_{name}"]).get_indexer(self.sources)
-        for column in COLUMNS:
-            self.columns[column][place >= 0] = known[f"{column}_{name}"].to_numpy()[place[place >= 0]]
-        return before.assign(**{f"has_{name}": has & ~np.isin(before[f"source_{name}"], self.sources)})
-
-    def table(self) -> pd.DataFrame:
-        """Returns the columns of the store's index, by row of the source's."""
-        rows = np.flatnonzero(self.held)
-        table = pd.DataFrame({f"{c}_{self.modality}": values[rows] for c, values in self.columns.items()}, index=rows)
-        names = [column for column in table if column.startswith(("shard_", "layout_"))]
-        return table.astype(dict.fromkeys(names, "category"))
+    if before is None or f"has_{modality}" not in before:
+        return before, pd.DataFrame({f"{c}_{modality}": pd.Series(dtype=kind) for c, kind in PLACES.items()})
+    shards = pd.Categorical(before[f"shard_{modality}"])
+    there = np.array([(out / shard).is_file() for shard in shards.categories] + [False])
+    has = before[f"has_{modality}"].to_numpy(bool) & there[shards.codes]
+    known = before.loc[has, [f"{column}_{modality}" for column in PLACES]].drop_duplicates(f"source_{modality}")
+    rows = np.flatnonzero(np.isin(sources, known[f"source_{modality}"]))
+    places = known.set_index(f"source_{modality}", drop=False).loc[sources[rows]].set_axis(rows)
+    return before.assign(**{f"has_{modality}": has & ~np.isin(before[f"source_{modality}"], sources)}), places
