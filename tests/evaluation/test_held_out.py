@@ -75,10 +75,10 @@ def test_table_of_encoders_and_baseline(encoder: nn.Module):
     assert set(zip(pairs.bank, pairs["query"], strict=True)) == {("s2l1c", "s2l2a"), ("s2l2a", "s2l1c")}
 
 
-def test_chosen_sensors_and_no_baseline(encoder: nn.Module):
-    frame = evaluate_held_out({"one": encoder}, Tiles(), 32, ["s2l2a"], baseline=False, progress=False)
+def test_chosen_sensors(encoder: nn.Module):
+    frame = evaluate_held_out({"one": encoder}, Tiles(), 32, ["s2l2a"], progress=False)
     assert set(frame.bank) == set(frame["query"]) == {"s2l2a"}
-    assert set(frame.encoder) == {"one"}
+    assert set(frame.encoder) == {"one", BASELINE}
 
 
 class Gap(nn.Module):
@@ -94,9 +94,9 @@ class Gap(nn.Module):
 
 
 def test_centering_removes_a_gap_between_sensors(encoder: nn.Module):
-    encoders, options = {"one": encoder, "gap": Gap(encoder)}, {"baseline": False, "progress": False}
+    encoders = {"one": encoder, "gap": Gap(encoder)}
     plain, centred = (
-        evaluate_held_out(encoders, Tiles(), 32, centered=flag, **options).set_index("encoder").score
+        evaluate_held_out(encoders, Tiles(), 32, centered=flag, progress=False).set_index("encoder").score
         for flag in (False, True)
     )
     assert (plain["gap"].to_numpy() - plain["one"].to_numpy()).any()
@@ -105,8 +105,7 @@ def test_centering_removes_a_gap_between_sensors(encoder: nn.Module):
 
 def test_bfloat16_is_close(encoder: nn.Module):
     plain, half = (
-        evaluate_held_out({"one": encoder}, Tiles(), 32, autocast=flag, baseline=False, progress=False).score
-        for flag in (False, True)
+        evaluate_held_out({"one": encoder}, Tiles(), 32, autocast=flag, progress=False).score for flag in (False, True)
     )
     assert (plain - half).abs().mean() < 0.05
 

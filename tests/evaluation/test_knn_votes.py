@@ -1,13 +1,18 @@
-"""k-NN of several labels, of distances and of equal votes, against scikit-learn."""
+"""k-NN of one class and of several labels, of distances and of equal votes, and its scores, against scikit-learn."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.dummy import DummyClassifier
+from sklearn.metrics import balanced_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
+from torch.nn.functional import one_hot
 
-from terrafm_tg.evaluation.knn import knn_predict, knn_votes
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.evaluation import knn
+from terrafm_tg.evaluation.knn import accuracy, balanced_accuracy, chance, knn_predict, knn_votes
 
 WEIGHTS = {
     ("cosine", "similarity"): lambda distance: np.exp((1 - distance) / 0.07),
@@ -51,17 +56,19 @@ def test_several_labels_are_one_knn_each(metric: str, votes: str, n: int, labels
 
 
 @pytest.mark.parametrize(("metric", "votes"), WEIGHTS)
-@given(n=st.integers(1, 60), k=st.integers(1, 25), seed=st.integers(0, 10**6))
+@given(n=st.integers(1, 80), classes=st.integers(1, 12), k=st.integers(1, 30), seed=st.integers(0, 10**6))
 @settings(max_examples=15, deadline=None)
-def test_one_class(metric: str, votes: str, n: int, k: int, seed: int) -> None:
+def test_one_class(metric: str, votes: str, n: int, classes: int, k: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(5, (n,), generator=generator)
+    labels = torch.randint(classes, (n,), generator=generator)
     bank, query = (torch.randn(m, 12, generator=generator) for m in (n, 40))
     model = oracle(bank, labels, k, metric, votes)
     shares = np.sort(model.predict_proba(query.double().numpy()), axis=1)
     clear = shares[:, -1] - shares[:, -2] > 1e-3 if shares.shape[1] > 1 else np.ones(40, bool)
-    found = knn_predict(query, bank, labels, k, metric=metric, votes=votes).numpy()
-    np.testing.assert_array_equal(found[clear], model.predict(query.double().numpy())[clear])
+    found = knn_votes(query, bank, one_hot(labels), k, metric=metric, votes=votes).argmax(1)
+    np.testing.assert_array_equal(found.numpy()[clear], model.predict(query.double().numpy())[clear])
+    if (metric, votes) == ("cosine", "similarity"):
+        assert torch.equal(knn_predict(1e4 * query, 1e-3 * bank, labels, k)[clear], found[clear])
 
 
 def test_shares_of_one_class_add_up_and_large_distances_do_not_overflow() -> None:
@@ -70,3 +77,35 @@ def test_shares_of_one_class_add_up_and_large_distances_do_not_overflow() -> Non
     share = knn_votes(bank, bank, labels, metric="l2")
     torch.testing.assert_close(share.sum(1), torch.ones(20))
     assert torch.equal(share.argmax(1), labels.argmax(1))  # the nearest neighbour is the query itself
+
+
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank, target, query = draw(60, 5, 0)
+    whole = knn_votes(query, bank, target)
+    monkeypatch.setattr(knn, "CHUNK", 7)
+    torch.testing.assert_close(knn_votes(query, bank, target), whole)
+
+
+@given(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), min_size=1, max_size=60))
+def test_scores_equal_scikit_learn(pairs: list[tuple[int, int]]):
+    target, predicted = torch.tensor(pairs).T
+    known, answer = target.numpy(), predicted.numpy()
+    recalls = [np.mean(answer[known == c] == c) for c in np.unique(known)]
+    assert balanced_accuracy(predicted, target) == pytest.approx(np.mean(recalls))
+    assert accuracy(predicted, target) == pytest.approx(np.mean(answer == known))
+
+
+def test_chance_is_the_majority_of_the_bank():
+    bank, target = torch.tensor([3, 3, 3, 1, 1, 0]), torch.tensor([3, 1, 1, 1, 2])
+    dummy = DummyClassifier(strategy="most_frequent").fit(bank[:, None], bank)
+    level = chance(bank, target)
+    assert level["accuracy"] == pytest.approx(dummy.score(target[:, None], target)) == pytest.approx(0.2)
+    assert level["balanced accuracy"] == pytest.approx(balanced_accuracy_score(target, dummy.predict(target[:, None])))
+
+
+def test_an_empty_bank_and_another_width_are_refused():
+    labels = torch.zeros(0, dtype=torch.long)
+    with pytest.raises(TerraFMError, match=r"bank of shape \(0, 4\)"):
+        knn_predict(torch.randn(3, 4), torch.randn(0, 4), labels)
+    with pytest.raises(TerraFMError, match="same width"):
+        knn_predict(torch.randn(3, 4), torch.randn(2, 5), torch.tensor([0, 1]))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from terrafm_tg.evaluation import scores
 from terrafm_tg.evaluation.scores import TileFeatures, recall
 
 
@@ -15,7 +16,8 @@ def _tiles(x: torch.Tensor, rows: list[int] | torch.Tensor) -> TileFeatures:
 
 
 @pytest.mark.parametrize("k", [1, 5, 10])
-def test_equals_a_sort(k: int):
+def test_equals_a_sort(k: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(scores, "CHUNK", 7)
     rng = np.random.default_rng(0)
     place = rng.standard_normal((120, 8))
     a, b = (place + rng.standard_normal((120, 8)) for _ in range(2))
@@ -25,7 +27,7 @@ def test_equals_a_sort(k: int):
         if row in rows_b:
             cosine = b @ x / np.linalg.norm(b, axis=1) / np.linalg.norm(x)
             found.append(row in rows_b[np.argsort(-cosine)[:k]])
-    value, chance, count = recall(_tiles(torch.tensor(a), rows_a), _tiles(torch.tensor(b), rows_b), k=k, chunk=7)
+    value, chance, count = recall(_tiles(torch.tensor(a), rows_a), _tiles(torch.tensor(b), rows_b), k=k)
     assert value == pytest.approx(np.mean(found))
     assert (chance, count) == (pytest.approx(k / 120), len(found))
 

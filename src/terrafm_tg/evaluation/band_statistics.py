@@ -27,13 +27,10 @@ def band_statistics(batch: Mapping[str, Tensor], modality: Modality) -> Tensor:
     for resolution in modality.native:
         x = linear_power(batch[modality.native_key(resolution)])
         valid = x.isfinite() & (x > 0)  # every nodata value is <= 0 or not finite, in counts and in linear power
-        if modality is S1RTC:
-            x = 10 * x.log10()
-        x, count = x.where(valid, 0), valid.sum(dim=(2, 3))
-        mean = x.sum(dim=(2, 3)) / count
-        residual = (x - mean[..., None, None]).where(valid, 0)
-        means.append(mean)
-        deviations.append((residual.square().sum(dim=(2, 3)) / count).sqrt())
+        x = (10 * x.log10() if modality is S1RTC else x).where(valid, torch.nan)
+        mean = x.nanmean(dim=(2, 3), keepdim=True)
+        means.append(mean.flatten(1))
+        deviations.append((x - mean).square().nanmean(dim=(2, 3)).sqrt())
     order = modality.native_order
     return torch.cat([torch.cat(means, dim=1)[:, order], torch.cat(deviations, dim=1)[:, order]], dim=1)
 

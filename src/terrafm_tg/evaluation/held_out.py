@@ -18,8 +18,7 @@ from terrafm_tg.models.embedding import embed_sensors
 from terrafm_tg.transforms import MultiCrop
 
 from .band_statistics import baseline_output, standardize
-from .knn import TEMPERATURE, K
-from .scores import TOP, TileFeatures, center, collect, gather, score
+from .scores import TileFeatures, center, collect, gather, score
 
 #: Name of the baseline among the encoders.
 BASELINE = "band mean and deviation"
@@ -33,11 +32,7 @@ def evaluate_held_out(
     device: torch.device | str = "cpu",
     autocast: bool = False,
     centered: bool = False,
-    baseline: bool = True,
     progress: bool = True,
-    k: int = K,
-    temperature: float = TEMPERATURE,
-    top: int = TOP,
 ) -> pd.DataFrame:
     """Land-cover k-NN within and across sensors, and same-place retrieval, on cells that training never saw.
 
@@ -53,15 +48,11 @@ def evaluate_held_out(
         autocast: bfloat16 in the encoders, for speed. The comparison stays in float32.
         centered: Remove from every embedding the mean of its sensor over the bank, so that cross-sensor
             scores do not see a constant gap between sensors. Not part of the protocol, hence not the default.
-        baseline: Score plain statistics of the bands as well.
         progress: Show a progress bar.
-        k: Neighbors of the k-NN.
-        temperature: Of its votes.
-        top: Length of retrieval's list.
 
     Returns:
-        One row per score: ``encoder``, ``task``, ``bank``, ``query``, ``metric``, ``score``, ``chance``,
-        ``n_bank``, ``n_query``.
+        One row per score of each encoder and of the baseline, plain statistics of the bands: ``encoder``, ``task``,
+        ``bank``, ``query``, ``metric``, ``score``, ``chance``, ``n_bank``, ``n_query``.
 
     Raises:
         TerraFMError: If the datamodule holds out no tiles.
@@ -72,7 +63,7 @@ def evaluate_held_out(
         sides = []
         for title, loader in zip(("Bank tiles", "Held-out tiles"), loaders, strict=True):
             batches = bar.track(loader, total=len(loader), description=title)
-            sides.append(_embed_all(encoders, batches, size, sensors, torch.device(device), autocast, baseline))
+            sides.append(_embed_all(encoders, batches, size, sensors, torch.device(device), autocast))
     rows: list[dict[str, Any]] = []
     for name in sides[0]:
         bank, query = (gather(side[name]) for side in sides)
@@ -80,7 +71,7 @@ def evaluate_held_out(
             bank, query = standardize(bank, bank), standardize(query, bank)
         elif centered:
             bank, query = center(bank, bank), center(query, bank)
-        rows += [{"encoder": name} | row for row in score(bank, query, k, temperature, top)]
+        rows += [{"encoder": name} | row for row in score(bank, query)]
     return pd.DataFrame(rows)
 
 
@@ -106,14 +97,11 @@ def _embed_all(
     sensors: Sequence[Modality],
     device: torch.device,
     autocast: bool,
-    baseline: bool,
 ) -> dict[str, dict[str, TileFeatures]]:
     """Encoder -> sensor -> features of all tiles of one loader."""
     names = [m.name for m in sensors]
     crop = MultiCrop(modalities=names).to(device)
-    outputs: dict[str, list[dict[str, Any]]] = {name: [] for name in encoders}
-    if baseline:
-        outputs[BASELINE] = []
+    outputs: dict[str, list[dict[str, Any]]] = {name: [] for name in (*encoders, BASELINE)}
     for batch in batches:
         batch = move_data_to_device({key: x for key, x in batch.items() if isinstance(x, Tensor)}, device)
         places = {"land_cover": batch["land_cover"], "row": batch["row"]}
@@ -122,8 +110,7 @@ def _embed_all(
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                 embeddings, idx = embed_sensors(encoder, tiles)
             outputs[name].append({"embeddings": embeddings, "sample_idx": idx} | places)
-        if baseline:
-            outputs[BASELINE].append(baseline_output(batch, sensors))
+        outputs[BASELINE].append(baseline_output(batch, sensors))
     return {name: collect(parts) for name, parts in outputs.items()}
 
 

@@ -1,8 +1,8 @@
 """The held-out scores as a table that lines up, a CSV, and a figure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,6 @@ from .held_out import BASELINE
 from .scores import CROSS_SENSOR, KNN, RETRIEVAL, estimate
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 #: What HeldOutReport calls its two encoders; the table's column "change" is their difference.
@@ -25,6 +24,7 @@ UNTRAINED, TRAINED = "untrained", "trained"
 _TITLES = {KNN: "Land-cover k-NN", CROSS_SENSOR: "Cross-sensor k-NN", RETRIEVAL: "Same place"}
 #: Sensors in the tables and figures of a run.
 SHORT_TITLES = {"s1rtc": "S1", "s2l1c": "L1C", "s2l2a": "L2A", FUSED: "fused"}
+_COLORS = {BASELINE: "#7a7a7a", UNTRAINED: "#d55e00", TRAINED: "#0072b2"}
 _ORDER = {name: i for i, name in enumerate([*MODALITIES, FUSED])}
 
 
@@ -63,28 +63,21 @@ def sections(frame: pd.DataFrame) -> Iterator[Section]:
     for task, metric in sorted(wanted, key=lambda pair: pair[1].startswith("balanced")):
         part = frame[(frame.task == task) & (frame.metric == metric)]
         pair = ["query", "bank"] if task == RETRIEVAL else ["bank", "query"]
-        chance = part.assign(encoder="chance", score=part.chance)
-        both = pd.concat([chance, part])
-        values = {key: _estimate(group) for key, group in both.groupby([*pair, "encoder"])}
-        tidy = pd.DataFrame(values, index=["mean", "deviation", "low", "high"]).T
-        tidy.index.names = [*pair, "encoder"]
-        wide = {kind: tidy[kind].unstack("encoder").sort_index(key=_by_sensor) for kind in tidy}
+        both = pd.concat([part.assign(encoder="chance", score=part.chance), part])
+        tidy = both.groupby([*pair, "encoder"])[["metric", "score", "n_query"]].apply(_estimate)
+        wide = {kind: tidy[kind].unstack("encoder").sort_index(key=lambda x: x.map(_ORDER)) for kind in tidy}
         yield Section(f"{_TITLES[task]}: {metric.split()[0]}", **wide)
 
 
-def _by_sensor(names: pd.Index) -> pd.Index:
-    return names.map(lambda name: _ORDER.get(name, len(_ORDER)))
-
-
-def _estimate(group: pd.DataFrame) -> tuple[float, float, float, float]:
+def _estimate(group: pd.DataFrame) -> pd.Series:
     """Mean, standard deviation and 95 % interval of the scores of one encoder."""
-    proportion = not group.metric.iloc[0].startswith("balanced") and group.encoder.iloc[0] != "chance"
-    scores = group.score.dropna()
+    names, scores = ["mean", "deviation", "low", "high"], group.score.dropna()
     if scores.empty:
-        return (float("nan"),) * 4
+        return pd.Series(np.nan, names)
+    proportion = not group.metric.iloc[0].startswith("balanced")
     found = estimate(100 * scores.to_numpy(), int(group.n_query.max()) if proportion else None)
-    low, high = (float(np.clip(end, 0, 100)) / 100 for end in (found.low, found.high))
-    return float(scores.mean()), float(scores.std()), low, high
+    ends = np.clip([found.low, found.high], 0, 100) / 100
+    return pd.Series([scores.mean(), scores.std(), *ends], names)
 
 
 def columns(frame: pd.DataFrame) -> list[str]:
@@ -138,7 +131,7 @@ def _caption(frame: pd.DataFrame) -> str:
 
 
 def figure(frame: pd.DataFrame, title: str = "Held-out cells") -> "Figure":
-    """Draws a group of marks per score: each encoder with its 95 % interval, and chance as a gray line."""
+    """Draws a mark per score and encoder with its 95 % interval, and chance as a gray line."""
     from matplotlib.figure import Figure
 
     names = columns(frame)
@@ -147,43 +140,22 @@ def figure(frame: pd.DataFrame, title: str = "Held-out cells") -> "Figure":
     fig = Figure(figsize=(7.2, 0.36 * sum(heights) + 1.8), layout="constrained")
     axes = fig.subplots(len(parts), 1, height_ratios=heights, sharex=True, squeeze=False)[:, 0]
     for ax, section in zip(axes, parts, strict=True):
-        _panel(ax, section, names)
-    axes[-1].set_xlim(-0.02, 1.02)
-    axes[-1].set_xlabel("score; bars are 95 % intervals", fontsize=9)
-    fig.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
-    lines = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    below = fig.legend([lines[name] for name in names], names, loc="outside lower center", ncols=len(names))
-    below.set_frame_on(False)
+        mean, y = section.mean, np.arange(len(section.mean))
+        ax.vlines(mean["chance"], y - 0.38, y + 0.38, color="#8a8f94", label="chance")
+        for name, step in zip(names[1:], np.linspace(-0.45, 0.45, len(names) + 1)[1:-1], strict=True):
+            if name in mean:
+                ends = [mean[name] - section.low[name], section.high[name] - mean[name]]
+                ends = np.nan_to_num(ends).clip(0)
+                ax.errorbar(mean[name], y + step, xerr=ends, fmt="o", color=_COLORS.get(name), label=name)
+        ax.set_yticks(y, section.labels)
+        ax.invert_yaxis()
+        ax.set_title(section.title, loc="left")
+        ax.grid(axis="x")
+    axes[-1].set(xlim=(-0.02, 1.02), xlabel="score; bars are 95 % intervals")
+    fig.suptitle(title)
+    marks = {label: mark for ax in axes for mark, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    fig.legend([marks[name] for name in names], names, loc="outside lower center", ncols=len(names), frameon=False)
     return fig
-
-
-_STYLES: dict[str, dict[str, Any]] = {
-    BASELINE: {"marker": "D", "mfc": "white", "color": "#7a7a7a", "ms": 4.5},
-    UNTRAINED: {"marker": "o", "mfc": "white", "color": "#d55e00", "ms": 5.5},
-    TRAINED: {"marker": "o", "color": "#0072b2", "ms": 6},
-}
-
-
-def _panel(ax: "Axes", section: Section, names: Sequence[str]) -> None:
-    mean = section.mean
-    y = np.arange(len(mean))
-    if "chance" in names:
-        ax.vlines(mean["chance"], y - 0.38, y + 0.38, color="#8a8f94", lw=1.6, label="chance")
-    encoders = [name for name in names if name != "chance"]
-    for name, step in zip(encoders, np.linspace(-0.45, 0.45, len(encoders) + 2)[1:-1], strict=True):
-        if name not in mean:
-            continue
-        ends = [mean[name] - section.low[name], section.high[name] - mean[name]]
-        style = _STYLES.get(name, {"marker": "s", "ms": 5})
-        ax.errorbar(mean[name], y + step, xerr=np.nan_to_num(ends).clip(0), ls="", label=name, elinewidth=1.2, **style)
-    ax.set_yticks(y, section.labels)
-    ax.set_ylim(len(mean) - 0.4, -0.6)
-    ax.hlines(y[1:] - 0.5, -0.02, 1.02, color="#eef0f2", lw=0.8, zorder=0)
-    ax.set_title(section.title, loc="left", fontsize=10)
-    ax.grid(axis="x", color="#e6e6e6", lw=0.8)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right", "left"]].set_visible(False)
-    ax.tick_params(axis="y", length=0)
 
 
 def write_report(frame: pd.DataFrame, folder: Path | str, title: str = "Held-out cells") -> tuple[Path, Path]:

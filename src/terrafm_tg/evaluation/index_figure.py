@@ -1,7 +1,6 @@
 """A figure of a tile index: a map of its tiles, and their classes, zones and regions before and after sampling."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,15 +18,11 @@ from terrafm_tg.utils.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-_OCEAN, _UNSEEN = "#9fc3de", "#e8b4a0"
-#: Colors of the published map, then ocean's.
-COLORS = (*("#{:02x}{:02x}{:02x}".format(*c.color) for c in CLASSES), _OCEAN)
-_INK, _LAND, _SEA = "#1b1f24", "#dcdcd8", "#f5f8fa"
+#: Colors of the published map, then ocean's and that of unknown land cover (index -1).
+COLORS = (*("#{:02x}{:02x}{:02x}".format(*c.color) for c in CLASSES), "#9fc3de", "#e8b4a0")
 _STAGES = {"all tiles": "#c3cad1", "without most ocean": "#6fa3cf", "drawn in an epoch": "#1f4e79"}
-_POINTS = 20_000  # more tiles than these are drawn as a raster
-_BIN = 0.25  # degrees of its pixels
+_POINTS = 20_000  # of more tiles so many are drawn
 
 
 class _Tiles(TileDataset):
@@ -63,23 +58,22 @@ def class_shares(classes: pd.Series, weights: dict[str, np.ndarray]) -> pd.DataF
     Returns:
         One row per value that occurs, in order; a column per stage that sums to 1.
     """
-    values = classes.to_numpy(np.int64) - UNKNOWN
-    shares = pd.DataFrame({stage: np.bincount(values, w) / w.sum() for stage, w in weights.items()})
-    shares.index += UNKNOWN
-    return shares[shares["all tiles"] > 0]
+    stages = pd.DataFrame(weights)
+    return stages.groupby(classes.to_numpy()).sum() / stages.sum()
 
 
-def draw_index(table: pd.DataFrame, regions: Sequence[str] = (), earth: bool = True) -> "Figure":
+def write_index_figure(table: pd.DataFrame, regions: Sequence[str], path: Path, earth: bool = True) -> None:
     """Draws a map of the tiles by land cover, and shares per class, climate zone and region in three stages.
 
     Args:
         table: A tile table that ``terrafm index`` wrote.
         regions: Names of its regions.
+        path: The PNG, which is written atomically.
         earth: Draw the continents beneath; a simulated planet has others.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(15, 12.5), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(15, 12.5), layout="constrained")
     world, below = np.asarray(figure.subfigures(2, 1, height_ratios=[1.45, 1]))
     _draw_map(world.subplots(), table, earth)
     columns = {
@@ -90,25 +84,16 @@ def draw_index(table: pd.DataFrame, regions: Sequence[str] = (), earth: bool = T
     weights = stage_weights(table)
     axes = below.subplots(1, 3, width_ratios=[1, 1, 0.8])
     for ax, (column, (title, names)) in zip(axes, columns.items(), strict=True):
-        shares = class_shares(table[column], weights)
-        labels = [_label(value, names) for value in shares.index]
-        _draw_bars(ax, shares, labels, title)
-        if column == "land_cover":
-            colors = [COLORS[value] if value >= 0 else _UNSEEN for value in shares.index]
-            ax.scatter(
-                np.full(len(colors), -0.018), range(len(colors)), s=80, marker="s", c=colors, lw=0.5,
-                edgecolors=_INK, clip_on=False, transform=ax.get_yaxis_transform(), zorder=4,
-            )  # fmt: skip
-            ax.tick_params(axis="y", pad=12)
-    handles, names = axes[0].get_legend_handles_labels()
-    below.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=11)
-    return figure
-
-
-def write_index_figure(table: pd.DataFrame, regions: Sequence[str], path: Path, earth: bool = True) -> None:
-    """Writes :func:`draw_index` as PNG, atomically."""
+        shares = 100 * class_shares(table[column], weights)
+        shares.index = [_label(value, names) for value in shares.index]
+        shares.plot.barh(ax=ax, width=0.8, color=[_STAGES[stage] for stage in shares], legend=False, zorder=2)
+        ax.set(title=title, xlabel="share (%)", ylabel="")
+        ax.tick_params(axis="y", labelsize=10 if len(shares) < 20 else 7.5)
+        ax.invert_yaxis()
+        ax.grid(axis="x", zorder=0)
+    below.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     with atomic_write(path) as part:
-        draw_index(table, regions, earth).savefig(part, format="png", dpi=110)
+        figure.savefig(part, format="png", dpi=110)
 
 
 def _label(value: int, names: Sequence[str]) -> str:
@@ -118,72 +103,19 @@ def _label(value: int, names: Sequence[str]) -> str:
 
 
 def _draw_map(ax: "Axes", table: pd.DataFrame, earth: bool) -> None:
-    from matplotlib.colors import BoundaryNorm, ListedColormap
-    from matplotlib.ticker import MaxNLocator
-
-    lon, lat = places(table)
-    classes = table["land_cover"].to_numpy(np.int64)
-    cmap, norm = (ListedColormap([_UNSEEN, *COLORS]), BoundaryNorm(np.arange(-1.5, len(COLORS)), len(COLORS) + 1))
+    """Draws the tiles, or some of many, in the colors of their land cover."""
+    shown = table.sample(min(len(table), _POINTS), random_state=0)
+    lon, lat = places(shown)
+    classes = shown["land_cover"].to_numpy()
+    size = np.clip(40_000 / max(len(shown), 1), 4, 30)
+    for value in np.unique(classes):
+        one = classes == value
+        ax.scatter(lon[one], lat[one], size, COLORS[value], "s", label=_label(value, CLASS_NAMES), zorder=4)
+    ax.set_aspect("equal")
     if earth:
-        outline = gpd.read_file(CONTINENTS)
-        outline.plot(ax=ax, facecolor=_LAND, edgecolor="none", zorder=1)
-        outline.boundary.plot(ax=ax, color="#8d949b", lw=0.5, zorder=3)
-    if len(table) > _POINTS:
-        image = _majority_per_bin(lon, lat, classes)
-        ax.imshow(
-            np.ma.masked_less(image, UNKNOWN), cmap=cmap, norm=norm, origin="lower", interpolation="nearest",
-            extent=(-180, 180, -90, 90), zorder=2,
-        )  # fmt: skip
-    else:
-        size = np.clip(40_000 / max(len(table), 1), 4, 30)
-        ax.scatter(lon, lat, c=classes, cmap=cmap, norm=norm, s=size, marker="s", lw=0.2, ec=_INK, zorder=4)
-    x, y, half = _extent(lon, lat)
-    ax.set(xlim=(x - half, x + half), ylim=(y - half / 2, y + half / 2), xlabel="", ylabel="")
-    ax.set(aspect="equal", facecolor=_SEA)
-    for axis, ends in ((ax.xaxis, "EW"), (ax.yaxis, "NS")):
-        axis.set_major_locator(MaxNLocator(7, steps=[1, 2, 3, 5, 6, 10]))
-        axis.set_major_formatter(partial(_degrees, ends))
-    ax.tick_params(length=0, labelsize=9, labelcolor="#5c656e")
-    ax.spines[:].set_color("#c3cad1")
-    cells = table["cell"].nunique()
-    title = f"{len(table):,} tiles in {cells:,} cells, by their most frequent land cover"
-    ax.set_title(title, loc="left", fontsize=14, fontweight="bold", color=_INK)
-
-
-def _degrees(ends: str, value: float, _: int | None) -> str:
-    return f"{abs(value):g}°{ends[int(value < 0)] if value else ''}"
-
-
-def _extent(lon: np.ndarray, lat: np.ndarray) -> tuple[float, float, float]:
-    """Returns middle and half width in degrees of a map of all tiles, twice as wide as high: the world, or less."""
-    if not len(lon):
-        return 0.0, 0.0, 180.0
-    half = 0.6 * max(np.ptp(lon), 2 * np.ptp(lat), 2.0)
-    if half > 90:
-        return 0.0, 0.0, 180.0
-    middle = (lon.min() + lon.max()) / 2, (lat.min() + lat.max()) / 2
-    return float(middle[0]), float(np.clip(middle[1], half / 2 - 90, 90 - half / 2)), float(half)
-
-
-def _majority_per_bin(lon: np.ndarray, lat: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Returns the most frequent class of each bin of the globe, from south to north; -2 where there is no tile."""
-    width, height = round(360 / _BIN), round(180 / _BIN)
-    col = np.clip((lon + 180) / _BIN, 0, width - 1).astype(np.int64)
-    row = np.clip((lat + 90) / _BIN, 0, height - 1).astype(np.int64)
-    kinds = len(COLORS) + 1
-    bins = (row * width + col) * kinds + classes - UNKNOWN
-    counts = np.bincount(bins, minlength=height * width * kinds).reshape(height, width, kinds)
-    return np.where(counts.any(axis=2), counts.argmax(axis=2) + UNKNOWN, UNKNOWN - 1)
-
-
-def _draw_bars(ax: "Axes", shares: pd.DataFrame, labels: list[str], title: str) -> None:
-    """Draws horizontal bars, a group per value."""
-    colors = [_STAGES[stage] for stage in shares]
-    (100 * shares).set_axis(labels).plot.barh(ax=ax, width=0.8, color=colors, legend=False, zorder=2)
-    ax.tick_params(axis="y", labelsize=10 if len(labels) < 20 else 7.5)
-    ax.invert_yaxis()
-    ax.set_xlabel("share (%)", fontsize=10)
-    ax.set_title(title, loc="left", fontsize=12, fontweight="bold", color=_INK)
-    ax.grid(axis="x", color="#e3e7eb", zorder=0)
-    ax.tick_params(length=0, colors=_INK)
-    ax.spines[:].set_visible(False)
+        limits = ax.axis()
+        gpd.read_file(CONTINENTS).plot(ax=ax, facecolor="#dcdcd8", edgecolor="#8d949b", lw=0.5, aspect=None, zorder=1)
+        ax.axis(limits)
+    ax.set(xlabel="longitude (°)", ylabel="latitude (°)", facecolor="#f5f8fa")
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    ax.set_title(f"{len(table):,} tiles in {table['cell'].nunique():,} cells, by their most frequent land cover")

@@ -1,6 +1,5 @@
 """k-NN by Galileo's protocol (weighted, cosine) and its variants, for one class or several labels; chance levels."""
 
-from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -11,6 +10,8 @@ from terrafm_tg.errors import TerraFMError
 
 #: Neighbors that vote, and the temperature of their votes exp(similarity / T).
 K, TEMPERATURE = 20, 0.07
+#: Queries compared at a time, which bounds the memory to as many similarities for each tile of the bank.
+CHUNK = 1024
 
 #: Similarity: the cosine, or minus the Euclidean distance.
 Metric = Literal["cosine", "l2"]
@@ -24,7 +25,6 @@ def knn_votes(
     targets: Tensor,
     k: int = K,
     temperature: float = TEMPERATURE,
-    chunk: int = 1024,
     metric: Metric = "cosine",
     votes: Votes = "similarity",
 ) -> Tensor:
@@ -36,7 +36,6 @@ def knn_votes(
         targets: Zeros and ones, (m, L): one 1 per row for one class, any number for several labels.
         k: Neighbors; all of the bank where it holds fewer.
         temperature: Of the votes.
-        chunk: Queries compared at a time, which bounds the memory to ``chunk`` x m similarities.
         metric: Which neighbors are near.
         votes: How much a neighbor counts.
 
@@ -55,52 +54,23 @@ def knn_votes(
         query, bank = normalize(query, dim=1), normalize(bank, dim=1)
     targets = targets.float()
     parts = []
-    for similarity, nearest in _nearest(query, bank, min(k, len(bank)), chunk, metric):
+    for part in query.split(CHUNK):
+        similarities = part @ bank.T if metric == "cosine" else -torch.cdist(part, bank)
+        similarity, nearest = similarities.topk(min(k, len(bank)), dim=1)
         # Only differences count, and the largest vote of a query becomes 1: no exponential overflows.
         logits = similarity - similarity[:, :1] if votes == "similarity" else torch.zeros_like(similarity)
         weight = (logits / temperature).exp()
-        share = torch.einsum("nk,nkl->nl", weight, targets[nearest]) / weight.sum(1, keepdim=True)
-        parts.append(share)
+        parts.append(torch.einsum("nk,nkl->nl", weight, targets[nearest]) / weight.sum(1, keepdim=True))
     return torch.cat(parts) if parts else targets.new_empty(0, targets.shape[1])
 
 
-def _nearest(query: Tensor, bank: Tensor, k: int, chunk: int, metric: Metric) -> Iterator[tuple[Tensor, Tensor]]:
-    """Similarities (n, k) of each query's nearest neighbors, largest first, and their positions."""
-    for part in query.split(chunk):
-        similarity = part @ bank.T if metric == "cosine" else -torch.cdist(part, bank)
-        yield similarity.topk(k, dim=1)
+def knn_predict(query: Tensor, bank: Tensor, labels: Tensor, k: int = K, temperature: float = TEMPERATURE) -> Tensor:
+    """Class of each query, int64 (n,), by its nearest neighbors in cosine; the bank's ``labels`` are int64 (m,).
 
-
-def knn_predict(
-    query: Tensor,
-    bank: Tensor,
-    labels: Tensor,
-    k: int = K,
-    temperature: float = TEMPERATURE,
-    chunk: int = 1024,
-    metric: Metric = "cosine",
-    votes: Votes = "similarity",
-) -> Tensor:
-    """Class of each query by its ``k`` nearest neighbors; arguments as in :func:`knn_votes`.
-
-    Args:
-        query: Embeddings, (n, D).
-        bank: Embeddings with known class, (m, D).
-        labels: Their classes, >= 0, int64 (m,).
-        k: Neighbors; all of the bank where it holds fewer.
-        temperature: Of the votes.
-        chunk: Queries compared at a time.
-        metric: Which neighbors are near.
-        votes: How much a neighbor counts.
-
-    Returns:
-        Classes, int64 (n,).
-
-    Raises:
-        TerraFMError: If the bank is empty or of another width.
+    The other arguments, and what is raised, are those of :func:`knn_votes`.
     """
     targets = one_hot(labels) if len(labels) else labels.new_empty(0, 1)
-    return knn_votes(query, bank, targets, k, temperature, chunk, metric, votes).argmax(1)
+    return knn_votes(query, bank, targets, k, temperature).argmax(1)
 
 
 def accuracy(predicted: Tensor, target: Tensor) -> float:

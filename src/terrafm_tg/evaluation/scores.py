@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from terrafm_tg.models.embedding import FUSED
 
-from .knn import TEMPERATURE, K, accuracy, balanced_accuracy, chance, knn_predict
+from .knn import CHUNK, TEMPERATURE, K, accuracy, balanced_accuracy, chance, knn_predict
 
 _AGREE = 1e-3  # percent: less than one in 100,000 samples
 
@@ -170,10 +170,11 @@ def score(
         retrieval both sides are held-out tiles, and ``bank`` is the sensor that is searched.
     """
     sensors = [name for name in bank if name != FUSED]
-    for name in sensors if len(sensors) == 1 else bank:
-        yield from _knn(KNN, bank, query, name, name, k, temperature)
-    for a, b in permutations(sensors, 2):
-        yield from _knn(CROSS_SENSOR, bank, query, a, b, k, temperature)
+    same = [(KNN, name, name) for name in (sensors if len(sensors) == 1 else bank)]
+    for task, a, b in same + [(CROSS_SENSOR, a, b) for a, b in permutations(sensors, 2)]:
+        if b in query:
+            for row in _knn(bank[a], query[b], k, temperature):
+                yield {"task": task, "bank": a, "query": b} | row
     for a, b in permutations((name for name in query if name != FUSED), 2):
         if query[a].x.shape[1] == query[b].x.shape[1]:
             value, level, count = recall(query[a], query[b], top)
@@ -182,33 +183,19 @@ def score(
                 yield row | {"chance": level, "n_bank": len(query[b].row), "n_query": count}
 
 
-def _knn(
-    task: str,
-    banks: dict[str, TileFeatures],
-    queries: dict[str, TileFeatures],
-    a: str,
-    b: str,
-    k: int,
-    temperature: float,
-) -> Iterator[dict[str, Any]]:
-    if b not in queries:
-        return
-    bank, query = banks[a].labelled(), queries[b].labelled()
+def _knn(bank: TileFeatures, query: TileFeatures, k: int, temperature: float) -> Iterator[dict[str, Any]]:
+    """Accuracy and balanced accuracy on the tiles of known land cover, none where they cannot be compared."""
+    bank, query = bank.labelled(), query.labelled()
     if not (len(bank.row) and len(query.row) and bank.x.shape[1] == query.x.shape[1]):
         return
     predicted = knn_predict(query.x, bank.x, bank.land_cover, k, temperature)
     level = chance(bank.land_cover, query.land_cover)
     for metric, measure in (("accuracy", accuracy), ("balanced accuracy", balanced_accuracy)):
-        row = {"task": task, "bank": a, "query": b, "metric": metric}
-        yield row | {
-            "score": measure(predicted, query.land_cover),
-            "chance": level[metric],
-            "n_bank": len(bank.row),
-            "n_query": len(query.row),
-        }
+        row = {"metric": metric, "score": measure(predicted, query.land_cover), "chance": level[metric]}
+        yield row | {"n_bank": len(bank.row), "n_query": len(query.row)}
 
 
-def recall(query: TileFeatures, bank: TileFeatures, k: int = TOP, chunk: int = 1024) -> tuple[float, float, int]:
+def recall(query: TileFeatures, bank: TileFeatures, k: int = TOP) -> tuple[float, float, int]:
     """Recall@k in cosine of the same tile among all tiles of the bank, each of which is listed once.
 
     A tie counts against the query, so that an encoder that maps all tiles to one point finds nothing.
@@ -217,7 +204,6 @@ def recall(query: TileFeatures, bank: TileFeatures, k: int = TOP, chunk: int = 1
         query: Tiles as sensor A sees them; those that the bank lacks are left out.
         bank: Tiles as sensor B sees them.
         k: Length of the list in which the tile must stand.
-        chunk: Queries compared at a time.
 
     Returns:
         The recall (NaN without queries), its chance level ``k / N`` for a bank of N, and the number of
@@ -228,7 +214,7 @@ def recall(query: TileFeatures, bank: TileFeatures, k: int = TOP, chunk: int = 1
     target = order[torch.searchsorted(bank.row[order], query.row)]
     keys = normalize(bank.x, dim=1).T.contiguous()
     found: list[Tensor] = []
-    for x, place in zip(normalize(query.x, dim=1).split(chunk), target.split(chunk), strict=True):
+    for x, place in zip(normalize(query.x, dim=1).split(CHUNK), target.split(CHUNK), strict=True):
         similarity = x @ keys
         right = similarity.gather(1, place[:, None])
         found.append((similarity >= right).sum(dim=1) <= k)
