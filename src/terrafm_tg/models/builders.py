@@ -9,11 +9,10 @@ from torchvision.models._api import WeightsEnum
 
 from terrafm_tg.modalities import S2L2A, Modality, get_modality
 
-from .checkpoint import load_weights
 from .inputs import guess_modality, input_channels, select_columns
 from .sizes import NAMES, SIZES, split_name
 from .vit import TerraFMViT
-from .weights import PUBLISHED_URL, load_encoder_state, registered_weights
+from .weights import PUBLISHED_URL, load_encoder_state, load_weights, registered_weights
 
 #: Where weights come from: a registered weight or its name, a file, a URL; True for the registered one.
 type Weights = WeightsEnum | str | os.PathLike[str] | bool | None

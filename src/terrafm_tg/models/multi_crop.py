@@ -12,17 +12,16 @@ multiply by zero is not computed. :meth:`TerraFMViT.embed_views` puts the three 
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from timm.layers import Attention
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import linear, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
@@ -31,13 +30,17 @@ from terrafm_tg.transforms import SensorBatch
 from terrafm_tg.utils.random import keyed_uniform
 
 from .inputs import PATCH_SIZE
-from .patch_embed import SensorPatchEmbed
+from .patch_embed import SensorPatchEmbed, join_unused
 
 type Shapes = list[tuple[int, int]]
 #: A residual branch: tokens (T, d) and their shapes to what is added.
 type Branch = Callable[[Tensor, Shapes], Tensor]
 #: Whether a processor takes the kernels that a GPU would: set to find out what memory these need.
 as_on_a_gpu: ContextVar[bool] = ContextVar("as_on_a_gpu", default=False)
+
+
+#: Kernels of attention: all but cuDNN's, which is planned anew for each number of views that stochastic depth keeps.
+_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class Kept(NamedTuple):
@@ -137,7 +140,9 @@ def embed_groups(embed: SensorPatchEmbed, groups: Sequence[SensorBatch]) -> list
         fused = linear(fused, value_map)
     mix, out = cast(nn.Linear, embed.projection.proj2), embed.projection.proj3
     x = embed.projection.norm_input(fused)
-    bias = out.weight @ mix.bias + out.bias + _zero_of_unused(embed, names)
+    bias = out.weight @ mix.bias + out.bias
+    if torch.is_grad_enabled():
+        bias = join_unused(bias, embed.unused(names))
     tokens = linear(x, out.weight @ mix.weight, bias)
     return [part.view(*grid, -1) for part, grid in zip(tokens.split(counts), grids, strict=True)]
 
@@ -169,14 +174,6 @@ def _token_idx(groups: Sequence[SensorBatch], name: str) -> Tensor:
             places.append((sample_idx[:, None] * tokens + of_sample).flatten())
         start += group.size * tokens
     return torch.cat(places)
-
-
-def _zero_of_unused(embed: SensorPatchEmbed, names: Sequence[str]) -> Tensor | float:
-    """Zero, with a gradient for the stems of modalities that no view shows, which DDP demands of every rank."""
-    if not torch.is_grad_enabled():
-        return 0.0
-    firsts = [p.view(-1)[0] for p in embed.unused(names) if p.requires_grad]
-    return 0.0 * torch.stack(firsts).sum() if firsts else 0.0
 
 
 class CropBlock(Block):
@@ -221,20 +218,9 @@ class CropBlock(Block):
         read, shapes_read = x, shapes
         if last:
             x, shapes = _class_tokens(x, shapes), [(n, 1) for n, _ in shapes]
-        with _without_cudnn():
+        with sdpa_kernel(_KERNELS):
             x = _residual(x, shapes, attend, kept[0], read, shapes_read)
         return _residual(x, shapes, functools.partial(mlp, self), kept[1], x, shapes)
-
-
-@contextmanager
-def _without_cudnn() -> Iterator[None]:
-    """Leaves cuDNN's attention out, which is planned anew for each number of views that stochastic depth keeps."""
-    before = torch.backends.cuda.cudnn_sdp_enabled()
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    try:
-        yield
-    finally:
-        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 def _residual(
@@ -246,9 +232,11 @@ def _residual(
     keep_idx, scale = kept
     if not sum(map(len, keep_idx)):  # every parameter has a gradient in every step, which DDP demands
         keep_idx, scale = tuple(torch.arange(n, device=x.device) for n, _ in shapes), 0.0
-    picked = _Pick.apply(read, shapes_read, keep_idx)
-    shapes_kept = [(len(idx), tokens) for idx, (_, tokens) in zip(keep_idx, shapes_read, strict=True)]
-    return _AddTo.apply(x, branch(picked, shapes_kept), shapes, keep_idx, scale)
+    picked = [group.index_select(0, idx) for group, idx in zip(_views(read, shapes_read), keep_idx, strict=True)]
+    added = branch(torch.cat([part.flatten(0, 1) for part in picked]), [(len(p), p.shape[1]) for p in picked])
+    parts = _views(added.to(x.dtype), [(len(idx), tokens) for idx, (_, tokens) in zip(keep_idx, shapes, strict=True)])
+    groups = zip(_views(x, shapes), keep_idx, parts, strict=True)
+    return torch.cat([group.index_add(0, idx, part, alpha=scale).flatten(0, 1) for group, idx, part in groups])
 
 
 def _attention_branch(
@@ -298,47 +286,3 @@ def _views(x: Tensor, shapes: Shapes) -> list[Tensor]:
     """(T, d) -> the groups, each (n, N, d)."""
     groups = x.split([n * tokens for n, tokens in shapes])
     return [group.view(*shape, -1) for group, shape in zip(groups, shapes, strict=True)]
-
-
-class _Pick(torch.autograd.Function):
-    """The tokens of some views; indexed view by view, since a processor copies long rows fast."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, shapes: Shapes, keep_idx: Sequence[Tensor]) -> Tensor:
-        ctx.where = shapes, keep_idx
-        return torch.cat([group[idx].flatten(0, 1) for group, idx in zip(_views(x, shapes), keep_idx, strict=True)])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        shapes, keep_idx = ctx.where
-        out = grad.new_zeros(sum(n * tokens for n, tokens in shapes), grad.shape[1])
-        for group, idx, part in _parts(out, grad, shapes, keep_idx):
-            group.index_copy_(0, idx, part)
-        return out, None, None
-
-
-class _AddTo(torch.autograd.Function):
-    """Adds the scaled branch of some views."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, shapes: Shapes, keep_idx: Sequence[Tensor], scale: float) -> Tensor:
-        ctx.where = shapes, keep_idx, scale, y.dtype
-        out = x.clone()
-        for group, idx, part in _parts(out, y.to(x.dtype), shapes, keep_idx):
-            group.index_add_(0, idx, part, alpha=scale)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        shapes, keep_idx, scale, dtype = ctx.where
-        picked = [group[idx].flatten(0, 1) for group, idx in zip(_views(grad, shapes), keep_idx, strict=True)]
-        return grad, torch.cat(picked).mul_(scale).to(dtype), None, None, None
-
-
-def _parts(x: Tensor, y: Tensor, shapes: Shapes, keep_idx: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Each group of x as views (n, N, d), with the places of some of its views and their part of y."""
-    parts = y.split([len(idx) * tokens for idx, (_, tokens) in zip(keep_idx, shapes, strict=True)])
-    for group, idx, part in zip(_views(x, shapes), keep_idx, parts, strict=True):
-        yield group, idx, part.view(len(idx), *group.shape[1:])

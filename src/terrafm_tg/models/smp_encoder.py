@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import S1RTC, S2L2A
 
-from .checkpoint import find_encoder
 from .inputs import PATCH_SIZE, input_channels
 from .sizes import SIZES, split_name
 from .vit import TerraFMViT
+from .weights import find_encoder
 
 #: Stages of smp's encoders: 1/2, 1/4, 1/8, 1/16 and 1/32 of the image's size.
 STAGES = 5

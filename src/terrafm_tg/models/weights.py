@@ -1,16 +1,30 @@
-"""Registered weights, in the form of torchvision and TorchGeo, and encoder weights from any source."""
+"""Encoder weights: registered ones, in the form of torchvision and TorchGeo, and those of files and URLs."""
 
+import http.client
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
+import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models._api import Weights, WeightsEnum
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, S2L2A
+from terrafm_tg.transforms import Normalize
+from terrafm_tg.utils.files import atomic_write
 
-from .checkpoint import read_encoder
+from .sizes import SIZES, find_size
+from .vit import TerraFMViT
+
+#: A tensor that every TerraFM encoder has: its place in a checkpoint is the encoder's.
+_ANCHOR = "patch_embed.conv2d_s1.weight"
+
+#: Parts that a model may have and a checkpoint lack: they start fresh.
+_FRESH = ("head.", "fc_norm.", "attn_pool.")
 
 #: The published checkpoint of the base model.
 PUBLISHED_URL = "https://huggingface.co/MBZUAI/TerraFM/resolve/main/TerraFM-B.pth"
@@ -35,8 +49,6 @@ def terrafm_transforms(
     Raises:
         TerraFMError: If the modality or a band is unknown.
     """
-    from terrafm_tg.transforms import Normalize
-
     return Normalize(modality, bands, size)
 
 
@@ -66,25 +78,6 @@ class TerraFMWeights(WeightsEnum):
         return load_encoder_state(self, progress=progress)[0]
 
 
-#: What the paper reports for the base model, in percent: benchmark and protocol -> data set -> score, on all of the
-#: training data (accuracy; for m-bigearthnet F1; Copernicus-Bench's BigEarthNet mAP; segmentation mIoU).
-_SCORES = {
-    "GEO-Bench k-NN": {"m-eurosat": 94.2, "m-bigearthnet": 68.7, "m-so2sat": 55.1, "m-brick-kiln": 94.5},
-    "GEO-Bench fine-tuned": {"m-eurosat": 98.1, "m-bigearthnet": 72.6, "m-so2sat": 64.9, "m-brick-kiln": 98.7},
-    "GEO-Bench segmentation probe": {"m-cashew-plant": 34.1, "m-SA-crop-type": 33.0},
-    "Copernicus-Bench frozen": {
-        "Cloud-S2": 67.9,
-        "EuroSAT-S1": 87.8,
-        "EuroSAT-S2": 99.1,
-        "BigEarthNet-S1": 76.9,
-        "BigEarthNet-S2": 84.4,
-        "DFC2020-S1": 55.4,
-        "DFC2020-S2": 63.8,
-        "LCZ-S2": 87.0,
-    },
-}
-
-
 class TerraFM_Base_Weights(TerraFMWeights):
     """TerraFM-B, pretrained on Sentinel-1 RTC and Sentinel-2 L1C and L2A.
 
@@ -105,7 +98,6 @@ class TerraFM_Base_Weights(TerraFMWeights):
             "license": "MIT",
             "ssl_method": "dino",
             "num_params": 112_951_296,
-            "scores": _SCORES,
         },
     )
 
@@ -174,11 +166,121 @@ def load_encoder_state(
             size.
     """
     names = {str(weight): weight for enum in WEIGHTS.values() for weight in enum.__members__.values()}
-    if source in _WITHOUT or source in WEIGHTS:
+    if source in SIZES:
         source = registered_weights(str(source))
     weight = source if isinstance(source, WeightsEnum) else names.get(os.fspath(source))
-    if weight is None:
-        return read_encoder(os.fspath(source), expected, progress, option)
-    if expected not in (None, weight.meta["model"]):
+    if weight and expected not in (None, weight.meta["model"]):
         raise TerraFMError(f"{weight} is of {weight.meta['model']}, not of {expected}: build that model.")
-    return read_encoder(weight.url, expected, progress, option)
+    place = weight.url if weight else os.fspath(source)
+    remote = urlparse(place).scheme in ("http", "https", "file")
+    content = _read_url(place, progress, option) if remote else _read(Path(place), option)
+    state = find_encoder(content, place)
+    width = state["cls_token"].shape[-1]
+    depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    model = find_size(width, depth)
+    if expected is not None and SIZES[expected]["embed_dim"] != width:
+        raise TerraFMError(
+            f"{place} holds {model or 'an encoder'} ({width} wide), not {expected}: build the size it was trained with."
+        )
+    settings = content.get("hyper_parameters")
+    settings = dict(settings) if isinstance(settings, Mapping) else {}
+    return state, {"model": model, "embed_dim": width, "depth": depth, "hyper_parameters": settings}
+
+
+def load_weights(model: TerraFMViT, state: Mapping[str, Tensor], source: str) -> None:
+    """Puts an encoder's tensors into a model and checks that nothing was left out.
+
+    Where the checkpoint has no fusion the model's own stays; a head of other classes is not taken.
+
+    Args:
+        model: Receives the tensors.
+        state: From :func:`load_encoder_state`.
+        source: What a message calls the checkpoint.
+
+    Raises:
+        TerraFMError: If a tensor is missing, unknown, or of another shape.
+    """
+    own = model.state_dict()
+    heads = [sd["head.weight"].shape if "head.weight" in sd else None for sd in (own, state)]
+    if heads[0] != heads[1]:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip().rstrip(".")
+        raise TerraFMError(f"{source} does not fit the model ({reason}): build it as it was trained.") from error
+    missing = [name for name in missing if not name.startswith(_FRESH)]
+    if missing or unexpected:
+        raise TerraFMError(
+            f"{source} does not fit the model (missing: {', '.join(missing[:3]) or 'nothing'}; unknown: "
+            f"{', '.join(unexpected[:3]) or 'nothing'}): build it as it was trained."
+        )
+
+
+def find_encoder(content: object, source: str) -> dict[str, Tensor]:
+    """Finds the encoder's tensors, wherever they are nested, and names them as published; the teacher's of several.
+
+    Args:
+        content: Nested dicts with tensors.
+        source: What a message calls them.
+
+    Raises:
+        TerraFMError: If there is no encoder or more than one, or it is incomplete.
+    """
+    tensors = {name.replace("_orig_mod.", ""): tensor for name, tensor in _flatten(content)}
+    prefixes = [name.removesuffix(_ANCHOR) for name in tensors if name.endswith(_ANCHOR)]
+    chosen = [prefix for prefix in prefixes if prefix.endswith("teacher.")] or prefixes
+    if len(chosen) != 1:
+        raise TerraFMError(
+            f"{source} holds {len(chosen) or 'no'} TerraFM encoder{'s' * bool(chosen)} (tensors {_ANCHOR}): "
+            "pass the published checkpoint, one of `terrafm fit`, or one of `terrafm export`."
+        )
+    state = {name.removeprefix(chosen[0]): t for name, t in tensors.items() if name.startswith(chosen[0])}
+    if "cls_token" not in state:
+        raise TerraFMError(f"{source} holds an incomplete TerraFM encoder (no cls_token): export it again.")
+    return state
+
+
+def _flatten(content: object, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Tensors of nested dicts, with their keys joined by dots."""
+    if isinstance(content, Tensor):
+        yield prefix.removesuffix("."), content
+    elif isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from _flatten(value, f"{prefix}{key}.")
+
+
+def _read(path: Path, option: str, url: str | None = None) -> dict[str, Any]:
+    """The content of a checkpoint file, ``url`` being where it was just downloaded from."""
+    if not path.is_file():
+        raise TerraFMError(
+            f"There is no checkpoint file {path}: correct `{option}`, or use a name such as terrafm_base."
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damage makes the readers of zips and pickles raise whatever they stumble over
+        reason = str(error).split("\n")[0].split(". ")[0][:100] or type(error).__name__
+        advice = "try again later" if url else f"give a whole one as `{option}`, fetched or exported again"
+        raise TerraFMError(f"The checkpoint {url or path} is damaged or not one ({reason}): {advice}.") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _read_url(url: str, progress: bool, option: str) -> dict[str, Any]:
+    """The content of a URL's file in the torch hub cache, which a download enters only if it holds an encoder."""
+    name = Path(urlparse(url).path).name
+    target = Path(torch.hub.get_dir(), "checkpoints", name)
+    if target.is_file():
+        return _read(target, option)
+    sha256 = torch.hub.HASH_REGEX.search(name)
+    try:
+        with atomic_write(target) as partial:
+            torch.hub.download_url_to_file(url, str(partial), sha256[1] if sha256 else None, progress)
+            content = _read(partial, option, url)
+            find_encoder(content, url)
+    except (OSError, http.client.HTTPException, RuntimeError) as error:
+        raise TerraFMError(
+            f"{url} could not be downloaded ({error}): put the file at {target}, or pass its path as `{option}`."
+        ) from error
+    return content
