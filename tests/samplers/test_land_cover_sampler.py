@@ -1,46 +1,52 @@
-"""Draws against counts made by hand; ranks against the whole list."""
+"""Draws against counts made by hand; ranks against the whole list, also as 512 processes see it.
 
-import geopandas as gpd
+Tests of chance have a known chance to fail.
+"""
+
 import numpy as np
 import pandas as pd
 import pytest
-import shapely
-import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Trainer
+from scipy import stats
 from torch.utils.data import DataLoader
 
 from terrafm_tg.datasets import TileDataset
+from terrafm_tg.datasets.tiles.table import BOX, TIMES
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.samplers import LandCoverSampler
 
+COLUMNS = ("land_cover", "climate", "region")
+
 
 class Index(TileDataset):
-    """Tiles with an index only."""
+    """Tiles with a table only."""
 
     def _read(self, row, modality):
         raise AssertionError("a sampler reads no pixels")
 
 
-def make_tiles(land_cover, cells=None, **columns) -> Index:
+def make_tiles(land_cover, **columns) -> Index:
+    """Four tiles in each cell."""
     count = len(land_cover)
-    times = np.full(count, np.datetime64("2021-06-01"), "datetime64[ns]")
-    x = np.linspace(0, 1, count)
-    index = gpd.GeoDataFrame(
-        {
-            "cell": [f"0U_{i // 4}R" for i in range(count)] if cells is None else cells,
-            "quadrant": np.arange(count) % 4,
-            "epsg": 32631,
-            "has_s2l2a": True,
-            "land_cover": land_cover,
-            **columns,
-        },
-        index=pd.IntervalIndex.from_arrays(times, times, closed="both", name="datetime"),
-        geometry=shapely.box(x, 0, x + 0.01, 0.01),
-        crs=4326,
+    cells = pd.Categorical.from_codes(np.arange(count) // 4, [f"0U_{i}R" for i in range(-(-count // 4))])
+    table = {"cell": cells, "quadrant": np.arange(count) % 4, "epsg": 32631, "has_s2l2a": True}
+    table |= dict.fromkeys(TIMES, np.full(count, np.datetime64("2021-06-01", "us")))
+    return Index(
+        pd.DataFrame(table | dict.fromkeys(BOX, np.arange(count) / count) | {"land_cover": land_cover} | columns)
     )
-    return Index(index)
+
+
+@pytest.fixture(scope="module")
+def world() -> Index:
+    """Tiles whose classes, zones and regions are as uneven as on Earth, and go together in a cell."""
+    rng = np.random.default_rng(0)
+    groups = {
+        name: np.repeat(rng.choice(size, 5000, p=(p := 0.7 ** np.arange(size)) / p.sum()), 4)
+        for name, size in zip(COLUMNS, (11, 12, 5), strict=True)
+    }
+    return make_tiles(**groups)
 
 
 def drawn_rows(sampler) -> np.ndarray:
@@ -83,14 +89,6 @@ def test_powers_by_hand() -> None:
     np.testing.assert_allclose(equal.land_cover_share(), np.array([1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]) / 3)
 
 
-def test_share_is_that_of_the_draws() -> None:
-    land_cover = np.random.default_rng(0).choice([0, 3, 9, -1], 400, p=[0.6, 0.25, 0.05, 0.1])
-    sampler = LandCoverSampler(make_tiles(land_cover), power=0.5, length=1000)
-    drawn = land_cover[drawn_rows(sampler)]
-    counts = np.bincount(drawn[drawn >= 0], minlength=12) / 1000
-    np.testing.assert_allclose(sampler.land_cover_share(), counts, atol=1.01e-3)
-
-
 def test_joint_groups_and_unknown_columns() -> None:
     climate, region = np.array([1, 1, 1, 2, 2, 2, 2, 2]), np.array([0, 0, 1, 0, 0, 0, 0, -1])
     tiles = make_tiles([0] * 8, climate=climate, region=region)
@@ -101,8 +99,7 @@ def test_joint_groups_and_unknown_columns() -> None:
 
 
 def test_missing_land_cover_is_said(caplog) -> None:
-    tiles = make_tiles([0] * 8)
-    tiles.index = tiles.index.drop(columns="land_cover")
+    tiles = Index(make_tiles([0] * 8).table.drop(columns="land_cover"))
     sampler = LandCoverSampler(tiles)
     assert "Land cover is unknown for all 8 tiles" in caplog.text
     assert sorted(drawn_rows(sampler)) == list(range(8))
@@ -135,17 +132,6 @@ def test_rare_draws_go_round_over_epochs() -> None:
     assert quadrants.max() <= 45  # 25 expected; in index order it would be 100
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
-def test_ranks_partition_the_list(ranks) -> None:
-    tiles = make_tiles([0] * 40 + [5] * 10)
-    whole = LandCoverSampler(tiles, length=101).global_rows()
-    parts = [list(LandCoverSampler(tiles, length=101, rank=r, world_size=ranks)) for r in range(ranks)]
-    assert {len(part) for part in parts} == {101 // ranks}
-    positions = sorted(s.position for part in parts for s in part)
-    assert positions == list(range(101 // ranks * ranks))
-    assert all(s.row == whole[s.position] for part in parts for s in part)
-
-
 def test_evaluation_keeps_order_and_drops_nothing() -> None:
     tiles = make_tiles([11] * 50)
     rows = np.array([40, 3, 7, 9, 21])
@@ -170,11 +156,7 @@ def test_ocean_cells_are_kept_whole_by_seed() -> None:
     np.testing.assert_array_equal(half, kept[kept % 2 == 0])
     other = LandCoverSampler(tiles, power=0, ocean_keep=0.3, seed=2).rows
     assert not np.array_equal(kept, other)
-
-
-def test_default_keeps_two_percent_of_the_ocean() -> None:
-    kept = LandCoverSampler(make_tiles([11] * 40_000)).rows
-    assert 0.015 < len(kept) / 40_000 < 0.025
+    assert 0.015 < len(LandCoverSampler(make_tiles([11] * 40_000)).rows) / 40_000 < 0.025  # as in the paper
 
 
 def test_replacements_follow_the_weights() -> None:
@@ -193,54 +175,76 @@ def test_replacements_follow_the_weights() -> None:
         ({"seed": -1}, "`seed` is -1"),
         ({"by": "cover"}, "no column 'cover'"),
         ({"rows": np.array([], int)}, "No tile is left"),
+        ({"rows": np.arange(8, 16), "ocean_keep": 0}, "`ocean_keep=0` drops"),
+        ({"rank": 0, "world_size": 17}, "17 processes cannot share 16 tiles"),
     ],
 )
 def test_wrong_settings(settings_, words) -> None:
     with pytest.raises(TerraFMError, match=words):
-        LandCoverSampler(make_tiles([0] * 8), **settings_)
-
-
-def test_more_processes_than_tiles() -> None:
-    with pytest.raises(TerraFMError, match="9 processes cannot share 8 tiles"):
-        len(LandCoverSampler(make_tiles([0] * 8), rank=0, world_size=9))
-
-
-def test_only_ocean() -> None:
-    with pytest.raises(TerraFMError, match="`ocean_keep=0` drops"):
-        LandCoverSampler(make_tiles([11] * 8), ocean_keep=0)
+        len(LandCoverSampler(make_tiles([0] * 8 + [11] * 8), **{"ocean_keep": 1} | settings_))
 
 
 def test_lightning_leaves_it_alone() -> None:
     """With ``ddp`` and default settings Lightning would cut another sampler's list up again."""
     trainer = Trainer(strategy="ddp", accelerator="cpu", devices=2, logger=False, enable_checkpointing=False)
-    loader = DataLoader(Index(make_tiles([0] * 8).index), sampler=LandCoverSampler(make_tiles([0] * 8)))
+    tiles = make_tiles([0] * 8)
+    loader = DataLoader(tiles, sampler=LandCoverSampler(tiles))
     assert not trainer._data_connector._requires_distributed_sampler(loader)
 
 
-def _two_processes(rank, port, queue) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    sampler = LandCoverSampler(make_tiles([0] * 40 + [5] * 10), length=60)
-    sampler.set_epoch(2)
-    queue.put((rank, [(s.position, s.row) for s in sampler]))
-    torch.distributed.destroy_process_group()
+@pytest.mark.parametrize("ranks", [1, 2, 7, 512])
+def test_ranks_partition_the_list(world, ranks) -> None:
+    whole = LandCoverSampler(world, length=20_003, by=COLUMNS)
+    whole.set_epoch(3)
+    parts = []
+    for rank in range(ranks):
+        sampler = LandCoverSampler(world, length=20_003, by=COLUMNS, rank=rank, world_size=ranks)
+        sampler.set_epoch(3)
+        parts.append(sampler.own_rows())
+        if rank in (0, ranks - 1):
+            assert [(s.row, s.position) for s in sampler] == [
+                (row, rank + place * ranks) for place, row in enumerate(parts[-1].tolist())
+            ]
+    together = np.stack(parts, axis=1).ravel()
+    assert len(together) == 20_003 // ranks * ranks
+    np.testing.assert_array_equal(together, whole.global_rows()[: len(together)])
 
 
-def test_two_real_processes_partition_the_list() -> None:
-    import socket
+@pytest.mark.parametrize("rank", [0, 300, 511])
+def test_shares_of_one_rank_of_many_within_sampling_error(world, rank) -> None:
+    """Draws of 1 rank of 512, 400 of an epoch, over 80 seeds: chi-square against shares made by hand.
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = torch.multiprocessing.get_context("fork")
-    queue = context.SimpleQueue()
-    processes = [context.Process(target=_two_processes, args=(rank, port, queue)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0, 0]
-    parts = dict(queue.get() for _ in processes)
-    whole = LandCoverSampler(make_tiles([0] * 40 + [5] * 10), length=60)
-    whole.set_epoch(2)
-    assert [position for position, _ in parts[0]] == list(range(0, 60, 2))
-    assert sorted(parts[0] + parts[1]) == list(enumerate(whole.global_rows().tolist()))
+    Each p-value is uniform if a rank's draws are a random sample of the shares asked for; the smallest of 80 and their
+    distribution may look as extreme as this once in a thousand times.
+    """
+    cover = world.table["land_cover"].to_numpy()
+    wanted = (np.bincount(cover) / len(cover)) ** 0.5
+    wanted /= wanted.sum()
+    p_values = []
+    for seed in range(80):
+        sampler = LandCoverSampler(world, length=512 * 400, power=0.5, seed=seed, rank=rank, world_size=512)
+        sampler.set_epoch(seed % 5)
+        counts = np.bincount(cover[sampler.own_rows()], minlength=len(wanted))
+        p_values.append(stats.chisquare(counts, 400 * wanted).pvalue)
+        np.testing.assert_allclose(sampler.land_cover_share()[: len(wanted)], wanted, atol=1e-6)
+    assert min(p_values) > 1e-3 / 80
+    assert stats.kstest(p_values, "uniform").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_no_group_and_no_tile_starves(world, power) -> None:
+    """Each class x zone x region is within a draw of its share in every epoch; each tile comes round."""
+    _, group, size = np.unique(world.table[list(COLUMNS)], axis=0, return_inverse=True, return_counts=True)
+    assert (size.max() / size.min(), len(size)) > (100, 400)
+    share = (size / size.sum()) ** (1 - power)
+    expected = 10_000 * share / share.sum()
+    sampler = LandCoverSampler(world, length=10_000, power=power, by=COLUMNS)
+    seen = np.zeros(len(group), int)
+    epochs = int(2.5 / sampler.expected_counts.min())
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        rows = sampler.global_rows()
+        assert np.abs(np.bincount(group[rows], minlength=len(size)) - expected).max() < 1 + 1e-6
+        seen += np.bincount(rows, minlength=len(group))
+    assert seen.min() >= 1
+    assert np.abs(np.bincount(group, seen) / epochs - expected).max() < 4 / epochs

@@ -20,7 +20,6 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.radiometry import offset_by_pixels, offsets_by_name
 from terrafm_tg.simulation import SimulatedWorld, simulate
-from terrafm_tg.simulation.latents import draw_latents
 from terrafm_tg.simulation.planet import Planet
 from terrafm_tg.simulation.surface import render_ground
 
@@ -51,7 +50,7 @@ def pixels(blob):
 
 
 def ground_of(cell, size, seed=0):
-    return render_ground(draw_latents(Planet(seed), cell, size))
+    return render_ground(Planet(seed), cell, size)
 
 
 # --- The files are what Major-TOM and WorldCover publish

@@ -45,7 +45,7 @@ def test_radar_shifts_in_decibels():
 
 def test_blur_is_as_frequent_and_as_wide_as_set():
     setting = Augment(blur_probability=0.3, blur_sigma=(0.5, 2.0))
-    sigma = setting.change(S1RTC, draws(S1RTC)).sigma
+    _, _, sigma = setting.change(S1RTC, draws(S1RTC))
     assert abs((sigma > 0).mean() - 0.3) < 0.03
     assert sigma[sigma > 0].min() >= 0.5
     assert sigma.max() <= 2.0

@@ -21,7 +21,6 @@ class MajorTOMDataModule(TileDataModule):
         root: Folder with ``Core-S2L2A``, ``Core-S2L1C``, ``Core-S1RTC``, any of them.
         tile_size: Edge of a tile in pixels of 10 m: half a cell's.
         index: Path of a tile index instead of ``root/index.parquet``.
-        harmonize: Take the offset of processing baseline 04.00 off.
         ambiguous_offset: Decides where a product's name does not tell it: ``error``, ``present``,
             ``absent``, ``drop``; see :class:`~terrafm_tg.datasets.MajorTOM`.
         remote: Read rows whose file is not on disk from their URL.
@@ -35,7 +34,6 @@ class MajorTOMDataModule(TileDataModule):
         root: str | os.PathLike[str],
         tile_size: int = 534,
         index: str | os.PathLike[str] | None = None,
-        harmonize: bool = True,
         ambiguous_offset: str = "error",
         remote: bool = False,
         **kwargs: Any,
@@ -58,7 +56,6 @@ class SentinelFolderDataModule(TileDataModule):
             the path of a CSV file, for all or by modality.
         ambiguous_offset: Decides where it could not be found out: ``error``, ``present``, ``absent``,
             ``drop``.
-        harmonize: Take the offset off.
         max_days: Do not join images that are further apart in time.
         **kwargs: Settings of :class:`TileDataModule`.
     """
@@ -76,7 +73,6 @@ class SentinelFolderDataModule(TileDataModule):
         optical_scale: float = 1.0,
         offsets: int | str | Mapping[str, int | str] | None = None,
         ambiguous_offset: str = "error",
-        harmonize: bool = True,
         max_days: float | None = None,
         **kwargs: Any,
     ) -> None:
@@ -90,7 +86,6 @@ class SSL4EOS12DataModule(TileDataModule):
         root: Folder with ``s1``, ``s2c``, ``s2a``, any of them.
         index: Path of a tile index instead of ``root/index.parquet``.
         download: Let TorchGeo download what is missing (1.5 TB for all three sensors).
-        checksum: Let it check what it downloads.
         **kwargs: Settings of :class:`TileDataModule`.
     """
 
@@ -99,7 +94,6 @@ class SSL4EOS12DataModule(TileDataModule):
         root: str | os.PathLike[str],
         index: str | os.PathLike[str] | None = None,
         download: bool = False,
-        checksum: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -107,8 +101,7 @@ class SSL4EOS12DataModule(TileDataModule):
     def prepare_data(self) -> None:
         """Downloads what is missing, where that is asked for, in one process."""
         if self.hparams["download"]:
-            modalities, checksum = self.hparams["modalities"], self.hparams["checksum"]
-            find_splits(Path(self.hparams["root"]), modalities, True, checksum)
+            find_splits(Path(self.hparams["root"]), self.hparams["modalities"], download=True)
 
     def make_dataset(self) -> SSL4EOS12Tiles:
         """Opens the sites that are there."""
@@ -144,7 +137,6 @@ class PackedDataModule(TileDataModule):
     Args:
         root: Folder of the store, or its URL.
         index: Path of a tile index with a part of the store's rows, instead of all.
-        harmonize: Take the offset of processing baseline 04.00 off.
         ambiguous_offset: Decides where a product's name does not tell it: ``error``, ``present``,
             ``absent``, ``drop``; see :class:`~terrafm_tg.datasets.MajorTOM`.
         **kwargs: Settings of :class:`TileDataModule`.
@@ -156,7 +148,6 @@ class PackedDataModule(TileDataModule):
         self,
         root: str | os.PathLike[str],
         index: str | os.PathLike[str] | None = None,
-        harmonize: bool = True,
         ambiguous_offset: str = "error",
         **kwargs: Any,
     ) -> None:
@@ -193,13 +184,6 @@ class SimulatedDataModule(TileDataModule):
 
     def make_dataset(self) -> SimulatedWorld:
         """Opens the world, after writing it where it is missing."""
-        options = self.hparams
-        return SimulatedWorld(
-            options["root"],
-            options["modalities"],
-            native=True,
-            cells=options["cells"],
-            cell_size=options["cell_size"],
-            seed=options["world_seed"],
-            workers=options["world_workers"],
-        )
+        options = {name: self.hparams[name] for name in ("root", "modalities", "cells", "cell_size")}
+        seed, workers = self.hparams["world_seed"], self.hparams["world_workers"]
+        return SimulatedWorld(native=True, seed=seed, workers=workers, **options)

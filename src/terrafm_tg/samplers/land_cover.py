@@ -72,14 +72,14 @@ class LandCoverSampler(GeoSampler, DistributedSampler):
         world_size: int | None = None,
         shuffle: bool = True,
     ) -> None:
-        if not np.isfinite(power):
-            raise TerraFMError(f"`power` is {power}: give a finite number, such as 0.5.")
-        if not 0 <= ocean_keep <= 1:
-            raise TerraFMError(f"`ocean_keep` is {ocean_keep}: give a probability from 0 to 1.")
-        if length is not None and length < 1:
-            raise TerraFMError(f"The epoch's length is {length}: give at least 1, or none for the number of tiles.")
-        if seed < 0:
-            raise TerraFMError(f"`seed` is {seed}: give 0 or more.")
+        for fits, wrong in (
+            (np.isfinite(power), f"`power` is {power}: give a finite number, such as 0.5."),
+            (0 <= ocean_keep <= 1, f"`ocean_keep` is {ocean_keep}: give a probability from 0 to 1."),
+            (length is None or length >= 1, f"The epoch's length is {length}: give at least 1, or none for all tiles."),
+            (seed >= 0, f"`seed` is {seed}: give 0 or more."),
+        ):
+            if not fits:
+                raise TerraFMError(wrong)
         self.tiles = dataset
         self.seed, self.shuffle, self.epoch = seed, shuffle, 0
         self.start = 0  # position in the epoch's list of the first draw; a resumed loader sets it

@@ -9,11 +9,11 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.progress import track
 from threadpoolctl import threadpool_limits
 from torchgeo.datasets.utils import Sample
@@ -21,12 +21,13 @@ from torchgeo.datasets.utils import Sample
 from terrafm_tg.datasets.index.build import build_index
 from terrafm_tg.datasets.majortom.dataset import MajorTOM
 from terrafm_tg.datasets.majortom.grid import FULL_SIZE, GridCell
+from terrafm_tg.datasets.majortom.images import ProductRow
 from terrafm_tg.datasets.majortom.rows import FOLDERS
 from terrafm_tg.datasets.tiles.index_file import NAME as INDEX
 from terrafm_tg.errors import TerraFMError
 
 from .planet import Planet
-from .writer import PART_BYTES, EncodedCell, ProductWriter, WorldCoverWriter, encode_cell, write_climate, write_regions
+from .writer import PART_BYTES, ProductWriter, WorldCoverWriter, encode_cell, write_climate, write_regions
 
 #: A root holds a whole world where it holds this file, with the world's settings.
 MARKER = "world.json"
@@ -79,14 +80,15 @@ def simulate(
     shutil.rmtree(beside, ignore_errors=True)  # of an interrupted run
     beside.mkdir(parents=True)
     worldcover = WorldCoverWriter(beside / "WorldCover")
-    with ExitStack() as stack:
-        writers = {m: stack.enter_context(ProductWriter(beside / FOLDERS[m], part_bytes)) for m in FOLDERS}
-        encoded = _encode(planet, chosen, cell_size, workers)
-        for cell in track(encoded, f"Simulating {cells:,} cells", cells, disable=not progress):
-            worldcover.add(cell.cell, cell.codes)
-            for modality, row in cell.rows.items():
-                writers[modality].add(row)
-    worldcover.write()
+    writers = {m: ProductWriter(beside / FOLDERS[m], part_bytes) for m in FOLDERS}
+    encoded = zip(chosen, _encode(planet, chosen, cell_size, workers), strict=True)
+    for cell, (codes, rows) in track(encoded, f"Simulating {cells:,} cells", cells, disable=not progress):
+        worldcover.add(cell, codes)
+        for modality, row in rows.items():
+            writers[modality].add(row)
+    for writer in writers.values():
+        writer.close()
+    worldcover.close()
     write_climate(beside / "climate.tif", planet)
     write_regions(beside / "regions.geojson")
     (beside / MARKER).write_text(json.dumps(settings, indent=2))
@@ -115,9 +117,11 @@ def _holds(root: Path, settings: dict[str, int]) -> bool:
     return found is not None
 
 
-def _encode(planet: Planet, cells: list[GridCell], size: int, workers: int | None) -> Iterator[EncodedCell]:
-    """Yields the cells in their order, each rendered by one thread."""
-    work = partial(encode_cell, planet, size=size)
+def _encode(
+    planet: Planet, cells: list[GridCell], size: int, workers: int | None
+) -> Iterator[tuple[np.ndarray, dict[str, ProductRow]]]:
+    """Yields the codes and products of the cells in their order, each rendered by one thread."""
+    work = partial(encode_cell, planet, size)
     workers = min(multiprocessing.cpu_count() if workers is None else workers, len(cells))
     if workers < 1:
         with threadpool_limits(1):

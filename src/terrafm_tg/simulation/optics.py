@@ -1,6 +1,6 @@
 """Sentinel-2: the ground in season and sunlight, under clouds, through the atmosphere."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -51,47 +51,42 @@ def local_spectra(climate: dict[str, float], rng: np.random.Generator) -> np.nda
     return (np.stack(list(spectra.values())) * np.exp(varied)).T
 
 
-@dataclass(frozen=True)
 class Sun:
-    """Position of the sun at half past ten."""
+    """The sun at half past ten over a latitude and day of the year.
 
-    height: float  # sine of its elevation
-    east: float  # eastward part of the direction to it, per unit of height
-    north: float  # northward part
+    It never stands below 15°, as products of darker days are not archived.
+    """
 
-    @classmethod
-    def at(cls, latitude: float, day_of_year: int) -> "Sun":
-        """Computes the sun over a place and day; never below 15°, as products of darker days are not archived."""
+    def __init__(self, latitude: float, day_of_year: int) -> None:
         lat = np.radians(latitude)
         declination = np.radians(23.4) * np.cos(2 * np.pi * (day_of_year - 172) / 365.25)
         noon = np.sin(lat) * np.sin(declination) + np.cos(lat) * np.cos(declination)
-        height = float(np.clip(0.95 * noon, np.sin(np.radians(15)), 0.95))
+        #: Sine of its elevation.
+        self.height = float(np.clip(0.95 * noon, np.sin(np.radians(15)), 0.95))
         azimuth = np.radians(150 if lat >= declination else 30)
-        run = float(np.sqrt(1 - height**2) / height)
-        return cls(height, run * float(np.sin(azimuth)), run * float(np.cos(azimuth)))
+        run = float(np.sqrt(1 - self.height**2) / self.height)
+        #: Eastward and northward part of the direction to it, per unit of height.
+        self.east, self.north = run * float(np.sin(azimuth)), run * float(np.cos(azimuth))
 
 
-@dataclass(frozen=True)
 class Atmosphere:
-    """The atmosphere's effect on reflectance, per band (13,): seen = haze + transmittance * reflectance."""
+    """The atmosphere's effect on reflectance, per band (13,): seen = haze + transmittance * reflectance.
 
-    haze: np.ndarray  # path radiance in units of reflectance
-    transmittance: np.ndarray  # down and up again
-    residue: np.ndarray  # error of the correction to L2A, in units of reflectance
+    A load of aerosol and water vapor (more where it is warm) is drawn, beside Rayleigh scattering.
+    """
 
-    @classmethod
-    def draw(cls, rng: np.random.Generator, sun: Sun, temperature: float) -> "Atmosphere":
-        """Draws a load of aerosol and water vapor (more where it is warm), beside Rayleigh scattering."""
+    def __init__(self, rng: np.random.Generator, sun: Sun, temperature: float) -> None:
         rayleigh = 0.0088 * WAVELENGTHS**-4.08
         aerosol = (0.05 + rng.gamma(2.0, 0.09)) * (WAVELENGTHS / 0.55) ** -1.3
         vapour = rng.uniform(0.3, 1.0) * float(np.clip((temperature + 20) / 45, 0.1, 1))
         absorbed = np.array([{"B09": 0.9 * vapour, "B10": 4.0 + vapour}.get(name, 0.03) for name in NAMES])
         mass = 0.5 / sun.height + 0.5
-        return cls(
-            haze=mass * (0.37 * rayleigh + 0.09 * aerosol) * np.exp(-absorbed * mass / 2),
-            transmittance=np.exp(-mass * (0.5 * rayleigh + 0.16 * aerosol + absorbed)),
-            residue=rng.normal(0, 0.008) * (WAVELENGTHS / 0.45) ** -1.5 + rng.normal(0, 0.003, len(NAMES)),
-        )
+        #: Path radiance in units of reflectance.
+        self.haze = mass * (0.37 * rayleigh + 0.09 * aerosol) * np.exp(-absorbed * mass / 2)
+        #: Down and up again.
+        self.transmittance = np.exp(-mass * (0.5 * rayleigh + 0.16 * aerosol + absorbed))
+        #: Error of the correction to L2A, in units of reflectance.
+        self.residue = rng.normal(0, 0.008) * (WAVELENGTHS / 0.45) ** -1.5 + rng.normal(0, 0.003, len(NAMES))
 
 
 def clouds(shape: tuple[int, int], product: Acquisition, sun: Sun) -> tuple[np.ndarray, np.ndarray]:
@@ -110,11 +105,6 @@ def clouds(shape: tuple[int, int], product: Acquisition, sun: Sun) -> tuple[np.n
     opacity = np.clip(2.4 * (above.fractals(field)["cloud"] - level), veil, 0.97)
     shadow = np.clip(2.4 * (sunward.fractals(field)["cloud"] - level), 0, 0.97)
     return opacity, shadow
-
-
-def cloud_mask(opacity: np.ndarray, shadow: np.ndarray) -> np.ndarray:
-    """Makes Major-TOM's mask (H, W) uint8: 0 clear, 1 thick cloud, 2 thin cloud, 3 shadow."""
-    return np.select([opacity > 0.5, opacity > 0.15, shadow > 0.3], [1, 2, 3], 0).astype(np.uint8)
 
 
 def swath_edge(shape: tuple[int, int], product: Acquisition, share: float) -> np.ndarray | None:
@@ -136,67 +126,64 @@ def swath_edge(shape: tuple[int, int], product: Acquisition, share: float) -> np
 SWATH_EDGES = 0.03
 
 
-@dataclass(frozen=True)
 class OpticalScene:
-    """An optical acquisition before the bands sample it."""
-
-    # per resolution (11, h, w), share of each material times its illumination; cloud last
-    light: dict[int, np.ndarray]
-    spectra: np.ndarray  # (13, 11) reflectance of the materials at this place and date
-    atmosphere: Atmosphere  # between them and the satellite
-    cloud_mask: np.ndarray  # (H, W) uint8: 0 clear, 1 thick cloud, 2 thin cloud, 3 shadow
-    outside: np.ndarray | None  # (H, W) bool, beyond the swath; None where nothing is
-
-
-def observe_optics(ground: Ground, product: Acquisition, latitude: float) -> OpticalScene:
-    """Puts ``ground`` under the light and air that Sentinel-2 meets at the date of ``product``."""
-    rng = product.rng("optics")
-    day = product.time.timetuple().tm_yday
-    sun = Sun.at(latitude, day)
-    summer = float(np.cos(2 * np.pi * (day - 196) / 365.25)) * (1 if latitude >= 0 else -1)
-    cover = _in_season(ground, summer, rng)
-    facing = 1 - 0.7 * (sun.east * ground.slope[0] + sun.north * ground.slope[1])
-    shape = ground.land_cover.shape
-    opacity, shadow = clouds(shape, product, sun)
-    light = np.empty((len(cover) + 1, *shape), dtype=np.float32)
-    np.multiply(cover, (0.2 + 0.8 * np.clip(facing, 0.1, 2.2)) * (1 - 0.65 * shadow) * (1 - opacity), out=light[:-1])
-    light[-1] = opacity
-    coarse = block_mean(light, 2)
-    return OpticalScene(
-        light={10: light, 20: coarse, 60: block_mean(coarse, 3)},
-        spectra=local_spectra(ground.climate, rng),
-        atmosphere=Atmosphere.draw(rng, sun, ground.climate["temperature"]),
-        cloud_mask=cloud_mask(opacity, shadow),
-        outside=swath_edge(shape, product, share=SWATH_EDGES),
-    )
-
-
-def sample_bands(scene: OpticalScene, level: str, offset: int) -> dict[str, np.ndarray]:
-    """Samples the bands of one product.
+    """The ground under the light and air that Sentinel-2 meets at the date of a product.
 
     Args:
-        scene: The acquisition.
-        level: ``"L1C"`` (through the atmosphere, with B10) or ``"L2A"`` (corrected, up to a residue).
-        offset: Added to the digital numbers.
-
-    Returns:
-        Per band a uint16 array at its native resolution: reflectance * 10,000 + offset, 0 beyond the swath.
+        ground: In midsummer.
+        product: The acquisition.
+        latitude: Of the place.
     """
-    air = scene.atmosphere
-    gain, bias = (air.transmittance, air.haze) if level == "L1C" else (np.ones(len(NAMES)), air.residue)
-    bands = {}
-    for meters, light in scene.light.items():
-        index = [i for i, name in enumerate(NAMES) if BANDS[name][1] == meters]
-        factors = (1e4 * gain[index, None] * scene.spectra[index]).astype(np.float32)
-        numbers = factors @ light.reshape(len(light), -1)
-        numbers += (1e4 * bias[index, None]).astype(np.float32)
-        pictures = np.clip(np.rint(numbers).astype(np.int32) + offset, 1, 65535).astype(np.uint16)
-        pictures = pictures.reshape(len(index), *light.shape[1:])
-        if scene.outside is not None:
-            every = meters // 10
-            pictures[:, scene.outside[every // 2 :: every, every // 2 :: every]] = 0
-        bands.update({NAMES[i]: picture for i, picture in zip(index, pictures, strict=True)})
-    return {name: bands[name] for name in NAMES if level == "L1C" or name != "B10"}
+
+    def __init__(self, ground: Ground, product: Acquisition, latitude: float) -> None:
+        rng = product.rng("optics")
+        day = product.time.timetuple().tm_yday
+        sun = Sun(latitude, day)
+        summer = float(np.cos(2 * np.pi * (day - 196) / 365.25)) * (1 if latitude >= 0 else -1)
+        cover = _in_season(ground, summer, rng)
+        facing = 1 - 0.7 * (sun.east * ground.slope[0] + sun.north * ground.slope[1])
+        shape = ground.land_cover.shape
+        opacity, shadow = clouds(shape, product, sun)
+        light = np.empty((len(cover) + 1, *shape), dtype=np.float32)
+        sunlit = (0.2 + 0.8 * np.clip(facing, 0.1, 2.2)) * (1 - 0.65 * shadow) * (1 - opacity)
+        np.multiply(cover, sunlit, out=light[:-1])
+        light[-1] = opacity
+        coarse = block_mean(light, 2)
+        #: Per resolution (11, h, w), share of each material times its illumination; cloud last.
+        self.light = {10: light, 20: coarse, 60: block_mean(coarse, 3)}
+        #: Reflectance of the materials at this place and date, (13, 11).
+        self.spectra = local_spectra(ground.climate, rng)
+        self.atmosphere = Atmosphere(rng, sun, ground.climate["temperature"])
+        #: Major-TOM's, (H, W) uint8: 0 clear, 1 thick cloud, 2 thin cloud, 3 shadow.
+        self.cloud_mask = np.select([opacity > 0.5, opacity > 0.15, shadow > 0.3], [1, 2, 3], 0).astype(np.uint8)
+        #: Beyond the swath, (H, W) bool; None where nothing is.
+        self.outside = swath_edge(shape, product, share=SWATH_EDGES)
+
+    def bands(self, level: str, offset: int) -> dict[str, np.ndarray]:
+        """Samples the bands of one product.
+
+        Args:
+            level: ``"L1C"`` (through the atmosphere, with B10) or ``"L2A"`` (corrected, up to a residue).
+            offset: Added to the digital numbers.
+
+        Returns:
+            Per band a uint16 array at its native resolution: reflectance * 10,000 + offset, 0 beyond the swath.
+        """
+        air = self.atmosphere
+        gain, bias = (air.transmittance, air.haze) if level == "L1C" else (np.ones(len(NAMES)), air.residue)
+        bands = {}
+        for meters, light in self.light.items():
+            index = [i for i, name in enumerate(NAMES) if BANDS[name][1] == meters]
+            factors = (1e4 * gain[index, None] * self.spectra[index]).astype(np.float32)
+            numbers = factors @ light.reshape(len(light), -1)
+            numbers += (1e4 * bias[index, None]).astype(np.float32)
+            pictures = np.clip(np.rint(numbers).astype(np.int32) + offset, 1, 65535).astype(np.uint16)
+            pictures = pictures.reshape(len(index), *light.shape[1:])
+            if self.outside is not None:
+                every = meters // 10
+                pictures[:, self.outside[every // 2 :: every, every // 2 :: every]] = 0
+            bands.update({NAMES[i]: picture for i, picture in zip(index, pictures, strict=True)})
+        return {name: bands[name] for name in NAMES if level == "L1C" or name != "B10"}
 
 
 def _in_season(ground: Ground, summer: float, rng: np.random.Generator) -> np.ndarray:

@@ -36,8 +36,8 @@ class Acquisition:
         return np.random.default_rng(mix(self.key, key_of(what)))
 
 
-def plan_acquisitions(seed: int, cell: GridCell) -> dict[str, Acquisition | None]:
-    """Plans the acquisitions over a cell by modality; ``s1rtc`` is None where Sentinel-1 does not cover it."""
+def plan_acquisitions(seed: int, cell: GridCell) -> dict[str, Acquisition]:
+    """Plans the acquisitions over a cell by modality; no ``s1rtc`` where Sentinel-1 does not cover it."""
     key = mix(seed, key_of("products"), cell.row, cell.col)
     rng = np.random.default_rng(key)
     hour = 10.5 - cell.corner[1] / 15  # Sentinel-2 passes at 10:30 local time
@@ -48,17 +48,15 @@ def plan_acquisitions(seed: int, cell: GridCell) -> dict[str, Acquisition | None
     reprocessed = rng.random(2) < 0.3
     orbit = int(rng.integers(1, 144))
     satellite, ascending = "AB"[int(rng.integers(2))], bool(rng.random() < 0.5)
-    radar = None
+    plan = {}
     if rng.random() >= WITHOUT_RADAR:
         time = (day + delay).replace(microsecond=0)
-        start, stop = time.strftime("%Y%m%dT%H%M%S"), (time + timedelta(seconds=25)).strftime("%Y%m%dT%H%M%S")
-        name = f"S1A_IW_GRDH_1SDV_{start}_{stop}_{40000 + orbit:06d}_{mix(key, 4) % 2**24:06X}_rtc"
-        radar = Acquisition(name, time, mix(key, 5), ascending=ascending)
-    return {
-        "s1rtc": radar,
-        "s2l1c": _optical("L1C", l1c_day, bool(reprocessed[0]), satellite, orbit, cell, key),
-        "s2l2a": _optical("L2A", day, bool(reprocessed[1]), satellite, orbit, cell, key),
-    }
+        stop = time + timedelta(seconds=25)
+        name = f"S1A_IW_GRDH_1SDV_{time:%Y%m%dT%H%M%S}_{stop:%Y%m%dT%H%M%S}_{40000 + orbit:06d}_{mix(key, 4) % 2**24:06X}_rtc"
+        plan["s1rtc"] = Acquisition(name, time, mix(key, 5), ascending=ascending)
+    plan["s2l1c"] = _optical("L1C", l1c_day, bool(reprocessed[0]), satellite, orbit, cell, key)
+    plan["s2l2a"] = _optical("L2A", day, bool(reprocessed[1]), satellite, orbit, cell, key)
+    return plan
 
 
 def _optical(
@@ -68,16 +66,9 @@ def _optical(
     time = time.replace(microsecond=0)
     baseline = "N0500" if reprocessed else "N0400" if time >= _BASELINE_4 else "N0300"
     made = max(time, datetime(2023, 6, 12)) + timedelta(minutes=mix(key, 6) % 100000) if reprocessed else time
-    name = "_".join(
-        (
-            f"S2{satellite}_MSI{level}",
-            time.strftime("%Y%m%dT%H%M%S"),
-            baseline,
-            f"R{orbit:03d}",
-            f"T{_military_tile(cell)}",
-            (made + timedelta(hours=6)).strftime("%Y%m%dT%H%M%S"),
-        )
-    )
+    made += timedelta(hours=6)
+    tile = f"R{orbit:03d}_T{_military_tile(cell)}"
+    name = f"S2{satellite}_MSI{level}_{time:%Y%m%dT%H%M%S}_{baseline}_{tile}_{made:%Y%m%dT%H%M%S}"
     return Acquisition(name, time, mix(key, int(time.timestamp())), offset=0 if baseline == "N0300" else OFFSET)
 
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from terrafm_tg.datasets.majortom.grid import GridCell
 from terrafm_tg.land_cover import WATER
 
 from .latents import Latents
+from .planet import Planet
 
 #: What may cover a pixel; each sensor knows how these look.
 MATERIALS = ("crown", "herb", "dry", "soil", "water", "snow", "roof", "street", "lichen", "shade")
@@ -57,7 +59,7 @@ class Ground:
     """The ground of one picture, the same for all sensors."""
 
     land_cover: np.ndarray  # (H, W) int8, class 0 to 10
-    open_sea: np.ndarray  # (H, W) bool, where the land-cover map has no data
+    open_sea: np.ndarray  # (H, W) bool, water far from land, where WorldCover has no data
     cover: np.ndarray  # (10, H, W) share of each of :data:`MATERIALS` in midsummer; sums to 1
     texture: np.ndarray  # (H, W) local pattern, about -1 to 1
     slope: np.ndarray  # (2, H, W) of the terrain, east and north
@@ -68,8 +70,9 @@ class Ground:
     climate: dict[str, float]  # mean of each of :data:`~.planet.LARGE_SCALE`
 
 
-def render_ground(latents: Latents) -> Ground:
-    """Renders the ground that follows from latent fields."""
+def render_ground(planet: Planet, cell: GridCell, size: int) -> Ground:
+    """Renders the ground of a cell's picture of ``size`` x ``size`` pixels."""
+    latents = Latents(planet, cell, size)
     share, classes = class_membership(latents)
     shape = classes.shape
     n, fields, blocks = latents.fine, latents.fields, latents.blocks
@@ -114,7 +117,7 @@ def render_ground(latents: Latents) -> Ground:
     roughness = 0.45 + 0.18 * n["rocks"] + 1.2 * texture + 1.3 * crop * (fields.first - 0.5)
     return Ground(
         land_cover=classes,
-        open_sea=open_sea(latents, classes),
+        open_sea=(classes == WATER) & (latents.climate["elevation"] < -0.3),
         cover=cover.shares,
         texture=texture,
         slope=latents.slope,
@@ -196,8 +199,3 @@ def class_membership(latents: Latents) -> tuple[np.ndarray, np.ndarray]:
     share = np.exp(_SHARPNESS * (scores - scores.max(axis=0)))
     share /= share.sum(axis=0)
     return share, scores.argmax(axis=0).astype(np.int8)
-
-
-def open_sea(latents: Latents, classes: np.ndarray) -> np.ndarray:
-    """Finds water far from land (H, W) bool, where WorldCover has no data."""
-    return (classes == WATER) & (latents.climate["elevation"] < -0.3)

@@ -4,11 +4,9 @@ import json
 import math
 import zlib
 from collections import defaultdict
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -30,7 +28,6 @@ from terrafm_tg.datasets.majortom.images import ProductRow, geotiff, optical_thu
 from terrafm_tg.land_cover import CLASSES
 from terrafm_tg.simulation import optics, radar
 
-from .latents import draw_latents
 from .optics import BANDS
 from .planet import Planet
 from .product import Acquisition, plan_acquisitions
@@ -39,31 +36,25 @@ from .surface import Ground, render_ground
 _CODES = np.array([c.code for c in CLASSES], dtype=np.uint8)
 
 
-@dataclass(frozen=True)
-class EncodedCell:
-    """One cell's map and products, ready to be written."""
+def encode_cell(planet: Planet, size: int, cell: GridCell) -> tuple[np.ndarray, dict[str, ProductRow]]:
+    """Renders a cell, ``size`` pixels of 10 m across (a multiple of 12), and encodes its products.
 
-    cell: GridCell
-    codes: np.ndarray  # (H, W) uint8, WorldCover codes in the picture's grid, 0 over open sea
-    rows: dict[str, ProductRow] = field(default_factory=dict)  # per modality that the cell has, its product
-
-
-def encode_cell(planet: Planet, cell: GridCell, size: int) -> EncodedCell:
-    """Renders a cell, ``size`` pixels of 10 m across (a multiple of 12), and encodes its products."""
-    ground = render_ground(draw_latents(planet, cell, size))
-    encoded = EncodedCell(cell, np.where(ground.open_sea, 0, _CODES[ground.land_cover]).astype(np.uint8))
+    Returns:
+        WorldCover's codes in the picture's grid, (H, W) uint8, 0 over open sea; and by modality that the cell has, its
+        product.
+    """
+    ground = render_ground(planet, cell, size)
+    rows = {}
     scenes: dict[datetime, optics.OpticalScene] = {}  # both levels of one date show the same sky
     with rasterio.Env():
         for modality, product in plan_acquisitions(planet.seed, cell).items():
-            if product is None:
-                continue
             if modality == "s1rtc":
-                encoded.rows[modality] = _radar(ground, product, cell, size)
+                rows[modality] = _radar(ground, product, cell, size)
                 continue
             if product.time not in scenes:
-                scenes[product.time] = optics.observe_optics(ground, product, cell.corner[0])
-            encoded.rows[modality] = _optical(scenes[product.time], modality, product, cell, size)
-    return encoded
+                scenes[product.time] = optics.OpticalScene(ground, product, cell.corner[0])
+            rows[modality] = _optical(scenes[product.time], modality, product, cell, size)
+    return np.where(ground.open_sea, 0, _CODES[ground.land_cover]).astype(np.uint8), rows
 
 
 def _radar(ground: Ground, product: Acquisition, cell: GridCell, size: int) -> ProductRow:
@@ -80,7 +71,7 @@ def _radar(ground: Ground, product: Acquisition, cell: GridCell, size: int) -> P
 
 
 def _optical(scene: optics.OpticalScene, modality: str, product: Acquisition, cell: GridCell, size: int) -> ProductRow:
-    bands = optics.sample_bands(scene, modality[-3:].upper(), product.offset)
+    bands = scene.bands(modality[-3:].upper(), product.offset)
     outside = bands["B02"] == 0
     thumbnail = optical_thumbnail(bands["B04"], bands["B03"], bands["B02"], product.offset, outside)
     grids = {name: cell.transform(size, BANDS[name][1]) for name in bands}
@@ -96,7 +87,7 @@ PART_BYTES = 256 * 2**20
 
 
 class ProductWriter:
-    """Writes one product's ``images/part_00001.parquet`` ... and, on leaving, its ``metadata.parquet``.
+    """Writes one product's ``images/part_00001.parquet`` ... and, at the end, its ``metadata.parquet``.
 
     Every row is a row group of its own, so that one cell can be read with one range request.
 
@@ -108,20 +99,10 @@ class ProductWriter:
     def __init__(self, folder: Path, part_bytes: int = PART_BYTES) -> None:
         self.folder = folder
         self.part_bytes = part_bytes
+        (folder / "images").mkdir(parents=True)
         self._metadata: list[dict[str, Any]] = []
         self._part: pq.ParquetWriter | None = None
         self._parts = self._rows = self._bytes = 0
-
-    def __enter__(self) -> Self:
-        (self.folder / "images").mkdir(parents=True)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close_part()
-        if kind is None and self._metadata:
-            self._write_metadata()
 
     def add(self, row: ProductRow) -> None:
         """Appends one product."""
@@ -138,17 +119,11 @@ class ProductWriter:
         if self._bytes > self.part_bytes:
             self._close_part()
 
-    @property
-    def _url(self) -> str:
-        return f"images/part_{self._parts:05d}.parquet"
-
-    def _close_part(self) -> None:
-        if self._part is not None:
-            self._part.close()
-            self._part = None
-
-    def _write_metadata(self) -> None:
-        """Writes Sentinel-2's table with footprints (GeoParquet), Sentinel-1's without, as published."""
+    def close(self) -> None:
+        """Writes the metadata: Sentinel-2's with footprints (GeoParquet), Sentinel-1's without, as published."""
+        self._close_part()
+        if not self._metadata:
+            return
         table = pd.DataFrame(self._metadata)
         table["timestamp"] = table["timestamp"].astype("datetime64[us]")
         footprints = [box(*bounds) for bounds in table.pop("box")]
@@ -157,6 +132,15 @@ class ProductWriter:
             table.to_parquet(path, index=False)
         else:
             gpd.GeoDataFrame(table, geometry=footprints, crs="EPSG:4326").to_parquet(path, index=False)
+
+    @property
+    def _url(self) -> str:
+        return f"images/part_{self._parts:05d}.parquet"
+
+    def _close_part(self) -> None:
+        if self._part is not None:
+            self._part.close()
+            self._part = None
 
 
 _WGS84 = CRS.from_epsg(4326)
@@ -206,7 +190,7 @@ class WorldCoverWriter:
                 )  # fmt: skip
                 self._patches[lat, lon].append((window, zlib.compress(patch, 1)))
 
-    def write(self) -> None:
+    def close(self) -> None:
         """Writes all tiles."""
         self.folder.mkdir(parents=True)
         for (lat, lon), patches in self._patches.items():

@@ -11,7 +11,6 @@ not say which augmentations it used; with :data:`NO_CHANGE` there are none but t
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,20 +23,6 @@ WAVELENGTHS = {
     "B01": 443, "B02": 490, "B03": 560, "B04": 665, "B05": 705, "B06": 740,
     "B07": 783, "B08": 842, "B8A": 865, "B09": 945, "B11": 1610, "B12": 2190,
 }  # fmt: skip
-
-
-class Change(NamedTuple):
-    """A change of views' values: x -> gain * x + offset per band, in the modality's unit, after a blur.
-
-    Args:
-        gain: (..., C).
-        offset: (..., C).
-        sigma: Standard deviation of the blur in pixels of the view, 0 for none, (...).
-    """
-
-    gain: NDArray[np.float64]
-    offset: NDArray[np.float64]
-    sigma: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -69,14 +54,15 @@ class Augment:
     blur_sigma: tuple[float, float] = (0.1, 1.5)
 
     def __post_init__(self) -> None:
-        for name in ("probability", "blur_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise TerraFMError(f"Augment's `{name}` is {getattr(self, name)}: set a number from 0 to 1.")
-        for name in ("illumination", "band_gain", "haze", "calibration", "band_shift"):
-            if getattr(self, name) < 0:
-                raise TerraFMError(f"Augment's `{name}` is {getattr(self, name)}: set 0 or more.")
-        if not 0 <= self.blur_sigma[0] <= self.blur_sigma[1]:
-            raise TerraFMError(f"Augment's `blur_sigma` is {self.blur_sigma}: set a range from low to high, 0 or more.")
+        for name, value in vars(self).items():
+            if name == "blur_sigma":
+                fits, expected = 0 <= value[0] <= value[1], "a range from low to high, 0 or more"
+            elif "probability" in name:
+                fits, expected = 0 <= value <= 1, "a number from 0 to 1"
+            else:
+                fits, expected = value >= 0, "0 or more"
+            if not fits:
+                raise TerraFMError(f"Augment's `{name}` is {value}: set {expected}.")
 
     @property
     def blur_radius(self) -> int:
@@ -88,12 +74,16 @@ class Augment:
         """Uniform numbers that :meth:`change` uses."""
         return 5 + len(modality.bands)
 
-    def change(self, modality: Modality, uniform: NDArray[np.float64]) -> Change:
-        """Turns uniform numbers into what happens to each view.
+    def change(self, modality: Modality, uniform: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+        """Turns uniform numbers into what happens to each view: x -> gain * x + offset per band, after a blur.
 
         Args:
             modality: What the views show.
             uniform: Numbers in [0, 1), shape (..., ``draws(modality)``).
+
+        Returns:
+            Gain and offset in the modality's unit, (..., C) each, and the standard deviation of the blur in pixels of
+            the view, 0 for none, (...).
         """
         keep, signed = uniform[..., :1] < self.probability, 2 * uniform - 1
         common, haze, own = signed[..., 1:2], signed[..., 2:3], signed[..., 5:]
@@ -106,7 +96,7 @@ class Augment:
             offset = np.where(keep, haze * self.haze * spectrum, 0.0)
         low, high = self.blur_sigma
         sigma = np.where(uniform[..., 3] < self.blur_probability, low + (high - low) * uniform[..., 4], 0.0)
-        return Change(gain, offset, sigma)
+        return gain, offset, sigma
 
 
 #: No change at all.

@@ -101,10 +101,11 @@ class MultiCrop(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, scale in (("global_scale", global_scale), ("local_scale", local_scale)):
+        self.scales = {"global": global_scale, "local": local_scale}
+        for kind, scale in self.scales.items():
             if not 0 < scale[0] <= scale[1] <= 1:
                 raise TerraFMError(
-                    f"`{name}` is {tuple(scale)}: set a range of shares of the tile, above 0 and up to 1."
+                    f"`{kind}_scale` is {tuple(scale)}: set a range of shares of the tile, above 0 and up to 1."
                 )
         if not 0 < ratio[0] <= ratio[1]:
             raise TerraFMError(f"`ratio` is {tuple(ratio)}: set the smallest and the largest width / height, above 0.")
@@ -118,12 +119,8 @@ class MultiCrop(nn.Module):
         self.modalities = get_modalities(modalities)
         self.sizes = {"global": global_size, "local": local_size}
         self.counts = {"global": GLOBAL_CROPS, "local": local_crops}
-        self.scales = {"global": global_scale, "local": local_scale}
-        self.ratio = ratio
-        self.modality_probability = modality_probability
-        self.fuse = fuse
-        self.augment = augment
-        self.seed = seed
+        self.ratio, self.modality_probability, self.fuse = ratio, modality_probability, fuse
+        self.augment, self.seed = augment, seed
 
     def plan(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Decides what every view of a batch shows.
@@ -208,7 +205,10 @@ class MultiCrop(nn.Module):
                 view_idx = plan[f"{kind}_{m.name}_view_idx"]
                 if not len(view_idx):  # the batch may not even hold this modality
                     continue
-                x = self._render(batch, plan, m, kind)
+                views = Views(*(plan[f"{kind}_{m.name}_{field}"] for field in Views._fields))
+                # The tallest or widest box: the largest area at the most extreme ratio that still fits.
+                extent = min(1.0, math.sqrt(self.scales[kind][1] * max(self.ratio[1], 1 / self.ratio[0])))
+                x = render(batch, m, views, self.sizes[kind], self.augment.blur_radius, extent)
                 parts = {f"student_{kind}": slice(plan[f"{kind}_{m.name}_student"], None)}
                 if kind == "global":
                     parts["teacher_global"] = slice(plan[f"{kind}_{m.name}_teacher"])
@@ -258,14 +258,6 @@ class MultiCrop(nn.Module):
         scale, shift = (x.numpy() for x in affine(modality))
         flat = (-1, len(modality.bands))
         return (scale * gain).reshape(flat), (scale * offset + shift).reshape(flat), sigma.ravel()
-
-    def _render(self, batch: Mapping[str, Any], plan: Mapping[str, Any], modality: Modality, kind: str) -> Tensor:
-        """Images of all views of one kind that show the modality."""
-        name = f"{kind}_{modality.name}"
-        views = Views(*(plan[f"{name}_{field}"] for field in Views._fields))
-        # The tallest or widest box: the largest area at the most extreme ratio that still fits.
-        extent = min(1.0, math.sqrt(self.scales[kind][1] * max(self.ratio[1], 1 / self.ratio[0])))
-        return render(batch, modality, views, self.sizes[kind], self.augment.blur_radius, extent)
 
 
 def _complete(batch: Mapping[str, Any], modality: Modality) -> Tensor:

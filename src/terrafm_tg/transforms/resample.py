@@ -80,32 +80,29 @@ def render(
     Raises:
         TerraFMError: If a group of bands is not in the batch.
     """
-    n, order, complete = len(views.source), views.order, views.complete
-    sort = 0 < complete < n
-    if sort:
-        source, box, turn, scale, shift, sigma = (field.index_select(0, order) for field in views[:6])
-        views = Views(source, box, turn, scale, shift, sigma, order, complete)
-    out = torch.empty(n, len(modality.bands), size, size, device=views.source.device, dtype=torch.float32)
+    n, channels, device = len(views.source), len(modality.bands), views.source.device
+    out = torch.empty(n, channels, size, size, device=device, dtype=torch.float32)
     blur = blur_matrices(views.sigma, size, radius) if radius else None
     groups = []
     for resolution, bands in modality.native.items():
         images = _group(batch, modality, resolution)
-        masked = with_shares(images) if complete < n else images
+        masked = with_shares(images) if views.complete < n else images
         groups.append((images, masked, modality.band_indices(bands)))
-    for part in [*_chunks(0, complete, size, out.device), *_chunks(complete, n, size, out.device)]:
-        source, box = views.source[part], views.box[part]
-        turn, scale, shift = (x[part, ..., None, None] for x in (views.turn[:, None], views.scale, views.shift))
-        here = None if blur is None else blur[part]
-        whole = part.stop <= complete
-        for images, masked, indices in groups:
-            x = resample(images if whole else masked, source, box, size, here, extent, shares=not whole)
-            if modality.unit == "dB":
-                x = x.clamp_(min=10 ** (FLOOR / 10)).log10_().mul_(10)
-            x = torch.where(turn, x.mT, x)
-            for channel, band in enumerate(indices):
-                torch.addcmul(shift[:, band], x[:, channel], scale[:, band], out=out[part, band])
-        out[part].nan_to_num_(nan=MISSING)
-    return torch.empty_like(out).index_copy_(0, order, out) if sort else out
+    step = max(1, _CHUNK["cpu" if device.type == "cpu" else "device"] // size**2)
+    for whole, chosen in ((True, views.order[: views.complete]), (False, views.order[views.complete :])):
+        for part in chosen.split(step) if len(chosen) else ():
+            source, box, here = views.source[part], views.box[part], None if blur is None else blur[part]
+            turn, scale, shift = (x[part, ..., None, None] for x in (views.turn[:, None], views.scale, views.shift))
+            y = torch.empty(len(part), channels, size, size, device=device)
+            for images, masked, indices in groups:
+                x = resample(images if whole else masked, source, box, size, here, extent, shares=not whole)
+                if modality.unit == "dB":
+                    x = x.clamp_(min=10 ** (FLOOR / 10)).log10_().mul_(10)
+                x = torch.where(turn, x.mT, x)
+                for channel, band in enumerate(indices):
+                    torch.addcmul(shift[:, band], x[:, channel], scale[:, band], out=y[:, band])
+            out[part] = y.nan_to_num_(nan=MISSING)
+    return out
 
 
 def _group(batch: Mapping[str, Tensor], modality: Modality, resolution: int) -> Tensor:
@@ -122,11 +119,6 @@ def _group(batch: Mapping[str, Tensor], modality: Modality, resolution: int) -> 
         )
     # Radar averages as power: taken to it once, before the views, which overlap
     return linear_power(batch[key]) if modality.unit == "dB" else batch[key]
-
-
-def _chunks(first: int, end: int, size: int, device: torch.device) -> Iterator[slice]:
-    step = max(1, _CHUNK["cpu" if device.type == "cpu" else "device"] // size**2)
-    return (slice(start, min(start + step, end)) for start in range(first, end, step))
 
 
 @contextmanager
@@ -261,9 +253,8 @@ def _weights(edges: Tensor, window: int) -> Tensor:
 
 def _take_rows(table: Tensor, rows: Tensor) -> Tensor:
     """Rows of (R, W) as float32; 16-bit integers are moved as they are, since few kernels know uint16."""
-    if table.dtype == torch.uint16:
-        return table.view(torch.int16).index_select(0, rows.flatten()).view(torch.uint16).float()
-    return table.index_select(0, rows.flatten()).float()
+    moved = table.view(torch.int16) if table.dtype == torch.uint16 else table
+    return moved.index_select(0, rows.flatten()).view(table.dtype).float()
 
 
 def _block(size: int) -> int:
