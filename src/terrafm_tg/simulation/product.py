@@ -52,7 +52,8 @@ def plan_acquisitions(seed: int, cell: GridCell) -> dict[str, Acquisition]:
     if rng.random() >= WITHOUT_RADAR:
         time = (day + delay).replace(microsecond=0)
         stop = time + timedelta(seconds=25)
-        name = f"S1A_IW_GRDH_1SDV_{time:%Y%m%dT%H%M%S}_{stop:%Y%m%dT%H%M%S}_{40000 + orbit:06d}_{mix(key, 4) % 2**24:06X}_rtc"
+        dates = f"{time:%Y%m%dT%H%M%S}_{stop:%Y%m%dT%H%M%S}"
+        name = f"S1A_IW_GRDH_1SDV_{dates}_{40000 + orbit:06d}_{mix(key, 4) % 2**24:06X}_rtc"
         plan["s1rtc"] = Acquisition(name, time, mix(key, 5), ascending=ascending)
     plan["s2l1c"] = _optical("L1C", l1c_day, bool(reprocessed[0]), satellite, orbit, cell, key)
     plan["s2l2a"] = _optical("L2A", day, bool(reprocessed[1]), satellite, orbit, cell, key)
