@@ -20,7 +20,7 @@ from rich.table import Table
 from terrafm_tg.datasets.bench.task import Bands
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.report import write_bench_report
-from terrafm_tg.evaluation.report.lines import entries, leading, score_lines
+from terrafm_tg.evaluation.report.lines import entries, score_lines
 from terrafm_tg.evaluation.report.published import highest
 from terrafm_tg.evaluation.report.tables import percent
 from terrafm_tg.utils.files import write_json
@@ -232,18 +232,17 @@ def _print_results(frame: pd.DataFrame, plan: Plan, report: Path) -> None:
     """Prints headline scores, what was skipped, and where the report is."""
     title = "Headline scores in percent, with 95 % intervals"
     table = _table(title, "dataset, protocol", "model", "score", "published", "best published")
-    before = ""
-    for line in leading(score_lines(entries(frame))):
-        what = f"{line.dataset}: {line.protocol}, {line.metric}, {percent(line.train_fraction)}"
-        first = what != before
-        if before and first:
-            table.add_section()
-        found, theirs = line.estimate, highest(line.published)
-        interval = f" ({found.low:.1f}–{found.high:.1f})" if found.kind else ""
-        reference = f"{line.reference.score:.1f}" if line.reference else ""
-        best = f"{theirs.score:.1f} {theirs.label}" if first and theirs else ""
-        table.add_row(what if first else "", line.entry, f"{found.mean:.1f}{interval}", reference, best)
-        before = what
+    lines = score_lines(entries(frame))
+    cells = ["dataset", "protocol", "metric", "train_fraction"]
+    for _, some in () if lines.empty else lines[lines.leads].groupby(cells, sort=False):
+        for place, line in enumerate(some.itertuples()):
+            what = f"{line.dataset}: {line.protocol}, {line.metric}, {percent(line.train_fraction)}"
+            found, theirs = line.estimate, highest(line.published)
+            interval = f" ({found.low:.1f}–{found.high:.1f})" if found.kind else ""
+            reference = f"{line.reference.score:.1f}" if line.reference else ""
+            best = f"{theirs.score:.1f} {theirs.label}" if theirs and not place else ""
+            table.add_row("" if place else what, line.entry, f"{found.mean:.1f}{interval}", reference, best)
+        table.add_section()
     console = Console()
     if table.row_count:
         console.print(table)

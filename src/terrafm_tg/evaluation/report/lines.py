@@ -1,10 +1,10 @@
-"""From the table of results to one line per model and score: mean over seeds, interval, published counterparts."""
+"""From the table of results to one row per model and score: mean over seeds, interval, published counterparts."""
 
 import dataclasses
 import json
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -12,10 +12,10 @@ from terrafm_tg.datasets.bench import TASKS
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoders import ModelSpec
 from terrafm_tg.evaluation.protocols import PROTOCOLS, get_protocol
-from terrafm_tg.evaluation.scores import Estimate, estimate
+from terrafm_tg.evaluation.scores import estimate
 from terrafm_tg.tasks.finetune.metrics import PER_BATCH, TRUE
 
-from .published import PROTOCOL_NAMES, ROUNDING, TITLES, Published, counterparts, highest, published_scores
+from .published import PROTOCOL_NAMES, TITLES, counterparts, highest, published_scores
 
 #: Columns that tell scores apart.
 CELL = ["benchmark", "dataset", "protocol", "train_fraction", "metric", "average"]
@@ -40,78 +40,6 @@ _OPTIONAL = {
     "confusion": None, "versions": "{}", "machine": "", "published": False,
 }  # fmt: skip
 _LARGEST_PATCH = 32  # pixels: a stored size is rounded up to whole patches
-
-
-class Line(NamedTuple):
-    """One score of one entry over all seeds; the attributes not named here are columns of the results.
-
-    Attributes:
-        entry: The model with its settings; ``name`` is the model alone.
-        settings: These, as text.
-        scores: By seed, in percent.
-        estimate: Of their mean.
-        published: The published scores of the same benchmark, dataset, protocol, train fraction and metric.
-        reference: That of the same method and backbone, if any.
-    """
-
-    benchmark: str
-    dataset: str
-    protocol: str
-    train_fraction: float
-    metric: str
-    average: str
-    entry: str
-    name: str
-    settings: Mapping[str, str]
-    headline: bool
-    n_train: int
-    n_test: int
-    scores: Mapping[int, float]
-    estimate: Estimate
-    published: Sequence[Published]
-    reference: Published | None
-
-    @property
-    def mean(self) -> float:
-        """Mean over the seeds."""
-        return self.estimate.mean
-
-    @property
-    def comparable(self) -> bool:
-        """True if the test split has as many samples as the published one."""
-        return self.dataset not in TASKS or self.n_test == TASKS[self.dataset].counts[2]
-
-    def against(self, score: Published) -> str:
-        """Returns "above" or "below" for a difference larger than interval and rounding, else "within".
-
-        It is empty without an interval, and if the test split is another.
-        """
-        if not self.comparable or not self.estimate.kind:
-            return ""
-        if not self.estimate.differs(score.score, ROUNDING):
-            return "within"
-        return "above" if self.mean > score.score else "below"
-
-
-class Pair(NamedTuple):
-    """One model with two values of a setting, and the change from the first to the second."""
-
-    first: Line
-    second: Line
-    change: Estimate
-
-    @property
-    def name(self) -> str:
-        """The parts that both names share."""
-        both = [part for part in self.first.entry.split(", ") if part in self.second.entry.split(", ")]
-        return ", ".join(both) or f"{self.first.entry} / {self.second.entry}"
-
-    @property
-    def verdict(self) -> str:
-        """Place of the change: "above", "below" or "within" the interval of no change; empty without an interval."""
-        if not self.change.differs(0):
-            return "within" if self.change.kind else ""
-        return "above" if self.change.mean > 0 else "below"
 
 
 def entries(results: pd.DataFrame) -> pd.DataFrame:
@@ -177,99 +105,63 @@ def _relative_size(dataset: str, size: str) -> str:
     return "0" if 0 <= int(size) - task.size < _LARGEST_PATCH else size
 
 
-def score_lines(table: pd.DataFrame) -> list[Line]:
-    """Returns the means over seeds, in the order of a report.
+def score_lines(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns one row per score and entry, over all seeds, in the order of a report.
+
+    Columns besides those of the results: ``scores`` (by seed, in percent) and the ``estimate`` of their mean;
+    ``published``, the published scores of the same benchmark, dataset, protocol, train fraction and metric, and
+    ``reference``, the one of the same method and backbone, if any; ``comparable``, whether the test split has as many
+    samples as the published one; ``leads``, for the headline metric, averaged as published scores are, or else as it
+    was recorded.
 
     Args:
         table: From :func:`entries`.
     """
-    by_key = groups(published_scores(), lambda p: (p.benchmark, p.dataset, p.protocol, p.train_fraction, p.metric))
-    rows = groups(table.itertuples(index=False), lambda row: tuple(getattr(row, key) for key in [*CELL, "entry"]))
+    if table.empty:
+        return pd.DataFrame()
+    published = published_scores()
     lines = []
-    for of_one in rows.values():
-        first = of_one[0]
-        name = PROTOCOL_NAMES.get(first.protocol, first.protocol)
-        theirs = by_key.get((first.benchmark, first.dataset, name, first.train_fraction, first.metric), [])
-        scores = {int(row.seed): float(row.score) for row in of_one}
-        task = TASKS.get(first.dataset)
-        is_share = task is not None and task.kind == "multiclass" and first.metric in ("accuracy", "oa")
-        trials = int(first.n_test) if is_share and first.average == TRUE else None
+    for _, rows in table.groupby([*CELL, "entry"], sort=False):
+        line = rows.iloc[0].to_dict()
+        protocol = PROTOCOL_NAMES.get(line["protocol"], line["protocol"])
+        place = (line["benchmark"], protocol, line["train_fraction"], line["dataset"], line["metric"])
+        theirs = [score for score in published if score[:5] == place]
+        task = TASKS.get(line["dataset"])
+        is_share = task is not None and task.kind == "multiclass" and line["metric"] in ("accuracy", "oa")
+        trials = int(line["n_test"]) if is_share and line["average"] == TRUE else None
         lines.append(
-            Line(
-                **{key: getattr(first, key) for key in [*CELL, "entry", "name"]},
-                settings={key: getattr(first, key) for key in SETTINGS},
-                headline=any(row.headline for row in of_one),
-                n_train=int(first.n_train),
-                n_test=int(first.n_test),
-                scores=scores,
-                estimate=estimate(list(scores.values()), trials),
-                published=theirs,
-                reference=highest(counterparts(theirs, first.model, first.weights or None)),
-            )
+            line
+            | {
+                "headline": bool(rows.headline.any()),
+                "scores": dict(zip(rows.seed.astype(int), rows.score.astype(float), strict=True)),
+                "estimate": estimate(rows.score.to_list(), trials),
+                "published": theirs,
+                "reference": highest(counterparts(theirs, line["model"], line["weights"] or None)),
+                "comparable": task is None or line["n_test"] == task.counts[2],
+            }
         )
-    benchmarks = _rank((task.benchmark for task in TASKS.values()), table.benchmark)
-    datasets, protocols = _rank(TASKS, table.dataset), _rank(TITLES, table.protocol)
-    order = {name: i for i, name in enumerate(dict.fromkeys(table.entry))}
-    return sorted(
-        lines,
-        key=lambda line: (
-            benchmarks[line.benchmark], protocols[line.protocol], datasets[line.dataset], line.train_fraction,
-            not line.headline, line.metric, line.average, order[line.entry],
-        ),
-    )  # fmt: skip
-
-
-def _rank(known: Iterable[str], found: pd.Series) -> dict[str, int]:
-    """Returns the place of each name: the known ones in their order, then others by name."""
-    return {name: i for i, name in enumerate(dict.fromkeys([*known, *sorted(found.unique())]))}
+    known = {
+        "benchmark": [task.benchmark for task in TASKS.values()],
+        "protocol": TITLES,
+        "dataset": TASKS,
+        "entry": (),
+    }
+    order = {key: list(dict.fromkeys([*names, *table[key]])) for key, names in known.items()}
+    found = pd.DataFrame(lines).sort_values(
+        ["benchmark", "protocol", "dataset", "train_fraction", "headline", "metric", "average", "entry"],
+        ascending=[True, True, True, True, False, True, True, True],
+        key=lambda column: column.map(order[column.name].index) if column.name in order else column,
+        ignore_index=True,
+    )
+    usual = found.average == found.protocol.map(average_of)
+    has_usual = usual.groupby([found[key] for key in ("dataset", "protocol", "train_fraction", "metric", "entry")])
+    heads = found.groupby(["dataset", "protocol", "metric"]).headline.transform("any")
+    return found.assign(leads=heads & (usual | ~has_usual.transform("any")))
 
 
 def average_of(protocol: str) -> str:
     """Returns the average that published scores of a protocol are."""
     return PER_BATCH if protocol == "copernicus-frozen" else TRUE
-
-
-def leading(lines: Iterable[Line]) -> list[Line]:
-    """Returns the lines of the headline metric, averaged as published scores are, or else as they were recorded."""
-    known = list(lines)
-    metrics = {(line.dataset, line.protocol, line.metric) for line in known if line.headline}
-    known = [line for line in known if (line.dataset, line.protocol, line.metric) in metrics]
-
-    def place(line: Line) -> tuple[Hashable, ...]:
-        return line.dataset, line.protocol, line.train_fraction, line.metric, line.entry
-
-    has = {place(line) for line in known if line.average == average_of(line.protocol)}
-    return [line for line in known if line.average == average_of(line.protocol) or place(line) not in has]
-
-
-def groups[T, K: Hashable](items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
-    """Returns items by key, both in the order of their first appearance."""
-    found: dict[K, list[T]] = {}
-    for item in items:
-        found.setdefault(key(item), []).append(item)
-    return found
-
-
-def find_pairs(lines: Sequence[Line], setting: str, order: Sequence[str]) -> Iterator[Pair]:
-    """Yields the entries that differ in one setting alone; seeds are compared one by one.
-
-    Args:
-        lines: All.
-        setting: A key of ``Line.settings``.
-        order: Values that come before all others.
-    """
-
-    def rest(line: Line) -> tuple[object, ...]:
-        others = [value for key, value in line.settings.items() if key != setting]
-        return (*(getattr(line, key) for key in CELL), *others)
-
-    for group in groups(leading(lines), rest).values():
-        by_value = {value: some[0] for value, some in groups(group, lambda x: x.settings[setting]).items()}
-        first, *others = (by_value[value] for value in dict.fromkeys([*order, *by_value]) if value in by_value)
-        for second in others:
-            common = [seed for seed in first.scores if seed in second.scores]
-            if common:
-                yield Pair(first, second, estimate([second.scores[i] - first.scores[i] for i in common]))
 
 
 def settings_of(protocol: str) -> list[str]:
@@ -282,11 +174,9 @@ def as_text(value: Any) -> str:
     """Returns a setting as text, however Parquet or CSV gave it: None, NaN, a number, a list of names, a string."""
     if value is None or (isinstance(value, float) and value != value):
         return ""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    if isinstance(value, str):
-        return value
-    return "+".join(map(str, value)) if hasattr(value, "__len__") else str(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ",".join(map(as_text, value)) if hasattr(value, "__len__") and not isinstance(value, str) else str(value)
 
 
 def as_json(value: Any) -> Any:

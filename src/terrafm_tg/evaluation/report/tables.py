@@ -1,6 +1,7 @@
 """The report's tables: scores, differences to published ones, classes, settings of the run."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,19 +10,13 @@ import pandas as pd
 from terrafm_tg.datasets.bench import TASKS
 from terrafm_tg.tasks.finetune.metrics import TRUE
 
-from .lines import RUN, SETTINGS, Line, Pair, as_json, as_text, average_of, groups, leading, settings_of
-from .published import TITLES, Published, highest
+from .lines import RUN, SETTINGS, as_json, as_text, average_of, settings_of
+from .published import ROUNDING, TITLES, Published, highest
 
 _UNFOLDED = 24  # rows of a table that the page shows at once
 _COMPARED = ("dataset", "model", "score", "to the same model, published", "to the best published")
 _CLASSES = 6  # entries of a table of classes
 _SHOWN = 8  # values of a setting
-_SIGNS = {"above": " ▲", "below": " ▼", "within": " ≈", "": ""}
-#: The score of a class, by the metric of all.
-_MEANS = {
-    "accuracy": "Accuracy per class (recall)", "oa": "Accuracy per class (recall)", "balanced-accuracy": "Recall",
-    "f1": "F1", "macro-f1": "F1", "map": "Average precision", "macro-map": "Average precision", "miou": "IoU",
-}  # fmt: skip
 
 
 class Cell(NamedTuple):
@@ -30,15 +25,12 @@ class Cell(NamedTuple):
     Attributes:
         text: Its text.
         small: A second, smaller line.
-        tone: "above" or "below" for a difference that exceeds the interval, "best", "published", "link" for text with
-            addresses, or "".
-        fill: Share of the cell that a bar or a shade fills, 0 to 1; None for neither.
+        tone: "best", "published" or "".
     """
 
     text: str
     small: str = ""
     tone: str = ""
-    fill: float | None = None
 
 
 class Table(NamedTuple):
@@ -49,9 +41,8 @@ class Table(NamedTuple):
         header: One name per column.
         rows: Cells, as many as names.
         folded: Whether the page shows only the title at first.
-        kind: "scores", "bars" (cells filled by their share), "heat" (cells shaded by their share) or "words".
+        kind: "scores", "bars" or "heat" (cells of percent, filled or shaded by them), "words" or "list".
         note: A line beneath.
-        words: Number of columns, from the first, that hold words and are aligned to the left.
     """
 
     title: str
@@ -60,7 +51,6 @@ class Table(NamedTuple):
     folded: bool = False
     kind: str = "scores"
     note: str = ""
-    words: int = 1
 
 
 NONE = Cell("–")
@@ -71,167 +61,141 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:g} %"
 
 
-def protocol_title(line: Line) -> str:
+def protocol_title(line: Any) -> str:
     """Returns the protocol and the share of training data."""
     return f"{TITLES.get(line.protocol, line.protocol)}, {percent(line.train_fraction)}"
 
 
-def signed(change: float) -> str:
-    """Returns a difference with its sign."""
-    text = f"{change:+.1f}".replace("-", "−")
-    return "0.0" if text[1:] == "0.0" else text
-
-
 def duration(seconds: float) -> str:
-    """Returns a time in seconds, minutes or hours."""
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"
+    """Returns a time as hours, minutes and seconds."""
+    return str(timedelta(seconds=round(seconds)))
 
 
-def difference_cell(line: Line, score: Published | None) -> Cell:
-    """Returns ours minus a published score, marked if the difference exceeds the interval."""
+def difference_cell(line: Any, score: Published | None) -> Cell:
+    """Returns ours minus a published score, with ▲ or ▼ if it exceeds interval and rounding, else ≈.
+
+    Nothing is said without an interval, and if the test split is another.
+
+    Args:
+        line: A row of :func:`~.lines.score_lines`.
+        score: The published score, if there is one.
+    """
     if score is None:
         return NONE
-    verdict = line.against(score)
+    change = line.estimate.mean - score.score
+    sign = ""
+    if line.comparable and line.estimate.kind:
+        sign = (" ▲" if change > 0 else " ▼") if line.estimate.differs(score.score, ROUNDING) else " ≈"
     small = f"{score.label}: {score.score:.1f}" + ("" if line.comparable else "; another test split")
-    return Cell(signed(line.mean - score.score) + _SIGNS[verdict], small, _tone(verdict))
+    return Cell(f"{change:+z.1f}".replace("-", "−") + sign, small)
 
 
-def _tone(verdict: str) -> str:
-    return verdict if verdict in ("above", "below") else ""
-
-
-def best_table(lines: Sequence[Line]) -> Table:
-    """Returns the best entry of each dataset and protocol, at the largest train fraction and those published."""
-    lead = leading(lines)
-    largest = {key: max(x.train_fraction for x in of) for key, of in groups(lead, _judged).items()}
-    shown = [x for x in lead if x.published or x.train_fraction == largest[_judged(x)]]
+def difference_table(title: str, lines: pd.DataFrame) -> Table:
+    """Returns scores with their differences to the published scores of the same model and to the best."""
     rows = []
-    for group in groups(shown, lambda x: (*_judged(x), x.train_fraction)).values():
-        best = max(group, key=lambda line: line.mean)
-        level = [x.entry for x in group if x is not best and best.estimate.kind and best.estimate.low <= x.mean]
-        said = f"{len(level)} others" if len(level) > 2 else "; ".join(level)
-        rows.append(_compared(best, f"within its interval: {said}" if said else ""))
-    return Table("Best of ours per dataset", _COMPARED, rows, kind="words")
+    for line in lines.itertuples():
+        metric = line.metric if line.average == TRUE else f"{line.metric} ({line.average})"
+        rows.append(
+            [
+                Cell(line.dataset, protocol_title(line)),
+                Cell(line.entry),
+                Cell(f"{line.estimate.mean:.1f}", f"{metric}, {line.estimate.words}"),
+                *(difference_cell(line, score) for score in (line.reference, highest(line.published))),
+            ]
+        )
+    return Table(title, _COMPARED, rows, len(rows) > _UNFOLDED, "words")
 
 
-def difference_table(lines: Sequence[Line]) -> Table:
-    """Returns every entry of a benchmark and protocol with its difference to the published scores."""
-    rows = [_compared(x) for x in lines if x.published and x.average == average_of(x.protocol)]
-    return Table("Differences to the published scores", _COMPARED, rows, len(rows) > _UNFOLDED, "words")
+def best_table(lines: pd.DataFrame) -> Table:
+    """Returns the best entry of each dataset and protocol, at the largest train fraction and those published."""
+    lead = lines[lines.leads]
+    largest = lead.groupby(["dataset", "protocol"]).train_fraction.transform("max")
+    shown = lead[lead.published.astype(bool) | (lead.train_fraction == largest)]
+    means = shown.estimate.map(lambda found: found.mean)
+    best = means.groupby([shown.dataset, shown.protocol, shown.train_fraction], sort=False).idxmax()
+    return difference_table("Best of ours per dataset", shown.loc[best])
 
 
-def _compared(line: Line, level: str = "") -> list[Cell]:
-    """Returns a row: dataset, entry, score, and the differences to the published scores."""
-    metric = line.metric if line.average == TRUE else f"{line.metric} ({line.average})"
-    return [
-        Cell(line.dataset, protocol_title(line)),
-        Cell(line.entry, level),
-        Cell(f"{line.mean:.1f}", f"{metric}, {line.estimate.words}"),
-        *(difference_cell(line, score) for score in (line.reference, highest(line.published))),
-    ]
-
-
-def score_table(lines: Sequence[Line], folded: bool) -> Table:
+def score_table(lines: pd.DataFrame, folded: bool) -> Table:
     """Returns models by datasets: ours, then the published, the best on average first.
 
     Args:
         lines: Of one benchmark, protocol and train fraction.
         folded: Whether the page folds it.
     """
-    headlines = {_column(line) for line in leading(lines)}
-    compared = {_column(line) for line in lines if line.published and line.average == TRUE}
-    columns = [key for key in dict.fromkeys(map(_column, lines)) if key in headlines | compared]
-    averages = dict.fromkeys([average_of(lines[0].protocol), TRUE])
+    compared = lines.published.astype(bool) & (lines.average == TRUE)
+    columns = list(
+        dict.fromkeys(lines[lines.leads | compared][["dataset", "metric"]].itertuples(index=False, name=None))
+    )
+    averages = dict.fromkeys([average_of(lines.protocol.iloc[0]), TRUE])
     rows: dict[Cell, dict[tuple[str, str], Cell]] = {}
     for average in averages:
-        shown = [line for line in lines if line.average == average and _column(line) in columns]
-        tops = {key: max(line.mean for line in column) for key, column in groups(shown, _column).items()}
-        for line in shown:
-            tone = "best" if line.mean == tops[_column(line)] else ""
-            name = Cell(line.entry, average if len(averages) > 1 else "")
-            rows.setdefault(name, {})[_column(line)] = Cell(f"{line.mean:.1f}", line.estimate.words, tone)
-    by_column = groups(lines, _column)
-    theirs = {key: {p.label: p.score for p in by_column[key][0].published} for key in columns}
-    for label in pd.DataFrame(theirs).mean(axis=1).sort_values(ascending=False, kind="stable").index:
-        cells = rows.setdefault(Cell(label, "published", "published"), {})
-        for key, column in theirs.items():
-            if label in column:
-                tone = "best" if column[label] == max(column.values()) else "published"
-                cells[key] = Cell(f"{column[label]:.1f}", "", tone)
+        for key, column in lines[lines.average == average].groupby(["dataset", "metric"], sort=False):
+            top = max(found.mean for found in column.estimate)
+            for line in column.itertuples() if key in columns else ():
+                mean = line.estimate.mean
+                name = Cell(line.entry, average if len(averages) > 1 else "")
+                rows.setdefault(name, {})[key] = Cell(f"{mean:.1f}", line.estimate.words, "best" if mean == top else "")
+    first = lines.groupby(["dataset", "metric"]).published.first()
+    theirs = pd.DataFrame({key: {score.label: score.score for score in first[key]} for key in columns}, dtype=float)
+    for label in theirs.mean(axis=1).sort_values(ascending=False, kind="stable").index:
+        tones = {key: "best" if theirs[key][label] == theirs[key].max() else "published" for key in columns}
+        known = theirs.loc[label].dropna()
+        rows[Cell(label, "published", "published")] = {
+            key: Cell(f"{known[key]:.1f}", "", tones[key]) for key in known.index
+        }
     header = ["model", *(f"{dataset}\n{metric}" for dataset, metric in columns)]
     table = [[name, *(cells.get(key, NONE) for key in columns)] for name, cells in rows.items()]
-    return Table(f"{percent(lines[0].train_fraction)} of the training data", header, table, folded)
+    return Table(f"{percent(lines.train_fraction.iloc[0])} of the training data", header, table, folded)
 
 
-def pair_table(pairs: Sequence[Pair], setting: str) -> Table:
-    """Returns the scores with both values of a setting, and their differences."""
-    rows = [
-        [
-            Cell(pair.first.dataset, protocol_title(pair.first)),
-            Cell(pair.name),
-            *(Cell(f"{x.mean:.1f}", SETTINGS[setting](x.settings[setting])) for x in pair[:2]),
-            Cell(
-                signed(pair.change.mean) + _SIGNS[pair.verdict], pair.change.words, pair.verdict.replace("within", "")
-            ),
-        ]
-        for pair in pairs
-    ]
-    header = ["dataset", "model", "first", "second", "second − first"]
-    return Table("Differences", header, rows, len(rows) > _UNFOLDED, "words")
-
-
-def class_tables(table: pd.DataFrame, lines: Sequence[Line]) -> Iterator[Table]:
+def class_tables(table: pd.DataFrame, lines: pd.DataFrame) -> Iterator[Table]:
     """Yields a table per dataset and protocol, at its largest train fraction: classes by entries, the best first.
 
     Args:
         table: From :func:`~.lines.entries`.
         lines: From :func:`~.lines.score_lines`.
     """
-    for best, found in _with_column(table, lines, "per_class"):
-        entries = [line.entry for line in best if line.entry in found]
-        shown = entries[:_CLASSES]
-        means = pd.DataFrame({x: pd.DataFrame(found[x], dtype=float).mean() for x in shown})
-        more = f" The best {_CLASSES} of {len(entries)} models." if len(entries) > _CLASSES else ""
-        note = f"{_MEANS.get(best[0].metric, best[0].metric)}, mean over seeds; – where a class does not occur.{more}"
+    for line, found in _contents(table, lines, "per_class"):
+        means = pd.DataFrame(
+            {entry: pd.DataFrame(some, dtype=float).mean() for entry, some in found[:_CLASSES].items()}
+        )
+        more = f" The best {_CLASSES} of {len(found)} models." if len(found) > _CLASSES else ""
+        note = f"The score of each class, mean over seeds; – where a class does not occur.{more}"
         rows = [
-            [Cell(name), *(NONE if np.isnan(x) else Cell(f"{x:.1f}", fill=min(max(x, 0), 100) / 100) for x in row)]
-            for name, row in zip(_classes(best[0].dataset, len(means)), means.to_numpy(), strict=True)
+            [Cell(name), *(NONE if np.isnan(x) else Cell(f"{x:.1f}") for x in row)]
+            for name, row in zip(_classes(line.dataset, len(means)), means.to_numpy(), strict=True)
         ]
-        yield Table(f"{best[0].dataset}: {protocol_title(best[0])}", ["class", *shown], rows, True, "bars", note)
+        title = f"{line.dataset}: {protocol_title(line)}, {line.metric}"
+        yield Table(title, ["class", *means.columns], rows, True, "bars", note)
 
 
-def confusion_tables(table: pd.DataFrame, lines: Sequence[Line]) -> Iterator[Table]:
+def confusion_tables(table: pd.DataFrame, lines: pd.DataFrame) -> Iterator[Table]:
     """Yields the confusion matrix of the best entry per dataset and protocol, all seeds together."""
-    for best, found in _with_column(table, lines, "confusion"):
-        line = next(line for line in best if line.entry in found)
-        total = np.sum([np.asarray(matrix, dtype=float) for matrix in found[line.entry]], axis=0)
+    for line, found in _contents(table, lines, "confusion"):
+        total = np.sum([np.asarray(matrix, dtype=float) for matrix in found.iloc[0]], axis=0)
         names = _classes(line.dataset, len(total))
         rows = []
         for name, counts in zip(names, total, strict=True):
-            shares = (float(count / max(counts.sum(), 1)) for count in counts)
-            texts = (Cell(f"{100 * x:.0f}" if x >= 0.005 else "<1" if x else "", fill=x) for x in shares)
+            shares = 100 * counts / max(counts.sum(), 1)
+            texts = (Cell(f"{x:.0f}" if x >= 0.5 else "<1" if x else "") for x in shares)
             rows.append([Cell(name, f"{counts.sum():,.0f}"), *texts])
-        note = f"{line.entry}. Rows: true class and its count; columns: predicted; percent of the row."
+        note = f"{found.index[0]}. Rows: true class and its count; columns: predicted; percent of the row."
         title = f"{line.dataset}: {protocol_title(line)}"
         yield Table(title, ["true \\ predicted", *names], rows, True, "heat", note)
 
 
-def _with_column(
-    table: pd.DataFrame, lines: Sequence[Line], column: str
-) -> Iterator[tuple[list[Line], dict[str, list[list]]]]:
-    """Yields entries from the best to the worst at the largest fraction, and values of a column by entry."""
-    known = table[table[column].map(lambda value: bool(as_json(value))) & (table.average == TRUE)]
-    keys = ("dataset", "protocol", "metric", "train_fraction")
-    rows = groups(known.itertuples(), lambda row: tuple(getattr(row, key) for key in keys))
-    for group in groups(leading(lines), _judged).values():
-        largest = max(line.train_fraction for line in group)
-        best = sorted((x for x in group if x.train_fraction == largest), key=lambda line: -line.mean)
-        found = groups(rows.get(tuple(getattr(best[0], key) for key in keys), []), lambda row: row.entry)
-        if found:
-            yield best, {entry: [as_json(getattr(row, column)) for row in of] for entry, of in found.items()}
+def _contents(table: pd.DataFrame, lines: pd.DataFrame, column: str) -> Iterator[tuple[Any, pd.Series]]:
+    """Yields the best line of each dataset and protocol at its largest fraction, and a column's values by entry."""
+    keys = ["dataset", "protocol", "train_fraction", "metric", "entry"]
+    known = table[table.average == TRUE].assign(content=table[column].map(as_json))[[*keys, "content"]]
+    lead = lines[lines.leads].assign(mean=lines.estimate.map(lambda found: found.mean))
+    lead = lead[lead.train_fraction == lead.groupby(["dataset", "protocol"]).train_fraction.transform("max")]
+    for _, some in lead.groupby(["dataset", "protocol"], sort=False):
+        best = some.sort_values("mean", ascending=False, kind="stable")
+        found = best[keys].merge(known[known.content.map(bool)], on=keys)
+        if len(found):
+            yield best.iloc[0], found.groupby("entry", sort=False).content.agg(list)
 
 
 def _classes(dataset: str, count: int) -> Sequence[str]:
@@ -246,86 +210,65 @@ def run_tables(table: pd.DataFrame) -> Iterator[Table]:
     Args:
         table: From :func:`~.lines.entries`.
     """
-    models = table.assign(size=table.pixels, sensors=table.read).drop_duplicates(["entry", *SETTINGS])
-    told = [setting for setting in SETTINGS if models[setting].any()]
+    models = table.assign(size=table.pixels, sensors=table.read).groupby("entry", sort=False)[list(SETTINGS)]
+    texts = models.agg(_distinct)
     note = "Empty: the default; for weights, random ones."
-    yield _plain("Models", "name", models.groupby("entry", sort=False)[told].agg(_values), kind="words", note=note)
-    rank = {name: i for i, name in enumerate(dict.fromkeys([*TITLES, *table.protocol]))}
-    table = table.sort_values("protocol", key=lambda column: column.map(rank), kind="stable")
-    settings = pd.DataFrame.from_dict(
-        {name: _settings(str(name), rows.settings) for name, rows in table.groupby("protocol", sort=False)},
-        orient="index", columns=["settings", "chosen on the way"],
-    )  # fmt: skip
-    if settings.to_numpy().any():
-        yield _plain("Protocols", "protocol", settings, kind="words")
+    yield _plain("Models", "name", texts.loc[:, (texts != "").any()], note)
+    protocols = {}
+    for name, rows in table.groupby("protocol", sort=False):
+        said = {key: f"{key} {value}" for key, value in _by_key(rows.settings).items()}
+        own = settings_of(str(name))
+        protocols[name] = {
+            "settings": "; ".join(words for key, words in said.items() if key in own),
+            "chosen on the way": "; ".join(words for key, words in said.items() if key not in own),
+        }
+    yield _plain("Protocols", "protocol", pd.DataFrame.from_dict(protocols, orient="index"))
     times = table.drop_duplicates(RUN).groupby(["protocol", "entry"], sort=False).seconds
-    measures = times.agg(["median", "max", "sum"]).map(duration)
-    rows = [[*map(Cell, key), Cell(str(n)), *map(Cell, measures.loc[key])] for key, n in times.size().items()]
-    yield Table("Time", ["protocol", "model", "units", "median", "longest", "together"], rows, words=2)
-    machine = {"machine": _values(table.machine)} | {k: _values(v) for k, v in _by_key(table.versions).items()}
-    yield _plain("Machine and versions", "what", pd.DataFrame({"values": machine}), kind="words")
+    measures = times.agg(["median", "max", "sum"]).map(duration).set_axis(["median", "longest", "together"], axis=1)
+    measures.insert(0, "units", times.size().astype(str))
+    yield _plain("Time", "protocol", measures.reset_index("entry"))
+    machine = {"machine": _distinct(table.machine)} | _by_key(table.versions)
+    yield _plain("Machine and versions", "what", pd.DataFrame({"values": machine}))
 
 
-def all_scores_table(lines: Iterable[Line]) -> Table:
+def all_scores_table(lines: pd.DataFrame) -> Table:
     """Returns every score of every seed."""
-    rows = []
-    for line in lines:
-        found = line.estimate
-        words = (line.dataset, line.protocol, line.entry, percent(line.train_fraction), line.metric, line.average)
-        scores = " ".join(f"{score:.2f}" for score in line.scores.values())
-        rows.append(
-            [
-                *map(Cell, (*words, f"{found.mean:.2f}")),
-                Cell(f"{found.low:.2f}–{found.high:.2f}", found.kind) if found.kind else NONE,
-                Cell(scores, "seeds " + " ".join(map(str, line.scores))),
-                *map(Cell, (str(line.n_train), str(line.n_test))),
-            ]
-        )
-    header = ["dataset", "protocol", "model", "train", "metric", "average", "mean", "interval", "scores"]
-    return Table("Every score", [*header, "train samples", "test samples"], rows, folded=True, words=6)
+    found = lines.estimate
+    columns = {
+        "protocol": lines.protocol,
+        "model": lines.entry,
+        "train": lines.train_fraction.map(percent),
+        "metric": lines.metric,
+        "average": lines.average,
+        "mean": found.map(lambda x: f"{x.mean:.2f}"),
+        "interval": found.map(lambda x: f"{x.low:.2f}–{x.high:.2f} ({x.kind})" if x.kind else "–"),
+        "scores": lines.scores.map(lambda scores: " ".join(f"{score:.2f}" for score in scores.values())),
+        "seeds": lines.scores.map(lambda scores: " ".join(map(str, scores))),
+        "train samples": lines.n_train.astype(str),
+        "test samples": lines.n_test.astype(str),
+    }
+    frame = pd.DataFrame(columns).set_axis(lines.dataset)
+    return _plain("Every score", "dataset", frame)._replace(folded=True, kind="list")
 
 
-def _plain(title: str, index: str, frame: pd.DataFrame, **settings: Any) -> Table:
+def _plain(title: str, index: str, frame: pd.DataFrame, note: str = "") -> Table:
     """Returns a frame of texts as a table."""
     rows = [list(map(Cell, row)) for row in frame.itertuples()]
-    return Table(title, [index, *frame.columns], rows, **settings)
+    return Table(title, [index, *frame.columns], rows, kind="words", note=note)
 
 
-def _settings(protocol: str, column: Iterable[Any]) -> tuple[str, str]:
-    """Returns the settings that a protocol was given, and those that it found by itself."""
-    own = settings_of(protocol)
-    said = {key: f"{key} {_values(values)}" for key, values in _by_key(column).items() if _values(values)}
-    return (
-        "; ".join(words for key, words in said.items() if key in own),
-        "; ".join(words for key, words in said.items() if key not in own),
-    )
-
-
-def _values(values: Iterable[Any]) -> str:
+def _distinct(values: Iterable[Any]) -> str:
     """Returns distinct values in their order, the first few of many; empty ones are left out."""
-    known = [value for value in dict.fromkeys(map(_short, values)) if value]
+    known = [value for value in dict.fromkeys(map(as_text, values)) if value]
     more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
     return " | ".join(known[:_SHOWN]) + more
 
 
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) and value == value else as_text(value)
-
-
-def _by_key(column: Iterable[Any]) -> Mapping[str, list[Any]]:
-    """Returns the values of every key of JSON objects."""
-    values: dict[str, list[Any]] = {}
-    for text in dict.fromkeys(column):
-        for key, value in (as_json(text) or {}).items():
-            if not isinstance(value, dict):  # the scores of all choices are in the results table
-                said = ", ".join(map(_short, value)) if isinstance(value, list) else value
-                values.setdefault(str(key), []).append(said)
-    return values
-
-
-def _judged(line: Line) -> tuple[str, str]:
-    return line.dataset, line.protocol
-
-
-def _column(line: Line) -> tuple[str, str]:
-    return line.dataset, line.metric
+def _by_key(column: pd.Series) -> dict[str, str]:
+    """Returns the distinct values of every key of JSON objects; of keys that hold objects themselves nothing."""
+    found = [as_json(text) or {} for text in dict.fromkeys(column)]
+    values = {
+        key: [some[key] for some in found if key in some] for key in dict.fromkeys(k for some in found for k in some)
+    }
+    texts = {key: _distinct(value for value in some if not isinstance(value, dict)) for key, some in values.items()}
+    return {key: text for key, text in texts.items() if text}
