@@ -44,7 +44,6 @@ class Embedded(NamedTuple):
 def embeddings(
     encoder: BenchEncoder,
     dataset: BenchDataset,
-    *,
     cache: Path | None = None,
     batch_size: int = 64,
     num_workers: int = 0,
