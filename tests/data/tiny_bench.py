@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from terrafm_tg.datasets.bench import BenchDataset, BenchTask
+from terrafm_tg.datasets.bench import BenchDataset, BenchTask, open_bench
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.evaluation.protocols import Splits
 
 S2 = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 METRICS = {"multiclass": "accuracy", "multilabel": "f1", "segmentation": "miou"}
@@ -99,3 +100,8 @@ def tiny_data(
 def renamed(data: TinyBench, sensors: Mapping[str, tuple[str, ...]]) -> TinyBench:
     """The same pixels under other band names."""
     return data.under(dataclasses.replace(data.task, sensors=sensors))
+
+
+def open_splits(root: Path, name: str) -> Splits:
+    """A benchmark's dataset under a folder."""
+    return Splits(*(open_bench(name, root, split) for split in ("train", "val", "test")))

@@ -11,48 +11,34 @@ from torchmetrics.functional.classification import multiclass_jaccard_index
 
 from data.copernicus_bench.data import make_copernicus
 from data.landslide4sense.data import make_landslide
-from terrafm_tg.datasets.bench import open_bench
+from data.tiny_bench import open_splits, tiny_task
 from terrafm_tg.evaluation.encoders import ModelSpec, load_encoder
-from terrafm_tg.evaluation.protocols import Context, Splits, make_protocol
-from terrafm_tg.evaluation.protocols.copernicus import CopernicusFrozen, PerBatchMetrics
-from terrafm_tg.tasks.finetune.head_task import HeadTask
+from terrafm_tg.evaluation.protocols import Context, make_protocol
 from terrafm_tg.tasks.finetune.heads import NormedLinearHead, PyramidHead
-from terrafm_tg.tasks.finetune.optimization import OneCycle
 
 SPEC = ModelSpec("terrafm_tiny", size=32)
 
 
-def opened(root: Path, name: str) -> Splits:
-    return Splits(*(open_bench(name, root, split) for split in ("train", "val", "test")))
-
-
-def test_settings_are_the_benchmark_s() -> None:
-    protocol = make_protocol("copernicus-frozen")
-    assert isinstance(protocol, CopernicusFrozen)
+@pytest.mark.parametrize("kind", ["multiclass", "multilabel", "segmentation"])
+def test_settings_are_the_benchmark_s(kind: str) -> None:
+    """SGD or, of pixels, AdamW with the rate of the kind of task, which falls as a cosine without warm-up."""
+    protocol = make_protocol("copernicus-frozen").of_kind(kind)
     assert (protocol.epochs, protocol.weight_decay, protocol.width, protocol.auxiliary) == (50, 1e-4, 512, 0.4)
-    optimizer, _ = OneCycle(0.1, 1e-4, segmentation=False, cycle_momentum=True)([nn.Parameter(torch.ones(1))], 10)
-    assert isinstance(optimizer, torch.optim.SGD)
-    assert optimizer.param_groups[0]["weight_decay"] == 1e-4
-    optimizer, _ = OneCycle(1e-3, 1e-4, segmentation=True, cycle_momentum=True)([nn.Parameter(torch.ones(1))], 10)
-    assert isinstance(optimizer, torch.optim.AdamW)
-    assert optimizer.param_groups[0]["weight_decay"] == 0.01
-
-
-@pytest.mark.parametrize("cycle", [True, False])
-def test_the_rate_falls_as_a_cosine_without_warm_up(cycle: bool) -> None:
-    steps = 20
-    optimizer, schedule = OneCycle(0.1, 1e-4, False, cycle)([nn.Parameter(torch.ones(1))], steps)
-    rates, momenta = [], []
-    for _ in range(steps):
-        rates.append(optimizer.param_groups[0]["lr"])
-        momenta.append(optimizer.param_groups[0]["momentum"])
+    (peak,), steps, low = protocol.rates, 20, protocol.rates[0] / 25 / 1e4
+    optimizer, schedule = protocol.optimize(tiny_task({}, kind), peak, [nn.Parameter(torch.ones(1))], steps)
+    (group,) = optimizer.param_groups
+    dense = kind == "segmentation"
+    assert isinstance(optimizer, torch.optim.AdamW if dense else torch.optim.SGD)
+    assert group["weight_decay"] == (0.01 if dense else 1e-4)
+    assert (peak, protocol.batch_size) == {"multiclass": (0.1, 64), "multilabel": (1, 64)}.get(kind, (1e-3, 16))
+    momenta = []
+    for i in range(steps):
+        assert group["lr"] == pytest.approx(low + (peak - low) * (1 + math.cos(math.pi * (i + 1) / steps)) / 2)
+        momenta.append(group["betas"][0] if dense else group["momentum"])
         optimizer.step()
         schedule.step()
-    low = 0.1 / 25 / 1e4
-    for i, rate in enumerate(rates):
-        assert rate == pytest.approx(low + (0.1 - low) * (1 + math.cos(math.pi * (i + 1) / steps)) / 2, abs=1e-9)
     assert momenta == sorted(momenta)
-    assert (momenta[0], momenta[-1]) == (pytest.approx(0.85, abs=0.01), 0.95) if cycle else (0, 0)
+    assert (momenta[0], momenta[-1]) == (pytest.approx(0.85, abs=0.01), 0.95)
 
 
 def test_the_linear_head_is_batch_norm_without_parameters_and_a_linear_layer() -> None:
@@ -71,7 +57,7 @@ def test_the_pyramid_has_four_sizes_and_floods_are_a_difference(tmp_path: Path) 
     assert sizes == [16, 8, 4, 2]
     logits, auxiliary = head(maps)
     assert (logits.shape, auxiliary.shape) == ((2, 3, 16, 16), (2, 3, 4, 4))
-    splits = opened(make_copernicus(tmp_path, "Flood-S1", n=4), "Flood-S1")
+    splits = open_splits(make_copernicus(tmp_path, "Flood-S1", n=4), "Flood-S1")
     encoder = load_encoder(SPEC, splits.train.task, splits.train)
     batch = next(iter(DataLoader(splits.train, 4)))
     change = PyramidHead(encoder.dim, 3, 2, 16, 4, 0.1)
@@ -87,12 +73,11 @@ def test_the_pyramid_has_four_sizes_and_floods_are_a_difference(tmp_path: Path) 
 
 
 def test_only_the_head_learns(tmp_path: Path) -> None:
-    splits = opened(make_copernicus(tmp_path, "DFC2020-S1", n=4), "DFC2020-S1")
+    splits = open_splits(make_copernicus(tmp_path, "DFC2020-S1", n=4), "DFC2020-S1")
     encoder = load_encoder(SPEC, splits.train.task, splits.train)
-    head = PyramidHead(encoder.dim, 8, 1, 16, 4, 0.1)
-    task = HeadTask(encoder, head, encoder.task, OneCycle(1e-3, 1e-4, True, True), auxiliary=0.4)
+    task = make_protocol("copernicus-frozen", width=16).make(encoder, splits.train, 1e-3, Context())
     trained = {name for name, parameter in task.named_parameters() if parameter.requires_grad}
-    assert trained == {f"head.{name}" for name, _ in head.named_parameters()}
+    assert trained == {f"head.{name}" for name, _ in task.head.named_parameters()}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +92,7 @@ def test_it_learns_what_pixels_tell_apart(tmp_path: Path, name: str, metric: str
     protocol = make_protocol("copernicus-frozen", epochs=6, batch_size=4, width=16, auxiliary_width=8)
     sensors = ("terrain",) if metric == "miou" else None
     spec = ModelSpec("pixel-statistics", size=32, sensors=sensors)
-    found = protocol.run(spec, opened(tmp_path, name), Context(folder=tmp_path / "work"))
+    found = protocol.run(spec, open_splits(tmp_path, name), Context(folder=tmp_path / "work"))
     (headline,) = [score for score in found if score.headline]
     (true,) = [score for score in found if score.metric == metric and score.average == "true"]
     assert (headline.metric, headline.average) == (metric, "per-batch")
@@ -116,7 +101,7 @@ def test_it_learns_what_pixels_tell_apart(tmp_path: Path, name: str, metric: str
 
 
 def test_a_second_run_takes_what_was_learnt_and_a_fresh_one_is_the_same(tmp_path: Path) -> None:
-    splits = opened(make_copernicus(tmp_path, "Flood-S1", n=4), "Flood-S1")
+    splits = open_splits(make_copernicus(tmp_path, "Flood-S1", n=4), "Flood-S1")
     protocol = make_protocol("copernicus-frozen", epochs=1, batch_size=2, width=16, auxiliary_width=8)
     runs = [protocol.run(SPEC, splits, Context(folder=tmp_path / folder)) for folder in ("a", "a", "b")]
     first, *others = [[(score.metric, score.average, score.score) for score in run] for run in runs]
@@ -129,11 +114,10 @@ def test_a_second_run_takes_what_was_learnt_and_a_fresh_one_is_the_same(tmp_path
 
 def test_the_headline_is_the_mean_of_the_batches(tmp_path: Path) -> None:
     """What Lightning logs of torchmetrics' value of each batch, as the benchmark's code does."""
-    splits = opened(make_copernicus(tmp_path, "DFC2020-S2", n=10), "DFC2020-S2")
+    splits = open_splits(make_copernicus(tmp_path, "DFC2020-S2", n=10), "DFC2020-S2")
     encoder = load_encoder(SPEC, splits.test.task, splits.test)
     torch.manual_seed(0)
-    head, cycle = PyramidHead(encoder.dim, 8, 1, 16, 4, 0.0), OneCycle(1e-3, 1e-4, True, True)
-    task = HeadTask(encoder, head, encoder.task, cycle, metrics=PerBatchMetrics.of).eval()
+    task = make_protocol("copernicus-frozen", width=16).make(encoder, splits.train, 1e-3, Context()).eval()
     values, sizes = [], []
     task.on_test_epoch_start()
     with torch.no_grad():

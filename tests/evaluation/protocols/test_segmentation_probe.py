@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from sklearn.metrics import jaccard_score
 from torch.utils.data import default_collate
 
 from data.copernicus_bench.data import make_copernicus
 from data.geobench.data import make_geobench
-from terrafm_tg.datasets.bench import open_bench
+from data.tiny_bench import open_splits
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoders import ModelSpec, load_encoder
 from terrafm_tg.evaluation.protocols import Context, Splits, make_protocol
@@ -24,21 +23,17 @@ from terrafm_tg.tasks.finetune.metrics import NotFiniteError
 PIXELS = ModelSpec("pixel-statistics", size=32, channels=("B02", "B08"))
 
 
-def opened(root: Path, name: str) -> Splits:
-    return Splits(*(open_bench(name, root, split) for split in ("train", "val", "test")))
-
-
 @pytest.fixture(scope="module")
 def clouds(tmp_path_factory: pytest.TempPathFactory) -> Splits:
     root = tmp_path_factory.mktemp("cloud")
-    return opened(make_copernicus(root, "Cloud-S2", n=12, size=32), "Cloud-S2")
+    return open_splits(make_copernicus(root, "Cloud-S2", n=12, size=32), "Cloud-S2")
 
 
 @pytest.fixture(scope="module")
 def crops(tmp_path_factory: pytest.TempPathFactory) -> Splits:
     root = tmp_path_factory.mktemp("crops")
     make_geobench(root, "m-cashew-plant", 2, 1, 1, size=128, classes=3)
-    return opened(root, "m-cashew-plant")
+    return open_splits(root, "m-cashew-plant")
 
 
 def test_settings_are_galileo_s() -> None:
@@ -67,12 +62,13 @@ def test_the_score_is_that_of_the_predictions(clouds: Splits, tmp_path: Path) ->
     encoder = load_encoder(PIXELS, clouds.train.task, clouds.train)
     train, test = (patch_features(encoder, split, context) for split in (clouds.train, clouds.test))
     torch.manual_seed(0)
-    head = protocol._trained(clouds.train.task, train, context)[3e-3]
+    start = PatchHead(train.x.shape[1], 4, side=16)
+    head = protocol.fit(clouds.train.task, start, train, context)[3e-3]
     with torch.no_grad():
-        predicted = head(test.features.float())[0].argmax(1)
-    expected = jaccard_score(test.mask.flatten(), predicted.flatten(), average="macro")
+        predicted = head(test.x.float())[0].argmax(1)
+    expected = jaccard_score(test.y.flatten(), predicted.flatten(), average="macro")
     assert scores["miou", "true"].score == pytest.approx(100 * expected)
-    assert np.sum(scores["miou", "true"].confusion) == test.mask.numel()
+    assert np.sum(scores["miou", "true"].confusion) == test.y.numel()
 
 
 def test_learning_rates_do_not_touch_each_other(clouds: Splits, tmp_path: Path) -> None:
@@ -106,9 +102,9 @@ def test_crops_are_cut_into_tiles(crops: Splits, tmp_path: Path) -> None:
     spec = ModelSpec("pixel-statistics", size=0, channels=("B02", "B08"))
     scores = protocol.run(spec, crops, Context(cache=tmp_path))
     assert scores[0].settings["tile"] == 64
-    shapes = sorted(tuple(load_file(file)["features"].shape) for file in tmp_path.iterdir())
-    assert shapes == [(4, 512, 4, 4), (4, 512, 4, 4), (8, 512, 4, 4)]
-    assert {load_file(file)["mask"].shape[1:] for file in tmp_path.iterdir()} == {(64, 64)}
+    kept = [np.load(file) for file in tmp_path.iterdir()]
+    assert sorted(file["x"].shape for file in kept) == [(4, 512, 4, 4), (4, 512, 4, 4), (8, 512, 4, 4)]
+    assert {file["y"].shape[1:] for file in kept} == {(64, 64)}
 
 
 def test_tiles_are_the_images_in_order(crops: Splits, tmp_path: Path) -> None:
@@ -124,7 +120,7 @@ def test_tiles_are_the_images_in_order(crops: Splits, tmp_path: Path) -> None:
         cut(mask, 50)
     encoder = load_encoder(PIXELS, crops.train.task, crops.train)
     kept = patch_features(encoder, crops.train, Context(cache=tmp_path), tile=64)
-    assert torch.equal(kept.mask.long(), tiles)
+    assert torch.equal(kept.y.long(), tiles)
 
 
 def test_features_in_the_file_are_the_model_s(clouds: Splits, tmp_path: Path) -> None:
@@ -133,9 +129,9 @@ def test_features_in_the_file_are_the_model_s(clouds: Splits, tmp_path: Path) ->
     samples = [clouds.train[i] for i in range(len(clouds.train))]
     with torch.no_grad():
         expected = encoder.patches(default_collate(samples))
-    assert kept.features.dtype == torch.float16
-    torch.testing.assert_close(kept.features.float(), expected, atol=2e-3, rtol=2e-3)
-    assert torch.equal(kept.mask.long(), torch.stack([sample["mask"] for sample in samples]))
+    assert kept.x.dtype == torch.float16
+    torch.testing.assert_close(kept.x.float(), expected, atol=2e-3, rtol=2e-3)
+    assert torch.equal(kept.y.long(), torch.stack([sample["mask"] for sample in samples]))
 
 
 def test_a_damaged_file_is_computed_anew(clouds: Splits, tmp_path: Path) -> None:
@@ -148,7 +144,7 @@ def test_a_damaged_file_is_computed_anew(clouds: Splits, tmp_path: Path) -> None
     file.write_bytes(whole[: len(whole) // 2])
     with pytest.warns(UserWarning, match=f"{file.name} is damaged and is computed anew"):
         again = patch_features(encoder, clouds.val, context)
-    assert torch.equal(first.features, again.features)
+    assert torch.equal(first.x, again.x)
     assert file.read_bytes() == whole
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -161,8 +157,8 @@ def test_features_too_large_for_float16(clouds: Splits, tmp_path: Path) -> None:
     with pytest.raises(NotFiniteError, match="float16 cannot hold: set `dtype` to float32"):
         patch_features(encoder, clouds.val, Context(cache=tmp_path))
     assert not list(tmp_path.iterdir())  # nothing half written
-    kept = patch_features(encoder, clouds.val, Context(cache=tmp_path), dtype=torch.float32)
-    assert kept.features.dtype == torch.float32
+    kept = patch_features(encoder, clouds.val, Context(cache=tmp_path), dtype="float32")
+    assert kept.x.dtype == torch.float32
 
 
 def test_too_small_a_disk_is_said_before_writing(
@@ -173,18 +169,3 @@ def test_too_small_a_disk_is_said_before_writing(
     encoder = load_encoder(PIXELS, clouds.val.task, clouds.train)
     with pytest.raises(TerraFMError, match=r"need 0\.\d GB in .* which has 0\.0 GB left"):
         patch_features(encoder, clouds.val, Context(cache=tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"rates": []}, "one learning rate above 0"),
-        ({"rates": ["fast"]}, "a list of numbers above 0"),
-        ({"rates": [-0.1]}, "one learning rate above 0"),
-        ({"dtype": "float8"}, "use float16 or float32"),
-        ({"tile": -1}, "`tile` is -1"),
-    ],
-)
-def test_wrong_settings(settings: dict, message: str) -> None:
-    with pytest.raises(TerraFMError, match=message):
-        make_protocol("segmentation-probe", **settings)

@@ -63,4 +63,4 @@ def scores(
     metrics = Metrics(kind, count, ignore_index, **settings)
     for part, true in zip(prediction.split(batch or 99), target.split(batch or 99), strict=True):
         metrics.update(part, true)
-    return metrics.compute(batch is not None)
+    return [score for score in metrics.compute() if batch or score.average == "true"]

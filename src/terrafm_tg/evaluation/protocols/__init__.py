@@ -14,9 +14,9 @@ __all__ = ["PROTOCOLS", "Context", "Protocol", "Score", "Splits", "get_protocol"
 #: Where each protocol is defined, by its name; imported when it is asked for.
 PROTOCOLS: dict[str, tuple[str, str]] = {
     "knn": ("knn", "KNN"),
-    "linear-probe": ("linear_probe", "LinearProbe"),
+    "linear-probe": ("probes", "LinearProbe"),
     "logistic": ("logistic", "Logistic"),
-    "segmentation-probe": ("segmentation_probe", "SegmentationProbe"),
+    "segmentation-probe": ("probes", "SegmentationProbe"),
     "upernet": ("finetune", "FrozenUPerNet"),
     "finetune": ("finetune", "FineTune"),
     "copernicus-frozen": ("copernicus", "CopernicusFrozen"),

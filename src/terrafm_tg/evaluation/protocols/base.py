@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 
+from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoders.spec import ModelSpec, UnsupportedTaskError
 from terrafm_tg.tasks.finetune.metrics import Score
 
@@ -84,6 +85,18 @@ class Protocol(abc.ABC):
                 f"The protocol {self.name} takes {' and '.join(sorted(self.kinds))}, and {task.name} is of kind "
                 f"{task.kind}."
             )
+
+    def check_positive(self, *names: str) -> None:
+        """Stop at a setting that is not above 0.
+
+        Raises:
+            TerraFMError: Naming it.
+        """
+        for name in names:
+            if not getattr(self, name) > 0:
+                raise TerraFMError(
+                    f"`{name}` of the protocol {self.name} is {getattr(self, name)}: give a number above 0."
+                )
 
     @abc.abstractmethod
     def run(self, spec: ModelSpec, splits: Splits, context: Context) -> list[Score]:

@@ -1,44 +1,29 @@
 """Copernicus-Bench's own protocol: a head on a frozen encoder, scored by the means over the test batches."""
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from terrafm_tg.datasets.bench import BenchDataset
-from terrafm_tg.evaluation.encoders import BenchEncoder, ModelSpec, load_encoder
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+
+from terrafm_tg.datasets.bench import BenchDataset, BenchTask
+from terrafm_tg.evaluation.encoders import BenchEncoder
 from terrafm_tg.tasks.finetune.head_task import HeadTask
 from terrafm_tg.tasks.finetune.heads import Head, NormedLinearHead, PyramidHead
-from terrafm_tg.tasks.finetune.metrics import PER_BATCH, Metrics, Score
-from terrafm_tg.tasks.finetune.optimization import OneCycle
+from terrafm_tg.tasks.finetune.metrics import PER_BATCH
 
-from .base import Context, Protocol, Splits
+from .base import Context
 from .finetune import linear_head
-from .sweep import Training, checked_rates, run_identity, sweep
+from .sweep import ImageSweep
 
 #: Peak learning rate and batch size by kind of task, which are those of every task of the benchmark.
 RATES = {"multiclass": (0.1, 64), "multilabel": (1.0, 64), "segmentation": (1e-3, 16)}
 
 
-class PerBatchMetrics(Metrics):
-    """Metrics whose headline is the mean over batches, which is what the benchmark chooses by and reports."""
-
-    def compute(self, per_batch: bool = True, **settings: Any) -> list[Score]:
-        """All scores of what was counted, in percent, true averages and means over batches.
-
-        Args:
-            per_batch: Has no effect.
-            **settings: What to note in each score.
-
-        Raises:
-            TerraFMError: If nothing was counted, or not what the headline needs.
-        """
-        return [
-            score._replace(headline=score.average == PER_BATCH and score.metric == self.headline)
-            for score in super().compute(**settings)
-        ]
-
-
 @dataclass(frozen=True)
-class CopernicusFrozen(Protocol):
+class CopernicusFrozen(ImageSweep):
     """The frozen protocol of Copernicus-Bench; the published scores are means of three seeds.
 
     Classification: batch norm without parameters and a linear layer, SGD. Segmentation: a learnt pyramid under UPerNet
@@ -47,78 +32,66 @@ class CopernicusFrozen(Protocol):
     stand beside it.
 
     The benchmark's code calls SGD without momentum, but its one-cycle schedule sets the momentum of each step, from
-    0.85 rising to 0.95: ``cycle_momentum`` does the same. What differs: it rotates training samples of segmentation by
+    0.85 rising to 0.95, and so it is here. What differs: it rotates training samples of segmentation by
     any angle up to 90 degrees and so labels the empty corners as class 0, here they are turned by quarters; it drops
     an incomplete last training batch; it normalizes every model with the statistics of SSL4EO-S12, which the model's
     setting ``normalization="dataset"`` does here.
 
     Args:
+        rates: Peak learning rates; one by the kind of task where empty: 0.1 for classes, 1 for labels, 0.001 for
+            pixels.
         epochs: Times that the training split is seen.
-        rates: Peak learning rates; one by the kind of task where None: 0.1 for classes, 1 for labels, 0.001 for pixels.
-        batch_size: Samples per step; where None 64, or 16 for pixels. The headline depends on it.
+        batch_size: Samples per step; where 0 64, or 16 for pixels. The headline depends on it.
         weight_decay: Of SGD.
-        cycle_momentum: Whether the schedule moves the momentum, too.
         width: Channels of UPerNet.
         auxiliary_width: Channels of the auxiliary head.
         auxiliary: Weight of its loss.
         dropout: Rate before the last layer of both.
-        precision: Of Lightning's Trainer, such as "bf16-mixed" on a GPU.
     """
 
     name: ClassVar[str] = "copernicus-frozen"
     kinds: ClassVar[frozenset[str]] = frozenset(RATES)
 
-    epochs: int = 50
-    rates: tuple[float, ...] | None = None
-    batch_size: int | None = None
+    rates: tuple[float, ...] = ()
+    batch_size: int = 0
     weight_decay: float = 1e-4
-    cycle_momentum: bool = True
+    clip: float | None = None
     width: int = 512
     auxiliary_width: int = 256
     auxiliary: float = 0.4
     dropout: float = 0.1
-    precision: str = "32-true"
 
     def __post_init__(self) -> None:
-        if self.rates is not None:
-            object.__setattr__(self, "rates", checked_rates(self.rates))
+        if self.rates and self.batch_size:
+            super().__post_init__()
+        else:
+            self.of_kind("multiclass")  # checks what is given
 
-    def run(self, spec: ModelSpec, splits: Splits, context: Context) -> list[Score]:
-        """Trains a head on the frozen encoder, and scores its best epoch on the test split.
+    def of_kind(self, kind: str) -> Self:
+        """The settings with the benchmark's learning rate and batch size where none are given."""
+        rate, batch_size = RATES[kind]
+        return dataclasses.replace(self, rates=self.rates or (rate,), batch_size=self.batch_size or batch_size)
 
-        Args:
-            spec: The model.
-            splits: The dataset.
-            context: Where and with which seed.
-
-        Raises:
-            UnsupportedTaskError: If the model cannot read the dataset.
-            NotFiniteError: If training diverges.
-        """
-        encoder = load_encoder(spec, splits.train.task, splits.train)
-        rate, batch_size = RATES[encoder.task.kind]
-        rates = (rate,) if self.rates is None else self.rates
-        batch_size = batch_size if self.batch_size is None else self.batch_size
-
-        def make(rate: float) -> HeadTask:
-            dense = encoder.task.kind == "segmentation"
-            return HeadTask(
-                encoder,
-                self._head(encoder, splits.train),
-                encoder.task,
-                OneCycle(rate, self.weight_decay, dense, self.cycle_momentum),
-                augment="turns" if dense else "flips",
-                auxiliary=self.auxiliary,
-                seed=context.seed,
-                metrics=PerBatchMetrics.of,
-            )
-
-        training = Training(self.epochs, batch_size, precision=self.precision)
-        return sweep(rates, make, splits, training, context, run_identity(self, encoder, splits, context))
-
-    def _head(self, encoder: BenchEncoder, data: BenchDataset) -> Head:
+    def head(self, encoder: BenchEncoder, data: BenchDataset) -> Head:
+        """The linear head, or the pyramid."""
         task = encoder.task
         if task.kind != "segmentation":
             return linear_head(encoder, data, NormedLinearHead)
         widths = (self.width, self.auxiliary_width)
         return PyramidHead(encoder.dim, len(task.classes), task.dates, *widths, self.dropout)
+
+    def make(self, encoder: BenchEncoder, data: BenchDataset, rate: float, context: Context, **more: Any) -> HeadTask:
+        """The training with a learning rate, of which the mean over batches counts."""
+        more |= {"augment": "turns" if encoder.task.kind == "segmentation" else "flips"}
+        return super().make(encoder, data, rate, context, auxiliary=self.auxiliary, average=PER_BATCH, **more)
+
+    def optimize(
+        self, task: BenchTask, rate: float, parameters: list[nn.Parameter], steps: int
+    ) -> tuple[Optimizer, LRScheduler]:
+        """SGD, or AdamW of pixels, under a cosine to almost nothing; it moves momentum (AdamW: the first beta), too."""
+        optimizer: Optimizer
+        if task.kind == "segmentation":
+            optimizer = AdamW(parameters, rate)
+        else:
+            optimizer = SGD(parameters, rate, weight_decay=self.weight_decay)
+        return optimizer, OneCycleLR(optimizer, rate, total_steps=max(steps, 1), pct_start=0.0)

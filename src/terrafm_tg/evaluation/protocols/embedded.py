@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoders import load_encoder
 from terrafm_tg.evaluation.encoders.embeddings import embeddings
-from terrafm_tg.tasks.finetune.metrics import Metrics, Score
+from terrafm_tg.tasks.finetune.metrics import Metrics
 from terrafm_tg.tasks.finetune.rates import check_target
 
 from .base import Context, Protocol, Splits
@@ -21,15 +20,19 @@ if TYPE_CHECKING:
 
 
 class Labelled(NamedTuple):
-    """Embeddings of one split.
+    """Features and labels of one split.
 
     Args:
-        x: Float32 (n, D).
-        y: Classes int64 (n,), or zeros and ones (n, L).
+        x: Embeddings float32 (n, D), or maps (n, D, h, w) in float16 or float32.
+        y: Classes (n,), zeros and ones (n, L), or masks (n, H, W).
     """
 
     x: Tensor
     y: Tensor
+
+    def take(self, chosen: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Features in float32 and labels in int64 of some samples, on a device."""
+        return self.x[chosen].to(device).float(), self.y[chosen].to(device).long()
 
 
 def embed_splits(protocol: Protocol, spec: ModelSpec, splits: Splits, context: Context, *names: str) -> list[Labelled]:
@@ -61,30 +64,12 @@ def embed_splits(protocol: Protocol, spec: ModelSpec, splits: Splits, context: C
     return parts
 
 
-def score_test(task: BenchTask, logits: Tensor, target: Tensor, batch: int, **settings: Any) -> list[Score]:
-    """Returns all scores of the test split, with means over batches of so many; logits above 0 are a label."""
+def counted(task: BenchTask, logits: Tensor, target: Tensor, batch_size: int) -> Metrics:
+    """Counts of a split, with means over batches of so many; logits above 0 are a label."""
     metrics = Metrics.of(task)
-    for part, true in zip(logits.cpu().split(batch), target.cpu().split(batch), strict=True):
-        metrics.update(part, true)
-    return metrics.compute(**settings)
-
-
-def headline(task: BenchTask, logits: Tensor, target: Tensor) -> float:
-    """Returns the task's own metric, by which settings are chosen on the validation split."""
-    metrics = Metrics.of(task)
-    metrics.update(logits.cpu(), target.cpu())
-    return metrics.value()
-
-
-def check_positive(protocol: str, **settings: float) -> None:
-    """Stops at a setting that is not above 0.
-
-    Raises:
-        TerraFMError: Naming it.
-    """
-    for name, value in settings.items():
-        if not value > 0:
-            raise TerraFMError(f"`{name}` of the protocol {protocol} is {value}: give a number above 0.")
+    for part, true in zip(logits.split(batch_size), target.split(batch_size), strict=True):
+        metrics.update(part.cpu(), true.cpu())
+    return metrics
 
 
 def to_labels(target: Tensor, kind: str, classes: int) -> Tensor:

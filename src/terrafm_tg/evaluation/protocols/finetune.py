@@ -9,17 +9,14 @@ from torch.utils.data import default_collate
 
 from terrafm_tg.datasets.bench import BenchDataset
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.encoders import BenchEncoder, ModelSpec, load_encoder
-from terrafm_tg.tasks.finetune.head_task import HeadTask
+from terrafm_tg.evaluation.encoders import BenchEncoder
 from terrafm_tg.tasks.finetune.heads import Head, LinearHead, PatchHead, UPerNetHead, pooled
-from terrafm_tg.tasks.finetune.metrics import Score
 
-from .base import Context, Splits
-from .sweep import Swept, Training, run_identity, sweep
+from .sweep import CosineSweep, ImageSweep
 
 
 @dataclass(frozen=True)
-class FineTune(Swept):
+class FineTune(CosineSweep, ImageSweep):
     """Trains all of the encoder with a linear layer on its embedding, or on each patch for a class per pixel.
 
     Galileo's settings: AdamW with 9 learning rates, 5 of 50 epochs of warm-up, cosine, batch 256, gradients clipped to
@@ -29,11 +26,7 @@ class FineTune(Swept):
     Args:
         effective_batch: Samples per optimizer step.
         batch_size: Samples per forward, at most; a divisor of ``effective_batch``.
-        clip: Norm that the gradients are scaled down to.
         decoder: For a class per pixel: "linear" per patch, or "upernet" on four blocks.
-        width: Channels of UPerNet.
-        augment: Of training samples: "none", "flips" or "turns".
-        precision: Of Lightning's Trainer, such as "bf16-mixed" on a GPU.
 
     Raises:
         TerraFMError: If ``batch_size`` does not divide ``effective_batch``.
@@ -41,48 +34,28 @@ class FineTune(Swept):
 
     name: ClassVar[str] = "finetune"
     kinds: ClassVar[frozenset[str]] = frozenset({"multiclass", "multilabel", "segmentation"})
+    train_encoder: ClassVar[bool] = True
 
     rates: tuple[float, ...] = (1e-5, 3e-5, 6e-5, 1e-4, 3e-4, 6e-4, 1e-3, 3e-3, 6e-3)
     effective_batch: int = 256
     batch_size: int = 32
-    clip: float | None = 1.0
     decoder: Literal["linear", "upernet"] = "linear"
-    width: int = 256
-    augment: Literal["none", "flips", "turns"] = "turns"
-    precision: str = "32-true"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batch_size < 1 or self.effective_batch % self.batch_size:
+        if self.effective_batch % self.batch_size:
             raise TerraFMError(
                 f"`batch_size` is {self.batch_size} and `effective_batch` {self.effective_batch}: gradients of "
                 "whole batches are added up, so set a divisor."
             )
 
-    def run(self, spec: ModelSpec, splits: Splits, context: Context) -> list[Score]:
-        """Trains with each learning rate from the same start, and tests the best."""
-        self.check(splits.train.task)
-        encoder = load_encoder(spec, splits.train.task, splits.train)
-        encoder.trainable()  # complains where there is nothing to train
-        start = {name: value.clone() for name, value in encoder.state_dict().items()}
+    @property
+    def accumulate(self) -> int:
+        """Batches per optimizer step."""
+        return self.effective_batch // self.batch_size
 
-        def make(rate: float) -> HeadTask:
-            encoder.load_state_dict(start)
-            return HeadTask(
-                encoder,
-                self._head(encoder.eval(), splits.train),
-                encoder.task,
-                self.schedule(rate),
-                train_encoder=True,
-                augment=self.augment,
-                seed=context.seed,
-            )
-
-        accumulate = self.effective_batch // self.batch_size
-        training = Training(self.epochs, self.batch_size, accumulate, self.clip, self.precision)
-        return sweep(self.rates, make, splits, training, context, run_identity(self, encoder, splits, context))
-
-    def _head(self, encoder: BenchEncoder, data: BenchDataset) -> Head:
+    def head(self, encoder: BenchEncoder, data: BenchDataset) -> Head:
+        """A linear layer, or UPerNet."""
         if encoder.task.kind != "segmentation":
             return linear_head(encoder, data)
         if self.decoder == "upernet":
@@ -91,19 +64,14 @@ class FineTune(Swept):
 
 
 @dataclass(frozen=True)
-class FrozenUPerNet(Swept):
+class FrozenUPerNet(CosineSweep, ImageSweep):
     """UPerNet on the features of four blocks (1/3, 1/2, 2/3 and all of the depth: 4, 6, 8 and 12 of 12).
 
-    The paper states the blocks and no more; the rest are common values. Of several learning rates the best on the
-    validation split counts, and of each the best epoch.
+    The paper states the blocks and no more; the rest are common values.
 
     Args:
         batch_size: Samples per step.
-        width: Channels of the decoder.
-        dropout: Rate before its last layer.
-        clip: Norm that the gradients are scaled down to.
-        augment: Of training samples: "none", "flips" or "turns".
-        precision: Of Lightning's Trainer, such as "bf16-mixed" on a GPU.
+        dropout: Rate before the decoder's last layer.
     """
 
     name: ClassVar[str] = "upernet"
@@ -111,29 +79,11 @@ class FrozenUPerNet(Swept):
 
     rates: tuple[float, ...] = (1e-3,)
     batch_size: int = 16
-    width: int = 256
     dropout: float = 0.1
-    clip: float | None = 1.0
-    augment: Literal["none", "flips", "turns"] = "turns"
-    precision: str = "32-true"
 
-    def run(self, spec: ModelSpec, splits: Splits, context: Context) -> list[Score]:
-        """Trains the decoder with each learning rate, and tests the best."""
-        self.check(splits.train.task)
-        encoder = load_encoder(spec, splits.train.task, splits.train)
-
-        def make(rate: float) -> HeadTask:
-            return HeadTask(
-                encoder,
-                UPerNetHead(encoder.dim, len(encoder.task.classes), self.width, self.dropout),
-                encoder.task,
-                self.schedule(rate),
-                augment=self.augment,
-                seed=context.seed,
-            )
-
-        training = Training(self.epochs, self.batch_size, clip=self.clip, precision=self.precision)
-        return sweep(self.rates, make, splits, training, context, run_identity(self, encoder, splits, context))
+    def head(self, encoder: BenchEncoder, data: BenchDataset) -> Head:
+        """UPerNet."""
+        return UPerNetHead(encoder.dim, len(encoder.task.classes), self.width, self.dropout)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from terrafm_tg.evaluation.knn import TEMPERATURE, K, Metric, Votes, knn_votes
 from terrafm_tg.tasks.finetune.metrics import Score
 
 from .base import Context, Protocol, Splits
-from .embedded import check_positive, embed_splits, score_test, to_labels
+from .embedded import counted, embed_splits, to_labels
 
 if TYPE_CHECKING:
     from terrafm_tg.evaluation.encoders import ModelSpec
@@ -25,7 +25,7 @@ class KNN(Protocol):
         metric: "cosine", or "l2" (then similarity is minus the Euclidean distance).
         temperature: Of the votes exp(similarity / temperature).
         votes: "similarity" for those, "uniform" for one each.
-        batch: Samples per batch of the per-batch averages.
+        batch_size: Samples per batch of the per-batch averages.
     """
 
     name: ClassVar[str] = "knn"
@@ -36,10 +36,10 @@ class KNN(Protocol):
     metric: Metric = "cosine"
     temperature: float = TEMPERATURE
     votes: Votes = "similarity"
-    batch: int = 64
+    batch_size: int = 64
 
     def __post_init__(self) -> None:
-        check_positive(self.name, k=self.k, temperature=self.temperature, batch=self.batch)
+        self.check_positive("k", "temperature", "batch_size")
         for name, choices in (("metric", get_args(Metric)), ("votes", get_args(Votes))):
             if (value := getattr(self, name)) not in choices:
                 raise TerraFMError(f"`{name}` of the protocol knn is {value!r}: use one of {', '.join(choices)}.")
@@ -58,4 +58,5 @@ class KNN(Protocol):
             votes=self.votes,
         )
         # A label is there where more than half of the votes say so.
-        return score_test(task, share - 0.5 if task.kind == "multilabel" else share, test.y, self.batch)
+        logits = share - 0.5 if task.kind == "multilabel" else share
+        return counted(task, logits, test.y, self.batch_size).compute()

@@ -1,14 +1,17 @@
 """Sweeps over learning rates by Lightning, which continue where they were interrupted."""
 
+import abc
+import copy
 import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
@@ -17,164 +20,225 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader
 
-from terrafm_tg.datasets.bench import BenchDataset
+from terrafm_tg.datasets.bench import BenchDataset, BenchTask
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.encoders import BenchEncoder
+from terrafm_tg.evaluation.encoders import BenchEncoder, ModelSpec, load_encoder
 from terrafm_tg.tasks.finetune.head_task import HeadTask
+from terrafm_tg.tasks.finetune.heads import Head
 from terrafm_tg.tasks.finetune.metrics import NotFiniteError, Score
-from terrafm_tg.tasks.finetune.optimization import CosineAdamW
+from terrafm_tg.tasks.finetune.optimization import warmup_cosine
 from terrafm_tg.utils.files import atomic_write, write_text
 
 from .base import Context, Protocol, Splits
 
-#: The validation score of a run that diverged.
-DIVERGED = float("-inf")
-
 
 @dataclass(frozen=True)
-class Training:
-    """Length and portions of a training.
-
-    Args:
-        epochs: Times that the training split is seen.
-        batch_size: Samples per forward.
-        accumulate: Batches per optimizer step.
-        clip: Norm that all gradients together are scaled down to; None for no clipping.
-        precision: Of Lightning's Trainer: "32-true", "bf16-mixed", ...
-    """
-
-    epochs: int
-    batch_size: int
-    accumulate: int = 1
-    clip: float | None = None
-    precision: Any = "32-true"
-
-
-def checked_rates(rates: Sequence[float | str]) -> tuple[float, ...]:
-    """Learning rates as numbers: YAML takes ``1e-5`` for text.
-
-    Raises:
-        TerraFMError: If one is no number above 0, or there is none.
-    """
-    try:
-        numbers = tuple(float(rate) for rate in rates)
-    except (TypeError, ValueError) as error:
-        raise TerraFMError(f"`rates` is {rates!r}: give a list of numbers above 0.") from error
-    if not numbers or min(numbers) <= 0:
-        raise TerraFMError(f"`rates` is {rates!r}: give one learning rate above 0 at least.")
-    return numbers
-
-
-@dataclass(frozen=True)
-class Swept(Protocol):
-    """Settings of a protocol that trains with AdamW and several learning rates; the best on validation counts.
+class Sweep(Protocol):
+    """A protocol that trains with several learning rates, of which the best on the validation split counts.
 
     Args:
         rates: Peak learning rates.
-        min_lr: The rate in the last step.
-        warmup: Share of the steps in which the rate rises.
-        weight_decay: Of AdamW, on all parameters.
         epochs: Times that the training split is seen.
+        batch_size: Samples per forward.
+        weight_decay: Of the optimizer.
 
     Raises:
-        TerraFMError: If ``rates`` are no learning rates.
+        TerraFMError: If a setting is impossible.
     """
 
     rates: tuple[float, ...]
-    min_lr: float = 1e-6
-    warmup: float = 0.1
-    weight_decay: float = 0.01
     epochs: int = 50
+    batch_size: int = 64
+    weight_decay: float = 0.01
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rates", checked_rates(self.rates))
+        try:
+            numbers = tuple(float(rate) for rate in self.rates)  # YAML takes `1e-5` for text
+        except (TypeError, ValueError) as error:
+            raise TerraFMError(f"`rates` is {self.rates!r}: give a list of numbers above 0.") from error
+        if not numbers or min(numbers) <= 0:
+            raise TerraFMError(f"`rates` is {self.rates!r}: give one learning rate above 0 at least.")
+        object.__setattr__(self, "rates", numbers)
+        self.check_positive("epochs", "batch_size")
 
-    def schedule(self, rate: float) -> CosineAdamW:
-        """AdamW and its schedule with one of the rates."""
-        return CosineAdamW(rate, self.min_lr, self.warmup, self.weight_decay)
+    @abc.abstractmethod
+    def optimize(
+        self, task: BenchTask, rate: float, parameters: list[nn.Parameter], steps: int
+    ) -> tuple[Optimizer, LRScheduler]:
+        """The optimizer of these parameters with a peak learning rate, and its schedule over so many steps."""
 
 
-def run_identity(protocol: Protocol, encoder: BenchEncoder, splits: Splits, context: Context) -> str:
-    """A short digest of everything that a protocol's result depends on."""
-    data = [split.fingerprint for split in splits]
-    return hashlib.sha256(repr((protocol, encoder.identity, data, context.seed)).encode()).hexdigest()[:16]
+@dataclass(frozen=True)
+class CosineSweep(Sweep):
+    """A sweep by AdamW with a linear warm-up from 0 and a cosine.
+
+    Args:
+        min_lr: The rate in the last step.
+        warmup: Share of the steps in which the rate rises.
+    """
+
+    min_lr: float = 1e-6
+    warmup: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.warmup < 1:
+            raise TerraFMError(f"`warmup` is a share of the epochs, got {self.warmup}: give 0 to below 1.")
+
+    def optimize(
+        self, task: BenchTask, rate: float, parameters: list[nn.Parameter], steps: int
+    ) -> tuple[Optimizer, LRScheduler]:
+        """AdamW and its schedule."""
+        optimizer = AdamW(parameters, rate, weight_decay=self.weight_decay)
+        end, warmup = min(self.min_lr, rate), int(self.warmup * steps)
+        return optimizer, LambdaLR(optimizer, lambda step: warmup_cosine(step, steps, rate, end, warmup) / rate)
 
 
-def sweep(
-    rates: Sequence[float],
-    make: Callable[[float], HeadTask],
-    splits: Splits,
-    training: Training,
-    context: Context,
-    identity: str,
-) -> list[Score]:
-    """Train with each learning rate, and test what was best on the validation split, the first of equals.
+@dataclass(frozen=True)
+class ImageSweep(Sweep):
+    """A sweep that trains a head on images, and the encoder with it or frozen; of each rate the best epoch counts.
 
     What a finished learning rate reached is kept in ``context.folder``, with the weights of the best so far: a run that
     was interrupted goes on with the next, and the test split is looked at once. One that diverges is left out.
 
     Args:
-        rates: Peak learning rates.
-        make: The task to train with a rate; called under the seed.
-        splits: The dataset.
-        training: Length and portions.
-        context: Where and with which seed.
-        identity: What else the results depend on, of :func:`run_identity`; it names the folder.
+        width: Channels of UPerNet.
+        clip: Norm that all gradients together are scaled down to; None for no clipping.
+        precision: Of Lightning's Trainer, such as "bf16-mixed" on a GPU.
 
-    Raises:
-        NotFiniteError: If all rates diverge.
+    Attributes:
+        train_encoder: Whether the encoder is trained with the head.
+        accumulate: Batches per optimizer step.
     """
-    if splits.train.task.kind != "segmentation":
-        splits.train.targets()  # names the classes that have no sample
-    folder = context.folder / f"sweep_{identity}"
-    best = folder / "best.safetensors"
-    tried: dict[float, tuple[float | None, int | None]] = {}
-    for rate in rates:
-        record = folder / f"lr_{rate!r}.json"
-        if not record.exists():
-            task = _trained(rate, make, splits, training, context)
-            if task.best > max((value for value, _ in tried.values() if value is not None), default=DIVERGED):
-                _save(best, task, rate)
-            reached = (task.best, task.best_epoch + 1) if task.learnt else (None, None)
-            write_text(record, json.dumps(reached))
-        tried[rate] = tuple(json.loads(record.read_text()))
-    values = {rate: value for rate, (value, _) in tried.items() if value is not None}
-    if not values:
-        raise all_diverged(rates)
-    winner = max(values, key=lambda rate: values[rate])  # the first of equals
-    if _saved_rate(best) != winner:  # the file was lost
-        _save(best, _trained(winner, make, splits, training, context), winner)
-    with seeded(context):
-        task = make(winner)
-    task.load_learnt(load_file(best))
-    test(task, splits.test, training, context)
-    value, epoch = tried[winner]
-    reached_by = {repr(rate): value for rate, (value, _) in tried.items()}
-    return task.metrics.compute(lr=winner, val=value, epoch=epoch, tried=reached_by)
+
+    train_encoder: ClassVar[bool] = False
+
+    width: int = 256
+    clip: float | None = 1.0
+    precision: str = "32-true"
+
+    @property
+    def accumulate(self) -> int:
+        """Batches per optimizer step."""
+        return 1
+
+    def of_kind(self, kind: str) -> Self:
+        """The settings for a kind of task, on which some may depend."""
+        return self
+
+    @abc.abstractmethod
+    def head(self, encoder: BenchEncoder, data: BenchDataset) -> Head:
+        """The head at its start."""
+
+    def make(self, encoder: BenchEncoder, data: BenchDataset, rate: float, context: Context, **more: Any) -> HeadTask:
+        """The training with a learning rate; ``more`` are settings of :class:`HeadTask`."""
+        task = encoder.task
+        return HeadTask(
+            encoder,
+            self.head(encoder, data),
+            task,
+            partial(self.optimize, task, rate),
+            train_encoder=self.train_encoder,
+            seed=context.seed,
+            **more,
+        )
+
+    def run(self, spec: ModelSpec, splits: Splits, context: Context) -> list[Score]:
+        """Trains with each learning rate from the same start, and tests the best on the validation split.
+
+        Args:
+            spec: The model.
+            splits: The dataset.
+            context: Where and with which seed.
+
+        Raises:
+            UnsupportedTaskError: If the model cannot read the dataset, or has nothing to train.
+            NotFiniteError: If all rates diverge.
+        """
+        task = splits.train.task
+        self.check(task)
+        encoder = load_encoder(spec, task, splits.train)
+        if self.train_encoder:
+            encoder.trainable()  # complains where there is nothing to train
+        if task.kind != "segmentation":
+            splits.train.targets()  # names the classes that have no sample
+        return self.of_kind(task.kind)._sweep(encoder, splits, context)
+
+    def _sweep(self, encoder: BenchEncoder, splits: Splits, context: Context) -> list[Score]:
+        data = [split.fingerprint for split in splits]
+        identity = hashlib.sha256(repr((self, encoder.identity, data, context.seed)).encode()).hexdigest()[:16]
+        folder = context.folder / f"sweep_{identity}"
+        best = folder / "best.safetensors"
+        start = copy.deepcopy(encoder.state_dict())
+
+        def make(rate: float) -> HeadTask:
+            encoder.load_state_dict(start)
+            return self.make(encoder.eval(), splits.train, rate, context)
+
+        def trained(rate: float) -> HeadTask:
+            with seeded(context):
+                task = make(rate)
+                try:
+                    self.fit(task, splits, context)
+                except NotFiniteError as error:
+                    warnings.warn(f"Learning rate {rate:g} is left out: {error}", stacklevel=2)
+                    task.forget()
+            return task
+
+        tried: dict[float, float] = {}
+        epochs: dict[float, int] = {}
+        for rate in self.rates:
+            record = folder / f"lr_{rate!r}.json"
+            if not record.exists():
+                task = trained(rate)
+                if task.learnt and task.best > max(tried.values(), default=float("-inf")):
+                    _save(best, task, rate)
+                write_text(record, json.dumps((task.best, task.best_epoch + 1) if task.learnt else None))
+            if (reached := json.loads(record.read_text())) is not None:
+                tried[rate], epochs[rate] = reached
+        if not tried:
+            raise all_diverged(self.rates)
+        winner = max(tried, key=lambda rate: tried[rate])  # the first of equals
+        if _saved_rate(best) != winner:  # the file was lost
+            _save(best, trained(winner), winner)
+        with seeded(context):
+            task = make(winner)
+        task.load_learnt(load_file(best))
+        with _trainer(self, context) as trainer:
+            trainer.test(task, DataLoader(splits.test, self.batch_size, **_reading(context)), verbose=False)
+        by_rate = {repr(rate): tried.get(rate) for rate in self.rates}
+        return task.metrics.compute(lr=winner, val=tried[winner], epoch=epochs[winner], tried=by_rate)
+
+    def fit(self, task: HeadTask, splits: Splits, context: Context) -> None:
+        """Trains, and validates after every epoch; the task remembers its best one.
+
+        Raises:
+            NotFiniteError: If the loss or a logit becomes NaN or infinite.
+        """
+        size, n = self.batch_size, len(splits.train)
+        train = DataLoader(
+            splits.train,
+            size,
+            shuffle=True,
+            drop_last=n > size and n % size == 1,  # batch norm cannot learn from one sample
+            generator=torch.Generator().manual_seed(context.seed),
+            **_reading(context),
+        )
+        with _trainer(self, context) as trainer:
+            trainer.fit(task, train, DataLoader(splits.val, size, **_reading(context)))
 
 
-def all_diverged(rates: Sequence[float]) -> NotFiniteError:
+def all_diverged(rates: tuple[float, ...]) -> NotFiniteError:
     """Returns the error where no learning rate is left."""
     return NotFiniteError(
         f"Training diverged with every learning rate ({', '.join(f'{rate:g}' for rate in rates)}): lower them, or look "
         "for values in the images that are not finite."
     )
-
-
-def _trained(
-    rate: float, make: Callable[[float], HeadTask], splits: Splits, training: Training, context: Context
-) -> HeadTask:
-    """The task after training; where it diverged, with its best epoch forgotten."""
-    with seeded(context):
-        task = make(rate)
-        try:
-            fit(task, splits, training, context)
-        except NotFiniteError as error:
-            warnings.warn(f"Learning rate {rate:g} is left out: {error}", stacklevel=2)
-            task.best, task.learnt = DIVERGED, {}
-    return task
 
 
 def _save(path: Path, task: HeadTask, rate: float) -> None:
@@ -189,31 +253,6 @@ def _saved_rate(path: Path) -> float | None:
             return float(file.metadata()["lr"])
     except (FileNotFoundError, SafetensorError):
         return None
-
-
-def fit(task: HeadTask, splits: Splits, training: Training, context: Context) -> None:
-    """Train and validate after every epoch; the task remembers its best one.
-
-    Raises:
-        NotFiniteError: If the loss or a logit becomes NaN or infinite.
-    """
-    size, n = training.batch_size, len(splits.train)
-    train = DataLoader(
-        splits.train,
-        size,
-        shuffle=True,
-        drop_last=n > size and n % size == 1,  # batch norm cannot learn from one sample
-        generator=torch.Generator().manual_seed(context.seed),
-        **_reading(context),
-    )
-    with _trainer(training, context) as trainer:
-        trainer.fit(task, train, DataLoader(splits.val, size, **_reading(context)))
-
-
-def test(task: HeadTask, dataset: BenchDataset, training: Training, context: Context) -> None:
-    """Count the predictions of a split in ``task.metrics``."""
-    with _trainer(training, context) as trainer:
-        trainer.test(task, DataLoader(dataset, training.batch_size, **_reading(context)), verbose=False)
 
 
 @contextmanager
@@ -234,7 +273,7 @@ def _reading(context: Context) -> dict[str, Any]:
 
 
 @contextmanager
-def _trainer(training: Training, context: Context) -> Iterator[Trainer]:
+def _trainer(protocol: ImageSweep, context: Context) -> Iterator[Trainer]:
     """A Trainer on the context's device that writes nothing and says no more than its progress."""
     device = context.device
     log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
@@ -248,10 +287,10 @@ def _trainer(training: Training, context: Context) -> Iterator[Trainer]:
                 accelerator="gpu" if device.type == "cuda" else device.type,
                 devices=[device.index or 0] if device.type == "cuda" else 1,
                 plugins=[LightningEnvironment()],  # one process, also inside a SLURM job
-                precision=training.precision,
-                max_epochs=training.epochs,
-                accumulate_grad_batches=training.accumulate,
-                gradient_clip_val=training.clip,
+                precision=cast("Any", protocol.precision),
+                max_epochs=protocol.epochs,
+                accumulate_grad_batches=protocol.accumulate,
+                gradient_clip_val=protocol.clip,
                 logger=False,
                 enable_checkpointing=False,
                 enable_model_summary=False,

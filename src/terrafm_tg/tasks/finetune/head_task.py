@@ -13,9 +13,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from terrafm_tg.datasets.bench import BenchTask
 from terrafm_tg.transforms.orient import ORIENTATIONS, orient
 
-from .heads import FeatureEncoder, Head, resized
+from .heads import FeatureEncoder, Head
 from .losses import class_loss, label_loss
-from .metrics import Metrics, NotFiniteError
+from .metrics import TRUE, Metrics, NotFiniteError
 from .rates import check_target
 
 #: Makes the optimizer of these parameters, and the schedule that is stepped once per optimizer step of so many.
@@ -37,7 +37,7 @@ class HeadTask(LightningModule):
         augment: Of training batches: "none"; "flips" along either axis; "turns" by quarters as well.
         auxiliary: Weight of the loss of each of the head's auxiliary logits.
         seed: Of the augmentation.
-        metrics: Makes the counts of a split, by whose headline the best epoch is chosen.
+        average: Of the headline by which the best epoch is chosen.
 
     Attributes:
         best: The best validation headline so far, in percent.
@@ -57,7 +57,7 @@ class HeadTask(LightningModule):
         augment: Literal["none", "flips", "turns"] = "turns",
         auxiliary: float = 0.0,
         seed: int = 0,
-        metrics: Callable[[BenchTask], Metrics] = Metrics.of,
+        average: str = TRUE,
     ) -> None:
         super().__init__()
         self.encoder, self.head, self.optimization = encoder, head, optimization
@@ -68,8 +68,7 @@ class HeadTask(LightningModule):
             encoder.requires_grad_(False)
         self.best, self.best_epoch = float("-inf"), -1
         self.learnt: dict[str, Tensor] = {}
-        self.make_metrics = metrics
-        self.metrics = metrics(task)
+        self.metrics = Metrics.of(task, average)
         self.train()
 
     def train(self, mode: bool = True) -> "HeadTask":
@@ -82,10 +81,7 @@ class HeadTask(LightningModule):
         """Logits in float32, those of auxiliary heads after the first; (B, C), or per pixel of the batch's mask."""
         with torch.set_grad_enabled(self.train_encoder and torch.is_grad_enabled()):
             features = self.head.read(self.encoder, batch)
-        found = self.head(features)
-        if self.target_key == "label":
-            return [logits.float() for logits in found]
-        return [resized(logits, batch["mask"].shape[-2:], self.head.align_corners) for logits in found]
+        return self.head.logits(features, batch[self.target_key])
 
     def on_before_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
         """Checks the targets, and turns a training batch; both before it is sent to the device.
@@ -122,7 +118,7 @@ class HeadTask(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Counts anew."""
-        self.metrics = self.make_metrics(self.task)
+        self.metrics = Metrics.of(self.task, self.metrics.average)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Counts a batch."""
@@ -135,13 +131,12 @@ class HeadTask(LightningModule):
         if value > self.best:
             self.best, self.best_epoch, self.learnt = value, self.current_epoch, self.copy_learnt()
 
-    def on_test_epoch_start(self) -> None:
-        """Counts anew."""
-        self.metrics = self.make_metrics(self.task)
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
 
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Counts a batch."""
-        self.metrics.update(self(batch)[0], batch[self.target_key])
+    def forget(self) -> None:
+        """Forgets the best epoch, of a training that diverged."""
+        self.best, self.learnt = float("-inf"), {}
 
     def copy_learnt(self) -> dict[str, Tensor]:
         """The state of what is trained, on the CPU."""

@@ -88,6 +88,13 @@ class Head(nn.Module, abc.ABC):
     def forward(self, features: Any) -> list[Tensor]:
         """Logits (B, C), or (B, C, h, w) at any size; after the first, those of auxiliary heads."""
 
+    def logits(self, features: Any, target: Tensor) -> list[Tensor]:
+        """The same in float32, those per pixel at the size of the target (B, H, W)."""
+        found = self(features)
+        if found[0].ndim == 2:
+            return [logits.float() for logits in found]
+        return [resized(logits, target.shape[-2:], self.align_corners) for logits in found]
+
 
 def pooled(embedded: Mapping[str, Tensor], pooling: str) -> Tensor:
     """The embedding of an image (B, D) that ``pooling`` names, or the one that the model has."""

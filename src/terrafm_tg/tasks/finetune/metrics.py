@@ -64,6 +64,7 @@ class Metrics:
         ignore_index: Target that does not count.
         headline: Which metric is to be put beside the published one.
         classes: Their names.
+        average: Which average of it, ``TRUE`` or ``PER_BATCH``.
 
     Raises:
         TerraFMError: If the headline is no metric of this kind.
@@ -76,9 +77,10 @@ class Metrics:
         ignore_index: int | None = None,
         headline: str | None = None,
         classes: Sequence[str] = (),
+        average: str = TRUE,
     ) -> None:
         self.kind, self.num_classes, self.ignore_index = kind, num_classes, ignore_index
-        self.headline, self.classes = headline, tuple(classes)
+        self.headline, self.classes, self.average = headline, tuple(classes), average
         shape = (num_classes, 2, 2) if kind == "multilabel" else (num_classes, num_classes)
         self.confusion = torch.zeros(shape, dtype=torch.long)
         self.ranked: list[tuple[Tensor, Tensor]] = []
@@ -88,9 +90,9 @@ class Metrics:
             raise TerraFMError(f"The metric {headline!r} is none of {kind}: use one of {', '.join(names)}.")
 
     @classmethod
-    def of(cls, task: BenchTask) -> Metrics:
+    def of(cls, task: BenchTask, average: str = TRUE) -> Metrics:
         """The metrics of a benchmark's task."""
-        return cls(task.kind, len(task.classes), task.ignore_index, task.metric, task.classes)
+        return cls(task.kind, len(task.classes), task.ignore_index, task.metric, task.classes, average)
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Counts one batch.
@@ -119,11 +121,10 @@ class Metrics:
         if counts.any():  # a batch of ignored pixels alone has no score
             self.batches.append((len(target), self._values(counts, ranked)))
 
-    def compute(self, per_batch: bool = True, **settings: Any) -> list[Score]:
-        """All scores of what was counted, in percent.
+    def compute(self, **settings: Any) -> list[Score]:
+        """All scores of what was counted, in percent: true averages, then means over batches.
 
         Args:
-            per_batch: Whether to give the means over batches, too.
             **settings: What to note in each score, such as the learning rate.
 
         Raises:
@@ -137,25 +138,17 @@ class Metrics:
                 f"There is no {self.headline!r}: it needs scores, not labels, and one positive label at least."
             )
         table = None if self.kind == "multilabel" else self.confusion.tolist()
-        found = [
-            Score(
-                name,
-                100 * overall,
-                TRUE,
-                name == self.headline,
-                None if classes is None else tuple((100 * classes).tolist()),
-                table if name in ("accuracy", "oa", "miou") else None,
-                settings,
-            )
-            for name, (overall, classes) in values.items()
-        ]
-        return found + [
-            Score(name, 100 * self._mean(name), PER_BATCH, settings=settings) for name in values if per_batch
-        ]
+        found = []
+        for name, (overall, classes) in values.items():
+            per_class = None if classes is None else tuple((100 * classes).tolist())
+            counts = table if name in ("accuracy", "oa", "miou") else None
+            found.append(Score(name, 100 * overall, TRUE, False, per_class, counts, settings))
+        found += [Score(name, 100 * self._mean(name), PER_BATCH, settings=settings) for name in values]
+        return [s._replace(headline=(s.metric, s.average) == (self.headline, self.average)) for s in found]
 
     def value(self) -> float:
         """The headline over all samples, in percent: what settings are chosen by."""
-        return next(score.score for score in self.compute(per_batch=False) if score.headline)
+        return next(score.score for score in self.compute() if score.headline)
 
     def _mean(self, name: str) -> float:
         """The mean over the batches that have this metric, weighted by their samples."""

@@ -1,93 +1,32 @@
-"""Optimizers and schedules: AdamW with warm-up and cosine, rates that fall with depth, and one-cycle schedules."""
+"""AdamW with warm-up and cosine, and learning rates that fall with depth."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
+from torch.optim import AdamW, Optimizer
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import TerraFMViT
 from terrafm_tg.tasks.pretrain.optimization import CenteredStems, count_steps, warmup_steps
 
 
-@dataclass(frozen=True)
-class LearningRate:
-    """Linear warm-up from 0, then a cosine, per optimizer step.
+def warmup_cosine(step: int, steps: int, peak: float, end: float, warmup: int) -> float:
+    """The learning rate of an optimizer step: a linear warm-up from 0, then a cosine.
 
     Args:
-        peak: Value after the warm-up.
-        end: Value of the last step.
+        step: Number of the step; 0 is the first.
         steps: Optimizer steps of the whole run.
+        peak: Rate after the warm-up.
+        end: Rate of the last step, and of any after it.
         warmup: Steps of the warm-up.
     """
+    from lightly.utils.scheduler import cosine_warmup_schedule
 
-    peak: float
-    end: float
-    steps: int
-    warmup: int
-
-    def at(self, step: int) -> float:
-        """The value with which optimizer step ``step`` (0 is the first) is made."""
-        from lightly.utils.scheduler import cosine_warmup_schedule
-
-        step = min(step, self.steps - 1)
-        return cosine_warmup_schedule(step, self.steps, self.peak, self.end, self.warmup, warmup_start_value=0.0)
-
-
-@dataclass(frozen=True)
-class CosineAdamW:
-    """AdamW with a linear warm-up from 0 and a cosine, per step.
-
-    Args:
-        lr: Peak learning rate.
-        min_lr: Its value in the last step.
-        warmup: Share of the steps.
-        weight_decay: Of all parameters.
-    """
-
-    lr: float
-    min_lr: float
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-
-    def __call__(self, parameters: list[nn.Parameter], steps: int) -> tuple[AdamW, LambdaLR]:
-        """The optimizer, and its schedule over so many steps."""
-        rate = LearningRate(self.lr, min(self.min_lr, self.lr), steps, int(self.warmup * steps))
-        optimizer = AdamW(parameters, self.lr, weight_decay=self.weight_decay)
-        return optimizer, LambdaLR(optimizer, lambda step: rate.at(step) / self.lr)
-
-
-@dataclass(frozen=True)
-class OneCycle:
-    """The optimizer of the kind of task under a cosine from the peak to almost nothing, without warm-up.
-
-    Args:
-        lr: Peak learning rate.
-        weight_decay: Of SGD; AdamW has its own default, 0.01.
-        segmentation: AdamW instead of SGD.
-        cycle_momentum: Whether the schedule also moves the momentum (AdamW: the first beta) from 0.85 to 0.95.
-    """
-
-    lr: float
-    weight_decay: float
-    segmentation: bool
-    cycle_momentum: bool
-
-    def __call__(self, parameters: list[nn.Parameter], steps: int) -> tuple[Optimizer, OneCycleLR]:
-        """The optimizer, and its schedule over so many steps."""
-        optimizer: Optimizer
-        if self.segmentation:
-            optimizer = AdamW(parameters, self.lr)
-        else:
-            optimizer = SGD(parameters, self.lr, weight_decay=self.weight_decay)
-        return optimizer, OneCycleLR(
-            optimizer, self.lr, total_steps=max(steps, 1), pct_start=0.0, cycle_momentum=self.cycle_momentum
-        )
+    return cosine_warmup_schedule(min(step, steps - 1), steps, peak, end, warmup, warmup_start_value=0.0)
 
 
 def encoder_of(module: nn.Module) -> TerraFMViT:
@@ -150,7 +89,7 @@ class FineTuneOptimization(LightningModule):
         kwargs: Settings of the next base class.
     """
 
-    learning_rate: LearningRate
+    learning_rate: Callable[[int], float]
     stems: CenteredStems
 
     def __init__(
@@ -175,7 +114,16 @@ class FineTuneOptimization(LightningModule):
             TerraFMError: If a setting is impossible, or everything is frozen.
         """
         h = self.hparams
-        check_optimization(h)
+        if not 0 < h["layer_decay"] <= 1:
+            raise TerraFMError(
+                f"`layer_decay` is {h['layer_decay']}: set the factor from a block's learning rate to that of the "
+                "block below, above 0 and at most 1 (no decay)."
+            )
+        if not 0 <= h["min_lr"] <= h["lr"]:
+            raise TerraFMError(
+                f"`min_lr` is {h['min_lr']} and `lr` {h['lr']}: the cosine ends at `min_lr`, so set it to 0 or more "
+                "and not above `lr`."
+            )
         groups = layer_decay_groups(self, h["weight_decay"], h["layer_decay"])
         if not groups:
             raise TerraFMError("Every parameter is frozen: set `freeze_backbone: false`, or only test.")
@@ -189,12 +137,12 @@ class FineTuneOptimization(LightningModule):
         self.stems = CenteredStems(encoder_of(self))
         steps, per_epoch = count_steps(self.trainer)
         warmup = warmup_steps("warmup_epochs", h["warmup_epochs"], per_epoch, steps)
-        self.learning_rate = LearningRate(h["lr"], h["min_lr"], steps, warmup)
+        self.learning_rate = partial(warmup_cosine, steps=steps, peak=h["lr"], end=h["min_lr"], warmup=warmup)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Centers the stems' gradients, and logs the learning rate of the head."""
         self.stems.center_gradients_()
-        self.log("lr", self.learning_rate.at(self.global_step))
+        self.log("lr", self.learning_rate(self.global_step))
 
     def optimizer_step(
         self,
@@ -204,29 +152,8 @@ class FineTuneOptimization(LightningModule):
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
         """Sets each group's learning rate, then steps."""
-        rate = self.learning_rate.at(self.global_step)
+        rate = self.learning_rate(self.global_step)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
         with self.stems.stepping():
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-
-
-def check_optimization(settings: Any) -> None:
-    """Stops where a setting of the optimisation is impossible.
-
-    Args:
-        settings: Hyper-parameters of a fine-tuning task.
-
-    Raises:
-        TerraFMError: Naming it.
-    """
-    if not 0 < settings["layer_decay"] <= 1:
-        raise TerraFMError(
-            f"`layer_decay` is {settings['layer_decay']}: set the factor from a block's learning rate to that of "
-            "the block below, above 0 and at most 1 (no decay)."
-        )
-    if not 0 <= settings["min_lr"] <= settings["lr"]:
-        raise TerraFMError(
-            f"`min_lr` is {settings['min_lr']} and `lr` {settings['lr']}: the cosine ends at `min_lr`, so set it "
-            "to 0 or more and not above `lr`."
-        )
