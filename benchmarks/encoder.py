@@ -15,11 +15,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import get_modality
 from terrafm_tg.models import TerraFMViT, build_encoder, reparameterize
-from terrafm_tg.profiling.machine import clock_of, peak_teraflops, repeats_of, seconds_of
+from terrafm_tg.profiling.machine import clock_of, peak_teraflops, seconds_of
 from terrafm_tg.utils.devices import describe_device, find_device, has_bf16_units
 from terrafm_tg.utils.progress import with_bar
 
 from . import command
+
+#: A short forward is repeated until a measurement takes this many seconds.
+_SHORTEST = 0.1
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,12 @@ class PlainEncoder(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
         return attn.get_submodule("proj")((weights @ v).transpose(1, 2).reshape(batch, tokens, dim))
+
+
+def repeats_of(forward: Callable[[], object], device: torch.device) -> int:
+    """Returns how often to run a forward in one measurement; the first calls, which compile, do not count."""
+    seconds_of(forward, device, 1)
+    return max(1, round(_SHORTEST / seconds_of(forward, device, 1)))
 
 
 def encoder_speed(

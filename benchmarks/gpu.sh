@@ -34,7 +34,7 @@ for part in $parts; do
   case $part in
     base | large)
       show "$part" "$bin/terrafm" profile $(configuration "$part") --steps "${STEPS:-30}" --warmup "${WARMUP:-10}" \
-        --json "$out/$part.json" --figure "$out/$part.png"
+        --json "$out/$part.json"
       show "scaling-$part" "$bin/terrafm" profile scaling "$out/$part.json"
       ;;
     plain)

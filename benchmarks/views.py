@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.profiling.machine import seconds_of
-from terrafm_tg.profiling.report import check_writable
 from terrafm_tg.radiometry import linear_power
 from terrafm_tg.transforms import MultiCrop
 from terrafm_tg.transforms.augment import NO_CHANGE
@@ -151,7 +150,6 @@ def measure(
         tile_size: Edge of a tile in pixels of 10 m.
         json: File for the numbers.
     """
-    check_writable(json)
     place = find_device(device)
     speeds = view_speed(batch, rounds, place, tile_size=tile_size)
     name = describe_device(place)

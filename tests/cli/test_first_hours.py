@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ import yaml
 from refusals import refusal
 from terrafm_tg.cli.main import main
 from terrafm_tg.cli.options import find_configs
+from terrafm_tg.cli.trainer import RunStart
 
 WAYS = ("--config conf/data/simulated.yaml", "terrafm download", "--config conf/data/folder.yaml --data.root")
 
@@ -97,10 +99,9 @@ def test_a_file_of_ones_own_wins() -> None:
 
 @pytest.mark.parametrize("units", [True, False])
 def test_precision_follows_the_device(units: bool, small_world: Path, monkeypatch, capsys, caplog) -> None:
-    """And a run says its size and how long it will take, and advertises nothing."""
+    """And a run says its size and, roughly, how long it will take, and advertises nothing."""
     monkeypatch.setattr("terrafm_tg.cli.trainer.has_bf16_units", lambda device: units)
     monkeypatch.setattr("terrafm_tg.cli.trainer._LONG", 0.0)
-    monkeypatch.setattr("terrafm_tg.cli.trainer._MANY", 1)
     small = {"depth": 2, "crops": {"global_size": 48, "local_size": 32, "local_crops": 2}, "head": {"prototypes": 64}}
     data = {
         "class_path": "MajorTOMDataModule",
@@ -118,6 +119,19 @@ def test_precision_follows_the_device(units: bool, small_world: Path, monkeypatc
     for word in ("Tip", "litlogger", "FLOPs", "TPU"):
         assert word not in printed
     assert yaml.safe_load(next(Path().rglob("config.yaml")).read_text())["trainer"]["precision"] is not None
+
+
+def test_the_length_of_a_run_is_said_twice(monkeypatch, caplog) -> None:
+    """Roughly by the second batch, which cold caches slow, and better by twenty."""
+    clock = iter([100, 110, *range(111, 200)])
+    monkeypatch.setattr("terrafm_tg.cli.trainer.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("terrafm_tg.cli.trainer._ENOUGH", 60)
+    start = RunStart()
+    for _ in range(50):
+        start.on_train_batch_end(SimpleNamespace(estimated_stepping_batches=500, accumulate_grad_batches=2))
+    rough, better = caplog.messages
+    assert rough == "At 10 s per batch, the 1,000 batches of this run take 2.8 hours (roughly: the first ones are slow)"
+    assert better.startswith("At 1.4 s per batch, the 1,000 batches of this run take 24.2 minutes (measured on 20")
 
 
 def test_a_missing_extra_is_named(monkeypatch, capsys) -> None:

@@ -1,112 +1,87 @@
 """Stages share out all of a step's time, on the host's clock and on that of a device that runs behind it."""
 
-from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from terrafm_tg.profiling import stages
 from terrafm_tg.profiling.stages import StageProfiler
 
 
-@dataclass
-class Host:
-    """A clock that the test sets."""
-
-    time: float = 0.0
-
-    def mark(self) -> float:
-        return self.time
-
-    def seconds(self, start: float, end: float) -> float:
-        return end - start
-
-    def idle(self) -> bool:
-        return False
-
-
-@dataclass
 class Device:
-    """A device with a queue: `work` adds to it, and it has passed a mark when its time has come."""
+    """Stands for torch.cuda: `work` adds to its queue, and it has done all of it when `now` has come."""
 
-    now: float = 0.0
-    queue: float = 0.0
-    asked: list[float] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.now = self.queue = 0.0
 
     def work(self, seconds: float) -> None:
         self.queue = max(self.queue, self.now) + seconds
 
-    def mark(self) -> float:
-        self.queue = max(self.queue, self.now)
-        return self.queue
+    def Event(self, enable_timing: bool) -> SimpleNamespace:
+        event = SimpleNamespace(elapsed_time=lambda end: 1000 * (end.time - event.time))
+        event.record = lambda: setattr(event, "time", max(self.queue, self.now))
+        return event
 
-    def seconds(self, start: float, end: float) -> float | None:
-        self.asked.append(end)
-        return end - start if end <= self.now else None
+    def current_stream(self) -> SimpleNamespace:
+        return SimpleNamespace(query=lambda: self.queue <= self.now)
 
-    def idle(self) -> bool:
-        return self.queue <= self.now
+    def is_available(self) -> bool:
+        return True
 
+    def synchronize(self) -> None:
+        self.now = max(self.queue, self.now)
 
-def host_step(profiler: StageProfiler, clock: Host) -> None:
-    """Loading 3 s, then a step: views 1 s, student 4 s, backward 2 s, the rest of the optimizer 3 s; outside 0.5 s."""
-    with profiler.profile("[_TrainingEpochLoop].train_dataloader_next"):
-        clock.time += 3
-    with profiler.profile("run_training_batch"), profiler.profile("[LightningModule]TerraFM.optimizer_step"):
-        with profiler.profile("[Strategy]SingleDeviceStrategy.training_step"):
-            with profiler.profile("views"):
-                clock.time += 1
-            with profiler.profile("student"):
-                clock.time += 4
-        with profiler.profile("[Strategy]SingleDeviceStrategy.backward"):
-            clock.time += 2
-        clock.time += 3
-    clock.time += 0.5
+    reset_peak_memory_stats = synchronize
 
 
-def test_every_second_goes_to_one_stage() -> None:
-    clock = Host()
-    profiler = StageProfiler(warmup=2, clock=clock)
+def test_every_second_goes_to_one_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading 3 s, then a step: views 1 s, student 4 s, 0.2 s more, backward 2 s, rest 3 s; outside 0.5 s."""
+    clock = SimpleNamespace(time=0.0)
+    monkeypatch.setattr(stages, "perf_counter", lambda: clock.time)
+    profiler = StageProfiler(warmup=2)
     for _ in range(5):
-        host_step(profiler, clock)
+        with profiler.profile("[_TrainingEpochLoop].train_dataloader_next"):
+            clock.time += 3
+        with profiler.profile("run_training_batch"), profiler.profile("[LightningModule]TerraFM.optimizer_step"):
+            with profiler.profile("[Strategy]SingleDeviceStrategy.training_step"):
+                with profiler.profile("views"):
+                    clock.time += 1
+                with profiler.profile("student"):
+                    clock.time += 4
+                    torch.ones(2, 3) @ torch.ones(3, 5)
+                clock.time += 0.2
+            with profiler.profile("[Strategy]SingleDeviceStrategy.backward"):
+                clock.time += 2
+            clock.time += 3
+        clock.time += 0.5
     with profiler.profile("on_train_end"):
         clock.time += 100  # no part of a step
-    profiler.finish()
-    steps = {"loader": 3, "views": 1, "student": 4, "backward": 2, "clipping, optimizer": 3, "other": 0.5}
-    assert profiler.timed == 3
-    assert profiler.seconds == pytest.approx({stage: 3 * seconds for stage, seconds in steps.items()})
-    assert profiler.step_seconds == pytest.approx([13.5] * 3)
+    seconds, steps = profiler.times()
+    names = ["loader", "views", "student", "rest of the forward pass", "backward", "clipping, optimizer", "other"]
+    assert list(seconds) == names
+    assert list(seconds.values()) == pytest.approx([3, 1, 4, 0.2, 2, 3, 0.5])
+    assert steps == pytest.approx([13.7] * 3)
     assert profiler.waits == 0
+    assert {name: count for name, count in profiler.operations.items() if count} == {"student": 2 * 2 * 3 * 5}
 
 
-def test_a_device_behind_its_host_is_not_waited_for() -> None:
-    """The host queues 2 s of teacher and 5 s of student within 0.1 s: both are booked as long as they take there."""
-    clock = Device()
-    profiler = StageProfiler(warmup=1, clock=clock)
+@pytest.mark.parametrize(("work", "host", "waits"), [((2, 5), 0.05, False), ((0.5, 0.5), 1, True)])
+def test_a_device_behind_its_host(
+    work: tuple[float, float], host: float, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the host queues is booked as long as it takes there, and a device that waits for the host shows."""
+    device = Device()
+    monkeypatch.setattr(torch, "cuda", device)
+    profiler = StageProfiler(warmup=1)
     for _ in range(4):
         with profiler.profile("run_training_batch"):
-            with profiler.profile("teacher"):
-                clock.work(2)
-            with profiler.profile("student"):
-                clock.work(5)
-            clock.now += 0.1
-    assert sum(profiler.seconds.values()) < 21  # most is not known yet
-    clock.now = 100
-    profiler.finish()
-    assert profiler.seconds == pytest.approx({"teacher": 6, "student": 15, "other": 0})
-    assert profiler.step_seconds == pytest.approx([7] * 3)
-    assert profiler.waits == 0
-
-
-def test_a_device_that_waits_for_the_host_shows() -> None:
-    clock = Device()
-    profiler = StageProfiler(warmup=1, clock=clock)
-    for _ in range(4):
-        with profiler.profile("run_training_batch"):
-            with profiler.profile("teacher"):
-                clock.work(0.5)
-                clock.now += 1  # the host is slower
-            with profiler.profile("student"):
-                clock.work(0.5)
-                clock.now += 1
-    profiler.finish()
-    assert profiler.waits > 0.5 * profiler.boundaries
-    assert sum(profiler.seconds.values()) == pytest.approx(6, abs=0.5)
+            for stage, seconds in zip(("teacher", "student"), work, strict=True):
+                with profiler.profile(stage):
+                    device.work(seconds)
+                    device.now += host
+    seconds, steps = profiler.times()
+    each = [max(host, seconds) for seconds in work]
+    assert (seconds["teacher"], seconds["student"]) == pytest.approx(each, abs=0.6 if waits else 1e-6)
+    assert steps == pytest.approx([sum(each)] * 3)
+    assert (profiler.waits > 0.5 * profiler.boundaries) == waits

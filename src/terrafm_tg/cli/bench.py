@@ -4,11 +4,9 @@ from collections.abc import Sequence
 
 from terrafm_tg.evaluation.bench.command import run_bench
 
-from .options import ToolParser, find_configs
+from .options import find_configs, read_options
 
 
 def run(command: str, words: Sequence[str]) -> None:
     """Runs the benchmarks; the same command again resumes."""
-    parser = ToolParser(command)
-    parser.add_function(run_bench)
-    run_bench(**parser.parse(find_configs(words)))
+    run_bench(**read_options(command, find_configs(words), run_bench))

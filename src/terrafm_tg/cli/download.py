@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -10,30 +11,26 @@ from terrafm_tg.datasets.majortom.download import Selection, download, read_cell
 from terrafm_tg.errors import TerraFMError
 
 from .index import write_index_of
-from .options import ToolParser
+from .options import read_options
 
 #: Conditions in the form of a command line: one word or several.
-_WORDS = {
-    "bbox": (list[float] | None, "West, south, east, north in degrees, such as [5.9,45.8,10.5,47.8]."),
-    "cells": (list[str] | Path | None, "Names such as [897U_171L,897U_172L], or a text file with one per line."),
+_WORDS: dict[str, tuple[Any, object, str]] = {
+    "bbox": (list[float] | None, None, "West, south, east, north in degrees, such as [5.9,45.8,10.5,47.8]."),
+    "cells": (list[str] | Path | None, None, "Names such as [897U_171L,897U_172L], or a text file with one per line."),
     "land_cover": (
         list[str | int] | str | int | None,
+        None,
         "Take cells with a tile whose most frequent class is one of these, such as [Cropland,Mangroves].",
     ),
-    "modalities": (list[str] | str | None, "Any of s1rtc, s2l1c, s2l2a; all by default."),
+    "modalities": (list[str] | str | None, None, "Any of s1rtc, s2l1c, s2l2a; all by default."),
+    "bandwidth": (float, 100.0, "Speed in MB/s from which a dry run computes the time."),
+    "index": (bool, True, "Build the index afterwards, as `terrafm index ROOT` does."),
 }
 
 
 def run(command: str, words: Sequence[str]) -> None:
     """Downloads, says what came, and builds the index; the same command again resumes."""
-    parser = ToolParser(command)
-    parser.add_function(download, skip={"selection"})
-    parser.add_function(Selection, skip=_WORDS)
-    for name, (kind, text) in _WORDS.items():
-        parser.add_option(name, kind, None, text)
-    parser.add_option("bandwidth", float, 100.0, "Speed in MB/s from which a dry run computes the time.")
-    parser.add_option("index", bool, True, "Build the index afterwards, as `terrafm index ROOT` does.")
-    options = parser.parse(words)
+    options = read_options(command, words, download, Selection, skip={"selection", *_WORDS}, **_WORDS)
     index, bandwidth, box = options.pop("index"), options.pop("bandwidth"), options["bbox"]
     if box is not None and len(box) != 4:
         raise TerraFMError(f"`bbox` has {len(box)} numbers: give west, south, east, north.")

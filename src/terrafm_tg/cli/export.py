@@ -7,14 +7,12 @@ from typing import Any
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import build_encoder, export_encoder, export_onnx, load_encoder_state, reparameterize
 
-from .options import ToolParser
+from .options import read_options
 
 
 def run(command: str, words: Sequence[str]) -> None:
     """Exports, and names the files."""
-    parser = ToolParser(command)
-    parser.add_function(export)
-    for path in export(**parser.parse(words)):
+    for path in export(**read_options(command, words, export)):
         print(path)
 
 

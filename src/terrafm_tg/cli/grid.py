@@ -6,13 +6,11 @@ from rich.console import Console
 
 from terrafm_tg.datasets.majortom.gridding import grid_scenes, gridding_summary
 
-from .options import ToolParser
+from .options import read_options
 
 
 def run(command: str, words: Sequence[str]) -> None:
     """Cuts the scenes, says what became of each, and names the next command."""
-    parser = ToolParser(command)
-    parser.add_function(grid_scenes)
-    options = parser.parse(words)
+    options = read_options(command, words, grid_scenes)
     Console().print(gridding_summary(grid_scenes(**options)))
     print(f"Next: terrafm index {options['root']}")

@@ -12,7 +12,7 @@ from terrafm_tg.datasets.tiles.index_file import NAME
 from terrafm_tg.evaluation.index_figure import write_index_figure
 from terrafm_tg.simulation.dataset import MARKER
 
-from .options import ToolParser
+from .options import read_options
 
 _OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "tile_size": (
@@ -27,11 +27,7 @@ _OPTIONS: dict[str, tuple[Any, Any, str]] = {
 
 def run(command: str, words: Sequence[str]) -> None:
     """Builds an index."""
-    parser = ToolParser(command)
-    parser.add_function(build_index, skip={"settings"})
-    for name, (kind, default, text) in _OPTIONS.items():
-        parser.add_option(name, kind, default, text)
-    write_index_of(**parser.parse(words))
+    write_index_of(**read_options(command, words, build_index, skip={"settings"}, **_OPTIONS))
 
 
 def write_index_of(

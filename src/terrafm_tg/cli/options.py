@@ -17,62 +17,49 @@ from .main import SENTENCES
 _CONF = (Path(__file__).parents[1] / "conf", Path(__file__).parents[3] / "conf")
 
 
-class ToolParser:
-    """Parser of a command that is no trainer: options by name or from a configuration file.
+def read_options(
+    command: str,
+    words: Sequence[str],
+    *functions: Callable[..., Any],
+    skip: Iterable[str] = (),
+    **more: tuple[Any, object, str],
+) -> dict[str, Any]:
+    """Reads the options of a command that is no trainer, by name or from a configuration file.
 
     Args:
         command: Name of the command, whose sentence is the description.
+        words: Behind it; a switch that is off by default may stand without a value.
+        functions: Whose parameters, described as in the docstring, are the options; those without a default are
+            positional. Classes, too.
+        skip: Parameters that are no options.
+        more: Options of the command itself: type, default and meaning.
+
+    Returns:
+        The options by name.
+
+    Raises:
+        ArgumentError: If an option is unknown or has a wrong value.
     """
-
-    def __init__(self, command: str) -> None:
-        text = f"{SENTENCES[command][0].upper()}{SENTENCES[command][1:]}."
-        self._parser = ArgumentParser(prog=f"terrafm {command}", description=text, exit_on_error=False)
-        self._parser.add_argument("--config", action=ActionConfigFile, help="Configuration file of these options.")
-
-    def add_function(self, function: Callable[..., Any], skip: Iterable[str] = ()) -> None:
-        """Adds a function's parameters, described as in its docstring; those without a default are positional.
-
-        Args:
-            function: Whose parameters are the options; or a class.
-            skip: Parameters that are no options.
-        """
-        parser, before = self._parser, len(self._parser._actions)
+    text = f"{SENTENCES[command][0].upper()}{SENTENCES[command][1:]}."
+    parser = ArgumentParser(prog=f"terrafm {command}", description=text, exit_on_error=False)
+    parser.add_argument("--config", action=ActionConfigFile, help="Configuration file of these options.")
+    for function in functions:
         add = parser.add_class_arguments if isinstance(function, type) else parser.add_function_arguments
         add(function, as_group=False, as_positional=True, skip=set(skip))
-        for action in parser._actions[before:]:  # docstrings have marks for Sphinx
-            action.help = re.sub(r":\w+:`~?\.*([^`]*)`", r"\1", action.help or "").replace("``", "")
-
-    def add_option(self, name: str, kind: Any, default: object, text: str) -> None:
-        """Adds an option of the command itself.
-
-        Args:
-            name: Of the option.
-            kind: Type of its value.
-            default: Its value where it is not given; Ellipsis for a positional one.
-            text: What it means.
-        """
-        if default is ...:
-            self._parser.add_argument(name, type=kind, help=text)
-        else:
-            self._parser.add_argument(f"--{name}", type=kind, default=default, help=text)
-
-    def parse(self, words: Sequence[str]) -> dict[str, Any]:
-        """Returns the options by name; a switch that is off by default may stand without a value.
-
-        Raises:
-            ArgumentError: If an option is unknown or has a wrong value.
-        """
-        parser = self._parser
-        switches = {f"--{name}" for name, default in parser.get_defaults().items() if default is False}
-        options = [
-            f"{word}=true" if word in switches and after.startswith("--") else word
-            for word, after in pairwise([*words, "--"])
-        ]
-        try:
-            found = parser.instantiate_classes(parser.parse_args(options))
-        except ArgumentError as error:
-            refuse(error, [name for action in parser._actions for name in action.option_strings])
-        return {name: value for name, value in vars(found).items() if name != "config"}
+    for action in parser._actions:  # docstrings have marks for Sphinx
+        action.help = re.sub(r":\w+:`~?\.*([^`]*)`", r"\1", action.help or "").replace("``", "")
+    for name, (kind, default, meaning) in more.items():
+        parser.add_argument(f"--{name}", type=kind, default=default, help=meaning)
+    switches = {f"--{name}" for name, default in parser.get_defaults().items() if default is False}
+    options = [
+        f"{word}=true" if word in switches and after.startswith("--") else word
+        for word, after in pairwise([*words, "--"])
+    ]
+    try:
+        found = parser.instantiate_classes(parser.parse_args(options))
+    except ArgumentError as error:
+        refuse(error, [name for action in parser._actions for name in action.option_strings])
+    return {name: value for name, value in vars(found).items() if name != "config"}
 
 
 def find_configs(words: Sequence[str]) -> list[str]:

@@ -4,14 +4,12 @@ from collections.abc import Sequence
 
 from terrafm_tg.simulation.dataset import simulate
 
-from .options import ToolParser
+from .options import read_options
 
 
 def run(command: str, words: Sequence[str]) -> None:
     """Writes the world, and names the next command."""
-    parser = ToolParser(command)
-    parser.add_function(simulate, skip={"part_bytes"})
-    options = parser.parse(words)
+    options = read_options(command, words, simulate, skip={"part_bytes"})
     simulate(**options)
     print(
         f"Simulated world of {options['cells']} cells in {options['root']}. Next: terrafm fit --config "

@@ -14,12 +14,12 @@ from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.profiling.report import describe_duration
+from terrafm_tg.profiling.step import describe_duration
 from terrafm_tg.utils.devices import has_bf16_units
 
 _GPUS = {"gpu": (CUDAAccelerator, MPSAccelerator), "cuda": (CUDAAccelerator,), "mps": (MPSAccelerator,)}
-#: Seconds or batches from which a pace is known, and seconds of a run from which it is told.
-_ENOUGH, _MANY, _LONG = 5.0, 20, 120.0
+#: Batches after which a pace is known, or a few that took some seconds, and seconds of a run from which it is told.
+_MANY, _FEW, _ENOUGH, _LONG = 20, 5, 10.0, 120.0
 
 
 def check_gpus(settings: Mapping[str, Any]) -> None:
@@ -89,8 +89,8 @@ class RunStart(Callback):
 
     def __init__(self) -> None:
         self.begun = False
-        self._first: float | None = None
         self._batches = 0
+        self._start = 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the number of parameters."""
@@ -105,21 +105,26 @@ class RunStart(Callback):
     on_validation_batch_start = on_test_batch_start = on_predict_batch_start = on_train_batch_start
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Prints once, a few batches after the first, how long the whole run will take at their pace."""
-        now, total = time.monotonic(), trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
-        if self._first is None:
-            self._first = now
-        elif self._batches >= 0:
-            self._batches += 1
-            seconds = (now - self._first) / self._batches
-            if now - self._first > _ENOUGH or self._batches == _MANY:
-                measured, self._batches = self._batches, -1
-                if _LONG < seconds * total < math.inf:
-                    length = describe_duration(seconds * total / 3600)
-                    rank_zero_info(
-                        f"At {seconds:.2g} s per batch, the {total:,.0f} batches of this run take {length} "
-                        f"(measured on {measured} of the first, which may be slower than the rest)"
-                    )
+        """Prints how long a long run takes: roughly after the second batch, and once more when the pace is known.
+
+        The first batch, which builds and fills everything, does not count; those after it are still slower than most.
+        """
+        if self._batches > _MANY:
+            return
+        now, batches = time.monotonic(), self._batches
+        self._batches += 1
+        if batches == 0:
+            self._start = now
+            return
+        known = batches >= _MANY or (batches >= _FEW and now - self._start >= _ENOUGH)
+        total = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
+        seconds = (now - self._start) / batches
+        if (known or batches == 1) and _LONG < seconds * total < math.inf:
+            length = describe_duration(seconds * total / 3600)
+            how = f"measured on {batches} of them" if known else "roughly: the first ones are slow"
+            rank_zero_info(f"At {seconds:.2g} s per batch, the {total:,.0f} batches of this run take {length} ({how})")
+        if known:
+            self._batches = _MANY + 1
 
 
 def callbacks_of(trainer: Trainer) -> list[Callback]:

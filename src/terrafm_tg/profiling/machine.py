@@ -1,4 +1,4 @@
-"""The machine of a measurement: its clock, the rate of a large matrix product, and the memory that a process took."""
+"""The machine of a measurement: the rate of a large matrix product, and the memory that a process took."""
 
 import resource
 import sys
@@ -7,12 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from terrafm_tg.utils.devices import has_bf16_units
 
-#: A short forward is repeated until a measurement takes this many seconds.
-_SHORTEST = 0.1
 _STATUS = Path("/proc/self/status")
 _DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32, "64": torch.float64}
 
@@ -28,16 +25,12 @@ def computing_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.float32 if dtype == torch.bfloat16 and not has_bf16_units(device) else dtype
 
 
-def peak_teraflops(device: torch.device, dtype: torch.dtype, rounds: int = 5) -> float:
+def peak_teraflops(device: torch.device, dtype: torch.dtype) -> float:
     """Measures the best rate of one large matrix product, 10^12 operations per second."""
     side = 8192 if device.type == "cuda" else 1536
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-
-    def product() -> Tensor:
-        return a @ b
-
-    repeats = repeats_of(product, device)
-    return 2 * side**3 / min(seconds_of(product, device, repeats) for _ in range(rounds)) / 1e12
+    repeats = 20 if device.type == "cuda" else 1
+    return 2 * side**3 / min(seconds_of(lambda: a @ b, device, repeats) for _ in range(6)) / 1e12
 
 
 def clock_of(device: torch.device) -> Callable[[], float]:
@@ -56,12 +49,6 @@ def seconds_of(forward: Callable[[], object], device: torch.device, repeats: int
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return (clock() - start) / repeats
-
-
-def repeats_of(forward: Callable[[], object], device: torch.device) -> int:
-    """Returns how often to run a forward in one measurement; the first calls, which compile, do not count."""
-    seconds_of(forward, device, 1)
-    return max(1, round(_SHORTEST / seconds_of(forward, device, 1)))
 
 
 def peak_bytes() -> int:

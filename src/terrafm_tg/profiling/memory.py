@@ -5,14 +5,11 @@ Memory is linear in the batch and in the number of blocks, so four small steps g
 """
 
 import weakref
-from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
 from rich.table import Table
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -29,52 +26,8 @@ from terrafm_tg.transforms import SensorBatch
 from terrafm_tg.transforms.multicrop import GLOBAL_CROPS
 from terrafm_tg.utils.progress import with_bar
 
-from .arithmetic import modality_shares
-
 #: Depths and batches of the steps from which all others follow.
 _DEPTHS, _BATCHES = (2, 4), (16, 64)
-
-
-@dataclass(frozen=True)
-class StepMemory:
-    """Bytes on a device during a step of some tiles.
-
-    Args:
-        state: Parameters of student and teacher, Adam's two moments, centers.
-        data: Native tiles, and views.
-        peak: Most that the step itself has at the same time: what is kept for the backward pass, gradients, and
-            whatever is in between.
-    """
-
-    state: float
-    data: float
-    peak: float
-
-    @property
-    def total(self) -> float:
-        """All of it."""
-        return self.state + self.data + self.peak
-
-
-@dataclass(frozen=True)
-class MemoryEstimate:
-    """Memory as a linear function of the batch.
-
-    Args:
-        fixed: Bytes whatever the batch.
-        per_sample: Bytes per tile.
-    """
-
-    fixed: float
-    per_sample: float
-
-    def at(self, batch: int) -> float:
-        """Bytes with a batch of so many tiles."""
-        return self.fixed + batch * self.per_sample
-
-    def largest(self, memory: float) -> int:
-        """The largest batch that fits into so many bytes; 0 if none does."""
-        return max(0, int((memory - self.fixed) / self.per_sample))
 
 
 class TensorMemory(TorchDispatchMode):
@@ -123,33 +76,29 @@ class TensorMemory(TorchDispatchMode):
         self.now -= size
 
 
-def step_memory(task: TerraFM, batch: int, tile_size: int = 534, low: bool = True) -> StepMemory:
-    """Memory of one training step, nothing of which is computed.
+def step_peak(task: TerraFM, batch: int, low: bool = True) -> int:
+    """Returns the most bytes that a training step makes and holds at the same time, nothing of which is computed.
+
+    That is views, what is kept for the backward pass, gradients, and whatever is in between; not what is there before.
 
     Args:
         task: On the CPU; its gradients are lost.
         batch: Tiles.
-        tile_size: Edge of a native tile in pixels of 10 m.
         low: bf16 autocast; otherwise float32.
     """
     task.train().zero_grad()
-    trained = [p for p in task.parameters() if p.requires_grad]
-    teacher = [p for p in task.parameters() if not p.requires_grad]
-    state = sum(map(_size, trained)) * 3 + sum(map(_size, teacher)) + sum(map(_size, task.buffers()))
     numbers = [count for count in task.multicrop.counts.values() if count]
     places = torch.arange(batch)
     depth = plan_depth(task.student.blocks, task.hparams["seed"], torch.zeros_like(places), places, numbers)
     token = as_on_a_gpu.set(True)
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
+        with FakeTensorMode(allow_non_fake_inputs=True), TensorMemory() as memory:
             groups = [_views(task, kind, batch) for kind, count in task.multicrop.counts.items() if count]
-            data = sum(_size(x) for group in groups for x in group.images.values())
-            with TensorMemory() as memory:
-                _step(task, groups, depth, low)
+            _step(task, groups, depth, low)
     finally:
         as_on_a_gpu.reset(token)
         task.zero_grad()
-    return StepMemory(state, data + batch * tile_bytes(task.sensors, tile_size), memory.peak)
+    return memory.peak
 
 
 def tile_bytes(modalities: list[str], tile_size: int = 534) -> int:
@@ -161,31 +110,35 @@ def tile_bytes(modalities: list[str], tile_size: int = 534) -> int:
     )
 
 
-def estimate_memory(settings: Mapping[str, Any], tile_size: int = 534, low: bool = True) -> MemoryEstimate:
-    """Memory of a training step with any batch.
+def estimate_memory(
+    model: str, depth: int | None = None, tile_size: int = 534, low: bool = True, **settings: Any
+) -> tuple[float, float]:
+    """Computes the memory of a training step as a linear function of the batch.
 
     Args:
-        settings: Of :class:`~terrafm_tg.tasks.TerraFM`.
+        model: Name of the encoder.
+        depth: Its blocks; as many as its size has where None.
         tile_size: Edge of a native tile in pixels of 10 m.
         low: bf16 autocast; otherwise float32.
+        settings: More of :class:`~terrafm_tg.tasks.TerraFM`.
+
+    Returns:
+        Bytes whatever the batch: parameters, Adam's two moments, teacher and more; bytes per tile.
 
     Raises:
         TerraFMError: If a setting is impossible.
     """
-    name = settings.get("model", "terrafm_base")
-    if name not in SIZES:
-        raise TerraFMError(f"Model {name!r} is unknown: use one of {', '.join(SIZES)}.")
     check_tile_size(tile_size)
-    _check(settings)
-    depth = settings.get("depth") or SIZES[name]["depth"]
     lines = []
     for few in _DEPTHS:
-        task = TerraFM(**(dict(settings) | {"depth": few}))
-        small, large = (step_memory(task, batch, tile_size, low).total for batch in _BATCHES)
+        task = TerraFM(model, depth=few, **settings)
+        state = sum(_size(x) * (3 if x.requires_grad else 1) for x in (*task.parameters(), *task.buffers()))
+        small, large = (state + step_peak(task, batch, low) for batch in _BATCHES)
         slope = (large - small) / (_BATCHES[1] - _BATCHES[0])
-        lines.append((small - _BATCHES[0] * slope, slope))
-    blocks = (depth - _DEPTHS[0]) / (_DEPTHS[1] - _DEPTHS[0])
-    return MemoryEstimate(*(a + blocks * (b - a) for a, b in zip(*lines, strict=True)))
+        lines.append((small - _BATCHES[0] * slope, slope + tile_bytes(task.sensors, tile_size)))
+    blocks = ((depth or SIZES[model]["depth"]) - _DEPTHS[0]) / (_DEPTHS[1] - _DEPTHS[0])
+    fixed, per_sample = (a + blocks * (b - a) for a, b in zip(*lines, strict=True))
+    return fixed, per_sample
 
 
 def memory_table(
@@ -194,7 +147,7 @@ def memory_table(
     reserve: float = 4.0,
     tile_size: int = 534,
     precision: str = "bf16",
-    settings: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> Table:
     """Computes what a pretraining step needs on a GPU, with and without gradient checkpointing, and the largest batch.
 
@@ -206,7 +159,7 @@ def memory_table(
         reserve: Part of it, in 10^9 bytes, that context, libraries and gaps between tensors take.
         tile_size: Edge of a native tile in pixels of 10 m.
         precision: bf16 (autocast) or fp32.
-        settings: Other settings of the task, such as --settings.crops.local_crops 10.
+        settings: More of :class:`~terrafm_tg.tasks.TerraFM`.
 
     Raises:
         TerraFMError: If a setting is impossible, or the reserve leaves nothing.
@@ -222,10 +175,11 @@ def memory_table(
         table.add_column(column, justify="right" if column else "left")
     steps = list(product(names, (False, True)))
     for name, again in with_bar(steps, "Going through steps"):
-        chosen = dict(settings or {}) | {"model": name, "grad_checkpointing": again}
-        need = estimate_memory(chosen, tile_size, precision == "bf16")
-        batch = need.largest(1e9 * (gigabytes - reserve))
-        numbers = f"{need.fixed / 1e9:.1f}", f"{need.per_sample / 1e6:.0f}", f"{batch:,}"
+        fixed, per_sample = estimate_memory(
+            name, tile_size=tile_size, low=precision == "bf16", grad_checkpointing=again, **settings
+        )
+        batch = max(0, int((1e9 * (gigabytes - reserve) - fixed) / per_sample))
+        numbers = f"{fixed / 1e9:.1f}", f"{per_sample / 1e6:.0f}", f"{batch:,}"
         table.add_row(name, "recomputed" if again else "kept", *numbers)
     table.caption = (
         "Computed from the tensors of a step: parameters, teacher, gradients, Adam, native tiles, views, and what the "
@@ -234,21 +188,15 @@ def memory_table(
     return table
 
 
-def _check(settings: Mapping[str, Any]) -> None:
-    """Names and types of a task's settings, as `terrafm fit` checks them."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(TerraFM)
-    try:
-        parser.parse_object(dict(settings))
-    except ArgumentError as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise TerraFMError(f"These settings are not those of a task ({reason}): correct `--settings`.") from error
-
-
 def _views(task: TerraFM, kind: str, batch: int) -> SensorBatch:
-    """Views of a kind, each modality in its expected share of them."""
+    """Views of a kind, each modality in its expected share of them: each is kept with p, at least one.
+
+    With three modalities and p = 0.5 the shares add up to 12/7.
+    """
     size, edge = batch * task.multicrop.counts[kind], task.multicrop.sizes[kind]
-    counts = {name: round(share * size) for name, share in modality_shares(task).items()}
+    count, keep = len(task.sensors), task.hparams["modality_probability"]
+    share = keep / (1 - (1 - keep) ** count) if task.hparams["fuse"] else 1 / count
+    counts = dict.fromkeys(task.sensors, round(share * size))
     x = {name: torch.empty(n, len(get_modality(name).bands), edge, edge) for name, n in counts.items()}
     return SensorBatch(x, {name: torch.arange(n) for name, n in counts.items()}, size)
 

@@ -1,13 +1,10 @@
 """A Lightning profiler that shares out the time of training steps among stages."""
 
-import sys
-from collections import deque
-from collections.abc import Callable
+from itertools import pairwise
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.profilers import Profiler
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,6 +20,7 @@ STAGES = {
     "teacher": "teacher",
     "student": "student",
     "loss": "loss",
+    "training_step": "rest of the forward pass",
     "backward": "backward",
     "average": "teacher average",
     "reduction": "reduction, centers",
@@ -30,106 +28,45 @@ STAGES = {
 }
 #: Time of a step outside of all these.
 OTHER = "other"
-#: A stage (None for a whole step) between two marks of a clock.
-type Span = tuple[str | None, Any, Any]
-
-
-class Clock(Protocol):
-    """Tells the time between marks."""
-
-    def mark(self) -> Any:
-        """A mark at the present place of the program."""
-
-    def seconds(self, start: Any, end: Any) -> float | None:
-        """Time between two marks; None while it is not known yet."""
-
-    def idle(self) -> bool:
-        """True if the device has done all that was queued, and so waits for the host."""
-
-
-class HostClock:
-    """The host's time.
-
-    Args:
-        now: Seconds; wall time by default. ``time.process_time`` leaves out what other programs take from this one, and
-            also what this one waits for.
-    """
-
-    def __init__(self, now: Callable[[], float] = perf_counter) -> None:
-        self._now = now
-
-    def mark(self) -> float:
-        """Now."""
-        return self._now()
-
-    def seconds(self, start: float, end: float) -> float:
-        """Known at once."""
-        return end - start
-
-    def idle(self) -> bool:
-        """There is no device that could wait."""
-        return False
-
-
-class DeviceClock:
-    """A GPU's own time, by events in its queue: nothing waits, so a watched step is as fast as any other."""
-
-    def mark(self) -> torch.cuda.Event:
-        """An event behind all work that was queued so far."""
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def seconds(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float | None:
-        """None until the device has passed both."""
-        return start.elapsed_time(end) / 1000 if end.query() else None
-
-    def idle(self) -> bool:
-        """True if the device is through with all work."""
-        return torch.cuda.current_stream().query()
 
 
 class StageProfiler(Profiler):
     """Shares out the time of training steps among stages, without overlap and without rest.
 
     An action's time without that of the actions inside it goes to its stage; where its name belongs to none, to the
-    stage around it, and at the outermost to "other". On a GPU the time is that of the device's queue: what the host
-    does while the device is busy costs nothing, and what the device waits for the host is booked where the host was.
+    stage around it, and at the outermost to "other". On a GPU the time is that of the device's queue, by events in it:
+    what the host does while the device is busy costs nothing, and what the device waits for the host is booked where
+    the host was. Nothing waits for an event, so a watched step is as fast as any other.
 
     Args:
         warmup: Steps left out: the first ones wait for workers, caches, compilation and kernels.
-        count: Whether to count the operations of the first step as torch knows them, for tasks without a count of
-            their own.
-        clock: Tells the time; that of the GPU where there is one.
+
+    Attributes:
+        steps: All steps so far.
+        operations: Of the matrix products and convolutions of the first step on this process, by stage, as torch
+            counts them. The step is not compiled while they are counted.
+        waits: Boundaries of stages in timed steps at which the GPU had nothing left to do.
+        boundaries: All of them.
     """
 
-    def __init__(self, warmup: int = 3, count: bool = False, clock: Clock | None = None) -> None:
+    def __init__(self, warmup: int = 3) -> None:
         super().__init__()
         self.warmup = warmup
-        self.steps = 0
-        #: Time of each stage, all steps that count together.
-        self.seconds: dict[str, float] = {}
-        #: Time of each step that counts, from the end of the one before to its own end.
-        self.step_seconds: list[float] = []
-        #: Operations of the first step on this process, where they were counted.
-        self.operations: int | None = None
-        #: Graphs that torch compiled during the warm-up, and since.
-        self.graphs = self.recompiled = 0
-        #: Boundaries of stages at which the device had nothing left to do, and all of them.
-        self.waits = self.boundaries = 0
-        self._clock: Clock = clock or (DeviceClock() if torch.cuda.is_available() else HostClock())
-        self._counter = FlopCounterMode(display=False) if count else None
+        self.steps = self.waits = self.boundaries = 0
+        self.operations: dict[str, int] = {}
+        self._counter = FlopCounterMode(display=False)
+        self._on_gpu = torch.cuda.is_available()
         self._stack = [OTHER]
-        self._since = self._step_start = self._clock.mark()
-        self._step: list[Span] = []  # since the last step's end: what follows the last one is no step
-        self._unknown: deque[Span] = deque()  # waiting for the device
+        self._step: list[tuple[str, Any]] = []  # stages and the marks at their ends, since the last step's end
+        self._timed: list[list[tuple[str, Any]]] = []
+        self._start: Any = None  # of the first timed step
 
     def start(self, action_name: str) -> None:
         """Book the time so far, and enter an action."""
         self._book()
         if action_name == "run_training_batch":
             self.steps += 1
-            if self.steps == 1 and self._counter is not None:
+            if self.steps == 1:
                 self._counter.__enter__()
         stage = next((stage for part, stage in STAGES.items() if part in action_name), self._stack[-1])
         self._stack.append(stage)
@@ -139,73 +76,60 @@ class StageProfiler(Profiler):
         self._book()
         self._stack.pop()
         if action_name == "run_training_batch":
-            self._end_step()
+            if self.steps == 1:
+                self._counter.__exit__(None, None, None)
+            if self.steps > self.warmup:
+                self._timed.append(self._step)
+            else:
+                self._start = self._step[-1][1]
+                self.waits = self.boundaries = 0
+                if self._on_gpu:
+                    torch.cuda.reset_peak_memory_stats()
+            self._step = []
 
-    def finish(self) -> None:
-        """Wait until the device has done all steps."""
-        if torch.cuda.is_available():
+    def times(self) -> tuple[dict[str, float], list[float]]:
+        """Waits until the device has done all steps.
+
+        Returns:
+            Mean seconds of each stage per timed step; seconds of each timed step, from the end of the one before.
+
+        Raises:
+            TerraFMError: If no step was left to measure.
+        """
+        if not self._timed:
+            raise TerraFMError(
+                f"Training ended after {self.steps} batches, and {self.warmup} are left out to warm up: the "
+                "run is too short, so lower `--warmup` or `data.batch_size`."
+            )
+        if self._on_gpu:
             torch.cuda.synchronize()
-        self._drain()
-
-    @property
-    def timed(self) -> int:
-        """Steps that count."""
-        return max(self.steps - self.warmup, 0)
+        stages: dict[str, list[float]] = {}
+        last = self._start
+        for stage, mark in (span for step in self._timed for span in step):
+            stages.setdefault(stage, []).append(self._seconds(last, mark))
+            last = mark
+        ends = [self._start, *(step[-1][1] for step in self._timed)]
+        steps = [self._seconds(start, end) for start, end in pairwise(ends)]
+        order = [*dict.fromkeys(STAGES.values()), OTHER]
+        return {name: sum(stages[name]) / len(steps) for name in order if name in stages}, steps
 
     def _book(self) -> None:
+        """Marks the end of the present stage's time."""
+        stage, mark = self._stack[-1], self._mark()
+        self._step.append((stage, mark))
         self.boundaries += 1
-        self.waits += self._clock.idle()
-        now = self._clock.mark()
-        self._step.append((self._stack[-1], self._since, now))
-        self._since = now
+        self.waits += self._on_gpu and torch.cuda.current_stream().query()
+        if self.steps == 1:
+            new = self._counter.get_total_flops() - sum(self.operations.values())
+            self.operations[stage] = self.operations.get(stage, 0) + new
 
-    def _end_step(self) -> None:
-        if self.steps == 1 and self._counter is not None:
-            self._counter.__exit__(None, None, None)
-            self.operations = self._counter.get_total_flops()
-        if self.steps > self.warmup:
-            self._unknown.extend([*self._step, (None, self._step_start, self._since)])
-            self.recompiled = _compiled_graphs() - self.graphs
-        else:
-            self.waits = self.boundaries = 0
-            self.graphs = _compiled_graphs()
-        self._step = []
-        self._step_start = self._since
-        self._drain()
+    def _mark(self) -> Any:
+        """Returns the present place in the GPU's queue, or the present time."""
+        if not self._on_gpu:
+            return perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
-    def _drain(self) -> None:
-        """Adds up what the device has finished."""
-        while self._unknown:
-            stage, start, end = self._unknown[0]
-            seconds = self._clock.seconds(start, end)
-            if seconds is None:
-                return
-            self._unknown.popleft()
-            if stage is None:
-                self.step_seconds.append(seconds)
-            else:
-                self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-
-
-def finished_profiler(trainer: Trainer) -> StageProfiler:
-    """The profiler of a run that has ended, with the times of its steps.
-
-    Raises:
-        TerraFMError: If the Trainer has another profiler, or no step was left to measure.
-    """
-    profiler = getattr(trainer, "profiler", None)
-    if not isinstance(profiler, StageProfiler):
-        raise TerraFMError(f"The Trainer's profiler is {profiler}: give it a StageProfiler.")
-    profiler.finish()
-    if not profiler.step_seconds:
-        raise TerraFMError(
-            f"Training ended after {profiler.steps} batches, and {profiler.warmup} are left out to warm up: the "
-            "run is too short, so lower `--warmup` or `data.batch_size`."
-        )
-    return profiler
-
-
-def _compiled_graphs() -> int:
-    """Graphs that ``torch.compile`` has made in this process."""
-    compiler = sys.modules.get("torch._dynamo.utils")
-    return compiler.counters["stats"]["unique_graphs"] if compiler else 0
+    def _seconds(self, start: Any, end: Any) -> float:
+        return start.elapsed_time(end) / 1000 if self._on_gpu else end - start
