@@ -20,7 +20,12 @@ _OPTIONS: dict[str, tuple[Any, Any, str]] = {
         None,
         "Edge of a tile in 10 m pixels, as the datamodule will have it; half a cell, or 534, by default.",
     ),
-    "remote": (bool, False, "Also index Major-TOM's cells that are not on disk, to be read from their URLs."),
+    "remote": (
+        bool | str,
+        False,
+        "Also index Major-TOM's cells that are not on disk, to be read from their URLs: true for the published source, "
+        "or the address of another.",
+    ),
     "figure": (bool, True, "Draw a map and the shares of classes, zones and regions beside it (index.png)."),
 }
 
@@ -35,7 +40,7 @@ def write_index_of(
     out: str | None = None,
     figure: bool = True,
     tile_size: int | None = None,
-    remote: bool = False,
+    remote: bool | str = False,
     **how: Any,
 ) -> None:
     """Builds the index of a dataset, prints what it holds, and draws it.

@@ -14,7 +14,11 @@ from .options import read_options
 
 #: Settings of the dataset to pack, for which its class has a default.
 _SETTINGS: dict[str, tuple[Any, object, str]] = {
-    "remote": (bool | None, None, "Read Major-TOM's cells that are not on disk from their URLs."),
+    "remote": (
+        bool | str | None,
+        None,
+        "Read Major-TOM's cells that are not on disk: true for the published source, or the address of another.",
+    ),
     "radar_unit": (str | None, None, "Unit of radar in a folder of GeoTIFFs: dB (the default) or linear."),
     "optical_scale": (
         float | None,

@@ -23,7 +23,8 @@ class MajorTOMDataModule(TileDataModule):
         index: Path of a tile index instead of ``root/index.parquet``.
         ambiguous_offset: Decides where a product's name does not tell it: ``error``, ``present``,
             ``absent``, ``drop``; see :class:`~terrafm_tg.datasets.MajorTOM`.
-        remote: Read rows whose file is not on disk from their URL.
+        remote: Read rows whose file is not on disk from their URL: true for the published source, or the address of
+            another.
         **kwargs: Settings of :class:`TileDataModule`.
     """
 
@@ -35,7 +36,7 @@ class MajorTOMDataModule(TileDataModule):
         tile_size: int = 534,
         index: str | os.PathLike[str] | None = None,
         ambiguous_offset: str = "error",
-        remote: bool = False,
+        remote: bool | str = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import rasterio
 import torch
 from matplotlib.colors import ListedColormap
 from rasterio import windows
@@ -19,6 +18,7 @@ from torchgeo.datasets.errors import DatasetNotFoundError
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import CLASSES, OCEAN, UNKNOWN, count_codes
+from terrafm_tg.utils.trust import check_tiffs, open_image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,6 +84,11 @@ class ESAWorldCover(RasterDataset):
                 raise TerraFMError(
                     f"ESA WorldCover: {path} does not exist; give the folder that holds the map's tiles."
                 )
+        check_tiffs(
+            path
+            for folder in folders
+            for path in ([Path(folder)] if Path(folder).is_file() else Path(folder).rglob(self.filename_glob))
+        )
         try:
             super().__init__(paths=folders, transforms=transforms, cache=cache, **kwargs)
         except DatasetNotFoundError:
@@ -115,7 +120,7 @@ class ESAWorldCover(RasterDataset):
             if part.area == 0:  # they only touch
                 continue
             covered += part.area
-            with rasterio.open(self.index.filepath.iloc[i]) as src:
+            with open_image(self.index.filepath.iloc[i]) as src:
                 counts += count_classes(src, part)
         if self.missing == "ocean":
             counts[OCEAN] += round((geometry.area - covered) / (self.res[0] * self.res[1]))

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import rasterio
 import torch
 from rasterio.enums import Resampling
 from torch import Tensor
@@ -20,6 +19,7 @@ from torchgeo.datasets import (
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import S1RTC, S2L2A, Modality, get_modalities, get_modality
+from terrafm_tg.utils.trust import open_image
 
 #: Value of pixels that loss and metrics leave out.
 IGNORED = 255
@@ -59,7 +59,7 @@ class _BigEarthNetSensor(BigEarthNet):
             paths = glob.glob(os.path.join(glob.escape(folder), f"*_{band}.tif"))
             if not paths:
                 raise TerraFMError(f"There is no band {band} in {folder}: extract that patch again.")
-            with rasterio.open(paths[0]) as file:
+            with open_image(paths[0]) as file:
                 image = file.read(1, out_shape=self.image_size, out_dtype="float32", resampling=Resampling.bilinear)
             images.append(image)
         return torch.from_numpy(np.stack(images))

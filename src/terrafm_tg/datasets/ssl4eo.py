@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
-import rasterio
 from rasterio.errors import RasterioError
 from torchgeo.datasets import SSL4EOS12, DatasetNotFoundError
 from torchgeo.datasets.utils import Sample
@@ -18,6 +17,7 @@ from torchgeo.datasets.utils import Sample
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import Modality, get_modalities
 from terrafm_tg.utils.files import fingerprint
+from terrafm_tg.utils.trust import open_image
 
 from .folder.products import band_file
 from .majortom import grid
@@ -155,7 +155,7 @@ class SSL4EOS12Tiles(TileDataset):
         if path is None:
             raise DamagedTileError(name, f"band {band} has no file")
         try:
-            with rasterio.open(path) as src:
+            with open_image(path) as src:
                 if src.shape != (side, side):
                     raise ValueError(f"it is {src.width} x {src.height} pixels, expected {side} x {side}")
                 return native_pixels(src.read(1), modality, src.nodata, unit="dB")
@@ -246,7 +246,7 @@ def _place(
         for _, image in own:
             band = "VV" if name == "s1rtc" else "B2"
             try:
-                with rasterio.open(root / splits[name].split / site / image / f"{band}.tif") as src:
+                with open_image(root / splits[name].split / site / image / f"{band}.tif") as src:
                     t = src.transform
                     return {"x": t.c, "y": t.f, "xres": t.a, "yres": -t.e}
             except RasterioError:

@@ -29,6 +29,7 @@ from fsspec.implementations.http import HTTPStreamFile
 from terrafm_tg.errors import TerraFMError
 
 from .files import atomic_write, move_into_place
+from .trust import check_address
 
 _logger = logging.getLogger(__name__)
 _CHUNK = 1 << 20  # most bytes that are read at once
@@ -129,7 +130,7 @@ class RemoteReader:
 
         def step() -> tuple[bytes, int]:
             if not _is_http(url):
-                system, path = fsspec.core.url_to_fs(url)
+                system, path = fsspec.core.url_to_fs(check_address(url))
                 total = system.size(path)
                 return self.read(url, max(0, total - count), total), total
             body = bytearray()
@@ -161,7 +162,7 @@ class RemoteReader:
 
         def step() -> bool:
             if not _is_http(url):
-                system, there = fsspec.core.url_to_fs(url)
+                system, there = fsspec.core.url_to_fs(check_address(url))
                 with atomic_write(path) as temporary:
                     system.get_file(there, str(temporary))
                 self._count(requests=1, received=path.stat().st_size)
@@ -192,7 +193,7 @@ class RemoteReader:
             came += len(chunk)
 
     def _cat(self, url: str, start: int, stop: int) -> bytes:
-        system, path = fsspec.core.url_to_fs(url)
+        system, path = fsspec.core.url_to_fs(check_address(url))
         return system.cat_file(path, start=start, end=stop)
 
     @contextmanager

@@ -62,7 +62,8 @@ def test_the_commands_of_the_page_run(
             for old, new in instead.items():
                 line = line.replace(old, new)
             command, *words = shlex.split(line.removeprefix("terrafm "))
-            remote = ["--tile_size=72"] if "--remote" in words else []  # where no picture tells it
+            # No picture tells the size there, and the server is not the published one.
+            remote = ["--tile_size=72", f"--remote={server.url}"] if "--remote" in words else []
             main([command, *words, *{"download": address, "fit": small, "index": remote}.get(command, [])])
         printed = capsys.readouterr().out
     assert [line.split()[1] for line in lines] == ["download", "download", "pack", "fit", "index", "download"]

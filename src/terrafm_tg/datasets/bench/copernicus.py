@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-import rasterio
 import torch
 from rasterio.errors import RasterioError
 from torch import Tensor
@@ -27,6 +26,7 @@ from torchgeo.datasets.utils import lazy_import
 from terrafm_tg.datasets.labelled import DFC2020S1, DFC2020S2, IGNORED
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import S1RTC, S2L1C, S2L2A
+from terrafm_tg.utils.trust import check_tiffs, open_image
 
 from .task import (
     Bands,
@@ -111,6 +111,7 @@ class CopernicusDataset(BenchDataset):
         """
         index = range(len(self))[index]
         paths = self.paths[index]
+        check_tiffs(path for path in paths if path.suffix == ".tif")
         try:
             sample = self.data[index]
         except (RasterioError, OSError, KeyError, IndexError) as error:
@@ -142,7 +143,7 @@ def _fault(paths: list[Path], task: BenchTask, error: Exception) -> str:
     for path in paths if paths[0].suffix == ".tif" else ():
         needed = len(bands) if path == paths[0] and task.dates == 1 else 1
         try:
-            with rasterio.open(path) as file:
+            with open_image(path) as file:
                 file.read()
                 count = file.count
         except RasterioError:

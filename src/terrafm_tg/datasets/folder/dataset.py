@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import numpy as np
 import pandas as pd
-import rasterio
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.transform import array_bounds, from_bounds
@@ -24,6 +23,7 @@ from terrafm_tg.datasets.tiles.warp import needed_window, warp
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import Modality
 from terrafm_tg.utils.files import fingerprint
+from terrafm_tg.utils.trust import open_image
 
 from .offsets import Offsets, find_offsets
 from .products import FOLDERS, band_file, band_order, find_folders, find_products, image_files, join_products
@@ -165,7 +165,7 @@ class SentinelFolder(TileDataset):
         size = int(self.table["height"].iat[row]), int(self.table["width"].iat[row])
         extent = array_bounds(*size, transform)
         try:
-            with rasterio.open(path) as src:
+            with open_image(path) as src:
                 order = bands if src.count == 1 else band_order(src, (self.bands or {}).get(modality.name))
                 if missing := [band for band in bands if band not in order]:
                     raise ValueError(f"band {', '.join(missing)} is missing")
@@ -190,7 +190,7 @@ class SentinelFolder(TileDataset):
             row = int(self._columns[f"has_{modality.name}"].argmax())
             pattern, band = self._paths_of[modality.name][row], modality.native[10][0]
             path = band_file(self.root, pattern, band) if "{}" in pattern else self.root / pattern
-            with contextlib.suppress(RasterioError), rasterio.open(path or "") as src:
+            with contextlib.suppress(RasterioError), open_image(path or "") as src:
                 middle = (slice(max(side // 2 - 1024, 0), min(side // 2 + 1024, side)) for side in src.shape)
                 pixels = src.read(1, window=Window.from_slices(*middle))
                 pixels = pixels[np.isfinite(pixels) & (pixels != modality.nodata) & (pixels != src.nodata)]

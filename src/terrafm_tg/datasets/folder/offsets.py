@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import rasterio
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import get_modality
 from terrafm_tg.radiometry import OFFSET, UNKNOWN, offset_beside, offset_by_pixels, offsets_by_name
+from terrafm_tg.utils.trust import open_image
 
 from .products import band_file, band_order
 
@@ -116,7 +116,7 @@ def _telling(root: Path, pattern: str, order: Sequence[str] | None) -> dict[str,
             path = band_file(root, pattern, band) if "{}" in pattern else root / pattern
             if path is None:
                 continue
-            with rasterio.open(path) as src:
+            with open_image(path) as src:
                 held = [band] if "{}" in pattern else band_order(src, order)
                 if band in held:
                     size = min(src.height, _WINDOW), min(src.width, _WINDOW)

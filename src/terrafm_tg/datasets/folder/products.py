@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import rasterio
 import shapely
 from geopandas import GeoDataFrame
 from rasterio.errors import RasterioError
@@ -22,6 +21,7 @@ from terrafm_tg.datasets.tiles.table import BOX, outlines, times
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, canonical, get_modality
 from terrafm_tg.radiometry import UNKNOWN
+from terrafm_tg.utils.trust import open_image
 
 #: Names by which a modality's folder is found when none is given, in any case; the first found counts.
 FOLDERS = {
@@ -148,7 +148,7 @@ def _describe(
     if path is None:
         return f"band {first} has no file"
     try:
-        with rasterio.open(path) as src:
+        with open_image(path) as src:
             bands = held or band_order(src, order)
             if not bands:
                 return f"its {src.count} bands have no names and are not in a known order; set `bands`"

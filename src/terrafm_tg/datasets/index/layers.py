@@ -6,7 +6,6 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import pandas as pd
-import rasterio
 import shapely
 from rasterio.errors import RasterioError
 from rasterio.transform import rowcol
@@ -16,6 +15,7 @@ from rasterio.windows import Window
 from terrafm_tg.datasets.tiles.table import BOX
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import UNKNOWN
+from terrafm_tg.utils.trust import open_image
 
 #: Zones of Köppen and Geiger in the order of the codes 1 to 30, as Beck et al. (2018, 2023) number them.
 KOPPEN_GEIGER = (
@@ -91,7 +91,7 @@ def climate_zone(table: pd.DataFrame, path: Path) -> np.ndarray:
     lon, lat = places(table)
     zones = np.full(len(table), UNKNOWN, dtype=np.int64)
     try:
-        with rasterio.open(path) as src:
+        with open_image(path) as src:
             if not np.issubdtype(np.dtype(src.dtypes[0]), np.integer):
                 raise TerraFMError(f"{path} holds {src.dtypes[0]}: expected a map of integer climate codes.")
             x, y = warp_points("EPSG:4326", src.crs, lon, lat)

@@ -22,6 +22,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import CLASSES, OCEAN
 from terrafm_tg.utils.files import atomic_write
 from terrafm_tg.utils.parallel import run_units
+from terrafm_tg.utils.trust import open_image
 
 _EVERY = 2.0  # seconds between files: small units share one
 
@@ -99,7 +100,7 @@ def count_unit(unit: CoverUnit) -> np.ndarray:
     """
     counts = np.zeros((len(unit.rings), len(CLASSES) + 1), dtype=np.int32)
     try:
-        with rasterio.Env(GDAL_CACHEMAX=_CACHE), rasterio.open(unit.path) as src:
+        with rasterio.Env(GDAL_CACHEMAX=_CACHE), open_image(unit.path) as src:
             for row, outline in enumerate(shapely.polygons(unit.rings)):
                 counts[row] = count_classes(src, outline)
     except RasterioError as error:

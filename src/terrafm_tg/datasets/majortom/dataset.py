@@ -25,7 +25,7 @@ from terrafm_tg.modalities import MODALITIES, Modality
 from terrafm_tg.utils.files import files_below, fingerprint
 
 from .part_files import PartFiles
-from .rows import FOLDERS, find_metadata, scan_tiles
+from .rows import FOLDERS, find_metadata, scan_tiles, sources_of
 
 
 class MajorTOM(TileDataset):
@@ -57,7 +57,8 @@ class MajorTOM(TileDataset):
         harmonize: Take the offset of baseline 04.00 off; False keeps the numbers as they are stored.
         ambiguous_offset: What to do where a product's name does not tell (``N9999``): ``"error"``,
             ``"present"`` (1000 is taken off), ``"absent"``, or ``"drop"`` (the modality is left out there).
-        remote: Read rows whose file is not on disk from their URL (only the bytes of the bands travel).
+        remote: Read rows whose file is not on disk from their URL (only the bytes of the bands travel): True for the
+            published source, or the address of another that you trust. The metadata may name files below it only.
         transforms: Applied to each sample.
 
     Raises:
@@ -76,14 +77,16 @@ class MajorTOM(TileDataset):
         index: pd.DataFrame | str | os.PathLike[str] | None = None,
         harmonize: bool = True,
         ambiguous_offset: str = "error",
-        remote: bool = False,
+        remote: bool | str = False,
         transforms: Callable[[Sample], Sample] | None = None,
     ) -> None:
         check_tile_size(tile_size)
         self.root: Path = Path(root)
         self.paths = self.root
         self.harmonize = harmonize
-        table, _ = open_index(index, self.root, self.scan, self.state, {}, tile_size=tile_size, remote=remote)
+        table, _ = open_index(
+            index, self.root, self.scan, self.state, {}, sources_of(remote), tile_size=tile_size, remote=remote
+        )
         if harmonize:
             table = resolve_offsets(table, modalities, ambiguous_offset)
         super().__init__(table, modalities, native, tile_size, transforms)

@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
@@ -29,6 +28,7 @@ from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.radiometry import OFFSET, offsets_by_name
 from terrafm_tg.utils.files import atomic_write, files_below
 from terrafm_tg.utils.parallel import run_units
+from terrafm_tg.utils.trust import open_image
 
 from . import grid
 from .grid import FULL_SIZE, GridCell
@@ -180,7 +180,7 @@ def _thumbnail(scene: Scene, pixels: dict[str, np.ndarray]) -> bytes:
 
 def cells_under(path: Path) -> list[GridCell]:
     """Lists the cells that the box around a file in latitude and longitude meets, from the south west."""
-    with rasterio.open(path) as src:
+    with open_image(path) as src:
         if src.crs is None or src.transform.is_identity:
             raise TerraFMError(
                 f"{path} is not geocoded (radar in slant or ground range): correct it for terrain first, such as with "

@@ -13,17 +13,20 @@ import pyarrow.parquet as pq
 from terrafm_tg.datasets.tiles.table import boxes, times, to_zones
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.radiometry import baselines_by_name, offsets_by_name
+from terrafm_tg.utils.trust import check_address, check_names, is_safe
 
 from . import grid
 
 #: Folder of each modality below the root, as Major-TOM calls them; the first that a cell has gives its zone.
+#: Address of the published archive.
+PUBLISHED = "https://huggingface.co/datasets/Major-TOM"
 FOLDERS = {"s2l2a": "Core-S2L2A", "s2l1c": "Core-S2L1C", "s1rtc": "Core-S1RTC"}
 _NEEDED = ["grid_cell", "product_id", "crs", "parquet_url", "parquet_row"]
 _HELPFUL = ["timestamp", "cloud_cover", "nodata"]
 _UTM = r"(32[67](?:0[1-9]|[1-5]\d|60))$"  # also of "EPSG:EPSG:32633"
 
 
-def scan_tiles(root: Path, tile_size: int, remote: bool = False, limit: int | None = None) -> pd.DataFrame:
+def scan_tiles(root: Path, tile_size: int, remote: bool | str = False, limit: int | None = None) -> pd.DataFrame:
     """Makes the tile table of a Major-TOM root, from its metadata alone.
 
     A cell has a product where a row of the metadata names it and the Parquet file of that row is on disk. Of
@@ -34,7 +37,8 @@ def scan_tiles(root: Path, tile_size: int, remote: bool = False, limit: int | No
     Args:
         root: Folder with ``Core-S2L2A``, ``Core-S2L1C``, ``Core-S1RTC``, any of them.
         tile_size: Edge of a tile in 10 m pixels; a cell is 2 x 2 tiles.
-        remote: Also take rows whose file is not on disk, to be read from their URL.
+        remote: Also take rows whose file is not on disk, to be read from their URL: True where it lies below the
+            published source, or the address that it lies below.
         limit: Take only so many rows of each product, to look at them.
 
     Returns:
@@ -117,23 +121,42 @@ def best_first(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values(list(order), ascending=list(order.values()), kind="stable")
 
 
-def _product(root: Path, metadata: Path, remote: bool, limit: int | None) -> pd.DataFrame:
+def _product(root: Path, metadata: Path, remote: bool | str, limit: int | None) -> pd.DataFrame:
     """Reads one row per cell of a product, indexed by cell, with its ``part``."""
     frame = read_metadata(metadata)
     urls = frame.pop("parquet_url").array
-    parts = [_part(root, metadata.parent, url, remote) for url in urls.categories]
+    parts = [_part(root, metadata, url, sources_of(remote)) for url in urls.categories]
     frame["part"] = np.array([*parts, None], dtype=object)[urls.codes]
     frame = frame[frame["part"].notna()].head(len(frame) if limit is None else limit)
     return best_first(frame[frame["epsg"].notna()]).drop_duplicates("grid_cell").set_index("grid_cell")
 
 
-def _part(root: Path, folder: Path, url: str, remote: bool) -> str | None:
+def sources_of(remote: bool | str) -> tuple[str, ...]:
+    """Returns the address below which image files may be read: the published one, the user's own, or none.
+
+    Raises:
+        TerraFMError: If the user's is none that can be read.
+    """
+    if remote is False:
+        return ()
+    return (check_address(PUBLISHED if remote is True else remote).rstrip("/") + "/",)
+
+
+def _part(root: Path, metadata: Path, url: str, sources: tuple[str, ...]) -> str | None:
     """Finds a Parquet file: its path below the root, else its URL where that may be read, else None."""
-    path = PurePosixPath(urlparse(url).path)
-    for candidate in (folder / "images" / path.name, folder / path.relative_to(path.anchor)):
-        if candidate.is_file():
-            return candidate.relative_to(root).as_posix()
-    return url if remote and "://" in url else None
+    folder, name = metadata.parent, urlparse(url).path.lstrip("/")
+    for candidate in (f"images/{PurePosixPath(name).name}", name):
+        if is_safe(candidate) and (folder / candidate).is_file():
+            return (folder / candidate).relative_to(root).as_posix()
+    if sources and "://" in url:
+        if not url.startswith(sources):
+            raise TerraFMError(
+                f"{metadata} names {url[:200]!r}, which is not below {sources[0]}: give the address of a source that "
+                "you trust as `remote`."
+            )
+        check_names([url], str(metadata), sources)
+        return url
+    return None
 
 
 def _columns(name: str, frame: pd.DataFrame, epsg: pd.Series) -> dict[str, Any]:

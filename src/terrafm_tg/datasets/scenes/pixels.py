@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.transform import array_bounds
@@ -12,6 +11,7 @@ from terrafm_tg.datasets.tiles.pixels import native_pixels
 from terrafm_tg.datasets.tiles.warp import needed_window, warp
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import Modality
+from terrafm_tg.utils.trust import open_image
 
 _TELLING = 100  # pixels that tell their unit
 
@@ -34,7 +34,7 @@ def read_band(path: Path, modality: Modality, unit: str, crs: CRS, transform: Af
         rasterio.errors.RasterioError: If the file cannot be read.
         TerraFMError: If its numbers are not of that unit.
     """
-    with rasterio.open(path) as src:
+    with open_image(path) as src:
         window = needed_window(src, crs, array_bounds(side, side, transform))
         if window is None:
             return np.full((side, side), modality.nodata, np.uint16 if unit == "DN" else np.float32)

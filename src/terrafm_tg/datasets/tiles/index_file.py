@@ -20,6 +20,7 @@ from pyproj import CRS
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.files import atomic_write
+from terrafm_tg.utils.trust import check_names
 
 from .table import BOX, TIMES, as_table, categorical, outlines, times
 
@@ -32,6 +33,8 @@ _LIGHT = ("x", "y", "bbox")  # with these, nobody needs the polygons
 _MANY_NAMES = "product_"
 
 
+#: Columns of the names of files below the root, by modality.
+_FILES = ("part_", "path_", "shard_")
 _DICTIONARY = 1 << 26  # bytes: a row group's names are never written out one by one
 
 
@@ -94,15 +97,19 @@ def _geo_metadata() -> str:
     return json.dumps({"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}})
 
 
-def read_index(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+def read_index(path: Path, sources: Iterable[str] = ()) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Reads a file of :func:`write_index` column by column, so that little more than the table is in memory.
+
+    Args:
+        path: The file.
+        sources: Addresses that the user named: files may lie there, too, and not only below the root.
 
     Returns:
         The tile table (:mod:`~terrafm_tg.datasets.tiles.table`) and what it was made for. Polygons are read only
         where the file does not hold what they can be computed from.
 
     Raises:
-        TerraFMError: If the file is damaged, or is something else.
+        TerraFMError: If the file is damaged, is something else, or names files outside of its root.
     """
     try:
         with pq.ParquetFile(path) as file:
@@ -111,14 +118,28 @@ def read_index(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
             if made_for is not None and {*_NEEDED, *_LIGHT} <= set(names):
                 columns = {name: _column(file, name) for name in names if name not in ("bbox", "geometry")}
                 columns |= {name: _column(file, f"bbox.{name}") for name in BOX}
-                return pd.DataFrame(columns, copy=False), made_for
+                table = pd.DataFrame(columns, copy=False)
+                check_files(table, path, sources)
+                return table, made_for
         index = gpd.read_parquet(path)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise TerraFMError(f"{path} cannot be read ({error}): make it again with `terrafm index`.") from error
     if made_for is None or not {*_NEEDED} <= set(index):
         raise TerraFMError(f"{path} is no tile index of ours: make it again with `terrafm index`.")
+    check_files(index, path, sources)
     valid = times(index.pop(TIMES[0]), index.pop(TIMES[1]))
     return as_table(index.set_index(pd.IntervalIndex.from_arrays(*valid.values(), closed="both"))), made_for
+
+
+def check_files(table: pd.DataFrame, origin: Path | str, sources: Iterable[str] = ()) -> None:
+    """Refuses a tile index or tile table with a file that does not lie below its root, or below a source.
+
+    Raises:
+        TerraFMError: Naming the file.
+    """
+    for name in table:
+        if name.startswith(_FILES):
+            check_names(table[name], str(origin), sources)
 
 
 def read_made_for(path: Path) -> dict[str, Any]:
@@ -153,6 +174,7 @@ def open_index(
     scan: Callable[..., pd.DataFrame],
     state: Callable[[Path], str],
     how: Mapping[str, Any],
+    sources: Iterable[str] = (),
     **settings: Any,
 ) -> tuple[pd.DataFrame, bool]:
     """Returns the tile index given, else ``index.parquet`` below the root, else one made from the files.
@@ -163,6 +185,7 @@ def open_index(
         scan: ``scan(root, **how, **settings)`` makes the index.
         state: ``state(root)`` is a name for the files that lie there now.
         how: Settings that only matter when it is made.
+        sources: Addresses that the user named, below which files may lie, too.
         **settings: Settings with which one on disk must have been made too.
 
     Returns:
@@ -172,11 +195,12 @@ def open_index(
         TerraFMError: If the index on disk was made with other settings or, below the root, for other files.
     """
     if isinstance(index, pd.DataFrame):
+        check_files(index, "The index", sources)
         return index, True
     path = root / NAME if index is None else Path(index)
     if index is None and not path.is_file():
         return scan(root, **how, **settings), False
-    table, made_for = read_index(path)
+    table, made_for = read_index(path, sources)
     for name, value in settings.items():
         if made_for.get(name) != value:
             raise TerraFMError(

@@ -1,0 +1,106 @@
+"""The one place that decides what may be opened: names below a root, images in the formats expected, few protocols.
+
+A string in a data file (an index, metadata, a packed store) is a name below that file's root and nothing more: it never
+opens a protocol, a host or a path outside. Addresses come from the user alone.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import rasterio
+from rasterio.io import DatasetReader
+
+from terrafm_tg.errors import TerraFMError
+
+#: Of a name from a data file: absolute, above its folder, of another protocol, drive or host, or in disguise.
+UNSAFE = (
+    r"(?i)^$|^[/~]|^[a-z]:|\\|://|::|(^|/)\.\.(/|$)|[\x00-\x1f\x7f]"  # vsi paths are absolute
+    r"|%(25)*(2e|2f|5c|3a|[01][0-9a-f]|7f)"  # percent-encoded once or more often
+)
+_UNSAFE = re.compile(UNSAFE)
+#: Protocols of addresses that a user may give: they read bytes. Others of fsspec run code or lead to further files.
+PROTOCOLS = ("http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "hf", "file")
+# No side-car files, no listing of the folder; network paths have no driver that would open them.
+_QUIET = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
+_JPEG2000 = (b"\0\0\0\x0cjP  \r\n\x87\n",)
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def check_names(names: Iterable[object], origin: str, sources: Iterable[str] = ()) -> None:
+    """Refuses names from a data file that are not of files below its root.
+
+    Args:
+        names: Relative paths with ``/``; missing values are passed over.
+        origin: The file that holds them, for the message.
+        sources: Addresses that the user named, each with a final ``/``: names may lie below them, too.
+
+    Raises:
+        TerraFMError: If one is not.
+    """
+    if isinstance(names, pd.Series) and isinstance(names.dtype, pd.CategoricalDtype):
+        names = names.cat.categories
+    known = pd.Series(names, dtype=object).dropna().unique()
+    texts = [name if isinstance(name, str) else "" for name in known]
+    plain = pa.array([next((t[len(s) :] for s in sources if t.startswith(s)), t) for t in texts], pa.string())
+    for index in pc.indices_nonzero(pc.match_substring_regex(plain, UNSAFE)).to_pylist():
+        raise TerraFMError(
+            f"{origin} names {str(known[index])[:200]!r}, which is no file below its folder, and was not opened: "
+            "use data from a source that you trust, or make the index again with `terrafm index`."
+        )
+
+
+def is_safe(name: object) -> bool:
+    """Tells whether a name from a data file is a relative path that stays below the folder it is relative to."""
+    return isinstance(name, str) and not _UNSAFE.search(name)
+
+
+def check_address(url: str) -> str:
+    """Returns an address that may be read: one protocol of :data:`PROTOCOLS`, no chain of them.
+
+    Raises:
+        TerraFMError: If it is another.
+    """
+    protocol, separator, rest = url.partition("://")
+    if not separator or protocol.lower() not in PROTOCOLS or "::" in url or "://" in rest.partition("?")[0]:
+        raise TerraFMError(f"{url[:200]!r} is no address that is read: give one of {', '.join(PROTOCOLS)}.")
+    return url
+
+
+@contextmanager
+def open_image(path: str | PathLike[str]) -> Iterator[DatasetReader]:
+    """Opens a file on disk for reading, as JPEG 2000 where it begins so, else as GeoTIFF, and in no other format.
+
+    A file that ends in ``.tif`` and is a VRT, or comes with side-car files, reaches no other file or address.
+
+    Raises:
+        rasterio.errors.RasterioIOError: If it cannot be opened.
+    """
+    driver = "JP2OpenJPEG" if _head(path, 12) in _JPEG2000 else "GTiff"
+    with rasterio.Env(**_QUIET), rasterio.open(Path(path), driver=driver, sharing=False) as src:
+        yield src
+
+
+def _head(path: str | PathLike[str], count: int) -> bytes:
+    """Returns the first bytes of a file; none where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(count)
+    except OSError:
+        return b""
+
+
+def check_tiffs(paths: Iterable[str | PathLike[str]]) -> None:
+    """Refuses files that are no TIFFs, before a library opens them that would take any format.
+
+    Raises:
+        TerraFMError: If one is not, or cannot be read.
+    """
+    for path in paths:
+        if _head(path, 4) not in _TIFF:
+            raise TerraFMError(f"{path} is no TIFF, whatever its name says, or cannot be read: replace it.")
