@@ -60,6 +60,13 @@ def is_safe(name: object) -> bool:
     return isinstance(name, str) and not _UNSAFE.search(name)
 
 
+def remove_below(root: Path, name: str) -> None:
+    """Removes a file that a data file names, unless it lies outside of the root, by its name or through a link."""
+    path = root / name
+    if is_safe(name) and path.resolve() == root.resolve() / name:
+        path.unlink(missing_ok=True)
+
+
 def check_address(url: str) -> str:
     """Returns an address that may be read: one protocol of :data:`PROTOCOLS`, no chain of them.
 

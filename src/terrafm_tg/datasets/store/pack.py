@@ -19,6 +19,7 @@ from terrafm_tg.datasets.tiles.index_file import NAME
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.files import remove_leftovers
 from terrafm_tg.utils.parallel import run_units
+from terrafm_tg.utils.trust import remove_below
 
 from .folder import FORMAT, alone_in, read_store_index, write_store_index
 from .plan import ShardPlan, plan_shards, select_tiles, source_names, tiles_per_shard, write_planned
@@ -159,7 +160,7 @@ class _Packing:
         write_store_index(table, self.out, settings)
         self.damage.write(self.root, self.sources)
         for shard in self.named - _shards(table):
-            (self.out / shard).unlink(missing_ok=True)
+            remove_below(self.out, shard)
         remove_leftovers(self.out)
         self.report.tiles, self.report.cells = len(table), table["cell"].nunique()
         return self.report
