@@ -180,6 +180,8 @@ def test_reset_classifier(pool: str) -> None:
     model.reset_classifier(0)
     assert isinstance(model.get_classifier(), nn.Identity)
     assert model(DICT).shape == model.forward_head(tokens, pre_logits=True).shape == (2, DIM)
+    if pool in ("token", "avg"):
+        torch.testing.assert_close(model(DICT), tokens[:, 0] if pool == "token" else tokens[:, 1:].mean(1))
     model.reset_classifier(0, "")
     assert torch.equal(model(DICT), tokens)
     if pool != "map":  # timm: a pooling by attention is chosen when the model is built

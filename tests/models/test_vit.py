@@ -9,8 +9,7 @@ import timm
 import torch
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
-from timm.optim import param_groups_layer_decay, param_groups_weight_decay
-from torch import Tensor
+from timm.optim import param_groups_weight_decay
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import TerraFMViT
@@ -21,17 +20,6 @@ DICT = {"s1rtc": torch.randn(2, 2, PX, PX), "s2l1c": torch.randn(2, 12, PX, PX)}
 
 def tiny(**kwargs: object) -> TerraFMViT:
     return timm.create_model("terrafm_tiny", depth=3, **kwargs)
-
-
-@pytest.mark.parametrize("x", [DICT["s1rtc"], DICT["s2l1c"], DICT], ids=["s1", "s2", "fused"])
-def test_forward_and_backward(x: Tensor | dict[str, Tensor]) -> None:
-    model = tiny(num_classes=7)
-    model.modality = "s2l1c" if x is DICT["s2l1c"] else None
-    logits = model(x)
-    logits.mean().backward()
-    assert logits.shape == (2, 7)
-    assert logits.isfinite().all()
-    assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (96, 96), (48, 160), (224, 224), (112, 448), (256, 256)])
@@ -78,15 +66,6 @@ def test_same_function_as_a_plain_timm_vit() -> None:
     torch.testing.assert_close(ours.forward_features(x), plain.forward_features(tokens))
 
 
-@pytest.mark.parametrize(("pool", "shape"), [("token", (2, 192)), ("avg", (2, 192)), ("", (2, 17, 192))])
-def test_pooling(pool: str, shape: tuple[int, ...]) -> None:
-    model = tiny(global_pool=pool).eval()
-    features = model.forward_features(DICT)
-    expected = {"token": features[:, 0], "avg": features[:, 1:].mean(1), "": features}[pool]
-    assert model(DICT).shape == shape
-    torch.testing.assert_close(model(DICT), expected)
-
-
 def test_gradient_checkpointing_gives_the_same_gradients() -> None:
     model = tiny(num_classes=2)
     gradients = []
@@ -99,25 +78,8 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
         assert torch.equal(plain, checkpointed)
 
 
-def test_drop_path() -> None:
-    model = tiny(drop_path_rate=0.9)
-    assert [block.drop_path1.drop_prob if i else 0.0 for i, block in enumerate(model.blocks)] == pytest.approx(
-        [0.0, 0.45, 0.9]
-    )
-    torch.manual_seed(0)
-    x = {name: image.repeat(16, 1, 1, 1) for name, image in DICT.items()}
-    assert not torch.equal(model(x), model(x))
-    assert torch.equal(model.eval()(DICT), model(DICT))
-
-
-def test_layer_decay_groups() -> None:
+def test_embeddings_are_not_decayed() -> None:
     model = tiny(num_classes=2)
-    groups = param_groups_layer_decay(model, weight_decay=0.05, layer_decay=0.5)
-    scale = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
-    named = {name: scale[id(p)] for name, p in model.named_parameters()}
-    assert {named[name] for name in named if name.startswith(("patch_embed.", "cls_", "pos_"))} == {0.5**4}
-    assert [named[f"blocks.{i}.mlp.fc1.weight"] for i in range(3)] == [0.5**3, 0.5**2, 0.5]
-    assert named["head.weight"] == 1
     undecayed, _ = param_groups_weight_decay(model, no_weight_decay_list=model.no_weight_decay())
     names = {name for name, p in model.named_parameters() if any(p is q for q in undecayed["params"])}
     assert {"patch_embed.s1_embed", "patch_embed.fusion.queries", "cls_token", "pos_embed"} <= names
@@ -180,4 +142,3 @@ def test_compiles_in_one_graph() -> None:
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     with torch.no_grad():
         torch.testing.assert_close(compiled(DICT, sample_idx=rows, size=3), model(DICT, sample_idx=rows, size=3))
-        torch.testing.assert_close(compiled(DICT), model(DICT))

@@ -5,7 +5,6 @@ import pytest
 import torch
 from torchgeo.models import get_weight
 
-from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES
 
 
@@ -25,11 +24,3 @@ def test_resizes_and_takes_bands() -> None:
     assert transforms(1000 * torch.rand(2, 3, 264, 120)).shape == (2, 3, 224, 224)
     mean = torch.tensor([1526.9789, 1382.2553, 1135.3391])[:, None, None].expand(3, 224, 224)
     torch.testing.assert_close(transforms(mean), torch.full((3, 224, 224), 0.5))
-
-
-def test_unknown_modality_or_band() -> None:
-    transforms = get_weight("terrafm_base").transforms
-    with pytest.raises(TerraFMError, match="'s1grd' is unknown"):
-        transforms("s1grd")
-    with pytest.raises(TerraFMError, match="Band 'HH'"):
-        transforms("s1rtc", bands=("HH",))

@@ -11,10 +11,12 @@ import death_processes
 import torch
 from forked_ranks import fork_ranks, overlay_strategy
 from lightning.pytorch import Callback
-from tiny_terrafm import tiny_terrafm, trainer
+from tiny_terrafm import make_sample, tiny_terrafm, trainer
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from terrafm_tg.datamodules import SimulatedDataModule
+from terrafm_tg.datasets.tiles.dataset import collate_tiles
 from terrafm_tg.tasks import TerraFM
 from terrafm_tg.tasks.pretrain.optimization import whole
 from terrafm_tg.transforms import SensorBatch
@@ -24,7 +26,25 @@ STEP = 8
 #: Two steps an epoch and a tail, which is one micro-batch of two tiles and more.
 LENGTH = 2 * STEP + 5
 #: Name -> processes and accumulated micro-batches.
-WAYS = {"joint": (1, 1), "accumulated": (1, 4), "two": (2, 1), "four": (4, 1), "both": (2, 2), "sharded": (2, 2)}
+WAYS = {
+    "joint": (1, 1), "accumulated": (1, 4), "two": (2, 1), "four": (4, 1), "both": (2, 2), "sharded": (2, 2),
+    "mixed_joint": (1, 1), "mixed": (2, 1),
+}
+
+
+class Mixed(Dataset):
+    """A rank's tiles of two steps: in each, radar alone in the first half and L2A alone in the second."""
+
+    def __init__(self, rank: int, ranks: int) -> None:
+        self.first, self.share = rank * STEP // ranks, STEP // ranks
+
+    def __len__(self) -> int:
+        return 2 * self.share
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        step, place = divmod(index, self.share)
+        place += self.first
+        return make_sample(STEP * step + place, ("s1rtc",) if place < STEP // 2 else ("s2l2a",))
 
 
 class Record(Callback):
@@ -88,15 +108,14 @@ def prints(positions: Tensor, views: dict[str, SensorBatch]) -> dict[tuple[str, 
 def fit(rank: int, ranks: int, folder: Path, world: Path, name: str, epochs: int) -> None:
     """One rank of a run of epochs of two steps each."""
     processes, accumulate = WAYS[name]
-    data = SimulatedDataModule(
-        root=world,
-        batch_size=STEP // processes // accumulate,
-        num_workers=0,
-        epoch_length=LENGTH,
-        val_share=0.1,
-        seed=1,
-    )
-    task = tiny_terrafm(drop_path=0.0, frequent_classes=None, lr=8e-3, lr_batch=256, clip_grad=0.05)
+    size, settings = STEP // processes // accumulate, {"frequent_classes": None}
+    if name.startswith("mixed"):
+        data, settings = DataLoader(Mixed(rank, processes), size, collate_fn=collate_tiles), {}
+    else:
+        data = SimulatedDataModule(
+            root=world, batch_size=size, num_workers=0, epoch_length=LENGTH, val_share=0.1, seed=1
+        )
+    task = tiny_terrafm(drop_path=0.0, lr=8e-3, lr_batch=256, clip_grad=0.05, **settings)
     run = trainer(
         folder,
         max_epochs=epochs,

@@ -1,4 +1,4 @@
-"""Trains in processes of its own: two ranks against one, killed runs against one that was not.
+"""Trains in processes of its own: killed runs against one that was not.
 
 Started by test_terrafm_processes.py as a script, so that processes can be forked before any thread exists.
 """
@@ -15,64 +15,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
-from tiny_terrafm import ALL, make_sample, tiny_terrafm, trainer
+from tiny_terrafm import tiny_terrafm, trainer
 
 from terrafm_tg.callbacks import AtomicCheckpointIO
 from terrafm_tg.datamodules import SimulatedDataModule
-from terrafm_tg.datasets.tiles.dataset import collate_tiles
-
-#: Sensors of the joint batch's four tiles at each step: the first half is rank 0's, the second rank 1's.
-DRAWS = [
-    (("s1rtc",), ("s1rtc",), ("s2l2a",), ("s2l2a",)),
-    (("s1rtc", "s2l1c"), ("s1rtc",), ALL, ("s2l2a",)),
-    (ALL, ALL, ALL, ALL),
-    (("s2l1c",), ("s2l1c",), ("s1rtc",), ("s1rtc", "s2l2a")),
-]
-
-
-class Halves(torch.utils.data.Dataset):
-    """The joint batch in one process, a half of it in each of two."""
-
-    def __len__(self) -> int:
-        return len(DRAWS)
-
-    def __getitem__(self, step: int) -> dict[str, Any]:
-        samples = [make_sample(4 * step + i, sensors) for i, sensors in enumerate(DRAWS[step])]
-        if torch.distributed.is_initialized():
-            rank = torch.distributed.get_rank()
-            samples = samples[2 * rank : 2 * rank + 2]
-        return collate_tiles(samples)
-
-
-class Record(Callback):
-    """Keeps what the steps of a run did, and writes it at the end."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self.folder, self.name = folder, name
-        self.losses: list[torch.Tensor] = []
-        self.grads: list[dict[str, torch.Tensor]] = []
-        self.centers: list[torch.Tensor] = []
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
-        named = [*pl_module.student.named_parameters(), *pl_module.student_head.named_parameters()]
-        self.grads.append({name: p.grad.clone() for name, p in named if p.grad is not None})
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        self.losses.append(outputs["loss"].detach().clone())
-        self.centers.append(pl_module.center.centers.clone())
-
-    def on_train_end(self, trainer, pl_module) -> None:
-        content = {name: getattr(self, name) for name in ("losses", "grads", "centers")}
-        torch.save(content, self.folder / f"{self.name}_{trainer.global_rank}.pt")
-
-
-def ranks(folder: Path) -> None:
-    """Two processes, then one with the joint batch."""
-    for name, settings in (("two", {"devices": 2, "strategy": "ddp_fork"}), ("one", {"devices": 1})):
-        # A small step, since Adam turns the rounding of a tiny gradient into a step of full size.
-        task = tiny_terrafm(drop_path=0.0, lr=1e-6, min_lr=1e-6)
-        run = trainer(folder, max_epochs=1, callbacks=[Record(folder, name)], **settings)
-        run.fit(task, torch.utils.data.DataLoader(Halves(), batch_size=None))
 
 
 class LossFile(Callback):
@@ -130,5 +76,4 @@ def kills(folder: Path, world: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    work = Path(sys.argv[2])
-    ranks(work) if sys.argv[1] == "ranks" else kills(work, Path(sys.argv[3]))
+    kills(Path(sys.argv[1]), Path(sys.argv[2]))

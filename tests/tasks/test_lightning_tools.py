@@ -1,4 +1,4 @@
-"""Lightning's and TorchGeo's own tools on the task: copies, averages of weights, the Tuner, early checkpoints, MAE."""
+"""Lightning's own tools on the task: copies, averages of weights, the Tuner, early checkpoints."""
 
 import copy
 import warnings
@@ -11,7 +11,6 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.tuner import Tuner
 from tiny_terrafm import loader, make_batch, make_sample, tiny_terrafm, trainer
 from torch.utils.data import DataLoader, Dataset
-from torchgeo.tasks import MAE
 
 from terrafm_tg.datasets.tiles.dataset import collate_tiles
 
@@ -111,9 +110,3 @@ def test_the_process_keeps_its_settings(tmp_path: Path) -> None:
     trainer(tmp_path, max_epochs=1).fit(tiny_terrafm(), loader(BATCHES))
     assert [entry for entry in warnings.filters if entry not in before] == []
     assert torch.backends.cuda.cudnn_sdp_enabled()
-
-
-def test_torchgeos_mae_builds_and_learns() -> None:
-    task = MAE(model="terrafm_tiny_s2l2a", in_channels=12, size=224)
-    loss = task.training_step({"image": torch.rand(2, 12, 224, 224)}, 0)
-    assert loss.isfinite()

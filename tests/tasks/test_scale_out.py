@@ -35,13 +35,13 @@ def start(tmp_path_factory: pytest.TempPathFactory, small_world: Path) -> Callab
 
 @pytest.fixture(scope="module")
 def folder(start: Callable[..., Path]) -> Path:
-    shared = ("joint", "accumulated", "four", "sharded")
+    shared = ("joint", "accumulated", "four", "sharded", "mixed_joint", "mixed")
     return start(1, *shared, "whole,1,,", "killed,2,kill,", "one,1,,killed", "three,3,,killed")
 
 
-def check(folder: Path, ways: dict[str, int], epochs: int) -> None:
+def check(folder: Path, ways: dict[str, int], epochs: int, of: str = "joint") -> None:
     """Each step of each way, a name with its number of processes, against the joint batch's."""
-    whole = torch.load(folder / "joint_0.pt")
+    whole = torch.load(folder / f"{of}_0.pt")
     joint, start = whole["steps"], whole["start"]
     assert len(joint) == 2 * epochs  # the tail, less than a step, is left out
     assert joint[0]["lr"] == pytest.approx(8e-3 * 8 / 256)  # by the tiles of a step, which all share
@@ -70,6 +70,10 @@ def check(folder: Path, ways: dict[str, int], epochs: int) -> None:
 
 def test_an_update_does_not_depend_on_how_its_batch_is_shared_out(folder: Path) -> None:
     check(folder, {"accumulated": 1, "four": 4, "sharded": 2}, 1)
+
+
+def test_nor_where_one_process_has_radar_alone_and_the_other_none(folder: Path) -> None:
+    check(folder, {"mixed": 2}, 1, "mixed_joint")
 
 
 @pytest.mark.soak

@@ -110,7 +110,8 @@ def _draw_map(ax: "Axes", table: pd.DataFrame, earth: bool) -> None:
     size = np.clip(40_000 / max(len(shown), 1), 4, 30)
     for value in np.unique(classes):
         one = classes == value
-        ax.scatter(lon[one], lat[one], size, COLORS[value], "s", label=_label(value, CLASS_NAMES), zorder=4)
+        label = _label(value, CLASS_NAMES)
+        ax.scatter(lon[one], lat[one], s=size, color=COLORS[value], marker="s", label=label, zorder=4)
     ax.set_aspect("equal")
     if earth:
         limits = ax.axis()
