@@ -145,14 +145,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self, answer: Sent, file: Path, cut: int | None) -> None:
         size, version = file.stat().st_size, f'"{file.stat().st_mtime_ns:x}-{file.stat().st_size:x}"'
-        if self.headers.get("If-None-Match") == version:
-            return self._head(answer, 304, {"ETag": version}, 0)
         start, stop, status, headers = 0, size, 200, {"ETag": version}
-        wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", answer.range or "")
-        if wanted and self.server.ranges and self.headers.get("If-Range", version) == version:
-            first, last = wanted.groups()
-            start = int(first) if first else size - int(last)
-            stop = min(size, int(last) + 1) if first and last else size
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", answer.range or "")
+        if wanted and self.server.ranges:
+            start, stop = int(wanted[1]), min(size, int(wanted[2]) + 1)
             if start >= size:
                 return self._head(answer, 416, {"Content-Range": f"bytes */{size}"}, 0)
             status, headers = 206, headers | {"Content-Range": f"bytes {start}-{stop - 1}/{size}"}

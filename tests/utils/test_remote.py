@@ -22,10 +22,12 @@ def test_the_same_from_a_server_and_from_other_protocols(file: Path, tmp_path: P
         for url in (f"{server.url}/file.bin", f"file://{file}"):
             reader = RemoteReader()
             assert reader.read(url, 100, 300, len(content)) == content[100:300]
-            assert reader.read_tail(url, 10) == (content[-10:], len(content))
-            assert reader.traffic.received == 210
-            assert reader.save(url, tmp_path / "copy.bin")
-            assert (tmp_path / "copy.bin").read_bytes() == content
+            size, version = reader.describe(url)
+            assert size == len(content)
+            assert version
+            copy = tmp_path / url.partition(":")[0]
+            assert [reader.save(url, copy) for _ in range(2)] == [True, False]
+            assert copy.read_bytes() == content
             with pytest.raises(NotThereError, match="does not exist"):
                 reader.read(url.replace("file.bin", "none"), 0, 1)
         with pytest.raises(RemoteError, match="changed on the server"):

@@ -1,10 +1,11 @@
 """Many units of work at once, on Dask: in this process, on this machine's cores, or on a cluster of machines."""
 
+import math
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -17,9 +18,8 @@ from .progress import count_units
 if TYPE_CHECKING:
     from distributed import Client
 
-#: Processor seconds of work left from which more processes pay: each takes some seconds to start.
-WORTHWHILE = 30.0
-_FIRST_LOOK = 1.0  # processor seconds after which the rest is estimated
+#: Processor seconds of work in this process after which others take over: each takes some seconds to start.
+PATIENCE = 10.0
 _AHEAD = 3  # units that each worker has been given, so that it does not wait for the next
 #: Ctrl-C in a terminal reaches all processes: this one alone answers, and ends the workers, which else start anew.
 _DEAF = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
@@ -48,8 +48,8 @@ def run_units[U, R](
     Args:
         function: Called as ``function(unit)``; it and the units are pickled for each call, so let them be small.
         units: The work. With a length there is an end to the progress bar.
-        workers: Processes on this machine; 0 for this process alone. None for one per core where at least
-            :data:`WORTHWHILE` processor seconds remain for them, as the first units show (those run here).
+        workers: Processes on this machine; 0 for this process alone. None for one per core as soon as the first
+            units, which run here, have taken :data:`PATIENCE` processor seconds.
         scheduler: Address of a Dask cluster that runs already, such as ``tcp://10.0.0.1:8786``, with this
             package and the same files on all its machines. Without `workers`.
         title: What the progress bar and messages call the work.
@@ -78,8 +78,8 @@ def run_units[U, R](
             units = (show(now=escape(describe(unit))) or unit for unit in units)
         waiting = enumerate(units)
         if scheduler is None and not workers:
-            may_leave = workers is None and find_spec("distributed") is not None
-            for done in _here(function, waiting, total, may_leave):
+            may_leave = workers is None and find_spec("distributed") is not None and _cores() > 1
+            for done in _here(function, waiting, PATIENCE if may_leave else math.inf):
                 show(advance=1)
                 yield done
         if (first := next(waiting, None)) is None:
@@ -91,19 +91,14 @@ def run_units[U, R](
 
 
 def _here(
-    function: Callable[[Any], Any], waiting: Iterator[tuple[int, Any]], total: int | None, may_leave: bool
+    function: Callable[[Any], Any], waiting: Iterator[tuple[int, Any]], patience: float
 ) -> Iterator[tuple[int, Any]]:
-    """Runs units in this process; if it may leave some, only until the rest are worth more processes."""
-    spent, done, left = 0.0, 0, 0.0
-    may_leave = may_leave and _cores() > 1
-    while not (may_leave and left >= WORTHWHILE) and (unit := next(waiting, None)) is not None:
+    """Runs units in this process, until they took so many processor seconds."""
+    spent = 0.0
+    while spent < patience and (unit := next(waiting, None)) is not None:
         start = time.process_time()
         result = function(unit[1])
-        spent, done = spent + time.process_time() - start, done + 1
-        if total is None:
-            left = spent  # of no known length: as long as it took
-        elif spent >= _FIRST_LOOK:
-            left = spent / done * (total - done)
+        spent += time.process_time() - start
         yield unit[0], result
 
 
@@ -113,37 +108,32 @@ def _there(
     """Runs units on a cluster: as one finishes, the next is sent."""
     from distributed import KilledWorker, as_completed
 
-    positions: dict[Hashable, int] = {}
     running = as_completed(with_results=True, raise_errors=False)
     while True:
         # asked each time: machines join and leave
         most = _AHEAD * max(1, sum(client.nthreads().values()))
-        while len(positions) < most and (unit := next(waiting, None)) is not None:
-            future = client.submit(_call, function, unit[1], pure=False)
-            positions[future.key] = unit[0]
-            running.add(future)
-        if not positions:
+        for position, unit in islice(waiting, max(0, most - running.count())):
+            running.add(client.submit(_call, function, position, unit, pure=False))
+        if running.is_empty():
             return
-        future, result = next(running)
-        position = positions.pop(future.key)
+        _, result = next(running)
         # Not by the future's status: of a result that is here already it changes when the worker that made it dies.
-        if isinstance(result, tuple):  # of an error
-            error = result[1]
-            if isinstance(error, KilledWorker):
-                raise TerraFMError(
-                    f"{title}: unit {position} ended {error.allowed_failures + 1} worker processes, most likely for "
-                    "lack of memory: use fewer workers, or look at that unit alone with workers=0."
-                ) from error
-            raise error
-        if not isinstance(result, list):
+        if isinstance(result, list):
+            yield result[0], result[1]
+        elif not isinstance(result, tuple):
             raise TerraFMError(f"{title}: the connection to the Dask cluster was lost: start again to go on.")
-        del future  # so that the cluster forgets the result
-        yield position, result[0]
+        elif isinstance(error := result[1], KilledWorker):
+            raise TerraFMError(
+                f"{title}: a unit ended {error.allowed_failures + 1} worker processes, most likely for lack of memory: "
+                "use fewer workers, or find that unit with workers=0."
+            ) from error
+        else:
+            raise error
 
 
-def _call(function: Callable[[Any], Any], unit: Any) -> list[Any]:
-    """Wraps a unit's result in a list, which tells it from an error."""
-    return [function(unit)]
+def _call(function: Callable[[Any], Any], position: int, unit: Any) -> list[Any]:
+    """Returns a unit's position and result as a list, which tells it from an error."""
+    return [position, function(unit)]
 
 
 @contextmanager

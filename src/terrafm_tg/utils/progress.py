@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -31,42 +31,22 @@ def with_bar[T](items: Iterable[T], title: str) -> Iterable[T]:
 
 
 @contextmanager
-def count_units(title: str, total: int | None, console: Console) -> Iterator[Callable[..., None]]:
+def count_units(
+    title: str, total: float | None, console: Console, in_bytes: bool = False
+) -> Iterator[Callable[..., None]]:
     """Shows a bar while the block runs.
 
     Args:
         title: Of the bar.
         total: Units in the end, where that is known.
         console: To draw on; nothing is drawn on a quiet one.
+        in_bytes: Units are bytes, and come with their speed.
 
     Yields:
         A function that moves the bar by ``advance``, or shows ``now`` behind it.
     """
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    counts = [DownloadColumn(), TransferSpeedColumn()] if in_bytes else [MofNCompleteColumn(), TimeElapsedColumn()]
+    columns = [TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn()]
     now = TextColumn("{task.fields[now]}", style="dim")
-    with Progress(*columns, TimeRemainingColumn(), now, console=console, disable=console.quiet) as bar:
+    with Progress(*columns, now, console=console, disable=console.quiet) as bar:
         yield partial(bar.update, bar.add_task(title, total=total, now=""))
-
-
-@contextmanager
-def watch_bytes(title: str, total: int | None, reached: Callable[[], int], show: bool) -> Iterator[None]:
-    """Shows a bar in bytes while the block runs.
-
-    Args:
-        title: Of the bar.
-        total: Bytes in the end, where that is known.
-        reached: Tells how many have come; it is called now and then.
-        show: False draws nothing.
-    """
-
-    class Watching(Progress):
-        def get_renderables(self) -> Iterable[RenderableType]:
-            for task in self.tasks:
-                self.update(task.id, completed=max(reached(), task.completed))
-            return super().get_renderables()
-
-    columns = [TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()]
-    console = Console(stderr=True)
-    with Watching(*columns, TimeRemainingColumn(), console=console, refresh_per_second=2, disable=not show) as bar:
-        bar.add_task(title, total=total)
-        yield

@@ -1,14 +1,20 @@
 """A small source of Major-TOM, and downloads from a server of it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
+import pytest
 
 from datasets.range_server import RangeServer
 from datasets.tiny_files import product, write_major_tom
 from terrafm_tg.datasets.majortom.download import Selection, download
 from terrafm_tg.datasets.majortom.rows import FOLDERS
+from terrafm_tg.utils.remote import RemoteReader
 
 #: Cells of zone 33 from west to east; the last has no radar.
 CELLS = [f"520U_{column}R" for column in range(93, 100)]
@@ -35,19 +41,28 @@ def write_source(root: Path) -> Path:
     return root
 
 
-def fetch(server: RangeServer, root: Path, selection: Selection | None = None, **settings):
+def fetch(server: RangeServer, root: Path, selection: Selection | None = None, **settings) -> pd.DataFrame:
     settings = {"connections": 4, "progress": False} | settings
     return download(root, selection or Selection(), source=server.url, **settings)
 
 
-def needed(source: Path, modality: str, name: str, groups: list[int], left_out: set[str]) -> tuple[set[int], int]:
-    """The bytes of a file that hold the columns of some rows, as PyArrow says, and those of its footer."""
+@contextmanager
+def impatient(**settings) -> Iterator[None]:
+    """Downloads within it make failed requests again at once, and by other settings of the reader."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("terrafm_tg.utils.remote._FIRST", 0.01)
+        patch.setattr("terrafm_tg.datasets.majortom.download.run.RemoteReader", partial(RemoteReader, **settings))
+        yield
+
+
+def needed(source: Path, modality: str, name: str, groups: list[int]) -> tuple[set[int], int]:
+    """The bytes of a file that hold the needed columns of some rows, as PyArrow says, and those of its footer."""
     metadata = pq.read_metadata(source / FOLDERS[modality] / "images" / name)
     found: set[int] = set()
     for group in groups:
         for i in range(metadata.num_columns):
             chunk = metadata.row_group(group).column(i)
-            if chunk.path_in_schema not in left_out:
+            if chunk.path_in_schema not in EXTRAS:
                 start = chunk.dictionary_page_offset or chunk.data_page_offset
                 found.update(range(start, start + chunk.total_compressed_size))
     return found, metadata.serialized_size

@@ -1,5 +1,6 @@
 """Which cells a download takes, and what it says of a wrong selection."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ from refusals import refused
 from terrafm_tg.cli.main import main
 from terrafm_tg.datasets import ESAWorldCover
 from terrafm_tg.datasets.majortom import grid
-from terrafm_tg.datasets.majortom.download import Selection, read_cells
-from terrafm_tg.datasets.majortom.download.selection import cell_tiles, cover_from, map_files
+from terrafm_tg.datasets.majortom.download import Selection
+from terrafm_tg.datasets.majortom.download.selection import cell_tiles, cover_of_index, map_files
 
 
 def products(cells: list[str], modalities: tuple[str, ...] = ("s2l2a",), **columns) -> pd.DataFrame:
@@ -48,12 +49,10 @@ def test_a_box_takes_the_cells_that_reach_into_it():
     for bbox in ((5.9, 45.8, 30.5, 77.8), (-180, -90, 180, 90), (-100, -50, -20, 50)):
         inside = shapely.intersects(outlines, shapely.box(*bbox))
         expected = set(np.array(cells)[inside])
-        assert chosen(Selection(bbox=bbox, modalities=("s2l2a",)), products(cells)) == expected
-    across = chosen(Selection(bbox=(170, -60, -170, 60), modalities=("s2l2a",)), products(cells))
+        assert chosen(Selection(bbox=bbox, modalities="s2l2a"), products(cells)) == expected
+    across = chosen(Selection(bbox=[170, -60, -170, 60], modalities="s2l2a"), products(cells))
     halves = [(170, -60, 180, 60), (-180, -60, -170, 60)]
-    assert across == set.union(
-        *(chosen(Selection(bbox=half, modalities=("s2l2a",)), products(cells)) for half in halves)
-    )
+    assert across == set.union(*(chosen(Selection(bbox=half, modalities="s2l2a"), products(cells)) for half in halves))
     assert 5 < len(across) < len(cells)
 
 
@@ -62,7 +61,7 @@ def test_a_share_is_stable_and_nested():
     table = products(cells)
 
     def share(value: float, seed: int = 0, of: pd.DataFrame = table) -> set[str]:
-        return chosen(Selection(share=value, seed=seed, modalities=("s2l2a",)), of)
+        return chosen(Selection(share=value, seed=seed, modalities="s2l2a"), of)
 
     small, large = share(0.1), share(0.3)
     assert small < large
@@ -77,13 +76,13 @@ def test_all_or_any_of_the_modalities_and_clouds():
     table = products(cells, ("s2l2a", "s1rtc"))
     table.loc[:3, "cloud_cover"] = [0.0, 30.0, 60.0, np.nan]  # of the optical products
     table = table.drop(index=4)  # the first cell has no radar
-    both = ("s1rtc", "s2l2a")
+    both = ["s1rtc", "s2l2a"]
     assert chosen(Selection(modalities=both), table) == set(cells[1:])
     assert chosen(Selection(modalities=both, require="any"), table) == set(cells)
     assert chosen(Selection(modalities=both, max_cloud=30), table) == {cells[1], cells[3]}
     some = Selection(modalities=both, require="any", max_cloud=30).choose(table, None)
     assert some[some["cell"] == cells[2]]["modality"].tolist() == ["s1rtc"]
-    assert chosen(Selection(modalities=("s1rtc",)), table) == set(cells[1:])
+    assert chosen(Selection(modalities="s1rtc"), table) == set(cells[1:])
 
 
 def test_of_several_products_the_index_s_choice_is_taken():
@@ -97,17 +96,17 @@ def test_of_several_products_the_index_s_choice_is_taken():
     other_zone = products(["520U_93R"], ("s1rtc",), epsg=32632)
     rows = Selection(require="any").choose(pd.concat([table, other_zone]), None)
     assert rows["product_id"].tolist() == ["late"]  # radar on another grid would never be read
-    assert Selection(modalities=("s1rtc",)).choose(other_zone, None)["epsg"].tolist() == [32632]
+    assert Selection(modalities="s1rtc").choose(other_zone, None)["epsg"].tolist() == [32632]
 
 
 def test_land_cover_from_an_index(tmp_path: Path):
     cells = [f"520U_{column}R" for column in range(93, 96)]
     index = {"cell": np.repeat(cells, 4).tolist(), "land_cover": [0, 0, 3, 0, 0, 0, 0, 0, -1, -1, 11, 11]}
     pq.write_table(pa.table(index), tmp_path / "index.parquet")
-    cover = cover_from(tmp_path / "index.parquet")
-    cases = {("cropland",): cells[:1], ("10",): cells[:2], ("Ocean", "40"): [cells[0], cells[2]]}
-    for classes, expected in cases.items():
-        selection = Selection(land_cover=classes, modalities=("s2l2a",))
+    cover = partial(cover_of_index, tmp_path / "index.parquet")
+    cases = [("cropland", cells[:1]), (10, cells[:2]), (["Ocean", "40"], [cells[0], cells[2]])]
+    for classes, expected in cases:
+        selection = Selection(land_cover=classes, modalities="s2l2a")
         assert chosen(selection, products(cells), cover) == set(expected)
 
 
@@ -145,12 +144,13 @@ def test_land_cover_from_the_map(tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"bbox": (10, 50, 5, 40)}, r"`bbox` \[10,50,5,40\] is empty or not on the globe"),
-        ({"bbox": (10, 40, 400, 50)}, "not on the globe"),
-        ({"cells": ("here",)}, "'here' is no Major-TOM cell: expected a name such as '897U_171L'"),
-        ({"land_cover": ("Jungle",)}, "Land cover 'Jungle' is unknown: use Tree cover, Shrubland"),
+        ({"bbox": [100, 0]}, "`bbox` has 2 numbers"),
+        ({"bbox": [10, 50, 5, 40]}, r"`bbox` \[10,50,5,40\] is empty or not on the globe"),
+        ({"bbox": [10, 40, 400, 50]}, "not on the globe"),
+        ({"cells": ["here"]}, "'here' is no Major-TOM cell: expected a name such as '897U_171L'"),
+        ({"land_cover": "Jungle"}, "Land cover 'Jungle' is unknown: use Tree cover, Shrubland"),
         ({"share": 0.0}, "`share` is 0: give a number above 0 and at most 1"),
-        ({"modalities": ("s3",)}, "Modality 's3' is unknown: use one of s1rtc, s2l1c, s2l2a"),
+        ({"modalities": "s3"}, "Modality 's3' is unknown: use one of s1rtc, s2l1c, s2l2a"),
         ({"require": "most"}, "`require` is 'most': give 'all' or 'any'"),
         ({"max_cloud": 101.0}, "`max_cloud` is 101: give percent"),
     ],
@@ -163,10 +163,10 @@ def test_an_impossible_selection(options: dict, said: str):
 def test_cells_by_name_and_from_a_file(tmp_path: Path):
     listed = tmp_path / "cells.csv"
     listed.write_text("grid_cell,region\n520U_93R,alps\n\n521U_93R\n")
-    assert read_cells(listed) == read_cells(["520U_93R", "521U_93R"]) == ("520U_93R", "521U_93R")
+    assert Selection(cells=listed).names == Selection(cells=str(listed)).names == ["520U_93R", "521U_93R"]
     listed.write_text("\n")
     with refused(match="names no cell: write one per line"):
-        read_cells(listed)
+        Selection(cells=listed)
 
 
 def test_what_the_command_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -180,13 +180,11 @@ def test_what_the_command_says(tmp_path: Path, capsys: pytest.CaptureFixture[str
             (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("terrafm: error")]
             return line
 
-        assert "No cell of those left lies in `bbox`: nothing to download" in says("--bbox=[100,0,101,1]")
-        assert "`bbox` has 2 numbers" in says("--bbox=[100,0]")
-        assert "No cell of those left is one of `cells`" in says("--cells=[1U_1R]")
+        assert "No cell is left after `bbox`: nothing to download" in says("--bbox=[100,0,101,1]")
+        assert "No cell is left after `cells`" in says("--cells=[1U_1R]")
         assert "There is no file" in says(f"--cells={tmp_path / 'none.txt'}")
-        assert "GB above `max_gb` 1e-06" in says("--max_gb=0.000001")
-        assert "`extra` names B99: it takes thumbnail, cloud_mask, B10" in says("--extra=B99")
-        assert "does not exist: give a tile index" in says("--land_cover=10", "--land_cover_from=nowhere")
+        assert "GB more, and `max_gb` is 1e-06" in says("--max_gb=0.000001")
+        assert "nowhere is no tile index" in says("--land_cover=10", "--land_cover_from=nowhere")
         other = f"{server.url}/other"
         assert f"{other}/Core-S2L2A/metadata.parquet does not exist (404)" in says(source=other)
         assert "leave s1rtc out" in says("--modalities=[s1rtc,s2l2a]")

@@ -196,7 +196,7 @@ class TestFilesOnDisk:
             for i, name in enumerate(part.schema.names)
             if name == "grid_cell" or name.startswith("B")
         )
-        assert server.sent() == 8 + part.serialized_size + 2 * needed
+        assert server.sent() == 9 + part.serialized_size + 2 * needed
 
     def test_relative_urls(self, root):
         metadata = root / "Core-S2L2A/metadata.parquet"

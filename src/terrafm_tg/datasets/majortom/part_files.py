@@ -42,7 +42,8 @@ class RemotePart:
 
     def _fetch_footer(self) -> bytes:
         """Returns the file's size in 8 bytes, and its end."""
-        tail, size = self.reader.read_tail(self.url, 8)
+        size, _ = self.reader.describe(self.url)
+        tail = self.reader.read(self.url, max(0, size - 8), size, size)
         length = int.from_bytes(tail[:4], "little")
         if tail[4:] != _MAGIC or not 0 < length <= min(size - 12, _MOST_FOOTER):
             raise RemoteError(f"{self.url} is no Parquet file: correct `source`.")
@@ -69,6 +70,16 @@ class RemotePart:
                 start = ranges.pop()[0]
             ranges.append((start, stop))
         return ranges
+
+    def row_bytes(self, group: int, columns: Sequence[str]) -> int:
+        """Returns the bytes of a row's columns where pages are not compressed.
+
+        Raises:
+            RemoteError: As :meth:`ranges`.
+        """
+        self.ranges(group, columns)  # refuses another layout
+        chunks = map(self.metadata.row_group(group).column, range(self.metadata.num_columns))
+        return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in columns)
 
     def read_row_group(self, group: int, columns: Sequence[str], use_threads: bool = False) -> pa.Table:
         """Reads columns of a row, as PyArrow's method of that name.

@@ -1,7 +1,6 @@
 """Downloads a subset of Major-TOM: its rows by range requests, into a local root of the published layout."""
 
-from .catalog import SOURCE, WORLDCOVER
-from .run import download
-from .selection import Selection, read_cells
+from .run import SOURCE, WORLDCOVER, download, download_summary
+from .selection import Selection
 
-__all__ = ["SOURCE", "WORLDCOVER", "Selection", "download", "read_cells"]
+__all__ = ["SOURCE", "WORLDCOVER", "Selection", "download", "download_summary"]

@@ -3,25 +3,37 @@
 import logging
 import math
 import os
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from shutil import disk_usage
+from threading import Event
+from urllib.parse import urlparse
 
+import numpy as np
 import pandas as pd
+from rich.console import Console
 
 from terrafm_tg.datasets.majortom.rows import FOLDERS
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.files import remove_leftovers
-from terrafm_tg.utils.progress import watch_bytes
+from terrafm_tg.utils.progress import count_units
 from terrafm_tg.utils.remote import NotThereError, RemoteReader
 
-from .catalog import KEPT, MAP_FILE_BYTES, ROWS, SOURCE, WORLDCOVER, LocalProduct, fetch_table, read_table
-from .parts import EXTRAS, PartRows, fetch_parts
-from .plan import ProductCounts, Report, check_room, measure, missing_parts, staged_bytes
-from .selection import Selection, cell_tiles, cover_from, map_files
+from .product import KEPT, Product, row_keys
+from .selection import Selection, cell_tiles, cover_of_index, cover_of_map, map_files
 
+#: Where Major-TOM is published; the name of the product (``Core-S2L2A``) takes the place of ``{product}``.
+SOURCE = "https://huggingface.co/datasets/Major-TOM/{product}/resolve/main"
+#: Where ESA publishes its map of land cover.
+WORLDCOVER = "https://esa-worldcover.s3.eu-central-1.amazonaws.com/v200/2021/map"
+#: Bytes of an average file of the map (117 GB in 2,651 files).
+MAP_FILE_BYTES = 44_000_000
+#: Files of which a dry run reads the footers, per product; the sizes of other rows are taken to be the mean of these.
+SAMPLE = 8
+_RATE = 100.0  # MB/s for which a dry run says how long it will take
 _logger = logging.getLogger(__name__)
 
 
@@ -29,18 +41,15 @@ def download(
     root: str | os.PathLike[str],
     selection: Selection,
     source: str = SOURCE,
-    extra: Sequence[str] | str = (),
     max_gb: float | None = None,
     max_damaged: float = 0.05,
     land_cover_from: str | os.PathLike[str] | None = None,
     worldcover: bool = False,
     worldcover_source: str = WORLDCOVER,
     connections: int = 16,
-    retries: int = 8,
-    timeout: float = 60.0,
     dry_run: bool = False,
     progress: bool = True,
-) -> Report:
+) -> pd.DataFrame:
     """Downloads a subset of Major-TOM Core into a local root that :class:`~terrafm_tg.datasets.MajorTOM` reads.
 
     First come the products' complete tables (``metadata.parquet``), then of each file that holds chosen rows the
@@ -56,68 +65,70 @@ def download(
         selection: Which cells and products.
         source: Address of the products; ``{product}`` in it is replaced by ``Core-S2L2A`` and so on, which is
             appended where it does not occur.
-        extra: Columns that are left out otherwise: ``thumbnail``, ``cloud_mask``, ``B10``.
         max_gb: The most that may be added to the disk, in GB.
         max_damaged: Share of the rows that may turn out damaged; beyond it the download stops.
-        land_cover_from: For a selection by land cover: a tile index, or a folder of ESA WorldCover. The map's files
-            are fetched into ``root/WorldCover`` where None.
+        land_cover_from: For a selection by land cover: a tile index, such as one of the source's complete tables.
+            Where None, ESA WorldCover is asked, whose files are fetched into ``root/WorldCover``.
         worldcover: Fetch the files of ESA WorldCover under the chosen cells into ``root/WorldCover``.
         worldcover_source: Address of the WorldCover files.
-        connections: Requests at the same time.
-        retries: Failures in a row without a new byte after which to give up.
-        timeout: Seconds without a byte that count as a failure.
+        connections: Files that are fetched at the same time.
         dry_run: Say what would be fetched; downloads only metadata.
         progress: Show bars.
 
     Returns:
-        The counts of what was fetched.
+        One row per product of a chosen cell: ``modality``, ``cell``, ``product_id`` and further columns of the
+        source's table, ``part`` (file of the source), ``group`` (its row group), ``held`` (was on disk before),
+        ``size`` (bytes to fetch; estimated in a dry run of many files) and ``damage``, why it was left out.
 
     Raises:
         TerraFMError: If a setting is wrong, nothing is chosen, it does not fit the budget or the disk, the source
             cannot be read, or too much is damaged. What has come is kept: the same call goes on.
     """
-    extra = [extra] if isinstance(extra, str) else extra
-    if unknown := [name for name in extra if name not in EXTRAS]:
-        raise TerraFMError(f"`extra` names {', '.join(unknown)}: it takes {', '.join(EXTRAS)}.")
-    if connections < 1 or retries < 0 or timeout <= 0:
+    if urlparse(source).scheme not in ("http", "https"):
         raise TerraFMError(
-            f"`connections` {connections}, `retries` {retries}, `timeout` {timeout:g}: give 1 or more, 0 or more, "
-            "and seconds above 0."
+            f"`source` is {source!r}: give an address that begins with http:// or https://, such as {SOURCE}."
         )
-    start, root, reader = time.monotonic(), Path(root), RemoteReader(retries, timeout)
-    report = Report({m: ProductCounts() for m in selection.products}, dry_run=dry_run)
+    if connections < 1:
+        raise TerraFMError(f"`connections` is {connections}: give 1 or more.")
+    root, reader, console = Path(root), RemoteReader(), Console(stderr=True, quiet=not progress)
+    products = {name: Product(name, source, root, reader) for name in selection.products}
+    maps = partial(_fetch_maps, reader, root / "WorldCover", worldcover_source, max_gb, console)
+    land_cover = partial(cover_of_map, root / "WorldCover", maps, progress)
+    if land_cover_from is not None:
+        land_cover = partial(cover_of_index, Path(land_cover_from))
     with _locked(root):
-        with watch_bytes("Tables", None, lambda: reader.traffic.received, progress):
-            tables = {m: fetch_table(reader, root, source, m) for m in selection.products}
-        frames = {m: read_table(path, m) for m, path in tables.items()}
-        local = {m: LocalProduct(root / FOLDERS[m], path) for m, path in tables.items()}
-        for modality, product in local.items():
-            product.adopt(frames[modality])
-        fetch_maps = partial(_fetch_maps, reader, root / "WorldCover", worldcover_source, max_gb, progress)
-        given = land_cover_from is not None
-        cover = cover_from(Path(land_cover_from or root / "WorldCover"), None if given else fetch_maps, progress)
-        chosen = selection.choose(pd.concat(frames.values(), ignore_index=True), cover)
-        parts = missing_parts(root, source, chosen, local, extra)
-        report.cells, largest = chosen["cell"].nunique(), 0
-        with watch_bytes("Footers", None, lambda: reader.traffic.received, progress):
-            for modality, counts in report.products.items():
-                own = [part for part in parts if part.modality == modality]
-                largest = max(largest, measure(reader, own, connections, counts, exact=not dry_run))
-                counts.chosen = int((chosen["modality"] == modality).sum())
-                counts.held = counts.chosen - counts.rows
+        tables = {}
+        with count_units("Tables", len(products), console) as show:
+            for name, product in products.items():
+                tables[name] = product.read_table()
+                show(advance=1)
+        held = pd.concat([product.list_local(tables[name], not dry_run) for name, product in products.items()])
+        chosen = selection.choose(pd.concat(tables.values(), ignore_index=True), land_cover)
+        chosen = chosen.sort_values(["modality", "part", "group"], ignore_index=True)
+        chosen["held"] = row_keys(chosen["cell"], chosen["product_id"]).isin(held)
+        chosen = chosen.assign(size=_sizes(products, chosen, connections, dry_run, console), damage=None)
         if not dry_run:
-            for modality, product in local.items():
-                product.drop_waiting(root / KEPT / FOLDERS[modality] / ROWS)
-            report.waiting = staged_bytes(root)
-            check_room(root, max(0, report.disk - report.waiting), largest, max_gb)
-            with watch_bytes("Rows", report.disk, lambda: report.done + staged_bytes(root), progress):
-                _fetch(reader, parts, connections, local, report, max_damaged)
+            try:
+                _fetch(products, chosen, connections, max_gb, max_damaged, console)
+            finally:
+                for name, product in products.items():
+                    product.list_local(tables[name])
             if worldcover:
-                zones = chosen.drop_duplicates("cell").set_index("cell")["epsg"]
-                fetch_maps(map_files(cell_tiles(zones)))
-    report.traffic = reader.traffic
-    report.seconds = time.monotonic() - start
-    return report
+                maps(map_files(cell_tiles(chosen.drop_duplicates("cell").set_index("cell")["epsg"])))
+    return chosen
+
+
+def download_summary(chosen: pd.DataFrame, dry_run: bool) -> str:
+    """Sums up what :func:`download` returned, as a table for people."""
+    damaged = chosen["damage"].notna()
+    counts = {"rows": 1, "on disk": chosen["held"], "to fetch" if dry_run else "fetched": ~chosen["held"] & ~damaged}
+    counts |= {"damaged": damaged, "GB": chosen["size"] / 1e9}
+    table = pd.DataFrame(counts, chosen.index).groupby(chosen["modality"].map(FOLDERS)).sum().rename_axis(None)
+    lasts = pd.Timedelta(seconds=math.ceil(table["GB"].sum() / _RATE * 1000))
+    caption = f"{chosen['cell'].nunique():,} cells; {table['GB'].sum():,.3f} GB"
+    if dry_run:
+        caption = f"{caption} in {lasts} at {_RATE:g} MB/s, judging by up to {SAMPLE} files of each product"
+    return f"{table.to_string(float_format='{:,.3f}'.format)}\n{caption}."
 
 
 @contextmanager
@@ -135,43 +146,96 @@ def _locked(root: Path) -> Iterator[None]:
 
 
 def _fetch_maps(
-    reader: RemoteReader, folder: Path, source: str, max_gb: float | None, progress: bool, names: list[str]
+    reader: RemoteReader, folder: Path, source: str, max_gb: float | None, console: Console, names: list[str]
 ) -> None:
     """Fetches the map's files that are not there, if there is room; open sea has none."""
     missing = [name for name in names if not (folder / name).is_file()]
     folder.mkdir(parents=True, exist_ok=True)
-    check_room(folder, len(missing) * MAP_FILE_BYTES, 0, max_gb)
-    before = reader.traffic.received
-    with watch_bytes("WorldCover", None, lambda: reader.traffic.received - before, progress and bool(missing)):
+    _check_room(folder, len(missing) * MAP_FILE_BYTES, 0, max_gb)
+    with count_units("WorldCover", len(missing), console) as show:
         for name in missing:
             with suppress(NotThereError):  # open sea
                 reader.save(f"{source.rstrip('/')}/{name}", folder / name)
+            show(advance=1)
+
+
+def _sizes(
+    products: dict[str, Product], chosen: pd.DataFrame, connections: int, dry_run: bool, console: Console
+) -> pd.Series:
+    """Reads the bytes of each row to fetch off the footers of the source's files; a dry run looks at some."""
+    files = chosen[~chosen["held"]].groupby(["modality", "part"], observed=True)["group"]
+    todo = pd.Series(dict(list(files)), dtype=object)
+    if dry_run:
+        todo = todo.groupby(level=0, group_keys=False).apply(
+            lambda own: own.iloc[np.unique(np.linspace(0, len(own) - 1, min(len(own), SAMPLE)).round().astype(int))]
+        )
+    size = chosen["held"].map({True: 0.0, False: math.nan})
+    with count_units("Footers", len(todo), console) as show, ExitStack() as stack:
+        pool = ThreadPoolExecutor(connections)
+        stack.callback(pool.shutdown, cancel_futures=True)
+        read = pool.map(lambda key: products[key[0]].sizes(key[1], todo[key]), todo.index)
+        for groups, found in zip(todo, read, strict=True):
+            size[groups.index] = found
+            show(advance=1)
+    mean = size[~chosen["held"]].groupby(chosen["modality"]).transform("mean")
+    return size.fillna(mean).astype(np.int64)
 
 
 def _fetch(
-    reader: RemoteReader,
-    parts: Sequence[PartRows],
+    products: dict[str, Product],
+    chosen: pd.DataFrame,
     connections: int,
-    local: dict[str, LocalProduct],
-    report: Report,
+    max_gb: float | None,
     max_damaged: float,
+    console: Console,
 ) -> None:
-    """Fetches rows and lists those that have come; writes the tables at the end, whatever the end is."""
-    allowed = math.ceil(max_damaged * sum(product.rows for product in report.products.values()))
-    count = 0
-    with ExitStack() as stack:
-        for product in local.values():
-            stack.callback(product.commit)
-        for part, rows, damaged in stack.enter_context(closing(fetch_parts(reader, parts, connections))):
-            for reason in damaged:
+    """Fetches the rows that are not on disk, file by file; notes in ``damage`` why one was left out."""
+    for row in chosen[chosen["held"]].itertuples():  # a run may have been killed before it tidied up
+        products[row.modality].waiting(row.part, row.group).unlink(missing_ok=True)
+    missing = chosen[~chosen["held"]]
+    files = missing.groupby(["modality", "part"], observed=True)
+    come = [products[row.modality].waiting(row.part, row.group).is_file() for row in missing.itertuples()]
+    need, spare = missing["size"][~np.array(come, bool)].sum(), files["size"].sum().max() if len(missing) else 0
+    root = next(iter(products.values())).folder.parent
+    _check_room(root, need, spare, max_gb)
+    allowed, stop = math.ceil(max_damaged * len(missing)), Event()
+    with count_units("Rows", missing["size"].sum(), console, in_bytes=True) as show, ExitStack() as stack:
+        pool = ThreadPoolExecutor(connections)
+        stack.callback(pool.shutdown, cancel_futures=True)
+        stack.callback(stop.set)
+        advance = lambda size: show(advance=size)  # noqa: E731
+        running = [pool.submit(products[name].fetch, part, rows, advance, stop) for (name, part), rows in files]
+        for file in as_completed(running):
+            for label, reason in file.result().items():
                 _logger.warning(reason)
-            report.products[part.modality].damaged += damaged
-            if rows:
-                local[part.modality].add(part.name, [row.position for row in rows], range(len(rows)))
-                report.done += part.target.stat().st_size
-            count += len(damaged)
-            if count > allowed:
+                chosen.loc[label, "damage"] = reason
+            if (count := chosen["damage"].notna().sum()) > allowed:
                 raise TerraFMError(
                     f"{count:,} rows of the source are damaged, more than `max_damaged` {max_damaged:g} of those to "
-                    f"fetch; the last: {damaged[-1]}"
+                    f"fetch; the last: {reason}"
                 )
+
+
+def _check_room(root: Path, need: int, spare: int, max_gb: float | None) -> None:
+    """Refuses what does not fit the budget or the disk.
+
+    Args:
+        root: Where it is to go.
+        need: Bytes to come.
+        spare: Bytes that are needed besides while a file is put together.
+        max_gb: The budget in GB.
+
+    Raises:
+        TerraFMError: If it does not fit; it says by how much.
+    """
+    limits = [] if max_gb is None else [(max_gb * 1e9, f"`max_gb` is {max_gb:g}")]
+    free = disk_usage(root).free - spare
+    limits.append(
+        (free, f"{root} has room for {free / 1e9:,.3f} GB, as a file takes its room twice while it is written")
+    )
+    for room, words in limits:
+        if need > room:
+            raise TerraFMError(
+                f"The selection needs {need / 1e9:,.3f} GB more, and {words}: choose less, such as a `share` of "
+                f"{max(0, 0.98 * room / need):.2g} of it, raise the budget, or take another disk."
+            )
