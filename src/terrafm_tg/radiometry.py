@@ -133,12 +133,8 @@ def offset_beside(l2a: Mapping[str, np.ndarray], l1c: Mapping[str, np.ndarray], 
     Returns:
         1000 or 0; -1 where the bands are more than 300 DN from either, or are not there.
     """
-    shared = [
-        band
-        for band in ("B11", "B12")
-        if (l2a.get(band, np.empty(0)) > 0).any() and (l1c.get(band, np.empty(0)) > 0).any()
-    ]
-    dark = [[np.percentile(image[band][image[band] > 0], 1) for band in shared] for image in (l2a, l1c)]
+    shared = [b for b in ("B11", "B12") if all((image.get(b, np.empty(0)) > 0).any() for image in (l2a, l1c))]
+    dark = [[np.percentile(image[b][image[b] > 0], 1) for b in shared] for image in (l2a, l1c)]
     apart = np.array(dark[0]) - np.array(dark[1]) + l1c_offset
     return next((offset for offset in (0, OFFSET) if shared and (abs(apart - offset) < 300).all()), UNKNOWN)
 

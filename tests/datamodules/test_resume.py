@@ -9,59 +9,24 @@ import toy_runs
 
 from processes import start
 
-EVERY_3 = {"every_n_train_steps": 3}
-# 6 batches of 5 in each epoch of 31 draws. (trainer, loader, checkpoint) settings, and the batch in which it
-# dies.
+# 6 batches of 5 in each epoch of 31 draws. Settings of the trainer, number of workers, settings of the checkpoint, and
+# the batch in which it dies.
+LATE = {"every_n_epochs": 1, "save_on_train_epoch_end": False}
 RUNS = {
-    "in mid-epoch, two workers": ({"max_epochs": 3}, {"num_workers": 2}, {"every_n_train_steps": 4}, 10),
-    "in the first epoch": ({"max_epochs": 2}, {"num_workers": 2}, EVERY_3, 4),
-    "on the last batch of an epoch": ({"max_epochs": 3}, {"num_workers": 2}, {"every_n_train_steps": 6}, 8),
-    "at the end of an epoch": ({"max_epochs": 3}, {"num_workers": 1}, {"every_n_epochs": 1}, 14),
-    "after the last batch, with validation": (
-        {"max_epochs": 3, "val_check_interval": 1.0},
-        {"num_workers": 1},
-        {"every_n_epochs": 1, "save_on_train_epoch_end": False},
-        9,
-    ),
-    "with validation in mid-epoch": (
-        {"max_epochs": 3, "val_check_interval": 2},
-        {"num_workers": 2, "persistent_workers": False},
-        {"every_n_epochs": 1, "save_on_train_epoch_end": False},
-        9,
-    ),
-    "with accumulation": (
-        {"max_epochs": 3, "accumulate_grad_batches": 2},
-        {"num_workers": 2},
-        {"every_n_train_steps": 2},
-        10,
-    ),
+    "in mid-epoch": ({"max_epochs": 3}, 2, {"every_n_train_steps": 4}, 10),
+    "in the first epoch": ({"max_epochs": 2}, 2, {"every_n_train_steps": 3}, 4),
+    "on the last batch of an epoch": ({"max_epochs": 3}, 2, {"every_n_train_steps": 6}, 8),
+    "at the end of an epoch": ({"max_epochs": 3}, 1, {"every_n_epochs": 1}, 14),
+    "after the last batch, with validation": ({"max_epochs": 3, "val_check_interval": 1.0}, 1, LATE, 9),
+    "with validation in mid-epoch": ({"max_epochs": 3, "val_check_interval": 2}, 2, LATE, 9),
+    "with accumulation": ({"max_epochs": 3, "accumulate_grad_batches": 2}, 2, {"every_n_train_steps": 2}, 10),
     "with accumulation, on the last batch": (
-        {"max_epochs": 3, "accumulate_grad_batches": 4},
-        {"num_workers": 0},
-        {"every_n_train_steps": 2},
-        9,
+        {"max_epochs": 3, "accumulate_grad_batches": 4}, 0, {"every_n_train_steps": 2}, 9
     ),
-    "counted in steps": (
-        {"max_steps": 15, "max_epochs": -1},
-        {"num_workers": 2},
-        {"every_n_train_steps": 4},
-        10,
-    ),
-    "counted in steps, on the last batch": (
-        {"max_steps": 15, "max_epochs": -1},
-        {"num_workers": 2},
-        {"every_n_train_steps": 6},
-        9,
-    ),
-    "with fewer batches than there are": (
-        {"max_epochs": 3, "limit_train_batches": 4},
-        {"num_workers": 2},
-        {"every_n_train_steps": 4},
-        6,
-    ),
+    "counted in steps": ({"max_steps": 15, "max_epochs": -1}, 2, {"every_n_train_steps": 4}, 10),
+    "counted in steps, on the last batch": ({"max_steps": 15, "max_epochs": -1}, 2, {"every_n_train_steps": 6}, 9),
+    "with fewer batches than exist": ({"max_epochs": 3, "limit_train_batches": 4}, 2, {"every_n_train_steps": 4}, 6),
 }  # fmt: skip
-
-
 #: Left to `make soak`; the others cover the same branches, if not in every combination.
 LONG = (
     "in the first epoch",
@@ -93,8 +58,8 @@ def run(*args, **kwargs) -> int:
 
 @pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.soak if case in LONG else ()) for case in RUNS])
 def test_killed_and_resumed_equals_not_killed(case, whole_run, tmp_path) -> None:
-    trainer, data, checkpoint, kill_at = RUNS[case]
-    settings = {"trainer": trainer, "data": data, "checkpoint": checkpoint}
+    trainer, workers, checkpoint, kill_at = RUNS[case]
+    settings = {"trainer": trainer, "data": {"num_workers": workers}, "checkpoint": checkpoint}
     assert run(tmp_path, "killed", settings, kill_at=kill_at) == -signal.SIGKILL
     assert run(tmp_path, "resumed", settings, resume=True) == 0
 
@@ -105,9 +70,3 @@ def test_killed_and_resumed_equals_not_killed(case, whole_run, tmp_path) -> None
     done = len(whole) - len(resumed)
     assert 0 < done <= kill_at + 1
     assert resumed == whole[done:]
-
-
-def test_workers_do_not_matter(whole_run, tmp_path) -> None:
-    settings = {"trainer": {"max_epochs": 2}, "data": {"num_workers": 3}, "checkpoint": {}}
-    assert run(tmp_path, "three", settings) == 0
-    assert (tmp_path / "three.jsonl").read_text().splitlines() == whole_run(json.dumps({"max_epochs": 2}))

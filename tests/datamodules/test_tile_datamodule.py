@@ -128,7 +128,7 @@ def test_other_flags_of_the_trainer() -> None:
     ("settings", "words"),
     [
         ({"batch_size": 1}, "`batch_size` is 1: training compares"),
-        ({"batch_size": 500}, r"One step takes 500 tiles \(500 in each of 1 processes\) and an epoch has"),
+        ({"batch_size": 500}, "One step takes 500 tiles .* and an epoch has"),
         ({"epoch_length": 3}, "an epoch has 3: lower `batch_size`"),
         ({"val_share": 0.9}, "leaves none to train on"),
     ],
@@ -143,7 +143,7 @@ def test_one_tile_can_be_predicted() -> None:
 
 
 def test_cache_decodes_once_over_training_and_validation() -> None:
-    data = MemoryDataModule(cache=True, num_workers=2, persistent_workers=False)
+    data = MemoryDataModule(cache=True, num_workers=2)
     data.setup("fit")
     train = data.train_dataloader()
     data.tiles.reads[:] = 0

@@ -15,7 +15,7 @@ from terrafm_tg.datasets.labelled import SensorPairs
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, S2L1C, get_modalities, get_modality
 from terrafm_tg.transforms import Normalize
-from terrafm_tg.transforms.orient import turn_batch
+from terrafm_tg.transforms.orient import ORIENTATIONS, orient
 
 
 class SensorTransforms(nn.Module):
@@ -61,7 +61,11 @@ class SensorTransforms(nn.Module):
         if self.linear:
             images |= {k: 10 * x.log10() for k, x in images.items() if self.keys[k].unit == "dB"}
         batch = self.normalize(batch | images)
-        return turn_batch(batch, images) if self.augment else batch
+        if self.augment:
+            turned = [*images, *(["mask"] if "mask" in batch else [])]
+            ways = torch.randint(ORIENTATIONS, (len(batch[turned[0]]),))
+            batch |= {key: orient(batch[key], ways) for key in turned}
+        return batch
 
     def mean_std(self, modality: str) -> tuple[Tensor, Tensor]:
         """The normalization as (x - mean) / std, (C,) each, with which TorchGeo's tasks undo it for their figures."""

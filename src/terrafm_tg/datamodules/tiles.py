@@ -28,10 +28,7 @@ from .loading.split import even_pick, split_blocks
 _log = logging.getLogger(__name__)
 
 #: Settings that change how fast tiles come, not which; the state has a step's tiles for `batch_size`.
-_RESOURCES = {
-    *("batch_size", "num_workers", "cache", "max_damaged_share"),
-    *("pin_memory", "prefetch_factor", "persistent_workers", "ring"),
-}
+_RESOURCES = {"batch_size", "num_workers", "cache", "max_damaged_share", "prefetch_factor", "ring"}
 
 
 class TileDataModule(BaseDataModule):
@@ -68,9 +65,7 @@ class TileDataModule(BaseDataModule):
         cache: Keep decoded tiles in memory that the workers share
             (:class:`~terrafm_tg.datamodules.loading.cache.CachedTiles`), which must have room for all of them.
         max_damaged_share: Share of replaced samples from which on a run ends.
-        pin_memory: Read into page-locked memory; where None, if there is a GPU.
         prefetch_factor: Batches that each worker reads ahead.
-        persistent_workers: Keep training workers from epoch to epoch.
         ring: Take batches from the workers through shared memory that is made once
             (:mod:`terrafm_tg.datamodules.loading.ring`): room for ``prefetch_factor + 1`` batches per worker.
 
@@ -101,17 +96,16 @@ class TileDataModule(BaseDataModule):
         seed: int = 0,
         cache: bool = False,
         max_damaged_share: float = 0.05,
-        pin_memory: bool | None = None,
         prefetch_factor: int = 2,
-        persistent_workers: bool = True,
         ring: bool = True,
     ) -> None:
         super().__init__(TileDataset, batch_size, num_workers or 0)
         # logger=False: Lightning refuses to log a setting, such as a seed, that the task has too with another
         # value.
         self.save_hyperparameters(logger=False)
-        paths = {name: os.fspath(v) for name, v in self.hparams.items() if isinstance(v, os.PathLike)}
-        self.hparams.update(paths)  # plain values only: a checkpoint must load with weights_only=True
+        for name, value in self.hparams.items():  # plain values: a checkpoint loads with weights_only=True
+            if isinstance(value, os.PathLike | tuple):
+                self.hparams[name] = list(value) if isinstance(value, tuple) else os.fspath(value)
         self.damage = DamageLog(max_damaged_share)
 
     def make_dataset(self) -> TileDataset:
@@ -164,17 +158,16 @@ class TileDataModule(BaseDataModule):
                 f"`batch_size` is {self.batch_size}: training compares the samples of a batch, so give at least 2."
             )
         if (step := self._step_tiles) > (length := self.sampler.global_length):
-            times = "" if self._accumulated == 1 else f", {self._accumulated} times"
             raise TerraFMError(
-                f"One step takes {step} tiles ({self.batch_size} in each of {self.sampler.world_size} "
-                f"processes{times}) and an epoch has {length}: lower `batch_size`, or raise `epoch_length`."
+                f"One step takes {step} tiles (`batch_size` x processes x `accumulate_grad_batches`) and an epoch has "
+                f"{length}: lower `batch_size`, or raise `epoch_length`."
             )
 
     def train_dataloader(self) -> TileDataLoader:
         """Loads the draws of the current epoch; every process has the same number of batches."""
         self.sampler.step = self._step_tiles
-        options = {"persistent_workers": self.hparams["persistent_workers"], "trainer": self._fitting}
-        return self._loader(self._source, self.sampler, drop_last=True, **options)
+        options = {"drop_last": True, "persistent_workers": True, "trainer": self._fitting}
+        return self._loader(self._source, self.sampler, **options)
 
     def val_dataloader(self) -> list[TileDataLoader]:
         """Loads the bank and the queries; nothing where no tile is held out."""
@@ -209,7 +202,7 @@ class TileDataModule(BaseDataModule):
         """Names each setting that differs from that of the resumed run; this run's is used."""
         for name, value in self.state_dict().items() if self._fitting else ():
             before = state_dict.get(name, value)
-            if _words(before) != _words(value):
+            if before != value:
                 _log.warning(
                     "`%s` was %s when the checkpoint was written and is %s now: other tiles follow than in an "
                     "uninterrupted run.",
@@ -225,14 +218,10 @@ class TileDataModule(BaseDataModule):
         return trainer if trainer is not None and trainer.state.fn == TrainerFn.FITTING else None
 
     @property
-    def _accumulated(self) -> int:
-        return 1 if self.trainer is None else self.trainer.accumulate_grad_batches
-
-    @property
     def _step_tiles(self) -> int:
         """Tiles of an optimizer step, over all processes."""
-        processes = 1 if self.trainer is None else self.trainer.world_size
-        return self.batch_size * processes * self._accumulated
+        trainer = self.trainer
+        return self.batch_size * (trainer.world_size * trainer.accumulate_grad_batches if trainer else 1)
 
     def _pick(self, rows: np.ndarray, count: int | None) -> np.ndarray:
         cover = self.tiles.table.get("land_cover", np.full(len(self.tiles), -1))
@@ -255,14 +244,13 @@ class TileDataModule(BaseDataModule):
             options |= {"prefetch_factor": self.hparams["prefetch_factor"]}
         else:
             options.pop("persistent_workers", None)
-        pin = self.hparams["pin_memory"]
         return TileDataLoader(
             FaultTolerant(tiles, sampler),
             self.damage,
             sampler=sampler,
             batch_size=self.batch_size,
             ring=self.hparams["ring"],
-            pin_memory=torch.cuda.is_available() if pin is None else pin,
+            pin_memory=torch.cuda.is_available(),
             **options,
         )
 
@@ -270,8 +258,3 @@ class TileDataModule(BaseDataModule):
     def _source(self) -> TileDataset:
         """The tiles, or a cache of them."""
         return CachedTiles(self.tiles) if self.hparams["cache"] else self.tiles
-
-
-def _words(value: Any) -> list[str]:
-    """A setting as words, so that ``("land_cover",)`` from Python equals ``["land_cover"]`` from YAML."""
-    return [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]

@@ -183,9 +183,8 @@ class LandCoverSampler(GeoSampler, DistributedSampler):
 
 def _processes() -> tuple[int, int]:
     """This process's rank, and how many there are."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
+    known = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if known else (0, 1)
 
 
 def _column(index: pd.DataFrame, name: str) -> np.ndarray:

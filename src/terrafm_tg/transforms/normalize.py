@@ -38,31 +38,12 @@ def affine(modality: Modality, bands: Sequence[str] | None = None) -> tuple[Tens
     return 1 / (4 * std), MISSING - mean / (4 * std)
 
 
-def is_missing(x: Tensor, unit: str) -> Tensor:
-    """Tells which pixels are fill values, as in pretraining: those that are not finite, and those of :data:`FILLS`.
-
-    Args:
-        x: Floating point, any shape.
-        unit: ``DN`` or ``dB``.
-    """
-    missing = ~torch.isfinite(x)
-    for fill in FILLS[unit]:
-        missing |= x == fill
-    return missing
-
-
-def apply_affine(x: Tensor, scale: Tensor, shift: Tensor, missing: Tensor) -> Tensor:
-    """Returns (..., C, H, W) as x * scale + shift, by (C,) each; 0.5 where a pixel is missing or becomes infinite."""
-    y = x * scale.to(x)[:, None, None] + shift.to(x)[:, None, None]
-    return torch.where(missing | ~torch.isfinite(y), MISSING, y)
-
-
 class Normalize(nn.Module):
     """Normalizes Sentinel-1 in decibels and Sentinel-2 in digital numbers as the encoder expects them.
 
-    Takes tensors and NumPy arrays of any number type, as files hold them. A missing pixel (:func:`is_missing`) becomes
-    0.5, the band's mean. Values whose range cannot be the unit, such
-    as reflectance from 0 to 1 or radar in linear power, bring one warning per modality.
+    Takes tensors and NumPy arrays of any number type, as files hold them. A missing pixel, one
+    that is not finite or holds one of :data:`FILLS`, becomes 0.5, the band's mean. Values whose range cannot be the
+    unit, such as reflectance from 0 to 1 or radar in linear power, bring one warning per modality.
 
     Args:
         modality: What ``image``, or a bare tensor, is: ``s1rtc`` (dB), ``s2l1c`` or ``s2l2a`` (digital
@@ -135,7 +116,9 @@ class Normalize(nn.Module):
             )
         sample: dict[str, Any] = {**x} | {key: self._normalize(x[key], name) for key, name in names.items()}
         if self.size and "mask" in x:
-            sample["mask"] = resize_mask(torch.as_tensor(x["mask"]), self.size)
+            mask = torch.as_tensor(x["mask"])
+            resized = _resize(mask.unsqueeze(-3).double(), self.size, mode="nearest-exact")
+            sample["mask"] = resized.squeeze(-3).to(mask.dtype)
         return sample
 
     def _named(self, what: str) -> str:
@@ -154,11 +137,14 @@ class Normalize(nn.Module):
             )
         stored = x.dtype
         x = x if x.is_floating_point() and isinstance(image, Tensor) else x.to(scale.dtype)
-        missing = is_missing(x, modality.unit)
+        missing = ~torch.isfinite(x)
+        for fill in FILLS[modality.unit]:
+            missing |= x == fill
         if not torch.compiler.is_compiling():
             self._check_unit(x, missing, modality, stored)
-        y = apply_affine(x, scale, shift, missing)
-        return resize_image(y, self.size) if self.size else y
+        y = x * scale.to(x)[:, None, None] + shift.to(x)[:, None, None]
+        y = torch.where(missing | ~torch.isfinite(y), MISSING, y)
+        return _resize(y, self.size, mode="bilinear", antialias=True) if self.size else y
 
     def _check_unit(self, x: Tensor, missing: Tensor, modality: Modality, stored: torch.dtype) -> None:
         """Looks at the first image of each modality that has any pixel."""
@@ -189,16 +175,6 @@ def _hint(unit: str, low: float, high: float, dtype: torch.dtype) -> str | None:
     if unit == "DN" and 0 < high <= 2:
         return "this looks like reflectance: multiply it by 10,000"
     return None
-
-
-def resize_image(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """(..., C, H, W) -> (..., C, *size), bilinear with antialiasing."""
-    return _resize(x, size, mode="bilinear", antialias=True)
-
-
-def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """(..., H, W) -> (..., *size) of the same type, nearest pixel."""
-    return _resize(mask.unsqueeze(-3).double(), size, mode="nearest-exact").squeeze(-3).to(mask.dtype)
 
 
 def _resize(x: Tensor, size: tuple[int, int], **how: Any) -> Tensor:

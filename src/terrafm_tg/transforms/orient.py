@@ -1,8 +1,5 @@
 """Turns and mirrorings of square images."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -28,15 +25,3 @@ def orient(x: Tensor, orientation: Tensor) -> Tensor:
         turned = torch.rot90(x[rows], way % 4, (-2, -1))
         y[rows] = turned.flip(-1) if way >= 4 else turned
     return y
-
-
-def turn_batch(batch: Mapping[str, Any], images: Iterable[str]) -> dict[str, Any]:
-    """Turns and mirrors each sample at random, its images and its mask alike.
-
-    Args:
-        batch: Images (B, ..., H, W), and perhaps ``mask`` (B, ..., H, W).
-        images: Keys of the images.
-    """
-    keys = [*images, *(["mask"] if "mask" in batch else [])]
-    orientation = torch.randint(ORIENTATIONS, (len(batch[keys[0]]),))
-    return {**batch, **{key: orient(batch[key], orientation) for key in keys}}

@@ -118,8 +118,7 @@ class DamageLog:
         if not 0 <= max_share <= 1:
             raise TerraFMError(f"`max_damaged_share` is {max_share}: give a share from 0 to 1.")
         self.max_share = max_share
-        self.seen = 0
-        self.damaged = 0
+        self.seen = self.damaged = 0
         self.names: set[str] = set()
 
     def check(self, batch: dict[str, Any] | TerraFMError) -> dict[str, Any]:

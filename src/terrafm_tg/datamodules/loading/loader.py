@@ -78,7 +78,7 @@ class TileDataLoader(DataLoader[Any]):
         if ring is None:
             return super()._get_iterator()
         given = self.worker_init_fn
-        self.worker_init_fn = partial(take_slots, ring, self.batch_size or 1, given)
+        self.worker_init_fn = partial(_take_slots, ring, self.batch_size or 1, given)
         try:
             batches: Any = super()._get_iterator()
         finally:
@@ -98,7 +98,7 @@ class TileDataLoader(DataLoader[Any]):
             return None
 
     def state_dict(self) -> dict[str, int]:
-        """The ``epoch``, the ``position`` behind what whole optimizer steps took of its list, and what this rests on.
+        """Returns the ``epoch``, the ``position`` in its list behind whole optimizer steps, and what this rests on.
 
         That is ``step``, the tiles of an optimizer step over all processes, and ``length``, those of an epoch.
         """
@@ -120,11 +120,7 @@ class TileDataLoader(DataLoader[Any]):
             self._count(self.trainer, left)
 
     def _count(self, trainer: Trainer, left: int) -> None:
-        """Tells the trainer the number of this run's own batches that are left of the epoch.
-
-        Its checkpoint counts those of the run before, which had others if it had another number of processes, and
-        Lightning has no other way to say so.
-        """
+        """Tells the trainer how many of its own batches are left: its checkpoint counts those of the run before."""
         progress = trainer.fit_loop.epoch_loop.batch_progress
         progress.is_last_batch |= left == 0
         current = progress.current
@@ -146,17 +142,9 @@ def largest_sample(tiles: TileDataset) -> int:
     return 4 * tiles.tile_size**2 * sum(len(m.bands) for m in tiles.modalities) + 4096
 
 
-def take_slots(ring: Ring, batch_size: int, then: Callable[[int], None] | None, worker: int) -> None:
-    """Lets a worker read into its slots: what runs first in it.
-
-    Args:
-        ring: The memory.
-        batch_size: Most tiles of a batch.
-        then: The user's own function to run.
-        worker: Number of the worker.
-    """
-    info = get_worker_info()
-    if info is not None and isinstance(info.dataset, FaultTolerant):
-        info.dataset.slots = SlotWriter(ring, worker, batch_size)
+def _take_slots(ring: Ring, batch_size: int, then: Callable[[int], None] | None, worker: int) -> None:
+    """Lets a worker read into its slots, before the user's own function runs in it."""
+    info: Any = get_worker_info()
+    info.dataset.slots = SlotWriter(ring, worker, batch_size)
     if then is not None:
         then(worker)
