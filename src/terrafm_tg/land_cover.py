@@ -28,7 +28,7 @@ CLASSES: tuple[LandCover, ...] = (
     LandCover(95, "Mangroves", (0, 207, 117)),
     LandCover(100, "Moss and lichen", (250, 230, 160)),
 )
-#: Index of the class that the map lacks; see :func:`majority`.
+#: Index of the class that the map lacks; see :func:`majorities`.
 OCEAN = 11
 #: Land cover that is not known.
 UNKNOWN = -1
@@ -47,28 +47,22 @@ def count_codes(codes: np.ndarray) -> np.ndarray:
     return np.append(known, counts.sum() - known.sum())
 
 
-def majority(histogram: np.ndarray, latitude: float, ocean_share: float = 0.95) -> int:
-    """Decides the land cover of a tile by its histogram, with the ocean that WorldCover's legend lacks.
+def majorities(histograms: np.ndarray, latitudes: np.ndarray) -> np.ndarray:
+    """Decides the land cover of tiles by their histograms, with the ocean that WorldCover's legend lacks.
 
     The most frequent of the 12 counts decides. It is *ocean* where that is "no data" (the map has none over
-    open sea), or water that, with "no data", fills at least ``ocean_share`` of the tile: a lake or a river
+    open sea), or water that, with "no data", fills at least 95 % of the tile: a lake or a river
     leaves a shore in almost every 5 km tile. South of 60° S, where the map ends, nothing is ocean by absence.
 
     Args:
-        histogram: (12,) counts as from :meth:`terrafm_tg.datasets.ESAWorldCover.histogram`.
-        latitude: Of the tile's center, in degrees.
-        ocean_share: Share of water and "no data" from which a tile of water is ocean.
+        histograms: (n, 12) counts as from :meth:`terrafm_tg.datasets.ESAWorldCover.histogram`.
+        latitudes: (n,) of the tiles' centers, in degrees.
 
     Returns:
-        Class index 0 to 10, 11 for ocean, -1 where it is not known.
+        int8 (n,): class index 0 to 10, 11 for ocean, -1 where it is not known.
     """
-    return int(majorities(np.asarray(histogram)[None], np.array([latitude]), ocean_share)[0])
-
-
-def majorities(histograms: np.ndarray, latitudes: np.ndarray, ocean_share: float = 0.95) -> np.ndarray:
-    """Decides as :func:`majority` for many tiles: (n, 12) counts and (n,) latitudes to int8 (n,)."""
     total, top = histograms.sum(axis=1), histograms.argmax(axis=1)
-    water = (histograms[:, WATER] + histograms[:, OCEAN]) >= ocean_share * total
+    water = (histograms[:, WATER] + histograms[:, OCEAN]) >= 0.95 * total
     classes = np.where((top == WATER) & water, OCEAN, top)
     south = latitudes < SOUTHERN_LIMIT
     classes[south] = np.where(top[south] == OCEAN, UNKNOWN, top[south])

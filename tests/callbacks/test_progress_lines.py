@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from terrafm_tg.callbacks import ProgressLines
-from terrafm_tg.cli.fit import show_as_lines
+from terrafm_tg.cli.fit import show_progress
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_model_summary": False}
 
@@ -60,5 +60,5 @@ def test_without_an_end_no_time_is_left(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(("bar", "kind"), [(RichProgressBar(), ProgressLines), (TQDMProgressBar(), TQDMProgressBar)])
 def test_lines_stand_in_for_a_bar_that_would_draw_nothing(bar: object, kind: type, tmp_path: Path) -> None:
     trainer = Trainer(callbacks=[bar], default_root_dir=tmp_path, **QUIET)
-    show_as_lines(trainer)
+    show_progress(trainer)
     assert type(trainer.progress_bar_callback) is kind

@@ -23,9 +23,19 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("words", [["--config", "conf/pretrain.yaml"], []])
-def test_the_first_command_names_three_ways_on(words: list[str], capsys) -> None:
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [
+        (["--config", "conf/pretrain.yaml"], "no folder data/major_tom"),
+        ([], "no `model`: start with `--config pretrain`"),
+        (["--config=size/tiny", "--config=pretrain"], "no `model`: start with `--config pretrain`"),
+        (["--model.depth=2"], "no `model`: start with `--config pretrain`"),
+        (["--model=TerraFM"], "no `data`"),
+    ],
+)
+def test_the_first_command_names_three_ways_on(words: list[str], missing: str, capsys) -> None:
     message = refusal(capsys, "fit", *words)
+    assert f"There is {missing}" in message
     assert all(way in message for way in WAYS)
     assert not list(Path().iterdir())
 
@@ -36,8 +46,9 @@ def test_the_first_command_names_three_ways_on(words: list[str], capsys) -> None
         (["fitt"], "'fitt' is not a command: did you mean `terrafm fit`?"),
         (["fit", "conf/pretrain.yaml"], "a configuration is given as `--config conf/pretrain.yaml`"),
         (["fit", "--config", "pretrian"], "did you mean `conf/pretrain.yaml`?"),
-        (["fit", "--model.lrr", "1"], "did you mean `--model.optimizer.lr`?"),
-        (["fit", "--model.optimizer.lrr", "1"], "`terrafm fit --model.help=terrafm_tg.tasks.TerraFM` lists those"),
+        (["fit", "--config=pretrain", "--model.lrr", "1"], "did you mean `--model.optimizer.lr`?"),
+        (["fit", "--config=pretrain", "--model.optimizer.lrr", "1"],
+         "`terrafm fit --model.help=terrafm_tg.tasks.TerraFM` lists those"),
         (["fit", "--config=pretrain", "--data.rot=x"], "did you mean `--data.root`?"),
         (["fit", "--config=pretrain", "--trainer.max_stepz=3"], "did you mean `--trainer.max_steps`?"),
         (["bench", "--model", "x"], "`--model` is no option (did you mean `--models`?)"),
@@ -59,19 +70,18 @@ def test_a_file_that_is_no_checkpoint_is_not_to_be_deleted(capsys) -> None:
     assert "delete" not in message
 
 
-def test_help_of_a_command(capsys) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["help", "simulate"])
-    assert stop.value.code == 0
-    assert "--cell_size" in capsys.readouterr().out
-
-
-def test_help_groups_the_commands(capsys) -> None:
-    with pytest.raises(SystemExit):
-        main(["--help"])
+def test_help(capsys) -> None:
+    """Lists every command in its group; `terrafm help COMMAND` lists the options of one."""
+    for words in (["--help"], ["help", "simulate"]):
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        assert stop.value.code == 0
     text = capsys.readouterr().out
     places = [text.index(f"\n{title}:\n") for title in ("data", "training", "products", "measuring")]
     assert places == sorted(places)
+    for command in ("fit", "validate", "test", "predict", "simulate", "index", "export", "profile"):
+        assert f"\n  {command} " in text
+    assert "--cell_size" in text
 
 
 def test_a_reader_may_leave_early() -> None:

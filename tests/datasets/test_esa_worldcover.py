@@ -9,7 +9,7 @@ from shapely import box
 
 from terrafm_tg.datasets.esa_worldcover import ESAWorldCover
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.land_cover import CLASS_NAMES, CLASSES, OCEAN, UNKNOWN, majority
+from terrafm_tg.land_cover import CLASS_NAMES, CLASSES, OCEAN, UNKNOWN, majorities
 
 PIXELS = 40  # per degree; the real map has 12,000
 RES = 1 / PIXELS
@@ -109,12 +109,7 @@ def histogram(**counts):
     ],
 )
 def test_majority(counts, latitude, expected):
-    assert majority(counts, latitude) == expected
-
-
-def test_share_of_water_from_which_it_is_ocean_is_a_setting():
-    assert majority(histogram(water=80, grass=20), 0, ocean_share=0.8) == OCEAN
-    assert majority(histogram(water=100), 0, ocean_share=1.1) == 7
+    assert majorities(counts[None], np.array([latitude])) == expected
 
 
 def test_mask_holds_class_indices_and_is_valid_at_any_date(folder):
@@ -151,8 +146,8 @@ def test_plot_draws_the_published_colours(folder):
 def test_only_the_year_asked_for_is_read(tmp_path):
     write_tile(tmp_path, 48, 0, np.full((30, 30), 10, np.uint8), year=2020, version="v100")
     write_tile(tmp_path, 48, 0, np.full((30, 30), 40, np.uint8))
-    assert majority(ESAWorldCover(tmp_path, year=2020).histogram(box(1, 49, 2, 50)), 49) == 0
-    assert majority(ESAWorldCover(tmp_path).histogram(box(1, 49, 2, 50)), 49) == 3
+    counts = [ESAWorldCover(tmp_path, **year).histogram(box(1, 49, 2, 50)) for year in ({"year": 2020}, {})]
+    assert majorities(np.stack(counts), np.array([49, 49])).tolist() == [0, 3]
 
 
 def test_bad_input_is_named(tmp_path):

@@ -6,18 +6,10 @@ from pathlib import Path
 import pytest
 
 from data.eurosat import data as eurosat
-from refusals import refusal
+from refusals import CONF, IN_MEMORY, refusal
 from terrafm_tg.cli.main import main
 from terrafm_tg.profiling.profile import Profile, read_profile
 from terrafm_tg.profiling.step import bound, in_words
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
-TINY = [
-    *(f"--config={CONF / name}.yaml" for name in ("pretrain", "size/tiny", "../benchmarks/memory", "hardware/cpu")),
-    *("--model.depth=2", "--model.crops.global_size=48", "--model.crops.local_size=32", "--model.crops.local_crops=2"),
-    *("--model.head.prototypes=256", "--model.head.hidden_dim=64", "--data.tile_size=96", "--data.batch_size=4"),
-]
-
 
 #: An allocation of one task, as `salloc -n1` gives.
 SLURM = {"SLURM_NTASKS": "1", "SLURM_NNODES": "1", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "interactive"}
@@ -33,7 +25,7 @@ def test_a_configuration_of_64_processes_is_measured_in_one(
     monkeypatch.chdir(tmp_path)
     many = [f"--config={CONF / 'hardware' / name}.yaml" for name in ("slurm", "fsdp")]
     here = ["--trainer.accelerator=cpu", "--data.batch_size=4", "--data.num_workers=0"]
-    main(["profile", *TINY, *many, *here, "--trainer.accumulate_grad_batches=2", "--steps=3", "--warmup=1",
+    main(["profile", *IN_MEMORY, *many, *here, "--trainer.accumulate_grad_batches=2", "--steps=3", "--warmup=1",
           "--json=new/p.json"])  # fmt: skip
     printed = " ".join(capsys.readouterr().out.split())
     for part in ("loader", "transfer", "views", "teacher", "student", "loss", "backward", "optimizer", "reduction",
@@ -96,7 +88,7 @@ def test_a_wrong_option_is_one_sentence(
 ) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr("terrafm_tg.cli.profile.profile_table", None)  # no table: nothing was measured
-    assert said in refusal(capsys, "profile", *TINY, *options)
+    assert said in refusal(capsys, "profile", *IN_MEMORY, *options)
 
 
 def test_another_task_is_counted_by_torch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

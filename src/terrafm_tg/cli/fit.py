@@ -9,12 +9,10 @@ from argparse import ArgumentError
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from itertools import pairwise
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -31,7 +29,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models.registration import register
 
 from .options import find_configs, refuse
-from .trainer import IN_TRAINER, RunStart, callbacks_of, check_gpus, check_mesh, in_a_sentence, precision_of
+from .trainer import IN_TRAINER, RunStart, callbacks_of, check_gpus, in_a_sentence, precision_of
 
 # Imported classes can be named in a configuration by class name alone: TorchGeo's by the imports above, and ours.
 for _package in ("tasks", "datamodules", "callbacks"):
@@ -57,7 +55,7 @@ class PredictTestSplit(Callback):
 
 
 class TerraFMCLI(LightningCLI):
-    """LightningCLI for any TorchGeo task and datamodule; ``TerraFM`` unless the configuration names another.
+    """LightningCLI for any TorchGeo task and datamodule.
 
     Four defaults differ from Lightning's: checkpoints are written atomically (`AtomicCheckpointIO`); without a
     precision, the device decides; settings on the command line are never replaced by those of ``--ckpt_path``, the task
@@ -121,9 +119,13 @@ class TerraFMCLI(LightningCLI):
         kind = None if data is None else resolve_name(data["class_path"])
         if trainer["use_distributed_sampler"] is None:  # a datamodule of ours splits by its sampler
             trainer["use_distributed_sampler"] = kind is None or not issubclass(kind, TileDataModule)
-        _check_checkpoint(config.get("ckpt_path"))
-        if kind is MajorTOMDataModule:
-            _check_root(str(data["init_args"]["root"]))
+        checkpoint = str(config.get("ckpt_path"))
+        known = checkpoint in ("None", "best", "last", "hpc", "registry") or re.match(r"\w+:", checkpoint)
+        if not known and not Path(checkpoint).exists():
+            raise TerraFMError(f"There is no checkpoint {checkpoint}: correct `--ckpt_path`.")
+        root = str(data["init_args"]["root"]) if kind is MajorTOMDataModule else ""
+        if "://" not in root and not Path(root).exists():
+            raise TerraFMError(f"There is no folder {root} with Major-TOM: {_DATA}.")
 
     def instantiate_classes(self) -> None:
         """Makes datamodule, task and Trainer.
@@ -148,7 +150,6 @@ class TerraFMCLI(LightningCLI):
             rank_zero_info(f"Precision {kwargs['precision']}, which suits this device (`--trainer.precision` sets it)")
         with in_a_sentence(*IN_TRAINER):
             trainer = super().instantiate_trainer(**kwargs)
-        check_mesh(settings, trainer.world_size)
         callbacks = callbacks_of(trainer)
         # Lightning's table counts operations too, mostly 0; RunStart says what it says.
         callbacks[:] = [callback for callback in callbacks if not isinstance(callback, ModelSummary)]
@@ -160,23 +161,21 @@ class TerraFMCLI(LightningCLI):
             super()._run_subcommand(subcommand)
 
     def before_fit(self) -> None:
-        """Shows progress as lines where nobody sees a bar, or draws a bar less often on a GPU; ends with a summary."""
-        show_as_lines(self.trainer)
+        """Shows progress as it suits the output and the device; ends with a summary."""
+        show_progress(self.trainer)
         callbacks = callbacks_of(self.trainer)
         if not any(isinstance(callback, RunSummary) for callback in callbacks):
             callbacks.append(RunSummary())
-        if self.trainer.strategy.root_device.type != "cpu":
-            draw_at_logging_steps(self.trainer)
 
     def before_validate(self) -> None:
-        """Shows progress as lines where nobody sees a bar."""
-        show_as_lines(self.trainer)
+        """Shows progress as it suits the output and the device."""
+        show_progress(self.trainer)
 
     before_test = before_validate
 
     def before_predict(self) -> None:
         """Does the same, and gives ``predict`` samples where TorchGeo's datamodule defines none."""
-        show_as_lines(self.trainer)
+        show_progress(self.trainer)
         callbacks_of(self.trainer).append(PredictTestSplit())
 
     def _parse_ckpt_path(self) -> None:
@@ -184,10 +183,16 @@ class TerraFMCLI(LightningCLI):
 
 
 def _refuse_class_option(error: ArgumentError, command: str) -> None:
-    """Raises an error that names the nearest option of a class, where an unknown one was given for it."""
+    """Raises what is missing, or the nearest option of a class, where an unknown one was given for it."""
     text = str(error)
-    if "required: " in text and text.endswith("data"):
-        raise ArgumentError(None, f"There is no `data` to run on: {_DATA}.") from None
+    if re.search(
+        r"required: .*model$|BaseTask is abstract|subclass of BaseTask\n.*Given value: \{'init_args'", text, re.DOTALL
+    ):
+        raise ArgumentError(
+            None, f"There is no `model`: start with `--config pretrain`, or name one. For data {_DATA}."
+        )
+    if re.search(r"required: .*data$", text):
+        raise ArgumentError(None, f"There is no `data` to run on: {_DATA}.")
     found = re.search(
         r"""Parser key "([\w.]+)".*class_path '([\w.]+)':\s+(?:Option '|unrecognized arguments: --)([\w.]+)""",
         text,
@@ -200,6 +205,7 @@ def _refuse_class_option(error: ArgumentError, command: str) -> None:
     options = ArgumentParser()
     options.add_class_arguments(resolve_name(name), fail_untyped=False)
     known = list(options.get_defaults().keys())
+    # Options of a group are found by their last word, too.
     own = {other.rpartition(".")[2]: other for other in known} | {other: other for other in known}
     near = get_close_matches(option, own, n=1) or get_close_matches(option.rpartition(".")[2], own, n=1)
     advice = f" (did you mean `--{key}.{own[near[0]]}`?)" if near else ""
@@ -207,66 +213,26 @@ def _refuse_class_option(error: ArgumentError, command: str) -> None:
         None,
         f"`--{key}.{option}`: option {option!r} is not accepted by {name}{advice}; "
         f"`terrafm {command} --{key}.help={name}` lists those that are.",
-    ) from None
+    )
 
 
-def _check_checkpoint(path: str | os.PathLike[str] | None) -> None:
-    name = str(path)
-    if path is None or name in ("best", "last", "hpc", "registry") or re.match(r"\w+:", name):
-        return
-    if not Path(name).exists():
-        raise TerraFMError(f"There is no checkpoint {name}: correct `--ckpt_path`.")
+def show_progress(trainer: Trainer) -> None:
+    """Replaces a progress bar by lines where the output is no terminal, or by one that a GPU need not wait for.
 
-
-def _check_root(root: str) -> None:
-    if "://" not in root and not Path(root).exists():
-        raise TerraFMError(f"There is no folder {root} with Major-TOM: {_DATA}.")
-
-
-def show_as_lines(trainer: Trainer) -> None:
-    """Has lines printed in place of a progress bar, which draws nothing, where the output is no terminal.
+    To show a loss in each step is to wait for it; such a bar is drawn at the logging steps instead.
 
     Args:
         trainer: Before its run.
     """
-    bar, console = trainer.progress_bar_callback, Console()
+    bar, console, callbacks = trainer.progress_bar_callback, Console(), callbacks_of(trainer)
     if isinstance(bar, RichProgressBar) and not (console.is_terminal or console.is_jupyter):
-        callbacks = callbacks_of(trainer)
         callbacks[callbacks.index(bar)] = ProgressLines()
-
-
-def draw_at_logging_steps(trainer: Trainer) -> None:
-    """Has a progress bar that is drawn in every step drawn at the logging steps only: to show a loss is to wait for it.
-
-    Args:
-        trainer: Before its fit.
-    """
-    bar = trainer.progress_bar_callback
-    if isinstance(bar, TQDMProgressBar | RichProgressBar) and bar.refresh_rate == 1:
-        callbacks = callbacks_of(trainer)
+    elif (
+        isinstance(bar, TQDMProgressBar | RichProgressBar)
+        and bar.refresh_rate == 1
+        and trainer.strategy.root_device.type != "cpu"
+    ):
         callbacks[callbacks.index(bar)] = type(bar)(refresh_rate=vars(trainer)["log_every_n_steps"])
-
-
-def with_model(words: Sequence[str]) -> list[str]:
-    """Returns the options with TerraFM as the model where neither an option nor a configuration names one.
-
-    A default of the parser would do the same, but jsonargparse hands the settings of a default class on to the class
-    that replaces it: TorchGeo's tasks would start with TerraFM's learning rate.
-
-    Args:
-        words: Options of the command.
-    """
-    named = any(word.split("=")[0] in ("--model", "--model.class_path") for word in words)
-    files = [word.partition("=")[2] for word in words if word.startswith("--config=")]
-    files += [path for word, path in pairwise(words) if word in ("--config", "-c")]
-    for path in map(Path, files):
-        try:
-            config = yaml.safe_load(path.read_text()) if path.is_file() else None
-        except yaml.YAMLError:  # the parser says what is wrong with it
-            continue
-        model = config.get("model") if isinstance(config, dict) else None
-        named |= isinstance(model, str) or (isinstance(model, dict) and "class_path" in model)
-    return list(words) if named else ["--model=terrafm_tg.tasks.TerraFM", *words]
 
 
 def prepare(words: Sequence[str]) -> list[str]:
@@ -283,7 +249,7 @@ def prepare(words: Sequence[str]) -> list[str]:
         logging.getLogger(name).addFilter(_no_advertisement)
     register()  # names for TorchGeo's tasks, which the command had not imported until now
     sys.path.append(os.getcwd())  # for classes of the user's own
-    return with_model(find_configs(words))
+    return find_configs(words)
 
 
 def _no_advertisement(record: logging.LogRecord) -> bool:

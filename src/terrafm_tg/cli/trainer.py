@@ -48,28 +48,6 @@ def check_gpus(settings: Mapping[str, Any]) -> None:
         )
 
 
-def check_mesh(settings: Mapping[str, Any], processes: int) -> None:
-    """Checks that a strategy in two dimensions has as many places as there are processes.
-
-    Args:
-        settings: Of the Trainer: ``strategy``.
-        processes: Of the run.
-
-    Raises:
-        TerraFMError: If it has more or fewer.
-    """
-    strategy = settings["strategy"]
-    given = strategy.get("init_args", {}) if isinstance(strategy, Mapping) else {}
-    sides = {name: given.get(name) for name in ("data_parallel_size", "tensor_parallel_size")}
-    numbers = [side for side in sides.values() if isinstance(side, int)]
-    if len(numbers) == 2 and numbers[0] * numbers[1] != processes:
-        product = " and ".join(f"`{name}={side}`" for name, side in sides.items())
-        raise TerraFMError(
-            f"`trainer.strategy` with {product} takes {numbers[0] * numbers[1]} processes, the run has {processes}: "
-            "correct them, `trainer.devices` or `trainer.num_nodes`."
-        )
-
-
 def precision_of(settings: Mapping[str, Any]) -> str:
     """Returns the precision for the device of a Trainer: bf16 where it has units for it, else float32.
 
