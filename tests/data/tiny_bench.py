@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from terrafm_tg.datasets.bench import BenchDataset, BenchTask, open_bench
-from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.protocols import Splits
 
 S2 = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
@@ -31,16 +30,15 @@ class TinyBench(BenchDataset):
 
     def __init__(self, task: BenchTask, root: Path, images: Mapping[str, Tensor], target: Tensor, split="train"):
         self.root, self.target, self.sensors = root, target, tuple(images)
-        files = []
-        for sensor, stack in images.items():
-            for number, image in enumerate(stack):
-                files.append(root / f"{split}_{number}_{sensor}.npy")
-                np.save(files[-1], image.numpy())
+        paths = [[root / f"{split}_{number}_{sensor}.npy" for sensor in images] for number in range(len(target))]
+        for sample, *stacks in zip(paths, *images.values(), strict=True):
+            for path, image in zip(sample, stacks, strict=True):
+                np.save(path, image.numpy())
         bands = {sensor: stack.transpose(0, -3).flatten(1) for sensor, stack in images.items()}
         super().__init__(
             task,
             split,
-            files,
+            paths,
             {sensor: x.nanmean(1) for sensor, x in bands.items()},
             {sensor: x[:, ~x.isnan().any(0)].std(1) for sensor, x in bands.items()},
         )
@@ -48,15 +46,10 @@ class TinyBench(BenchDataset):
     def __len__(self) -> int:
         return len(self.target)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        sample = {"label": self.target[index]}
-        for sensor in self.sensors:
-            path = self.root / f"{self.split}_{index}_{sensor}.npy"
-            try:
-                sample[f"image_{sensor}"] = torch.from_numpy(np.load(path))
-            except (OSError, ValueError, EOFError) as error:
-                raise TerraFMError(f"{path} cannot be read: fetch it again.") from error
-        return sample
+    def read(self, index: int) -> dict[str, Tensor]:
+        paths = zip(self.sensors, self.paths[index], strict=True)
+        images = {f"image_{sensor}": torch.from_numpy(np.load(path)) for sensor, path in paths}
+        return images | {"label": self.target[index]}
 
     def targets(self) -> Tensor:
         return self.target

@@ -217,7 +217,7 @@ def test_a_damaged_list_is_named(tmp_path: Path) -> None:
         make_copernicus(tmp_path, name, n=1)
         path = tmp_path / file
         path.write_text("" if name == "DFC2020-S1" else json.dumps({"a": {}})[:-1])
-        with pytest.raises(TerraFMError, match=rf"{path.name} cannot be read \(.*\): fetch it again"):
+        with pytest.raises(TerraFMError, match=rf"{path.name} cannot be read \(.*\): it is damaged or incomplete"):
             open_bench(name, tmp_path, "test")
 
 

@@ -46,11 +46,11 @@ def test_pixels_equal_geobenchs_own_reader(root: Path, name: str) -> None:
     data, own = open_bench(name, root, "train"), oracle(root, name)
     assert len(data) == len(own) == 20
     for index in (0, 7):
-        for sensor, names in data.layout.names.items():
+        for sensor, names in data.names.items():
             image = data[index][f"image_{sensor}"]
-            stored, _ = own[index].pack_to_3d(names[: len(image)])
+            stored, _ = own[index].pack_to_3d(names)
             expected = torch.from_numpy(stored).float().movedim(-1, 0)
-            unit = data.layout.units.get(sensor)
+            unit = data.units[sensor]
             if unit == "power":
                 expected = 10 * torch.log10(expected)
             elif unit in ("reflectance", "byte"):
@@ -76,11 +76,6 @@ def test_targets_are_the_labels_of_the_samples(root: Path, name: str) -> None:
             data.targets()
     else:
         torch.testing.assert_close(data.targets(), torch.stack([data[i]["label"] for i in range(len(data))]))
-
-
-def test_class_names_are_those_of_the_files(root: Path, name: str) -> None:
-    task = open_bench(name, root, "test").task
-    assert task.classes == tuple(f"class {number}" for number in range(len(TASKS[name].classes)))
 
 
 def test_statistics_are_in_the_unit_of_the_images(root: Path, name: str) -> None:
@@ -120,9 +115,8 @@ def test_loader_workers_read_the_same(root: Path, name: str) -> None:
 
 
 def test_missing_dataset_says_where_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(MissingDatasetError, match=r"segmentation_v1.0/m-cashew-plant .*huggingface.co") as caught:
+    with pytest.raises(MissingDatasetError, match=r"segmentation_v1.0/m-cashew-plant .*huggingface.co"):
         open_bench("m-cashew-plant", tmp_path, "test")
-    assert caught.value.task is TASKS["m-cashew-plant"]
 
 
 def test_folder_of_all_benchmarks_may_hold_geobench(tmp_path: Path) -> None:

@@ -97,7 +97,9 @@ def test_a_damaged_image_is_one_sentence(data: TinyBench, workers: int) -> None:
     os.truncate(data.files[5], 100)
     with pytest.raises(TerraFMError) as caught:
         embeddings(encoder(data), data, num_workers=workers)
-    assert str(caught.value) == f"{data.files[5]} cannot be read: fetch it again."
+    message = str(caught.value)
+    assert message.startswith(f"{data.files[5]} cannot be read (")
+    assert "\n" not in message
 
 
 def test_nothing_to_embed(tmp_path: Path) -> None:

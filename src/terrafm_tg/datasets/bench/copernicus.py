@@ -3,7 +3,7 @@
 Its tasks are those for which TerraFM has a stem: eight of the paper, and Flood-S1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -28,17 +28,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import S1RTC, S2L1C, S2L2A
 from terrafm_tg.utils.trust import check_tiffs, open_image
 
-from .task import (
-    Bands,
-    BenchDataset,
-    BenchTask,
-    Kind,
-    MissingDatasetError,
-    Split,
-    check_images,
-    check_mask,
-    missing_as_nan,
-)
+from .task import BenchDataset, BenchTask, Kind, Split, find_below, naming
 
 #: The official code clamps the linear power of Flood-S1 to [0, 0.15].
 FLOOD_POWER = 0.15
@@ -52,10 +42,6 @@ SSL4EO = {
     "B12": (1118.2, 736.7),
 }  # fmt: skip
 
-#: Folders under the benchmarks' root in which the data may lie, besides the root itself.
-FOLDERS = ("", "copernicus_bench", "copernicusbench", "Copernicus-Bench")
-
-
 type Files = Callable[[Any], list[list[Path]]]
 type StoredUnit = Literal["reflectance", "power"]
 
@@ -65,67 +51,80 @@ class CopernicusDataset(BenchDataset):
 
     Args:
         task: The task.
+        root: The folder of all benchmarks, or one that TorchGeo takes as root.
         split: The split.
-        data: An instance of TorchGeo's class.
-        paths: The files of each sample, images before the mask.
-        listed: The file that lists the split.
+        partition: Has no effect: the benchmark has none.
+        dataset: TorchGeo's class.
+        list_files: Lists the files of each sample, images before the mask, given an instance of it.
         unit: Unit of the files if it is not decibels or digital numbers: ``"reflectance"`` from 0 to 1, or linear
             ``"power"``.
 
     Raises:
-        TerraFMError: If files that the split lists are not there.
+        MissingDatasetError: If the split is not under ``root``.
+        TerraFMError: If its list is damaged, or files that it lists are not there.
     """
 
     def __init__(
         self,
         task: BenchTask,
+        root: Path,
         split: Split,
-        data: CopernicusBenchBase,
-        paths: list[list[Path]],
-        listed: Path,
+        partition: str,
+        *,
+        dataset: type[CopernicusBenchBase],
+        list_files: Files,
         unit: StoredUnit | None,
     ) -> None:
         ((sensor, bands),) = task.sensors.items()
-        files = list(dict.fromkeys(path for sample in paths for path in sample))
-        absent = [path for path in files if not path.is_file()]
+        inner = Path(getattr(dataset, "directory", ""), dataset.filename.format(split))
+        listed = find_below(root, inner)
+        if listed is None:
+            raise task.missing(root / inner)
+        with naming(listed):
+            self.data = dataset(str(listed.parents[len(inner.parts) - 1]), split=split, bands=bands)
+            paths = list_files(self.data)
+        mean, std = torch.tensor([SSL4EO[band] for band in bands]).T
+        super().__init__(task, split, paths, {sensor: mean}, {sensor: std}, source=listed)
+        self.key, self.unit = f"image_{sensor}", unit
+        absent = [path for path in self.files if not path.is_file()]
         if absent:
             raise TerraFMError(
-                f"{absent[0]}, which {listed} names, is not there (nor are {len(absent) - 1} more of {len(files)}): "
-                f"unpack {data.zipfile} again."
+                f"{absent[0]}, which {listed} names, is not there (nor are {len(absent) - 1} more of "
+                f"{len(self.files)}): unpack {dataset.zipfile} again."
             )
-        mean, std = torch.tensor([SSL4EO[band] for band in bands]).T
-        super().__init__(task, split, files, {sensor: mean}, {sensor: std}, source=listed)
-        self.key = f"image_{sensor}"
-        self.unit = unit
-        self.data = data
-        self.paths = paths
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def read(self, index: int) -> dict[str, Tensor]:
         """Reads a sample.
 
         Raises:
             TerraFMError: If one of its files is damaged, or has too few bands.
         """
-        index = range(len(self))[index]
-        paths = self.paths[index]
-        check_tiffs(path for path in paths if path.suffix == ".tif")
+        check_tiffs(path for path in self.paths[index] if path.suffix == ".tif")
         try:
             sample = self.data[index]
-        except (RasterioError, OSError, KeyError, IndexError) as error:
-            raise TerraFMError(_fault(paths, self.task, error)) from error
+        except (RasterioError, IndexError):
+            self._find_fault(self.paths[index])
+            raise
         image = sample["image"].float()
         if self.unit == "reflectance":
             image = image * 10_000
         elif self.unit == "power":
             image = 10 * image.clamp(0, FLOOD_POWER).log10()
-        image = missing_as_nan(image)
-        check_images([image], paths[0])
-        if self.task.kind == "segmentation":
-            return {self.key: image, "mask": check_mask(sample["mask"].long(), paths[-1], self.task)}
-        return {self.key: image, "label": sample["label"].long()}
+        target = "mask" if self.task.kind == "segmentation" else "label"
+        return {self.key: image, target: sample[target].long()}
+
+    def _find_fault(self, paths: Sequence[Path]) -> None:
+        """Reads each file of a sample whole, and names the one that is damaged, or has too few bands."""
+        (bands,) = self.task.sensors.values()
+        for path in paths if paths[0].suffix == ".tif" else ():
+            with naming(path), open_image(path) as file:
+                file.read()
+                count = file.count
+            if path == paths[0] and self.task.dates == 1 and count < len(bands):
+                raise TerraFMError(
+                    f"{path} has {count} bands, but {self.task.name} has {len(bands)} ({', '.join(bands)}): fetch it "
+                    "again."
+                )
 
     def _labels(self) -> Tensor:
         """Reads the labels from the list of the split: int64 (n,), or (n, 19) of BigEarthNet."""
@@ -135,66 +134,6 @@ class CopernicusDataset(BenchDataset):
         if self.task.kind == "multilabel":
             return torch.from_numpy(self.data.files.iloc[:, 2:].to_numpy("int64"))
         return torch.tensor([self.task.classes.index(path.parent.name) for (path,) in self.paths])
-
-
-def _fault(paths: list[Path], task: BenchTask, error: Exception) -> str:
-    """Says what is wrong with the files of a sample that raised ``error``, after reading each whole."""
-    (bands,) = task.sensors.values()
-    for path in paths if paths[0].suffix == ".tif" else ():
-        needed = len(bands) if path == paths[0] and task.dates == 1 else 1
-        try:
-            with open_image(path) as file:
-                file.read()
-                count = file.count
-        except RasterioError:
-            return f"{path} cannot be read: it is damaged or incomplete, so fetch it again."
-        if count < needed:
-            return f"{path} has {count} bands, but {task.name} has {needed} ({', '.join(bands)}): fetch it again."
-    return f"{paths[0]} cannot be read ({error}): it is damaged or incomplete, so fetch it again."
-
-
-def open_copernicus(
-    source: type[CopernicusBenchBase],
-    files: Files,
-    unit: StoredUnit | None,
-    task: BenchTask,
-    root: Path,
-    split: Split,
-    *,
-    partition: str,
-    bands: Bands,
-) -> CopernicusDataset:
-    """Opens a split; the benchmark has no partitions, and its band names are right.
-
-    Args:
-        source: TorchGeo's class.
-        files: The files of each sample, images before the mask, given an instance of ``source``.
-        unit: Of the files; see :class:`CopernicusDataset`.
-        task: The task.
-        root: The folder of all benchmarks, or one that TorchGeo takes as root.
-        split: The split.
-        partition: Has no effect.
-        bands: Has no effect.
-
-    Raises:
-        MissingDatasetError: If the split is not under ``root``.
-        TerraFMError: If its list is damaged, or files that it lists are not there.
-    """
-    inner = Path(getattr(source, "directory", ""), source.filename.format(split))
-    published = PurePosixPath(str(source.url)).parent.name
-    candidates = (root / folder / nested for folder in FOLDERS for nested in ("", published))
-    folder = next((folder for folder in candidates if (folder / inner).is_file()), None)
-    if folder is None:
-        raise MissingDatasetError(task, root / inner)
-    (names,) = task.sensors.values()
-    try:
-        data = source(str(folder), split=split, bands=names)
-        paths = files(data)
-    except TerraFMError:
-        raise
-    except (OSError, KeyError, IndexError, ValueError) as error:  # the list is empty, cut off, or no list
-        raise TerraFMError(f"{folder / inner} cannot be read ({error}): fetch it again.") from error
-    return CopernicusDataset(task, split, data, paths, folder / inner, unit)
 
 
 def _folder(data: CopernicusBenchBase) -> Path:
@@ -272,7 +211,7 @@ def _task(
         counts=counts,
         where=f"download {url.parent.name}/{url.name} of https://huggingface.co/datasets/wangyi111/Copernicus-Bench"
         f"{' and unpack it' if url.suffix == '.zip' else ''} into the folder of the benchmarks.",
-        opener=partial(open_copernicus, data, files, unit),
+        opener=partial(CopernicusDataset, dataset=data, list_files=files, unit=unit),
         dates=dates,
         ignore_index=ignore_index,
     )

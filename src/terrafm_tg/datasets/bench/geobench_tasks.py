@@ -7,7 +7,7 @@ from torchgeo.datasets import BigEarthNet, So2Sat
 
 from terrafm_tg.modalities import S1RTC, S2L1C, S2L2A
 
-from .geobench import FileLayout, FileUnit, open_geobench
+from .geobench import FileUnit, GeoBench
 from .task import BenchTask, Kind
 
 #: Bands of Sentinel-2 by their names in GEO-Bench's files, in the order of files that have all.
@@ -61,7 +61,7 @@ def _task(
         counts=counts,
         where=f"download {folder}/{name}.zip of https://huggingface.co/datasets/recursix/geo-bench-1.0 and unpack it "
         "there (`geobench-download` fetches all of them).",
-        opener=partial(open_geobench, FileLayout(names, units or {}, mislabelled)),
+        opener=partial(GeoBench, stored=names, units=units or {}, mislabelled=mislabelled),
     )
 
 

@@ -9,7 +9,7 @@ from torchgeo.datasets.utils import lazy_import
 
 from terrafm_tg.errors import TerraFMError
 
-from .task import Bands, BenchDataset, BenchTask, MissingDatasetError, Split, check_images, check_mask, missing_as_nan
+from .task import BenchDataset, BenchTask, Split, find_below, naming
 
 #: Channels of the files in order: Sentinel-2 L1C without B8A, then slope in degrees and elevation in meters.
 _OPTICS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10", "B11", "B12")
@@ -38,107 +38,72 @@ LAYOUTS = (
      for split, name in (("train", "train"), ("val", "validation"), ("test", "test"))},
 )  # fmt: skip
 
-#: Folders under the benchmarks' root in which the data may lie, besides the root itself.
-FOLDERS = ("landslide4sense", "Landslide4Sense", "Landslide4sense", "")
-
 
 class Landslide4Sense(BenchDataset):
     """One split: ``image_s2l1c`` (12, 128, 128), ``image_terrain`` (2, 128, 128) and ``mask`` of 0 and 1.
 
     Args:
         task: The task.
-        split: The split.
-        images: HDF5 files with ``img`` (H, W, 14).
-        masks: HDF5 files with ``mask`` (H, W), in the same order.
-    """
-
-    def __init__(self, task: BenchTask, split: Split, images: list[Path], masks: list[Path]) -> None:
-        self.widths = [len(bands) for bands in task.sensors.values()]
-        self.scale = torch.tensor(SCALE)[:, None, None]
-        mean, std = (torch.tensor(SCALE) * torch.tensor(values) for values in (MEAN, STD))
-        super().__init__(
-            task,
-            split,
-            [*images, *masks],
-            dict(zip(task.sensors, mean.split(self.widths), strict=True)),
-            dict(zip(task.sensors, std.split(self.widths), strict=True)),
-        )
-        self.images, self.masks = images, masks
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """A sample in digital numbers, degrees and meters.
-
-        Raises:
-            TerraFMError: If one of its files is damaged, or its pixels are of another shape.
-        """
-        image, mask = _read(self.images[index], "img"), _read(self.masks[index], "mask")
-        if image.ndim != 3 or image.shape[-1] != len(SCALE):
-            raise TerraFMError(
-                f"{self.images[index]} holds pixels of the shape {tuple(image.shape)}, but Landslide4Sense has "
-                f"(height, width, {len(SCALE)}) with {', '.join([*_OPTICS, *_TERRAIN])}: fetch it again."
-            )
-        if image.shape[:2] != mask.shape:
-            raise TerraFMError(
-                f"{self.masks[index]} is {tuple(mask.shape)}, but its image {tuple(image.shape[:2])}: fetch both again."
-            )
-        pixels = missing_as_nan(image.permute(2, 0, 1).float() * self.scale)
-        check_images([pixels], self.images[index])
-        sensors = zip(self.task.sensors, pixels.split(self.widths), strict=True)
-        return {f"image_{name}": part.contiguous() for name, part in sensors} | {
-            "mask": check_mask(mask.long(), self.masks[index], self.task)
-        }
-
-
-def _read(path: Path, key: str) -> Tensor:
-    """A whole data set of an HDF5 file."""
-    try:
-        with lazy_import("h5py").File(path, "r") as file:
-            return torch.from_numpy(file[key][()])
-    except (OSError, KeyError, TypeError) as error:  # truncated, or other contents
-        raise TerraFMError(
-            f"{path} cannot be read ({error}): it is damaged or incomplete, so fetch it again."
-        ) from error
-
-
-def _numbered(folder: Path, kind: str) -> dict[int, Path]:
-    """The files ``<kind>_<number>.h5`` of a folder by number, in that order."""
-    found = ((re.fullmatch(rf"{kind}_(\d+)\.h5", path.name), path) for path in folder.glob(f"{kind}_*.h5"))
-    return dict(sorted((int(match[1]), path) for match, path in found if match))
-
-
-def open_landslide(task: BenchTask, root: Path, split: Split, *, partition: str, bands: Bands) -> Landslide4Sense:
-    """Opens a split; the benchmark has no partitions, and its band names are right.
-
-    Args:
-        task: The task.
         root: The folder of all benchmarks, or that of this one.
         split: The split.
-        partition: Has no effect.
-        bands: Has no effect.
+        partition: Has no effect: the benchmark has none.
 
     Raises:
         MissingDatasetError: If the split is not under ``root``.
         TerraFMError: If an image has no mask.
     """
-    for folder in FOLDERS:
-        for layout in LAYOUTS:
-            images, masks = (root / folder / part for part in layout[split])
-            named = _numbered(images, "image")
-            if not named:
-                continue
-            with_mask = _numbered(masks, "mask")
-            without = [path for number, path in named.items() if number not in with_mask]
-            if without:
-                raise TerraFMError(
-                    f"{without[0]} has no mask in {masks} (nor have {len(without) - 1} more of {len(named)}): the "
-                    "challenge left out those of validation and test, which "
-                    "https://zenodo.org/records/10463239 has."
-                )
-            return Landslide4Sense(task, split, list(named.values()), [with_mask[number] for number in named])
-    raise MissingDatasetError(task, root / FOLDERS[0] / LAYOUTS[0][split][0])
+
+    def __init__(self, task: BenchTask, root: Path, split: Split, partition: str) -> None:
+        found = [(find_below(root, layout[split][0]), layout[split][1]) for layout in LAYOUTS]
+        folder, inner = next(((folder, inner) for folder, inner in found if folder), (None, ""))
+        if folder is None:
+            raise task.missing(root / "landslide4sense" / LAYOUTS[0][split][0])
+        mask_folder = folder.parents[1] / inner
+        images, masks = _numbered(folder, "image"), _numbered(mask_folder, "mask")
+        without = [path for number, path in images.items() if number not in masks]
+        if without:
+            raise TerraFMError(
+                f"{without[0]} has no mask in {mask_folder} (nor have {len(without) - 1} more of {len(images)}): the "
+                "challenge left out those of validation and test, which https://zenodo.org/records/10463239 has."
+            )
+        self.widths = [len(bands) for bands in task.sensors.values()]
+        self.scale = torch.tensor(SCALE)
+        mean, std = (self.scale * torch.tensor(values) for values in (MEAN, STD))
+        super().__init__(
+            task,
+            split,
+            [[path, masks[number]] for number, path in images.items()],
+            dict(zip(task.sensors, mean.split(self.widths), strict=True)),
+            dict(zip(task.sensors, std.split(self.widths), strict=True)),
+        )
+
+    def read(self, index: int) -> dict[str, Tensor]:
+        """Reads a sample in digital numbers, degrees and meters.
+
+        Raises:
+            TerraFMError: If one of its files is damaged, or its pixels are of another shape.
+        """
+        image, mask = (_read(path, key) for path, key in zip(self.paths[index], ("img", "mask"), strict=True))
+        if image.ndim != 3 or image.shape[-1] != len(SCALE):
+            raise TerraFMError(
+                f"{self.paths[index][0]} holds pixels of the shape {tuple(image.shape)}, but Landslide4Sense has "
+                f"(height, width, {len(SCALE)}) with {', '.join([*_OPTICS, *_TERRAIN])}: fetch it again."
+            )
+        parts = (image.float() * self.scale).permute(2, 0, 1).split(self.widths)
+        images = {f"image_{name}": part.contiguous() for name, part in zip(self.task.sensors, parts, strict=True)}
+        return images | {"mask": mask.long()}
+
+
+def _read(path: Path, key: str) -> Tensor:
+    """Reads a whole data set of an HDF5 file."""
+    with naming(path), lazy_import("h5py").File(path, "r") as file:
+        return torch.from_numpy(file[key][()])
+
+
+def _numbered(folder: Path, kind: str) -> dict[int, Path]:
+    """Returns the files ``<kind>_<number>.h5`` of a folder by number, in that order."""
+    found = ((re.fullmatch(rf"{kind}_(\d+)\.h5", path.name), path) for path in folder.glob(f"{kind}_*.h5"))
+    return dict(sorted((int(match[1]), path) for match, path in found if match))
 
 
 LANDSLIDE4SENSE = BenchTask(
@@ -153,5 +118,5 @@ LANDSLIDE4SENSE = BenchTask(
     counts=(3799, 245, 800),
     where="unpack TrainData, ValidData and TestData of https://zenodo.org/records/10463239 into landslide4sense in the "
     "folder of the benchmarks.",
-    opener=open_landslide,
+    opener=Landslide4Sense,
 )

@@ -1,6 +1,7 @@
 """All tasks by name, opening a split of one, and seeded parts of a train split."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,21 +18,10 @@ from .task import Bands, BenchDataset, BenchTask, Split
 TASKS: dict[str, BenchTask] = {task.name: task for task in (*GEO_BENCH, *COPERNICUS_BENCH, LANDSLIDE4SENSE)}
 
 
-def get_task(name: str) -> BenchTask:
-    """The task of that name.
-
-    Raises:
-        TerraFMError: If there is none.
-    """
-    if name not in TASKS:
-        raise TerraFMError(f"Benchmark dataset {name!r} is unknown: use one of {', '.join(TASKS)}.")
-    return TASKS[name]
-
-
 def open_bench(
     name: str, root: Path, split: Split, *, fraction: float = 1.0, seed: int = 0, bands: Bands = "corrected"
 ) -> BenchDataset:
-    """One split of a benchmark dataset.
+    """Opens one split of a benchmark dataset.
 
     Args:
         name: A name of :data:`TASKS`.
@@ -46,7 +36,9 @@ def open_bench(
         MissingDatasetError: If the dataset is not under ``root``.
         TerraFMError: If a setting is unknown, or a file is damaged.
     """
-    task = get_task(name)
+    if name not in TASKS:
+        raise TerraFMError(f"Benchmark dataset {name!r} is unknown: use one of {', '.join(TASKS)}.")
+    task = TASKS[name]
     if split not in ("train", "val", "test"):
         raise TerraFMError(f"Split {split!r} is unknown: use train, val or test.")
     if bands not in ("corrected", "labelled"):
@@ -54,7 +46,9 @@ def open_bench(
     if not 0 < fraction <= 1:
         raise TerraFMError(f"`fraction` must be above 0 and at most 1, got {fraction}.")
     partition = f"{fraction:.2f}x_train" if fraction == round(fraction, 2) else ""
-    dataset = task.opener(task, Path(root), split, partition=partition, bands=bands)
+    if bands == "labelled" and task.labelled is not None:
+        task = replace(task, sensors=task.labelled)
+    dataset = task.opener(task, Path(root), split, partition)
     if split == "train" and fraction < 1 and dataset.partition != partition:
         return take_fraction(dataset, fraction, seed)
     return dataset
@@ -69,23 +63,15 @@ class BenchSubset(BenchDataset):
     """
 
     def __init__(self, dataset: BenchDataset, indices: list[int]) -> None:
+        paths = [dataset.paths[index] for index in indices]
         super().__init__(
-            dataset.task,
-            dataset.split,
-            dataset.files,
-            dataset.mean,
-            dataset.std,
-            partition=dataset.partition,
-            source=dataset.source,
+            dataset.task, dataset.split, paths, dataset.mean, dataset.std, dataset.partition, dataset.source
         )
-        self.dataset = dataset
-        self.indices = indices
+        self.dataset, self.indices = dataset, indices
 
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return self.dataset[self.indices[index]]
+    def read(self, index: int) -> dict[str, Tensor]:
+        """Reads a sample of the whole."""
+        return self.dataset.read(self.indices[index])
 
     def targets(self) -> Tensor:
         """Labels of the chosen samples."""
@@ -98,7 +84,7 @@ class BenchSubset(BenchDataset):
 
 
 def take_fraction(dataset: BenchDataset, fraction: float, seed: int) -> BenchSubset:
-    """A seeded random part of ``dataset``; a smaller fraction is contained in a larger one of the same seed.
+    """Draws a seeded random part of ``dataset``; a smaller fraction is contained in a larger one of the same seed.
 
     Of single-label data it takes the same share of each class, and at least one sample; of multi-label data and
     masks, of all samples.

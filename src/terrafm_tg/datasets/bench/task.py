@@ -3,13 +3,15 @@
 import hashlib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import torch
+from rasterio.errors import RasterioError
 from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
 
@@ -20,33 +22,13 @@ Split = Literal["train", "val", "test"]
 Bands = Literal["corrected", "labelled"]
 
 
+#: Opens one split of a task under a root. The name of a train subset (``"0.01x_train"``) comes last; where there is
+#: none of that name the whole is opened, and the dataset's ``partition`` says which it is.
+type Opener = Callable[[BenchTask, Path, Split, str], BenchDataset]
+
+
 class MissingDatasetError(TerraFMError):
-    """A benchmark dataset is not on this disk; whoever runs many skips it and names it.
-
-    Args:
-        task: The task whose files are missing.
-        looked_for: The path that was looked for.
-    """
-
-    def __init__(self, task: "BenchTask", looked_for: Path) -> None:
-        super().__init__(f"{task.name} is not there: {looked_for} was looked for; {task.where}")
-        self.task = task
-        self.looked_for = looked_for
-
-    def __reduce__(self) -> "tuple[type, tuple[BenchTask, Path]]":
-        return type(self), (self.task, self.looked_for)
-
-
-class Opener(Protocol):
-    """Opens one split of a task.
-
-    ``partition`` names a train subset of the benchmark (``"0.01x_train"``); an opener that has none of that name opens
-    the whole train split, and the dataset's ``partition`` says which it opened.
-    """
-
-    def __call__(self, task: "BenchTask", root: Path, split: Split, *, partition: str, bands: Bands) -> "BenchDataset":
-        """The split of ``task`` under ``root``, with band names as corrected or as labelled."""
-        ...
+    """A benchmark dataset is not on this disk; whoever runs many skips it and names it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +68,14 @@ class BenchTask:
     ignore_index: int | None = None
     where: str = ""
 
+    def missing(self, path: Path) -> MissingDatasetError:
+        """Returns the error of a dataset that is not there, with where to get it.
+
+        Args:
+            path: The path that was looked for.
+        """
+        return MissingDatasetError(f"{self.name} is not there: {path} was looked for; {self.where}")
+
 
 class BenchDataset(NonGeoDataset, ABC):
     """One split of a task.
@@ -97,40 +87,65 @@ class BenchDataset(NonGeoDataset, ABC):
     Args:
         task: The task as it was opened: ``sensors`` follows ``bands``.
         split: ``"train"``, ``"val"`` or ``"test"``.
-        files: The files that samples are read from.
+        paths: The files of each sample, images before the mask.
         mean: Mean per band in the unit of the images, by sensor.
         std: Standard deviation per band, by sensor.
         partition: The train partition that was opened.
         source: The file or folder that tells which samples the split has.
-        settings: What else decides the samples, for the fingerprint.
     """
 
     def __init__(
         self,
         task: BenchTask,
         split: Split,
-        files: Sequence[Path],
+        paths: Sequence[Sequence[Path]],
         mean: Mapping[str, Tensor],
         std: Mapping[str, Tensor],
-        *,
         partition: str = "",
         source: Path | str = "",
-        settings: Sequence[object] = (),
     ) -> None:
-        self.task = task
-        self.split = split
-        self.files = list(files)
-        self.mean = dict(mean)
-        self.std = dict(std)
-        self.partition = partition
+        self.task, self.split, self.paths, self.partition = task, split, paths, partition
+        self.files = list(dict.fromkeys(path for sample in paths for path in sample))
+        self.mean, self.std = dict(mean), dict(std)
         self.source = source or f"{task.name} ({split})"
-        self._settings = (task.name, tuple(task.sensors.items()), split, partition, *settings)
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.paths)
 
     @abstractmethod
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    def read(self, index: int) -> dict[str, Tensor]:
+        """Reads images, and label or mask, of a sample in the units of the class."""
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Reads a sample.
+
+        Raises:
+            TerraFMError: If a file is damaged, no pixel is a number, or a mask has another size or an unknown class.
+        """
+        index = range(len(self))[index]
+        paths = self.paths[index]
+        with naming(paths[0]):
+            sample = self.read(index)
+        images = {key: x for key, x in sample.items() if key.startswith("image")}
+        for key, x in images.items():
+            sample[key] = torch.where(x.isfinite(), x, torch.nan)  # such as decibels of no power
+        if not any(x.isfinite().any() for x in images.values()):
+            raise TerraFMError(f"{paths[0]} holds no pixel that is a number: fetch it again.")
+        if "mask" in sample:
+            self._check_mask(sample["mask"], next(iter(images.values())).shape[-2:], paths[-1])
+        return sample
+
+    def _check_mask(self, mask: Tensor, size: torch.Size, path: Path) -> None:
+        if mask.shape != size:
+            raise TerraFMError(f"{path} has a mask of {tuple(mask.shape)} for images of {tuple(size)}: fetch it again.")
+        count, ignored = len(self.task.classes), self.task.ignore_index
+        known = torch.tensor([*range(count), *([] if ignored is None else [ignored])])
+        wrong = mask[~torch.isin(mask, known)]
+        if len(wrong):
+            raise TerraFMError(
+                f"{path} holds the class {int(wrong[0])}, but {self.task.name} has classes 0 to {count - 1}: fetch the "
+                "file again."
+            )
 
     def targets(self) -> Tensor:
         """Returns the labels of all samples, without decoding an image: int64 (n,), or (n, L) of several labels.
@@ -171,46 +186,42 @@ class BenchDataset(NonGeoDataset, ABC):
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of names, sizes and times of the files, and of the settings."""
-        digest = hashlib.sha256(repr(self._settings).encode())
+        settings = (self.task.name, tuple(self.task.sensors.items()), self.split, self.partition)
+        digest = hashlib.sha256(repr(settings).encode())
         for path in self.files:
             stat = path.stat()
             digest.update(f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
         return digest.hexdigest()
 
 
-def missing_as_nan(image: Tensor) -> Tensor:
-    """Returns the image with NaN for every pixel that is not finite, such as decibels of no power."""
-    return torch.where(image.isfinite(), image, torch.nan)
-
-
-def check_images(images: Iterable[Tensor], path: Path) -> None:
-    """Raises TerraFMError if no pixel of any image is a number.
-
-    Args:
-        images: Of one sample.
-        path: The file that they were read from.
-    """
-    if all(image.isnan().all() for image in images):
-        raise TerraFMError(f"{path} holds no pixel that is a number: fetch it again.")
-
-
-def check_mask(mask: Tensor, path: Path, task: BenchTask) -> Tensor:
-    """Returns the mask, if it holds nothing but the task's classes and the value to leave out.
-
-    Args:
-        mask: int64 (H, W).
-        path: The file that it was read from.
-        task: The task.
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turns an error of reading a damaged file into a sentence that names it.
 
     Raises:
-        TerraFMError: If it holds another value.
+        TerraFMError: With that sentence.
     """
-    wrong = (mask < 0) | (mask >= len(task.classes))
-    if task.ignore_index is not None:
-        wrong &= mask != task.ignore_index
-    if wrong.any():
+    try:
+        yield
+    except TerraFMError:
+        raise
+    except (
+        RasterioError,
+        OSError,
+        EOFError,
+        LookupError,
+        AttributeError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        reason = " ".join(str(error).split())
         raise TerraFMError(
-            f"{path} holds the class {int(mask[wrong][0])}, but {task.name} has classes 0 to {len(task.classes) - 1}: "
-            "fetch the file again."
-        )
-    return mask
+            f"{path} cannot be read ({reason}): it is damaged or incomplete, so fetch it again."
+        ) from error
+
+
+def find_below(root: Path, inner: Path | str) -> Path | None:
+    """Finds a path under a root, or in a folder at most two levels below it; None without one."""
+    patterns = (f"{above}{inner}" for above in ("", "*/", "*/*/"))
+    return next((path for pattern in patterns for path in sorted(root.glob(pattern))), None)
