@@ -4,12 +4,12 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.files import atomic_write
+from terrafm_tg.utils.tensor_files import load_archive, save_archive
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -29,7 +29,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return super().save_checkpoint(checkpoint, path, storage_options)
         path = Path(path)
         with atomic_write(path, sole_writer=True) as part:
-            torch.save(checkpoint, part)
+            save_archive(checkpoint, part)
 
     def load_checkpoint(
         self, path: _PATH, map_location: Any = lambda storage, loc: storage, weights_only: bool | None = None
@@ -40,16 +40,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             TerraFMError: If there is no such file, or it is no checkpoint.
         """
         try:
-            checkpoint = super().load_checkpoint(path, map_location, weights_only is not False)
+            if "://" in str(path):
+                checkpoint = super().load_checkpoint(path, map_location, weights_only is not False)
+            else:
+                checkpoint = load_archive(path, map_location, weights_only is not False)
         except FileNotFoundError as error:
             raise TerraFMError(f"There is no checkpoint at {path}: correct `ckpt_path`.") from error
-        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, OSError) as error:
-            # Torch's advice on a file that it does not trust is to run the code in it.
-            untrusted = isinstance(error, pickle.UnpicklingError)
-            reason = "" if untrusted else " ({})".format(str(error).partition("\n")[0].rstrip("."))
+        except IsADirectoryError as error:
             raise TerraFMError(
-                f"The checkpoint {path} cannot be read{reason}: it is damaged or no checkpoint, use another."
+                f"{path} is a folder, and checkpoints are single files: give one of them, or put the shares of a "
+                "distributed checkpoint that you trust together first "
+                "(python -m lightning.pytorch.utilities.consolidate_checkpoint)."
             ) from error
+        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, OSError) as error:
+            raise TerraFMError(f"The checkpoint {path} cannot be read ({error}): use another.") from error
         if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
             raise TerraFMError(f"{path} is not a checkpoint of Lightning (it has no `state_dict`): use another.")
         return checkpoint

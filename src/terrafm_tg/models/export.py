@@ -9,11 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import get_modalities
 from terrafm_tg.utils.files import atomic_write
+from terrafm_tg.utils.tensor_files import save_archive, save_tensors
 
 from .builders import data_config
 from .vit import TerraFMViT
@@ -37,7 +37,7 @@ def export_encoder(checkpoint: str | os.PathLike[str], out: str | os.PathLike[st
         ``<out>.safetensors``, and ``<out>.ckpt``, which TorchGeo's tasks take as ``weights=``.
 
     Raises:
-        TerraFMError: If the checkpoint cannot be read.
+        TerraFMError: If the checkpoint cannot be read, or a file would overwrite it.
     """
     state, meta = load_encoder_state(checkpoint, option="checkpoint")
     name = meta["model"] or str(meta["hyper_parameters"].get("model"))
@@ -49,10 +49,13 @@ def export_encoder(checkpoint: str | os.PathLike[str], out: str | os.PathLike[st
     if target.suffix in (".ckpt", ".safetensors"):
         target = target.with_suffix("")
     paths = target.with_name(f"{target.name}.safetensors"), target.with_name(f"{target.name}.ckpt")
+    for path in paths:
+        if path.exists() and path.samefile(checkpoint):
+            raise TerraFMError(f"{path} would overwrite the checkpoint that is exported: give `out` another name.")
     with atomic_write(paths[0]) as partial:
-        save_file(tensors, partial, metadata={"format": "pt", "model": name, "depth": str(meta["depth"])})
-    with atomic_write(paths[1]) as partial, partial.open("wb") as file:
-        torch.save(lightning, file)
+        save_tensors(tensors, partial, {"format": "pt", "model": name, "depth": str(meta["depth"])})
+    with atomic_write(paths[1]) as partial:
+        save_archive(lightning, partial)
     return paths
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from urllib.parse import urlparse
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models._api import Weights, WeightsEnum
 
@@ -16,6 +15,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, S2L2A
 from terrafm_tg.transforms import Normalize
 from terrafm_tg.utils.files import atomic_write
+from terrafm_tg.utils.tensor_files import TensorFileError, load_archive, load_tensors
 
 from .sizes import SIZES, find_size
 from .vit import TerraFMViT
@@ -229,7 +229,7 @@ def find_encoder(content: object, source: str) -> dict[str, Tensor]:
     """
     tensors = {name.replace("_orig_mod.", ""): tensor for name, tensor in _flatten(content)}
     prefixes = [name.removesuffix(_ANCHOR) for name in tensors if name.endswith(_ANCHOR)]
-    chosen = [prefix for prefix in prefixes if prefix.endswith("teacher.")] or prefixes
+    chosen = [prefix for prefix in prefixes if "teacher" in prefix.split(".")] or prefixes
     if len(chosen) != 1:
         raise TerraFMError(
             f"{source} holds {len(chosen) or 'no'} TerraFM encoder{'s' * bool(chosen)} (tensors {_ANCHOR}): "
@@ -258,12 +258,10 @@ def _read(path: Path, option: str, url: str | None = None) -> dict[str, Any]:
         )
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damage makes the readers of zips and pickles raise whatever they stumble over
-        reason = str(error).split("\n")[0].split(". ")[0][:100] or type(error).__name__
-        advice = "try again later" if url else f"give a whole one as `{option}`, fetched or exported again"
-        raise TerraFMError(f"The checkpoint {url or path} is damaged or not one ({reason}): {advice}.") from error
+            return dict(load_tensors(path)[0])
+        content = load_archive(path)
+    except (TensorFileError, OSError) as error:
+        raise TerraFMError(f"`{option}`: {str(error).replace(str(path), url or str(path))}") from error
     return content if isinstance(content, dict) else {}
 
 
