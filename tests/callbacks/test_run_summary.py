@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from terrafm_tg.callbacks import AtomicCheckpointIO, RunSummary
-from terrafm_tg.callbacks.summary import draw_curves, draw_land_cover
+from terrafm_tg.callbacks.summary import checkpoint_path, draw_curves, draw_land_cover
 
 
 def fit(folder: Path, *, save: bool = True, max_epochs: int = 2, resume: Path | None = None) -> Trainer:
@@ -54,20 +54,12 @@ def test_says_that_nothing_was_saved(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "no checkpoint was written" in capsys.readouterr().out
 
 
-def test_says_how_to_resume_after_an_interruption(capsys: pytest.CaptureFixture) -> None:
+def test_knows_the_last_checkpoint_of_a_run() -> None:
     save = SimpleNamespace(last_model_path="runs/a/last.ckpt", best_model_path="", dirpath="runs/a")
-    trainer = SimpleNamespace(checkpoint_callbacks=[save], ckpt_path="old.ckpt", is_global_zero=True, global_step=7)
-    summary = RunSummary()
-    summary.on_exception(trainer, None, ValueError())  # a checkpoint that is refused, say
-    assert not capsys.readouterr().out
-    summary.on_train_start(trainer, None)
-    summary.on_exception(trainer, None, KeyboardInterrupt())
-    said = capsys.readouterr().out
-    assert "step 7" in said
-    assert "--ckpt_path runs/a/last.ckpt" in said
+    trainer = SimpleNamespace(checkpoint_callbacks=[save], ckpt_path="old.ckpt")
+    assert checkpoint_path(trainer) == Path("runs/a/last.ckpt")
     save.last_model_path, save.best_model_path = "", "runs/before/009.ckpt"  # it has written none of its own
-    summary.on_exception(trainer, None, KeyboardInterrupt())
-    assert "--ckpt_path old.ckpt" in capsys.readouterr().out
+    assert checkpoint_path(trainer) == Path("old.ckpt")
 
 
 def test_says_that_nothing_was_left_to_do(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -6,9 +6,6 @@ Started by scale_processes.py.
 import json
 import os
 import signal
-import time
-from contextlib import suppress
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_terrafm import tiny_terrafm, trainer
 
-from terrafm_tg.callbacks import AtomicCheckpointIO, RankWatch
+from terrafm_tg.callbacks import AtomicCheckpointIO, SafeStop
 from terrafm_tg.datamodules import SimulatedDataModule
 
 #: Tiles of an optimiser step and of an epoch: six steps and a tail.
@@ -45,31 +42,19 @@ def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def freeze() -> None:
-    """As a machine does that hangs: all of its processes, and no connection is closed."""
-    for pid in [*_children("self"), os.getpid()]:
-        os.kill(pid, signal.SIGSTOP)
-
-
-def fail() -> None:
-    """As a mistake does."""
-    raise ValueError("the disk is full.\nSecond line.")
-
-
 def fit(rank: int, ranks: int, folder: Path, world: Path, name: str, end: str, resume: str) -> None:
     """One rank of a run over an epoch, with a checkpoint every two steps; arguments as in :func:`start`."""
     data = SimulatedDataModule(
         root=world, batch_size=STEP // ranks, num_workers=1, epoch_length=LENGTH, val_share=0.1, seed=1
     )
     save = ModelCheckpoint(folder / name, filename="last", every_n_train_steps=2, enable_version_counter=False)
-    last = globals().get(end) if rank == ranks - 1 else None
-    silence = 10 if end == "freeze" else 30
+    last = kill if end and rank == ranks - 1 else None
     run = trainer(
         folder,
         max_epochs=1,
         devices=ranks,
         strategy=overlay_strategy("fsdp" if name.startswith("sharded") else "gpu8", ranks),
-        callbacks=[Steps(folder / name, last), save, RankWatch(interval=1, silence=silence)],
+        callbacks=[Steps(folder / name, last), save, SafeStop()],
         enable_checkpointing=True,
         plugins=[AtomicCheckpointIO()],
         limit_val_batches=0,
@@ -79,37 +64,17 @@ def fit(rank: int, ranks: int, folder: Path, world: Path, name: str, end: str, r
 
 
 def start(folder: Path, world: Path, name: str, ranks: str, end: str, resume: str) -> None:
-    """A run; writes the ranks' exit codes to a file, null for those that have not ended after a minute.
+    """A run; writes the ranks' exit codes to a file.
 
     Args:
         folder: For all runs.
         world: The tiles.
         name: Of this run and its files; FSDP where it begins with "sharded".
         ranks: How many processes.
-        end: How the last of them ends, a function of this module; "" as intended.
+        end: "kill", which the last of them does to itself; "" as intended.
         resume: Name of the run whose last checkpoint it goes on from; "" for none.
     """
     processes = fork_ranks(int(ranks), folder / name, fit, folder, world, name, end, resume)
-    if end:
-        last = processes.pop()
-        while last.is_alive() and not _stopped(last.pid):
-            time.sleep(0.1)
-        deadline = time.monotonic() + 60
     for process in processes:
-        process.join(max(0, deadline - time.monotonic()) if end else None)
-    codes = [process.exitcode for process in processes]
-    (folder / f"{name}_codes.json").write_text(json.dumps(codes))
-    for process in [*processes, *([last] if end else [])]:
-        for pid in [*_children(process.pid), process.pid]:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
         process.join()
-
-
-def _children(pid: int | str | None) -> list[int]:
-    found = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
-    return [*map(int, chain(*found))]
-
-
-def _stopped(pid: int | None) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    (folder / f"{name}_codes.json").write_text(json.dumps([process.exitcode for process in processes]))

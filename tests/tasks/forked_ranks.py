@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import socket
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -44,4 +45,5 @@ def overlay_strategy(overlay: str, ranks: int) -> Strategy | str:
     if ranks == 1:
         return "auto"
     strategy = yaml.safe_load((CONF / f"{overlay}.yaml").read_text())["trainer"]["strategy"]
-    return resolve_name(strategy["class_path"])(**strategy.get("init_args", {}))
+    options = strategy.get("init_args", {}) | {"timeout": timedelta(minutes=10)}
+    return resolve_name(strategy["class_path"])(**options)

@@ -8,7 +8,7 @@ from .held_out import HeldOutReport
 from .knn import KNNMonitor
 from .prediction_writer import PredictionWriter
 from .progress_lines import ProgressLines
-from .rank_watch import RankWatch
+from .safe_stop import SafeStop
 from .summary import RunSummary
 
 __all__ = [
@@ -20,6 +20,6 @@ __all__ = [
     "KNNMonitor",
     "PredictionWriter",
     "ProgressLines",
-    "RankWatch",
     "RunSummary",
+    "SafeStop",
 ]

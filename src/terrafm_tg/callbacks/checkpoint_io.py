@@ -24,12 +24,26 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
-        """Saves; a URL (``s3://``) is left to Lightning, since object stores show whole files only."""
+        """Saves; a URL (``s3://``) is left to Lightning, since object stores show whole files only.
+
+        Raises:
+            TerraFMError: If the disk is full, or gives another error.
+        """
         if "://" in str(path):
             return super().save_checkpoint(checkpoint, path, storage_options)
         path = Path(path)
-        with atomic_write(path, sole_writer=True) as part:
-            save_archive(checkpoint, part)
+        try:
+            with atomic_write(path, sole_writer=True) as part:
+                save_archive(checkpoint, part)
+        except (OSError, RuntimeError) as error:
+            # Torch's writer meets the system's error, and at its end finds its file too short, which it raises.
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            raise TerraFMError(
+                f"The checkpoint {path} cannot be written ({cause.strerror}): make room on the disk of {path.parent}, "
+                "or save elsewhere; the checkpoint before it is whole."
+            ) from error
 
     def load_checkpoint(
         self, path: _PATH, map_location: Any = lambda storage, loc: storage, weights_only: bool | None = None

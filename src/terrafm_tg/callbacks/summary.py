@@ -76,12 +76,6 @@ class RunSummary(Callback):
             else:
                 _print("Trained", lines + _scores(trainer) + _uses(trainer), [])
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Says how to go on after an interruption; not of a run that did not begin, such as from a wrong checkpoint."""
-        path = checkpoint_path(trainer)
-        if trainer.is_global_zero and path is not None and self._trained:
-            _print("Interrupted", [f"step {trainer.global_step}", f"resume with --ckpt_path {path}"], [])
-
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> list[Path]:
         loggers = [logger for logger in trainer.loggers if isinstance(logger, CSVLogger)]
         if not loggers:

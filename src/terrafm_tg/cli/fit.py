@@ -7,6 +7,7 @@ import sys
 import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
+from datetime import timedelta
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -23,7 +24,7 @@ from rich.console import Console
 from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
 from torchgeo.tasks import BaseTask
 
-from terrafm_tg.callbacks import ProgressLines, RunSummary
+from terrafm_tg.callbacks import ProgressLines, RunSummary, SafeStop
 from terrafm_tg.datamodules import MajorTOMDataModule, TileDataModule
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models.registration import register
@@ -154,6 +155,10 @@ class TerraFMCLI(LightningCLI):
         # Lightning's table counts operations too, mostly 0; RunStart says what it says.
         callbacks[:] = [callback for callback in callbacks if not isinstance(callback, ModelSummary)]
         callbacks.append(self._run_start)
+        if not any(isinstance(callback, SafeStop) for callback in callbacks):
+            callbacks.append(SafeStop())
+        if isinstance(settings["strategy"], str) and hasattr(trainer.strategy, "_timeout"):
+            trainer.strategy._timeout = timedelta(minutes=10)  # as in the configurations of a strategy
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:

@@ -1,6 +1,9 @@
 """A DataLoader that a checkpoint can resume at the very batch at which it stopped."""
 
 import logging
+import os
+import signal
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -144,7 +147,18 @@ def largest_sample(tiles: TileDataset) -> int:
 
 def _take_slots(ring: Ring, batch_size: int, then: Callable[[int], None] | None, worker: int) -> None:
     """Lets a worker read into its slots, before the user's own function runs in it."""
+    # What is sent to all processes is for the trainer, which takes more batches to end its step, and then ends workers.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_obey_trainer, daemon=True).start()
     info: Any = get_worker_info()
     info.dataset.slots = SlotWriter(ring, worker, batch_size)
     if then is not None:
         then(worker)
+
+
+def _obey_trainer() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -1,0 +1,122 @@
+"""Ranks of ``terrafm fit`` in processes that tests kill, with the losses of each step in files."""
+
+import json
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback
+
+import processes
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Twelve steps of eight tiles in two epochs, a checkpoint every two steps.
+CONFIG = """
+trainer:
+  max_epochs: 2
+  precision: 32-true
+  accelerator: cpu
+  limit_val_batches: 1
+  enable_progress_bar: false
+  default_root_dir: FOLDER
+  callbacks:
+    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
+      init_args: {dirpath: FOLDER, filename: last, every_n_train_steps: 2, enable_version_counter: false}
+    - class_path: stopped_runs.Losses
+      init_args: {path: FOLDER/losses}
+  logger: false
+model:
+  init_args:
+    {depth: 1, crops: {global_size: 48, local_size: 32, local_crops: 2}, head: {prototypes: 64, hidden_dim: 64}}
+data:
+  init_args:
+    {root: WORLD, cells: null, cell_size: null, epoch_length: 48, num_workers: 1, cache: false, batch_size: SIZE}
+"""
+
+
+class Losses(Callback):
+    """Writes each step's positions and loss, every bit of it, at once."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        line = [trainer.global_step, batch["position"].tolist(), outputs["loss"].item().hex()]
+        with Path(f"{self.path}_{trainer.global_rank}").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+class Run:
+    """A run of the paper's recipe, made small, as torchrun starts it: its ranks are forks of a warm process.
+
+    Args:
+        folder: For configuration, checkpoint, losses and logs.
+        world: The tiles.
+        ranks: How many.
+        options: More words of the command.
+    """
+
+    def __init__(self, folder: Path, world: Path, *options: str, ranks: int = 2) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        content = CONFIG.replace("FOLDER", str(folder)).replace("WORLD", str(world)).replace("SIZE", str(8 // ranks))
+        config = folder / "small.yaml"
+        config.write_text(content)
+        stack = [ROOT / f"conf/{name}.yaml" for name in ("pretrain", "size/tiny", "data/simulated")]
+        stack += [*([ROOT / "conf/hardware/gpu8.yaml"] if ranks > 1 else []), config]
+        words = ["fit", *(f"--config={path}" for path in stack), f"--trainer.devices={ranks}", *options]
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        self.ranks = [processes.start(be_rank, rank, ranks, port, folder, words) for rank in range(ranks)]
+
+    def wait_for_step(self, step: int, rank: int = 0) -> None:
+        """Returns when a rank has done so many steps."""
+        while step not in self.losses(rank):
+            assert all(process.is_alive() for process in self.ranks), self.log()
+            time.sleep(0.02)
+
+    def losses(self, rank: int) -> dict[int, list[Any]]:
+        """Step -> positions and loss."""
+        path = self.folder / f"losses_{rank}"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return {line[0]: line[1:] for line in map(json.loads, lines)}
+
+    def end(self, seconds: float = 120) -> list[int | None]:
+        """The ranks' status; None for one that has not ended until then, which is killed."""
+        deadline = time.monotonic() + seconds
+        for process in self.ranks:
+            process.join(max(0.0, deadline - time.monotonic()))
+        status = [process.exitcode for process in self.ranks]
+        for process in self.ranks:
+            process.kill()
+            process.join()
+        return status
+
+    def log(self) -> str:
+        """What the ranks printed."""
+        return "".join(path.read_text() for path in sorted(self.folder.glob("log_*")))
+
+
+def children(pid: int | None) -> list[int]:
+    """The processes that a process has started: workers of a loader."""
+    return [int(pid) for path in Path(f"/proc/{pid}/task").glob("*/children") for pid in path.read_text().split()]
+
+
+def be_rank(rank: int, ranks: int, port: int, folder: Path, words: list[str]) -> None:
+    """One rank, in a process group of its own; its number in the environment, as torchrun does."""
+    os.setsid()
+    if ranks > 1:
+        numbers = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": folder.name}
+        os.environ |= {key: str(value) for key, value in (numbers | meeting).items()}
+    file = os.open(folder / f"log_{rank}", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.chdir(folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    from terrafm_tg.cli.main import main
+
+    main(words)
