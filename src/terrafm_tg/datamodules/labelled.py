@@ -1,8 +1,8 @@
 """Labeled TorchGeo datasets of one sensor, several, or two dates, as normalized batches."""
 
-import inspect
 import os
 from collections.abc import Mapping, Sequence, Sized
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -39,9 +39,9 @@ class SensorTransforms(nn.Module):
     ) -> None:
         super().__init__()
         self.normalize = Normalize(image, dict(bands), size)
-        self.keys = {modality.key: modality for modality in MODALITIES.values()}
+        self.units = {modality.key: modality.unit for modality in MODALITIES.values()}
         if image is not None:
-            self.keys["image"] = MODALITIES[image]
+            self.units["image"] = MODALITIES[image].unit
         self.augment = augment
         self.linear = radar_unit == "linear"
 
@@ -57,9 +57,9 @@ class SensorTransforms(nn.Module):
         Raises:
             TerraFMError: If a channel count is not the number of bands, or no image is there.
         """
-        images = {key: batch[key] for key in self.keys if key in batch}
+        images = {key: batch[key] for key in self.units if key in batch}
         if self.linear:
-            images |= {k: 10 * x.log10() for k, x in images.items() if self.keys[k].unit == "dB"}
+            images |= {k: 10 * x.log10() for k, x in images.items() if self.units[k] == "dB"}
         batch = self.normalize(batch | images)
         if self.augment:
             turned = [*images, *(["mask"] if "mask" in batch else [])]
@@ -171,19 +171,13 @@ class SensorDataModule(NonGeoDataModule):
 
     def _open(self, modality: str, dataset: type[NonGeoDataset], split: str) -> NonGeoDataset:
         arguments = {"split": split, "bands": self.bands[modality], **self.options}
-        known = inspect.signature(dataset).parameters
-        unknown = [name for name in arguments if name not in known]
-        if unknown:
-            raise TerraFMError(
-                f"{dataset.__name__} has no argument {unknown[0]!r}, only {', '.join(known)}: correct `options`, or "
-                "give a dataset with `root`, `split` and `bands`."
-            )
         try:
             return dataset(**arguments)
-        except AssertionError as error:  # so TorchGeo checks arguments
+        except (AssertionError, TypeError) as error:  # TorchGeo checks arguments by assertions
             raise TerraFMError(
                 f"{dataset.__name__} refuses one of split {split!r}, bands {', '.join(self.bands[modality])} and "
-                "`options`: its `bands` must be names of bands."
+                f"`options` ({str(error) or 'a check of it fails'}): correct `options`, or give a dataset with `root`, "
+                "`split` and `bands`, which are names of bands."
             ) from error
 
 
@@ -193,31 +187,23 @@ def _known(modality: str, bands: Sequence[str] | None) -> tuple[str, ...]:
     return sensor.bands if bands is None else tuple(sensor.bands[i] for i in sensor.band_indices(bands))
 
 
-class Crop:
-    """Cuts the same square out of both dates and the mask.
+def _crop(sample: dict[str, Any], size: int, random: bool) -> dict[str, Any]:
+    """Cuts the same square out of both dates, ``image`` (..., H, W), and the ``mask`` (..., H, W).
 
     Args:
+        sample: A sample of two dates.
         size: Height and width in pixels.
         random: Anywhere; otherwise from the middle.
+
+    Raises:
+        TerraFMError: If the image is smaller than the crop.
     """
-
-    def __init__(self, size: int, random: bool) -> None:
-        self.size = size
-        self.random = random
-
-    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Crops ``image`` (..., H, W) and ``mask`` (..., H, W).
-
-        Raises:
-            TerraFMError: If the image is smaller than the crop.
-        """
-        height, width = sample["image"].shape[-2:]
-        if min(height, width) < self.size:
-            raise TerraFMError(f"A region of {height}x{width} px is smaller than `patch_size` {self.size}: lower it.")
-        free = (height - self.size + 1, width - self.size + 1)
-        top, left = (int(torch.randint(n, ())) if self.random else (n - 1) // 2 for n in free)
-        rows, columns = slice(top, top + self.size), slice(left, left + self.size)
-        return sample | {key: sample[key][..., rows, columns] for key in ("image", "mask")}
+    height, width = sample["image"].shape[-2:]
+    if min(height, width) < size:
+        raise TerraFMError(f"A region of {height}x{width} px is smaller than `patch_size` {size}: lower it.")
+    free = (height - size + 1, width - size + 1)
+    top, left = (int(torch.randint(n, ())) if random else (n - 1) // 2 for n in free)
+    return sample | {key: sample[key][..., top : top + size, left : left + size] for key in ("image", "mask")}
 
 
 class SensorOSCDDataModule(OSCDDataModule):
@@ -236,7 +222,6 @@ class SensorOSCDDataModule(OSCDDataModule):
         batch_size: Samples per batch and process.
         num_workers: Processes that read.
         download: Fetch what is missing.
-        checksum: Check what was fetched.
 
     Raises:
         TerraFMError: If a band is unknown, or a region is smaller than a crop.
@@ -253,12 +238,11 @@ class SensorOSCDDataModule(OSCDDataModule):
         batch_size: int = 32,
         num_workers: int = 0,
         download: bool = False,
-        checksum: bool = True,
     ) -> None:
-        names = tuple(S2L1C.bands[i] for i in S2L1C.band_indices(S2L1C.bands if bands is None else bands))
-        files = {"root": root, "bands": names, "download": download, "checksum": checksum}
+        names = _known(S2L1C.name, bands)
+        files = {"root": root, "bands": names, "download": download, "checksum": True}
         super().__init__(batch_size, patch_size, val_split_pct, num_workers, **files)
-        self.crop = patch_size
+        self.middle, self.anywhere = (partial(_crop, size=patch_size, random=random) for random in (False, True))
         self.crops = crops
         self.aug = SensorTransforms({S2L1C.name: names}, image=S2L1C.name)
         self.train_aug = SensorTransforms({S2L1C.name: names}, image=S2L1C.name, augment=augment)
@@ -266,13 +250,12 @@ class SensorOSCDDataModule(OSCDDataModule):
 
     def setup(self, stage: str) -> None:
         """Opens the datasets of a stage; ``predict`` reads the test split."""
-        middle = Crop(self.crop, random=False)
         if stage in ("fit", "validate"):
-            train = OSCD(split="train", transforms=Crop(self.crop, random=True), **self.kwargs)
-            val = OSCD(split="train", transforms=middle, **self.kwargs)
+            train = OSCD(split="train", transforms=self.anywhere, **self.kwargs)
+            val = OSCD(split="train", transforms=self.middle, **self.kwargs)
             shares = [1 - self.val_split_pct, self.val_split_pct]
             parts = random_split(cast("Dataset[int]", range(len(train))), shares, torch.Generator().manual_seed(0))
             self.train_dataset = Subset(train, list(parts[0].indices) * self.crops)
             self.val_dataset = Subset(val, parts[1].indices)
         if stage in ("test", "predict"):
-            self.test_dataset = self.predict_dataset = OSCD(split="test", transforms=middle, **self.kwargs)
+            self.test_dataset = self.predict_dataset = OSCD(split="test", transforms=self.middle, **self.kwargs)

@@ -1,8 +1,8 @@
 """Labelled datasets of one sensor each, as the encoder reads them, and pairs of them of the same places."""
 
-import glob
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -56,10 +56,10 @@ class _BigEarthNetSensor(BigEarthNet):
         folder = self.folders[index][self.sensor]
         images = []
         for band in self.band_names:
-            paths = glob.glob(os.path.join(glob.escape(folder), f"*_{band}.tif"))
-            if not paths:
+            path = Path(folder, f"{Path(folder).name}_{band}.tif")
+            if not path.exists():
                 raise TerraFMError(f"There is no band {band} in {folder}: extract that patch again.")
-            with open_image(paths[0]) as file:
+            with open_image(path) as file:
                 image = file.read(1, out_shape=self.image_size, out_dtype="float32", resampling=Resampling.bilinear)
             images.append(image)
         return torch.from_numpy(np.stack(images))
@@ -92,18 +92,7 @@ class BigEarthNetS1(_BigEarthNetSensor):
 class BigEarthNetS2(_BigEarthNetSensor):
     """Sentinel-2 L2A of BigEarthNet v1 in digital numbers: ``image`` (12, 120, 120) and ``label`` (zeros and ones).
 
-    Args:
-        root: Folder that holds ``BigEarthNet-v1.0`` and the lists of the splits.
-        split: ``train``, ``val`` or ``test``.
-        bands: Any of the 12 bands in any order; all by default.
-        num_classes: 19 or 43.
-        transforms: Applied to each sample.
-        download: Fetch what is missing.
-        checksum: Check what was fetched.
-
-    Raises:
-        DatasetNotFoundError: If it is not there and ``download`` is not set.
-        TerraFMError: If a band is unknown.
+    Arguments are those of :class:`BigEarthNetS1`; ``bands`` are any of the 12.
     """
 
     modality = S2L2A
@@ -129,11 +118,7 @@ class DFC2020S1(_EightClasses, CopernicusBenchDFC2020S1):
 
 
 class DFC2020S2(_EightClasses, CopernicusBenchDFC2020S2):
-    """Sentinel-2 L1C of DFC2020 (digital numbers) with masks of classes 0 to 7, and 255 for what is left out.
-
-    TorchGeo's class gives the files' own codes, 0 to 10. Arguments are those of
-    :class:`torchgeo.datasets.CopernicusBenchDFC2020S2`.
-    """
+    """Sentinel-2 L1C of DFC2020 (digital numbers) with the masks of :class:`DFC2020S1`."""
 
 
 class SensorPairs(NonGeoDataset):

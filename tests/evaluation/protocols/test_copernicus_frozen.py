@@ -14,7 +14,7 @@ from data.landslide4sense.data import make_landslide
 from data.tiny_bench import open_splits, tiny_task
 from terrafm_tg.evaluation.encoders import ModelSpec, load_encoder
 from terrafm_tg.evaluation.protocols import Context, make_protocol
-from terrafm_tg.tasks.finetune.heads import NormedLinearHead, PyramidHead
+from terrafm_tg.tasks.finetune.heads import PyramidHead
 
 SPEC = ModelSpec("terrafm_tiny", size=32)
 
@@ -41,9 +41,11 @@ def test_settings_are_the_benchmark_s(kind: str) -> None:
     assert (momenta[0], momenta[-1]) == (pytest.approx(0.85, abs=0.01), 0.95)
 
 
-def test_the_linear_head_is_batch_norm_without_parameters_and_a_linear_layer() -> None:
-    torch.manual_seed(0)
-    head, x = NormedLinearHead(6, 3).train(), 5 * torch.randn(16, 6) + 2
+def test_the_linear_head_is_batch_norm_without_parameters_and_a_linear_layer(tmp_path: Path) -> None:
+    splits = open_splits(make_copernicus(tmp_path, "EuroSAT-S2", n=4), "EuroSAT-S2")
+    encoder = load_encoder(SPEC, splits.train.task, splits.train)
+    head = make_protocol("copernicus-frozen").head(encoder, splits.train).train()
+    x = 5 * torch.randn(16, encoder.dim) + 2
     assert [name for name, _ in head.named_parameters()] == ["linear.weight", "linear.bias"]
     assert head.linear.weight.std() < 0.015
     normed = (x - x.mean(0)) / (x.var(0, unbiased=False) + 1e-6).sqrt()
@@ -72,14 +74,6 @@ def test_the_pyramid_has_four_sizes_and_floods_are_a_difference(tmp_path: Path) 
         assert torch.allclose(x, -z, atol=1e-5)
 
 
-def test_only_the_head_learns(tmp_path: Path) -> None:
-    splits = open_splits(make_copernicus(tmp_path, "DFC2020-S1", n=4), "DFC2020-S1")
-    encoder = load_encoder(SPEC, splits.train.task, splits.train)
-    task = make_protocol("copernicus-frozen", width=16).make(encoder, splits.train, 1e-3, Context())
-    trained = {name for name, parameter in task.named_parameters() if parameter.requires_grad}
-    assert trained == {f"head.{name}" for name, _ in task.head.named_parameters()}
-
-
 @pytest.mark.parametrize(
     ("name", "metric", "least"),
     [("EuroSAT-S1", "oa", 70), ("BigEarthNet-S2", "map", 40), ("landslide4sense", "miou", 80)],
@@ -98,18 +92,6 @@ def test_it_learns_what_pixels_tell_apart(tmp_path: Path, name: str, metric: str
     assert (headline.metric, headline.average) == (metric, "per-batch")
     assert true.score > least
     assert headline.settings["lr"] == {"oa": 0.1, "map": 1.0, "miou": 1e-3}[metric]
-
-
-def test_a_second_run_takes_what_was_learnt_and_a_fresh_one_is_the_same(tmp_path: Path) -> None:
-    splits = open_splits(make_copernicus(tmp_path, "Flood-S1", n=4), "Flood-S1")
-    protocol = make_protocol("copernicus-frozen", epochs=1, batch_size=2, width=16, auxiliary_width=8)
-    runs = [protocol.run(SPEC, splits, Context(folder=tmp_path / folder)) for folder in ("a", "a", "b")]
-    first, *others = [[(score.metric, score.average, score.score) for score in run] for run in runs]
-    assert [(metric, average) for metric, average, _ in first].count(("miou", "per-batch")) == 1
-    for other in others:
-        assert [x[:2] for x in other] == [x[:2] for x in first]
-        assert [x[2] for x in other] == pytest.approx([x[2] for x in first], nan_ok=True)
-    assert len(list((tmp_path / "a").rglob("best.safetensors"))) == 1
 
 
 def test_the_headline_is_the_mean_of_the_batches(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from terrafm_tg.evaluation.encoders import ModelSpec, UnsupportedTaskError
 from terrafm_tg.evaluation.protocols import PROTOCOLS, Context, Splits, get_protocol, make_protocol
 from terrafm_tg.evaluation.protocols.embedded import Labelled
 from terrafm_tg.evaluation.protocols.logistic import fit_logistic
-from terrafm_tg.evaluation.protocols.probes import LinearProbe, NormedLinearProbe
+from terrafm_tg.evaluation.protocols.probes import LinearProbe
 from terrafm_tg.evaluation.protocols.sweep import seeded
 from terrafm_tg.modalities import S2L2A
+from terrafm_tg.tasks.finetune.heads import LinearHead
 
 KINDS = ("multiclass", "multilabel")
 
@@ -82,7 +83,7 @@ def test_a_linear_probe_is_trained_as_by_galileo(kind: str, tmp_path: Path) -> N
     task, context = tiny_task({}, kind), Context(seed=4)
     protocol = LinearProbe(rates=(1e-3, 1e-2, 0.3), epochs=20, batch_size=16)
     with seeded(context):
-        start = NormedLinearProbe(8, 3)
+        start = LinearHead(8, 3, norm=nn.BatchNorm1d(8))
     with seeded(context):
         heads = protocol.fit(task, start, train, context)
     loss = nn.BCEWithLogitsLoss() if kind == "multilabel" else nn.CrossEntropyLoss()
@@ -122,6 +123,20 @@ def test_masks_are_not_for_embeddings(tmp_path: Path) -> None:
     data = tiny_data(tmp_path, {"s2l2a": S2L2A.bands}, "segmentation")
     with pytest.raises(UnsupportedTaskError, match="takes multiclass and multilabel, and tiny-segmentation is of"):
         make_protocol("knn").run(ModelSpec("pixel-statistics"), Splits(data, data, data), Context())
+
+
+@pytest.mark.parametrize(
+    ("name", "rates", "lowest", "highest", "settings"),
+    [
+        ("linear-probe", 16, 1e-4, 0.8, {"epochs": 50, "batch_size": 128, "min_lr": 1e-5, "warmup": 0.1}),
+        ("segmentation-probe", 16, 1e-4, 0.8, {"epochs": 50, "batch_size": 128, "min_lr": 1e-5, "warmup": 0.1}),
+        ("finetune", 9, 1e-5, 6e-3, {"epochs": 50, "effective_batch": 256, "min_lr": 1e-6, "clip": 1.0}),
+    ],
+)
+def test_settings_are_galileo_s(name: str, rates: int, lowest: float, highest: float, settings: dict) -> None:
+    protocol = make_protocol(name)
+    assert (len(protocol.rates), min(protocol.rates), max(protocol.rates)) == (rates, lowest, highest)
+    assert settings.items() <= protocol.settings.items()
 
 
 def test_every_protocol_is_where_the_table_says() -> None:

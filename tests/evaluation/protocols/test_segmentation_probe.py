@@ -36,12 +36,6 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Splits:
     return open_splits(root, "m-cashew-plant")
 
 
-def test_settings_are_galileo_s() -> None:
-    protocol = make_protocol("segmentation-probe")
-    assert (len(protocol.rates), min(protocol.rates), max(protocol.rates)) == (16, 1e-4, 0.8)
-    assert (protocol.epochs, protocol.batch_size, protocol.min_lr, protocol.warmup) == (50, 128, 1e-5, 0.1)
-
-
 def test_it_learns_classes_of_pixels(clouds: Splits, tmp_path: Path) -> None:
     protocol = make_protocol("segmentation-probe", rates=[1e-4, 1e-2], epochs=10, batch_size=4)
     scores = protocol.run(PIXELS, clouds, Context(cache=tmp_path))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import build_encoder
-from terrafm_tg.tasks import FineTuneClassification
+from terrafm_tg.tasks import FineTuneClassification, FineTuneSegmentation
 from terrafm_tg.tasks.finetune.classification import SensorMixup
 from terrafm_tg.transforms import Normalize
 
@@ -103,12 +103,14 @@ def test_cutmix_cuts_one_box_out_of_all_sensors() -> None:
 
 @pytest.mark.parametrize("kind", ["multiclass", "multilabel"])
 def test_mixup_and_smoothing_train(kind: str, tmp_path: Path) -> None:
-    label = torch.randint(2, (4, 3)) if kind == "multilabel" else torch.arange(4) % 3
+    """Also with an odd last batch."""
+    label = torch.randint(2, (5, 3)) if kind == "multilabel" else torch.arange(5) % 3
     module = task(
         task=kind, num_classes=3, num_labels=3, modalities=["s1rtc"], mixup=0.8, cutmix=1.0, label_smoothing=0.1
     )
     run = trainer(tmp_path)
-    run.fit(module, loader(samples(4, image=images(2, 4), label=label)))
+    run.fit(module, loader(samples(5, image=images(2, 5), label=label)))
+    assert run.global_step == 2
     assert torch.isfinite(run.callback_metrics["train_loss"])
     assert not any(name.startswith("train_Overall") for name in run.callback_metrics)
 
@@ -123,59 +125,67 @@ def test_raw_batches_are_normalised_on_request() -> None:
         task(modalities=["s1rtc"]).predict_step({"image": decibels}, 0)
 
 
-def test_weights_from_a_file(tmp_path: Path) -> None:
-    encoder = build_encoder("terrafm_tiny", depth=2)
-    torch.save(encoder.state_dict(), tmp_path / "encoder.pth")
-    state = task(weights=str(tmp_path / "encoder.pth"), modalities=["s2l2a"]).model.state_dict()
-    for name, tensor in encoder.state_dict().items():
-        assert torch.equal(state[name], tensor), name
-
-
 BATCH = {"image": torch.full((2, 12, SIZE, SIZE), 0.5), "label": torch.tensor([0, 1])}
+NO_LABEL = {"image": BATCH["image"]}
+ONE = {"modalities": ["s2l2a"]}
+
+
+def pixels(**settings: Any) -> FineTuneSegmentation:
+    """A tiny task of pixels."""
+    return FineTuneSegmentation("terrafm_tiny", depth=2, num_classes=2, decoder="linear", **settings)
 
 
 @pytest.mark.parametrize(
-    ("settings", "batch", "said"),
+    ("make", "settings", "batch", "said"),
     [
-        ({}, BATCH, "Nothing says which sensor the batch's key 'image' is of"),
-        ({}, {"image_s1": BATCH["image"]}, "'image_s1' names no sensor of TerraFM: expected image_s1rtc"),
-        ({"modalities": ["s1rtc"]}, {"image_s2l2a": BATCH["image"]}, "holds image_s2l2a, but `modalities` are s1rtc"),
-        ({}, {"label": BATCH["label"]}, "holds no image"),
-        ({"modalities": ["s2l2a"]}, {"image": BATCH["image"]}, "has no 'label'"),
-        ({"modalities": ["s2l2a"]}, BATCH | {"label": torch.tensor([0, 7])}, "the class 7, but `num_classes: 2`"),
-        ({"modalities": ["s2l2a"]}, BATCH | {"label": torch.zeros(2, 3)}, "set `task: multilabel`"),
+        (task, {}, BATCH, "Nothing says which sensor the batch's key 'image' is of"),
+        (task, {}, {"image_s1": BATCH["image"]}, "holds 'image_s1', expected image_s1rtc"),
         (
-            {"modalities": ["s2l2a"], "task": "multilabel", "num_labels": 19},
+            task,
+            {"modalities": ["s1rtc"]},
+            {"image_s2l2a": BATCH["image"]},
+            "holds 'image_s2l2a', expected image_s1rtc: add",
+        ),
+        (task, {}, {"label": BATCH["label"]}, "holds no image"),
+        (task, ONE, NO_LABEL, "has no 'label'"),
+        (task, ONE, BATCH | {"label": torch.tensor([0, 7])}, "A label has the value 7, expected 0 to 1"),
+        (task, ONE, BATCH | {"label": torch.zeros(2, 3)}, "set `task: multilabel`"),
+        (
+            task,
+            ONE | {"task": "multilabel", "num_labels": 19},
             BATCH | {"label": torch.zeros(2, 43)},
             r"shape \(2, 43\), but `num_labels: 19`",
         ),
+        (
+            task,
+            ONE | {"task": "multilabel", "num_labels": 2},
+            BATCH | {"label": torch.tensor([[1, -1], [0, 1]])},
+            "value -1, expected 0 to 1",
+        ),
+        (pixels, ONE, NO_LABEL, "has no 'mask'"),
+        (pixels, ONE, NO_LABEL | {"mask": torch.zeros(2, 5)}, r"shape \(2, 5\)"),
+        (pixels, ONE, NO_LABEL | {"mask": torch.zeros(2, 16, 16)}, "masks are 16x16 px and the images 32x32"),
+        (pixels, ONE, NO_LABEL | {"mask": torch.full((2, 32, 32), 255)}, "A mask has the value 255, expected 0 to 1"),
     ],
 )
 def test_a_batch_that_does_not_fit_is_one_sentence(
-    settings: dict[str, Any], batch: dict[str, Tensor], said: str
+    make: Any, settings: dict[str, Any], batch: dict[str, Tensor], said: str
 ) -> None:
-    module = task(**settings)
+    module = make(**settings)
     module.trainer = Trainer(accelerator="cpu", logger=False)
     with pytest.raises(TerraFMError, match=said) as error:
         module.training_step(module.on_before_batch_transfer(batch, 0), 0)
     assert str(error.value).endswith(".")
 
 
-def test_settings_that_do_not_fit_are_one_sentence() -> None:
-    with pytest.raises(TerraFMError, match="`task: multilabel` needs `num_labels`"):
-        task(task="multilabel")
-    with pytest.raises(TerraFMError, match="`ignore_index` is -1, which Mixup and CutMix cannot mix"):
-        task(mixup=0.8, ignore_index=-1)
-    with pytest.raises(TerraFMError, match="s3"):
-        task(modalities=["s3", "s1rtc"])
-
-
 @pytest.mark.parametrize("settings", [{"model": "terrafm_nano"}, {"model": "terrafm_small_s1rtc"}])
 def test_a_checkpoint_rebuilds_its_own_encoder(tmp_path: Path, settings: dict[str, Any]) -> None:
     """Tuned from a file of two blocks, and predicted with settings that name an encoder of another depth or width."""
-    torch.save(build_encoder("terrafm_tiny", depth=2).state_dict(), tmp_path / "two.pth")
+    state = build_encoder("terrafm_tiny", depth=2).state_dict()
+    torch.save(state, tmp_path / "two.pth")
     data = loader(samples(4, image=images(2, 4), label=torch.tensor([0, 1, 0, 1])))
     tuned, run = task(weights=tmp_path / "two.pth", depth=None, modalities=["s1rtc"]), trainer(tmp_path)
+    assert all(torch.equal(tuned.model.state_dict()[name], tensor) for name, tensor in state.items())
     run.fit(tuned, data)
     run.save_checkpoint(tmp_path / "tuned.ckpt")
     other = task(depth=None, modalities=["s1rtc"], **settings)

@@ -17,7 +17,6 @@ from torchgeo.tasks import (
 
 from data import published_weights
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.models import export_encoder
 from terrafm_tg.tasks import TerraFMPixelwiseRegression, TerraFMSegmentation
 from terrafm_tg.tasks.finetune.optimization import encoder_of
 
@@ -60,26 +59,6 @@ TASKS: dict[str, Build] = {
         for model in ("fcsiamdiff", "fcsiamconc", "changevit", "unet", "upernet", "segformer")
     },
 }
-
-
-@pytest.fixture(scope="module")
-def published() -> dict[str, Tensor]:
-    """`terrafm_tiny` in the published layout."""
-    return published_weights.tiny()
-
-
-@pytest.fixture(scope="module")
-def file(published: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same as a file."""
-    path = tmp_path_factory.mktemp("weights") / "TerraFM-T.pth"
-    torch.save(published, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def checkpoint(file: Path) -> Path:
-    """The same as TorchGeo's tasks take it."""
-    return export_encoder(file, file.with_name("encoder"))[1]
 
 
 def assert_loaded(task: BaseTask, published: dict[str, Tensor]) -> None:

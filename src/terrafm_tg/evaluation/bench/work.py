@@ -71,7 +71,6 @@ def run_unit(unit: WorkUnit, run: RunSettings) -> Outcome:
         context = Context(
             device=device,
             seed=unit.seed,
-            fraction=unit.fraction,
             cache=run.cache,
             batch_size=run.batch_size,
             num_workers=run.num_workers,

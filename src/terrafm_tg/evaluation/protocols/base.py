@@ -37,7 +37,6 @@ class Context(NamedTuple):
     Args:
         device: Where the encoder computes.
         seed: Of everything the protocol draws; the encoder's own random weights have ``ModelSpec.seed``.
-        fraction: Which part of the training split ``Splits.train`` is.
         cache: Folder of embeddings kept between runs; none are kept where None.
         batch_size: Images per forward of a frozen encoder; protocols that train have their own.
         num_workers: Processes that decode images; 0 decodes in this one.
@@ -47,7 +46,6 @@ class Context(NamedTuple):
 
     device: torch.device = torch.device("cpu")
     seed: int = 0
-    fraction: float = 1.0
     cache: Path | None = None
     batch_size: int = 64
     num_workers: int = 0

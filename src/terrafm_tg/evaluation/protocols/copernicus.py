@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from terrafm_tg.datasets.bench import BenchDataset, BenchTask
 from terrafm_tg.evaluation.encoders import BenchEncoder
 from terrafm_tg.tasks.finetune.head_task import HeadTask
-from terrafm_tg.tasks.finetune.heads import Head, NormedLinearHead, PyramidHead
+from terrafm_tg.tasks.finetune.heads import Head, LoneBatchNorm, PyramidHead
 from terrafm_tg.tasks.finetune.metrics import PER_BATCH
 
 from .base import Context
@@ -76,7 +76,10 @@ class CopernicusFrozen(ImageSweep):
         """The linear head, or the pyramid."""
         task = encoder.task
         if task.kind != "segmentation":
-            return linear_head(encoder, data, NormedLinearHead)
+            head = linear_head(encoder, data)
+            head.norm = LoneBatchNorm(head.linear.in_features, affine=False, eps=1e-6)
+            nn.init.trunc_normal_(head.linear.weight, std=0.01)
+            return head
         widths = (self.width, self.auxiliary_width)
         return PyramidHead(encoder.dim, len(task.classes), task.dates, *widths, self.dropout)
 

@@ -87,11 +87,11 @@ class FrozenUPerNet(CosineSweep, ImageSweep):
 
 
 @torch.no_grad()
-def linear_head(encoder: BenchEncoder, data: BenchDataset, kind: type[LinearHead] = LinearHead) -> LinearHead:
-    """A head ``kind(width, classes, pooling)`` for the embedding; class token and mean may differ in width."""
+def linear_head(encoder: BenchEncoder, data: BenchDataset) -> LinearHead:
+    """A linear layer for the embedding; class token and mean may differ in width."""
     pooling = encoder.spec.pooling
     width = pooled(encoder.embed(default_collate([data[0]])), pooling).shape[1]
-    return kind(width, len(encoder.task.classes), pooling)
+    return LinearHead(width, len(encoder.task.classes), pooling)
 
 
 def patch_head(encoder: BenchEncoder, data: BenchDataset) -> PatchHead:

@@ -25,7 +25,6 @@ class KNN(Protocol):
         metric: "cosine", or "l2" (then similarity is minus the Euclidean distance).
         temperature: Of the votes exp(similarity / temperature).
         votes: "similarity" for those, "uniform" for one each.
-        batch_size: Samples per batch of the per-batch averages.
     """
 
     name: ClassVar[str] = "knn"
@@ -36,10 +35,9 @@ class KNN(Protocol):
     metric: Metric = "cosine"
     temperature: float = TEMPERATURE
     votes: Votes = "similarity"
-    batch_size: int = 64
 
     def __post_init__(self) -> None:
-        self.check_positive("k", "temperature", "batch_size")
+        self.check_positive("k", "temperature")
         for name, choices in (("metric", get_args(Metric)), ("votes", get_args(Votes))):
             if (value := getattr(self, name)) not in choices:
                 raise TerraFMError(f"`{name}` of the protocol knn is {value!r}: use one of {', '.join(choices)}.")
@@ -59,4 +57,4 @@ class KNN(Protocol):
         )
         # A label is there where more than half of the votes say so.
         logits = share - 0.5 if task.kind == "multilabel" else share
-        return counted(task, logits, test.y, self.batch_size).compute()
+        return counted(task, logits, test.y).compute()

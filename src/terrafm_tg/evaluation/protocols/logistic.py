@@ -32,7 +32,6 @@ class Logistic(Protocol):
         start: Exponent of the smallest C.
         stop: Exponent of the largest.
         count: How many, at equal steps of the exponent.
-        batch_size: Samples per batch of the per-batch averages.
     """
 
     name: ClassVar[str] = "logistic"
@@ -42,10 +41,9 @@ class Logistic(Protocol):
     start: float = -6.0
     stop: float = 4.0
     count: int = 40
-    batch_size: int = 64
 
     def __post_init__(self) -> None:
-        self.check_positive("count", "batch_size")
+        self.check_positive("count")
 
     def run(self, spec: ModelSpec, splits: Splits, context: Context) -> list[Score]:
         """See :class:`~terrafm_tg.evaluation.protocols.Protocol`."""
@@ -54,11 +52,11 @@ class Logistic(Protocol):
         tried: dict[float, tuple[float, Tensor]] = {}
         for c in np.logspace(self.start, self.stop, self.count).tolist():
             logits = fit_logistic(train, classes, c, torch.cat([val.x, test.x]))
-            value = counted(task, logits[: len(val.x)], val.y, self.batch_size).value()
+            value = counted(task, logits[: len(val.x)], val.y).value()
             tried[c] = value, logits[len(val.x) :]
         best = max(tried, key=lambda c: tried[c][0])  # the smallest of equals
         value, logits = tried[best]
-        return counted(task, logits, test.y, self.batch_size).compute(C=best, val=value)
+        return counted(task, logits, test.y).compute(C=best, val=value)
 
 
 def fit_logistic(train: Labelled, classes: int, c: float, query: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoders import BenchEncoder
 from terrafm_tg.evaluation.encoders.embeddings import read_batches
 from terrafm_tg.tasks.finetune.metrics import NotFiniteError
-from terrafm_tg.tasks.finetune.rates import check_target
 from terrafm_tg.utils.files import atomic_write
 
 from .base import Context
@@ -40,7 +39,7 @@ def patch_features(
         dtype: To keep features in, "float16" or "float32".
 
     Raises:
-        TerraFMError: If tiles do not fill the images, a mask holds what is no class, or the disk is too small.
+        TerraFMError: If tiles do not fill the images, or the disk is too small.
         NotFiniteError: If a feature is NaN, or larger than ``dtype`` can hold.
     """
     what = (encoder.identity, encoder.size, dataset.fingerprint, tile, dtype)
@@ -96,7 +95,6 @@ def _compute(
     encoder = encoder.to(context.device).eval()
     done, array = 0, None
     for batch in track(batches, title, math.ceil(len(dataset) / size), disable=not context.progress):
-        check_target(batch["mask"], task.kind, len(task.classes), task.ignore_index)
         images = len(batch["mask"])
         if tile:
             batch = {k: cut(x, tile) if k == "mask" or k.startswith("image") else x for k, x in batch.items()}

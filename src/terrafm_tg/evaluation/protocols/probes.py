@@ -111,34 +111,11 @@ class Probe(CosineSweep):
         )
 
 
-class NormedLinearProbe(LinearHead):
-    """BatchNorm1d and Linear.
-
-    Args:
-        dim: Width of the embedding.
-        classes: Number of classes or labels.
-    """
-
-    def __init__(self, dim: int, classes: int) -> None:
-        super().__init__(dim, classes)
-        self.norm = nn.BatchNorm1d(dim)
-
-    def forward(self, features: Tensor) -> list[Tensor]:
-        """(B, D) -> logits (B, C)."""
-        return super().forward(self.norm(features))
-
-
 @dataclass(frozen=True)
 class LinearProbe(Probe):
     """Galileo's linear probe: BatchNorm1d and Linear on the embedding. Several runs are several seeds.
 
-    Args:
-        rates: Peak learning rates to try.
-        min_lr: The rate to which the cosine falls.
-        warmup: Share of the epochs in which the rate rises from 0.
-        weight_decay: Of AdamW.
-        epochs: Passes over the train split.
-        batch_size: Samples per step, and per batch of the per-batch averages.
+    ``batch_size`` is also that of the per-batch averages.
     """
 
     name: ClassVar[str] = "linear-probe"
@@ -154,7 +131,8 @@ class LinearProbe(Probe):
                 "fraction."
             )
         with seeded(context):
-            start = NormedLinearProbe(train.x.shape[1], len(task.classes))
+            dim = train.x.shape[1]
+            start = LinearHead(dim, len(task.classes), norm=nn.BatchNorm1d(dim))
         with seeded(context):
             heads = self.fit(task, start, train, context)
         return self.score(task, heads, val, test, context)
@@ -184,12 +162,6 @@ class SegmentationProbe(Probe):
     """Galileo's probe of pixels: a linear layer gives the logits of a patch's pixels, resized to the mask.
 
     Args:
-        rates: Peak learning rates to try.
-        min_lr: The rate in the last step.
-        warmup: Share of the steps in which the rate rises.
-        weight_decay: Of AdamW.
-        epochs: Passes over the train split.
-        batch_size: Samples per step.
         tile: Cut images into squares of so many pixels, which the model then sees at 224 px (a model's ``size``: 0 for
             as they are); 0 for whole images. None for Galileo's choice: 64 for m-cashew-plant and m-SA-crop-type.
         dtype: What features are kept in: "float16", or "float32" for models with large features.

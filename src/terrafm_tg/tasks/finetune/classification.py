@@ -1,7 +1,7 @@
 """Fine-tuning for classification: one class or several labels per image, from one sensor or several."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -72,48 +72,34 @@ class FineTuneClassification(SensorTask):
         self.model, self.images = build_backbone(
             h, self.weights, num_classes=self.outputs, global_pool=h["global_pool"], drop_rate=h["dropout"]
         )
-        if h["freeze_backbone"]:
-            self.model.requires_grad_(False)
-            self.model.head.requires_grad_(True)
         if h["mixup"] or h["cutmix"]:
             several = self.kind == "multilabel"
             self.mixup = SensorMixup(self.outputs, h["mixup"], h["cutmix"], h["label_smoothing"], several)
-
-    def train(self, mode: bool = True) -> Self:
-        """Sets the mode; a frozen encoder stays in evaluation mode, without stochastic depth."""
-        super().train(mode)
-        if self.hparams["freeze_backbone"]:
-            self.model.eval()
-            self.model.head_drop.train(mode)
-        return self
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Probabilities (B, classes), float32: those near 1 are equal in bf16."""
         logits = self(self.images(batch)).float()
         return logits.sigmoid() if self.kind == "multilabel" else logits.softmax(1)
 
-    def target(self, batch: dict[str, Any]) -> Tensor:
+    def shaped(self, target: Tensor) -> Tensor:
         """Classes (B,), or zeros and ones (B, num_labels).
 
         Raises:
-            TerraFMError: If there are none, or their shape is not the task's.
+            TerraFMError: If they have another shape.
         """
-        if "label" not in batch:
-            raise TerraFMError(f"The batch has no 'label' (keys {', '.join(batch)}): use a dataset for classification.")
-        label = batch["label"]
         if self.kind == "multilabel":
-            if label.ndim != 2 or label.shape[1] != self.outputs:
+            if target.ndim != 2 or target.shape[1] != self.outputs:
                 raise TerraFMError(
-                    f"The labels have the shape {tuple(label.shape)}, but `num_labels: {self.outputs}` needs "
+                    f"The labels have the shape {tuple(target.shape)}, but `num_labels: {self.outputs}` needs "
                     f"(batch, {self.outputs}) zeros and ones: set `num_labels` to the dataset's number."
                 )
-            return label
-        if label.ndim != 1:
+            return target
+        if target.ndim != 1:
             raise TerraFMError(
-                f"The labels have the shape {tuple(label.shape)}, but `task: multiclass` needs one class per image, "
+                f"The labels have the shape {tuple(target.shape)}, but `task: multiclass` needs one class per image, "
                 "(batch,): set `task: multilabel` with `num_labels`."
             )
-        return label.long()
+        return target.long()
 
 
 class SensorMixup:

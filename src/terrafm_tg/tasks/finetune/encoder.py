@@ -37,7 +37,7 @@ class SensorImages(nn.Module):
             self.normalize = Normalize(
                 bands={name: get_modality(name).channel_names(picked) for name, picked in columns.items()}
             )
-        self._checked: set[str] = set()
+        self._checked: set[str] = set()  # of each sensor the first images are looked at
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """The images of each sensor that the batch has, (B, C, H, W).
@@ -45,15 +45,14 @@ class SensorImages(nn.Module):
         Raises:
             TerraFMError: If there is none, one is of no known sensor or not announced, or is not normalized.
         """
-        known = {modality.key: modality.name for modality in MODALITIES.values()}
-        expected = ", ".join(known if self.modalities is None else (f"image_{m}" for m in self.modalities))
-        images = {known[key]: image for key, image in batch.items() if key in known}
-        unknown = [key for key in batch if key.startswith("image_") and key not in known]
-        if unknown:
+        known = {MODALITIES[name].key: name for name in self.modalities or MODALITIES}
+        wrong = [key for key in batch if key.startswith("image_") and key not in known]
+        if wrong:
             raise TerraFMError(
-                f"The batch's key {unknown[0]!r} names no sensor of TerraFM: expected {expected}; rename it in the "
-                "dataset's `transforms`, or drop it."
+                f"The batch holds {wrong[0]!r}, expected {', '.join(known)}: add its sensor to `modalities`, rename it "
+                "in the dataset's `transforms`, or drop it."
             )
+        images = {known[key]: image for key, image in batch.items() if key in known}
         if "image" in batch:
             if images or self.modalities is None or len(self.modalities) != 1:
                 raise TerraFMError(
@@ -62,41 +61,29 @@ class SensorImages(nn.Module):
                 )
             images = {self.modalities[0]: batch["image"]}
         if not images:
-            raise TerraFMError(f"The batch holds no image (keys {', '.join(batch)}): expected {expected}.")
-        surplus = [name for name in images if self.modalities is not None and name not in self.modalities]
-        if surplus:
-            raise TerraFMError(
-                f"The batch holds image_{surplus[0]}, but `modalities` are {', '.join(self.modalities or ())}: add "
-                f"{surplus[0]} there, or drop the key in the dataset."
-            )
+            raise TerraFMError(f"The batch holds no image (keys {', '.join(batch)}): expected {', '.join(known)}.")
         if self.normalize is not None:
             normalized = self.normalize({MODALITIES[name].key: image for name, image in images.items()})
             return {name: normalized[MODALITIES[name].key] for name in images}
-        for name, image in images.items():
-            self._check_normalized(name, image)
+        for name in images.keys() - self._checked:
+            median = images[name].float().median().item()
+            if abs(median) > LARGEST_MEDIAN:
+                raise TerraFMError(
+                    f"The batch's {name} has a median of {median:.4g}, but normalized images lie around 0.5: set "
+                    "`normalize: true`, or use a datamodule that normalizes as terrafm_tg.transforms.Normalize does."
+                )
+            self._checked.add(name)
         return images
-
-    def _check_normalized(self, name: str, image: Tensor) -> None:
-        """Looks at the first image of each sensor."""
-        if name in self._checked:
-            return
-        self._checked.add(name)
-        median = image.float().median().item()
-        if abs(median) > LARGEST_MEDIAN:
-            raise TerraFMError(
-                f"The batch's {name} has a median of {median:.4g}, but normalized images lie around 0.5: set "
-                "`normalize: true`, or use a datamodule that normalizes as terrafm_tg.transforms.Normalize does."
-            )
 
 
 def build_backbone(settings: Mapping[str, Any], weights: Weights, **timm: Any) -> tuple[TerraFMViT, SensorImages]:
     """Builds the encoder of a fine-tuning task, and what feeds it.
 
-    Stems of sensors that the task does not name are frozen.
+    Stems of sensors that the task does not name are frozen, and on request all but a classifier.
 
     Args:
         settings: The task's hyper-parameters: ``model``, ``modalities``, ``bands``, ``normalize``, ``depth``,
-            ``drop_path``, ``grad_checkpointing``.
+            ``drop_path``, ``grad_checkpointing``, ``freeze_backbone``.
         weights: Encoder weights; random where None.
         timm: Further settings of the encoder.
 
@@ -118,6 +105,9 @@ def build_backbone(settings: Mapping[str, Any], weights: Weights, **timm: Any) -
         named = [encoder.modality]
     if named is not None:
         freeze_unread(encoder, named)
+    if settings["freeze_backbone"]:
+        encoder.requires_grad_(False)
+        encoder.head.requires_grad_(True)
     return encoder, SensorImages(named, encoder.columns if settings["normalize"] else None)
 
 

@@ -108,11 +108,13 @@ class LinearHead(Head):
         dim: Width of the embedding.
         classes: Number of classes or labels.
         pooling: Which embedding: "token" or "mean", or the one that there is.
+        norm: Before the layer; nothing where None.
     """
 
-    def __init__(self, dim: int, classes: int, pooling: str = "token") -> None:
+    def __init__(self, dim: int, classes: int, pooling: str = "token", norm: nn.Module | None = None) -> None:
         super().__init__()
         self.pooling = pooling
+        self.norm = nn.Identity() if norm is None else norm
         self.linear = nn.Linear(dim, classes)
 
     def read(self, encoder: FeatureEncoder, batch: Mapping[str, Tensor]) -> Tensor:
@@ -121,7 +123,7 @@ class LinearHead(Head):
 
     def forward(self, features: Tensor) -> list[Tensor]:
         """Logits (B, C)."""
-        return [self.linear(features)]
+        return [self.linear(self.norm(features))]
 
 
 class PatchHead(Head):
@@ -182,25 +184,6 @@ class UPerNetHead(Head):
         maps = pyramid(features)
         # The decoder skips the maps of full and half size.
         return [self.linear(self.dropout(self.decoder([maps[0], maps[0], *maps])))]
-
-
-class NormedLinearHead(LinearHead):
-    """Batch norm without parameters, then a linear layer, on an image's embedding.
-
-    Args:
-        dim: Width of the embedding.
-        classes: Number of classes or labels.
-        pooling: Which embedding: "token" or "mean", or the one that there is.
-    """
-
-    def __init__(self, dim: int, classes: int, pooling: str = "token") -> None:
-        super().__init__(dim, classes, pooling)
-        self.norm = LoneBatchNorm(dim, affine=False, eps=1e-6)
-        nn.init.trunc_normal_(self.linear.weight, std=0.01)
-
-    def forward(self, features: Tensor) -> list[Tensor]:
-        """Logits (B, C)."""
-        return super().forward(self.norm(features))
 
 
 class PyramidHead(Head):

@@ -90,17 +90,14 @@ class LabelLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.loss, self.ignore_index, self.smoothing = loss, ignore_index, smoothing
-        for name, weights, counts in (
-            ("class_weights", class_weights, (num_classes,)),
-            ("pos_weight", pos_weight, (num_classes, 1)),
+        for buffer, name, given in (
+            ("weight", "class_weights", class_weights),
+            ("pos_weight", "pos_weight", pos_weight),
         ):
-            if weights is not None and len(torch.as_tensor(weights).flatten()) not in counts:
-                raise TerraFMError(
-                    f"`{name}` has {len(torch.as_tensor(weights).flatten())} numbers for {num_classes} classes: give "
-                    "one for each."
-                )
-        self.register_buffer("weight", _column(class_weights), persistent=False)
-        self.register_buffer("pos_weight", _column(pos_weight), persistent=False)
+            weights = None if given is None else torch.as_tensor(given, dtype=torch.float32).flatten()
+            if weights is not None and len(weights) not in (num_classes, 1 if buffer == "pos_weight" else num_classes):
+                raise TerraFMError(f"`{name}` has {len(weights)} numbers for {num_classes} classes: give one for each.")
+            self.register_buffer(buffer, weights, persistent=False)
         if loss == "focal":
             self.region: nn.Module = smp.losses.FocalLoss(task, normalized=True)
             self.one_label = smp.losses.FocalLoss("binary", normalized=True)
@@ -143,8 +140,3 @@ class LabelLoss(nn.Module):
             columns = zip(logits.unbind(1), target.unbind(1), known.unbind(1), strict=True)
             return torch.stack([self.one_label(x[some], y[some]) for x, y, some in columns if some.any()]).mean()
         return self.region(logits.masked_fill(~known, -1e4), target * known)
-
-
-def _column(weights: Sequence[float] | Tensor | None) -> Tensor | None:
-    """Weights as float32 (C,)."""
-    return None if weights is None else torch.as_tensor(weights, dtype=torch.float32).flatten()

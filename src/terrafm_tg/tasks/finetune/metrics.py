@@ -11,7 +11,7 @@ from torchmetrics import Metric
 
 from terrafm_tg.errors import TerraFMError
 
-from .rates import Value, average_precision, check_target, class_rates, confusion_of, label_rates, rank
+from .rates import Value, average_precision, check_target, confusion_of, rank, rates
 
 if TYPE_CHECKING:
     from terrafm_tg.datasets.bench import BenchTask
@@ -94,28 +94,36 @@ class Metrics:
         """The metrics of a benchmark's task."""
         return cls(task.kind, len(task.classes), task.ignore_index, task.metric, task.classes, average)
 
-    def update(self, prediction: Tensor, target: Tensor) -> None:
+    def update(self, logits: Tensor, target: Tensor) -> None:
         """Counts one batch.
 
         Args:
-            prediction: Logits (B, C, ...), of which the largest is the class; of several labels those above 0 are
-                there (so of probabilities give what exceeds 0.5). Or whole numbers of the target's shape: classes, or
-                zeros and ones, which have no ``map``.
+            logits: (B, C, ...), of which the largest is the class; of several labels those above 0 are there (so of
+                probabilities give what exceeds 0.5).
             target: Classes (B,) or (B, H, W); zeros and ones (B, L).
 
         Raises:
             NotFiniteError: If a logit is NaN or infinite.
             TerraFMError: If the shapes or classes are not the task's.
         """
-        prediction, target = self._checked(prediction.detach(), target)
-        ranked: list[tuple[Tensor, Tensor]] = []
-        if self.kind == "multilabel":
-            if prediction.is_floating_point():
-                ranked = [(rank(prediction).cpu(), target.cpu())]
-                prediction = (prediction > 0).long()
-        elif prediction.is_floating_point():
-            prediction = prediction.argmax(1)
-        counts = confusion_of(self.kind, prediction, target, self.num_classes, self.ignore_index).cpu()
+        logits = logits.detach()
+        if not logits.isfinite().all():
+            wrong = int((~logits.isfinite()).sum())
+            raise NotFiniteError(
+                f"{wrong} of {logits.numel()} logits are NaN or infinite: lower the learning rate, or look for values "
+                "in the images that are not finite."
+            )
+        several = self.kind == "multilabel"
+        expected = (len(target), self.num_classes, *target.shape[2 if several else 1 :])
+        if tuple(logits.shape) != expected:
+            raise TerraFMError(
+                f"The predictions have the shape {tuple(logits.shape)} and the targets {tuple(target.shape)}: for "
+                f"{self.num_classes} classes give logits that fit the targets."
+            )
+        check_target(target, self.kind, self.num_classes, self.ignore_index)
+        target = target.long()
+        ranked = [(rank(logits).cpu(), target.cpu())] if several else []
+        counts = confusion_of(self.kind, logits, target, self.num_classes, self.ignore_index).cpu()
         self.confusion += counts
         self.ranked += ranked
         if counts.any():  # a batch of ignored pixels alone has no score
@@ -134,13 +142,11 @@ class Metrics:
             raise TerraFMError("No sample has a class that counts: give a split with labels.")
         values = self._values(self.confusion, self.ranked)
         if self.headline is not None and self.headline not in values:
-            raise TerraFMError(
-                f"There is no {self.headline!r}: it needs scores, not labels, and one positive label at least."
-            )
+            raise TerraFMError(f"There is no {self.headline!r}: it needs one positive label at least.")
         table = None if self.kind == "multilabel" else self.confusion.tolist()
         found = []
         for name, (overall, classes) in values.items():
-            per_class = None if classes is None else tuple((100 * classes).tolist())
+            per_class = tuple((100 * classes).tolist()) or None
             counts = table if name in ("accuracy", "oa", "miou") else None
             found.append(Score(name, 100 * overall, TRUE, False, per_class, counts, settings))
         found += [Score(name, 100 * self._mean(name), PER_BATCH, settings=settings) for name in values]
@@ -157,49 +163,35 @@ class Metrics:
         known = ~value.isnan()
         return float((weight * value)[known].sum() / weight[known].sum())
 
-    def _checked(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        shape = tuple(prediction.shape)
-        if prediction.is_floating_point():
-            if not prediction.isfinite().all():
-                wrong = int((~prediction.isfinite()).sum())
-                raise NotFiniteError(
-                    f"{wrong} of {prediction.numel()} logits are NaN or infinite: lower the learning rate, or look for "
-                    "values in the images that are not finite."
-                )
-            if self.kind != "multilabel" and prediction.ndim > 1:
-                shape = (shape[0], *shape[2:]) if shape[1] == self.num_classes else shape
-        if shape != tuple(target.shape):
-            raise TerraFMError(
-                f"The predictions have the shape {tuple(prediction.shape)} and the targets {tuple(target.shape)}: for "
-                f"{self.num_classes} classes give logits or classes that fit the targets."
-            )
-        check_target(target, self.kind, self.num_classes, self.ignore_index)
-        return prediction, target.long()
-
     def _values(self, confusion: Tensor, ranked: list[tuple[Tensor, Tensor]]) -> dict[str, Value]:
+        found = rates(confusion, self.ignore_index)
+        macro = {name: Value(value.mean, value.per_class) for name, value in found.items()}
         if self.kind == "multilabel":
-            labels = label_rates(confusion)
-            values = {
-                "f1": Value(labels.overall["f1"], labels.f1),
-                "macro-f1": Value(float(labels.f1.nanmean()), labels.f1),
-            }
+            values = {"f1": found["f1"], "macro-f1": macro["f1"]}
             if precision := average_precision(ranked, self.num_classes, self.ignore_index):
-                each = precision.per_class
-                mean = float("nan") if each is None else float(each.nanmean())
-                values |= {"map": precision, "macro-map": Value(mean, each)}
+                values |= {"map": precision, "macro-map": Value(precision.mean, precision.per_class)}
             return values
-        rates = class_rates(confusion, self.ignore_index)
         values = {
-            "oa" if self.headline == "oa" else "accuracy": Value(rates.overall["accuracy"], rates.recall),
-            "balanced-accuracy": Value(float(rates.recall.nanmean()), rates.recall),
-            "macro-f1": Value(float(rates.f1.nanmean()), rates.f1),
+            "oa" if self.headline == "oa" else "accuracy": found["accuracy"],
+            "balanced-accuracy": macro["recall"],
+            "macro-f1": macro["f1"],
         }
         if self.kind == "segmentation":
-            values["miou"] = Value(float(rates.iou.nanmean()), rates.iou)
-            values["miou-present"] = Value(float(rates.iou[confusion.sum(1) > 0].mean()))
+            iou = found["iou"].per_class
+            values |= {"miou": macro["iou"], "miou-present": Value(float(iou[confusion.sum(1) > 0].mean()))}
             if len(self.classes) == 2:
-                values[f"iou_{self.classes[1]}"] = Value(float(rates.iou[1]))
+                values[f"iou_{self.classes[1]}"] = Value(float(iou[1]))
         return values
+
+
+#: TorchGeo's names of the rates.
+_TORCHGEO = {
+    "accuracy": "Accuracy",
+    "precision": "Precision",
+    "recall": "Recall",
+    "f1": "F1Score",
+    "iou": "JaccardIndex",
+}
 
 
 class EpochScores(Metric):
@@ -253,14 +245,10 @@ class EpochScores(Metric):
             target: Classes (B, ...), or zeros and ones of the logits' shape.
         """
         logits, target = logits.detach(), target.long()
-        if self.task == "multiclass":
-            prediction = logits.argmax(1)
-        else:
-            if self.task == "binary":
-                logits, target = logits.reshape(-1, 1), target.reshape(-1, 1)
-            prediction = (logits > 0).long()
+        if self.task == "binary":
+            logits, target = logits.reshape(-1, 1), target.reshape(-1, 1)
         kind = "multiclass" if self.task == "multiclass" else "multilabel"
-        counts = confusion_of(kind, prediction, target, self.num_classes, self.ignore_index)
+        counts = confusion_of(kind, logits, target, self.num_classes, self.ignore_index)
         self.confusion = self.confusion + counts  # out of place: a test run leaves inference tensors
         if self.ranks:
             self.logits.append(logits.float())
@@ -271,29 +259,19 @@ class EpochScores(Metric):
         count = self.confusion.cpu()
         if not count.any():
             return {}
-        rates = class_rates(count, self.ignore_index) if self.task == "multiclass" else label_rates(count)
+        values = {
+            _TORCHGEO[name]: value for name, value in rates(count, self.ignore_index).items() if name in _TORCHGEO
+        }
         found: dict[str, float] = {}
-        for name, key in _TORCHGEO.items():
-            each = getattr(rates, key)
-            found |= {f"Overall{name}": rates.overall[key], f"Average{name}": float(each.nanmean())}
-            if self.task != "binary":
-                found |= {f"Classwise{name}_{c}": float(x) for c, x in zip(self.names, each, strict=True)}
         if self.ranks:
             # Lists here, tensors once they are gathered from other ranks
             logits, target = (torch.cat([*x]) if isinstance(x, list) else x for x in (self.logits, self.target))
             ranked = [(rank(logits.cpu()), target.cpu())]
-            precision = average_precision(ranked, self.num_classes, self.ignore_index)
-            if precision is not None and precision.per_class is not None:
-                found["OverallAveragePrecision"] = precision.overall
-                found["AverageAveragePrecision"] = float(precision.per_class.nanmean())
+            if precision := average_precision(ranked, self.num_classes, self.ignore_index):
+                found = {"OverallAveragePrecision": precision.overall, "AverageAveragePrecision": precision.mean}
+        for name, value in values.items():
+            found |= {f"Overall{name}": value.overall, f"Average{name}": value.mean}
+            if self.task != "binary":
+                each = zip(self.names, value.per_class, strict=True)
+                found |= {f"Classwise{name}_{label}": float(share) for label, share in each}
         return {f"{self.prefix}{name}": torch.tensor(value) for name, value in found.items()}
-
-
-#: TorchGeo's names of the rates.
-_TORCHGEO = {
-    "Accuracy": "accuracy",
-    "Precision": "precision",
-    "Recall": "recall",
-    "F1Score": "f1",
-    "JaccardIndex": "iou",
-}

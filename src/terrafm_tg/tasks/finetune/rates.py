@@ -6,7 +6,7 @@ the classes in the target alone. A class that is itself ignored (``ignore_index:
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,66 +15,52 @@ from terrafm_tg.errors import TerraFMError
 
 
 class Value(NamedTuple):
-    """One metric as shares of 1: of everything, and of each class where it is made of those."""
+    """One metric as shares of 1: of everything, and of each class; empty where it is not made of those."""
 
     overall: float
-    per_class: Tensor | None = None
+    per_class: Tensor = torch.empty(0)
+
+    @property
+    def mean(self) -> float:
+        """The mean over the classes that have a score."""
+        return float(self.per_class.nanmean())
 
 
-class Rates(NamedTuple):
-    """Shares of each class or label, float64 (C,), and of all together; NaN where there is nothing to divide by.
+def rates(confusion: Tensor, ignore_index: int | None = None) -> dict[str, Value]:
+    """Accuracy, recall, precision, F1 and IoU of all together and of each class or label; NaN over nothing.
+
+    The precision of a class that is in the target and never predicted is 0. The accuracy of a class is its recall, that
+    of a label the share of right answers, yes or no.
 
     Args:
-        recall: Of what is true, of classes in the target.
-        precision: Of what is predicted; 0 for a class in the target that is never predicted.
-        f1: Their harmonic mean.
-        iou: Intersection over union.
-        accuracy: Of classes their recall; of labels the share of right answers, yes or no.
-        overall: The same over all classes at once, by name.
+        confusion: (C, C), ``confusion[true][predicted]``, without what is ignored; or one of each label, (L, 2, 2).
+        ignore_index: Class that has no score of its own.
     """
-
-    recall: Tensor
-    precision: Tensor
-    f1: Tensor
-    iou: Tensor
-    accuracy: Tensor
-    overall: dict[str, float]
-
-
-def class_rates(confusion: Tensor, ignore_index: int | None = None) -> Rates:
-    """Rates of a confusion matrix (C, C), ``confusion[true][predicted]``, without what is ignored."""
     count = confusion.double()
-    right, true, predicted = count.diagonal(), count.sum(1), count.sum(0)
-    if ignore_index is not None and 0 <= ignore_index < len(count):
-        predicted = predicted.clone()
-        predicted[ignore_index] = 0  # a class that does not count has no score of its own
-    recall, union = right / true, true + predicted - right
-    share = float(right.sum() / count.sum())  # of one answer per sample, micro precision, recall and F1 are the same
-    overall = dict.fromkeys(("accuracy", "recall", "precision", "f1"), share)
-    overall["iou"] = float(right.sum() / union.sum())
-    return Rates(
-        recall, _precision(right, true, predicted), 2 * right / (true + predicted), right / union, recall, overall
-    )
+    if count.ndim == 3:
+        right, true, predicted = count[:, 1, 1], count[:, 1].sum(1), count[:, :, 1].sum(1)
+        agreed = right + count[:, 0, 0]
+        accuracy = agreed / count.sum((1, 2)), agreed.sum() / count.sum()
+    else:
+        right, true, predicted = count.diagonal(), count.sum(1), count.sum(0)
+        if ignore_index is not None and 0 <= ignore_index < len(count):
+            predicted[ignore_index] = 0
+        accuracy = right / true, right.sum() / true.sum()
+    each = _shares(right, true, predicted) | {"accuracy": accuracy[0]}
+    together = _shares(right.sum(), true.sum(), predicted.sum()) | {"accuracy": accuracy[1]}
+    if count.ndim == 2:  # of one answer per sample they are the same
+        together |= {"precision": accuracy[1], "f1": accuracy[1]}
+    return {name: Value(float(together[name]), share) for name, share in each.items()}
 
 
-def label_rates(confusion: Tensor) -> Rates:
-    """Rates of the positives of labels, of one confusion matrix per label, (L, 2, 2)."""
-    each, together = _yes_or_no(confusion.double()), _yes_or_no(confusion.double().sum(0, keepdim=True))
-    return Rates(*each, {name: float(value) for name, value in zip(Rates._fields, together, strict=False)})
-
-
-def _yes_or_no(count: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Recall, precision, F1, IoU and accuracy, (L,) each."""
-    right, true, predicted = count[:, 1, 1], count[:, 1].sum(1), count[:, :, 1].sum(1)
-    wrong = count[:, 0, 1] + count[:, 1, 0]
-    accuracy = (count[:, 0, 0] + right) / count.sum((1, 2))
-    f1, iou = 2 * right / (2 * right + wrong), right / (right + wrong)
-    return right / true, _precision(right, true, predicted), f1, iou, accuracy
-
-
-def _precision(right: Tensor, true: Tensor, predicted: Tensor) -> Tensor:
-    """Share of what is predicted that is right; 0 where something is true and nothing predicted."""
-    return torch.where((predicted == 0) & (true > 0), 0.0, right / predicted)
+def _shares(right: Tensor, true: Tensor, predicted: Tensor) -> dict[str, Tensor]:
+    nothing_found = (predicted == 0) & (true > 0)
+    return {
+        "recall": right / true,
+        "precision": torch.where(nothing_found, 0.0, right / predicted),
+        "f1": 2 * right / (true + predicted),
+        "iou": right / (true + predicted - right),
+    }
 
 
 def average_precision(
@@ -87,19 +73,18 @@ def average_precision(
         labels: Their number L.
         ignore_index: Target that does not count.
     """
-    from torchmetrics.functional.classification import binary_average_precision
+    from torchmetrics.functional.classification import multilabel_average_precision as precision
 
     if not ranked:
         return None
     score, target = (torch.cat(parts) for parts in zip(*ranked, strict=True))
-    known = torch.ones_like(target, dtype=torch.bool) if ignore_index is None else target != ignore_index
-    found = torch.full((labels,), torch.nan, dtype=torch.float64)
-    for label in (target == 1).logical_and(known).any(0).nonzero()[:, 0].tolist():
-        some = known[:, label]
-        found[label] = binary_average_precision(score[some, label], target[some, label], validate_args=False)
-    if found.isnan().all():
+    some = (target == 1).any(0)
+    if not some.any():
         return None
-    return Value(float(binary_average_precision(score[known], target[known], validate_args=False)), found)
+    how: Any = {"ignore_index": ignore_index, "validate_args": False}
+    each = torch.full((labels,), torch.nan, dtype=torch.float64)
+    each[some] = precision(score[:, some], target[:, some], int(some.sum()), average="none", **how).double()
+    return Value(float(precision(score, target, labels, average="micro", **how)), each)
 
 
 def rank(logits: Tensor) -> Tensor:
@@ -108,12 +93,12 @@ def rank(logits: Tensor) -> Tensor:
     return (1 + x / (1 + x.abs())) / 2
 
 
-def confusion_of(kind: str, prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int | None) -> Tensor:
+def confusion_of(kind: str, logits: Tensor, target: Tensor, num_classes: int, ignore_index: int | None) -> Tensor:
     """The confusion matrix of a batch, int64: (C, C) with the true class first; (L, 2, 2) of several labels.
 
     Args:
-        kind: ``multilabel``, or else one class per sample or pixel.
-        prediction: Whole numbers of the target's shape: classes, or zeros and ones.
+        kind: ``multilabel``, where logits above 0 are there, or else one class per sample or pixel, the largest.
+        logits: (B, C, ...).
         target: Classes (B, ...), or zeros and ones (B, L, ...).
         num_classes: Number of classes or labels.
         ignore_index: Target that does not count.
@@ -121,17 +106,17 @@ def confusion_of(kind: str, prediction: Tensor, target: Tensor, num_classes: int
     from torchmetrics.functional import classification as functional
 
     if kind == "multilabel":
-        count = functional.multilabel_confusion_matrix(
-            prediction, target, num_classes, ignore_index=ignore_index, validate_args=False
-        )
-        return count.long()
+        found = (logits > 0).long()
+        return functional.multilabel_confusion_matrix(
+            found, target, num_classes, ignore_index=ignore_index, validate_args=False
+        ).long()
     known = torch.ones_like(target, dtype=torch.bool) if ignore_index is None else target != ignore_index
     return functional.multiclass_confusion_matrix(
-        prediction[known], target[known], num_classes, validate_args=False
+        logits.argmax(1)[known], target[known], num_classes, validate_args=False
     ).long()
 
 
-def check_target(target: Tensor, kind: str, num_classes: int, ignore_index: int | None, key: str | None = None) -> None:
+def check_target(target: Tensor, kind: str, num_classes: int, ignore_index: int | None, key: str = "target") -> None:
     """Stops at a label that is no class.
 
     Args:
@@ -139,7 +124,7 @@ def check_target(target: Tensor, kind: str, num_classes: int, ignore_index: int 
         kind: "multiclass", "multilabel" or "segmentation".
         num_classes: Number of classes.
         ignore_index: Target that does not count.
-        key: Key of a user's batch, for a sentence that names the task's settings.
+        key: What to call it.
 
     Raises:
         TerraFMError: Naming the value.
@@ -150,13 +135,7 @@ def check_target(target: Tensor, kind: str, num_classes: int, ignore_index: int 
     most = 1 if kind == "multilabel" else num_classes - 1
     smallest, largest = (int(x) for x in counted.aminmax())
     if smallest < 0 or largest > most:
-        wrong = smallest if smallest < 0 else largest
-        if key is not None and kind != "multilabel":
-            raise TerraFMError(
-                f"The batch's {key} holds the class {wrong}, but `num_classes: {num_classes}` are 0 to {most}: set "
-                "`num_classes`, or `ignore_index` for a value that means no class."
-            )
         raise TerraFMError(
-            f"A target has the value {wrong}, expected 0 to {most}: correct the labels, "
-            "or set `ignore_index` to the value of what does not count."
+            f"A {key} has the value {smallest if smallest < 0 else largest}, expected 0 to {most}: correct the labels "
+            "or the number of classes, or set `ignore_index` to the value of what does not count."
         )

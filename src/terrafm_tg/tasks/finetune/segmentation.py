@@ -1,6 +1,6 @@
 """Fine-tuning for semantic segmentation: a class per pixel, from one sensor or several."""
 
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torchvision.models._api import WeightsEnum
@@ -15,25 +15,19 @@ from .heads import Head, PatchHead, UPerNetHead, resized
 from .task import SensorTask
 
 
-class SensorSegmenter(nn.Module):
+class Segmenter(nn.Module):
     """The encoder, fused over sensors, under a decoder; TorchGeo's models read one tensor.
 
     Args:
         encoder: The encoder.
-        decoder: ``upernet`` (smp's, on the pyramid of four blocks) or ``linear`` (one layer on the last block).
-        classes: Number of classes.
-        width: Channels of UPerNet.
+        decoder: Reads the pyramid of four blocks (UPerNet), or the last block alone.
     """
 
-    def __init__(self, encoder: TerraFMViT, decoder: str, classes: int, width: int = 256) -> None:
+    def __init__(self, encoder: TerraFMViT, decoder: Head) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.decoder = encoder, decoder
         depth = len(encoder.blocks)
-        self.blocks = feature_blocks(depth) if decoder == "upernet" else [depth - 1]
-        if decoder == "upernet":
-            self.decoder: Head = UPerNetHead(encoder.embed_dim, classes, width)
-        else:
-            self.decoder = PatchHead(encoder.embed_dim, classes, side=1)
+        self.blocks = feature_blocks(depth) if isinstance(decoder, UPerNetHead) else [depth - 1]
 
     def forward(self, x: Any) -> Tensor:
         """Logits (B, classes, H, W) of anything that the encoder reads."""
@@ -80,30 +74,9 @@ class FineTuneSegmentation(SensorTask):
         """Builds the encoder and its decoder."""
         h = self.hparams
         encoder, self.images = build_backbone(h, self.weights)
-        self.model = SensorSegmenter(encoder, h["decoder"], h["num_classes"])
-        if h["freeze_backbone"]:
-            encoder.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> Self:
-        """Sets the mode; a frozen encoder stays in evaluation mode, without stochastic depth."""
-        super().train(mode)
-        if self.hparams["freeze_backbone"]:
-            self.model.encoder.eval()
-        return self
-
-    def logits(self, images: dict[str, Tensor], target: Tensor) -> Tensor:
-        """Logits (B, classes, H, W).
-
-        Raises:
-            TerraFMError: If the masks have another size.
-        """
-        logits: Tensor = self(images)
-        if logits.shape[-2:] != target.shape[-2:]:
-            raise TerraFMError(
-                f"The masks are {target.shape[-2]}x{target.shape[-1]} px and the images "
-                f"{logits.shape[-2]}x{logits.shape[-1]}: give both the same size."
-            )
-        return logits
+        dim, classes = encoder.embed_dim, h["num_classes"]
+        decoder = UPerNetHead(dim, classes) if h["decoder"] == "upernet" else PatchHead(dim, classes, side=1)
+        self.model = Segmenter(encoder, decoder)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor | None]:
         """Probabilities (B, classes, H, W), and where the batch has them its bounds and transform."""
@@ -113,19 +86,16 @@ class FineTuneSegmentation(SensorTask):
             "transform": batch.get("transform"),
         }
 
-    def target(self, batch: dict[str, Any]) -> Tensor:
-        """The masks of a batch, (B, H, W).
+    def shaped(self, target: Tensor) -> Tensor:
+        """The masks (B, H, W).
 
         Raises:
-            TerraFMError: If there are none, or their shape is another one.
+            TerraFMError: If they have another shape.
         """
-        if "mask" not in batch:
-            raise TerraFMError(f"The batch has no 'mask' (keys {', '.join(batch)}): use a dataset for segmentation.")
-        mask = batch["mask"]
-        mask = mask.squeeze(1) if mask.ndim == 4 else mask
+        mask = target.squeeze(1) if target.ndim == 4 else target
         if mask.ndim != 3:
             raise TerraFMError(
-                f"The masks have the shape {tuple(batch['mask'].shape)}, but segmentation needs one class per "
+                f"The masks have the shape {tuple(target.shape)}, but segmentation needs one class per "
                 "pixel, (batch, height, width)."
             )
         return mask.long()

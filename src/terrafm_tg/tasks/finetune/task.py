@@ -3,7 +3,7 @@
 import abc
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
@@ -117,8 +117,9 @@ class LabelTask(BaseTask):
             super().test_step(batch, batch_idx)
 
     def on_train_epoch_end(self) -> None:
-        """Logs the training metrics."""
-        self._log_epoch("train")
+        """Logs the training metrics, where there are any."""
+        if self.mixup is None:
+            self._log_epoch("train")
 
     def on_validation_epoch_end(self) -> None:
         """Logs the validation metrics."""
@@ -187,6 +188,15 @@ class SensorTask(FineTuneOptimization, LabelTask):
         self.weights = weights
         super().__init__(**kwargs)
 
+    def train(self, mode: bool = True) -> Self:
+        """Sets the mode; a frozen encoder stays in evaluation mode, without stochastic depth."""
+        super().train(mode)
+        if self.hparams["freeze_backbone"]:
+            encoder = encoder_of(self)
+            encoder.eval()
+            encoder.head_drop.train(mode)
+        return self
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Builds the encoder anew where the checkpoint's is of another size than the settings'."""
         state, own = checkpoint["state_dict"], encoder_of(self)
@@ -205,17 +215,26 @@ class SensorTask(FineTuneOptimization, LabelTask):
         self.configure_models()
         rank_zero_info(f"The encoder is the checkpoint's: {size} of {depth} blocks, not {name} as in the settings.")
 
-    @abc.abstractmethod
     def target(self, batch: dict[str, Any]) -> Tensor:
         """The labels or masks of a batch.
 
         Raises:
             TerraFMError: If there are none, or their shape is not the task's.
         """
+        if self.target_key not in batch:
+            purpose = "segmentation" if self.target_key == "mask" else "classification"
+            raise TerraFMError(
+                f"The batch has no {self.target_key!r} (keys {', '.join(batch)}): use a dataset for {purpose}."
+            )
+        return self.shaped(batch[self.target_key])
 
-    def logits(self, images: dict[str, Tensor], target: Tensor) -> Tensor:
-        """Logits of images in float32 or as the precision has it, for a target."""
-        return self(images)
+    @abc.abstractmethod
+    def shaped(self, target: Tensor) -> Tensor:
+        """The labels or masks as the loss takes them.
+
+        Raises:
+            TerraFMError: If their shape is not the task's.
+        """
 
     def training_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """The loss of a batch."""
@@ -236,14 +255,14 @@ class SensorTask(FineTuneOptimization, LabelTask):
         mix = self.mixup if stage == "train" else None
         if mix is not None:
             images, target = mix(images, target)
-        logits = self.logits(images, target)
+        logits = self(images)
+        if target.shape[-2:] != logits.shape[-2:] and self.target_key == "mask":
+            raise TerraFMError(
+                f"The masks are {target.shape[-2]}x{target.shape[-1]} px and the images "
+                f"{logits.shape[-2]}x{logits.shape[-1]}: give both the same size."
+            )
         loss: Tensor = self.criterion(logits, target)
         if mix is None:  # of a mixed image, no one class is right
             getattr(self, f"{stage}_metrics")(logits, target)
         self.log(f"{stage}_loss", loss, batch_size=len(target), prog_bar=stage == "train")
         return loss
-
-    def on_train_epoch_end(self) -> None:
-        """Logs the training metrics, where there are any."""
-        if self.mixup is None:
-            super().on_train_epoch_end()

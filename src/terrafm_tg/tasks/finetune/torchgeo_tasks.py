@@ -5,12 +5,13 @@ from typing import Any, Literal
 
 import segmentation_models_pytorch as smp
 import timm
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torchgeo.tasks import BaseTask, ChangeDetection, PixelwiseRegression, SemanticSegmentation
+from torchgeo.tasks import ChangeDetection, PixelwiseRegression, SemanticSegmentation
 from torchvision.models._api import WeightsEnum
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.models import TerraFMViT, load_encoder_state, load_weights
+from terrafm_tg.models import load_encoder_state, load_weights
 from terrafm_tg.models.inputs import PATCH_SIZE, guess_modality
 from terrafm_tg.models.sizes import NAMES, SIZES, split_name
 from terrafm_tg.models.smp_encoder import feature_blocks, smp_entry
@@ -19,109 +20,29 @@ from terrafm_tg.models.weights import registered_weights
 from .encoder import freeze_unread
 from .heads import PatchHead, allow_lone_samples
 from .optimization import FineTuneOptimization, encoder_of
+from .segmentation import Segmenter
 from .task import LabelTask
 
-#: Heads of :func:`dense_model`.
+#: Heads of the dense tasks.
 DenseHead = Literal["upernet", "unet", "segformer", "dpt", "linear"]
 
 _SMP = {"upernet": smp.UPerNet, "unet": smp.Unet, "segformer": smp.Segformer}
 
 
-class PatchLinear(nn.Module):
-    """A linear map from each patch token to the classes of the patch's pixels: the linear probe of dense tasks.
+class DenseModelMixin(LightningModule):
+    """Builds the model of a dense task.
 
     Args:
-        encoder: The encoder.
-        classes: Number of output channels.
-    """
-
-    def __init__(self, encoder: TerraFMViT, classes: int) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.decoder = nn.Identity()
-        self.segmentation_head = PatchHead(encoder.embed_dim, classes, PATCH_SIZE)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, classes, H, W)."""
-        features = self.encoder.forward_intermediates(x, indices=1, norm=True, intermediates_only=True)
-        (logits,) = self.segmentation_head(features[-1])
-        return logits
-
-
-def dense_model(
-    head: str,
-    backbone: str,
-    in_channels: int,
-    classes: int,
-    weights: WeightsEnum | str | bool | None = None,
-    modality: str | None = None,
-    bands: Sequence[str] | None = None,
-) -> nn.Module:
-    """An encoder with a head that predicts each pixel.
-
-    Args:
-        head: One of ``upernet``, ``unet``, ``segformer``, ``dpt``, ``linear``.
+        model: ``upernet`` (features of blocks 4, 6, 8, 12), ``unet``, ``segformer``, ``dpt``, or ``linear``: from
+            each patch token to the patch's pixels.
         backbone: ``terrafm_<size>``, or one of its variants by modality and for RGB.
-        in_channels: Channels of the images.
-        classes: Channels of the prediction.
         weights: A registered weight or its name, a file or URL of any kind that
             :func:`~terrafm_tg.models.load_encoder_state` reads; True for the size's registered weight.
-        modality: What the images are, where the name does not say it.
-        bands: Bands of the images in the order of their channels.
-
-    Returns:
-        A module with ``encoder``, ``decoder`` and ``segmentation_head``.
-
-    Raises:
-        TerraFMError: If a name is unknown, the encoder cannot read such images, or the weights are missing, damaged or
-            of another size.
+        in_channels: Number of input channels.
+        modality: What the images are, where the backbone's name does not say it.
+        bands: Bands of the images in the order of their channels, where these are not the modality's own.
+        kwargs: As the task's of TorchGeo.
     """
-    if backbone not in NAMES:
-        raise TerraFMError(
-            f"Backbone {backbone!r} is unknown: use one of {', '.join(SIZES)}, alone or with an ending such as _s2l2a."
-        )
-    settings = {name: value for name, value in (("modality", modality), ("bands", bands)) if value is not None}
-    if not weights:
-        return _build(head, backbone, in_channels, classes, settings)
-    size = split_name(backbone)[0]
-    source = registered_weights(size) if weights is True else weights
-    state, _ = load_encoder_state(source, expected=size)
-    model = _build(head, backbone, in_channels, classes, settings)
-    load_weights(encoder_of(model), state, str(source))
-    return model
-
-
-def _build(head: str, backbone: str, in_channels: int, classes: int, settings: dict[str, Any]) -> nn.Module:
-    """The model with random weights; ``settings`` are the encoder's."""
-    if head in _SMP:
-        # smp hands no settings to an encoder of its table, so each set of settings is an entry there.
-        entry = f"{backbone}({settings})" if settings else backbone
-        smp.encoders.encoders.setdefault(entry, smp_entry(backbone, **settings))
-        return _SMP[head](entry, encoder_weights=None, in_channels=in_channels, classes=classes)
-    if head == "dpt":
-        blocks = feature_blocks(SIZES[split_name(backbone)[0]]["depth"])
-        return smp.DPT(
-            f"tu-{backbone}",
-            encoder_weights=None,
-            encoder_output_indices=blocks,
-            in_channels=in_channels,
-            classes=classes,
-            **settings,
-        )
-    if head == "linear":
-        return PatchLinear(encoder_of(timm.create_model(backbone, in_chans=in_channels, **settings)), classes)
-    raise TerraFMError(f"Head {head!r} is unknown: use one of {', '.join([*_SMP, 'dpt', 'linear'])}.")
-
-
-class _Forwarded(BaseTask):
-    """Hands settings to the next class, so that a mix-in may name some of a task that it does not know."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-
-
-class DenseModelMixin(_Forwarded):
-    """Builds the model of a dense task by :func:`dense_model`."""
 
     weights: WeightsEnum | str | bool | None
 
@@ -141,17 +62,47 @@ class DenseModelMixin(_Forwarded):
         """Initialize the model.
 
         Raises:
-            TerraFMError: If a name, the number of channels or the weights are wrong.
+            TerraFMError: If a name is unknown, the encoder cannot read such images, or the weights are missing,
+                damaged or of another size.
         """
-        names = ("backbone", "in_channels", "modality", "bands")
-        classes = self.hparams.get("num_classes") or self.hparams.get("num_labels") or 1
-        settings = {name: self.hparams[name] for name in names}
-        self.model = dense_model(self.hparams["model"], classes=classes, weights=self.weights, **settings)
+        h = self.hparams
+        if h["backbone"] not in NAMES:
+            raise TerraFMError(
+                f"Backbone {h['backbone']!r} is unknown: use one of {', '.join(SIZES)}, alone or with an ending such "
+                "as _s2l2a."
+            )
+        size = split_name(h["backbone"])[0]
+        state: dict[str, Tensor] | None = None
+        if self.weights:
+            source = registered_weights(size) if self.weights is True else self.weights
+            state, _ = load_encoder_state(source, expected=size)
+        self.model = self._build(h.get("num_classes") or h.get("num_labels") or 1)
+        if state is not None:
+            load_weights(encoder_of(self.model), state, str(source))
         allow_lone_samples(self.model)
-        if self.hparams["freeze_backbone"]:
+        if h["freeze_backbone"]:
             self.model.encoder.requires_grad_(False)
-        if self.hparams["freeze_decoder"]:
+        if h["freeze_decoder"]:
             self.model.decoder.requires_grad_(False)
+
+    def _build(self, classes: int) -> nn.Module:
+        """The model with random weights."""
+        h = self.hparams
+        head, backbone, channels = h["model"], h["backbone"], h["in_channels"]
+        settings = {name: h[name] for name in ("modality", "bands") if h[name] is not None}
+        if head in _SMP:
+            # smp hands no settings to an encoder of its table, so each set of settings is an entry there.
+            entry = f"{backbone}({settings})" if settings else backbone
+            smp.encoders.encoders.setdefault(entry, smp_entry(backbone, **settings))
+            return _SMP[head](entry, encoder_weights=None, in_channels=channels, classes=classes)
+        if head == "dpt":
+            blocks = feature_blocks(SIZES[split_name(backbone)[0]]["depth"])
+            settings |= {"encoder_weights": None, "encoder_output_indices": blocks}
+            return smp.DPT(f"tu-{backbone}", in_channels=channels, classes=classes, **settings)
+        if head == "linear":
+            encoder = encoder_of(timm.create_model(backbone, in_chans=channels, **settings))
+            return Segmenter(encoder, PatchHead(encoder.embed_dim, classes, PATCH_SIZE))
+        raise TerraFMError(f"Head {head!r} is unknown: use one of {', '.join([*_SMP, 'dpt', 'linear'])}.")
 
 
 class TerraFMSegmentation(DenseModelMixin, LabelTask, SemanticSegmentation):
@@ -167,14 +118,8 @@ class TerraFMSegmentation(DenseModelMixin, LabelTask, SemanticSegmentation):
     * Weights that are not a Lightning checkpoint, such as the published file.
 
     Args:
-        model: ``upernet`` (features of blocks 4, 6, 8, 12), ``unet``, ``segformer``, ``dpt``, or ``linear``: from
-            each patch token to the patch's pixels.
-        backbone: ``terrafm_<size>``, or one of its variants by modality and for RGB.
-        weights: A registered weight or its name, a file or a URL; True for the registered weight.
-        in_channels: Number of input channels.
-        modality: What the images are, where the backbone's name does not say it.
-        bands: Bands of the images in the order of their channels, where these are not the modality's own.
-        kwargs: As TorchGeo's: ``task``, ``num_classes``, ``loss``, ``lr``, ``freeze_backbone`` and so on.
+        kwargs: As :class:`DenseModelMixin`, and TorchGeo's: ``task``, ``num_classes``, ``loss``, ``lr``,
+            ``freeze_backbone`` and so on.
 
     Raises:
         TerraFMError: If a name, the number of channels or the weights are wrong.
@@ -185,13 +130,8 @@ class TerraFMPixelwiseRegression(DenseModelMixin, PixelwiseRegression):
     """Pixelwise regression with any head, bands and weights; see :class:`TerraFMSegmentation` for what was missing.
 
     Args:
-        model: ``upernet``, ``unet``, ``segformer``, ``dpt`` or ``linear``.
-        backbone: ``terrafm_<size>``, or one of its variants by modality and for RGB.
-        weights: A registered weight or its name, a file or a URL; True for the registered weight.
-        in_channels: Number of input channels.
-        modality: What the images are, where the backbone's name does not say it.
-        bands: Bands of the images in the order of their channels, where these are not the modality's own.
-        kwargs: As TorchGeo's: ``loss``, ``lr``, ``patience``, ``freeze_backbone``, ``freeze_decoder``.
+        kwargs: As :class:`DenseModelMixin`, and TorchGeo's: ``loss``, ``lr``, ``patience``, ``freeze_backbone``,
+            ``freeze_decoder``.
 
     Raises:
         TerraFMError: If a name, the number of channels or the weights are wrong.
