@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks.in_memory import InMemoryDataModule, MemoryLoader
+from benchmarks.in_memory import InMemoryDataModule
 from terrafm_tg.datamodules import PackedDataModule
 from terrafm_tg.datasets import MajorTOM
 from terrafm_tg.datasets.store.pack import pack
@@ -30,12 +30,8 @@ def test_batches_are_like_those_of_a_store(small_world, tmp_path) -> None:
 
 def test_positions_run_on_through_epochs_and_ranks() -> None:
     data = InMemoryDataModule(batch_size=4, tile_size=12, epoch_length=30)
-    data.trainer = SimpleNamespace(
-        global_rank=1,
-        world_size=2,
-        strategy=SimpleNamespace(root_device=torch.device("cpu")),
-        accumulate_grad_batches=1,
-    )
+    device = SimpleNamespace(root_device=torch.device("cpu"))
+    data.trainer = SimpleNamespace(global_rank=1, world_size=2, strategy=device, accumulate_grad_batches=1)
     loader = data.train_dataloader()
     assert len(loader) == 3
     first, second = list(loader), list(loader)
@@ -62,9 +58,3 @@ def test_only_the_wrong_setting_is_named(name: str, value: int) -> None:
     with pytest.raises(TerraFMError) as error:
         InMemoryDataModule(**{name: value})
     assert [x for x in ("batch_size", "batches", "tile_size") if f"`{x}`" in str(error.value)] == [name]
-
-
-def test_ranks_share_the_positions() -> None:
-    ready = [{"land_cover": torch.zeros(3)}]
-    positions = [b["position"] for rank in range(2) for b in MemoryLoader(ready, 2, rank, 2)]
-    assert sorted(torch.cat(positions).tolist()) == list(range(12))

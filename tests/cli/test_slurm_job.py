@@ -41,23 +41,15 @@ def test_a_run_begins_and_ends(tmp_path: Path, last: Path) -> None:
     assert line.endswith("--trainer.logger.init_args.version job-7-0 --data.root /tiles of mine")
 
 
-def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path, last: Path) -> None:
-    last.touch()
-    job, log = submit(tmp_path, "exit 0", SLURM_RESTART_COUNT="1")
-    assert job.wait() == 0
-    assert log.read_text().splitlines()[0].endswith(f"version job-7-1 --data.root /tiles of mine --ckpt_path {last}")
-
-
-def test_a_new_job_goes_on_from_anothers_checkpoint_until_it_has_its_own(tmp_path: Path, last: Path) -> None:
-    given = ("--data.batch_size", "32", "--ckpt_path", "job-3-0/last.ckpt")
-    job, log = submit(tmp_path, "exit 0", *given)
-    assert job.wait() == 0
-    assert log.read_text().splitlines()[0].endswith(" ".join(given))
-    last.touch()
-    log.unlink()
-    job, log = submit(tmp_path, "exit 0", *given, SLURM_RESTART_COUNT="1")
-    assert job.wait() == 0
-    assert log.read_text().splitlines()[0].endswith(f"{' '.join(given)} --ckpt_path {last}")
+def test_a_run_resumes_from_its_checkpoint_and_a_new_job_from_anothers(tmp_path: Path, last: Path) -> None:
+    given = ["--ckpt_path", "job-3-0/last.ckpt"]
+    for own, options, restarts in ((False, given, "0"), (True, given, "1"), (True, [], "1")):
+        last.touch() if own else None
+        job, log = submit(tmp_path, "exit 0", *options, SLURM_RESTART_COUNT=restarts)
+        assert job.wait() == 0
+        words = [f"version job-7-{restarts}", "--data.root /tiles of mine", *options]
+        words += [f"--ckpt_path {last}"] if own else []
+        assert log.read_text().splitlines()[-1].endswith(" ".join(words))
 
 
 def test_a_run_that_failed_comes_back_only_where_it_got_on(tmp_path: Path, last: Path) -> None:

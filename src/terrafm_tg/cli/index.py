@@ -35,29 +35,18 @@ def run(command: str, words: Sequence[str]) -> None:
     write_index_of(**read_options(command, words, build_index, skip={"settings"}, **_OPTIONS))
 
 
-def write_index_of(
-    root: str,
-    out: str | None = None,
-    figure: bool = True,
-    tile_size: int | None = None,
-    remote: bool | str = False,
-    **how: Any,
-) -> None:
+def write_index_of(root: str, out: str | None = None, figure: bool = True, **options: Any) -> None:
     """Builds the index of a dataset, prints what it holds, and draws it.
 
     Args:
         root: Folder of the dataset.
         out: The file to write, instead of index.parquet below the root.
         figure: Draw it, too.
-        tile_size: Edge of a tile in 10 m pixels.
-        remote: Take cells that are not on disk, too.
-        how: Further arguments of :func:`~terrafm_tg.datasets.build_index`.
+        options: Further arguments of :func:`~terrafm_tg.datasets.build_index`; not every dataset has those of
+            ``_OPTIONS``, so that they are passed on where they are given.
     """
-    settings: dict[str, Any] = {
-        name: value for name, value in {"tile_size": tile_size, "remote": remote}.items() if value
-    }
     path = Path(root) / NAME if out is None else Path(out)
-    rows = build_index(root, out=path, **how, **settings)
+    rows = build_index(root, out=path, **{name: x for name, x in options.items() if x or name not in _OPTIONS})
     console = Console()
     console.print(index_summary(rows))
     console.print(f"{len(rows):,} tiles in {path}")
