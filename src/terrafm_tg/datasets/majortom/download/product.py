@@ -70,7 +70,7 @@ class Product:
                 rmtree(self.kept / folder, ignore_errors=True)
         frame = read_metadata(self.published)
         urls = frame.pop("parquet_url").array
-        names = urls.categories.to_series().str.extract(r"([^/?#]+\.parquet)(?:[?#]|$)", expand=False)
+        names = urls.categories.to_series().str.extract(r"([\w.-]*\w\.parquet)(?:[?#]|$)", expand=False)
         table = frame.rename(columns={"grid_cell": "cell", "parquet_row": "group"}).assign(
             modality=self.modality,
             part=pd.Categorical(np.array([*names, None], dtype=object)[urls.codes]),
