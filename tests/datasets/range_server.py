@@ -20,7 +20,6 @@ class Sent:
     status: int
     start: int = 0
     sent: int = 0
-    range: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -69,7 +68,7 @@ class RangeServer(ThreadingHTTPServer):
         self.log: list[Sent] = []
         self.seen: dict[str, int] = {}
         self.tokens: dict[str, int] = {}
-        self.connections = self.busy = self.busiest = 0
+        self.connections = 0
         self.lock = threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -104,18 +103,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         server = self.server
-        with server.lock:
-            server.busy += 1
-            server.busiest = max(server.busiest, server.busy)
-        try:
-            self._answer(server)
-        finally:
-            with server.lock:
-                server.busy -= 1
-
-    def _answer(self, server: RangeServer) -> None:
         path, _, token = self.path.partition("?token=")
-        answer = Sent(path, 200, range=self.headers.get("Range"), headers=dict(self.headers))
+        answer = Sent(path, 200, headers=dict(self.headers))
         with server.lock:
             server.log.append(answer)
             number = server.seen[path] = server.seen.get(path, -1) + 1
@@ -146,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self, answer: Sent, file: Path, cut: int | None) -> None:
         size, version = file.stat().st_size, f'"{file.stat().st_mtime_ns:x}-{file.stat().st_size:x}"'
         start, stop, status, headers = 0, size, 200, {"ETag": version}
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", answer.range or "")
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         if wanted and self.server.ranges:
             start, stop = int(wanted[1]), min(size, int(wanted[2]) + 1)
             if start >= size:

@@ -30,11 +30,12 @@ def refuse(x: int) -> int:
     return x
 
 
-def spend(seconds: float) -> None:
-    """Processor time."""
+def spend(seconds: float) -> int:
+    """Spend processor time."""
     start = time.process_time()
     while time.process_time() - start < seconds:
         pass
+    return os.getpid()
 
 
 def always_die(x: int) -> None:
@@ -91,21 +92,13 @@ def test_processes_of_which_one_is_killed(dask_from_server, tmp_path, capfd):
     assert shown.out == ""
 
 
-def test_processes_start_where_there_is_enough_to_do(dask_from_server, monkeypatch):
+@pytest.mark.parametrize(("patience", "here"), [(0.0, 0), (0.1, 2)])
+def test_units_that_take_long_leave_the_rest_to_processes(dask_from_server, monkeypatch, patience, here):
     from dask.system import CPU_COUNT
 
-    monkeypatch.setattr("terrafm_tg.utils.parallel.PATIENCE", 0.0)  # before the first unit is looked at
-    results = dict(run_units(square, range(2), title="Squares", progress=False))
-    assert [results[i][0] for i in range(2)] == [0, 1]
-    assert (os.getpid() in {pid for _, pid in results.values()}) == (CPU_COUNT == 1)
-
-
-def test_units_that_take_long_leave_the_rest_to_processes():
-    from terrafm_tg.utils.parallel import _here
-
-    waiting = enumerate([0.06, 0.06, 0.01, 0.01])
-    assert len(list(_here(spend, waiting, 0.1))) == 2  # they take 0.12 s
-    assert len(list(waiting)) == 2
+    monkeypatch.setattr("terrafm_tg.utils.parallel.PATIENCE", patience)
+    results = dict(run_units(spend, [0.06] * 4, title="Units", progress=False))
+    assert [results[i] == os.getpid() for i in range(4)] == [i < here or CPU_COUNT == 1 for i in range(4)]
 
 
 def test_a_cluster_that_runs_already(scheduler):

@@ -1,6 +1,7 @@
 """The reader of remote bytes; the faults of a line are tested with the download of Major-TOM."""
 
 import logging
+import time
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def test_a_body_is_never_inflated(file: Path, tmp_path: Path) -> None:
     assert server.log[0].headers["Accept-Encoding"] == "identity"
 
 
-def test_a_long_wait_is_said(
+def test_a_wait_that_the_server_asks_for_is_kept_and_said(
     file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("terrafm_tg.utils.remote._SAID", 0.2)
@@ -54,7 +55,9 @@ def test_a_long_wait_is_said(
         RangeServer(tmp_path, fault=lambda path, number: None if number else busy) as server,
         caplog.at_level(logging.WARNING),
     ):
+        begin = time.monotonic()
         assert RemoteReader().read(f"{server.url}/file.bin", 0, 2) == b"\0\1"
+    assert time.monotonic() - begin > 0.25
     assert "file.bin: 429 Too Many Requests; waiting" in caplog.text
 
 

@@ -29,21 +29,16 @@ def atomic_write(path: Path, sole_writer: bool = False) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid4().hex}{_ENDING}")
     try:
         yield temporary
-        move_into_place(temporary, path)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # so that the name itself survives a power cut
+        finally:
+            os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def move_into_place(finished: Path, path: Path) -> None:
-    """Flushes a finished file to the disk and gives it its name, so that both survive a power cut."""
-    with finished.open("rb+") as file:
-        os.fsync(file.fileno())
-    finished.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # so that the name itself survives
-    finally:
-        os.close(folder)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,6 +1,5 @@
 """Many units of work at once, on Dask: in this process, on this machine's cores, or on a cluster of machines."""
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import ExitStack, contextmanager
@@ -79,27 +78,19 @@ def run_units[U, R](
         waiting = enumerate(units)
         if scheduler is None and not workers:
             may_leave = workers is None and find_spec("distributed") is not None and _cores() > 1
-            for done in _here(function, waiting, PATIENCE if may_leave else math.inf):
+            spent = 0.0
+            while (spent < PATIENCE or not may_leave) and (here := next(waiting, None)) is not None:
+                start = time.process_time()
+                result = function(here[1])
+                spent += time.process_time() - start
                 show(advance=1)
-                yield done
+                yield here[0], result
         if (first := next(waiting, None)) is None:
             return
         with _cluster(workers, scheduler, None if total is None else total - first[0], console) as client:
             for done in _there(client, function, chain([first], waiting), title):
                 show(advance=1)
                 yield done
-
-
-def _here(
-    function: Callable[[Any], Any], waiting: Iterator[tuple[int, Any]], patience: float
-) -> Iterator[tuple[int, Any]]:
-    """Runs units in this process, until they took so many processor seconds."""
-    spent = 0.0
-    while spent < patience and (unit := next(waiting, None)) is not None:
-        start = time.process_time()
-        result = function(unit[1])
-        spent += time.process_time() - start
-        yield unit[0], result
 
 
 def _there(

@@ -1,5 +1,4 @@
 import multiprocessing
-import shutil
 import time
 
 import geopandas as gpd
@@ -16,7 +15,7 @@ from data.scenes import data as fake
 from datasets.tiny_files import product, write_major_tom
 from refusals import refused
 from terrafm_tg.cli.main import main
-from terrafm_tg.datasets import MajorTOM, build_index
+from terrafm_tg.datasets import MajorTOM
 from terrafm_tg.datasets.majortom import grid
 from terrafm_tg.datasets.majortom.grid import GridCell
 from terrafm_tg.datasets.majortom.gridding import cells_under, grid_scenes, picture_grid
@@ -27,18 +26,14 @@ SIZE, SIDE = 60, 348  # 10 m pixels across the cell's picture and the scene
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _scene_over_the_cell(module_monkeypatch):
+def _scene_over_the_cell():
     """The scenes' corner: the cell's middle lies in them, on Sentinel-2's 60 m raster."""
     middle = CELL.transform(12)
-    module_monkeypatch.setattr(fake, "EPSG", CELL.epsg)
-    module_monkeypatch.setattr(fake, "X", round(middle.c / 60) * 60 - 1740)
-    module_monkeypatch.setattr(fake, "Y", round(middle.f / 60) * 60 + 1740)
-
-
-@pytest.fixture(scope="module")
-def module_monkeypatch():
     with pytest.MonkeyPatch.context() as patch:
-        yield patch
+        patch.setattr(fake, "EPSG", CELL.epsg)
+        patch.setattr(fake, "X", round(middle.c / 60) * 60 - 1740)
+        patch.setattr(fake, "Y", round(middle.f / 60) * 60 + 1740)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -169,14 +164,10 @@ class TestRoot:
         )
         assert part.num_row_groups == 1
         assert "geometry" not in pd.read_parquet(root / "Core-S1RTC/metadata.parquet")
-
-    def test_index(self, root, tmp_path):
-        copy = shutil.copytree(root, tmp_path / "copy")
-        table = build_index(copy)
+        table = opened(root).table
         assert len(table) == 4
         assert (table.offset_s2l2a == 1000).all()
         assert table[["has_s1rtc", "has_s2l1c", "has_s2l2a"]].all(axis=None)
-        assert len(opened(copy)) == 4
 
     def test_same_bytes_and_nothing_is_read_twice(self, scenes, root, tmp_path):
         part = tmp_path / "Core-S2L2A/images" / f".own_{fake.L2A}.parquet.0.tmp"
@@ -224,14 +215,11 @@ class TestRoot:
 
 class TestFinding:
     def test_files_without_a_product_folder_need_a_baseline(self, tmp_path):
-        fake.cogs(tmp_path, 60)
+        fake.cogs(tmp_path, SIDE)
         with refused(match=r"No folder above .*B02_10m.tif names its processing baseline.*`baseline`"):
             run(tmp_path, tmp_path / "out")
         with refused(match=r"`baseline` must be N and four digits, such as 'N0509', got '5\.09'"):
             run(tmp_path, tmp_path / "out", baseline="5.09")
-
-    def test_cogs_in_one_folder(self, tmp_path):
-        fake.cogs(tmp_path, SIDE)
         table = run(tmp_path, tmp_path / "out", baseline="N0301")
         assert table["product"].tolist() == [f"S2_MSIL2A_{fake.DATE}_N0301_{fake.TILE}"]
         assert opened(tmp_path / "out").table.offset_s2l2a.tolist() == [0] * 4
@@ -314,10 +302,3 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(scenes, root, tmp_pat
         for path in root.rglob("*.parquet"):
             assert (out / path.relative_to(root)).read_bytes() == path.read_bytes()
         assert not list(out.rglob("*.tmp"))
-
-
-@pytest.mark.soak
-def test_processes_change_nothing(scenes, root, tmp_path):
-    run(scenes, tmp_path, cell_size=SIZE, workers=2, progress=False)
-    for path in root.rglob("*.parquet"):
-        assert (tmp_path / path.relative_to(root)).read_bytes() == path.read_bytes()

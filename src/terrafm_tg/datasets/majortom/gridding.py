@@ -105,16 +105,11 @@ def grid_scenes(
 def gridding_summary(written: pd.DataFrame) -> str:
     """Sums up what :func:`grid_scenes` returned, as a table for people."""
     damaged = written.damage.notna()
-    counts = written[["cells"]].assign(**{"GB": written.bytes / 1e9, "there already": written.kept})
-    counts = counts.assign(**{"damaged": damaged, "in no cell": (written.cells == 0) & ~damaged})
-    counts.insert(0, "scenes", 1)
-    order = [name for name in MODALITIES if name in set(written.modality)]
-    table = counts.groupby(written.modality).sum().loc[order]
-    return (
-        table.rename(index={name: MODALITIES[name].title for name in order})
-        .rename_axis(None)
-        .to_string(float_format="%.2f")
-    )
+    counts = {"scenes": 1, "cells": written.cells, "GB": written.bytes / 1e9, "there already": written.kept}
+    counts |= {"damaged": damaged, "in no cell": (written.cells == 0) & ~damaged}
+    titles = written.modality.map({name: modality.title for name, modality in MODALITIES.items()})
+    table = pd.DataFrame(counts, written.index).groupby(titles, sort=False).sum()
+    return table.rename_axis(None).to_string(float_format="%.2f")
 
 
 def _grid_scene(scene: Scene, root: Path, min_valid: float, size: int) -> dict[str, Any]:

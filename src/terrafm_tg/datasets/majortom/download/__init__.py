@@ -1,6 +1,6 @@
 """Downloads a subset of Major-TOM: its rows by range requests, into a local root of the published layout."""
 
-from .run import SOURCE, WORLDCOVER, download, download_summary
+from .run import download, download_summary
 from .selection import Selection
 
-__all__ = ["SOURCE", "WORLDCOVER", "Selection", "download", "download_summary"]
+__all__ = ["Selection", "download", "download_summary"]

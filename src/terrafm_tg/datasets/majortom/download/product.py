@@ -1,7 +1,6 @@
 """One product of Major-TOM: its table and files at the source, and the local copy, which lists what it holds."""
 
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from itertools import chain, count
 from pathlib import Path
 from shutil import rmtree
@@ -140,7 +139,7 @@ class Product:
 
     def waiting(self, part: str, group: int) -> Path:
         """Returns the place where a row waits for its file."""
-        return self.kept / "rows" / Path(part).stem / f"{group:05d}.parquet"
+        return self.kept / "rows" / f"{Path(part).stem}.{group:05d}.parquet"
 
     def fetch(self, part: str, rows: pd.DataFrame, advance: Callable[[int], object], stop: Event) -> dict[int, str]:
         """Fetches rows of a file, keeps each as it comes, and puts them together to a local file.
@@ -175,8 +174,6 @@ class Product:
             _write(next(target for target in targets if not target.exists()), map(pq.read_table, came))
         for path in came:  # nothing waits for the local file any more
             path.unlink()
-        with suppress(OSError):  # none came, or rows of another selection wait too
-            (self.kept / "rows" / Path(part).stem).rmdir()
         return damage
 
     def _fetch_row(self, file: RemotePart, row: Any) -> pa.Table:

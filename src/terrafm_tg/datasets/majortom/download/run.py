@@ -166,9 +166,8 @@ def _sizes(
     files = chosen[~chosen["held"]].groupby(["modality", "part"], observed=True)["group"]
     todo = pd.Series(dict(list(files)), dtype=object)
     if dry_run:
-        todo = todo.groupby(level=0, group_keys=False).apply(
-            lambda own: own.iloc[np.unique(np.linspace(0, len(own) - 1, min(len(own), SAMPLE)).round().astype(int))]
-        )
+        some = todo.groupby(level=0, group_keys=False)
+        todo = some.apply(lambda own: own.sample(min(len(own), SAMPLE), random_state=0))
     size = chosen["held"].map({True: 0.0, False: math.nan})
     with count_units("Footers", len(todo), console) as show, ExitStack() as stack:
         pool = ThreadPoolExecutor(connections)
