@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from terrafm_tg.datasets.tiles.collate import collate_tiles
 from terrafm_tg.datasets.tiles.pixels import to_ten_meters, valid_bands
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.band_statistics import band_statistics
@@ -13,7 +12,6 @@ from terrafm_tg.modalities import S1RTC
 from terrafm_tg.radiometry import NODATA, linear_power, quantize
 from terrafm_tg.transforms import Augment, MultiCrop
 from terrafm_tg.transforms.augment import NO_CHANGE
-from terrafm_tg.transforms.resample import FLOOR
 
 KEY = S1RTC.native_key(10)
 #: Largest error of one stored pixel in dB: half a step, and float32's rounding.
@@ -91,31 +89,6 @@ def test_views_agree_within_the_quantization(scenes, augment) -> None:
         assert 0 < (power - steps).abs().max() < tolerance
 
 
-def test_averaged_as_power_not_as_decibels() -> None:
-    """Half a tile at 0 dB and half at -20 dB in stripes: the mean power is 0.505, the mean of decibels -10."""
-    stripes = torch.full((1, 2, 48, 48), -2000, dtype=torch.int16)
-    stripes[..., ::2, :] = 0
-    batch = {"position": torch.tensor([0]), "sample_idx_s1rtc": torch.tensor([0]), KEY: stripes}
-    view = MultiCrop(["s1rtc"]).whole(batch, 6).images["s1rtc"][0, :, 1:-1]  # the outer half pixels are extrapolated
-    for channel, (mean, std) in enumerate(zip(S1RTC.mean, S1RTC.std, strict=True)):
-        db = (view[channel] - 0.5) * 4 * std + mean
-        torch.testing.assert_close(db, torch.full_like(db, 10 * np.log10(0.505)), atol=0.01, rtol=0)
-
-
-def test_lowest_power_has_the_floor_of_the_views() -> None:
-    batch = {"position": torch.tensor([0]), "sample_idx_s1rtc": torch.tensor([0])}
-    low = batch | {KEY: torch.full((1, 2, 12, 12), -32767, dtype=torch.int16)}
-    floor = batch | {KEY: torch.full((1, 2, 12, 12), round(100 * FLOOR), dtype=torch.int16)}
-    whole = MultiCrop(["s1rtc"]).whole
-    torch.testing.assert_close(whole(low, 6).images["s1rtc"], whole(floor, 6).images["s1rtc"])
-
-
 def test_band_statistics(scenes) -> None:
     power, steps = (band_statistics(batch, S1RTC) for batch in scenes)
     torch.testing.assert_close(power, steps, atol=HALF_STEP, rtol=0)
-
-
-def test_two_forms_in_one_batch_are_refused(scenes) -> None:
-    samples = [{KEY: batch[KEY][0], "row": torch.tensor(0)} for batch in scenes]
-    with pytest.raises(TerraFMError, match=r"image_s1rtc_10m differs in type within a batch \(float32 and int16\)"):
-        collate_tiles(samples)

@@ -8,17 +8,8 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from memory_tiles import MemoryDataModule
-from toy_runs import Toy
+from toy_runs import QUIET, Toy
 
-QUIET = {
-    "accelerator": "cpu",
-    "devices": 1,
-    "logger": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "enable_checkpointing": False,
-    "limit_val_batches": 0,
-}
 LENGTH = 31
 
 
@@ -39,7 +30,8 @@ def fit(folder: Path, name: str, save_at: int | None = None, resume: str | None 
     data = MemoryDataModule(
         edge=4, batch_size=settings.pop("batch_size"), epoch_length=LENGTH, val_bank=8, val_queries=4, num_workers=0
     )
-    run = Trainer(max_epochs=2, **QUIET, **settings)
+    alone = {"accelerator": "cpu", "devices": 1, "enable_checkpointing": False, "limit_val_batches": 0}
+    run = Trainer(max_epochs=2, **alone, **QUIET, **settings)
     run.fit(task, data, ckpt_path=folder / f"{resume}.ckpt" if resume else None)
     assert run.current_epoch == 2
     return [json.loads(line)[:2] for line in task.record.read_text().splitlines()]

@@ -7,6 +7,7 @@ import jsonargparse
 import numpy as np
 import pytest
 import torch
+import toy_runs
 from lightning.pytorch import LightningModule, Trainer
 from memory_tiles import MemoryDataModule
 from torchgeo.datamodules import BaseDataModule
@@ -21,13 +22,7 @@ from terrafm_tg.datamodules import (
 )
 from terrafm_tg.errors import TerraFMError
 
-QUIET = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
+QUIET = toy_runs.QUIET | {"accelerator": "cpu", "enable_checkpointing": False}
 
 
 def rows(loader) -> list[int]:
@@ -47,6 +42,7 @@ def test_training_batches_are_the_draws() -> None:
     assert batch["image_s2l2a_60m"].shape == (4, 2, 2, 2)
     assert batch["image_s2l2a_20m"].dtype == torch.uint16
     assert (batch["damaged"] == -1).all()
+    np.testing.assert_allclose(MemoryDataModule(power=0).land_cover_share, [0.25] * 4 + [0] * 8)
 
 
 def test_bank_and_queries_are_even_picks_of_both_sides() -> None:
@@ -74,12 +70,6 @@ def test_nothing_held_out_means_no_validation() -> None:
     trainer = Trainer(max_epochs=1, **QUIET)
     trainer.fit(Hooked(), data)
     assert trainer.global_step == 36
-
-
-def test_share() -> None:
-    data = MemoryDataModule(power=0)
-    assert data.land_cover_share.shape == (12,)
-    np.testing.assert_allclose(data.land_cover_share[:4], 0.25)
 
 
 class Hooked(LightningModule):
@@ -210,20 +200,16 @@ def test_simulated_world(tmp_path) -> None:
     assert len(data.val_dataloader()) == 2
 
 
-def test_real_major_tom(real_data) -> None:
-    data = MajorTOMDataModule(
-        real_data / "major_tom", ambiguous_offset="absent", val_share=0, batch_size=2, num_workers=0
-    )
+@pytest.mark.parametrize(
+    ("kind", "folder", "settings", "size"),
+    [
+        (MajorTOMDataModule, "major_tom", {"ambiguous_offset": "absent", "val_share": 0}, 534),
+        (SentinelFolderDataModule, "terramesh", {"tile_size": 222, "val_share": 0.2, "val_block": 1}, 222),
+    ],
+)
+def test_real_tiles(kind, folder, settings, size, real_data) -> None:
+    data = kind(real_data / folder, batch_size=2, num_workers=0, **settings)
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
-    assert batch["image_s2l2a_10m"].shape == (2, 4, 534, 534)
-
-
-def test_real_folder(real_data) -> None:
-    data = SentinelFolderDataModule(
-        real_data / "terramesh", tile_size=222, val_share=0.2, val_block=1, batch_size=2, num_workers=0
-    )
-    data.setup("fit")
-    batch = next(iter(data.train_dataloader()))
-    assert {"image_s1rtc_10m", "image_s2l1c_10m", "image_s2l2a_10m"} <= set(batch)
-    assert isinstance(data, TileDataModule)
+    assert batch["image_s2l2a_10m"].shape == (2, 4, size, size)
+    assert ("image_s1rtc_10m" in batch) == ("image_s2l1c_10m" in batch) == (folder == "terramesh")

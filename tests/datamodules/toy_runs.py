@@ -10,6 +10,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from memory_tiles import MemoryDataModule
 
+QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+
 
 class Toy(LightningModule):
     """One weight per land-cover class; writes (epoch, positions, rows, loss) of each batch to a file."""
@@ -40,30 +42,19 @@ def run(folder: Path, name: str, settings: dict, resume: bool = False, kill_at: 
     """Train as ``settings`` say, into ``folder/name.jsonl``; checkpoints go to ``folder``."""
     data = MemoryDataModule(edge=4, batch_size=5, epoch_length=31, val_bank=8, val_queries=4, **settings["data"])
     checkpoint = ModelCheckpoint(folder, "{step}", save_top_k=-1, **settings["checkpoint"])
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     validation = {} if "val_check_interval" in settings["trainer"] else {"limit_val_batches": 0}
     trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
-        callbacks=[checkpoint],
-        num_sanity_val_steps=0,
-        **quiet,
-        **validation,
-        **settings["trainer"],
+        accelerator="cpu", devices=1, callbacks=[checkpoint], **QUIET, **validation, **settings["trainer"]
     )
     newest = max(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, default=None)
-    trainer.fit(
-        Toy(folder / f"{name}.jsonl", kill_at),
-        data,
-        ckpt_path=newest if resume else None,
-        weights_only=True if resume else None,
-    )
+    known = {"ckpt_path": newest, "weights_only": True} if resume else {}
+    trainer.fit(Toy(folder / f"{name}.jsonl", kill_at), data, **known)
 
 
 def run_on_two_processes(folder: Path) -> None:
     """The few lines of a script: nothing but ``strategy`` says that there are two processes."""
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp_fork", max_epochs=2, num_sanity_val_steps=0, **quiet)
+    ddp = {"accelerator": "cpu", "devices": 2, "strategy": "ddp_fork", "enable_checkpointing": False}
+    trainer = Trainer(max_epochs=2, **ddp, **QUIET)
     data = MemoryDataModule(edge=8, batch_size=3, epoch_length=31, val_bank=9, val_queries=5, num_workers=1)
     trainer.fit(RankedToy(folder / "train"), data)
 

@@ -27,8 +27,14 @@ STEP = 8
 LENGTH = 2 * STEP + 5
 #: Name -> processes and accumulated micro-batches.
 WAYS = {
-    **{"joint": (1, 1), "accumulated": (1, 4), "two": (2, 1), "four": (4, 1), "both": (2, 2), "sharded": (2, 2)},
-    **{"mixed_joint": (1, 1), "mixed": (2, 1)},
+    "joint": (1, 1),
+    "accumulated": (1, 4),
+    "two": (2, 1),
+    "four": (4, 1),
+    "both": (2, 2),
+    "sharded": (2, 2),
+    "mixed_joint": (1, 1),
+    "mixed": (2, 1),
 }
 
 

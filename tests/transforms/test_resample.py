@@ -5,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kornia.filters import gaussian_blur2d
 from scipy.interpolate import make_interp_spline
-from torchvision.transforms.v2 import functional as tv
 
 from terrafm_tg.transforms.resample import blur_matrices, full_precision, resample, with_shares
 
@@ -74,24 +73,6 @@ def test_equals_the_integral_of_the_interpolant(shape, size, rows, columns, seed
     np.testing.assert_allclose(view, integrate(image, (*rows, *columns), size), atol=2e-4)
 
 
-def test_what_cannot_be_seen_becomes_its_mean():
-    """A checkerboard of single pixels shrunk by 4 or more; point sampling would show moire."""
-    board = (np.indices((192, 192)).sum(0) % 2).astype(np.float32)[None] + 1
-    for box in (WHOLE, [0.03, 0.97, 1.0, 0.11]):
-        view = one(torch.from_numpy(board), box, 40)
-        torch.testing.assert_close(view, torch.full_like(view, 1.5), atol=0.03, rtol=0)
-
-
-@pytest.mark.parametrize(("box", "size"), [(WHOLE, 48), ([0.1, 0.6, 0.3, 0.8], 32), ([0.25, 0.5, 0.5, 0.75], 96)])
-def test_agrees_with_torchvision_where_the_image_is_smooth(box, size):
-    noise = torch.rand(1, 3, 144, 144, generator=torch.Generator().manual_seed(0))
-    image = 1 + 50 * (tv.gaussian_blur(noise, [25, 25], [4.0, 4.0])[0] - 0.5)
-    top, bottom, left, right = (round(144 * side) for side in box)
-    theirs = tv.resized_crop(image, top, left, bottom - top, right - left, [size, size], antialias=True)
-    error = (one(image + 20, box, size) - 20 - theirs)[..., 2:-2, 2:-2]  # at the edge they repeat the crop's pixels
-    assert error.abs().mean() < 0.1 * theirs.std()  # their filter is wider
-
-
 def test_blur_equals_kornias():
     image = 1 + torch.rand(2, 128, 128, generator=torch.Generator().manual_seed(0))
     box = [0.2, 0.8, 0.3, 0.9]
@@ -133,12 +114,6 @@ def test_a_cell_is_missing_where_less_than_half_of_it_is_there():
     assert not one(image, WHOLE, 10).isnan().any()
     image[0, 1::4] = image[0, 2::4] = 0
     assert one(image, WHOLE, 10).isnan().all()
-
-
-def test_complete_is_the_same_without_the_search_for_holes():
-    image = 1 + torch.rand(3, 50, 50, generator=torch.Generator().manual_seed(0))
-    box = [0.9, 0.2, 0.1, 0.7]
-    torch.testing.assert_close(one(image, box, 48, complete=True), one(image, box, 48), atol=1e-5, rtol=1e-5)
 
 
 def test_neither_autocast_nor_a_lower_precision_touches_it():
