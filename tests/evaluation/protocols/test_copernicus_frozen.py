@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from torchmetrics.functional.classification import multiclass_jaccard_index
 
 from data.copernicus_bench.data import make_copernicus
 from data.landslide4sense.data import make_landslide
@@ -92,24 +91,3 @@ def test_it_learns_what_pixels_tell_apart(tmp_path: Path, name: str, metric: str
     assert (headline.metric, headline.average) == (metric, "per-batch")
     assert true.score > least
     assert headline.settings["lr"] == {"oa": 0.1, "map": 1.0, "miou": 1e-3}[metric]
-
-
-def test_the_headline_is_the_mean_of_the_batches(tmp_path: Path) -> None:
-    """What Lightning logs of torchmetrics' value of each batch, as the benchmark's code does."""
-    splits = open_splits(make_copernicus(tmp_path, "DFC2020-S2", n=10), "DFC2020-S2")
-    encoder = load_encoder(SPEC, splits.test.task, splits.test)
-    torch.manual_seed(0)
-    task = make_protocol("copernicus-frozen", width=16).make(encoder, splits.train, 1e-3, Context()).eval()
-    values, sizes = [], []
-    task.on_test_epoch_start()
-    with torch.no_grad():
-        for batch in DataLoader(splits.test, 2):
-            task.test_step(batch, 0)
-            value = multiclass_jaccard_index(task(batch)[0], batch["mask"], 8, ignore_index=255)
-            values.append(100 * value.item())
-            sizes.append(len(batch["mask"]))
-    (headline,) = [score for score in task.metrics.compute() if score.headline]
-    expected = sum(v * n for v, n in zip(values, sizes, strict=True)) / sum(sizes)
-    assert sizes == [2, 2, 1]
-    assert headline.score == pytest.approx(expected, abs=1e-3)
-    assert task.metrics.value() == headline.score  # what the best epoch is chosen by

@@ -1,6 +1,7 @@
 """Whatever task has loaded weights: every tensor is the file's, and a frozen encoder stays so while the head learns."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,7 @@ Build = Callable[..., BaseTask]
 
 def named(kind: type[BaseTask], model: str, channels: int = 12, /, **settings: object) -> Build:
     """A task of a tiny TerraFM that is still to be given weights."""
-
-    def build(weights: str, **more: object) -> BaseTask:
-        return kind(model=model, in_channels=channels, weights=weights, **settings, **more)
-
-    return build
+    return partial(kind, model=model, in_channels=channels, **settings)
 
 
 OPTICS = {"backbone": "terrafm_tiny_s2l1c"}
@@ -46,19 +43,14 @@ TASKS: dict[str, Build] = {
     },
     **{f"ours-{head}": named(TerraFMSegmentation, head, num_classes=3, **OPTICS) for head in ("unet", "dpt", "linear")},
     "ours-bands": named(
-        TerraFMSegmentation,
-        "upernet",
-        2,
-        backbone="terrafm_tiny",
-        modality="s2l2a",
-        bands=["B08", "B04"],
+        TerraFMSegmentation, "upernet", 2, backbone="terrafm_tiny", modality="s2l2a", bands=["B08", "B04"],
         num_classes=3,
     ),
     **{
         f"change-{model}": named(ChangeDetection, model, 2, backbone="terrafm_tiny_s1rtc")
         for model in ("fcsiamdiff", "fcsiamconc", "changevit", "unet", "upernet", "segformer")
     },
-}
+}  # fmt: skip
 
 
 def assert_loaded(task: BaseTask, published: dict[str, Tensor]) -> None:
@@ -85,7 +77,7 @@ def test_loads_every_tensor_and_trains_the_head_alone(
     name: str, checkpoint: Path, published: dict[str, Tensor]
 ) -> None:
     torch.manual_seed(0)
-    task = TASKS[name](str(checkpoint), freeze_backbone=True)
+    task = TASKS[name](weights=str(checkpoint), freeze_backbone=True)
     assert_loaded(task, published)
     encoder, head = encoder_of(task.model), getattr(task.model, "head", None)
     inside = set(encoder.parameters()) - set(head.parameters() if head is not None else ())
@@ -105,17 +97,17 @@ def test_loads_every_tensor_and_trains_the_head_alone(
 @pytest.mark.parametrize("ending", [".pth", ".safetensors", ".ckpt"])
 def test_ours_take_any_file(ending: str, checkpoint: Path, file: Path, published: dict[str, Tensor]) -> None:
     path = file if ending == ".pth" else checkpoint.with_suffix(ending)
-    assert_loaded(TASKS["ours-linear"](str(path)), published)
+    assert_loaded(TASKS["ours-linear"](weights=str(path)), published)
 
 
 @pytest.mark.parametrize("source", ["ours-dpt", "segmentation-unet", "classification"])
 def test_a_checkpoint_of_one_task_starts_another(
     source: str, checkpoint: Path, published: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    task = TASKS[source](str(checkpoint))
+    task = TASKS[source](weights=str(checkpoint))
     saved = {"state_dict": task.state_dict(), "hyper_parameters": {"model": task.hparams["model"]}}
     torch.save(saved, tmp_path / "last.ckpt")
-    assert_loaded(TASKS["change-upernet"](str(tmp_path / "last.ckpt")), published)
+    assert_loaded(TASKS["change-upernet"](weights=str(tmp_path / "last.ckpt")), published)
 
 
 @pytest.mark.parametrize("name", ["segmentation-upernet", "change-unet"])
@@ -123,7 +115,7 @@ def test_a_checkpoint_without_an_encoder_says_what_to_do(name: str, tmp_path: Pa
     state = {f"teacher.{key}": p for key, p in published_weights.tiny().items()}
     torch.save({"state_dict": state, "hyper_parameters": {"model": "terrafm_tiny"}}, tmp_path / "last.ckpt")
     with pytest.raises(TerraFMError, match="run `terrafm export` on the file"):
-        TASKS[name](str(tmp_path / "last.ckpt"))
+        TASKS[name](weights=str(tmp_path / "last.ckpt"))
 
 
 def test_wrong_settings_are_one_sentence(checkpoint: Path) -> None:

@@ -70,8 +70,3 @@ def counted(task: BenchTask, logits: Tensor, target: Tensor) -> Metrics:
     for part, true in zip(logits.split(64), target.split(64), strict=True):
         metrics.update(part.cpu(), true.cpu())
     return metrics
-
-
-def to_labels(target: Tensor, kind: str, classes: int) -> Tensor:
-    """Zeros and ones (n, L) of classes (n,), or of several labels as they are."""
-    return target if kind == "multilabel" else torch.nn.functional.one_hot(target, classes)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, get_args
 
+from torch.nn.functional import one_hot
+
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.knn import TEMPERATURE, K, Metric, Votes, knn_votes
 from terrafm_tg.tasks.finetune.metrics import Score
 
 from .base import Context, Protocol, Splits
-from .embedded import counted, embed_splits, to_labels
+from .embedded import counted, embed_splits
 
 if TYPE_CHECKING:
     from terrafm_tg.evaluation.encoders import ModelSpec
@@ -45,16 +47,9 @@ class KNN(Protocol):
     def run(self, spec: ModelSpec, splits: Splits, context: Context) -> list[Score]:
         """See :class:`~terrafm_tg.evaluation.protocols.Protocol`."""
         task = splits.train.task
+        several = task.kind == "multilabel"
         bank, test = embed_splits(self, spec, splits, context, "train", "test")
-        share = knn_votes(
-            test.x,
-            bank.x,
-            to_labels(bank.y, task.kind, len(task.classes)),
-            self.k,
-            self.temperature,
-            metric=self.metric,
-            votes=self.votes,
-        )
+        targets = bank.y if several else one_hot(bank.y, len(task.classes))
+        share = knn_votes(test.x, bank.x, targets, self.k, self.temperature, metric=self.metric, votes=self.votes)
         # A label is there where more than half of the votes say so.
-        logits = share - 0.5 if task.kind == "multilabel" else share
-        return counted(task, logits, test.y).compute()
+        return counted(task, share - 0.5 if several else share, test.y).compute()

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -19,6 +20,7 @@ from terrafm_tg.evaluation.encoders import ModelSpec, load_encoder
 from terrafm_tg.tasks.finetune.head_task import loss_of
 from terrafm_tg.tasks.finetune.heads import Head, LinearHead, PatchHead
 from terrafm_tg.tasks.finetune.metrics import Metrics, NotFiniteError, Score
+from terrafm_tg.tasks.finetune.optimization import warmup_cosine
 
 from .base import Context, Splits
 from .embedded import Labelled, embed_splits
@@ -95,20 +97,16 @@ class Probe(CosineSweep):
         Raises:
             NotFiniteError: If no head gives finite numbers.
         """
-        tried: dict[float, float | None] = dict.fromkeys(self.rates)
+        values: dict[float, float] = {}
         for rate, head in heads.items():
-            try:
-                tried[rate] = self.count(task, head, val, context).value()
-            except NotFiniteError:
-                continue
-        values = {rate: value for rate, value in tried.items() if value is not None}
+            with suppress(NotFiniteError):
+                values[rate] = self.count(task, head, val, context).value()
         if not values:
             raise all_diverged(self.rates)
         best = max(values, key=lambda rate: values[rate])
-        noted_rates = {repr(rate): value for rate, value in tried.items()}
-        return self.count(task, heads[best], test, context).compute(
-            lr=best, val=values[best], tried=noted_rates, **noted
-        )
+        tried = {repr(rate): values.get(rate) for rate in self.rates}
+        tested = self.count(task, heads[best], test, context)
+        return tested.compute(lr=best, val=values[best], tried=tried, **noted)
 
 
 @dataclass(frozen=True)
@@ -144,15 +142,12 @@ class LinearProbe(Probe):
     def optimize(
         self, task: BenchTask, rate: float, parameters: list[nn.Parameter], steps: int
     ) -> tuple[Optimizer, LRScheduler]:
-        """AdamW and a schedule that, as Galileo's, begins at 0 and ends before its end."""
+        """AdamW and a schedule that, as Galileo's, begins at 0 and ends one step before its end."""
         optimizer = AdamW(parameters, rate, weight_decay=self.weight_decay)
-        warmup = int(self.epochs * self.warmup) / self.epochs * steps
+        warmup = int(self.epochs * self.warmup) * steps // self.epochs
 
         def factor(step: int) -> float:
-            if step < warmup:
-                return step / warmup
-            end = self.min_lr / rate
-            return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+            return step / warmup if step < warmup else warmup_cosine(step, steps + 1, rate, self.min_lr, warmup) / rate
 
         return optimizer, LambdaLR(optimizer, factor)
 

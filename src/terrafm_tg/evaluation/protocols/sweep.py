@@ -113,7 +113,6 @@ class ImageSweep(Sweep):
 
     Attributes:
         train_encoder: Whether the encoder is trained with the head.
-        accumulate: Batches per optimizer step.
     """
 
     train_encoder: ClassVar[bool] = False
@@ -137,16 +136,9 @@ class ImageSweep(Sweep):
 
     def make(self, encoder: BenchEncoder, data: BenchDataset, rate: float, context: Context, **more: Any) -> HeadTask:
         """The training with a learning rate; ``more`` are settings of :class:`HeadTask`."""
-        task = encoder.task
-        return HeadTask(
-            encoder,
-            self.head(encoder, data),
-            task,
-            partial(self.optimize, task, rate),
-            train_encoder=self.train_encoder,
-            seed=context.seed,
-            **more,
-        )
+        optimization = partial(self.optimize, encoder.task, rate)
+        more |= {"train_encoder": self.train_encoder, "seed": context.seed}
+        return HeadTask(encoder, self.head(encoder, data), encoder.task, optimization, **more)
 
     def run(self, spec: ModelSpec, splits: Splits, context: Context) -> list[Score]:
         """Trains with each learning rate from the same start, and tests the best on the validation split.
@@ -187,7 +179,7 @@ class ImageSweep(Sweep):
                     self.fit(task, splits, context)
                 except NotFiniteError as error:
                     warnings.warn(f"Learning rate {rate:g} is left out: {error}", stacklevel=2)
-                    task.forget()
+                    task.best, task.learnt = float("-inf"), {}
             return task
 
         tried: dict[float, float] = {}
@@ -210,7 +202,7 @@ class ImageSweep(Sweep):
             task = make(winner)
         task.load_learnt(load_file(best))
         with _trainer(self, context) as trainer:
-            trainer.test(task, DataLoader(splits.test, self.batch_size, **_reading(context)), verbose=False)
+            trainer.test(task, _loader(splits.test, self.batch_size, context), verbose=False)
         by_rate = {repr(rate): tried.get(rate) for rate in self.rates}
         return task.metrics.compute(lr=winner, val=tried[winner], epoch=epochs[winner], tried=by_rate)
 
@@ -221,16 +213,11 @@ class ImageSweep(Sweep):
             NotFiniteError: If the loss or a logit becomes NaN or infinite.
         """
         size, n = self.batch_size, len(splits.train)
-        train = DataLoader(
-            splits.train,
-            size,
-            shuffle=True,
-            drop_last=n > size and n % size == 1,  # batch norm cannot learn from one sample
-            generator=torch.Generator().manual_seed(context.seed),
-            **_reading(context),
-        )
+        order = torch.Generator().manual_seed(context.seed)
+        lone = n > size and n % size == 1  # batch norm cannot learn from one sample
+        train = _loader(splits.train, size, context, shuffle=True, drop_last=lone, generator=order)
         with _trainer(self, context) as trainer:
-            trainer.fit(task, train, DataLoader(splits.val, size, **_reading(context)))
+            trainer.fit(task, train, _loader(splits.val, size, context))
 
 
 def all_diverged(rates: tuple[float, ...]) -> NotFiniteError:
@@ -263,13 +250,9 @@ def seeded(context: Context) -> Iterator[None]:
         yield
 
 
-def _reading(context: Context) -> dict[str, Any]:
-    """Returns a loader's settings."""
-    return {
-        "num_workers": context.num_workers,
-        "persistent_workers": context.num_workers > 0,
-        "pin_memory": context.device.type == "cuda",
-    }
+def _loader(data: BenchDataset, batch_size: int, context: Context, **settings: Any) -> DataLoader[Any]:
+    workers, pin = context.num_workers, context.device.type == "cuda"
+    return DataLoader(data, batch_size, num_workers=workers, persistent_workers=workers > 0, pin_memory=pin, **settings)
 
 
 @contextmanager

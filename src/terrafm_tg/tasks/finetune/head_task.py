@@ -134,10 +134,6 @@ class HeadTask(LightningModule):
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
 
-    def forget(self) -> None:
-        """Forgets the best epoch, of a training that diverged."""
-        self.best, self.learnt = float("-inf"), {}
-
     def copy_learnt(self) -> dict[str, Tensor]:
         """The state of what is trained, on the CPU."""
         state = (self if self.train_encoder else self.head).state_dict()

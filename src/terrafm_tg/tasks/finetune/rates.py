@@ -121,7 +121,7 @@ def check_target(target: Tensor, kind: str, num_classes: int, ignore_index: int 
 
     Args:
         target: Classes; or zeros and ones of several labels.
-        kind: "multiclass", "multilabel" or "segmentation".
+        kind: "multilabel", or else one class per sample or pixel.
         num_classes: Number of classes.
         ignore_index: Target that does not count.
         key: What to call it.

@@ -96,8 +96,7 @@ class LabelTask(BaseTask):
         """
         if self.target_key in batch and not self.trainer.predicting:
             most = 2 if self.kind == "binary" else self.outputs
-            kind = "multilabel" if self.kind == "multilabel" else "multiclass"
-            check_target(batch[self.target_key], kind, most, self.hparams["ignore_index"], self.target_key)
+            check_target(batch[self.target_key], self.kind, most, self.hparams["ignore_index"], self.target_key)
         return batch
 
     def counts(self, batch: dict[str, Any]) -> bool:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import segmentation_models_pytorch as smp
 import timm
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import nn
 from torchgeo.tasks import ChangeDetection, PixelwiseRegression, SemanticSegmentation
 from torchvision.models._api import WeightsEnum
 
@@ -71,13 +71,11 @@ class DenseModelMixin(LightningModule):
                 f"Backbone {h['backbone']!r} is unknown: use one of {', '.join(SIZES)}, alone or with an ending such "
                 "as _s2l2a."
             )
-        size = split_name(h["backbone"])[0]
-        state: dict[str, Tensor] | None = None
+        self.model = self._build(h.get("num_classes") or h.get("num_labels") or 1)
         if self.weights:
+            size = split_name(h["backbone"])[0]
             source = registered_weights(size) if self.weights is True else self.weights
             state, _ = load_encoder_state(source, expected=size)
-        self.model = self._build(h.get("num_classes") or h.get("num_labels") or 1)
-        if state is not None:
             load_weights(encoder_of(self.model), state, str(source))
         allow_lone_samples(self.model)
         if h["freeze_backbone"]:
