@@ -53,9 +53,7 @@ def encoder() -> nn.Module:
 
 
 def test_table_of_encoders_and_baseline(encoder: nn.Module):
-    encoder.train()
     frame = evaluate_held_out({"one": encoder, "same": encoder}, Tiles(), size=32, progress=False)
-    assert encoder.training, "left in the mode that it had"
     assert list(frame.encoder.unique()) == ["one", "same", BASELINE]
     one, same = (
         frame[frame.encoder == name].drop(columns="encoder").reset_index(drop=True) for name in ("one", "same")

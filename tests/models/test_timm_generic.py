@@ -229,11 +229,6 @@ def test_a_traced_model_still_checks() -> None:
         traced(torch.randn(2, 12, PX, PX), modality="s2l2a")
 
 
-def test_scripting_is_refused_in_words() -> None:
-    with pytest.raises(TerraFMError, match=r"torch.jit.script is not supported.*torch.jit.trace or .*onnx`\.$"):
-        torch.jit.script(make())
-
-
 @pytest.mark.parametrize("x", [DICT["s1rtc"], DICT], ids=["tensor", "dict"])
 def test_compiles_with_gradients(x: Tensor | dict[str, Tensor]) -> None:
     model = make(num_classes=2).eval()

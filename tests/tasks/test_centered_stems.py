@@ -1,10 +1,8 @@
 import copy
 from contextlib import nullcontext
 
-import pytest
 import torch
 from tiny_terrafm import loader, make_batch, tiny_terrafm, trainer
-from torch.nn.functional import cosine_similarity
 from torch.optim import AdamW
 
 from terrafm_tg.models import build_encoder
@@ -50,9 +48,9 @@ def test_steps_are_those_of_an_encoder_that_gets_centred_inputs() -> None:
             torch.testing.assert_close(ours.get_parameter(name), p, rtol=1e-8, atol=1e-8, msg=name)
 
 
-@pytest.mark.parametrize("lr", [3e-3])
-def test_the_constant_stays_where_it_is_in_training(tmp_path, lr: float) -> None:
+def test_the_constant_stays_where_it_is_in_training(tmp_path) -> None:
     """What a stem makes of a tile of the training mean moves by no more than its bias may."""
+    lr = 3e-3
     task = tiny_terrafm(lr=lr, weight_decay=(0.0, 0.0))
     flat = torch.full((1, 2, 32, 32), 0.5)
     stem = task.student.patch_embed.conv2d_s1
@@ -75,4 +73,3 @@ def test_an_encoder_without_gradients_is_left_alone() -> None:
         pass
     after = encoder.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert cosine_similarity(before["cls_token"].flatten(), after["cls_token"].flatten(), dim=0) > 0.99

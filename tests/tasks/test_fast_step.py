@@ -139,16 +139,16 @@ def test_depth_is_a_function_of_the_draw() -> None:
     assert plan().rates == (0, 0, 0.25, 0.25, 0.5, 0.5)
     whole, part = plan().branches(2), plan(some=slice(10, 20)).branches(2)
     assert whole[:2] == [None, None]
-    for rate, kept, of_part in zip(plan().rates[2:], whole[2:], part[2:], strict=True):
-        assert kept.scale == pytest.approx(1 / (1 - rate))
-        for group, (views, idx, some) in enumerate(zip((2, 3), kept.keep_idx, of_part.keep_idx, strict=True)):
+    for rate, (kept, scale), (of_part, _) in zip(plan().rates[2:], whole[2:], part[2:], strict=True):
+        assert scale == pytest.approx(1 / (1 - rate))
+        for group, (views, idx, some) in enumerate(zip((2, 3), kept, of_part, strict=True)):
             mask = np.zeros(views * 4000, bool)
             mask[idx.numpy()] = True
             assert mask.mean() == pytest.approx(1 - rate, abs=4 * (rate * (1 - rate) / len(mask)) ** 0.5), group
             own = np.zeros(views * 10, bool)
             own[some.numpy()] = True
             np.testing.assert_array_equal(mask.reshape(views, 4000)[:, 10:20], own.reshape(views, 10))
-    first = torch.cat(whole[2].keep_idx)
+    first = torch.cat(whole[2][0])
     assert not any(torch.equal(first, other.keep_idx[: len(first)]) for other in (plan(seed=8), plan(more=1)))
 
 

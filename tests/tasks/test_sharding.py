@@ -11,7 +11,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore  # a group who
 from processes import start
 from terrafm_tg.cli.main import main
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.tasks.pretrain.sharding import check_strategy, data_parallel, number_parameters
+from terrafm_tg.tasks.pretrain.sharding import check_strategy, number_parameters, shard
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 ROOT = CONF.parent
@@ -59,10 +59,9 @@ def test_tensor_parallelism_is_refused() -> None:
     """Lightning's default on a machine of several GPUs."""
     dist.init_process_group("fake", rank=0, world_size=4, store=FakeStore())
     try:
-        names = {"mesh_dim_names": ("data_parallel", "tensor_parallel")}
-        assert data_parallel(init_device_mesh("cpu", (4, 1), **names)).size() == 4
+        mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data_parallel", "tensor_parallel"))
         with pytest.raises(TerraFMError, match="over 2 processes"):
-            data_parallel(init_device_mesh("cpu", (2, 2), **names))
+            shard((), mesh)
     finally:
         dist.destroy_process_group()
 

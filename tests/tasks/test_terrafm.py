@@ -89,19 +89,6 @@ def test_koleo_is_minus_the_log_of_the_distance_to_the_nearest_other_tile(tmp_pa
     assert not torch.equal(moved, other)
 
 
-def test_accumulated_micro_batches_equal_their_joint_batch(tmp_path: Path) -> None:
-    """Weights, teacher and centres move once per optimiser step, by the micro-batches' mean."""
-    parts = [make_batch(2, 2 * i) for i in range(4)]
-    joint = [make_batch(4, 4 * i) for i in range(2)]
-    one, two = tiny_terrafm(drop_path=0.0), tiny_terrafm(drop_path=0.0)
-    fit(one, joint, tmp_path)
-    fit(two, parts, tmp_path, accumulate_grad_batches=2)
-    # AdamW divides by the gradient's size: where that is rounding alone, a step may differ by a part of itself
-    torch.testing.assert_close(weights(two), weights(one), rtol=1e-4, atol=3e-4)
-    torch.testing.assert_close(two.center.centers, one.center.centers, rtol=1e-4, atol=1e-5)
-    assert not torch.equal(one.center.centers[0], one.center.centers[1])
-
-
 def test_optimizer_follows_the_schedules_and_teacher_the_student(tmp_path: Path) -> None:
     task = tiny_terrafm(freeze_last_layer_epochs=1, lr=2e-3, warmup_epochs=1)
     start = {name: p.clone() for name, p in task.teacher.named_parameters()}

@@ -1,7 +1,6 @@
 """Embeds tiles of training cells (the bank) and held-out cells (the queries), and scores encoders on them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -39,7 +38,7 @@ def evaluate_held_out(
     Under ``torch.distributed`` every rank must call it; each embeds its share and all return the same table.
 
     Args:
-        encoders: Name -> encoder. They are evaluated in ``eval`` mode and left as they were.
+        encoders: Name -> encoder. They are moved to ``device`` and set to ``eval`` mode.
         datamodule: Its ``val_dataloader()`` gives the bank's loader (training cells) and the queries'
             (held-out cells), both of native batches.
         size: Height and width in pixels to which a whole tile is resized, divisible by 16.
@@ -59,7 +58,9 @@ def evaluate_held_out(
     """
     sensors = get_modalities(modalities)
     loaders = held_out_loaders(datamodule)
-    with torch.inference_mode(), _evaluating(encoders, device), Progress(disable=not progress) as bar:
+    for encoder in encoders.values():
+        encoder.to(device).eval()
+    with torch.inference_mode(), Progress(disable=not progress) as bar:
         sides = []
         for title, loader in zip(("Bank tiles", "Held-out tiles"), loaders, strict=True):
             batches = bar.track(loader, total=len(loader), description=title)
@@ -112,17 +113,3 @@ def _embed_all(
             outputs[name].append({"embeddings": embeddings, "sample_idx": idx} | places)
         outputs[BASELINE].append(baseline_output(batch, sensors))
     return {name: collect(parts) for name, parts in outputs.items()}
-
-
-@contextmanager
-def _evaluating(encoders: Mapping[str, nn.Module], device: torch.device | str) -> Iterator[None]:
-    """The encoders on ``device`` and in ``eval`` mode; afterwards where and how they were."""
-    before = {name: (next(x.parameters()).device, x.training) for name, x in encoders.items()}
-    for encoder in encoders.values():
-        encoder.to(device).eval()
-    try:
-        yield
-    finally:
-        for name, encoder in encoders.items():
-            home, training = before[name]
-            encoder.to(home).train(training)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -28,36 +28,14 @@ _COLORS = {BASELINE: "#7a7a7a", UNTRAINED: "#d55e00", TRAINED: "#0072b2"}
 _ORDER = {name: i for i, name in enumerate([*MODALITIES, FUSED])}
 
 
-class Section(NamedTuple):
-    """Scores of a task in a metric: a row per sensor or ordered pair, a column per encoder and ``chance``.
-
-    Attributes:
-        title: Task and metric.
-        mean: Scores, the mean where there are several; NaN where none applies.
-        deviation: Standard deviation over several scores; NaN where there is one.
-        low: Lower end of the 95 % interval: Student's over several scores, Wilson's of the queries where there
-            is one; NaN where neither applies.
-        high: Its upper end.
-    """
-
-    title: str
-    mean: pd.DataFrame
-    deviation: pd.DataFrame
-    low: pd.DataFrame
-    high: pd.DataFrame
-
-    @property
-    def labels(self) -> list[str]:
-        """One per row: ``S1`` for a sensor, ``S1 → L2A`` for a pair."""
-        pairs = [(SHORT_TITLES.get(a, a), SHORT_TITLES.get(b, b)) for a, b in self.mean.index]
-        return [a if a == b else f"{a} → {b}" for a, b in pairs]
-
-
-def sections(frame: pd.DataFrame) -> Iterator[Section]:
+def sections(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Splits a tidy table of scores by task and metric, balanced accuracy last.
 
-    A score that occurs several times (runs with several seeds, concatenated) becomes its mean and deviation.
-    The first sensor of a pair is k-NN's bank or retrieval's query.
+    Yields:
+        A title, and a table with a row per sensor (``S1``) or ordered pair (``S1 → L2A``: k-NN's bank or retrieval's
+        query first). Its columns are ``mean``, ``deviation``, ``low`` and ``high`` (95 % interval: Student's over
+        several seeds, Wilson's of the queries where there is one), each of every encoder and of ``chance``; NaN where
+        none applies.
     """
     wanted = [(task, metric) for task in _TITLES for metric in frame.metric[frame.task == task].unique()]
     for task, metric in sorted(wanted, key=lambda pair: pair[1].startswith("balanced")):
@@ -65,8 +43,10 @@ def sections(frame: pd.DataFrame) -> Iterator[Section]:
         pair = ["query", "bank"] if task == RETRIEVAL else ["bank", "query"]
         both = pd.concat([part.assign(encoder="chance", score=part.chance), part])
         tidy = both.groupby([*pair, "encoder"])[["metric", "score", "n_query"]].apply(_estimate)
-        wide = {kind: tidy[kind].unstack("encoder").sort_index(key=lambda x: x.map(_ORDER)) for kind in tidy}
-        yield Section(f"{_TITLES[task]}: {metric.split()[0]}", **wide)
+        wide = tidy.unstack("encoder").sort_index(key=lambda x: x.map(_ORDER))
+        pairs = [(SHORT_TITLES.get(a, a), SHORT_TITLES.get(b, b)) for a, b in wide.index]
+        wide.index = [a if a == b else f"{a} → {b}" for a, b in pairs]
+        yield f"{_TITLES[task]}: {metric.split()[0]}", wide
 
 
 def _estimate(group: pd.DataFrame) -> pd.Series:
@@ -100,11 +80,11 @@ def table(frame: pd.DataFrame, title: str = "Held-out cells") -> Table:
     result.add_column("", no_wrap=True)
     for name in [*names, "change"] if changes else names:
         result.add_column(name, justify="right", max_width=10)
-    for section in sections(frame):
+    for heading, scores in sections(frame):
         result.add_section()
-        result.add_row(f"[bold]{section.title}[/]")
-        for i, label in enumerate(section.labels):
-            mean, deviation = section.mean.iloc[i], section.deviation.iloc[i]
+        result.add_row(f"[bold]{heading}[/]")
+        for label, row in scores.iterrows():
+            mean, deviation = row["mean"], row["deviation"]
             cells = [_cell(mean.get(name), deviation.get(name) if name != "chance" else None) for name in names]
             if changes:
                 change = mean.get(TRAINED, float("nan")) - mean.get(UNTRAINED, float("nan"))
@@ -135,21 +115,21 @@ def figure(frame: pd.DataFrame, title: str = "Held-out cells") -> "Figure":
     from matplotlib.figure import Figure
 
     names = columns(frame)
-    parts = [section for section in sections(frame) if "balanced" not in section.title]
-    heights = [len(section.mean) + 0.6 for section in parts]
+    parts = {heading: scores for heading, scores in sections(frame) if "balanced" not in heading}
+    heights = [len(scores) + 0.6 for scores in parts.values()]
     fig = Figure(figsize=(7.2, 0.36 * sum(heights) + 1.8), layout="constrained")
     axes = fig.subplots(len(parts), 1, height_ratios=heights, sharex=True, squeeze=False)[:, 0]
-    for ax, section in zip(axes, parts, strict=True):
-        mean, y = section.mean, np.arange(len(section.mean))
+    for ax, (heading, scores) in zip(axes, parts.items(), strict=True):
+        mean, y = scores["mean"], np.arange(len(scores))
         ax.vlines(mean["chance"], y - 0.38, y + 0.38, color="#8a8f94", label="chance")
         for name, step in zip(names[1:], np.linspace(-0.45, 0.45, len(names) + 1)[1:-1], strict=True):
             if name in mean:
-                ends = [mean[name] - section.low[name], section.high[name] - mean[name]]
+                ends = [mean[name] - scores["low"][name], scores["high"][name] - mean[name]]
                 ends = np.nan_to_num(ends).clip(0)
                 ax.errorbar(mean[name], y + step, xerr=ends, fmt="o", color=_COLORS.get(name), label=name)
-        ax.set_yticks(y, section.labels)
+        ax.set_yticks(y, scores.index)
         ax.invert_yaxis()
-        ax.set_title(section.title, loc="left")
+        ax.set_title(heading, loc="left")
         ax.grid(axis="x")
     axes[-1].set(xlim=(-0.02, 1.02), xlabel="score; bars are 95 % intervals")
     fig.suptitle(title)

@@ -94,10 +94,7 @@ class TileFeatures(NamedTuple):
 
     def unique(self) -> "TileFeatures":
         """Each tile once, by row: ranks may pad their shares, and a damaged tile is replaced by another."""
-        row, inverse = torch.unique(self.row, return_inverse=True)
-        positions = torch.arange(len(inverse), device=inverse.device)
-        first = torch.full_like(row, len(inverse)).scatter_reduce(0, inverse, positions, "amin")
-        return self.select(first)
+        return self.select(torch.from_numpy(np.unique(self.row.numpy(), return_index=True)[1]))
 
 
 def collect(outputs: Iterable[Mapping[str, Any]]) -> dict[str, TileFeatures]:

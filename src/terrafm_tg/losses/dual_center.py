@@ -85,7 +85,8 @@ class DualCenter(nn.Module):
         sums[1, :-1] = (per_sample * weight[:, None]).sum(dim=0)
         sums[1, -1] = views * weight.sum()
         # Ranks add up the sums while the student runs.
-        reduction = dist.all_reduce(sums, async_op=True) if _distributed() else None
+        distributed = dist.is_available() and dist.is_initialized()
+        reduction = dist.all_reduce(sums, async_op=True) if distributed else None
         self._pending.append((sums, reduction))
 
     @torch.no_grad()
@@ -101,10 +102,6 @@ class DualCenter(nn.Module):
         moved = self.centers.lerp(sums / counts.clamp(min=1), 1 - self.momentum)
         self.centers.copy_(torch.where(counts > 0, moved, self.centers))
         self._pending.clear()
-
-
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
 
 
 def frequent_by_name(names: Sequence[str]) -> list[int]:

@@ -5,7 +5,6 @@ import json
 import os
 import warnings
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -18,9 +17,6 @@ from terrafm_tg.utils.tensor_files import save_archive, save_tensors
 from .builders import data_config
 from .vit import TerraFMViT
 from .weights import load_encoder_state
-
-#: What the export needs, in the extra `onnx`.
-_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 #: Largest difference from the encoder that is rounding (fp32, outputs of unit order).
 _TOLERANCE = 1e-3
@@ -81,12 +77,11 @@ def export_onnx(
         The file's path.
 
     Raises:
-        TerraFMError: If a size or modality is missing or cannot be read, if the result differs from the encoder, or if
-            a package is missing.
+        TerraFMError: If a size or modality is missing or cannot be read, or if the result differs from the encoder.
+        ModuleNotFoundError: If a package of the extra ``onnx`` is missing.
     """
-    missing = [name for name in _PACKAGES if find_spec(name) is None]
-    if missing:
-        raise TerraFMError(f"The export to ONNX needs {', '.join(missing)}: run pip install 'terrafm-tg[onnx]'.")
+    import onnxruntime
+
     names = modality or model.modality
     if names is None:
         raise TerraFMError("Nothing says what the exported encoder reads: name a `modality`, or several to be fused.")
@@ -121,7 +116,16 @@ def export_onnx(
     target = target if target.suffix == ".onnx" else target.with_name(f"{target.name}.onnx")
     with atomic_write(target) as partial:
         program.save(partial, external_data=False)
-        _compare(encoder, partial, {name: torch.rand(3, *shape) for name, shape in shapes.items()})
+        # At a batch other than the traced one.
+        images = {name: torch.rand(3, *shape) for name, shape in shapes.items()}
+        session = onnxruntime.InferenceSession(partial, providers=["CPUExecutionProvider"])
+        (output,) = session.run(None, {name: image.numpy() for name, image in images.items()})
+        difference = (torch.from_numpy(output) - encoder(images)).abs().max().item()
+        if not difference <= _TOLERANCE:
+            raise TerraFMError(
+                f"The ONNX file differs from the encoder by {difference:.2g}, more than {_TOLERANCE}: nothing was "
+                "written; use the versions of constraints.txt."
+            )
     return target
 
 
@@ -134,17 +138,3 @@ def _fixed(size: object) -> tuple[int, int]:
             "one size, so export once for each (only the batch is dynamic)."
         )
     return sides[0], sides[1]
-
-
-def _compare(model: TerraFMViT, path: Path, images: dict[str, torch.Tensor]) -> None:
-    """Refuses a file whose numbers are not the encoder's, at a batch other than the traced one."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (output,) = session.run(None, {name: image.numpy() for name, image in images.items()})
-    difference = (torch.from_numpy(output) - model(images)).abs().max().item()
-    if not difference <= _TOLERANCE:
-        raise TerraFMError(
-            f"The ONNX file differs from the encoder by {difference:.2g}, more than {_TOLERANCE}: nothing was written; "
-            "use the versions of constraints.txt."
-        )

@@ -33,25 +33,22 @@ def select_columns(modality: str | None = None, bands: Bands | None = None) -> C
         TerraFMError: If the modality is unknown, or a band is.
     """
     columns: dict[str, tuple[int | None, ...]] = {m.name: tuple(range(len(m.bands))) for m in MODALITIES.values()}
-    named = None if modality is None else get_modality(modality)
+    named = None if modality is None else get_modality(modality).name
     if bands is None:
         return columns
     if isinstance(bands, Mapping):
         return columns | {name: get_modality(name).stem_columns(_names(own)) for name, own in bands.items()}
-    names = _names(bands)
-    if named is not None:
-        columns[named.name] = named.stem_columns(names)
-    found = named is not None
-    for other in MODALITIES.values():
+    names, fitting = _names(bands), {}
+    for sensor in MODALITIES.values():
         try:
-            columns[other.name] = other.stem_columns(names)
-            found = True
+            fitting[sensor.name] = sensor.stem_columns(names)
         except TerraFMError:
-            continue
-    if not found:
+            if sensor.name == named:
+                raise
+    if not fitting:
         known = "; ".join(f"{m.name}: {', '.join(m.bands)}" for m in MODALITIES.values())
         raise TerraFMError(f"No modality has the bands {', '.join(names)}: name each once, out of {known}.")
-    return columns
+    return columns | fitting
 
 
 def _names(bands: Sequence[str]) -> tuple[str, ...]:

@@ -35,24 +35,15 @@ from .patch_embed import SensorPatchEmbed, join_unused
 type Shapes = list[tuple[int, int]]
 #: A residual branch: tokens (T, d) and their shapes to what is added.
 type Branch = Callable[[Tensor, Shapes], Tensor]
+#: The views for which stochastic depth keeps a residual branch, per group int64 (k,), and the factor of their branch,
+#: 1 / (share that is kept on average).
+type Kept = tuple[tuple[Tensor, ...], float]
 #: Whether a processor takes the kernels that a GPU would: set to find out what memory these need.
 as_on_a_gpu: ContextVar[bool] = ContextVar("as_on_a_gpu", default=False)
 
 
 #: Kernels of attention: all but cuDNN's, which is planned anew for each number of views that stochastic depth keeps.
 _KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-
-
-class Kept(NamedTuple):
-    """The views for which stochastic depth keeps one residual branch.
-
-    Args:
-        keep_idx: Per group int64 (k,), the places of the views that are kept.
-        scale: Factor of their branch, 1 / (share that is kept on average).
-    """
-
-    keep_idx: tuple[Tensor, ...]
-    scale: float
 
 
 class DepthPlan(NamedTuple):
@@ -72,7 +63,7 @@ class DepthPlan(NamedTuple):
         """Returns what each branch keeps, None for all; waits for no device."""
         parts = iter(self.keep_idx.split(self.counts))
         return [
-            Kept(tuple(next(parts) for _ in range(groups)), 1 / (1 - rate)) if rate > 0 else None for rate in self.rates
+            (tuple(next(parts) for _ in range(groups)), 1 / (1 - rate)) if rate > 0 else None for rate in self.rates
         ]
 
 

@@ -10,19 +10,14 @@ from .weights import WEIGHTS, ShortNames, TerraFMWeights
 
 def register() -> None:
     """Makes the names known: to timm in any case, to smp and TorchGeo where they are installed."""
-    if find_spec("segmentation_models_pytorch"):
-        register_smp()
+    if find_spec("segmentation_models_pytorch"):  # its table, from which TorchGeo's dense tasks take their encoders
+        from segmentation_models_pytorch.encoders import encoders
+
+        from .smp_encoder import smp_entry
+
+        encoders.update({name: smp_entry(name) for name in BUILDERS})
     if find_spec("torchgeo"):
         register_torchgeo()
-
-
-def register_smp() -> None:
-    """Adds the encoder to the table of segmentation_models_pytorch, from which TorchGeo's dense tasks take theirs."""
-    from segmentation_models_pytorch.encoders import encoders
-
-    from .smp_encoder import smp_entry
-
-    encoders.update({name: smp_entry(name) for name in BUILDERS})
 
 
 def register_torchgeo() -> None:

@@ -269,17 +269,6 @@ class TerraFMViT(VisionTransformer):
         token = (self.cls_token + token).expand(x.shape[0], -1, -1)
         return self.pos_drop(torch.cat([token, x.flatten(1, 2) + positions], dim=1))
 
-    def __prepare_scriptable__(self) -> None:
-        """Refuses ``torch.jit.script``, which calls it.
-
-        Raises:
-            TerraFMError: Always.
-        """
-        raise TerraFMError(
-            "torch.jit.script is not supported, since TorchScript has no type for a tensor or a dict: use "
-            "torch.export, torch.jit.trace or `terrafm export --onnx`."
-        )
-
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """As timm's, with the modality vectors and the fusion's queries, which are embeddings too."""

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models._api import Weights, WeightsEnum
 
 from terrafm_tg.errors import TerraFMError
@@ -34,20 +34,10 @@ def terrafm_transforms(
     modality: str | None = S2L2A.name,
     bands: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     size: int | None = 224,
-) -> nn.Module:
-    """Makes the expected preprocessing: (x - (mean - 2 std)) / (4 std), without clipping, then a resize.
+) -> Normalize:
+    """Makes the expected preprocessing, normalization without clipping and a resize.
 
-    Args:
-        modality: What a bare tensor or a sample's ``image`` is; its unit is theirs (dB for radar, digital numbers
-            without the baseline offset for optical imagery). Keys ``image_<modality>`` say it themselves.
-        bands: Bands of the images, in their order; all of the modality by default.
-        size: Output height and width in pixels; None keeps the images' own.
-
-    Returns:
-        A :class:`~terrafm_tg.transforms.Normalize`, for images, batches and samples.
-
-    Raises:
-        TerraFMError: If the modality or a band is unknown.
+    The arguments, and what is raised, are those of :class:`~terrafm_tg.transforms.Normalize`.
     """
     return Normalize(modality, bands, size)
 
@@ -68,9 +58,9 @@ class TerraFMWeights(WeightsEnum):
         """Returns the encoder's tensors by their published names, from the torch hub cache or the network.
 
         Args:
-            args: As torchvision's; nothing but ``progress`` makes a difference.
+            args: As torchvision's, and without effect: only tensors are ever unpickled.
             progress: Whether a download shows a progress bar.
-            kwargs: See ``args``. Only tensors are ever unpickled, whatever ``weights_only`` says.
+            kwargs: As ``args``.
 
         Raises:
             TerraFMError: If the file is neither cached nor to be had, or is damaged.
@@ -114,14 +104,6 @@ class ShortNames(TerraFMWeights):
 #: The registered weights of the sizes that have some.
 WEIGHTS: dict[str, type[TerraFMWeights]] = {"terrafm_base": TerraFM_Base_Weights}
 
-#: Why the others have none.
-_WITHOUT = {
-    "terrafm_nano": "the size is ours, for quick runs",
-    "terrafm_tiny": "the size is ours, for quick runs",
-    "terrafm_small": "the authors measured it and did not publish it",
-    "terrafm_large": "the authors announced it and have not published it",
-}
-
 
 def registered_weights(size: str) -> TerraFMWeights:
     """Returns the first weight of a size.
@@ -129,11 +111,8 @@ def registered_weights(size: str) -> TerraFMWeights:
     Raises:
         TerraFMError: If there is none.
     """
-    if size in _WITHOUT:
-        raise TerraFMError(
-            f"There are no published weights of {size} ({_WITHOUT[size]}): pass your own file as `weights`, or "
-            "pretrain."
-        )
+    if size not in WEIGHTS:
+        raise TerraFMError(f"There are no published weights of {size}: pass your own file as `weights`, or pretrain.")
     return next(iter(WEIGHTS[size].__members__.values()))
 
 

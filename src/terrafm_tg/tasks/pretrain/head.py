@@ -13,28 +13,14 @@ class ProjectionHead(DINOProjectionHead):
     """lightly's DINO head (two hidden layers, bottleneck, weight-normed last layer) whose logits are float32.
 
     Under autocast the hidden layers run in low precision; the normalized bottleneck times the prototypes does
-    not, since the softmax divides these logits by a temperature of 0.04.
-
-    Args:
-        input_dim: Width of the encoder.
-        hidden_dim: Width of the hidden layers.
-        bottleneck_dim: Width before the prototypes.
-        output_dim: Number of prototypes K.
-        norm_last_layer: Keep the prototypes at length one.
+    not, since the softmax divides these logits by a temperature of 0.04. The arguments are lightly's.
     """
 
-    def __init__(
-        self,
-        input_dim: int,
-        hidden_dim: int = 2048,
-        bottleneck_dim: int = 256,
-        output_dim: int = 65536,
-        norm_last_layer: bool = True,
-    ) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         with warnings.catch_warnings():
             # lightly builds the head by torch's older weight_norm; nothing here depends on which.
             warnings.simplefilter("ignore", FutureWarning)
-            super().__init__(input_dim, hidden_dim, bottleneck_dim, output_dim, norm_last_layer=norm_last_layer)
+            super().__init__(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ProjectionHead":
         """Returns a copy; the normed weight follows from two parameters, and as a computed tensor cannot be copied."""

@@ -178,8 +178,6 @@ def global_batch(trainer: Trainer) -> int:
     """
     size = getattr(trainer.train_dataloader, "batch_size", None)
     if size is None:
-        size = getattr(getattr(trainer.train_dataloader, "batch_sampler", None), "batch_size", None)
-    if size is None:
         raise TerraFMError(
             "The train dataloader has no batch_size, by which the learning rate is scaled: set "
             "`optimizer.lr_batch: null` and an absolute `optimizer.lr`."

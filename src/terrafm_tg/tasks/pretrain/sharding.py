@@ -24,25 +24,6 @@ class ShardingStrategy(ModelParallelStrategy):
         super().setup_environment()
 
 
-def data_parallel(mesh: DeviceMesh) -> DeviceMesh:
-    """The processes of a run, in one dimension.
-
-    Args:
-        mesh: Of a `ModelParallelStrategy`.
-
-    Raises:
-        TerraFMError: If it splits tensors too: each process has its own tiles here, and those that share a tensor would
-            not add up their gradients.
-    """
-    if (parts := mesh["tensor_parallel"].size()) > 1:
-        raise TerraFMError(
-            f"The strategy splits each tensor over {parts} processes (`tensor_parallel_size`), which this model does "
-            "not: use conf/hardware/fsdp.yaml, or `tensor_parallel_size` 1 and `data_parallel_size` the number of "
-            "processes."
-        )
-    return mesh["data_parallel"]
-
-
 def shard(pairs: Iterable[tuple[nn.Module, nn.Module]], mesh: DeviceMesh) -> None:
     """Shards teacher and student alike, in place, so that a process averages its own share of the one into the other's.
 
@@ -51,10 +32,21 @@ def shard(pairs: Iterable[tuple[nn.Module, nn.Module]], mesh: DeviceMesh) -> Non
 
     Args:
         pairs: Teachers, each with its student.
-        mesh: The processes, in one dimension.
+        mesh: The processes, of a `ModelParallelStrategy`.
+
+    Raises:
+        TerraFMError: If the mesh splits tensors too: each process has its own tiles here, and those that share a tensor
+            would not add up their gradients.
     """
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
+    if (parts := mesh["tensor_parallel"].size()) > 1:
+        raise TerraFMError(
+            f"The strategy splits each tensor over {parts} processes (`tensor_parallel_size`), which this model does "
+            "not: use conf/hardware/fsdp.yaml, or `tensor_parallel_size` 1 and `data_parallel_size` the number of "
+            "processes."
+        )
+    mesh = mesh["data_parallel"]
     for module in (module for pair in pairs for module in pair):
         blocks: Iterable[nn.Module] = module.blocks.children() if isinstance(module, TerraFMViT) else ()
         for block in blocks:

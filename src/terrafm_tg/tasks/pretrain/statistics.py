@@ -1,7 +1,5 @@
 """Statistics that tell a healthy run from a collapsed one: spread of embeddings, use of prototypes by land cover."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -10,31 +8,23 @@ from terrafm_tg.losses import teacher_entropy
 from terrafm_tg.losses.dual_center import CLASSES
 
 
-class EmbeddingStatistics(NamedTuple):
-    """Spread of a batch of embeddings on the unit sphere.
-
-    Attributes:
-        std: Root of the total variance of the normalized embeddings: 0 where all are one point, 1 where they
-            cancel out.
-        effective_rank: (sum of l)^2 / sum of l^2 over the eigenvalues l of their covariance: how many
-            directions they use, from 1 to min(N - 1, D). Unlike the entropy of l it needs no decomposition,
-            and so no wait for the GPU.
-    """
-
-    std: Tensor
-    effective_rank: Tensor
-
-
 @torch.no_grad()
-def embedding_statistics(x: Tensor) -> EmbeddingStatistics:
-    """Spread of embeddings (N, D)."""
+def embedding_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Spread of embeddings (N, D) on the unit sphere.
+
+    Returns:
+        The root of the total variance of the normalized embeddings, 0 where all are one point, 1 where they cancel
+        out; and the effective rank (sum of l)^2 / sum of l^2 over the eigenvalues l of their covariance: how many
+        directions they use, from 1 to min(N - 1, D). Unlike the entropy of l it needs no decomposition, and so no
+        wait for the GPU.
+    """
     with torch.autocast(x.device.type, enabled=False):
         x = nn.functional.normalize(x.float(), dim=-1)
         x = x - x.mean(dim=0)
         gram = x @ x.T
         variance = gram.trace()
         rank = variance.square() / gram.square().sum().clamp(min=torch.finfo(gram.dtype).tiny)
-        return EmbeddingStatistics((variance / len(x)).sqrt(), rank)
+        return (variance / len(x)).sqrt(), rank
 
 
 class PrototypeUse(Metric):

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any, cast
 
 import torch
@@ -37,7 +37,7 @@ from .settings import (
     plain,
     plain_settings,
 )
-from .sharding import check_strategy, data_parallel, number_parameters, shard
+from .sharding import check_strategy, number_parameters, shard
 from .statistics import embedding_statistics
 
 #: Warnings of Lightning's at what is meant here: the task plans views although there is a datamodule, and the teacher
@@ -48,9 +48,7 @@ PRECISIONS = ("bf16-mixed", "16-mixed", "32-true")
 #: Settings that do not change what is learnt, and so may differ from a checkpoint's.
 FREE_SETTINGS = ("grad_checkpointing", "compile")
 #: Settings that must be the checkpoint's also to validate or predict with it.
-SHAPE_SETTINGS = (
-    *("model", "depth", "head.prototypes", "head.hidden_dim", "head.bottleneck_dim", "head.norm_last_layer"),
-)
+SHAPE_SETTINGS = ("model", "depth", *(f"head.{field.name}" for field in fields(PrototypeHead)))
 
 
 class TerraFM(TeacherEmbedding):
@@ -144,7 +142,7 @@ class TerraFM(TeacherEmbedding):
     def configure_model(self) -> None:
         """Shards the models where the strategy is FSDP's (`ModelParallelStrategy`)."""
         if self.device_mesh is not None and not self._sharded:
-            shard(self._pairs(), data_parallel(self.device_mesh))
+            shard(self._pairs(), self.device_mesh)
             self._sharded = True
 
     def train(self, mode: bool = True) -> "TerraFM":
@@ -345,7 +343,7 @@ class TerraFM(TeacherEmbedding):
     ) -> None:
         """Logs what shows a run's health; only at the Trainer's logging steps."""
         entropy = teacher_entropy(targets, values.teacher_temp).mean()
-        spread = embedding_statistics(embeddings)
+        std, rank = embedding_statistics(embeddings)
         seen = {m: sum(len(g.images.get(m, ())) for g in views.values()) for m in self.sensors}
         total = sum(group.size for group in views.values())
         known = {f"use/{name}": count / total for name, count in seen.items()}
@@ -354,8 +352,8 @@ class TerraFM(TeacherEmbedding):
             {
                 "train/teacher_entropy": entropy,
                 "train/kl": loss.detach() - entropy,
-                "train/embedding_std": spread.std,
-                "train/effective_rank": spread.effective_rank,
+                "train/embedding_std": std,
+                "train/effective_rank": rank,
                 # Filled on the device: Lightning would copy a number there, and wait for it.
                 **{name: torch.full((), value, device=self.device) for name, value in known.items()},
             }
