@@ -118,6 +118,11 @@ def test_meta_says_what_a_user_needs() -> None:
     assert weights.meta["bands"]["s1rtc"] == ("VV", "VH")
     assert weights.meta["in_chans"] == len(weights.meta["bands"]["s2l2a"]) == 12
     assert weights.meta["publication"].endswith("2506.06281")
+    transforms = weights.transforms(bands=("B04", "B03", "B02"))
+    assert transforms(1000 * torch.rand(2, 3, 264, 120)).shape == (2, 3, 224, 224)
+    mean = torch.tensor([1526.9789, 1382.2553, 1135.3391])[:, None, None].expand(3, 224, 224)
+    torch.testing.assert_close(transforms(mean), torch.full((3, 224, 224), 0.5))
+    assert weights.transforms("s1rtc", size=32)(torch.rand(2, 40, 40)).shape == (2, 32, 32)
 
 
 @pytest.mark.parametrize("broken", [False, True], ids=["without tables", "cannot be imported"])

@@ -127,27 +127,17 @@ def test_intermediates(x: Tensor | dict[str, Tensor], norm: bool) -> None:
     final, maps = model.forward_intermediates(x, norm=norm)
     torch.testing.assert_close(final, model.forward_features(x))
     assert [m.shape for m in maps] == [(2, DIM, GRID, GRID)] * DEPTH
-    lists = model.forward_intermediates(x, norm=norm, output_fmt="NLC", intermediates_only=True)
-    for m, tokens in zip(maps, lists, strict=True):
+    only = {"norm": norm, "intermediates_only": True}
+    lists = model.forward_intermediates(x, output_fmt="NLC", return_prefix_tokens=True, **only)
+    for m, (tokens, prefix) in zip(maps, lists, strict=True):
         assert torch.equal(m.flatten(2).transpose(1, 2), tokens)
+        assert prefix.shape == (2, 1, DIM)
     if norm:
-        assert torch.equal(lists[-1], final[:, 1:])
-    early = model.forward_intermediates(x, indices=[0], norm=norm, stop_early=True, intermediates_only=True)
-    assert torch.equal(early[0], maps[0])
-    with_token = model.forward_intermediates(
-        x, indices=1, norm=norm, return_prefix_tokens=True, intermediates_only=True
-    )
-    assert torch.equal(with_token[0][0], maps[-1])
-    assert with_token[0][1].shape == (2, 1, DIM)
-    if norm:
-        (tokens, prefix), *_ = model.forward_intermediates(
-            x, [2], True, norm, output_fmt="NLC", intermediates_only=True
-        )
         torch.testing.assert_close(torch.cat([prefix, tokens], 1), final)
         (last,) = model.get_intermediate_layers(x, 1, norm=True)
         torch.testing.assert_close(last, tokens)
-    early = model.forward_intermediates(x, output_dict=True, stop_early=True, indices=1)
-    assert early["image_intermediates"][0].shape == maps[0].shape
+    (early,) = model.forward_intermediates(x, indices=[0], stop_early=True, **only)
+    assert torch.equal(early, maps[0])
     by_call = model.forward_intermediates(DICT["s2l2a"], modality="s2l1c", intermediates_only=True)
     assert len(by_call) == DEPTH
     named = model.forward_intermediates(x, norm=norm, output_dict=True, return_prefix_tokens=True)

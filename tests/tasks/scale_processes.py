@@ -1,9 +1,8 @@
 """The same run on 1, 2 and 4 processes, and with accumulated micro-batches, through the real datamodule; and deaths.
 
-Started by test_scale_out.py as a script, so that processes can be forked before any thread exists.
+Started by test_scale_out.py in a process of its own, which forks them.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -134,13 +133,11 @@ def fit(rank: int, ranks: int, folder: Path, world: Path, name: str, epochs: int
     run.fit(task, data)
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    for way in sys.argv[4:]:
+def run(folder: Path, world: Path, epochs: int, *ways: str) -> None:
+    """Runs each way after the other; a death by its comma-separated words."""
+    for way in ways:
         if "," in way:
-            death_processes.start(Path(sys.argv[1]), Path(sys.argv[2]), *way.split(","))
+            death_processes.start(folder, world, *way.split(","))
         else:
-            folder, tiles = map(Path, sys.argv[1:3])
-            ranks = fork_ranks(WAYS[way][0], folder / way, fit, folder, tiles, way, int(sys.argv[3]))
-            for process in ranks:
+            for process in fork_ranks(WAYS[way][0], folder / way, fit, folder, world, way, epochs):
                 process.join()

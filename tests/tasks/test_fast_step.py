@@ -16,7 +16,6 @@ from torch._dynamo.utils import counters
 from terrafm_tg.datasets.tiles.dataset import collate_tiles
 from terrafm_tg.models import build_encoder, multi_crop
 from terrafm_tg.models.multi_crop import DepthPlan, plan_depth
-from terrafm_tg.tasks.pretrain.optimization import ema_
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 S1, L1C, L2A = (("s1rtc",), ("s2l1c",), ("s2l2a",))
@@ -150,14 +149,6 @@ def test_depth_is_a_function_of_the_draw() -> None:
             np.testing.assert_array_equal(mask.reshape(views, 4000)[:, 10:20], own.reshape(views, 10))
     first = torch.cat(whole[2][0])
     assert not any(torch.equal(first, other.keep_idx[: len(first)]) for other in (plan(seed=8), plan(more=1)))
-
-
-def test_ema_is_the_formula() -> None:
-    teacher, student = ([torch.randn(3, 2), torch.randn(5)] for _ in range(2))
-    expected = [0.9 * t.double() + 0.1 * s.double() for t, s in zip(teacher, student, strict=True)]
-    ema_(teacher, student, 0.9)
-    for mine, oracle in zip(teacher, expected, strict=True):
-        torch.testing.assert_close(mine.double(), oracle, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.soak)])

@@ -1,20 +1,19 @@
 """How a run is shared out does not change it: processes, accumulated micro-batches, and processes that die."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import scale_processes
 import torch
 from death_processes import LENGTH, STEP
 
-SCRIPT = Path(__file__).with_name("scale_processes.py")
+from processes import start as start_process
+
 #: Of each rank, what `scale_processes.Record` wrote.
 type Runs = dict[str, list[dict[str, Any]]]
 
@@ -25,10 +24,9 @@ def start(tmp_path_factory: pytest.TempPathFactory, small_world: Path) -> Callab
 
     def start(epochs: int, *runs: str) -> Path:
         folder = tmp_path_factory.mktemp("runs")
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        command = [sys.executable, SCRIPT, folder, small_world, str(epochs), *runs]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-4000:]
+        process = start_process(scale_processes.run, folder, small_world, epochs, *runs)
+        process.join()
+        assert process.exitcode == 0
         return folder
 
     return start
