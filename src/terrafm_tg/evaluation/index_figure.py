@@ -1,6 +1,7 @@
 """A figure of a tile index: a map of its tiles, and their classes, zones and regions before and after sampling."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,13 +39,11 @@ def stage_weights(table: pd.DataFrame) -> dict[str, np.ndarray]:
     Only the first stage where the sampler, with its default settings, has nothing left to draw.
     """
     weights = [np.ones(len(table))]
-    try:
+    with suppress(TerraFMError):  # nothing but ocean
         sampler = LandCoverSampler(_Tiles(table))
-    except TerraFMError:  # nothing but ocean
-        sampler = None
-    if sampler is not None:
-        weights += [np.zeros(len(table)), np.zeros(len(table))]
-        weights[1][sampler.rows], weights[2][sampler.rows] = 1, sampler.expected_counts
+        kept, drawn = np.zeros((2, len(table)))
+        kept[sampler.rows], drawn[sampler.rows] = 1, sampler.expected_counts
+        weights += [kept, drawn]
     return dict(zip(_STAGES, weights, strict=False))
 
 

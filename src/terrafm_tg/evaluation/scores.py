@@ -42,10 +42,6 @@ class Estimate(NamedTuple):
             return f"±{self.high - self.mean:.1f}, {seeds}"
         return f"{self.low:.1f}–{self.high:.1f} binomial, {seeds}" if self.kind else seeds
 
-    def drawn(self) -> "Estimate":
-        """Returns it with an interval that stays within 0 and 100, for charts."""
-        return self._replace(low=max(self.low, 0.0), high=min(self.high, 100.0)) if self.kind else self
-
     def differs(self, value: float, rounding: float = 0.0) -> bool:
         """Returns whether a value lies outside of the interval, widened by ``rounding``; False without one."""
         return bool(self.kind) and not self.low - rounding <= value <= self.high + rounding

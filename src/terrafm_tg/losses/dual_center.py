@@ -51,11 +51,7 @@ class DualCenter(nn.Module):
         self._pending: list[tuple[Tensor, dist.Work | None]] = []
 
     def set_frequent(self, classes: Sequence[int]) -> None:
-        """Chooses the frequent classes.
-
-        Args:
-            classes: Land-cover classes, 0-11.
-        """
+        """Chooses the frequent land-cover classes, each 0-11."""
         self.frequent.zero_()
         self.frequent[list(classes)] = True
 
@@ -138,8 +134,7 @@ def frequent_by_share(share: np.ndarray | None) -> list[int]:
         met = "the land cover of every tile is unknown" if present == 0 else f"all {present} classes come equally often"
         raise TerraFMError(
             f"Dual centering needs land-cover classes that are drawn more often than others, but {met}: "
-            "build the index with `terrafm index --worldcover`, name "
-            "`center.frequent_classes`, or set `center.alpha: 1` "
-            "for one center only."
+            "build the index with `terrafm index --worldcover`, name `center.frequent_classes`, or set "
+            "`center.alpha: 1` for one center only."
         )
     return frequent

@@ -65,7 +65,7 @@ def build_encoder(name: str, weights: Weights = None, *, pretrained: bool = Fals
     bare = get_modality(modality or guess_modality(kwargs["in_chans"], columns))
     config = cast("dict[str, Any]", model.pretrained_cfg)  # of a feature extractor, too
     config |= {} if by_timm else data_config(bare, columns[bare.name])
-    config["first_conv"] = _first_conv(bare)
+    config["first_conv"] = f"patch_embed.conv2d_{bare.stem}"
     if checkpoint is not None:
         load_weights(model if isinstance(model, TerraFMViT) else model.model, checkpoint, str(source))
     return model
@@ -87,17 +87,12 @@ def data_config(modality: Modality, columns: Sequence[int | None]) -> dict[str, 
     }
 
 
-def _first_conv(modality: Modality) -> str:
-    """The convolution that reads a modality, for timm."""
-    return f"patch_embed.conv2d_{modality.stem}"
-
-
 def _timm_cfg(name: str) -> dict[str, Any]:
     """The ``pretrained_cfg`` of a name: source, input size, and normalization in the modality's unit."""
     size, preset = split_name(name)
     sensor = get_modality(preset.get("modality", S2L2A.name))
     return data_config(sensor, sensor.stem_columns(preset.get("bands", sensor.bands))) | {
-        "first_conv": _first_conv(sensor),
+        "first_conv": f"patch_embed.conv2d_{sensor.stem}",
         "url": PUBLISHED_URL if size == "terrafm_base" else None,
         "num_classes": 0,
         "crop_pct": 1.0,
@@ -128,8 +123,4 @@ def _register(name: str) -> Callable[..., TerraFMViT]:
 #: All builders by the name they are registered under.
 BUILDERS = {name: _register(name) for name in NAMES}
 
-terrafm_nano = BUILDERS["terrafm_nano"]
-terrafm_tiny = BUILDERS["terrafm_tiny"]
-terrafm_small = BUILDERS["terrafm_small"]
-terrafm_base = BUILDERS["terrafm_base"]
-terrafm_large = BUILDERS["terrafm_large"]
+terrafm_nano, terrafm_tiny, terrafm_small, terrafm_base, terrafm_large = (BUILDERS[size] for size in SIZES)

@@ -175,7 +175,7 @@ class SensorPatchEmbed(nn.Module):
         """
         if isinstance(x, Tensor):
             x = resolve_input(x, self.columns, self.modality)
-        values = [self.value(name, image) for name, image in x.images.items()]
+        values = [self.projection.proj1(self.stem(name)(image, self.offset(name))) for name, image in x.images.items()]
         if x.sample_idx is not None:
             fused = self.fusion(values, list(x.sample_idx.values()), x.size)
         elif len(values) > 1:
@@ -188,10 +188,6 @@ class SensorPatchEmbed(nn.Module):
             unused = [*self.unused(x.images), *(self.fusion.parameters() if alone else ())]
             tokens = join_unused(tokens, unused)
         return tokens
-
-    def value(self, name: str, image: Tensor) -> Tensor:
-        """Returns the fusion's values of one modality, (n, C, H, W) -> (n, H / 16, W / 16, D)."""
-        return self.projection.proj1(self.stem(name)(image, self.offset(name)))
 
     def stem(self, name: str) -> PatchStem:
         """Returns the stem of a modality."""

@@ -210,7 +210,8 @@ def fraction_curves(lines: pd.DataFrame) -> list[Chart]:
 
 
 def _mark(found: Estimate, words: str, shape: str = "ours") -> Mark:
-    return Mark(found.mean, words, shape, *(found.drawn()[1:3] if found.kind else (None, None)))
+    ends = (max(found.low, 0.0), min(found.high, 100.0)) if found.kind else (None, None)
+    return Mark(found.mean, words, shape, *ends)
 
 
 def to_markdown(sections: Iterable[Chapter]) -> str:
