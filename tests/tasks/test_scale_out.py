@@ -5,7 +5,6 @@ import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import scale_processes
@@ -13,9 +12,6 @@ import torch
 from death_processes import LENGTH, STEP
 
 from processes import start as start_process
-
-#: Of each rank, what `scale_processes.Record` wrote.
-type Runs = dict[str, list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
