@@ -141,13 +141,13 @@ class Product:
         """Returns the place where a row waits for its file."""
         return self.kept / "rows" / f"{Path(part).stem}.{group:05d}.parquet"
 
-    def fetch(self, part: str, rows: pd.DataFrame, advance: Callable[[int], object], stop: Event) -> dict[int, str]:
+    def fetch(self, part: str, rows: pd.DataFrame, show: Callable[..., None], stop: Event) -> dict[int, str]:
         """Fetches rows of a file, keeps each as it comes, and puts them together to a local file.
 
         Args:
             part: Name of the file.
             rows: ``group``, ``cell``, ``product_id`` and ``size``, in the order of the source.
-            advance: Called with the size of each row that has come.
+            show: Moves a bar on by ``advance``, the size of each row.
             stop: Ends it after a row; those that have come are kept.
 
         Returns:
@@ -167,7 +167,7 @@ class Product:
                 came.append(path)
             except DamagedTileError as error:
                 damage[row.Index] = str(error)
-            advance(row.size)
+            show(advance=row.size)
         if came:
             names = chain([part], (f"{Path(part).stem}_{number}.parquet" for number in count(2)))
             targets = (self.folder / "images" / name for name in names)

@@ -193,17 +193,16 @@ def _fetch(
         products[row.modality].waiting(row.part, row.group).unlink(missing_ok=True)
     missing = chosen[~chosen["held"]]
     files = missing.groupby(["modality", "part"], observed=True)
-    come = [products[row.modality].waiting(row.part, row.group).is_file() for row in missing.itertuples()]
-    need, spare = missing["size"][~np.array(come, bool)].sum(), files["size"].sum().max() if len(missing) else 0
-    root = next(iter(products.values())).folder.parent
-    _check_room(root, need, spare, max_gb)
+    rows = ((row.size, products[row.modality].waiting(row.part, row.group)) for row in missing.itertuples())
+    need = sum(size for size, waiting in rows if not waiting.is_file())
+    spare = files["size"].sum().nlargest(connections).sum()
+    _check_room(next(iter(products.values())).folder.parent, need, spare, max_gb)
     allowed, stop = math.ceil(max_damaged * len(missing)), Event()
     with count_units("Rows", missing["size"].sum(), console, in_bytes=True) as show, ExitStack() as stack:
         pool = ThreadPoolExecutor(connections)
         stack.callback(pool.shutdown, cancel_futures=True)
         stack.callback(stop.set)
-        advance = lambda size: show(advance=size)  # noqa: E731
-        running = [pool.submit(products[name].fetch, part, rows, advance, stop) for (name, part), rows in files]
+        running = [pool.submit(products[name].fetch, part, rows, show, stop) for (name, part), rows in files]
         for file in as_completed(running):
             for label, reason in file.result().items():
                 _logger.warning(reason)
@@ -221,20 +220,20 @@ def _check_room(root: Path, need: int, spare: int, max_gb: float | None) -> None
     Args:
         root: Where it is to go.
         need: Bytes to come.
-        spare: Bytes that are needed besides while a file is put together.
+        spare: Bytes that are needed besides while files are put together.
         max_gb: The budget in GB.
 
     Raises:
         TerraFMError: If it does not fit; it says by how much.
     """
-    limits = [] if max_gb is None else [(max_gb * 1e9, f"`max_gb` is {max_gb:g}")]
-    free = disk_usage(root).free - spare
-    limits.append(
-        (free, f"{root} has room for {free / 1e9:,.3f} GB, as a file takes its room twice while it is written")
-    )
-    for room, words in limits:
+    free = max(0, disk_usage(root).free - spare)
+    words = f"{root} has room for {free / 1e9:,.3f} GB, as files take theirs twice while they are written"
+    limits: dict[str, float] = {words: free}
+    if max_gb is not None:
+        limits[f"`max_gb` is {max_gb:g}"] = max_gb * 1e9
+    for words, room in limits.items():
         if need > room:
             raise TerraFMError(
                 f"The selection needs {need / 1e9:,.3f} GB more, and {words}: choose less, such as a `share` of "
-                f"{max(0, 0.98 * room / need):.2g} of it, raise the budget, or take another disk."
+                f"{0.98 * room / need:.2g} of it, raise the budget, or take another disk."
             )
