@@ -7,7 +7,6 @@ from rasterio.transform import from_origin
 
 from terrafm_tg.datasets import ESAWorldCover
 from terrafm_tg.datasets.index import map_counts as tile_cover
-from terrafm_tg.datasets.index.map_counts import FinishedUnits
 from terrafm_tg.datasets.tiles.table import boxes, outlines
 from terrafm_tg.errors import TerraFMError
 
@@ -35,7 +34,7 @@ def tiles(corners, epsg, size=534):
 def count(table, worldcover, tmp_path, rows=None, **how):
     rows = np.ones(len(table), bool) if rows is None else rows
     settings = {"workers": 0, "progress": False} | how
-    return tile_cover.cover_counts(table, 534, worldcover, rows, FinishedUnits(tmp_path / "work"), **settings)[0]
+    return tile_cover.cover_counts(table, 534, worldcover, rows, tmp_path / "work", **settings)
 
 
 @pytest.mark.parametrize("missing", ["unknown", "ocean"])

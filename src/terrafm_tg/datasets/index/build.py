@@ -1,7 +1,7 @@
 """Builds the tile index of a dataset once: modalities, dates, offsets, land cover, climate, region."""
 
-import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,7 @@ from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.radiometry import OFFSET, UNKNOWN
 
 from .layers import climate_zone, koppen_geiger, region
-from .map_counts import GRID, CoverUnits, FinishedUnits, cover_counts
-
-_CHUNK = 1 << 18  # rows at once
+from .map_counts import GRID, cover_counts
 
 
 def describe_map(worldcover: ESAWorldCover) -> dict[str, Any]:
@@ -35,59 +33,33 @@ def describe_map(worldcover: ESAWorldCover) -> dict[str, Any]:
 
 
 def take_over(
-    table: pd.DataFrame, path: Path, made_for: dict[str, Any], worldcover: ESAWorldCover, cover: np.ndarray,
-    share: np.ndarray,
-) -> np.ndarray:  # fmt: skip
-    """Fills in the land cover of tiles that an earlier index knows.
-
-    Nothing is taken over where a file of the map has changed or gone since, nor under a file that is new.
+    table: pd.DataFrame, path: Path, worldcover: dict[str, Any], cover: np.ndarray, share: np.ndarray
+) -> np.ndarray:
+    """Fills in the land cover of tiles that an earlier index of the same map knows.
 
     Args:
         table: A tile table.
         path: The index that is there, or may not be.
-        made_for: The settings of the new one, with ``worldcover`` as :func:`describe_map` has it.
-        worldcover: The map.
+        worldcover: The map, as :func:`describe_map` has it.
         cover: int8 (n,), changed.
         share: float32 (n, 11), changed.
 
     Returns:
         bool (n,), the rows that are filled in.
     """
-    known = np.zeros(len(table), dtype=bool)
+    if read_made_for(path).get("worldcover") != worldcover:
+        return np.zeros(len(table), dtype=bool)
     columns = [name for name in GRID if name in table]
     try:
-        with pq.ParquetFile(path) as file:
-            before, now = (json.loads(file.schema_arrow.metadata[b"terrafm"])["worldcover"], made_for["worldcover"])
-            files = before.pop("files")
-            if not (files.items() <= now["files"].items() and before.items() <= now.items()):
-                return known
-            held = file.read([*columns, "land_cover", "land_cover_share"])
-    except (pa.ArrowException, OSError, KeyError, TypeError):  # there is none, or one of another kind
-        return known
-    keys, old_keys = _keys(table[columns]), _keys(held.select(columns).to_pandas())
-    order = np.argsort(old_keys)
-    at = np.minimum(np.searchsorted(old_keys[order], keys), len(order) - 1)
-    old = order[at]
-    known = old_keys[old] == keys
-    new = np.array([Path(path).name not in files for path in worldcover.index.filepath])
-    if new.any():
-        units = CoverUnits(table, made_for["tile_size"], worldcover, known)
-        known[units.tiles[new[units.files]]] = False
-    cover[known] = held["land_cover"].to_numpy()[old[known]]
-    shares = held["land_cover_share"].combine_chunks().flatten().to_numpy().reshape(-1, share.shape[1])
-    share[known] = shares[old[known]]
+        held = pq.read_table(path, columns=[*columns, "land_cover", "land_cover_share"])
+    except (pa.ArrowException, OSError):  # damaged, or of another kind
+        return np.zeros(len(table), dtype=bool)
+    keys = pd.Index(_keys(held.select(columns).to_pandas()))
+    rows = pd.Series(np.arange(len(keys)), keys)[~keys.duplicated()].reindex(_keys(table[columns]), fill_value=-1)
+    known, old = (rows >= 0).to_numpy(), rows[rows >= 0].to_numpy()
+    cover[known] = held["land_cover"].to_numpy()[old]
+    share[known] = held["land_cover_share"].combine_chunks().flatten().to_numpy().reshape(-1, share.shape[1])[old]
     return known
-
-
-def fill_land_cover(
-    counts: np.ndarray, table: pd.DataFrame, rows: np.ndarray, cover: np.ndarray, share: np.ndarray
-) -> None:
-    """Fills in class and shares of some rows from their counts (n, 12); no data counts to the whole."""
-    for chunk in (np.flatnonzero(rows)[start : start + _CHUNK] for start in range(0, rows.sum(), _CHUNK)):
-        part = counts[chunk].astype(np.int64)
-        latitude = (table["ymin"].to_numpy()[chunk] + table["ymax"].to_numpy()[chunk]) / 2
-        cover[chunk] = majorities(part, latitude)
-        share[chunk] = part[:, : len(CLASSES)] / np.maximum(part.sum(axis=1, keepdims=True), 1)
 
 
 def lists(values: np.ndarray) -> pd.Series:
@@ -179,26 +151,27 @@ def build_index(
     cover, share = np.full(len(table), UNKNOWN, np.int8), np.zeros((len(table), len(CLASSES)), np.float32)
     if "land_cover" in table:
         cover, share = table["land_cover"].to_numpy(), np.stack(table["land_cover_share"].to_list())
-    with FinishedUnits(out.with_name(f"{out.name}.work")) as finished:
-        if worldcover is not None:
-            source = worldcover if isinstance(worldcover, ESAWorldCover) else ESAWorldCover(worldcover)
-            made_for["worldcover"] = describe_map(source)
-            known = take_over(table, out, made_for, source, cover, share)
-            counts, _ = cover_counts(
-                table, settings["tile_size"], source, ~known, finished, workers, scheduler, progress
-            )
-            fill_land_cover(counts, table, ~known, cover, share)
-        zones = koppen_geiger(table) if climate is None else climate_zone(table, climate)
-        region_of, made_for["regions"] = region(table, regions)
-        table = table.assign(
-            land_cover=cover,
-            land_cover_share=lists(share),
-            ocean=in_ocean_cells(table["cell"], cover),
-            climate=zones,
-            region=region_of,
-        )
-        write_index(table, out, made_for)
-    finished.clear()
+    work = out.with_name(f"{out.name}.work")
+    if worldcover is not None:
+        source = worldcover if isinstance(worldcover, ESAWorldCover) else ESAWorldCover(worldcover)
+        made_for["worldcover"] = describe_map(source)
+        known = take_over(table, out, made_for["worldcover"], cover, share)
+        counts = cover_counts(table, settings["tile_size"], source, ~known, work, workers, scheduler, progress)
+        latitude = ((table["ymin"] + table["ymax"]) / 2).to_numpy()
+        cover = np.where(known, cover, majorities(counts, latitude))
+        total = np.maximum(counts.sum(axis=1, keepdims=True), 1)  # no data counts to the whole
+        np.divide(counts[:, : len(CLASSES)], total, out=share, where=~known[:, None], casting="unsafe")
+    zones = koppen_geiger(table) if climate is None else climate_zone(table, climate)
+    region_of, made_for["regions"] = region(table, regions)
+    table = table.assign(
+        land_cover=cover,
+        land_cover_share=lists(share),
+        ocean=in_ocean_cells(table["cell"], cover),
+        climate=zones,
+        region=region_of,
+    )
+    write_index(table, out, made_for)
+    shutil.rmtree(work, ignore_errors=True)
     return table
 
 
@@ -213,32 +186,21 @@ def _below(root: Path, name: str) -> Path | None:
 
 def index_summary(index: pd.DataFrame) -> Table:
     """Summarizes a tile index for people: modalities, offsets, land cover, and what is not known."""
-    numbers = (Column(title, justify="right") for title in ("tiles", "share"))
-    table = Table("", *numbers, caption=_caption(index), caption_justify="left", min_width=60)
-
-    def add(label: str, rows: np.ndarray, indent: bool = False) -> None:
-        table.add_row(f"{'  ' * indent}{label}", f"{rows.sum():,}", f"{rows.mean():.1%}")
-
+    cover = index["land_cover"]
+    labels = {}
     for modality in MODALITIES.values():
         if f"has_{modality.name}" not in index:
             continue
-        has, offset = (index[f"{column}_{modality.name}"].to_numpy() for column in ("has", "offset"))
-        add(modality.title, has)
+        has, offset = index[f"has_{modality.name}"], index[f"offset_{modality.name}"]
+        labels[modality.title] = has
         if modality.unit == "DN":
-            add("with the +1000 DN of baseline 04.00", has & (offset == OFFSET), indent=True)
+            labels[f"  {modality.title} with the +1000 DN of baseline 04.00"] = has & (offset == OFFSET)
         if (has & (offset == UNKNOWN)).any():
-            add("not known whether with it", has & (offset == UNKNOWN), indent=True)
-    table.add_section()
-    cover = index["land_cover"].to_numpy()
-    for number, name in enumerate(CLASS_NAMES if (cover != UNKNOWN).any() else ()):
-        add(name, cover == number)
+            labels[f"  {modality.title} not known whether with it"] = has & (offset == UNKNOWN)
+    if (cover != UNKNOWN).any():
+        labels |= {name: cover == number for number, name in enumerate(CLASS_NAMES)}
+    labels["No land cover, as ESA WorldCover is not at hand"] = cover == UNKNOWN
+    table = Table("", Column("tiles", justify="right"), Column("share", justify="right"), min_width=60)
+    for label, rows in labels.items():
+        table.add_row(label, f"{rows.sum():,}", f"{rows.mean():.1%}")
     return table
-
-
-def _caption(index: pd.DataFrame) -> str | None:
-    unknown = float((index["land_cover"] == UNKNOWN).mean())
-    if unknown == 1:
-        return "No land cover: give the folder of ESA WorldCover to sample by it."
-    if unknown == 0:
-        return None
-    return f"{unknown:.1%} of the tiles lie where ESA WorldCover is not at hand: their land cover is unknown."
