@@ -77,6 +77,23 @@ def test_histogram_of_a_turned_polygon_leaves_out_the_corners_of_its_box(folder)
     assert counts.sum() == pytest.approx(0.5 * PIXELS**2, rel=0.03)
 
 
+def test_histogram_across_the_date_line(tmp_path):
+    for lon in (177, -180):
+        write_tile(tmp_path, 48, lon, np.random.default_rng(lon + 180).choice([0, 10, 95], (120, 120)).astype(np.uint8))
+    counts = ESAWorldCover(tmp_path, missing="ocean").histogram(box(179.51, 48.53, 180.72, 49.01))
+    west, east = pixels(tmp_path, 179.51, 48.53, 180, 49.01), pixels(tmp_path, -180, 48.53, -179.28, 49.01)
+    codes = np.concatenate([west, east])
+    assert counts[:11].tolist() == [(codes == c.code).sum() for c in CLASSES]
+    assert abs(counts[OCEAN] - (codes == 0).sum()) <= 1  # nothing of it is missing
+
+
+def test_a_file_of_the_map_that_is_cut_off(folder):
+    worldcover, path = ESAWorldCover(folder), next(folder.glob("*E000_Map.tif"))
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(TerraFMError, match=r"N48E000_Map.tif of ESA WorldCover cannot be read .*: get it again"):
+        worldcover.histogram(box(1, 48, 2, 50))
+
+
 def test_place_without_a_tile(folder):
     nowhere = box(20, 10, 21, 11)
     assert ESAWorldCover(folder).missing == "unknown"  # two tiles are not the complete map

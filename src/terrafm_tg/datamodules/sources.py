@@ -2,11 +2,9 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from terrafm_tg.datasets import MajorTOM, MMEarthTiles, PackedTiles, SentinelFolder, SSL4EOS12Tiles
-from terrafm_tg.datasets.ssl4eo import find_splits
 from terrafm_tg.simulation import SimulatedWorld
 
 from .tiles import TileDataModule
@@ -53,8 +51,8 @@ class SentinelFolderDataModule(TileDataModule):
         bands: Band order by modality, for files that do not name their bands and are not in the usual order.
         radar_unit: ``dB`` or ``linear``.
         optical_scale: Digital numbers per stored unit: 10,000 where the files hold reflectance from 0 to 1.
-        offsets: The offset of processing baseline 04.00 that optical files hold: 0, 1000, ``detect`` or
-            the path of a CSV file, for all or by modality.
+        offsets: The offset of processing baseline 04.00 that optical files hold: 0, 1000 or ``detect``,
+            for all or by modality.
         ambiguous_offset: Decides where it could not be found out: ``error``, ``present``, ``absent``,
             ``drop``.
         max_days: Do not join images that are further apart in time.
@@ -86,28 +84,15 @@ class SSL4EOS12DataModule(TileDataModule):
     Args:
         root: Folder with ``s1``, ``s2c``, ``s2a``, any of them.
         index: Path of a tile index instead of ``root/index.parquet``.
-        download: Let TorchGeo download what is missing (1.5 TB for all three sensors).
         **kwargs: Settings of :class:`TileDataModule`.
     """
 
+    kind = SSL4EOS12Tiles
+
     def __init__(
-        self,
-        root: str | os.PathLike[str],
-        index: str | os.PathLike[str] | None = None,
-        download: bool = False,
-        **kwargs: Any,
+        self, root: str | os.PathLike[str], index: str | os.PathLike[str] | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-
-    def prepare_data(self) -> None:
-        """Downloads what is missing, where that is asked for, in one process."""
-        if self.hparams["download"]:
-            find_splits(Path(self.hparams["root"]), self.hparams["modalities"], download=True)
-
-    def make_dataset(self) -> SSL4EOS12Tiles:
-        """Opens the sites that are there."""
-        options = {name: self.hparams[name] for name in ("root", "modalities", "index")}  # downloaded already
-        return SSL4EOS12Tiles(native=True, **options)
 
 
 class MMEarthDataModule(TileDataModule):

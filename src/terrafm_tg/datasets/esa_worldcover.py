@@ -1,6 +1,5 @@
 """ESA WorldCover: the global 10 m land-cover map and the histogram of a tile."""
 
-import math
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from matplotlib.colors import ListedColormap
-from rasterio import windows
-from rasterio.features import geometry_mask
-from rasterio.io import DatasetReader
+from rasterio.errors import RasterioError
+from rasterio.mask import raster_geometry_mask
+from shapely.affinity import translate
 from shapely.geometry.base import BaseGeometry
 from torchgeo.datasets import RasterDataset
 from torchgeo.datasets.errors import DatasetNotFoundError
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import CLASSES, OCEAN, UNKNOWN, count_codes
-from terrafm_tg.utils.trust import check_tiffs, open_image
+from terrafm_tg.utils.trust import check_tiffs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -115,27 +114,33 @@ class ESAWorldCover(RasterDataset):
         """
         counts = np.zeros(len(CLASSES) + 1, dtype=np.int64)
         covered = 0.0
-        for i in self.index.sindex.query(geometry, predicate="intersects"):
-            part = geometry.intersection(self.index.geometry.iloc[i])
-            if part.area == 0:  # they only touch
-                continue
-            covered += part.area
-            with open_image(self.index.filepath.iloc[i]) as src:
-                counts += count_classes(src, part)
+        # a place that crosses the date line goes on beyond 180 degrees, where the map starts anew at -180
+        for place in [geometry, translate(geometry, -360)] if geometry.bounds[2] > 180 else [geometry]:
+            for i in self.index.sindex.query(place, predicate="intersects"):
+                part = place.intersection(self.index.geometry.iloc[i])
+                if part.area:  # else they only touch
+                    covered += part.area
+                    counts += self._count(self.index.filepath.iloc[i], part)
         if self.missing == "ocean":
             counts[OCEAN] += round((geometry.area - covered) / (self.res[0] * self.res[1]))
         return counts
 
-    def plot(
-        self, sample: dict[str, Any], show_titles: bool = True, suptitle: str | None = None, class_names: bool = True
-    ) -> "Figure":
-        """Draws the map of a sample in the published colors.
+    def _count(self, path: str, geometry: BaseGeometry) -> np.ndarray:
+        """Counts the pixels of each class that a file of the map holds in a place."""
+        try:
+            src = self._cached_load_warp_file(path, self.crs)  # stays open: tiles share decoded blocks
+            outside, _, window = raster_geometry_mask(src, [geometry], crop=True)
+            return count_codes(src.read(1, window=window)[~outside])
+        except RasterioError as error:
+            raise TerraFMError(f"{path} of ESA WorldCover cannot be read ({error}): get it again.") from error
+
+    def plot(self, sample: dict[str, Any], show_titles: bool = True, suptitle: str | None = None) -> "Figure":
+        """Draws the map of a sample in the published colors, with the legend.
 
         Args:
             sample: A sample of this dataset; ``prediction`` is drawn beside the mask where it has one.
             show_titles: Write a title above each map.
             suptitle: A title above all.
-            class_names: Add a legend of the classes that occur.
 
         Returns:
             The figure.
@@ -151,27 +156,8 @@ class ESAWorldCover(RasterDataset):
             ax.axis("off")
             if show_titles:
                 ax.set_title(key.capitalize())
-        if class_names:
-            present = sorted({int(c) for key in keys for c in np.unique(sample[key]) if 0 <= c < len(CLASSES)})
-            handles = [Patch(color=self.cmap(c), label=CLASSES[c].name) for c in present]
-            fig.legend(handles=handles, loc="outside lower center", ncols=3, fontsize="small", frameon=False)
+        handles = [Patch(color=self.cmap(i), label=c.name) for i, c in enumerate(CLASSES)]
+        fig.legend(handles=handles, loc="outside lower center", ncols=3, fontsize="small", frameon=False)
         if suptitle is not None:
             fig.suptitle(suptitle)
         return fig
-
-
-def count_classes(src: DatasetReader, geometry: BaseGeometry) -> np.ndarray:
-    """Counts the pixels of each class that a file of the map holds in a place.
-
-    Returns:
-        int64 (12,): the counts of the classes 0 to 10, and of pixels without data.
-    """
-    extent = windows.from_bounds(*geometry.bounds, src.transform)
-    (top, bottom), (left, right) = extent.toranges()
-    rows = max(math.floor(top), 0), min(math.ceil(bottom), src.height)
-    cols = max(math.floor(left), 0), min(math.ceil(right), src.width)
-    if rows[0] >= rows[1] or cols[0] >= cols[1]:
-        return np.zeros(len(CLASSES) + 1, dtype=np.int64)
-    window = windows.Window.from_slices(rows, cols)
-    codes = src.read(1, window=window)
-    return count_codes(codes[geometry_mask([geometry], codes.shape, src.window_transform(window), invert=True)])

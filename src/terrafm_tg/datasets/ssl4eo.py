@@ -1,17 +1,18 @@
 """SSL4EO-S12 as tiles: sites that Sentinel-1 and both levels of Sentinel-2 saw in four seasons."""
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from rasterio.errors import RasterioError
-from torchgeo.datasets import SSL4EOS12, DatasetNotFoundError
+from torchgeo.datasets import SSL4EOS12
 from torchgeo.datasets.utils import Sample
 
 from terrafm_tg.errors import DamagedTileError, TerraFMError
@@ -28,12 +29,12 @@ from .tiles.table import boxes, times
 
 
 class SSL4EOS12Tiles(TileDataset):
-    """`SSL4EO-S12 <https://github.com/zhu-xlab/SSL4EO-S12>`_ (CC-BY-4.0), found through TorchGeo's class.
+    """`SSL4EO-S12 <https://github.com/zhu-xlab/SSL4EO-S12>`_ (CC-BY-4.0).
 
     251,079 sites of 264 x 264 pixels of 10 m: Sentinel-1 GRD in dB (``s1``), Sentinel-2 L1C (``s2c``) and L2A
-    (``s2a``), at up to four dates each. :class:`torchgeo.datasets.SSL4EOS12` finds, downloads, checks and unpacks
-    them; a part of the sites is enough. Its own samples draw dates with the process' random state and stretch each
-    band to 264 pixels. Here bands stay as they are stored (10, 20, 60 m), and every date is a tile of its own: each
+    (``s2a``), at up to four dates each. :class:`torchgeo.datasets.SSL4EOS12` downloads, checks and unpacks them; a
+    part of the sites is enough. Its own samples draw dates with the process' random state and stretch each band to
+    264 pixels. Here bands stay as they are stored (10, 20, 60 m), and every date is a tile of its own: each
     L2A image with the images of the other sensors that are nearest in time, then images that are left over. An
     epoch shows all seasons of a site, in the sampler's order.
 
@@ -50,8 +51,6 @@ class SSL4EOS12Tiles(TileDataset):
         modalities: ``"s1rtc"``, ``"s2l1c"``, ``"s2l2a"``, any of them; those that are found where None.
         native: Return the stored pixels instead of float32 at 10 m.
         index: A tile index, or the path of one, instead of ``root/index.parquet``.
-        download: Let TorchGeo download what is missing (1.5 TB for all three sensors).
-        checksum: Let it check what it downloads.
         transforms: Applied to each sample.
 
     Raises:
@@ -67,12 +66,10 @@ class SSL4EOS12Tiles(TileDataset):
         modalities: Sequence[str] | None = None,
         native: bool = False,
         index: pd.DataFrame | str | os.PathLike[str] | None = None,
-        download: bool = False,
-        checksum: bool = True,
         transforms: Callable[[Sample], Sample] | None = None,
     ) -> None:
         self.root = self.paths = Path(root)
-        find_splits(self.root, modalities, download, checksum)
+        find_splits(self.root, modalities)
         size = SSL4EOS12.size
         table, _ = open_index(index, self.root, self.scan, self.state, {}, tile_size=size)
         super().__init__(table, modalities, native, size, transforms)
@@ -83,7 +80,7 @@ class SSL4EOS12Tiles(TileDataset):
     @staticmethod
     def lies_in(root: Path) -> bool:
         """Tells if a folder holds sites of any split."""
-        return any(SSL4EOS12Tiles._sites(root))
+        return any(_sites(root))
 
     @staticmethod
     def scan(root: Path, tile_size: int = SSL4EOS12.size) -> pd.DataFrame:
@@ -97,7 +94,7 @@ class SSL4EOS12Tiles(TileDataset):
             TerraFMError: If no site has an image that can be opened.
         """
         splits = find_splits(root)
-        sites = sorted({entry for s in splits.values() for entry in os.listdir(root / s.split) if entry.isdecimal()})
+        sites = sorted({site.name for site in _sites(root)})
         with ThreadPoolExecutor(8) as pool:  # opening waits for the disk
             parts = list(pool.map(partial(_site_rows, root, splits), sites))
         rows = [row for part in parts for row in part]
@@ -126,11 +123,7 @@ class SSL4EOS12Tiles(TileDataset):
     @staticmethod
     def state(root: Path) -> str:
         """Returns a name for the sites below the root; not for each of their files, which are some 27 million."""
-        return fingerprint(SSL4EOS12Tiles._sites(root), root)
-
-    @staticmethod
-    def _sites(root: Path) -> list[Path]:
-        return [site for split in SPLITS.values() for site in sorted((root / split).glob("[0-9]" * 7))]
+        return fingerprint(_sites(root), root)
 
     def name(self, row: int) -> str:
         """Returns the tile's name in logs: the folder of its first image."""
@@ -164,55 +157,43 @@ class SSL4EOS12Tiles(TileDataset):
 
 
 #: TorchGeo's split of each modality, in the order in which images look for partners.
-SPLITS: dict[str, Literal["s1", "s2c", "s2a"]] = {"s2l2a": "s2a", "s2l1c": "s2c", "s1rtc": "s1"}
+SPLITS = {"s2l2a": "s2a", "s2l1c": "s2c", "s1rtc": "s1"}
 
 
-class Split(SSL4EOS12):
-    """TorchGeo's class for one sensor, which also takes a part of the sites: it looks for sites 0 to 99 itself."""
-
-    def _verify(self) -> None:
-        folder = Path(self.root, self.split)
-        if next(folder.glob(f"{'[0-9]' * 7}/*/*.tif"), None) is None:
-            super()._verify()
+def _sites(root: Path) -> list[Path]:
+    return [site for split in SPLITS.values() for site in sorted((root / split).glob("[0-9]" * 7))]
 
 
-def find_splits(
-    root: Path, modalities: Sequence[str] | None = None, download: bool = False, checksum: bool = True
-) -> dict[str, Split]:
-    """Finds TorchGeo's dataset of each sensor.
+def find_splits(root: Path, modalities: Sequence[str] | None = None) -> dict[str, str]:
+    """Finds the sensors of which there are images.
 
     Args:
         root: Folder with ``s1``, ``s2c``, ``s2a``.
-        modalities: Those that must be there; any that are where None (all, where they may be downloaded).
-        download: Let TorchGeo download what is missing.
-        checksum: Let it check what it downloads.
+        modalities: Those that must be there; any that are where None.
 
     Returns:
-        By modality.
+        The names of their folders, by modality.
 
     Raises:
         TerraFMError: If one is missing.
     """
-    asked = {modality.name for modality in get_modalities(modalities)}
-    found, missing = {}, []
-    for name in (name for name in SPLITS if name in asked):
-        try:
-            found[name] = Split(root, SPLITS[name], download=download, checksum=checksum)
-        except DatasetNotFoundError:
-            missing.append(name)
-    if missing and (modalities is not None or not found):
+    asked = {modality.name: SPLITS[modality.name] for modality in get_modalities(modalities)}
+    held = {name for name, split in asked.items() if any((root / split).glob(f"{'[0-9]' * 7}/*/*.tif"))}
+    missing = [name for name in SPLITS if name in asked and name not in held]
+    if missing and (modalities is not None or not held):
+        split = asked[missing[0]]
         raise TerraFMError(
             f"{root} holds no site of SSL4EO-S12 for {', '.join(missing)}: expected files such as "
-            f"{root / SPLITS[missing[0]] / '0000200' / '<image>' / ('VV.tif' if missing[0] == 's1rtc' else 'B2.tif')}; "
-            "correct the root, or set `download` to get them (0.5 TB per sensor)."
+            f"{root / split / '0000200' / '<image>' / ('VV.tif' if split == 's1' else 'B2.tif')}; correct the root, or "
+            f"get them (0.5 TB per sensor) by torchgeo.datasets.SSL4EOS12(root, {split!r}, download=True)."
         )
-    return found
+    return {name: split for name, split in SPLITS.items() if name in held}
 
 
-def _site_rows(root: Path, splits: Mapping[str, Split], site: str) -> list[dict[str, Any]]:
+def _site_rows(root: Path, splits: Mapping[str, str], site: str) -> list[dict[str, Any]]:
     """Makes the rows of one site; none where it has no image that can be opened."""
-    images = {name: sorted(_images(root, split, site)) for name, split in splits.items()}
-    place = _place(root, splits, site, images)
+    images = {name: sorted(_images(root / split / site, split)) for name, split in splits.items()}
+    place = _place([root / splits[name] / site / image for name, own in images.items() for _, image in own])
     used: set[tuple[str, str | None]] = set()
     rows = []
     for name, own in images.items() if place else ():
@@ -223,32 +204,24 @@ def _site_rows(root: Path, splits: Mapping[str, Split], site: str) -> list[dict[
             for other, candidates in images.items():
                 among = [(date, image)] if other == name else candidates
                 day, nearest = min(among, key=lambda c: (abs(c[0] - date), c[0]), default=(pd.NaT, None))
-                path = None if nearest is None else f"{splits[other].split}/{site}/{nearest}/{{}}.tif"
+                path = None if nearest is None else f"{splits[other]}/{site}/{nearest}/{{}}.tif"
                 row |= {f"date_{other}": day, f"product_{other}": nearest, f"path_{other}": path}
                 used.add((other, nearest))
             rows.append(row)
     return rows
 
 
-def _images(root: Path, split: Split, site: str) -> Iterator[tuple[pd.Timestamp, str]]:
+def _images(site: Path, split: str) -> Iterator[tuple[pd.Timestamp, str]]:
     """Yields date and folder of a site's images of one sensor."""
-    folder, pattern = root / split.split / site, split.metadata[split.split]["filename_regex"]
-    for image in os.listdir(folder) if folder.is_dir() else ():
-        if match := re.match(pattern, image):
+    for image in os.listdir(site) if site.is_dir() else ():
+        if match := re.match(SSL4EOS12.metadata[split]["filename_regex"], image):
             yield pd.to_datetime(match["date"]), image
 
 
-def _place(
-    root: Path, splits: Mapping[str, Split], site: str, images: Mapping[str, Sequence[tuple[pd.Timestamp, str]]]
-) -> dict[str, float]:
+def _place(images: Sequence[Path]) -> dict[str, float]:
     """Returns the grid of the first 10 m band of a site that opens; empty where none does."""
-    for name, own in images.items():
-        for _, image in own:
-            band = "VV" if name == "s1rtc" else "B2"
-            try:
-                with open_image(root / splits[name].split / site / image / f"{band}.tif") as src:
-                    t = src.transform
-                    return {"x": t.c, "y": t.f, "xres": t.a, "yres": -t.e}
-            except RasterioError:
-                continue
+    for path in (image / f"{band}.tif" for image in images for band in ("VV", "B2")):
+        with contextlib.suppress(RasterioError), open_image(path) as src:
+            t = src.transform
+            return {"x": t.c, "y": t.f, "xres": t.a, "yres": -t.e}
     return {}

@@ -169,11 +169,8 @@ class TestOffsets:
             SentinelFolder(root)
         assert SentinelFolder(root, harmonize=False).index.offset_s2l2a.tolist() == [-1]
 
-    @pytest.mark.parametrize("offsets", [1000, {"s2l2a": 1000}, "table"])
+    @pytest.mark.parametrize("offsets", [1000, {"s2l2a": 1000}])
     def test_given(self, root, offsets):
-        if offsets == "table":
-            offsets = str(root / "offsets.csv")
-            pd.DataFrame({"product": ["snow"], "offset": [1000]}).to_csv(offsets)
         dataset = SentinelFolder(root, offsets=offsets)
         assert dataset.index.offset_s2l2a.tolist() == [1000]
         np.testing.assert_array_equal(sample_of(dataset)["image_s2l2a"], optics(12) + 5000)
@@ -182,17 +179,10 @@ class TestOffsets:
         assert SentinelFolder(root, ambiguous_offset="present").index.offset_s2l2a.tolist() == [1000]
 
     def test_wrong_settings(self, root):
-        with pytest.raises(TerraFMError, match=r"must be 0, 1000, 'detect' or a CSV file, got 'guess'"):
+        with pytest.raises(TerraFMError, match=r"must be 0, 1000 or 'detect', got 'guess'"):
             SentinelFolder(root, offsets="guess")
         with pytest.raises(TerraFMError, match="Modality 's2' is unknown"):
             SentinelFolder(root, offsets={"s2": 1000})
-        table = root / "offsets.csv"
-        pd.DataFrame({"product": ["rain"], "offset": [0]}).to_csv(table)
-        with pytest.raises(TerraFMError, match=r"lacks the offset of 1 s2l2a images, first snow"):
-            SentinelFolder(root, offsets=str(table))
-        table.write_text("a,b\n1,2\n")
-        with pytest.raises(TerraFMError, match=r"needs the columns product \(or path\) and offset"):
-            SentinelFolder(root, offsets=str(table))
 
 
 class TestBadInput:

@@ -15,23 +15,22 @@ from rasterio.transform import from_origin
 from tiny_files import product, write_major_tom
 
 from terrafm_tg.datasets import build_index
-from terrafm_tg.datasets.index import map_counts as tile_cover
+from terrafm_tg.datasets.index import map_counts
 
 WEST, EAST = "536U_101R", "536U_104R"
 
 
 @pytest.fixture
 def counted(monkeypatch):
-    """How many tiles have been counted, by file of the map."""
-    tiles: dict[str, int] = {}
-    count = tile_cover.count_unit
+    """How many tiles each unit of work had."""
+    tiles: list[int] = []
+    count = map_counts.count_unit
 
-    def count_and_note(unit):
-        name = Path(unit.path).name
-        tiles[name] = tiles.get(name, 0) + len(unit.tiles)
-        return count(unit)
+    def count_and_note(unit, **how):
+        tiles.append(len(unit))
+        return count(unit, **how)
 
-    monkeypatch.setattr(tile_cover, "count_unit", count_and_note)
+    monkeypatch.setattr(map_counts, "count_unit", count_and_note)
     return tiles
 
 
@@ -72,14 +71,13 @@ def afresh(root: Path) -> bytes:
 
 def test_only_new_tiles_are_counted(root, counted):
     before = build(root)
-    tiles = sum(counted.values())
-    assert tiles == 4
+    assert sum(counted) == 4
     counted.clear()
     assert build(root) == before
     assert not counted
     write_major_tom(root, {"s2l2a": [product("s2l2a", cell, size=900) for cell in (WEST, EAST)]})
     after = build(root)
-    assert sum(counted.values()) == 4  # the eastern cell's
+    assert sum(counted) == 4  # the eastern cell's
     assert after == afresh(root)
 
 
@@ -89,7 +87,7 @@ def test_a_changed_map_is_counted_anew(root, counted, name, west, east):
     counted.clear()
     write_map(root.parent / "map", name, west, east, 30)
     assert build(root) == afresh(root)
-    assert sum(counted.values()) == 8  # 4 each
+    assert sum(counted) == 8  # 4 each
 
 
 def test_what_was_kept_is_used_unless_damaged(root, counted, monkeypatch):
@@ -106,7 +104,7 @@ def test_what_was_kept_is_used_unless_damaged(root, counted, monkeypatch):
             build(root)
     (kept,) = (root / "index.parquet.work").iterdir()
     content = kept.read_bytes()
-    assert sum(counted.values()) == 4
+    assert sum(counted) == 4
     counted.clear()
     assert build(root) == undisturbed
     assert not counted
@@ -114,7 +112,7 @@ def test_what_was_kept_is_used_unless_damaged(root, counted, monkeypatch):
     kept.parent.mkdir()
     kept.write_bytes(content[: len(content) // 2])
     assert build(root) == undisturbed
-    assert sum(counted.values()) == 4
+    assert sum(counted) == 4
 
 
 def killed_runs(world: Path, out: Path, times: int) -> list[float]:
@@ -151,7 +149,8 @@ def killed_runs(world: Path, out: Path, times: int) -> list[float]:
 
 
 @pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.soak)])
-def test_killed_at_random_moments(small_world, tmp_path, times):
+def test_killed_at_random_moments(small_world, tmp_path, times, monkeypatch):
+    monkeypatch.setattr(map_counts, "_UNIT", 20)  # a dozen units, so that many moments differ
     kept = killed_runs(small_world, tmp_path / "index.parquet", times)
     assert any(kept) or times < 20  # at least one rerun had something to take up
 

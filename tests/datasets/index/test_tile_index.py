@@ -10,10 +10,11 @@ from rasterio.transform import from_origin
 from rich.console import Console
 from tiny_files import product, tiff, write_major_tom
 
-from terrafm_tg.datasets import MajorTOM, SentinelFolder, build_index
-from terrafm_tg.datasets.index import layers
+from terrafm_tg.datasets import ESAWorldCover, MajorTOM, SentinelFolder, build_index
+from terrafm_tg.datasets.index import layers, map_counts
 from terrafm_tg.datasets.index.build import index_summary
 from terrafm_tg.datasets.tiles.index_file import read_index
+from terrafm_tg.datasets.tiles.table import outlines
 from terrafm_tg.errors import TerraFMError
 
 WEST, EAST = "536U_101R", "536U_104R"  # the second lies east of the map below
@@ -90,6 +91,17 @@ def test_the_file_is_found_and_gives_the_same(root, worldcover):
     geo = gpd.read_parquet(root / "index.parquet")
     assert len(geo) == 8
     assert geo.crs.to_epsg() == 4326
+
+
+@pytest.mark.parametrize("missing", ["unknown", "ocean"])
+def test_counts_are_the_histograms_of_the_map(root, worldcover, tmp_path, missing, monkeypatch):
+    monkeypatch.setattr(map_counts, "_UNIT", 3)  # several units
+    table, source = MajorTOM(root, tile_size=12).table, ESAWorldCover(worldcover, missing=missing)
+    expected = np.stack([source.histogram(outline) for outline in outlines(table, 12)])
+    assert (expected.sum(axis=1) == 0).any() == (missing == "unknown")
+    rows = np.arange(8) % 3 > 0
+    found = map_counts.cover_counts(table, 12, source, rows, tmp_path / "work", workers=0, progress=False)
+    np.testing.assert_array_equal(found, np.where(rows[:, None], expected, 0))
 
 
 def test_workers_give_the_same(dask_from_server, root, worldcover):

@@ -57,9 +57,9 @@ class SentinelFolder(TileDataset):
         radar_unit: ``"dB"`` or ``"linear"`` power, as the files hold it.
         optical_scale: Digital numbers per stored unit: 1, or 10,000 where the files hold reflectance from 0
             to 1.
-        offsets: The +1000 DN of baseline 04.00 in optical files: 0, 1000, ``"detect"`` (by name,
-            else by pixels) or the path of a CSV file, for all or by modality: see
-            :func:`~.offsets.find_offsets`. None: as ``index.parquet`` has it, else ``"detect"``.
+        offsets: The +1000 DN of baseline 04.00 in optical files: 0, 1000 or ``"detect"`` (by name, else by pixels),
+            for all or by modality: see :func:`~.offsets.find_offsets`. None: as ``index.parquet`` has it, else
+            ``"detect"``.
         ambiguous_offset: Decides where it could not be found out: ``"error"``, ``"present"``,
             ``"absent"``, ``"drop"``.
         harmonize: Take the offset off; False keeps the numbers as they are stored.

@@ -35,16 +35,14 @@ def find_offsets(
         offsets: For all optical modalities or by name: 0 or 1000, what all files hold; ``"detect"``: by the
             product's name, else its pixels (:func:`~terrafm_tg.radiometry.offset_by_pixels`), else for L2A the
             L1C image of the same day or, where dates are not known, of the same row
-            (:func:`~terrafm_tg.radiometry.offset_beside`); or the path of a CSV file with the columns ``product``
-            (or ``path``) and ``offset``. Modalities
-            that are not named are detected.
+            (:func:`~terrafm_tg.radiometry.offset_beside`). Modalities that are not named are detected.
         bands: Band order of files that do not name their bands.
 
     Returns:
         The table with ``offset_<modality>``, -1 where it could not be found out.
 
     Raises:
-        TerraFMError: If a setting is none of these, or the CSV file lacks a product.
+        TerraFMError: If a setting is none of these.
     """
     given = offsets if isinstance(offsets, Mapping) else dict.fromkeys(("s2l1c", "s2l2a"), offsets)
     for name in given:
@@ -58,7 +56,7 @@ def find_offsets(
         elif how == "detect":
             found = _detect(index, root, name, bands or {})
         else:
-            found = _listed(index, name, Path(str(how)))
+            raise TerraFMError(f"`offsets` for {name} must be 0, 1000 or 'detect', got {how!r}.")
         found = np.where(index[f"has_{name}"], found, 0).astype(np.int16)
         index = index.assign(**{f"offset_{name}": found})
     return index
@@ -89,23 +87,6 @@ def _detect(index: pd.DataFrame, root: Path, name: str, bands: Mapping[str, Sequ
             l1c = index["path_s2l1c"].to_numpy()[rows], index["offset_s2l1c"].to_numpy()[rows]
             offsets[rows] = list(pool.map(beside, paths[rows], *l1c))
     return offsets
-
-
-def _listed(index: pd.DataFrame, name: str, path: Path) -> np.ndarray:
-    """Reads offsets from a CSV file."""
-    if not path.is_file():
-        raise TerraFMError(f"`offsets` for {name} must be 0, 1000, 'detect' or a CSV file, got {str(path)!r}.")
-    table = pd.read_csv(path)
-    key = next((column for column in ("product", "path") if column in table), None)
-    if key is None or "offset" not in table:
-        raise TerraFMError(f"{path} needs the columns product (or path) and offset, it has {', '.join(table)}.")
-    listed = dict(zip(table[key].astype(str), table["offset"], strict=True))
-    found = index[f"{key}_{name}"].astype("str").map(listed)
-    absent = (found.isna() & index[f"has_{name}"]).to_numpy()
-    if absent.any():
-        first = index[f"{key}_{name}"].iat[absent.argmax()]
-        raise TerraFMError(f"{path} lacks the offset of {absent.sum():,} {name} images, first {first}.")
-    return found.fillna(0).to_numpy()
 
 
 def _telling(root: Path, pattern: str, order: Sequence[str] | None) -> dict[str, np.ndarray]:

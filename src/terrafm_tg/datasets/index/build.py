@@ -22,14 +22,7 @@ from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.radiometry import OFFSET, UNKNOWN
 
 from .layers import climate_zone, koppen_geiger, region
-from .map_counts import GRID, cover_counts
-
-
-def describe_map(worldcover: ESAWorldCover) -> dict[str, Any]:
-    """Describes the map by all that decides the land cover of an index besides its tiles; JSON can hold it."""
-    files = sorted(Path(path) for path in worldcover.index.filepath)
-    sizes = {file.name: file.stat().st_size for file in files}
-    return {"year": worldcover.year, "missing": worldcover.missing, "files": sizes}
+from .map_counts import GRID, cover_counts, describe_map
 
 
 def take_over(
@@ -154,8 +147,8 @@ def build_index(
     work = out.with_name(f"{out.name}.work")
     if worldcover is not None:
         source = worldcover if isinstance(worldcover, ESAWorldCover) else ESAWorldCover(worldcover)
-        made_for["worldcover"] = describe_map(source)
-        known = take_over(table, out, made_for["worldcover"], cover, share)
+        made_for["worldcover"] = described = describe_map(source)
+        known = take_over(table, out, described, cover, share)
         counts = cover_counts(table, settings["tile_size"], source, ~known, work, workers, scheduler, progress)
         latitude = ((table["ymin"] + table["ymax"]) / 2).to_numpy()
         cover = np.where(known, cover, majorities(counts, latitude))

@@ -1,13 +1,8 @@
 """A figure of one tile: what each sensor saw."""
 
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
-from pyproj import Transformer
 from torchgeo.datasets.utils import Sample
 
 from terrafm_tg.errors import TerraFMError
@@ -15,14 +10,9 @@ from terrafm_tg.modalities import MODALITIES, Modality
 
 from .pixels import to_ten_meters
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-_CENTURY = 3.2e9  # seconds
-
 
 def plot_tile(sample: Sample, suptitle: str | None = None) -> Figure:
-    """Draws a sample's modalities side by side, with a scale bar, and below them the tile's place and dates.
+    """Draws a sample's modalities side by side.
 
     Args:
         sample: A sample of a :class:`~terrafm_tg.datasets.TileDataset`, native or at 10 m.
@@ -43,36 +33,9 @@ def plot_tile(sample: Sample, suptitle: str | None = None) -> Figure:
         ax.imshow(image)
         ax.set_title(title)
         ax.axis("off")
-    _scale(axes[0, 0], next(iter(images.values())).shape[1])
-    figure.supxlabel(_place(sample), fontsize=10)
     if suptitle is not None:
         figure.suptitle(suptitle)
     return figure
-
-
-def _scale(ax: "Axes", width: int) -> None:
-    """Draws a bar of a round length, at most a third of the picture, in its lower left corner."""
-    lengths = (5000, 2000, 1000, 500, 200, 100, 50, 20, 10)
-    meters = next(length for length in lengths if length <= max(width * 10 / 3, 10))
-    text = f"{meters // 1000} km" if meters >= 1000 else f"{meters} m"
-    style: dict[str, Any] = {"color": "white", "label_top": True, "size_vertical": width / 150}
-    bar = AnchoredSizeBar(ax.transData, meters / 10, text, "lower left", **style)
-    bar.patch.set(facecolor="black", alpha=0.6, linewidth=0)
-    ax.add_artist(bar)
-
-
-def _place(sample: Sample) -> str:
-    """Middle of the tile in degrees, its UTM zone, and its dates; nothing where the sample does not say them."""
-    if "bounds" not in sample or "epsg" not in sample:
-        return ""
-    x0, x1, _, y0, y1, _, start, stop, _ = sample["bounds"].tolist()
-    epsg = int(sample["epsg"])
-    lon, lat = Transformer.from_crs(epsg, 4326, always_xy=True).transform((x0 + x1) / 2, (y0 + y1) / 2)
-    words = [f"{abs(lat):.3f}° {'NS'[lat < 0]}, {abs(lon):.3f}° {'EW'[lon < 0]}", f"EPSG:{epsg}"]
-    if stop - start < _CENTURY:  # else no date is known
-        days = (f"{datetime.fromtimestamp(t, UTC):%Y-%m-%d}" for t in (start, stop))
-        words.append(" to ".join(dict.fromkeys(days)))
-    return " · ".join(words)
 
 
 def _image(sample: Sample, modality: Modality) -> np.ndarray | None:

@@ -138,11 +138,9 @@ class Footprints:
     def find(self, x: slice, y: slice, t: slice) -> int | None:
         """Finds the tile over the slices' center at that time; of several, the one whose center is nearest."""
         east, north = (x.start + x.stop) / 2, (y.start + y.stop) / 2
-        order, south, height = self._northward
-        near = np.sort(order[np.searchsorted(south, north - height) : np.searchsorted(south, north, "right")])
         first, last = (pd.Timestamp(limit).to_datetime64() for limit in (t.start, t.stop))
-        near = near[(self.west[near] <= east) & (self.east[near] >= east) & (self.north[near] >= north)]
-        near = near[(self.start[near] <= last) & (self.stop[near] >= first)]
+        over = (self.west <= east) & (self.east >= east) & (self.south <= north) & (self.north >= north)
+        near = np.flatnonzero(over & (self.start <= last) & (self.stop >= first))
         near = near[shapely.intersects(self.outlines(near), shapely.Point(east, north))]
         if not len(near):
             return None
@@ -178,16 +176,6 @@ class Footprints:
     def _extent(self) -> tuple[Any, ...]:
         box = self.west.min(), self.south.min(), self.east.max(), self.north.max()
         return *(float(limit) for limit in box), pd.Timestamp(self.start.min()), pd.Timestamp(self.stop.max())
-
-    @cached_property
-    def _northward(self) -> tuple[np.ndarray, np.ndarray, float]:
-        """Returns rows by their southern edges, these edges, and the greatest height of a box.
-
-        A tree of boxes would take gigabytes where this takes 12 bytes a tile, and among millions of tiles some
-        thousands begin within one height south of a place.
-        """
-        order = np.argsort(self.south).astype(np.int32)
-        return order, self.south[order], float((self.north - self.south).max())
 
 
 def outlines(table: pd.DataFrame, tile_size: int | None = None) -> np.ndarray:
