@@ -100,7 +100,7 @@ def build(root: Path) -> dict[str, float]:
 def count(folder: Path) -> dict[str, float]:
     """Seconds per tile under a part of the map that is as wide as a whole file."""
     from terrafm_tg.datasets import ESAWorldCover
-    from terrafm_tg.datasets.index.map_counts import count_unit
+    from terrafm_tg.datasets.index.build import count_unit
 
     path = folder / "strip" / "ESA_WorldCover_10m_2021_v200_N48E012_Map.tif"
     if not path.exists():

@@ -8,8 +8,7 @@ import torch
 from torchgeo.datasets import MMEarth
 
 from data.mmearth import data as fake
-from terrafm_tg.datasets import MMEarthTiles, PackedTiles, TileDataset, build_index
-from terrafm_tg.datasets.store.pack import pack
+from terrafm_tg.datasets import MMEarthTiles, TileDataset, build_index
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES
 
@@ -90,25 +89,13 @@ def test_optics_alone_come_once(root):
     assert len(MMEarthTiles(root, ["s1rtc"])) == 4
 
 
-def test_land_cover_of_the_file(root):
-    table = MMEarthTiles.scan(root, cover=True)
+def test_land_cover_of_the_file(tmp_path):
+    fake.create(tmp_path)
+    table = build_index(tmp_path, workers=0, progress=False)
     assert (table.land_cover == 3).all()
     np.testing.assert_allclose(np.stack(table.land_cover_share)[:, [0, 3]], [[0.25, 0.75]] * 5)
-
-
-def test_indexed_and_packed(tmp_path):
-    fake.create(tmp_path / "source")
-    table = build_index(tmp_path / "source", workers=0, progress=False)
-    assert (table.land_cover == 3).all()
-    pack(MMEarthTiles(tmp_path / "source", native=True), tmp_path / "store", workers=0, progress=False)
-    source, store = (MMEarthTiles(tmp_path / "source", native=True), PackedTiles(tmp_path / "store", native=True))
-    assert len(store) == len(source) == 5
-    for row in range(5):
-        expected, got = sample_of(source, row), sample_of(store, row)
-        assert got.keys() == expected.keys()
-        assert got["land_cover"] == 3
-        for key in (key for key in got if "image" in key):
-            torch.testing.assert_close(got[key], expected[key], rtol=0, atol=0)
+    dataset = MMEarthTiles(tmp_path)
+    assert sample_of(dataset)["land_cover"] == 3
 
 
 def test_small_subset(tmp_path):

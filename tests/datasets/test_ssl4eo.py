@@ -5,8 +5,7 @@ import torch
 from torchgeo.datasets import SSL4EOS12
 
 from data.ssl4eo import data as fake
-from terrafm_tg.datasets import PackedTiles, SSL4EOS12Tiles, TileDataset, build_index
-from terrafm_tg.datasets.store.pack import pack
+from terrafm_tg.datasets import SSL4EOS12Tiles, TileDataset, build_index
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES
 
@@ -124,14 +123,3 @@ def test_indexed_for_other_sites_than_lie_there(tmp_path):
     fake.create(tmp_path, (201,), one)
     with pytest.raises(TerraFMError, match="was made for other files"):
         SSL4EOS12Tiles(tmp_path)
-
-
-def test_packed(root, tmp_path):
-    pack(SSL4EOS12Tiles(root, native=True), tmp_path / "store", workers=0, progress=False)
-    source, store = SSL4EOS12Tiles(root, native=True), PackedTiles(tmp_path / "store", native=True)
-    assert len(store) == len(source) == 4
-    for row in range(4):
-        expected, got = sample_of(source, row), sample_of(store, row)
-        assert got.keys() == expected.keys()
-        for key in (key for key in got if "image" in key):
-            torch.testing.assert_close(got[key], expected[key], rtol=0, atol=0)

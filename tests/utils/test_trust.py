@@ -240,9 +240,9 @@ def test_a_tif_that_is_a_vrt_gives_no_pixels(tmp_path: Path) -> None:
 
 
 # Files whose names this package makes itself, or the user gave: temporary, half-written or kept by the download.
-REMOVES = {"utils/files.py", "utils/trust.py", "datasets/store/report.py"}
+REMOVES = {"utils/files.py", "utils/trust.py", "datasets/store/pack.py"}
 REMOVES |= {"datasets/majortom/gridding.py", "datasets/majortom/download/product.py"}
-REMOVES |= {"datasets/majortom/download/run.py", "evaluation/bench/work.py", "datasets/index/map_counts.py"}
+REMOVES |= {"datasets/majortom/download/run.py", "evaluation/bench/work.py", "datasets/index/build.py"}
 REMOVES |= {"simulation/dataset.py"}
 WRITES = {"simulation/writer.py", "datasets/majortom/images.py"}
 

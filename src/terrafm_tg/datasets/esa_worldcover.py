@@ -78,11 +78,6 @@ class ESAWorldCover(RasterDataset):
         self.year = year
         self.filename_glob = f"ESA_WorldCover_10m_{year}_*_Map.*"
         folders = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-        for path in folders:
-            if not Path(path).exists():
-                raise TerraFMError(
-                    f"ESA WorldCover: {path} does not exist; give the folder that holds the map's tiles."
-                )
         check_tiffs(
             path
             for folder in folders

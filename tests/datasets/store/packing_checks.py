@@ -7,9 +7,7 @@ from pathlib import Path
 import numpy as np
 from tiny_files import product, write_major_tom
 
-from terrafm_tg.datasets import MajorTOM
-from terrafm_tg.datasets.store.records import checksum, decode
-from terrafm_tg.datasets.tiles.index_file import read_index
+from terrafm_tg.datasets import MajorTOM, PackedTiles
 from terrafm_tg.modalities import MODALITIES, Modality
 
 #: Five cells: three Parquet parts per modality.
@@ -40,26 +38,18 @@ def digests(out: Path) -> dict[str, str]:
 
 
 def stored(out: Path, row: int, modality: Modality) -> dict[int, np.ndarray]:
-    """A tile's native groups, found by the store's index and nothing else; its checksum must hold."""
-    table = read_index(out / "index.parquet")[0]
-    shard, start, size, digest, layout = (
-        table[f"{column}_{modality.name}"].iat[row] for column in ("shard", "start", "bytes", "xxh3", "layout")
-    )
-    data = (out / shard).read_bytes()[start : start + size]
-    cell, quadrant = table["cell"].iat[row], table["quadrant"].iat[row]
-    assert checksum(data, cell, quadrant, modality, layout) == digest
-    return decode(data, modality, layout)
+    """A tile's native groups as the store holds them."""
+    return PackedTiles(out, harmonize=False)._read(row, modality)
 
 
 def same_pixels(out: Path, tiles: MajorTOM) -> None:
     """The store holds the tiles of a dataset, no more and no less, with their pixels bit for bit."""
-    table = read_index(out / "index.parquet")[0]
-    assert len(table) == len(tiles)
-    for row in range(len(table)):
+    copy = PackedTiles(out, harmonize=False)
+    assert len(copy) == len(tiles)
+    for row in range(len(copy)):
         for modality in MODALITIES.values():
-            assert table[f"has_{modality.name}"].iat[row] == tiles.table[f"has_{modality.name}"].iat[row]
-            if table[f"has_{modality.name}"].iat[row]:
+            assert copy.table[f"has_{modality.name}"].iat[row] == tiles.table[f"has_{modality.name}"].iat[row]
+            if copy.table[f"has_{modality.name}"].iat[row]:
                 expected = tiles._read(row, modality)
-                for resolution, group in stored(out, row, modality).items():
-                    assert group.dtype == expected[resolution].dtype
-                    np.testing.assert_array_equal(group, expected[resolution])
+                for resolution, group in copy._read(row, modality).items():
+                    np.testing.assert_array_equal(group, expected[resolution], strict=True)

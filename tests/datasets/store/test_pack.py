@@ -13,8 +13,8 @@ from terrafm_tg.datasets import PackedTiles
 from terrafm_tg.datasets.store.pack import pack
 from terrafm_tg.datasets.store.plan import plan_shards
 from terrafm_tg.datasets.store.shards import shard_table
-from terrafm_tg.datasets.store.table import with_categories
 from terrafm_tg.datasets.tiles.index_file import read_index
+from terrafm_tg.datasets.tiles.table import with_categories
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, S1RTC, S2L2A
 

@@ -12,11 +12,14 @@ from packing_checks import CELLS, source, write_root
 from range_server import RangeServer
 from tiny_files import X, band_pixels, optics, product, radar, write
 
+from data.mmearth import data as mmearth
+from data.ssl4eo import data as ssl4eo
 from terrafm_tg.cli.main import main
 from terrafm_tg.datamodules import PackedDataModule
-from terrafm_tg.datasets import MajorTOM, PackedTiles, SentinelFolder
+from terrafm_tg.datasets import MajorTOM, MMEarthTiles, PackedTiles, SentinelFolder, SSL4EOS12Tiles, build_index
 from terrafm_tg.datasets.store.folder import FORMAT, SUM, read_store_index, write_store_index
 from terrafm_tg.datasets.store.pack import pack
+from terrafm_tg.datasets.store.shards import read_bytes
 from terrafm_tg.errors import DamagedTileError, TerraFMError, UnfitTileError
 from terrafm_tg.modalities import MODALITIES, S1RTC, S2L2A
 from terrafm_tg.radiometry import remove_offset
@@ -76,14 +79,6 @@ def test_a_part_of_a_tile_is_that_of_major_tom(root, packed):
     same_samples(tiles[part], sample)
 
 
-def test_the_offset_is_taken_off_in_place_as_elsewhere(packed):
-    tiles, copy = PackedTiles(packed, harmonize=False), PackedTiles(packed)
-    stored, harmonized = tiles._read(0, S2L2A), copy._read(0, S2L2A)
-    assert stored[10][1].min() == 0
-    for resolution, pixels in stored.items():
-        np.testing.assert_array_equal(harmonized[resolution], remove_offset(pixels, 1000))
-
-
 def test_it_decodes_into_given_arrays(packed):
     tiles = PackedTiles(packed)
     for modality in MODALITIES.values():
@@ -108,18 +103,37 @@ def test_some_modalities_some_rows_and_other_processes(packed):
     assert torch.equal(copy[copy.tile_slice(1)]["image_s1rtc"], expected)
 
 
-def test_a_folder_of_geotiffs_keeps_its_grid(tmp_path):
+def sentinel_folder(root):
     for place in range(3):
         x = X + 1000 * place
-        write(tmp_path / f"root/S2L2A/place{place}.tif", optics(12, 36, seed=place), x=x)
-        write(tmp_path / f"root/S1RTC/place{place}.tif", radar(36, place), x=x)
-    tiles = SentinelFolder(tmp_path / "root", tile_size=18, native=True, harmonize=False)
-    pack(tiles, tmp_path / "store", shard_mb=0.08, **QUIET)
-    assert len(list((tmp_path / "store/s2l2a").iterdir())) > 1
+        write(root / f"S2L2A/place{place}.tif", optics(12, 36, seed=place), x=x)
+        write(root / f"S1RTC/place{place}.tif", radar(36, place), x=x)
+    return SentinelFolder(root, tile_size=18, native=True, harmonize=False)
+
+
+def ssl4eo_sites(root):
+    ssl4eo.create(root, (200, 100000))
+    return SSL4EOS12Tiles(root, native=True)
+
+
+def mmearth_places(root):
+    mmearth.create(root)
+    build_index(root, workers=0, progress=False)  # which takes the land cover of its file
+    return MMEarthTiles(root, native=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "count", "shards"), [(sentinel_folder, 12, 2), (ssl4eo_sites, 4, 1), (mmearth_places, 5, 1)]
+)
+def test_other_sources_keep_their_samples(tmp_path, make, count, shards):
+    tiles = make(tmp_path / "root")
+    pack(tiles, tmp_path / "store", shard_mb=0.08 if shards > 1 else 512, **QUIET)
+    assert len(list((tmp_path / "store/s2l2a").iterdir())) >= shards
     copy = PackedTiles(tmp_path / "store", native=True, harmonize=False)
-    assert copy.table["offset_s2l2a"].tolist() == tiles.table["offset_s2l2a"].tolist()
-    assert len(copy) == len(tiles) == 12
-    for row in range(12):
+    has = tiles.table["has_s2l2a"]
+    assert copy.table.loc[has, "offset_s2l2a"].tolist() == tiles.table.loc[has, "offset_s2l2a"].tolist()
+    assert len(copy) == len(tiles) == count
+    for row in range(count):
         same_samples(tiles[tiles.tile_slice(row)], copy[copy.tile_slice(row)])
 
 
@@ -131,6 +145,8 @@ def test_over_http_a_tile_takes_one_request_per_modality(packed):
         same_samples(here[here.tile_slice(6)], tiles[tiles.tile_slice(6)])
         assert len(server.log) == 3
         assert server.sent() == sum(here.table[f"bytes_{m}"].iat[6] for m in MODALITIES)
+        with pytest.raises(OSError, match=r"404|none"):
+            read_bytes(f"{server.url}/none.arrow", 0, 10)
 
 
 def test_the_documented_way_to_read_a_tile_without_us(packed):

@@ -9,7 +9,7 @@ from torchgeo.datasets import GeoDataset
 from torchgeo.samplers import RandomPatchSampler
 
 from terrafm_tg.datasets import TileDataset, TileSlice
-from terrafm_tg.datasets.tiles.pixels import to_ten_meters
+from terrafm_tg.datasets.tiles.pixels import is_complete, to_ten_meters
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES, S1RTC, S2L1C, S2L2A
 
@@ -85,15 +85,6 @@ def test_any_slice_is_resolved_by_centre_and_time(ramps):
         ramps[slice(x.start + 1, x.stop + 1), y, t]
     with pytest.raises(TerraFMError, match="tile_slice"):
         ramps[0]
-
-
-def test_overlapping_tiles_go_to_the_nearest_centre(ramps):
-    """The first two overlap from 500 to 600 m."""
-    x, y, t = ramps.tile_slice(0)
-    east = x.start + (x.stop - x.start) * 530 / 600
-    assert ramps.resolve((slice(east - 1e-5, east + 1e-5), y, t)) == 0
-    east = x.start + (x.stop - x.start) * 570 / 600
-    assert ramps.resolve((slice(east - 1e-5, east + 1e-5), y, t)) == 1
 
 
 def test_a_native_sample_tells_which_modalities_are_complete(ramps):
@@ -210,3 +201,29 @@ def test_plot(ramps, native):
     assert figure.axes[0].images[0].get_array().shape == (SIZE, SIZE, 3)
     with pytest.raises(TerraFMError, match="no image to plot"):
         dataset.plot({"row": torch.tensor(0)})
+
+
+HOLES = [
+    (S2L2A, torch.uint16, 0),
+    (S1RTC, torch.int16, -32768),
+    *((S1RTC, torch.float32, hole) for hole in (0.0, -32768.0, float("nan"), float("inf"), -float("inf"))),
+]
+
+
+def tile(modality, dtype, *, hole=None, where=0):
+    """Native images of a tile; ``hole`` is one pixel of the group ``where``."""
+    images = {}
+    for place, (resolution, bands) in enumerate(modality.native.items()):
+        edge = 120 // resolution
+        image = np.full((len(bands), edge, edge), -3 if dtype == torch.int16 else 1)
+        images[resolution] = torch.from_numpy(image).to(dtype)
+        if hole is not None and place == where:
+            images[resolution][-1, -1, 0] = hole
+    return images
+
+
+@pytest.mark.parametrize(("modality", "dtype", "hole"), HOLES)
+def test_one_missing_pixel_in_any_group_is_seen(modality, dtype, hole):
+    assert is_complete(tile(modality, dtype))
+    for where in range(len(modality.native)):
+        assert not is_complete(tile(modality, dtype, hole=hole, where=where))

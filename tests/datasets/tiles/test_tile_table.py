@@ -95,15 +95,6 @@ def test_parts_give_the_same_file(path, tmp_path, monkeypatch):
         pd.testing.assert_frame_equal(again, table, check_categorical=False, check_like=True)
 
 
-def test_nothing_is_left_of_a_writer_that_failed(path, tmp_path):
-    table = read_index(path)[0]
-    (tmp_path / "index.parquet").write_bytes(b"the one before")
-    parts = [table, table.drop(columns="land_cover")]
-    with pytest.raises(ValueError, match="field names are not matching"):
-        write_index(parts, tmp_path / "index.parquet", MADE_FOR)
-    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"the one before"]
-
-
 def test_polygons_of_no_grid_are_kept(tmp_path):
     """An index that somebody else made: a triangle, of which no corner in metres is known."""
     triangle = shapely.Polygon([(3, 1), (4, 1), (3, 2)])
@@ -123,17 +114,6 @@ def test_polygons_of_no_grid_are_kept(tmp_path):
     assert tiles.resolve((slice(3.2, 3.4), slice(1.2, 1.4))) == 0
     with pytest.raises(IndexError, match="not found"):
         tiles.resolve((slice(3.8, 3.9), slice(1.8, 1.9)))  # in the box, beside the triangle
-
-
-def test_an_index_of_polygons_alone(path, tmp_path):
-    table = read_index(path)[0]
-    index = as_index(table, 534).drop(columns=["x", "y"])
-    write_index(index, tmp_path / "index.parquet", MADE_FOR)
-    again, made_for = read_index(tmp_path / "index.parquet")
-    assert made_for == MADE_FOR
-    np.testing.assert_allclose(again[list(BOX)], table[list(BOX)])
-    tiles = MajorTOM(tmp_path, index=tmp_path / "index.parquet")
-    assert tiles._footprints.origin(77) == pytest.approx(tuple(table[["x", "y"]].iloc[77]), abs=1e-4)
 
 
 def test_cut_and_changed_files_are_one_sentence(path, tmp_path):

@@ -212,7 +212,7 @@ class SlotWriter:
             if key not in self._layout:
                 self._settle(key, image)
             place = self._place(key)
-            check_fit(image, place)
+            check_fit(image.shape, image.dtype, place)
             if (image.ctypes.data, image.strides) != (place.ctypes.data, place.strides):
                 place[...] = image
             self._rows[key].append(len(self._samples))

@@ -3,7 +3,6 @@
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -140,7 +139,7 @@ class SentinelFolder(TileDataset):
         return next(path for path in paths if isinstance(path, str)).replace("{}", "*")
 
     def _read(self, row: int, modality: Modality) -> dict[int, np.ndarray]:
-        pattern = self._paths_of[modality.name][row]
+        pattern = self._arrays[f"path_{modality.name}"][row]
         if "{}" not in pattern:
             image = self._pixels(row, modality, self.root / pattern, modality.bands)
             return {r: image[modality.band_indices(bands)] for r, bands in modality.native.items()}
@@ -161,7 +160,7 @@ class SentinelFolder(TileDataset):
         if path is None:
             raise DamagedTileError(name, f"band {bands[0]} has no file")
         offset = int(self.table[f"offset_{modality.name}"].iat[row]) if self.harmonize else 0
-        transform, crs = self._transform(row), CRS.from_epsg(int(self._columns["epsg"][row]))
+        transform, crs = self._transform(row), CRS.from_epsg(int(self._arrays["epsg"][row]))
         size = int(self.table["height"].iat[row]), int(self.table["width"].iat[row])
         extent = array_bounds(*size, transform)
         try:
@@ -187,30 +186,23 @@ class SentinelFolder(TileDataset):
     def _check_units(self) -> None:
         """Refuses a unit that the first image of a modality cannot have."""
         for modality in self.modalities:
-            row = int(self._columns[f"has_{modality.name}"].argmax())
-            pattern, band = self._paths_of[modality.name][row], modality.native[10][0]
+            row = int(self.table[f"has_{modality.name}"].argmax())
+            pattern, band = self._arrays[f"path_{modality.name}"][row], modality.native[10][0]
             path = band_file(self.root, pattern, band) if "{}" in pattern else self.root / pattern
             with contextlib.suppress(RasterioError), open_image(path or "") as src:
                 middle = (slice(max(side // 2 - 1024, 0), min(side // 2 + 1024, side)) for side in src.shape)
                 pixels = src.read(1, window=Window.from_slices(*middle))
                 pixels = pixels[np.isfinite(pixels) & (pixels != modality.nodata) & (pixels != src.nodata)]
-                self._check_unit(modality, pixels, pattern)
-
-    def _check_unit(self, modality: Modality, pixels: np.ndarray, pattern: str) -> None:
-        if not pixels.size:
-            return
-        if modality.unit == "DN" and self.optical_scale == 1 and pixels.max() < 10:
-            raise TerraFMError(
-                f"{pattern} holds numbers up to {pixels.max():g}, which are no digital numbers: set "
-                "`optical_scale` to 10000 if they are reflectance."
-            )
-        stored = "dB" if pixels.min() < 0 else "linear"
-        if modality.unit == "dB" and stored != self.radar_unit:
-            raise TerraFMError(
-                f"{pattern} holds {'' if stored == 'dB' else 'no '}negative numbers, as {stored} data: set "
-                f"`radar_unit` to {stored!r}, got {self.radar_unit!r}."
-            )
-
-    @cached_property
-    def _paths_of(self) -> dict[str, pd.Categorical]:
-        return {m.name: self.table[f"path_{m.name}"].array for m in self.modalities}
+                if not pixels.size:
+                    continue
+                if modality.unit == "DN" and self.optical_scale == 1 and pixels.max() < 10:
+                    raise TerraFMError(
+                        f"{pattern} holds numbers up to {pixels.max():g}, which are no digital numbers: set "
+                        "`optical_scale` to 10000 if they are reflectance."
+                    )
+                stored = "dB" if pixels.min() < 0 else "linear"
+                if modality.unit == "dB" and stored != self.radar_unit:
+                    raise TerraFMError(
+                        f"{pattern} holds {'' if stored == 'dB' else 'no '}negative numbers, as {stored} data: set "
+                        f"`radar_unit` to {stored!r}, got {self.radar_unit!r}."
+                    )

@@ -10,7 +10,6 @@ import shapely
 from rasterio.errors import RasterioError
 from rasterio.transform import rowcol
 from rasterio.warp import transform as warp_points
-from rasterio.windows import Window
 
 from terrafm_tg.datasets.tiles.table import BOX
 from terrafm_tg.errors import TerraFMError
@@ -26,7 +25,6 @@ KOPPEN_GEIGER = (
 CONTINENTS = Path(__file__).parent / "world" / "continents.geojson"
 #: Degrees from a continent within which islands and shores that its coarse outline lacks belong to it.
 SHORE = 1.0
-_STRIP = 512  # rows of a climate map that are read at once
 _CHUNK = 1 << 18  # tiles that are looked up at once
 
 
@@ -97,10 +95,7 @@ def climate_zone(table: pd.DataFrame, path: Path) -> np.ndarray:
             x, y = warp_points("EPSG:4326", src.crs, lon, lat)
             rows, columns = (np.asarray(part, dtype=np.int64) for part in rowcol(src.transform, x, y))
             inside = (rows >= 0) & (rows < src.height) & (columns >= 0) & (columns < src.width)
-            for strip in np.unique(rows[inside] // _STRIP):
-                here = inside & (rows // _STRIP == strip)
-                window = Window(0, strip * _STRIP, src.width, min(_STRIP, src.height - strip * _STRIP))
-                zones[here] = src.read(1, window=window)[rows[here] - strip * _STRIP, columns[here]]
+            zones[inside] = src.read(1)[rows[inside], columns[inside]]
             if src.nodata is not None:
                 zones[zones == src.nodata] = UNKNOWN
     except RasterioError as error:

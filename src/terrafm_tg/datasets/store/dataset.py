@@ -1,10 +1,8 @@
 """Tiles of a packed store: compressed ready for reading, each with a checksum."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,8 +16,7 @@ from terrafm_tg.modalities import Modality
 from terrafm_tg.radiometry import remove_offset
 
 from .folder import read_store_index
-from .records import checksum, decode
-from .shards import ShardFiles
+from .shards import checksum, decode, read_bytes
 
 
 class PackedTiles(TileDataset):
@@ -68,9 +65,8 @@ class PackedTiles(TileDataset):
         if harmonize:
             table = resolve_offsets(table, modalities, ambiguous_offset)
         super().__init__(table, modalities, native, made_for["tile_size"], transforms)
-        self._files = ShardFiles()
 
-    def _read(self, row: int, modality: Modality, out: Mapping[int, np.ndarray] | None = None) -> dict[int, np.ndarray]:
+    def _read(self, row: int, modality: Modality, out: dict[int, np.ndarray] | None = None) -> dict[int, np.ndarray]:
         """Reads and decodes a record, into given arrays or new ones.
 
         Raises:
@@ -79,7 +75,7 @@ class PackedTiles(TileDataset):
         name, columns = f"{self.name(row)} {modality.name}", ("shard", "start", "bytes", "layout", "xxh3")
         shard, start, size, layout, digest = (self._arrays[f"{c}_{modality.name}"][row] for c in columns)
         try:
-            data = self._files.read(f"{self.root}/{shard}", int(start), int(size))
+            data = read_bytes(f"{self.root}/{shard}", int(start), int(size))
         except OSError as error:
             raise DamagedTileError(name, f"its record in {shard} cannot be read ({error})") from error
         cell, quadrant = self._arrays["cell"][row], int(self._arrays["quadrant"][row])
@@ -93,18 +89,13 @@ class PackedTiles(TileDataset):
                 band -= offset
             else:  # some pixels are missing or dark
                 band[:] = remove_offset(band, offset)
-        return dict(groups)
+        return groups
 
     def _read_into(self, row: int, modality: Modality, out: dict[int, np.ndarray]) -> bool:
-        if not self._columns[f"has_{modality.name}"][row]:
+        if not self._arrays[f"has_{modality.name}"][row]:
             return False
         self._read(row, modality, out)
         return True
 
     def _check_valid(self, row: int, modality: Modality, groups: dict[int, np.ndarray]) -> None:
         """Checks nothing: that was done when the store was packed."""
-
-    @cached_property
-    def _arrays(self) -> dict[str, Any]:
-        """The table's columns: pandas takes too long to be asked at every read."""
-        return {name: column.array for name, column in self.table.items()}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from terrafm_tg.errors import DamagedTileError
 from terrafm_tg.modalities import Modality
 from terrafm_tg.radiometry import quantize
 
-from .shards import SUFFIX, Record, shard_table, write_shard
+from .shards import SUFFIX, make_row, shard_table, write_shard
 
 #: Tiles of a cell; a shard holds whole cells, which are decoded once.
 _CELL = 4
@@ -136,7 +137,7 @@ def write_planned(job: tuple[TileDataset, ShardPlan], out: Path, quantized: bool
     if path.is_file():
         return shard_table(path)
     path.parent.mkdir(exist_ok=True)
-    return write_shard(path, shard.modality, _records(tiles, shard.modality, quantized))
+    return write_shard(path, shard.modality, _rows(tiles, shard.modality, quantized))
 
 
 def select_tiles(tiles: TileDataset, table: pd.DataFrame) -> TileDataset:
@@ -153,7 +154,7 @@ def select_tiles(tiles: TileDataset, table: pd.DataFrame) -> TileDataset:
     return part
 
 
-def _records(tiles: TileDataset, modality: Modality, quantized: bool) -> Iterator[Record]:
+def _rows(tiles: TileDataset, modality: Modality, quantized: bool) -> Iterator[dict[str, Any]]:
     """Yields the shard's tiles in their order; those of a cell are decoded together."""
     cells, quadrants = (tiles.table[name].to_numpy() for name in ("cell", "quadrant"))
     ahead: dict[int, dict[int, np.ndarray] | None] = {}
@@ -170,4 +171,4 @@ def _records(tiles: TileDataset, modality: Modality, quantized: bool) -> Iterato
         elif quantized and modality.unit == "dB":
             # double precision: the same integers on every kind of processor
             groups = {resolution: quantize(group.astype(np.float64)) for resolution, group in groups.items()}
-        yield Record(cells[row], int(quadrants[row]), groups, fault)
+        yield make_row(cells[row], int(quadrants[row]), modality, groups, fault)

@@ -2,26 +2,39 @@
 
 Any Arrow library reads them. We read a record by its place in the file, which the store's index knows: one read of
 consecutive bytes from a disk or an object store, and no parser sees them before their checksum was found right.
+
+A record is the tile's native groups (10, 20, 60 m), each a Blosc frame (bytes shuffled by significance, then LZ4)
+of its pixels in C order, little-endian, one after the other. What they decode to is said by the *layout*, such as
+``uint16 4x534x534 6x267x267 2x89x89``. The checksum of a record is XXH3 (64 bits) over its bytes, seeded with that
+of ``"<cell>/<quadrant> <modality> <layout>"``: so it fails for other pixels and for another tile's.
 """
 
 import os
-import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from numcodecs import blosc
+from xxhash import xxh3_64_intdigest
 
-from terrafm_tg.datasets.tiles.pixels import only_nodata
+from terrafm_tg.datasets.tiles.pixels import check_fit, only_nodata
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import Modality
-from terrafm_tg.utils.files import OpenFiles, atomic_write
+from terrafm_tg.utils.files import atomic_write
 from terrafm_tg.utils.remote import shared_reader
 
-from .records import checksum, encode
+# Several threads put a frame's blocks into the order in which they finish: other bytes each time. We use processes.
+blosc.use_threads = False
 
+#: LZ4's high-compression search; 1 is the fastest. Any level decodes as fast or faster.
+LEVEL = 1
+#: Bytes of a Blosc frame's header, of which the last four are the frame's length.
+_HEADER = 16
 #: Ending of the files.
 SUFFIX = ".arrow"
 _FORMAT = b"shard 1"
@@ -37,26 +50,79 @@ _SCHEMA = pa.schema(
 )
 
 
-class Record(NamedTuple):
-    """One tile to be written."""
+def encode(groups: Mapping[int, np.ndarray], modality: Modality) -> tuple[bytes, str]:
+    """Encodes a tile's native groups, (C, h, w) per resolution of ``modality.native``, as one record.
 
-    cell: str
-    quadrant: int
-    #: Native pixels (C, h, w) per resolution as they lie at the source, with the offset; None where unreadable.
-    groups: Mapping[int, np.ndarray] | None
-    fault: str = ""  # the cause, as the `reason` of a DamagedTileError
+    Returns:
+        The record and its layout. The same pixels give the same bytes.
+    """
+    arrays = [np.ascontiguousarray(groups[resolution]) for resolution in modality.native]
+    frames = [blosc.compress(array, b"lz4hc", LEVEL, blosc.SHUFFLE) for array in arrays]
+    shapes = ["x".join(map(str, array.shape)) for array in arrays]
+    return b"".join(frames), " ".join([arrays[0].dtype.name, *shapes])
 
 
-def write_shard(path: Path, modality: Modality, records: Iterable[Record]) -> pd.DataFrame:
-    """Writes a shard, one record at a time, atomically; the same records give the same bytes.
+def checksum(data: bytes, cell: str, quadrant: int, modality: Modality, layout: str) -> int:
+    """Computes the XXH3 of a record, which holds for this tile, modality and layout only."""
+    key = f"{cell}/{quadrant} {modality.name} {layout}".encode()
+    return xxh3_64_intdigest(data, seed=xxh3_64_intdigest(key))
 
-    Of a tile that could not be read, or of which a band holds only nodata, the reason is kept instead of pixels:
-    reading it raises that error again.
+
+def decode(
+    data: bytes, modality: Modality, layout: str, out: dict[int, np.ndarray] | None = None
+) -> dict[int, np.ndarray]:
+    """Decodes a record whose checksum holds to its native groups (C, h, w), straight into C-contiguous arrays.
+
+    Args:
+        data: The record.
+        modality: Of the record.
+        layout: Of the record.
+        out: By resolution, the arrays to be overwritten; new ones where None.
+
+    Raises:
+        UnfitTileError: If the arrays do not have the layout's shapes and type.
+    """
+    dtype, *shapes = layout.split()
+    groups, view = {}, memoryview(data)
+    for resolution, text in zip(modality.native, shapes, strict=True):
+        shape = tuple(map(int, text.split("x")))
+        group = groups[resolution] = np.empty(shape, dtype) if out is None else out[resolution]
+        check_fit(shape, np.dtype(dtype), group)
+        length = int.from_bytes(view[_HEADER - 4 : _HEADER], "little")
+        blosc.decompress(view[:length], group)
+        view = view[length:]
+    return groups
+
+
+def make_row(
+    cell: str, quadrant: int, modality: Modality, groups: Mapping[int, np.ndarray] | None, fault: str = ""
+) -> dict[str, Any]:
+    """Makes the row of a tile in a shard.
+
+    Args:
+        cell: The tile's cell.
+        quadrant: Its number in the cell.
+        modality: Its sensor.
+        groups: Native pixels (C, h, w) per resolution as they lie at the source, with the offset; None where they
+            cannot be read. Where a band holds only nodata, that is kept instead of pixels.
+        fault: The cause, as the ``reason`` of a DamagedTileError.
+    """
+    row: dict[str, Any] = {"cell": cell, "quadrant": quadrant, "fault": fault}
+    if groups is not None:
+        row["fault"] = fault or only_nodata(groups, modality)
+    if groups is not None and not row["fault"]:
+        row["data"], row["layout"] = encode(groups, modality)
+        row["xxh3"] = checksum(row["data"], cell, quadrant, modality, row["layout"])
+    return row
+
+
+def write_shard(path: Path, modality: Modality, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Writes a shard, one record at a time, atomically; the same rows give the same bytes.
 
     Args:
         path: The file, ``<store>/<modality>/<name>.arrow``; its folder exists.
         modality: Their sensor.
-        records: The tiles; consumed as they are written.
+        rows: Of the tiles, as :func:`make_row` makes them; consumed as they are written.
 
     Returns:
         The table of :func:`shard_table`.
@@ -64,23 +130,9 @@ def write_shard(path: Path, modality: Modality, records: Iterable[Record]) -> pd
     schema = _SCHEMA.with_metadata({"terrafm": _FORMAT, "modality": modality.name})
     with atomic_write(path) as part:
         with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            for record in records:
-                writer.write_batch(_batch(record, modality))
+            for row in rows:
+                writer.write_batch(pa.RecordBatch.from_pylist([row], _SCHEMA))
         return shard_table(part)
-
-
-def _batch(record: Record, modality: Modality) -> pa.RecordBatch:
-    data = layout = digest = None
-    fault = record.fault
-    if record.groups is not None:
-        fault = fault or only_nodata(record.groups, modality)
-    if record.groups is not None and not fault:
-        data, layout = encode(record.groups, modality)
-        digest = checksum(data, record.cell, record.quadrant, modality, layout)
-    row = [record.cell, record.quadrant, fault, layout, digest, data]
-    return pa.record_batch(
-        [pa.array([value], field.type) for value, field in zip(row, _SCHEMA, strict=True)], schema=_SCHEMA
-    )
 
 
 def shard_table(path: Path) -> pd.DataFrame:
@@ -100,64 +152,49 @@ def shard_table(path: Path) -> pd.DataFrame:
     """
     try:
         with pa.memory_map(str(path)) as file:
-            rows = list(_rows(file.read_buffer()))
+            whole = file.read_buffer()
+            records = pa.ipc.open_file(pa.BufferReader(whole)).read_all()
+            said = records.schema.metadata or {}
+            if not records.schema.equals(_SCHEMA) or said.get(b"terrafm") != _FORMAT or b"modality" not in said:
+                raise ValueError("its columns, or what it says of itself, are others")
+            records.validate(full=True)
+            # where the pixels lie, not a copy of them
+            stored = [chunk.buffers()[2] if chunk[0].is_valid else None for chunk in records["data"].chunks]
+            start = np.array([0 if data is None else data.address - whole.address for data in stored], np.int64)
+            size = np.array([0 if data is None else data.size for data in stored], np.int32)
+            if (start < 0).any() or (start + size > whole.size).any():
+                raise ValueError("its pixels are stored in another way")
+            table = pd.DataFrame({
+                "cell": records["cell"].to_pylist(),
+                "quadrant": records["quadrant"].to_numpy(),
+                "fault": records["fault"].to_pylist(),
+                "start": start,
+                "bytes": size,
+                "xxh3": records["xxh3"].fill_null(0).to_numpy(),
+                "layout": records["layout"].fill_null("").to_pylist(),
+            })  # fmt: skip
     except (pa.ArrowException, OSError, ValueError) as error:
         raise TerraFMError(f"{path} is no whole shard ({error}): pack the sources into a new folder.") from error
-    names = {"cell": str, "quadrant": np.int16, "fault": str, "start": np.int64, "bytes": np.int32,
-             "xxh3": np.uint64, "layout": str}  # fmt: skip
-    return pd.DataFrame(rows, columns=list(names)).astype(names)
+    return table.astype(dict.fromkeys(("cell", "fault", "layout"), str))
 
 
-def _rows(whole: pa.Buffer) -> Iterator[tuple[Any, ...]]:
-    reader = pa.ipc.open_file(pa.BufferReader(whole))
-    said = reader.schema.metadata or {}
-    if not reader.schema.equals(_SCHEMA) or said.get(b"terrafm") != _FORMAT or b"modality" not in said:
-        raise ValueError("its columns, or what it says of itself, are others")
-    for number in range(reader.num_record_batches):
-        batch = reader.get_batch(number)
-        batch.validate(full=True)
-        cell, quadrant, fault, layout, digest, data = (column[0] for column in batch.columns)
-        start = size = 0
-        if data.is_valid:
-            stored = batch.column("data").buffers()[2]  # where they lie, not a copy
-            start, size = stored.address - whole.address, stored.size
-            if not 0 <= start <= whole.size - size:
-                raise ValueError("its pixels are stored in another way")
-        yield (cell.as_py(), quadrant.as_py(), fault.as_py(), start, size, digest.as_py() or 0, layout.as_py() or "")
+def read_bytes(path: str, start: int, size: int) -> bytes:
+    """Reads consecutive bytes of a shard: one system call, or one range request.
+
+    Not through a memory map: a file that is cut while it is mapped would end the process.
+
+    Raises:
+        OSError: If they cannot be read, or the file ends before.
+    """
+    if "://" in path:
+        return shared_reader().read(path, start, start + size)
+    data = os.pread(_opened(path).fileno(), size, start)
+    if len(data) != size:
+        raise OSError(f"{len(data)} bytes came from byte {start} on, expected {size}")
+    return data
 
 
-class ShardFiles(OpenFiles["_LocalFile"]):
-    """The last few shards that this process read."""
-
-    def __init__(self, limit: int = 64) -> None:
-        super().__init__(limit)
-
-    def read(self, path: str, start: int, size: int) -> bytes:
-        """Reads consecutive bytes of a file: one system call, or one range request.
-
-        Not through a memory map: a file that is cut while it is mapped would end the process.
-
-        Returns:
-            The bytes.
-
-        Raises:
-            OSError: If they cannot be read, or the file ends before.
-        """
-        if "://" in path:
-            return shared_reader().read(path, start, start + size)
-        data = self.opened(path).read(start, size)
-        if len(data) != size:
-            raise OSError(f"{len(data)} bytes came from byte {start} on, expected {size}")
-        return data
-
-    def _open(self, path: str) -> "_LocalFile":
-        return _LocalFile(path)
-
-
-class _LocalFile:
-    def __init__(self, path: str) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._descriptor)
-
-    def read(self, start: int, size: int) -> bytes:
-        return os.pread(self._descriptor, size, start)
+@lru_cache(maxsize=64)
+def _opened(path: str) -> FileIO:
+    """Opens a file, which stays open while it is one of the last few read."""
+    return FileIO(path)

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from terrafm_tg.datasets.majortom import grid
-from terrafm_tg.datasets.tiles.table import TIMES, categorical
+from terrafm_tg.datasets.tiles.table import TIMES
 from terrafm_tg.modalities import MODALITIES
 
 
@@ -62,16 +61,6 @@ def join_tables(
     cell_rows, cell_columns = grid.parse(tiles["cell"])
     order = np.lexsort((tiles["quadrant"].to_numpy(), cell_columns, cell_rows))
     return tiles.iloc[order].reset_index(drop=True)
-
-
-def with_categories(table: pd.DataFrame) -> pd.DataFrame:
-    """Converts names in Arrow to categories, of which a few rows take little memory."""
-    in_arrow = {
-        name: pd.Series(categorical(pa.table({name: column})[name]), table.index)
-        for name, column in table.items()
-        if isinstance(column.dtype, pd.ArrowDtype) and pa.types.is_dictionary(column.dtype.pyarrow_dtype)
-    }
-    return table.assign(**in_arrow)
 
 
 def _tile_names(table: pd.DataFrame) -> np.ndarray:

@@ -39,15 +39,15 @@ def is_complete(groups: Mapping[int, Tensor]) -> bool:
     return True
 
 
-def check_fit(group: np.ndarray, out: np.ndarray) -> None:
-    """Refuses to copy a native group into an array of another shape or type, which NumPy would broadcast or cast.
+def check_fit(shape: tuple[int, ...], dtype: np.dtype, out: np.ndarray) -> None:
+    """Refuses to write a native group into an array of another shape or type, which NumPy would broadcast or cast.
 
     Raises:
         UnfitTileError: If they differ.
     """
-    if (group.shape, group.dtype) != (out.shape, out.dtype):
+    if (shape, dtype) != (out.shape, out.dtype):
         raise UnfitTileError(
-            f"A tile's {group.dtype} pixels {group.shape} do not fit an array of {out.dtype} {out.shape}: read it "
+            f"A tile's {dtype} pixels {shape} do not fit an array of {out.dtype} {out.shape}: read it "
             "into arrays of its own."
         )
 

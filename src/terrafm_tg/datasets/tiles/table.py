@@ -43,8 +43,9 @@ def as_table(index: pd.DataFrame) -> pd.DataFrame:
 def as_index(table: pd.DataFrame, tile_size: int | None = None, crs: CRS | str = "EPSG:4326") -> GeoDataFrame:
     """Returns the tile index of a tile table: footprints on TorchGeo's IntervalIndex."""
     geometry = table["geometry"].array if "geometry" in table else outlines(table, tile_size)
-    rest = table.drop(columns=[*BOX, *TIMES, "geometry"], errors="ignore")
-    rest = rest.assign(**{name: _plain(c) for name, c in rest.items() if isinstance(c.dtype, pd.ArrowDtype)})
+    rest = with_categories(table.drop(columns=[*BOX, *TIMES, "geometry"], errors="ignore"))
+    lists = [name for name, column in rest.items() if isinstance(column.dtype, pd.ArrowDtype)]
+    rest = rest.astype(dict.fromkeys(lists, object))  # as geopandas can write and read them
     rest.index = pd.IntervalIndex.from_arrays(*(table[name] for name in TIMES), closed="both", name="datetime")
     return GeoDataFrame(rest, geometry=geometry, crs=crs)
 
@@ -59,11 +60,14 @@ def categorical(column: pa.ChunkedArray) -> pd.Categorical:
     return pd.Categorical.from_codes(codes, dtype=kind, validate=False)
 
 
-def _plain(column: pd.Series) -> pd.Series:
-    """Converts a column in Arrow to one that geopandas can write and read again."""
-    if pa.types.is_dictionary(column.dtype.pyarrow_dtype):
-        return pd.Series(categorical(pa.table({"names": column})["names"]), column.index)
-    return column.astype(object)
+def with_categories(table: pd.DataFrame) -> pd.DataFrame:
+    """Converts names in Arrow to categories, of which a few rows take little memory."""
+    in_arrow = {
+        name: pd.Series(categorical(pa.table({name: column})[name]), table.index)
+        for name, column in table.items()
+        if isinstance(column.dtype, pd.ArrowDtype) and pa.types.is_dictionary(column.dtype.pyarrow_dtype)
+    }
+    return table.assign(**in_arrow)
 
 
 def times(start: pd.Series, stop: pd.Series) -> dict[str, np.ndarray]:
@@ -81,7 +85,7 @@ ALIGNMENT = 6
 BOX = ("xmin", "ymin", "xmax", "ymax")
 TIMES = ("datetime_start", "datetime_stop")
 #: Columns of which a footprint is computed; the last four where tiles are not of one size.
-_GRID = ("epsg", "x", "y", "xres", "yres", "height", "width")
+GRID = ("epsg", "x", "y", "xres", "yres", "height", "width")
 _CHUNK = 1 << 18  # rows whose footprints are computed at once
 
 
@@ -132,8 +136,11 @@ class Footprints:
 
     def extent(self, res: tuple[float, float]) -> tuple[slice, slice, slice]:
         """Returns the box around all tiles, and all their times."""
-        x0, y0, x1, y1, start, stop = self._extent
-        return slice(x0, x1, res[0]), slice(y0, y1, res[1]), slice(start, stop, 1)
+        return (
+            slice(float(self.west.min()), float(self.east.max()), res[0]),
+            slice(float(self.south.min()), float(self.north.max()), res[1]),
+            slice(pd.Timestamp(self.start.min()), pd.Timestamp(self.stop.max()), 1),
+        )
 
     def find(self, x: slice, y: slice, t: slice) -> int | None:
         """Finds the tile over the slices' center at that time; of several, the one whose center is nearest."""
@@ -151,7 +158,7 @@ class Footprints:
         """Returns footprints of some tiles, (n,) polygons: those given, else computed from the tiles' corners."""
         if "geometry" in self.table:
             return np.asarray(self.table["geometry"].array[rows])
-        grid = self.table[[name for name in _GRID if name in self.table]]
+        grid = self.table[[name for name in GRID if name in self.table]]
         return outlines(grid.iloc[rows], self.tile_size)
 
     def origin(self, row: int) -> tuple[float, float]:
@@ -171,11 +178,6 @@ class Footprints:
     @cached_property
     def _corners(self) -> tuple[np.ndarray, np.ndarray]:
         return self.table["x"].to_numpy(), self.table["y"].to_numpy()
-
-    @cached_property
-    def _extent(self) -> tuple[Any, ...]:
-        box = self.west.min(), self.south.min(), self.east.max(), self.north.max()
-        return *(float(limit) for limit in box), pd.Timestamp(self.start.min()), pd.Timestamp(self.stop.max())
 
 
 def outlines(table: pd.DataFrame, tile_size: int | None = None) -> np.ndarray:
