@@ -6,8 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src/terrafm_tg"
 RELATIVE = re.compile(r"(What|Whose|Who|Whom|Where|Whether|Which|When|How)\b")
@@ -83,13 +81,8 @@ def test_names_are_spelled_the_american_way() -> None:
     assert not {(path, name) for path, tree in modules() for name in names_in(tree) if british(name)}
 
 
-@pytest.mark.parametrize("name", ["normalise", "quantised", "COLOURS", "to_metres", "centres", "neighbour_of"])
-def test_british_spelling_is_noticed(name: str) -> None:
-    assert british(name)
-
-
-@pytest.mark.parametrize(
-    "name", ["normalize", "noise", "precise_rows", "centre_lat", "pairwise", "raises", "parameters"]
-)
-def test_american_spelling_is_left_alone(name: str) -> None:
-    assert not british(name)
+def test_british_spelling_is_noticed_and_american_left_alone() -> None:
+    assert all(map(british, ["normalise", "quantised", "COLOURS", "to_metres", "centres", "neighbour_of"]))
+    assert not any(
+        map(british, ["normalize", "noise", "precise_rows", "centre_lat", "pairwise", "raises", "parameters"])
+    )

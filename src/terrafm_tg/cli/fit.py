@@ -30,7 +30,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models.registration import register
 
 from .options import find_configs, refuse
-from .trainer import IN_TRAINER, RunStart, callbacks_of, check_gpus, in_a_sentence, precision_of
+from .trainer import IN_TRAINER, RunLength, RunStart, callbacks_of, check_gpus, in_a_sentence, precision_of
 
 # Imported classes can be named in a configuration by class name alone: TorchGeo's by the imports above, and ours.
 for _package in ("tasks", "datamodules", "callbacks"):
@@ -169,6 +169,7 @@ class TerraFMCLI(LightningCLI):
         """Shows progress as it suits the output and the device; ends with a summary."""
         show_progress(self.trainer)
         callbacks = callbacks_of(self.trainer)
+        callbacks.append(RunLength())
         if not any(isinstance(callback, RunSummary) for callback in callbacks):
             callbacks.append(RunSummary())
 

@@ -67,8 +67,6 @@ class RunStart(Callback):
 
     def __init__(self) -> None:
         self.begun = False
-        self._batches = 0
-        self._start = 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the number of parameters."""
@@ -82,11 +80,19 @@ class RunStart(Callback):
 
     on_validation_batch_start = on_test_batch_start = on_predict_batch_start = on_train_batch_start
 
-    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Prints how long a long run takes: roughly after the second batch, and once more when the pace is known.
 
-        The first batch, which builds and fills everything, does not count; those after it are still slower than most.
-        """
+class RunLength(Callback):
+    """Says how long a long run takes: roughly after the second batch, and once more when the pace is known.
+
+    The first batch, which builds and fills everything, does not count; those after it are still slower than most.
+    """
+
+    def __init__(self) -> None:
+        self._batches = 0
+        self._start = 0.0
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Takes the time, and prints what is known."""
         if self._batches > _MANY:
             return
         now, batches = time.monotonic(), self._batches
@@ -99,7 +105,11 @@ class RunStart(Callback):
         seconds = (now - self._start) / batches
         if (known or batches == 1) and _LONG < seconds * total < math.inf:
             length = describe_duration(seconds * total / 3600)
-            how = f"measured on {batches} of them" if known else "roughly: the first ones are slow"
+            how = (
+                f"measured on {batches} of them"
+                if known
+                else "by the second one, which cold caches slow: said again soon"
+            )
             rank_zero_info(f"At {seconds:.2g} s per batch, the {total:,.0f} batches of this run take {length} ({how})")
         if known:
             self._batches = _MANY + 1
