@@ -107,7 +107,7 @@ def cover_counts(
     return counts
 
 
-def take_over(
+def known_cover(
     table: pd.DataFrame, path: Path, worldcover: dict[str, Any], cover: np.ndarray, share: np.ndarray
 ) -> np.ndarray:
     """Fills in the land cover of tiles that an earlier index of the same map knows.
@@ -230,7 +230,7 @@ def build_index(
     if worldcover is not None:
         source = worldcover if isinstance(worldcover, ESAWorldCover) else ESAWorldCover(worldcover)
         made_for["worldcover"] = described = describe_map(source)
-        known = take_over(table, out, described, cover, share)
+        known = known_cover(table, out, described, cover, share)
         counts = cover_counts(table, settings["tile_size"], source, ~known, work, workers, scheduler, progress)
         latitude = ((table["ymin"] + table["ymax"]) / 2).to_numpy()
         cover = np.where(known, cover, majorities(counts, latitude))
