@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from terrafm_tg.datasets.bench import BenchDataset, BenchTask, open_bench
+from terrafm_tg.evaluation.encoders import BenchEncoder, ModelSpec, load_encoder
 from terrafm_tg.evaluation.protocols import Splits
 
 S2 = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
@@ -98,3 +100,13 @@ def renamed(data: TinyBench, sensors: Mapping[str, tuple[str, ...]]) -> TinyBenc
 def open_splits(root: Path, name: str) -> Splits:
     """A benchmark's dataset under a folder."""
     return Splits(*(open_bench(name, root, split) for split in ("train", "val", "test")))
+
+
+def batch_of(data: TinyBench) -> dict[str, Tensor]:
+    """All samples as one batch."""
+    return default_collate([data[i] for i in range(len(data))])
+
+
+def encoder(data: BenchDataset, model: str = "terrafm_nano", **settings: Any) -> BenchEncoder:
+    """A model that reads the dataset."""
+    return load_encoder(ModelSpec(model, **settings), data.task, data)

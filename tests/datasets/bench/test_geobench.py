@@ -7,7 +7,6 @@ import geobench
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from data.geobench.data import FRACTIONS, KINDS, folder, make_geobench
 from terrafm_tg.datasets.bench import TASKS, MissingDatasetError, open_bench
@@ -103,15 +102,6 @@ def test_fractions_are_the_files_partitions(root: Path, name: str) -> None:
         assert data.partition == f"{fraction:.2f}x_train"
     assert len(open_bench(name, root, "val", fraction=0.01)) == 4
     assert open_bench(name, root, "val", fraction=0.01).fingerprint == open_bench(name, root, "val").fingerprint
-
-
-@pytest.mark.parametrize("name", ["m-so2sat", "m-cashew-plant"])
-def test_loader_workers_read_the_same(root: Path, name: str) -> None:
-    data = open_bench(name, root, "test")
-    here, there = (next(iter(DataLoader(data, 3, num_workers=workers))) for workers in (0, 2))
-    assert here.keys() == there.keys()
-    for key in here:
-        torch.testing.assert_close(here[key], there[key], equal_nan=True)
 
 
 def test_missing_dataset_says_where_to_get_it(tmp_path: Path) -> None:

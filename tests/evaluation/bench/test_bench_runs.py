@@ -14,7 +14,6 @@ from tiny_bench import write_config
 
 from processes import start
 from terrafm_tg.cli.main import main
-from terrafm_tg.evaluation.bench.command import spread
 from terrafm_tg.evaluation.bench.config import read_datasets
 
 CONF = Path(__file__).resolve().parents[3] / "conf/bench"
@@ -206,15 +205,6 @@ def test_seeds_fractions_and_bands_make_the_units_that_differ(
         (runs.dataset == "BigEarthNet-S1") & (runs.model == "pixel-statistics") & (runs.train_fraction == 0.5)
     ]
     assert halves.data_id.nunique() == 2
-
-
-def test_units_of_the_same_embeddings_are_spread() -> None:
-    from types import SimpleNamespace
-
-    units = [SimpleNamespace(spec=s, dataset=d, bands="corrected", seed=i) for s in "ab" for d in "xy" for i in (0, 1)]
-    order = [(unit.spec, unit.dataset, unit.seed) for unit in spread(units)]
-    assert order[:4] == [("a", "x", 0), ("a", "y", 0), ("b", "x", 0), ("b", "y", 0)]
-    assert sorted(order) == sorted((unit.spec, unit.dataset, unit.seed) for unit in units)
 
 
 def test_a_worker_process_gives_the_same(dask_from_server: None, benchmarks: Path, tmp_path: Path) -> None:

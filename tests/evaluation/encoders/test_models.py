@@ -7,11 +7,10 @@ import timm
 import torch
 from safetensors.torch import save_file
 from timm.models import adapt_input_conv
-from torch.utils.data import default_collate
 
-from data.tiny_bench import S2, TinyBench, tiny_data
+from data.tiny_bench import S2, TinyBench, batch_of, encoder, tiny_data
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.encoders import BenchEncoder, ModelSpec, UnsupportedTaskError, load_encoder
+from terrafm_tg.evaluation.encoders import ModelSpec, UnsupportedTaskError
 from terrafm_tg.modalities import S1RTC, S2L2A
 from terrafm_tg.models import build_encoder
 from terrafm_tg.models.smp_encoder import feature_blocks
@@ -23,14 +22,6 @@ RGB = ("red", "green", "blue")
 @pytest.fixture
 def both(tmp_path: Path) -> TinyBench:
     return tiny_data(tmp_path, {"s1rtc": S1RTC.bands, "s2l2a": S2L2A.bands})
-
-
-def batch_of(data: TinyBench) -> dict[str, torch.Tensor]:
-    return default_collate([data[i] for i in range(len(data))])
-
-
-def encoder(data: TinyBench, model: str = "terrafm_nano", **settings: object) -> BenchEncoder:
-    return load_encoder(ModelSpec(model, **settings), data.task, data)
 
 
 @pytest.fixture(scope="module")

@@ -4,22 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.data import default_collate
 
-from data.tiny_bench import S2, TinyBench, tiny_data
-from terrafm_tg.evaluation.encoders import BenchEncoder, ModelSpec, UnsupportedTaskError, load_encoder
+from data.tiny_bench import S2, batch_of, encoder, tiny_data
+from terrafm_tg.evaluation.encoders import UnsupportedTaskError
 from terrafm_tg.modalities import S1RTC, S2L1C, S2L2A
 from terrafm_tg.transforms import Normalize
 
 BANDS = {"s1rtc": S1RTC.bands, "s2l1c": S2}
-
-
-def batch_of(data: TinyBench) -> dict[str, torch.Tensor]:
-    return default_collate([data[i] for i in range(len(data))])
-
-
-def encoder(data: TinyBench, model: str = "terrafm_nano", **settings: object) -> BenchEncoder:
-    return load_encoder(ModelSpec(model, **settings), data.task, data)
 
 
 @pytest.mark.parametrize("size", [16, 32, 48])

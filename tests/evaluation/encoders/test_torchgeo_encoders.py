@@ -4,24 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.data import default_collate
 from torchgeo.models import ResNet18_Weights, get_model, get_model_weights, list_models
 from torchvision.transforms.v2 import Normalize
 
-from data.tiny_bench import S2, TinyBench, tiny_data
+from data.tiny_bench import S2, batch_of, encoder, tiny_data
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.encoders import BenchEncoder, ModelSpec, UnsupportedTaskError, load_encoder
+from terrafm_tg.evaluation.encoders import UnsupportedTaskError
 from terrafm_tg.evaluation.encoders.torchgeo_inputs import ssl4eo_moments, weight_channels
 from terrafm_tg.evaluation.encoders.torchgeo_models import ADAPTERS, UNSUPPORTED
 from terrafm_tg.modalities import S1RTC, S2L2A
-
-
-def batch_of(data: TinyBench) -> dict[str, torch.Tensor]:
-    return default_collate([data[i] for i in range(len(data))])
-
-
-def encoder(data: TinyBench, model: str, **settings: object) -> BenchEncoder:
-    return load_encoder(ModelSpec(f"torchgeo/{model}", **settings), data.task, data)
 
 
 def test_every_registered_model_is_adapted_or_said_to_be_of_another_kind() -> None:
@@ -69,7 +60,7 @@ def test_published_weights_from_the_hub_cache(tmp_path: Path, hub: Path) -> None
     order = (3, 12, 0, 7, 1, 11, 2, 10, 4, 9, 5, 8, 6)
     data = tiny_data(tmp_path, {"s2l1c": tuple(S2[i] for i in order)})
     batch = batch_of(data)
-    ours = encoder(data, "resnet18", weights="ResNet18_Weights.SENTINEL2_ALL_MOCO")
+    ours = encoder(data, "torchgeo/resnet18", weights="ResNet18_Weights.SENTINEL2_ALL_MOCO")
     (normalize,) = (step for step in weight.transforms if isinstance(step, Normalize))
     expected = torch.empty_like(batch["image_s2l1c"])
     expected[:, order] = batch["image_s2l1c"]
@@ -86,14 +77,14 @@ def test_a_damaged_file_in_the_hub_cache_is_one_sentence(tmp_path: Path, hub: Pa
     for content in (b"", b"PK\x03\x04 and then nothing", b"an HTML page"):
         place.write_bytes(content)
         with pytest.raises(TerraFMError, match=f"their file is damaged .* to {place}") as caught:
-            encoder(data, "resnet18", weights="SENTINEL2_ALL_MOCO")
+            encoder(data, "torchgeo/resnet18", weights="SENTINEL2_ALL_MOCO")
         assert "\n" not in str(caught.value)
 
 
 def test_dofa_is_told_the_wavelengths(tmp_path: Path) -> None:
     data = tiny_data(tmp_path, {"s1rtc": S1RTC.bands, "s2l2a": ("B08", "B02")}, input_size=224)
     for sensor, waves in (("s2l2a", [0.842, 0.49]), ("s1rtc", [3.75, 3.75])):
-        ours = encoder(data, "dofa_small_patch16_224", sensors=[sensor])
+        ours = encoder(data, "torchgeo/dofa_small_patch16_224", sensors=[sensor])
         batch = batch_of(data)
         batch = {key: x[:1] for key, x in batch.items()}
         with torch.inference_mode():
@@ -106,14 +97,14 @@ def test_positions_follow_the_size(tmp_path: Path) -> None:
     data = tiny_data(tmp_path, {"s2l2a": ("B08", "B02")})
     with torch.inference_mode():
         for model in ("dofa_small_patch16_224", "vit_small_patch16_224"):
-            ours = encoder(data, model, size=48)
+            ours = encoder(data, f"torchgeo/{model}", size=48)
             assert ours.patches(batch_of(data)).shape == (4, 384, 3, 3)
             assert [x.shape for x in ours.pyramid_inputs(batch_of(data))] == [(4, 384, 3, 3)] * 4
 
 
 def test_stages_are_taken_as_they_are(tmp_path: Path) -> None:
     data = tiny_data(tmp_path, {"s2l2a": ("B08", "B02")}, input_size=64)
-    ours, batch = encoder(data, "swin_v2_t"), batch_of(data)
+    ours, batch = encoder(data, "torchgeo/swin_v2_t"), batch_of(data)
     with torch.inference_mode():
         found = ours.embed(batch)
         own = ours.backbone.model(ours.prepare(batch)["image"])  # its head is an identity
@@ -137,7 +128,7 @@ def test_stages_are_taken_as_they_are(tmp_path: Path) -> None:
 def test_what_a_model_cannot_read(tmp_path: Path, model: str, weights: str, sensors: dict, message: str):
     data = tiny_data(tmp_path, sensors)
     with pytest.raises(UnsupportedTaskError, match=message):
-        encoder(data, model, weights=weights)
+        encoder(data, f"torchgeo/{model}", weights=weights)
 
 
 @pytest.mark.soak
@@ -159,7 +150,7 @@ def test_what_a_model_cannot_read(tmp_path: Path, model: str, weights: str, sens
 def test_large_models(tmp_path: Path, model: str, sensors: tuple[str, ...], width: int) -> None:
     """Each runs, and its embedding is its own output where it has one."""
     data = tiny_data(tmp_path, {"s1rtc": S1RTC.bands, "s2l2a": S2L2A.bands}, count=2)
-    ours, batch = encoder(data, model, sensors=sensors, size=32), batch_of(data)
+    ours, batch = encoder(data, f"torchgeo/{model}", sensors=sensors, size=32), batch_of(data)
     net, images = ours.backbone.model, ours.prepare(batch)
     with torch.inference_mode():
         found = ours.embed(batch)

@@ -191,42 +191,38 @@ def test_per_batch_averages_are_compared_and_named(lines: pd.DataFrame, page: _P
     assert any("(per-batch)" in text for text in page.text)
 
 
-def test_an_entry_says_what_tells_it_from_others():
-    rows = [_one(), _one(pooling="mean"), _one(bands="labelled"), _one(size=64), _one(stem="s2l2a")]
-    rows += [_one(name="other", pooling="mean"), _one(name="other", pooling="mean", dataset="m-so2sat")]
-    names = entries(pd.concat(rows)).entry
-    assert list(names) == [
-        "TerraFM", "TerraFM, mean of patches", "TerraFM, bands as labelled", "TerraFM, stored size",
-        "TerraFM, stem s2l2a", "other", "other",
-    ]  # fmt: skip
+_SECOND = {"dataset": "m-so2sat", "sensors": "s1rtc,s2l1c"}
 
 
-def test_sizes_and_sensors_are_one_entry_over_datasets():
-    rows = []
-    for dataset, usual, stored, sensors in (("m-eurosat", 224, 64, "s2l1c"), ("m-so2sat", 224, 32, "s1rtc,s2l1c")):
-        rows += [_one(dataset=dataset, size=size, sensors=sensors) for size in (usual, stored)]
-    rows.append(_one(dataset="m-so2sat", size=224, sensors="s2l1c"))
-    assert list(entries(pd.concat(rows)).entry) == [
-        "TerraFM", "TerraFM, stored size", "TerraFM", "TerraFM, stored size", "TerraFM, s2l1c"
-    ]  # fmt: skip
+@pytest.mark.parametrize(
+    ("rows", "names"),
+    [
+        (
+            [{}, {"pooling": "mean"}, {"bands": "labelled"}, {"size": 64}, {"stem": "s2l2a"},
+             {"name": "other", "pooling": "mean"}, {"name": "other", "pooling": "mean", "dataset": "m-so2sat"}],
+            ["TerraFM", "TerraFM, mean of patches", "TerraFM, bands as labelled", "TerraFM, stored size",
+             "TerraFM, stem s2l2a", "other", "other"],
+        ),
+        (  # sizes and sensors are one entry over datasets
+            [{"size": 224, "sensors": "s2l1c"}, {"size": 64, "sensors": "s2l1c"}, {"size": 224} | _SECOND,
+             {"size": 32} | _SECOND, {"dataset": "m-so2sat", "size": 224, "sensors": "s2l1c"}],
+            ["TerraFM", "TerraFM, stored size", "TerraFM", "TerraFM, stored size", "TerraFM, s2l1c"],
+        ),
+        ([{"settings": '{"k": 5, "metric": "l2"}'}, {"settings": '{"k": 20, "metric": "l2"}'}],
+         ["TerraFM, k 5", "TerraFM, k 20"]),  # protocols of one name are not taken for seeds
+        ([{}, {}], ["TerraFM"]),  # the same score twice is one seed
+    ],
+)  # fmt: skip
+def test_an_entry_says_what_tells_it_from_others(rows: list[dict], names: list[str]):
+    table = entries(pd.concat([_one(**row) for row in rows]))
+    assert list(table.entry) == names
+    assert all(scores == {0: 94.0} for scores in score_lines(table).scores)
 
 
 def test_settings_are_told_apart_from_choices(tmp_path: Path):
     settings = {"epochs": 50, "rates": [0.1, 0.5], "lr": 0.5, "tried": {"0.1": 90.0}, "channels": None}
     page = _Page(write_bench_report(_one(protocol="linear-probe", settings=json.dumps(settings)), tmp_path))
     assert {"epochs 50; rates 0.1,0.5", "lr 0.5"} <= set(page.text)
-
-
-def test_protocols_of_one_name_are_not_taken_for_seeds():
-    rows = [_one(settings=json.dumps({"k": k, "metric": "cosine"}), score=score) for k, score in ((5, 90), (20, 94))]
-    lines = score_lines(entries(pd.concat(rows)))
-    found = {line.entry: line.estimate.mean for line in lines.itertuples()}
-    assert found == {"TerraFM, k 5": 90, "TerraFM, k 20": 94}
-
-
-def test_the_same_score_twice_is_one_seed():
-    (scores,) = score_lines(entries(pd.concat([_one(), _one()]))).scores
-    assert scores == {0: 94.0}
 
 
 def test_csv_and_parquet_give_the_same_report(table: pd.DataFrame, tmp_path: Path):
@@ -268,18 +264,13 @@ def _cells(path: Path) -> list[int]:
     return [min(some) for some in bars]
 
 
-@pytest.mark.parametrize("empty", [pd.DataFrame(), results(seeds=0)])
-def test_an_empty_table(empty: pd.DataFrame, tmp_path: Path):
-    page = _Page(write_bench_report(empty.head(0), tmp_path))
-    assert any("no results yet" in text for text in page.text)
-
-
-def test_only_skipped(tmp_path: Path):
+@pytest.mark.parametrize("empty", [pd.DataFrame(), results(seeds=0).head(0)])
+def test_no_results_and_what_was_skipped(empty: pd.DataFrame, tmp_path: Path):
     where = "https://huggingface.co/datasets/recursix/geo-bench-1.0"
-    path = write_bench_report(
-        pd.DataFrame(), tmp_path, [{"dataset": "m-so2sat", "reason": "is not there", "model": None}, {"where": where}]
-    )
+    skipped = [{"dataset": "m-so2sat", "reason": "is not there", "model": None}, {"where": where}]
+    path = write_bench_report(empty, tmp_path, skipped)
     page = _Page(path)
+    assert any("no results yet" in text for text in page.text)
     assert {"m-so2sat", "is not there", where} <= set(page.text)
     assert where in {link["href"] for link in page.all("a")}
     assert where.replace("_", r"\_") in path.with_suffix(".md").read_text()
@@ -290,14 +281,14 @@ def test_one_row(tmp_path: Path):
     assert {"m-eurosat", "94.0", "94.00", "−0.2 ≈"} <= set(page.text)
 
 
-def test_confusion_and_classes_carry_their_names(tmp_path: Path):
+def test_confusion_carries_the_names_of_classes(tmp_path: Path):
     confusion = (np.eye(10, dtype=int) * 90 + 1).tolist()
-    table = _one(per_class=[None] * 9 + [37.5], confusion=json.dumps(confusion))
+    table = _one(confusion=json.dumps(confusion))
     page = _Page(write_bench_report(table, tmp_path))
     from terrafm_tg.datasets.bench import TASKS
 
     assert set(TASKS["m-eurosat"].classes) <= set(page.text)
-    assert {"37.5", "91", "100"} <= set(page.text)  # 91 of 100 in every row
+    assert {"91", "100"} <= set(page.text)  # 91 of 100 in every row
 
 
 def test_a_table_of_something_else_is_refused(tmp_path: Path):

@@ -97,7 +97,7 @@ class GeoBench(BenchDataset):
         with open_sample(path) as (file, described):
             stored = self._check_bands(path, stored_bands(file, described))
             sample = {
-                f"image_{sensor}": self._image(sensor, read_channels(file, [stored[name] for name in names]))
+                f"image_{sensor}": self._image(sensor, [file[stored[name]][()] for name in names])
                 for sensor, names in self.names.items()
             }
             if self.task.kind == "segmentation":
@@ -124,8 +124,8 @@ class GeoBench(BenchDataset):
             )
         return stored
 
-    def _image(self, sensor: str, channels: np.ndarray) -> Tensor:
-        image = torch.from_numpy(channels)
+    def _image(self, sensor: str, channels: Sequence[np.ndarray]) -> Tensor:
+        image = torch.from_numpy(np.stack(channels, dtype=np.float32, casting="unsafe"))
         unit = self.units[sensor]
         return 10 * image.log10() if unit == "power" else image * FACTORS[unit]
 
@@ -178,22 +178,6 @@ def stored_bands(file: "h5py.File", described: dict[str, Any]) -> dict[str, str]
         date = described.get(name, {}).get("date")
         bands.setdefault(str(name) if date is None else str(name).rpartition("_")[0], str(name))
     return bands
-
-
-def read_channels(file: "h5py.File", names: Sequence[str]) -> np.ndarray:
-    """Reads data sets as float32 (C, H, W).
-
-    Raises:
-        TerraFMError: If they differ in size, or are no images.
-    """
-    channels = [np.asarray(file[name][()], np.float32) for name in names]
-    shapes = {channel.shape for channel in channels}
-    if len(shapes) > 1 or channels[0].ndim != 2:
-        raise TerraFMError(
-            f"{file.filename} has bands of {', '.join(map(str, sorted(shapes)))}, but one height and width were "
-            "expected: fetch the file again."
-        )
-    return np.stack(channels)
 
 
 def read_partition(folder: Path, split: Split, partition: str) -> tuple[Path, list[Path]]:

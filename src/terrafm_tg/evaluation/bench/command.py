@@ -3,19 +3,16 @@
 import dataclasses
 import sys
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import pandas as pd
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from terrafm_tg.datasets.bench.task import Bands
 from terrafm_tg.errors import TerraFMError
@@ -27,8 +24,8 @@ from terrafm_tg.utils.files import write_json
 from terrafm_tg.utils.parallel import run_units
 
 from .config import read_datasets, read_models, read_protocols, unknown
-from .units import Plan, Skipped, WorkUnit, collect_results, make_plan, split_available, write_results
-from .work import RunSettings, own_device, run_unit
+from .units import Plan, Skipped, collect_results, make_plan, split_available, write_results
+from .work import own_device, run_unit
 
 _BANDS: tuple[Bands, ...] = ("corrected", "labelled")
 
@@ -38,14 +35,7 @@ def warnings_once() -> Iterator[None]:
     """Shows a warning as one line without its place in the code, and once however many units bring it."""
     seen: set[str] = set()
 
-    def show(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
+    def show(message: Warning | str, *place: object, **others: object) -> None:
         if str(message) not in seen:
             seen.add(str(message))
             print(f"terrafm: warning: {message}", file=sys.stderr)
@@ -129,9 +119,8 @@ def run_bench(
         # One process per GPU if there are several and Dask is installed; else this process.
         count = torch.cuda.device_count() if device in ("auto", "cuda") else 0
         workers = count if count > 1 and find_spec("distributed") is not None else 0
-    embeddings = out.absolute() / "embeddings" if cache else None
-    run = RunSettings(out.absolute(), device, batch_size, num_workers, embeddings)
-    plan, frame = run_plan(plan, run, workers, scheduler)
+    settings = {"device": device, "batch_size": batch_size, "num_workers": num_workers, "cache": cache}
+    plan, frame = run_plan(plan, out.absolute(), workers, scheduler, **settings)
     skipped = [dataclasses.asdict(item) for item in plan.skipped]
     write_json(out / "skipped.json", skipped)
     _print_results(frame, plan, write_bench_report(frame, out, skipped))
@@ -152,7 +141,9 @@ def _nothing(plan: Plan) -> str:
     return f"{first.reason.rstrip('.')}.{more}"
 
 
-def run_plan(plan: Plan, run: RunSettings, workers: int | None, scheduler: str | None) -> tuple[Plan, pd.DataFrame]:
+def run_plan(
+    plan: Plan, out: Path, workers: int | None, scheduler: str | None, **settings: Any
+) -> tuple[Plan, pd.DataFrame]:
     """Does what is missing of a plan; then writes ``results.parquet`` and ``results.csv``.
 
     Every unit's rows are on disk before the next begins: a killed run loses the units under way alone. Of each model
@@ -160,20 +151,20 @@ def run_plan(plan: Plan, run: RunSettings, workers: int | None, scheduler: str |
 
     Args:
         plan: The work.
-        run: Settings of the run.
+        out: Folder of the results.
         workers: Processes on this machine; 0 for this one alone.
         scheduler: Address of a Dask cluster instead.
+        settings: Of :func:`~.work.run_unit`.
 
     Returns:
         The plan with what was skipped or failed on the way, and the table of results.
     """
-    todo, unavailable = split_available([unit for unit in plan.units if unit.read(run.out) is None])
+    todo, unavailable = split_available([unit for unit in plan.units if unit.read(out) is None])
     skipped = [*plan.skipped, *unavailable]
     alone = workers == 0 and scheduler is None
-    todo = todo if alone else spread(todo)
     with nullcontext() if alone or not todo else _dask_settings():
         outcomes = run_units(
-            partial(run_unit, run=run),
+            partial(run_unit, out=out, **settings),
             todo,
             workers=workers,
             scheduler=scheduler,
@@ -185,23 +176,9 @@ def run_plan(plan: Plan, run: RunSettings, workers: int | None, scheduler: str |
                 unit, failed = todo[position], outcome.state == "failed"
                 names = unit.spec.label, unit.protocol.name
                 skipped.append(Skipped(unit.dataset, outcome.reason, *names, failed=failed))
-    frame = collect_results(run.out, plan.units)
-    write_results(frame, run.out)
+    frame = collect_results(out, plan.units)
+    write_results(frame, out)
     return Plan(plan.units, list(dict.fromkeys(skipped))), frame
-
-
-def spread(units: list[WorkUnit]) -> list[WorkUnit]:
-    """Returns units in an order in which those that need the same embeddings are far apart.
-
-    The first of them computes these; others that ran at the same time would compute them too.
-    """
-    seen: Counter[tuple[object, ...]] = Counter()
-    turns = []
-    for unit in units:
-        same = (unit.spec, unit.dataset, unit.bands)
-        turns.append(seen[same])
-        seen[same] += 1
-    return [units[at] for at in sorted(range(len(units)), key=turns.__getitem__)]
 
 
 def _dask_settings() -> AbstractContextManager[object]:
@@ -216,53 +193,50 @@ def _dask_settings() -> AbstractContextManager[object]:
 
 def _print_plan(plan: Plan, out: Path) -> None:
     """Prints every unit, whether it is done already, and what is missing."""
-    table = _table(f"{len(plan.units)} units of work", "dataset", "model", "protocol", "train", "seed", "")
-    done = [unit.read(out) is not None for unit in plan.units]
-    for unit, is_done in zip(plan.units, done, strict=True):
-        dataset = unit.dataset if unit.bands == "corrected" else f"{unit.dataset} ({unit.bands})"
-        cells = [dataset, unit.spec.label, unit.protocol.name, percent(unit.fraction), str(unit.seed)]
-        table.add_row(*cells, "done" if is_done else "to do")
-    console = Console()
-    console.print(table)
-    console.print(f"{sum(done)} of {len(plan.units)} units are done in {out}.", soft_wrap=True)
-    _print_skipped(plan.skipped, console)
+    units = [
+        {
+            "dataset": unit.dataset if unit.bands == "corrected" else f"{unit.dataset} ({unit.bands})",
+            "model": unit.spec.label,
+            "protocol": unit.protocol.name,
+            "train": percent(unit.fraction),
+            "seed": unit.seed,
+            "state": "to do" if unit.read(out) is None else "done",
+        }
+        for unit in plan.units
+    ]
+    print(pd.DataFrame(units).to_string(index=False))
+    done = sum(unit["state"] == "done" for unit in units)
+    print(f"{len(units)} units of work: {done} of {len(units)} units are done in {out}.")
+    _print_skipped(plan.skipped)
 
 
 def _print_results(frame: pd.DataFrame, plan: Plan, report: Path) -> None:
-    """Prints headline scores, what was skipped, and where the report is."""
-    title = "Headline scores in percent, with 95 % intervals"
-    table = _table(title, "dataset, protocol", "model", "score", "published", "best published")
+    """Prints headline scores in percent with 95 % intervals, what was skipped, and where the report is."""
     lines = score_lines(entries(frame))
-    cells = ["dataset", "protocol", "metric", "train_fraction"]
-    for _, some in () if lines.empty else lines[lines.leads].groupby(cells, sort=False):
-        for place, line in enumerate(some.itertuples()):
-            what = f"{line.dataset}: {line.protocol}, {line.metric}, {percent(line.train_fraction)}"
-            found, theirs = line.estimate, highest(line.published)
-            interval = f" ({found.low:.1f}–{found.high:.1f})" if found.kind else ""
-            reference = f"{line.reference.score:.1f}" if line.reference else ""
-            best = f"{theirs.score:.1f} {theirs.label}" if theirs and not place else ""
-            table.add_row("" if place else what, line.entry, f"{found.mean:.1f}{interval}", reference, best)
-        table.add_section()
-    console = Console()
-    if table.row_count:
-        console.print(table)
-    _print_skipped(plan.skipped, console)
-    console.print(f"Written: {report.parent / 'results.parquet'} and .csv; report: {report}", soft_wrap=True)
+    rows = []
+    for line in () if lines.empty else lines[lines.leads].itertuples():
+        found, best = line.estimate, highest(line.published)
+        rows.append(
+            {
+                "dataset": line.dataset,
+                "protocol": f"{line.protocol}, {percent(line.train_fraction)}",
+                "metric": line.metric,
+                "model": line.entry,
+                "score": f"{found.mean:.1f}" + (f" ({found.low:.1f}–{found.high:.1f})" if found.kind else ""),
+                "published": f"{line.reference.score:.1f}" if line.reference else "",
+                "best published": f"{best.score:.1f} {best.label}" if best else "",
+            }
+        )
+    if rows:
+        print(pd.DataFrame(rows).to_string(index=False))
+    _print_skipped(plan.skipped)
+    print(f"Written: {report.parent / 'results.parquet'} and .csv; report: {report}")
 
 
-def _print_skipped(skipped: list[Skipped], console: Console) -> None:
+def _print_skipped(skipped: list[Skipped]) -> None:
     """Prints what was not done: one line for each reason."""
     reasons: dict[tuple[bool, str], list[str]] = {}
     for item in skipped:
         reasons.setdefault((item.failed, item.reason), []).append(item.name)
     for (failed, reason), names in reasons.items():
-        line = f"{'failed' if failed else 'skipped'}: {'; '.join(names)}: {reason}"
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        numbers = column in ("score", "published", "best published")
-        table.add_column(column, justify="right" if numbers else "left", overflow="ellipsis" if numbers else "fold")
-    return table
+        print(f"{'failed' if failed else 'skipped'}: {'; '.join(names)}: {reason}")

@@ -3,8 +3,8 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,8 +152,11 @@ def make_plan(
         levels = [level for level in bands if level == "corrected" or task.labelled is not None] or ["corrected"]
         for level in levels if fitting else ():
             try:
-                opened = _Opened(task.name, root, level)
-                plan.units.extend(x for spec in models for entry in fitting for x in _units(spec, entry, opened))
+                place: dict[str, Any] = {"dataset": task.name, "root": root, "bands": level}
+                identify = cache(partial(_identify, task.name, root, level))
+                plan.units.extend(
+                    unit for spec in models for entry in fitting for unit in _units(spec, entry, identify, **place)
+                )
             except TerraFMError as error:
                 failed = not isinstance(error, MissingDatasetError)
                 plan.skipped.append(Skipped(task.name, str(error), failed=failed))
@@ -161,36 +164,27 @@ def make_plan(
     return plan
 
 
-class _Opened:
-    """One dataset's identity under each fraction and seed, looked up once."""
-
-    def __init__(self, name: str, root: Path, bands: Bands) -> None:
-        self.name, self.root, self.bands = name, root, bands
-        self._held_out = [open_bench(name, root, split, bands=bands).fingerprint for split in ("val", "test")]
-        self._train: dict[tuple[float, int], tuple[str, bool]] = {}
-
-    def train(self, fraction: float, seed: int) -> tuple[str, bool]:
-        """Returns the identity of the three splits, and whether it depends on the seed."""
-        if (fraction, seed) not in self._train:
-            split = open_bench(self.name, self.root, "train", fraction=fraction, seed=seed, bands=self.bands)
-            stamp = hashlib.sha256("".join([split.fingerprint, *self._held_out]).encode()).hexdigest()
-            self._train[fraction, seed] = stamp, isinstance(split, BenchSubset)
-        return self._train[fraction, seed]
+def _identify(name: str, root: Path, bands: Bands, fraction: float, seed: int) -> tuple[str, bool]:
+    """Returns the identity of a dataset's three splits, and whether it depends on the seed."""
+    train = open_bench(name, root, "train", fraction=fraction, seed=seed, bands=bands)
+    held_out = [open_bench(name, root, split, bands=bands).fingerprint for split in ("val", "test")]
+    return hashlib.sha256("".join([train.fingerprint, *held_out]).encode()).hexdigest(), isinstance(train, BenchSubset)
 
 
-def _units(spec: ModelSpec, entry: ProtocolEntry, opened: _Opened) -> Iterator[WorkUnit]:
+def _units(
+    spec: ModelSpec, entry: ProtocolEntry, identify: Callable[[float, int], tuple[str, bool]], **place: Any
+) -> Iterator[WorkUnit]:
     drawn = spec.weights is None and spec.model != _STATISTICS
     if spec.name is None:  # without the seed: a row of the report is a mean over seeds
         name = spec.model if spec.model == _STATISTICS else f"{spec.model} ({spec.weights or 'random'})"
         spec = dataclasses.replace(spec, name=name)
     for fraction in entry.fractions:
         for seed in entry.seeds:
-            stamp, part = opened.train(fraction, seed)
+            stamp, part = identify(fraction, seed)
             if seed == entry.seeds[0] or entry.protocol.seeded or part or drawn:
                 model = dataclasses.replace(spec, seed=spec.seed + seed) if drawn else spec
                 state = f"{stamp} {_file_state(spec.weights)}".strip()
-                root, bands = opened.root, opened.bands
-                yield WorkUnit(model, opened.name, bands, entry.protocol, fraction, seed, root, state)
+                yield WorkUnit(model, protocol=entry.protocol, fraction=fraction, seed=seed, stamp=state, **place)
 
 
 def _file_state(weights: str | None) -> str:
@@ -213,26 +207,21 @@ def split_available(units: Sequence[WorkUnit]) -> tuple[list[WorkUnit], list[Ski
     Returns:
         The units of models that could be loaded, and the other models.
     """
-    models: dict[ModelSpec, dict[str, WorkUnit]] = {}
+    missing: dict[ModelSpec, str] = {}
+    tried: set[ModelSpec] = set()
     for unit in units:
-        models.setdefault(dataclasses.replace(unit.spec, seed=0), {}).setdefault(unit.dataset, unit)
-    missing = {model: reason for model, some in models.items() if (reason := _fault(list(some.values())))}
+        model = dataclasses.replace(unit.spec, seed=0)
+        if model not in tried:
+            data = open_bench(unit.dataset, unit.root, "train", bands=unit.bands)
+            try:
+                load_encoder(unit.spec, data.task, data)
+            except UnsupportedTaskError:
+                continue  # another dataset may be one that it can read
+            except TerraFMError as error:
+                missing[model] = str(error)
+            tried.add(model)
     skipped = [Skipped("", reason, model.label, failed=True) for model, reason in missing.items()]
     return [unit for unit in units if dataclasses.replace(unit.spec, seed=0) not in missing], skipped
-
-
-def _fault(units: Sequence[WorkUnit]) -> str:
-    """Returns the error of loading a model for the first dataset that it can read, if any."""
-    for unit in units:
-        data = open_bench(unit.dataset, unit.root, "train", bands=unit.bands)
-        try:
-            load_encoder(unit.spec, data.task, data)
-        except UnsupportedTaskError:
-            continue
-        except TerraFMError as error:
-            return str(error)
-        return ""
-    return ""
 
 
 _COLUMNS = (

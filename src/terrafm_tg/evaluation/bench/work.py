@@ -6,6 +6,7 @@ import platform
 import shutil
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import cache, partial
@@ -17,7 +18,7 @@ import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from terrafm_tg.datasets.bench import BenchDataset, open_bench
+from terrafm_tg.datasets.bench import open_bench
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoders import BenchEncoder, UnsupportedTaskError, load_encoder
 from terrafm_tg.evaluation.encoders.reader import Reader
@@ -29,24 +30,6 @@ from .units import SCHEMA, WorkUnit
 _PACKAGES = ("terrafm-tg", "torch", "torchgeo", "timm", "lightning", "torchmetrics", "scikit-learn")
 
 
-class RunSettings(NamedTuple):
-    """Settings of a run that change no score.
-
-    Args:
-        out: Folder of the results.
-        device: "auto" for the process's own GPU where there is one, else such as "cuda:1" or "cpu".
-        batch_size: Images per forward of a frozen encoder.
-        num_workers: Processes that decode images.
-        cache: Folder of embeddings; none are kept where None.
-    """
-
-    out: Path
-    device: str = "auto"
-    batch_size: int = 64
-    num_workers: int = 0
-    cache: Path | None = None
-
-
 class Outcome(NamedTuple):
     """State of a unit: if it is ``done`` its rows are in its file, else there is a reason."""
 
@@ -54,33 +37,31 @@ class Outcome(NamedTuple):
     reason: str = ""
 
 
-def run_unit(unit: WorkUnit, run: RunSettings) -> Outcome:
+def run_unit(
+    unit: WorkUnit, out: Path, device: str = "auto", batch_size: int = 64, num_workers: int = 0, cache: bool = True
+) -> Outcome:
     """Does one unit and keeps its rows; all that it needs lies on disk, so any process can.
 
     Args:
         unit: The unit.
-        run: Settings of the run.
+        out: Folder of the results.
+        device: "auto" for the process's own GPU where there is one, else such as "cuda:1" or "cpu".
+        batch_size: Images per forward of a frozen encoder.
+        num_workers: Processes that decode images.
+        cache: Whether to keep embeddings for further units.
     """
     if _worker_number() is not None:
         # Dask's processes spawn others, and each process of a loader would import everything anew.
         multiprocessing.set_start_method(None, force=True)
     try:
-        splits = open_splits(unit)
-        device = own_device(run.device)
-        scratch = run.out / "unfinished" / unit.key
-        context = Context(
-            device=device,
-            seed=unit.seed,
-            cache=run.cache,
-            batch_size=run.batch_size,
-            num_workers=run.num_workers,
-            folder=scratch,
-        )
+        opened = partial(open_bench, unit.dataset, unit.root, bands=unit.bands)
+        splits = Splits(opened("train", fraction=unit.fraction, seed=unit.seed), opened("val"), opened("test"))
+        scratch = out / "unfinished" / unit.key
+        kept = out / "embeddings" if cache else None
+        context = Context(own_device(device), unit.seed, kept, batch_size, num_workers, scratch)
         with isolate_rng():
             seed_everything(unit.seed, workers=True, verbose=False)
             encoder = load_encoder(unit.spec, splits.test.task, splits.train)
-            common = _common(unit, splits, encoder, device)
-            del encoder  # the protocol loads its own
             start = time.perf_counter()
             scores = unit.protocol.run(unit.spec, splits, context)
             seconds = time.perf_counter() - start
@@ -91,18 +72,11 @@ def run_unit(unit: WorkUnit, run: RunSettings) -> Outcome:
     except torch.OutOfMemoryError as error:
         reason = str(error).partition(". ")[0]
         return Outcome("failed", f"{reason}: use a smaller `batch_size`, for the model and the protocol.")
-    common["seconds"] = round(seconds, 3)
-    unit.write(run.out, [common | _row(score, unit, splits.train) for score in scores])
+    unit.write(out, list(_rows(unit, splits, encoder, context.device, scores, seconds)))
     shutil.rmtree(scratch, ignore_errors=True)
     with suppress(OSError):  # that of another unit is in it
         scratch.parent.rmdir()
     return Outcome("done")
-
-
-def open_splits(unit: WorkUnit) -> Splits:
-    """Opens the three parts of the unit's dataset."""
-    open_ = partial(open_bench, unit.dataset, unit.root, bands=unit.bands)
-    return Splits(open_("train", fraction=unit.fraction, seed=unit.seed), open_("val"), open_("test"))
 
 
 def own_device(wanted: str) -> torch.device:
@@ -141,12 +115,14 @@ def _worker_number() -> int | None:
     return name if isinstance(name, int) else 0
 
 
-def _common(unit: WorkUnit, splits: Splits, encoder: BenchEncoder, device: torch.device) -> dict[str, Any]:
-    """Returns the columns that all rows of a unit share."""
+def _rows(
+    unit: WorkUnit, splits: Splits, encoder: BenchEncoder, device: torch.device, scores: Sequence[Score], seconds: float
+) -> Iterator[dict[str, Any]]:
+    """Yields a row of the results per score; NaN (a class that does not occur) becomes null."""
     task, spec = splits.test.task, unit.spec
     readers = [module for module in encoder.modules() if isinstance(module, Reader)]
     read = {source.sensor for reader in readers for source in reader.sources if source is not None}
-    return {
+    common = {
         "benchmark": task.benchmark,
         "dataset": task.name,
         "protocol": unit.protocol.name,
@@ -163,28 +139,26 @@ def _common(unit: WorkUnit, splits: Splits, encoder: BenchEncoder, device: torch
         "seed": unit.seed,
         "n_train": len(splits.train),
         "n_test": len(splits.test),
+        "seconds": round(seconds, 3),
         "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "versions": versions(),
         "model_id": encoder.identity,
         "data_id": unit.stamp.partition(" ")[0],
         "published": False,
     }
-
-
-def _row(score: Score, unit: WorkUnit, train: BenchDataset) -> dict[str, Any]:
-    """Returns the columns of one score; NaN (a class that does not occur) becomes null."""
-    more = {name: value for name, value in asdict(unit.spec).items() if name not in SCHEMA.names}
-    settings = {**more, **unit.protocol.settings, **score.settings, "partition": train.partition}
-    classes = score.per_class
-    return {
-        "metric": score.metric,
-        "average": score.average,
-        "headline": score.headline,
-        "score": _number(score.score),
-        "settings": json.dumps(settings, sort_keys=True, default=str),
-        "per_class": None if classes is None else [_number(value) for value in classes],
-        "confusion": None if score.confusion is None else json.dumps(score.confusion),
-    }
+    more = {name: value for name, value in asdict(spec).items() if name not in SCHEMA.names}
+    for score in scores:
+        settings = {**more, **unit.protocol.settings, **score.settings, "partition": splits.train.partition}
+        classes = score.per_class
+        yield common | {
+            "metric": score.metric,
+            "average": score.average,
+            "headline": score.headline,
+            "score": _number(score.score),
+            "settings": json.dumps(settings, sort_keys=True, default=str),
+            "per_class": None if classes is None else [_number(value) for value in classes],
+            "confusion": None if score.confusion is None else json.dumps(score.confusion),
+        }
 
 
 def _number(value: float) -> float | None:

@@ -25,13 +25,27 @@ from .channels import RGB, find, is_radar, is_sentinel2, modality_channels, rgb_
 from .encoder import BenchEncoder
 from .reader import Request
 from .spec import ModelSpec
+from .torchgeo_models import load_torchgeo
 
 #: The baseline's name.
 PIXEL_STATISTICS = "pixel-statistics"
 
 
-def load(spec: ModelSpec, task: BenchTask, data: BenchDataset) -> BenchEncoder:
-    """Loads a model; see :func:`~terrafm_tg.evaluation.encoders.load_encoder`."""
+def load_encoder(spec: ModelSpec, task: BenchTask, data: BenchDataset) -> BenchEncoder:
+    """Loads the model that ``spec`` names, ready to read batches of ``task``.
+
+    Args:
+        spec: Model and settings.
+        task: As the dataset states it (its ``task``, which follows ``bands=``).
+        data: Whose band statistics count for sensors that the model was not trained on.
+
+    Returns:
+        The encoder on the CPU, in ``eval()``.
+
+    Raises:
+        UnsupportedTaskError: If the model cannot read the task's sensors.
+        TerraFMError: If the model, its weights or a setting is wrong.
+    """
     request = Request(spec, task, data)
     name = re.sub("^torchgeo/(?=terrafm_)", "", spec.model)
     if name in BUILDERS:
@@ -41,8 +55,6 @@ def load(spec: ModelSpec, task: BenchTask, data: BenchDataset) -> BenchEncoder:
     elif name.startswith("timm/"):
         encoder = load_timm(request)
     elif name.startswith("torchgeo/"):
-        from .torchgeo_models import load_torchgeo
-
         encoder = load_torchgeo(request)
     else:
         raise TerraFMError(
@@ -152,8 +164,9 @@ def load_timm(request: Request) -> BenchEncoder:
         raise TerraFMError(f"timm has no model {name!r}: use one of `timm.list_models()`, such as {near}.")
     cfg = get_pretrained_cfg(name)
     fixed = bool(cfg and cfg.fixed_input_size)
-    patch = _patch(name) if fixed else 32
-    size = request.size(patch)
+    named = re.search(r"patch(\d+)", name) if fixed else None
+    patch = int(named[1]) if named else 0
+    size = request.size(patch if patch > 4 else 32)  # the stride of networks of stages
     colors = find(request.task, request.optical, RGB, "mean") if request.optical else []
     if spec.channels is None and colors and None not in colors:
         channels = rgb_channels(*((cfg.mean, cfg.std) if cfg else _PHOTO))
@@ -179,11 +192,3 @@ def load_timm(request: Request) -> BenchEncoder:
             "them once with a network."
         ) from error
     return BenchEncoder(request, {IMAGE: reader}, TimmBackbone(model, size), size)
-
-
-def _patch(name: str) -> int:
-    """Returns pixels per patch, from a model without weights; 32, the stride of networks of stages, without one."""
-    with torch.device("meta"):
-        embed = getattr(timm.create_model(name, num_classes=0), "patch_embed", None)
-    side = int(embed.patch_size[0]) if embed is not None and hasattr(embed, "patch_size") else 32
-    return side if side > 4 else 32

@@ -37,7 +37,8 @@ def weight_channels(weight: WeightsEnum) -> list[Channel]:
     channels = []
     for index, band in enumerate(bands):
         offset, scale, first = 0.0, 1.0, None
-        for mean, std in ((at(m, index), at(s, index)) for m, s in steps):
+        for means, stds in steps:  # one value may stand for all channels
+            mean, std = (values[index if len(values) > 1 else 0] for values in (means, stds))
             first = std if first is None else first
             offset, scale = offset + mean * scale, scale * std
         unit: Unit = "8-bit"
@@ -71,11 +72,6 @@ def ssl4eo_moments() -> dict[str, tuple[float, float]]:
         bands = [equivalent(weight_sensor(weight), band) for band in weight.meta["bands"]]
         moments |= dict(zip(bands, zip(mean, std, strict=True), strict=True))
     return {str(band): values for band, values in moments.items()}
-
-
-def at(values: Sequence[float], index: int) -> float:
-    """Returns a channel's value, if one may stand for all."""
-    return float(values[index if len(values) > 1 else 0])
 
 
 def _normalize_steps(transforms: object) -> list[tuple[list[float], list[float]]]:

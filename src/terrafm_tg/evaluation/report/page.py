@@ -110,8 +110,6 @@ def chapters(results: pd.DataFrame, skipped: Sequence[Mapping[str, Any]]) -> Ite
         if curves := fraction_curves(lines):
             text = f"No more than {_COLORS} models, those with their usual settings first."
             yield Chapter("Scores over the share of training data", [text], charts=curves)
-        if blocks := list(tables.class_tables(table, lines)):
-            yield Chapter("Scores per class", ["At the largest train fraction."], blocks)
         if blocks := list(tables.confusion_tables(table, lines)):
             text = "Of the best model, at the largest train fraction. Those of all models are in the results table."
             yield Chapter("Confusion matrices", [text], blocks)

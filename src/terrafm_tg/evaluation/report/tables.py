@@ -15,7 +15,6 @@ from .published import ROUNDING, TITLES, Published, highest
 
 _UNFOLDED = 24  # rows of a table that the page shows at once
 _COMPARED = ("dataset", "model", "score", "to the same model, published", "to the best published")
-_CLASSES = 6  # entries of a table of classes
 _SHOWN = 8  # values of a setting
 
 
@@ -41,7 +40,7 @@ class Table(NamedTuple):
         header: One name per column.
         rows: Cells, as many as names.
         folded: Whether the page shows only the title at first.
-        kind: "scores", "bars" or "heat" (cells of percent, filled or shaded by them), "words" or "list".
+        kind: "scores", "heat" (cells of percent, shaded by them), "words" or "list".
         note: A line beneath.
     """
 
@@ -149,53 +148,30 @@ def score_table(lines: pd.DataFrame, folded: bool) -> Table:
     return Table(f"{percent(lines.train_fraction.iloc[0])} of the training data", header, table, folded)
 
 
-def class_tables(table: pd.DataFrame, lines: pd.DataFrame) -> Iterator[Table]:
-    """Yields a table per dataset and protocol, at its largest train fraction: classes by entries, the best first.
+def confusion_tables(table: pd.DataFrame, lines: pd.DataFrame) -> Iterator[Table]:
+    """Yields the confusion matrix of the best entry per dataset and protocol, all seeds together.
 
     Args:
         table: From :func:`~.lines.entries`.
         lines: From :func:`~.lines.score_lines`.
     """
-    for line, found in _contents(table, lines, "per_class"):
-        means = pd.DataFrame(
-            {entry: pd.DataFrame(some, dtype=float).mean() for entry, some in found[:_CLASSES].items()}
-        )
-        more = f" The best {_CLASSES} of {len(found)} models." if len(found) > _CLASSES else ""
-        note = f"The score of each class, mean over seeds; – where a class does not occur.{more}"
-        rows = [
-            [Cell(name), *(NONE if np.isnan(x) else Cell(f"{x:.1f}") for x in row)]
-            for name, row in zip(_classes(line.dataset, len(means)), means.to_numpy(), strict=True)
-        ]
-        title = f"{line.dataset}: {protocol_title(line)}, {line.metric}"
-        yield Table(title, ["class", *means.columns], rows, True, "bars", note)
-
-
-def confusion_tables(table: pd.DataFrame, lines: pd.DataFrame) -> Iterator[Table]:
-    """Yields the confusion matrix of the best entry per dataset and protocol, all seeds together."""
-    for line, found in _contents(table, lines, "confusion"):
-        total = np.sum([np.asarray(matrix, dtype=float) for matrix in found.iloc[0]], axis=0)
+    keys = ["dataset", "protocol", "train_fraction", "metric", "entry"]
+    known = table[table.average == TRUE].assign(content=table.confusion.map(as_json))
+    known = known[known.content.map(bool)].groupby(keys).content.agg(list).reset_index()
+    found = lines[lines.leads].merge(known, on=keys)
+    largest = found[found.train_fraction == found.groupby(["dataset", "protocol"]).train_fraction.transform("max")]
+    means = largest.estimate.map(lambda estimate: estimate.mean)
+    for line in largest.loc[means.groupby([largest.dataset, largest.protocol], sort=False).idxmax()].itertuples():
+        total = np.sum([np.asarray(matrix, dtype=float) for matrix in line.content], axis=0)
         names = _classes(line.dataset, len(total))
         rows = []
         for name, counts in zip(names, total, strict=True):
             shares = 100 * counts / max(counts.sum(), 1)
             texts = (Cell(f"{x:.0f}" if x >= 0.5 else "<1" if x else "") for x in shares)
             rows.append([Cell(name, f"{counts.sum():,.0f}"), *texts])
-        note = f"{found.index[0]}. Rows: true class and its count; columns: predicted; percent of the row."
+        note = f"{line.entry}. Rows: true class and its count; columns: predicted; percent of the row."
         title = f"{line.dataset}: {protocol_title(line)}"
         yield Table(title, ["true \\ predicted", *names], rows, True, "heat", note)
-
-
-def _contents(table: pd.DataFrame, lines: pd.DataFrame, column: str) -> Iterator[tuple[Any, pd.Series]]:
-    """Yields the best line of each dataset and protocol at its largest fraction, and a column's values by entry."""
-    keys = ["dataset", "protocol", "train_fraction", "metric", "entry"]
-    known = table[table.average == TRUE].assign(content=table[column].map(as_json))[[*keys, "content"]]
-    lead = lines[lines.leads].assign(mean=lines.estimate.map(lambda found: found.mean))
-    lead = lead[lead.train_fraction == lead.groupby(["dataset", "protocol"]).train_fraction.transform("max")]
-    for _, some in lead.groupby(["dataset", "protocol"], sort=False):
-        best = some.sort_values("mean", ascending=False, kind="stable")
-        found = best[keys].merge(known[known.content.map(bool)], on=keys)
-        if len(found):
-            yield best.iloc[0], found.groupby("entry", sort=False).content.agg(list)
 
 
 def _classes(dataset: str, count: int) -> Sequence[str]:
