@@ -47,6 +47,21 @@ def parity() -> Path:
 
 
 @pytest.fixture(scope="session")
+def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """GEO-Bench's twelve datasets, Copernicus-Bench's nine and Landslide4Sense: 8 to 20 samples of 32 px."""
+    from data.copernicus_bench.data import WRITERS, make_copernicus
+    from data.geobench.data import KINDS, make_geobench
+    from data.landslide4sense.data import make_landslide
+
+    root = tmp_path_factory.mktemp("benchmarks")
+    for name in KINDS:
+        make_geobench(root, name, 12, 6, 8, classes=3)
+    for name in WRITERS:
+        make_copernicus(root, name, 8)
+    return make_landslide(root, 8)
+
+
+@pytest.fixture(scope="session")
 def published_file(parity: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """`TerraFM-B.pth` in the published layout, with the parity README's numbers (450 MB, gone after the session)."""
     shapes = json.loads((parity / "state_dict_shapes.json").read_text())["terrafm_base"]

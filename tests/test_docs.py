@@ -186,19 +186,6 @@ def test_named_modules_are_there(page: Path):
         assert (ROOT / path).exists(), path
 
 
-@pytest.fixture(scope="module")
-def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from data.copernicus_bench.data import make_copernicus
-    from data.geobench.data import make_geobench
-    from data.landslide4sense.data import make_landslide
-
-    root = tmp_path_factory.mktemp("benchmarks")
-    for name in ("m-eurosat", "m-cashew-plant"):
-        make_geobench(root, name, size=32)
-    make_copernicus(root, "EuroSAT-S1")
-    return make_landslide(root)
-
-
 @pytest.mark.parametrize("words", BENCH, ids=lambda words: Path(words[2]).stem)
 def test_the_commands_of_the_benchmarks_page_lay_out_work(
     words: list[str], benchmarks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture

@@ -3,7 +3,6 @@
 import os
 import shutil
 import socket
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from data.copernicus_bench.data import make_copernicus
-from data.geobench.data import make_geobench
 from processes import start
 from terrafm_tg.callbacks import BenchKNN
 from terrafm_tg.cli.main import main
@@ -59,22 +56,12 @@ def fit(task: Task, folder: Path, epochs: int = 1, ranks: int = 1, **settings: A
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bench")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name in NAMES[:2]:
-            make_geobench(folder, name, 12, 6, 7, classes=3)
-    return make_copernicus(folder, NAMES[2], 9)
-
-
-@pytest.fixture(scope="module")
-def expected(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+def expected(benchmarks: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     """What `terrafm bench` gives for the same encoder, on the test split."""
     out = tmp_path_factory.mktemp("out")
     torch.save(Task().teacher.state_dict(), out / "teacher.pth")
     main([
-        "bench", f"--root={root}", f"--out={out}", "--num_workers=0", "--device=cpu",
+        "bench", f"--root={benchmarks}", f"--out={out}", "--num_workers=0", "--device=cpu",
         f"--models=[{{model: terrafm_nano, weights: '{out / 'teacher.pth'}', size: 32}}]", f"--datasets={NAMES}",
     ])  # fmt: skip
     table = pd.read_parquet(out / "results.parquet")
@@ -83,38 +70,38 @@ def expected(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return {f"bench/{name}/knn_{row.metric}": row.score / 100 for name, row in scores.iterrows()}
 
 
-def test_gives_the_scores_of_the_command(root: Path, expected: dict[str, float]) -> None:
-    found = fit(Task(), root, datasets=NAMES, split="test")
+def test_gives_the_scores_of_the_command(benchmarks: Path, expected: dict[str, float]) -> None:
+    found = fit(Task(), benchmarks, datasets=NAMES, split="test")
     assert found == pytest.approx(expected, abs=1e-6)
     assert set(found) == {"bench/m-eurosat/knn_accuracy", "bench/m-so2sat/knn_accuracy", "bench/BigEarthNet-S1/knn_map"}
 
 
-def test_leaves_training_as_it_is(root: Path) -> None:
+def test_leaves_training_as_it_is(benchmarks: Path) -> None:
     """The random numbers, the encoder, and epochs that are not its own."""
     with_it, without = Task(), Task()
     torch.manual_seed(1)
-    assert fit(with_it, root, epochs=3, datasets="m-eurosat", every_n_epochs=2)
+    assert fit(with_it, benchmarks, epochs=3, datasets="m-eurosat", every_n_epochs=2)
     torch.manual_seed(1)
-    assert not fit(without, root, epochs=3)
+    assert not fit(without, benchmarks, epochs=3)
     assert with_it.drawn == without.drawn
     for mine, other in zip(with_it.parameters(), without.parameters(), strict=True):
         assert torch.equal(mine, other)
-    assert not fit(Task(), root, epochs=1, datasets="m-eurosat", every_n_epochs=2)
+    assert not fit(Task(), benchmarks, epochs=1, datasets="m-eurosat", every_n_epochs=2)
 
 
-def test_sees_the_encoder_of_the_moment(root: Path) -> None:
+def test_sees_the_encoder_of_the_moment(benchmarks: Path) -> None:
     task = Task()
-    first = fit(task, root, datasets="m-so2sat", k=3)
+    first = fit(task, benchmarks, datasets="m-so2sat", k=3)
     with torch.no_grad():
         for parameter in task.teacher.parameters():
             parameter.zero_()
-    assert fit(task, root, datasets="m-so2sat", k=3) != first
+    assert fit(task, benchmarks, datasets="m-so2sat", k=3) != first
 
 
-def test_any_module_that_the_command_knows(root: Path) -> None:
+def test_any_module_that_the_command_knows(benchmarks: Path) -> None:
     """A network of timm with a classifier, as TorchGeo's tasks hold it."""
     model = timm.create_model("resnet18", in_chans=3, num_classes=5)
-    found = fit(Task("model", model), root, datasets="m-eurosat", model="timm/resnet18")
+    found = fit(Task("model", model), benchmarks, datasets="m-eurosat", model="timm/resnet18")
     assert 0 <= found["bench/m-eurosat/knn_accuracy"] <= 1
 
 
@@ -130,10 +117,10 @@ def test_any_module_that_the_command_knows(root: Path) -> None:
         ({"datasets": "m-eurosat", "model": "timm/resnet18"}, {}, "TerraFMViT"),
     ],
 )
-def test_a_mistake_stops_before_training(settings: dict, task: dict, said: str, root: Path) -> None:
+def test_a_mistake_stops_before_training(settings: dict, task: dict, said: str, benchmarks: Path) -> None:
     module = Task(**task)
     with pytest.raises(TerraFMError, match=said):
-        fit(module, root, **settings)
+        fit(module, benchmarks, **settings)
     assert not module.drawn
 
 
@@ -150,16 +137,16 @@ def _rank(rank: int, port: int, root: str, damaged: str, out: str) -> None:
         torch.save((found, str(error)), f"{out}/{rank}.pt")
 
 
-def test_two_ranks_give_the_same(root: Path, expected: dict[str, float], tmp_path: Path) -> None:
-    """Odd numbers of images, so that the ranks hold different counts; a damaged image of one rank stops both."""
+def test_two_ranks_give_the_same(benchmarks: Path, expected: dict[str, float], tmp_path: Path) -> None:
+    """The same scores on both; a damaged image stops both."""
     damaged = tmp_path / "damaged"
-    shutil.copytree(root / "classification_v1.0/m-eurosat", damaged / "classification_v1.0/m-eurosat")
+    shutil.copytree(benchmarks / "classification_v1.0/m-eurosat", damaged / "classification_v1.0/m-eurosat")
     path = sorted(damaged.rglob("test_*.hdf5"))[0]
     path.write_bytes(path.read_bytes()[:200])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = (port, str(root), str(damaged), str(tmp_path))
+    words = (port, str(benchmarks), str(damaged), str(tmp_path))
     ranks = [start(_rank, i, *words) for i in (0, 1)]
     for process in ranks:
         process.join(500)

@@ -17,19 +17,13 @@ DIVISOR = np.array([
 ])  # fmt: skip
 
 
-def make_landslide(root: Path, n: int = 8, size: int = 32, huggingface: bool = False) -> Path:
-    """Writes the three splits (n, n / 2, n / 2) as float64 `img` (H, W, 14) and uint8 `mask`, and returns `root`.
-
-    `huggingface`: in the folders of the copy that Prithvi's authors published, instead of the challenge's.
-    """
+def make_landslide(root: Path, n: int = 8, size: int = 32) -> Path:
+    """Writes the three splits (n, n / 2, n / 2) as float64 `img` (H, W, 14) and uint8 `mask`, and returns `root`."""
     rng = np.random.default_rng(0)
     folders = {"train": "TrainData", "val": "ValidData", "test": "TestData"}
-    renamed = {"train": "train", "val": "validation", "test": "test"}
     for split, count in {"train": n, "val": max(n // 2, 1), "test": max(n // 2, 1)}.items():
         folder = root / "landslide4sense"
         images, masks = folder / folders[split] / "img", folder / folders[split] / "mask"
-        if huggingface:
-            images, masks = folder / "images" / renamed[split], folder / "annotations" / renamed[split]
         images.mkdir(parents=True, exist_ok=True)
         masks.mkdir(parents=True, exist_ok=True)
         for number in range(1, count + 1):

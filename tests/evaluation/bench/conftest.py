@@ -1,18 +1,17 @@
-"""The benchmarks in small, written once."""
+"""Weights of a tiny encoder, written once."""
 
 from pathlib import Path
 
 import pytest
-from tiny_bench import write_benchmarks, write_weights
+import torch
 
-
-@pytest.fixture(scope="session")
-def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of all datasets."""
-    return write_benchmarks(tmp_path_factory.mktemp("benchmarks"))
+from terrafm_tg.models import build_encoder
 
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a tiny encoder."""
-    return write_weights(tmp_path_factory.mktemp("weights") / "tiny.pth")
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "tiny.pth"
+    torch.save(build_encoder("terrafm_nano", depth=4).state_dict(), path)
+    return path

@@ -30,13 +30,8 @@ STD = (
     0.1410, 0.2207, 0.3184, 0.5724, 0.4601, 0.4465, 0.4651, 0.4948, 0.5133, 0.6836, 0.5323, 0.6628, 0.6784, 1.0727,
 )  # fmt: skip
 
-#: Folders of images and of masks per split: the challenge's, and those of the copy that Prithvi's authors published.
-LAYOUTS = (
-    {split: (f"{name}/img", f"{name}/mask")
-     for split, name in (("train", "TrainData"), ("val", "ValidData"), ("test", "TestData"))},
-    {split: (f"images/{name}", f"annotations/{name}")
-     for split, name in (("train", "train"), ("val", "validation"), ("test", "test"))},
-)  # fmt: skip
+#: Folder of the images and masks of each split.
+FOLDERS = {"train": "TrainData", "val": "ValidData", "test": "TestData"}
 
 
 class Landslide4Sense(BenchDataset):
@@ -54,11 +49,10 @@ class Landslide4Sense(BenchDataset):
     """
 
     def __init__(self, task: BenchTask, root: Path, split: Split, partition: str) -> None:
-        found = [(find_below(root, layout[split][0]), layout[split][1]) for layout in LAYOUTS]
-        folder, inner = next(((folder, inner) for folder, inner in found if folder), (None, ""))
+        folder = find_below(root, f"{FOLDERS[split]}/img")
         if folder is None:
-            raise task.missing(root / "landslide4sense" / LAYOUTS[0][split][0])
-        mask_folder = folder.parents[1] / inner
+            raise task.missing(root / "landslide4sense" / FOLDERS[split] / "img")
+        mask_folder = folder.with_name("mask")
         images, masks = _numbered(folder, "image"), _numbered(mask_folder, "mask")
         without = [path for number, path in images.items() if number not in masks]
         if without:

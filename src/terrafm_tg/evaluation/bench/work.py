@@ -23,6 +23,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoders import BenchEncoder, UnsupportedTaskError, load_encoder
 from terrafm_tg.evaluation.encoders.reader import Reader
 from terrafm_tg.evaluation.protocols import Context, Score, Splits
+from terrafm_tg.utils.devices import find_device
 
 from .units import SCHEMA, WorkUnit
 
@@ -89,14 +90,7 @@ def own_device(wanted: str) -> torch.device:
     Raises:
         TerraFMError: If there is no such device.
     """
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(wanted)
-    except RuntimeError as error:
-        raise TerraFMError(f"`device` is {wanted!r}: use auto, cpu, cuda or one of several, such as cuda:1.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise TerraFMError(f"`device` is {wanted!r}, but torch sees no GPU here: use device=cpu.")
+    device = find_device(None if wanted == "auto" else wanted)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", (_worker_number() or 0) % torch.cuda.device_count())
     return device
