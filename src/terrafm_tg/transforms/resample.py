@@ -81,7 +81,7 @@ def render(
         TerraFMError: If a group of bands is not in the batch.
     """
     n, channels, device = len(views.source), len(modality.bands), views.source.device
-    out = torch.empty(n, channels, size, size, device=device, dtype=torch.float32)
+    out, done = torch.empty(n, channels, size, size, device=device), 0  # in the order of views.order
     blur = blur_matrices(views.sigma, size, radius) if radius else None
     groups = []
     for resolution, bands in modality.native.items():
@@ -93,7 +93,8 @@ def render(
         for part in chosen.split(step) if len(chosen) else ():
             source, box, here = views.source[part], views.box[part], None if blur is None else blur[part]
             turn, scale, shift = (x[part, ..., None, None] for x in (views.turn[:, None], views.scale, views.shift))
-            y = torch.empty(len(part), channels, size, size, device=device)
+            y = out[done : done + len(part)]
+            done += len(part)
             for images, masked, indices in groups:
                 x = resample(images if whole else masked, source, box, size, here, extent, shares=not whole)
                 if modality.unit == "dB":
@@ -101,8 +102,8 @@ def render(
                 x = torch.where(turn, x.mT, x)
                 for channel, band in enumerate(indices):
                     torch.addcmul(shift[:, band], x[:, channel], scale[:, band], out=y[:, band])
-            out[part] = y.nan_to_num_(nan=MISSING)
-    return out
+            y.nan_to_num_(nan=MISSING)
+    return torch.empty_like(out).index_copy_(0, views.order, out) if 0 < views.complete < n else out
 
 
 def _group(batch: Mapping[str, Tensor], modality: Modality, resolution: int) -> Tensor:
