@@ -30,20 +30,17 @@ def fit(tmp_path: Path, overlay: str, **options: object) -> pd.DataFrame:
     return pd.read_csv(next(tmp_path.rglob("metrics.csv")))["train/loss"].dropna()
 
 
-def test_the_real_site_of_ssl4eo_s12(real_data: Path, tmp_path: Path):
-    root = shutil.copytree(real_data / "ssl4eo_s12", tmp_path / "data")
-    losses = fit(tmp_path, "ssl4eo_s12", data__root=root)
+@pytest.mark.parametrize("overlay", ["ssl4eo_s12", "mmearth"])
+def test_two_steps(overlay: str, tmp_path: Path, request: pytest.FixtureRequest):
+    """On a real site; and on places of MMEarth, which have no two levels of Sentinel-2, and some no radar."""
+    if overlay == "mmearth":
+        mmearth.create(tmp_path / "data")
+    else:
+        shutil.copytree(request.getfixturevalue("real_data") / overlay, tmp_path / "data")
+    losses = fit(tmp_path, overlay, data__root=tmp_path / "data")
     assert len(losses) == 2
     assert np.isfinite(losses).all()
     assert (tmp_path / "views.png").stat().st_size > 10_000
-
-
-def test_mmearth(tmp_path: Path):
-    """Its places have no two levels of Sentinel-2, and some no radar."""
-    mmearth.create(tmp_path / "data")
-    losses = fit(tmp_path, "mmearth", data__root=tmp_path / "data")
-    assert len(losses) == 2
-    assert np.isfinite(losses).all()
 
 
 def test_nothing_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -52,10 +52,6 @@ def test_blur_is_as_frequent_and_as_wide_as_set():
     assert setting.blur_radius == 5
 
 
-def test_every_optical_band_has_a_wavelength():
-    assert set(WAVELENGTHS) == set(S2L2A.bands)
-
-
 @pytest.mark.parametrize(
     "setting", [{"probability": 1.5}, {"blur_probability": -0.1}, {"haze": -1.0}, {"blur_sigma": (2.0, 1.0)}]
 )

@@ -98,14 +98,14 @@ def test_a_view_depends_on_its_key_alone(make_batch):
             torch.testing.assert_close(found[key], image, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("change", ["seed", "epoch", "position"])
+@pytest.mark.parametrize("change", [{"seed": 1}, {"epoch": 1}, {"positions": [15, 16]}])
 def test_another_key_is_another_view(make_batch, change):
-    plan = small().plan(make_batch([5, 6]))
-    other = small(seed=1) if change == "seed" else small()
-    batch = (
-        make_batch([5, 6], epoch=1) if change == "epoch" else make_batch([15, 16] if change == "position" else [5, 6])
-    )
-    mine, theirs = (torch.cat([p[f"local_{m}_box"] for m in MODALITIES]) for p in (plan, other.plan(batch)))
+    key = {"positions": [5, 6], "epoch": 0, "seed": 0}
+    plans = [
+        small(seed=used["seed"]).plan(make_batch(used["positions"], epoch=used["epoch"]))
+        for used in (key, key | change)
+    ]
+    mine, theirs = (torch.cat([plan[f"local_{m}_box"] for m in MODALITIES]) for plan in plans)
     assert mine.shape != theirs.shape or not torch.isclose(mine, theirs).any()
 
 
