@@ -41,31 +41,25 @@ def test_all_datasets_are_registered() -> None:
     assert [task.name for task in TASKS.values() if task.benchmark == "GEO-Bench"] == list(KINDS)
 
 
-def test_pixels_equal_geobenchs_own_reader(root: Path, name: str) -> None:
-    data, own = open_bench(name, root, "train"), oracle(root, name)
-    assert len(data) == len(own) == 20
-    for index in (0, 7):
-        for sensor, names in data.names.items():
-            image = data[index][f"image_{sensor}"]
-            stored, _ = own[index].pack_to_3d(names)
-            expected = torch.from_numpy(stored).float().movedim(-1, 0)
-            unit = data.units[sensor]
-            if unit == "power":
-                expected = 10 * torch.log10(expected)
-            elif unit in ("reflectance", "byte"):
-                expected = expected * {"reflectance": 10_000, "byte": 10_000 / 255}[unit]
-            assert image.dtype == torch.float32
-            torch.testing.assert_close(image, expected)
-
-
-def test_labels_equal_geobenchs_own_reader(root: Path, name: str) -> None:
+def test_samples_equal_geobenchs_own_reader(root: Path, name: str) -> None:
     for split, own_split in (("train", "train"), ("val", "valid"), ("test", "test")):
         data, own = open_bench(name, root, split), oracle(root, name, own_split)
-        label = own[1].label
-        expected = label.data if data.task.kind == "segmentation" else label
-        actual = data[1]["mask" if data.task.kind == "segmentation" else "label"]
-        assert actual.dtype == torch.int64
-        np.testing.assert_array_equal(actual, expected)
+        assert len(data) == len(own) == {"train": 20, "val": 4, "test": 3}[split]
+        for index in (0, 7) if split == "train" else (1,):
+            sample, label = data[index], own[index].label
+            for sensor, names in data.names.items():
+                stored, _ = own[index].pack_to_3d(names)
+                expected = torch.from_numpy(stored).float().movedim(-1, 0)
+                unit = data.units[sensor]
+                if unit == "power":
+                    expected = 10 * torch.log10(expected)
+                elif unit in ("reflectance", "byte"):
+                    expected = expected * {"reflectance": 10_000, "byte": 10_000 / 255}[unit]
+                assert sample[f"image_{sensor}"].dtype == torch.float32
+                torch.testing.assert_close(sample[f"image_{sensor}"], expected)
+            actual = sample["mask" if data.task.kind == "segmentation" else "label"]
+            assert actual.dtype == torch.int64
+            np.testing.assert_array_equal(actual, label.data if data.task.kind == "segmentation" else label)
 
 
 def test_targets_are_the_labels_of_the_samples(root: Path, name: str) -> None:
@@ -107,11 +101,6 @@ def test_fractions_are_the_files_partitions(root: Path, name: str) -> None:
 def test_missing_dataset_says_where_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(MissingDatasetError, match=r"segmentation_v1.0/m-cashew-plant .*huggingface.co"):
         open_bench("m-cashew-plant", tmp_path, "test")
-
-
-def test_folder_of_all_benchmarks_may_hold_geobench(tmp_path: Path) -> None:
-    make_geobench(tmp_path / "geobench", "m-pv4ger", 4, 2, 2)
-    assert len(open_bench("m-pv4ger", tmp_path, "train")) == 4
 
 
 def test_of_several_dates_the_first_in_the_file_is_read(tmp_path: Path) -> None:

@@ -70,12 +70,3 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     ):  # fmt: skip
         with pytest.raises(TerraFMError, match=message):
             data[index]
-
-
-def test_missing_pixels_stay_nan(tmp_path: Path) -> None:
-    make_landslide(tmp_path, n=2)
-    with h5py.File(tmp_path / NAME / "TrainData/img/image_1.h5", "a") as file:
-        file["img"][0, :3, 13] = np.nan
-    sample = open_bench(NAME, tmp_path, "train")[0]
-    assert sample["image_terrain"][1, 0, :3].isnan().all()
-    assert not sample["image_s2l1c"].isnan().any()

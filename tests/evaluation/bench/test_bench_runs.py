@@ -44,11 +44,6 @@ def test_every_configuration_plans(
     assert not (tmp_path / "out").exists()
 
 
-def last_line(capsys: pytest.CaptureFixture[str]) -> str:
-    """What a failed command says."""
-    return capsys.readouterr().err.strip().splitlines()[-1]
-
-
 def test_a_warning_is_one_line_and_comes_once(
     benchmarks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -274,4 +269,4 @@ def test_folders_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
     for options in ([], ["--root=."]):
         with pytest.raises(SystemExit):
             main(["bench", *options])
-        assert "--out" in last_line(capsys)
+        assert "--out" in capsys.readouterr().err.strip().splitlines()[-1]

@@ -36,22 +36,20 @@ def test_a_missing_pixel_and_an_absent_band_are_at_the_training_mean(tmp_path: P
     assert (found[1] == 0.5).all()
 
 
-def test_statistics_of_the_dataset(tmp_path: Path) -> None:
-    data = tiny_data(tmp_path, {"s2l2a": S2L2A.bands}, count=30)
-    found = encoder(data, normalization="dataset").prepare(batch_of(data))["s2l2a"]
-    deviation, mean = torch.std_mean(found, dim=(0, 2, 3))
-    torch.testing.assert_close(mean, torch.full((12,), 0.5), atol=1e-3, rtol=0)
-    torch.testing.assert_close(deviation, torch.full((12,), 0.25), atol=1e-3, rtol=0)
-
-
-def test_eight_bits_come_to_the_stems_statistics(tmp_path: Path) -> None:
-    data = tiny_data(tmp_path, {"rgb": ("red", "green", "blue")}, count=30)
-    reader = encoder(data)
-    assert [channel.band for channel in reader.readers["s2l2a"].channels] == ["B02", "B03", "B04"]
-    found = reader.prepare(batch_of(data))["s2l2a"]
-    deviation, mean = torch.std_mean(found, dim=(0, 2, 3))
-    torch.testing.assert_close(mean, torch.full((3,), 0.5), atol=1e-3, rtol=0)
-    torch.testing.assert_close(deviation, torch.full((3,), 0.25), atol=1e-3, rtol=0)
+@pytest.mark.parametrize(
+    ("sensors", "settings", "bands"),
+    [
+        ({"s2l2a": S2L2A.bands}, {"normalization": "dataset"}, list(S2L2A.bands)),
+        ({"rgb": ("red", "green", "blue")}, {}, ["B02", "B03", "B04"]),  # eight bits
+    ],
+)
+def test_the_datasets_statistics_come_to_the_stems(tmp_path: Path, sensors: dict, settings: dict, bands: list) -> None:
+    data = tiny_data(tmp_path, sensors, count=30)
+    reader = encoder(data, **settings)
+    assert [channel.band for channel in reader.readers["s2l2a"].channels] == bands
+    deviation, mean = torch.std_mean(reader.prepare(batch_of(data))["s2l2a"], dim=(0, 2, 3))
+    torch.testing.assert_close(mean, torch.full((len(bands),), 0.5), atol=1e-3, rtol=0)
+    torch.testing.assert_close(deviation, torch.full((len(bands),), 0.25), atol=1e-3, rtol=0)
 
 
 def test_photographs_are_normalised_as_timm_says(tmp_path: Path) -> None:
