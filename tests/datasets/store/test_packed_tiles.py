@@ -202,10 +202,6 @@ class TestIndex:
         with pytest.raises(TerraFMError, match=r"index.parquet is damaged: .* into a new folder"):
             PackedTiles(store)
 
-    def test_what_is_no_store_is_said(self, tmp_path):
-        with pytest.raises(TerraFMError, match=r"is no packed store .*make one with `terrafm pack`"):
-            PackedTiles(tmp_path)
-
     def test_another_format_is_refused(self, store):
         table, made_for = read_store_index(str(store))
         write_store_index(table, store, made_for | {"format": FORMAT + 1})

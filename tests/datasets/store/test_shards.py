@@ -119,16 +119,6 @@ def test_a_cell_may_hold_many_tiles(tmp_path):
     assert table["quadrant"].tolist() == [127, 128, 300]
 
 
-def test_a_failure_leaves_nothing(tmp_path):
-    def cut():
-        yield from records(S2L2A, 2)
-        raise OSError("the source is gone")
-
-    with pytest.raises(OSError, match="gone"):
-        write_shard(tmp_path / "a.arrow", S2L2A, cut())
-    assert not list(tmp_path.iterdir())
-
-
 def test_records_are_written_as_they_come(tmp_path):
     held = 0
 
