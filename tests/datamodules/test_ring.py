@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from memory_tiles import MemoryDataModule, MemoryTiles, make_index, square
+from memory_tiles import MemoryTiles, make_index, square
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
@@ -285,14 +285,6 @@ def _wait_for_end(pid: int) -> None:
     ended = multiprocessing.connection.wait([descriptor], timeout=60)
     os.close(descriptor)
     assert ended
-
-
-def test_datamodule_passes_the_setting_on() -> None:
-    for ring in (True, False):
-        module = MemoryDataModule(num_workers=2, ring=ring)
-        module.setup("fit")
-        assert module.train_dataloader().ring is ring
-        assert "ring" not in module.state_dict()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory needs a GPU")

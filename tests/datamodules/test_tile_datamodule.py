@@ -43,6 +43,9 @@ def test_training_batches_are_the_draws() -> None:
     assert batch["image_s2l2a_20m"].dtype == torch.uint16
     assert (batch["damaged"] == -1).all()
     np.testing.assert_allclose(MemoryDataModule(power=0).land_cover_share, [0.25] * 4 + [0] * 8)
+    assert data.train_dataloader().ring
+    assert not MemoryDataModule(ring=False).train_dataloader().ring
+    assert "ring" not in data.state_dict()
 
 
 def test_bank_and_queries_are_even_picks_of_both_sides() -> None:

@@ -8,9 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from lightning.pytorch import Trainer
 from scipy import stats
-from torch.utils.data import DataLoader
 
 from terrafm_tg.datasets import TileDataset
 from terrafm_tg.datasets.tiles.table import BOX, TIMES
@@ -182,14 +180,6 @@ def test_replacements_follow_the_weights() -> None:
 def test_wrong_settings(settings_, words) -> None:
     with pytest.raises(TerraFMError, match=words):
         len(LandCoverSampler(make_tiles([0] * 8 + [11] * 8), **{"ocean_keep": 1} | settings_))
-
-
-def test_lightning_leaves_it_alone() -> None:
-    """With ``ddp`` and default settings Lightning would cut another sampler's list up again."""
-    trainer = Trainer(strategy="ddp", accelerator="cpu", devices=2, logger=False, enable_checkpointing=False)
-    tiles = make_tiles([0] * 8)
-    loader = DataLoader(tiles, sampler=LandCoverSampler(tiles))
-    assert not trainer._data_connector._requires_distributed_sampler(loader)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 7, 512])
