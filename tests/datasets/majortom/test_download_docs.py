@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -32,6 +33,7 @@ def test_the_commands_of_the_page_run(
     (tmp_path / "work").mkdir()
     (tmp_path / "work/conf").symlink_to(ROOT / "conf")
     monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setattr(sys, "path", [*sys.path])  # to which `fit` adds this folder
     source.mkdir()
     (source / "WorldCover").symlink_to(small_world / "WorldCover")
     Path("worldcover").symlink_to(small_world / "WorldCover")
