@@ -77,9 +77,20 @@ def test_the_examples_of_other_archives_run(tmp_path: Path):
     assert len(names["places"]) == 5
 
 
+def _fit_torchgeo(number: int, folder: Path, replaced: tuple[str, str], **options: object) -> tuple[str, list[str]]:
+    """Fits a configuration of the page on TorchGeo's tasks, made small; returns it and the command's options."""
+    from terrafm_tg.cli.main import main
+
+    text = re.findall(r"```yaml[^\n]*\n(.*?)```", (ROOT / "docs/use_in_torchgeo.md").read_text(), re.DOTALL)[number]
+    (folder / "my.yaml").write_text(text.replace(*replaced))
+    options |= {"trainer.accelerator": "cpu", "trainer.max_epochs": 1, "trainer.default_root_dir": folder}
+    words = [f"--config={folder / 'my.yaml'}", "--trainer.logger=false", *(f"--{k}={v}" for k, v in options.items())]
+    main(["fit", *words])
+    return text, words
+
+
 def test_the_examples_for_torchgeo_run(hub: Path, tmp_path: Path):
     """With a file of the published layout in the cache: the base model, as the page says it."""
-    from terrafm_tg.cli.main import main
     from terrafm_tg.models import build_encoder
 
     with torch.device("meta"):
@@ -93,13 +104,9 @@ def test_the_examples_for_torchgeo_run(hub: Path, tmp_path: Path):
     assert names["embedding"].shape == names["fused"].shape == (2, 768)
     assert names["data"].batch_size == 4
 
-    text = re.search(r"```yaml[^\n]*\n(.*?)```", (ROOT / "docs/use_in_torchgeo.md").read_text(), re.DOTALL)[1]
+    small = {"data.root": tmp_path / "eurosat", "data.size": 32, "data.batch_size": 4, "model.weights": "null"}
+    text, _ = _fit_torchgeo(0, tmp_path, ("terrafm_base_s2l1c", "terrafm_tiny_s2l1c"), **small)
     assert yaml.safe_load(text)["model"]["init_args"]["weights"] == "terrafm_base"
-    (tmp_path / "my_task.yaml").write_text(text.replace("terrafm_base_s2l1c", "terrafm_tiny_s2l1c"))
-    options = {"data.root": tmp_path / "eurosat", "data.size": 32, "data.batch_size": 4, "model.weights": "null",
-               "trainer.accelerator": "cpu", "trainer.max_epochs": 1, "trainer.default_root_dir": tmp_path,
-               "trainer.logger": "false"}  # fmt: skip
-    main(["fit", f"--config={tmp_path / 'my_task.yaml'}", *(f"--{k}={v}" for k, v in options.items())])
 
 
 def test_the_segmentation_for_torchgeo_runs(tmp_path: Path):
@@ -107,13 +114,8 @@ def test_the_segmentation_for_torchgeo_runs(tmp_path: Path):
 
     cloud.create(tmp_path / "cloud")
     torch.save(published_weights.tiny(), tmp_path / "TerraFM-T.pth")
-    text = re.findall(r"```yaml[^\n]*\n(.*?)```", (ROOT / "docs/use_in_torchgeo.md").read_text(), re.DOTALL)[1]
-    (tmp_path / "my_clouds.yaml").write_text(text.replace("terrafm_base", "terrafm_tiny"))
-    options = {"data.root": tmp_path / "cloud", "data.batch_size": 2, "model.weights": tmp_path / "TerraFM-T.pth",
-               "trainer.accelerator": "cpu", "trainer.max_epochs": 1, "trainer.default_root_dir": tmp_path,
-               "trainer.logger": "false"}  # fmt: skip
-    words = [f"--config={tmp_path / 'my_clouds.yaml'}", *(f"--{k}={v}" for k, v in options.items())]
-    main(["fit", *words])
+    small = {"data.root": tmp_path / "cloud", "data.batch_size": 2, "model.weights": tmp_path / "TerraFM-T.pth"}
+    _, words = _fit_torchgeo(1, tmp_path, ("terrafm_base", "terrafm_tiny"), **small)
     writer = "--trainer.callbacks+=terrafm_tg.callbacks.PredictionWriter"
     main(["predict", *words, f"--ckpt_path={next(tmp_path.rglob('*.ckpt'))}", writer])
     written = torch.load(tmp_path / "predictions/0_0_000000.pt", weights_only=True)

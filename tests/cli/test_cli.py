@@ -175,22 +175,6 @@ def test_a_checkpoint_of_other_settings_is_refused(tiny: list[str], tmp_path: Pa
     assert "damaged.ckpt" in fails(capsys, "export", str(damaged), str(tmp_path / "out"))
 
 
-def test_a_worldcover_folder_elsewhere_is_refused(small_world: Path, tmp_path: Path, capsys) -> None:
-    import rasterio
-    from rasterio.transform import from_origin
-
-    folder = tmp_path / "map"
-    folder.mkdir()
-    profile = {"driver": "GTiff", "width": 36, "height": 36, "count": 1, "dtype": "uint8", "crs": "EPSG:4326"}
-    name = "ESA_WorldCover_10m_2021_v200_S78W180_Map.tif"
-    with rasterio.open(folder / name, "w", **profile, transform=from_origin(-180, -75, 1 / 12, 1 / 12)) as file:
-        file.write(np.full((1, 36, 36), 10, np.uint8))
-    root = tmp_path / "world"
-    shutil.copytree(small_world, root)
-    (root / "index.parquet").unlink()
-    assert "WorldCover" in fails(capsys, "index", str(root), f"--worldcover={folder}")
-
-
 @pytest.mark.parametrize("data", ["terramesh", "major_tom"])
 def test_fit_on_real_tiles(data: str, tiny: list[str], tmp_path: Path, real_data: Path, capsys) -> None:
     """Five TerraMesh sites in all three sensors; two Major-TOM cells in L2A."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from refusals import refusal
 from terrafm_tg.cli.main import main
 from terrafm_tg.profiling import memory
 from terrafm_tg.profiling.memory import TensorMemory, estimate_memory, step_peak, tile_bytes
@@ -61,9 +62,7 @@ def test_all_follows_from_four_steps() -> None:
     trained, others = (sum(4 * p.numel() for p in task.parameters() if p.requires_grad == own) for own in (True, False))
     real = 3 * trained + others + step_peak(task, 40) + 40 * tile_bytes(task.sensors)
     assert fixed + 40 * per_tile == pytest.approx(real, rel=0.02)
-    again, _ = estimate_memory(**SMALL, depth=5, grad_checkpointing=True)
     assert step_peak(TerraFM(**SMALL, depth=5, grad_checkpointing=True), 16) < 0.8 * step_peak(task, 16)
-    assert again == pytest.approx(fixed, rel=0.05)
 
 
 def test_a_tile_is_as_large_as_measured() -> None:
@@ -88,8 +87,4 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_a_wrong_option_is_one_sentence(option: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["profile", "memory", option])
-    error = capsys.readouterr().err.strip()
-    assert said in error
-    assert "Traceback" not in error
+    assert said in refusal(capsys, "profile", "memory", option)
