@@ -122,7 +122,6 @@ def test_simulate_index_fit_resume_export_load(
     sheet = tmp_path / "views.png"
     main(["fit", *tiny, *report, "--trainer.callbacks+=ContactSheet", f"--trainer.callbacks.path={sheet}"])
     printed = capsys.readouterr().out
-    assert "Not the paper's base recipe" in printed
     assert "depth" in printed
     assert "Same place: recall@10" in printed
     folder = tmp_path / "run/lightning_logs/version_0"

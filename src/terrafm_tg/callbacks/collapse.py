@@ -10,6 +10,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from terrafm_tg.errors import TerraFMError
 
+#: Shares of ln K above which the teacher is uniform, and below which it knows one prototype only.
+_MAX_ENTROPY, _MIN_ENTROPY = 0.999, 0.001
+#: Divergence of student from teacher, in nats, below which the student has learnt all there is.
+_MIN_KL = 0.002
+#: Standard deviation of the normalized embeddings below which they are one point, effective rank of a line.
+_MIN_STD, _MIN_RANK = 0.02, 1.05
+
 
 class CollapseMonitor(Callback):
     """Looks at what the task logs, and says when training has become pointless.
@@ -27,11 +34,6 @@ class CollapseMonitor(Callback):
         every_n_steps: Optimizer steps between two looks.
         grace_steps: Steps before collapse is judged; by default 1000, at most a fifth of the run.
         patience: Looks in a row at which a symptom must show.
-        max_entropy: Share of ln K above which the teacher is uniform.
-        min_kl: Divergence of student from teacher, in nats, below which the student has learnt all there is.
-        min_entropy: Share of ln K below which the teacher knows one prototype only.
-        min_std: Standard deviation of the normalized embeddings below which they are one point.
-        min_rank: Effective rank below which they lie on a line.
         action: What collapse does: ``warn``, or ``stop`` with an error.
     """
 
@@ -40,21 +42,11 @@ class CollapseMonitor(Callback):
         every_n_steps: int = 50,
         grace_steps: int | None = None,
         patience: int = 3,
-        max_entropy: float = 0.999,
-        min_kl: float = 0.002,
-        min_entropy: float = 0.001,
-        min_std: float = 0.02,
-        min_rank: float = 1.05,
         action: Literal["stop", "warn"] = "warn",
     ) -> None:
         self.every_n_steps = every_n_steps
         self.grace_steps = grace_steps
         self.patience = patience
-        self.max_entropy = max_entropy
-        self.min_kl = min_kl
-        self.min_entropy = min_entropy
-        self.min_std = min_std
-        self.min_rank = min_rank
         self.action = action
         self._looks: dict[str, int] = {}
         self._last_look = 0
@@ -111,23 +103,23 @@ class CollapseMonitor(Callback):
             }
         found = {}
         entropy = metrics.get("train/teacher_entropy", 0.5 * uniform)
-        if entropy > self.max_entropy * uniform and metrics.get("train/kl", math.inf) < self.min_kl:
+        if entropy > _MAX_ENTROPY * uniform and metrics.get("train/kl", math.inf) < _MIN_KL:
             found["uniform"] = (
                 f"the loss sits at ln K = {uniform:.2f} and the teacher is uniform over the prototypes, so "
                 "nothing is being learnt: lower `schedule.teacher_temp`, or "
                 "change `optimizer.lr` and `schedule.teacher_momentum`"
             )
-        if entropy < self.min_entropy * uniform:
+        if entropy < _MIN_ENTROPY * uniform:
             found["one prototype"] = (
                 "the teacher gives every view the same prototype (its entropy is 0): raise "
                 "`schedule.teacher_temp`, or lower `optimizer.lr` and `center.momentum`"
             )
-        if metrics.get("train/embedding_std", 1.0) < self.min_std:
+        if metrics.get("train/embedding_std", 1.0) < _MIN_STD:
             found["point"] = (
                 "the embeddings of all tiles have become one point, even where the loss falls: lower "
                 "`optimizer.lr`, raise `schedule.teacher_momentum`, or use a larger batch"
             )
-        elif metrics.get("train/effective_rank", math.inf) < self.min_rank:
+        elif metrics.get("train/effective_rank", math.inf) < _MIN_RANK:
             found["line"] = "the embeddings of all tiles lie on one line: lower `optimizer.lr`, or use a larger batch"
         return found
 

@@ -23,7 +23,6 @@ from .summary import checkpoint_path
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _STATUS: dict[Any, str] = {128 + number: number.name for number in _SIGNALS}
 _ROLL_CALL = 5.0  # seconds in which the ranks that are left answer one another
-_HERE, _FAILED = b"here", b"failed"
 
 
 class SafeStop(Callback):
@@ -41,7 +40,7 @@ class SafeStop(Callback):
         self._training = False
         self._saved: Path | None = None
         self._handlers: dict[signal.Signals, Any] = {}
-        self._group: dist.ProcessGroup | None = None
+        self._group: Any = None
         self._hosts: list[str] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -67,12 +66,8 @@ class SafeStop(Callback):
             raise SystemExit(128 + number)
         self._signal = self._signal or number
 
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listens again, in place of Lightning, whose handler talks to the other ranks in the middle of a step."""
-        self._listen()
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listens again, and from here on to the end of a step."""
+        """Listens again, in place of Lightning, whose handler talks to the other ranks in the middle of a step."""
         self._signal, self._step, self._saved, self._training = 0, trainer.global_step, None, True
         self._listen()
 
@@ -126,43 +121,38 @@ class SafeStop(Callback):
                     child.kill()
 
     def _explain(self, trainer: Trainer, exception: BaseException) -> None:
-        first = trainer.is_global_zero
-        if isinstance(exception, SystemExit) or self._signal:
-            status = 128 + self._signal if self._signal else exception.code
-            if first and status in _STATUS:
-                print(f"terrafm: stopped by {_STATUS[status]}{self._resume(trainer)}", file=sys.stderr, flush=True)
+        status = 128 + self._signal if self._signal else getattr(exception, "code", None)
+        reason = str(exception).partition("\n")[0].rstrip(". ")
+        if status in _STATUS:
+            if trainer.is_global_zero:
+                _say(f"stopped by {_STATUS[status]}{self._resume(trainer)}")
             raise SystemExit(status) from None
-        text = str(exception)
         if _is_broken_connection(exception):
-            raise self._missing(trainer, text) from exception
-        if trainer.world_size > 1 and dist.is_initialized():
-            call_roll(trainer.global_rank, 0, _FAILED)
-        if text.startswith("DataLoader worker"):
-            reason = text.partition("\n")[0].rstrip(". ")
+            self._name_missing(trainer, exception)
+        elif dist.is_initialized():
+            call_roll(trainer.global_rank, 0, "failed")
+        if reason.startswith("DataLoader worker"):
             raise TerraFMError(
                 f"A worker process that reads data has died ({reason}), most likely for want of memory: give the job "
                 f"more, or lower `data.num_workers` or `data.batch_size`{self._resume(trainer)}"
             ) from exception
-        if first and self._training:
-            print(f"terrafm: stopped by an error{self._resume(trainer)}", file=sys.stderr, flush=True)
+        if self._training and trainer.is_global_zero:
+            _say(f"stopped by an error{self._resume(trainer)}")
 
-    def _missing(self, trainer: Trainer, text: str) -> BaseException:
-        """The error of the rank that speaks for those that are left; of the others, which leave it to that one."""
+    def _name_missing(self, trainer: Trainer, exception: BaseException) -> None:
+        """Speaks for the ranks that are left: rank 0, or without it rank 1 and the first rank of each machine."""
         rank, ranks = trainer.global_rank, trainer.world_size
-        said = call_roll(rank, ranks, _HERE)
-        if _FAILED in said.values() or (rank > 0 and (0 in said or (rank > 1 and trainer.local_rank > 0))):
-            return SystemExit(1)
-        lost = [other for other in range(ranks) if other not in said] if rank == 0 else [0]
-        if not lost:
-            reason = text.partition("\n")[0].rstrip(". ")
-            return TerraFMError(
-                f"The ranks waited for one another too long ({reason}): all of them answer now, so raise `timeout` of "
-                f"`trainer.strategy`{self._resume(trainer)}"
-            )
-        names = " and ".join(f"{n} on {self._hosts[n]}" if self._hosts else f"{n}" for n in lost)
-        return TerraFMError(
-            f"Rank {names} (of {ranks}) has ended or no longer answers, and the others end too{self._resume(trainer)}"
-        )
+        said = call_roll(rank, ranks, "here")
+        speaks = rank == 0 or (0 not in said and (rank == 1 or trainer.local_rank == 0))
+        if not speaks or b"failed" in said.values():  # who failed says why
+            raise SystemExit(1) from exception
+        missing = [n for n in range(ranks) if n not in said] if rank == 0 else [0]
+        if missing:
+            names = " and ".join(f"{n} on {self._hosts[n]}" if self._hosts else f"{n}" for n in missing)
+            raise TerraFMError(
+                f"Rank {names} (of {ranks}) has ended or no longer answers, and the others end too"
+                f"{self._resume(trainer)}"
+            ) from exception
 
     def _resume(self, trainer: Trainer) -> str:
         if trainer.state.fn != "fit":
@@ -173,8 +163,12 @@ class SafeStop(Callback):
         return f" (step {trainer.global_step}): resume with the same command and --ckpt_path {path}."
 
 
-def call_roll(rank: int, ranks: int, word: bytes) -> dict[int, bytes]:
-    """Answers for a rank: rank 0 hears all of them, the others rank 0 alone.
+def _say(sentence: str) -> None:
+    print(f"terrafm: {sentence}", file=sys.stderr, flush=True)
+
+
+def call_roll(rank: int, ranks: int, word: str) -> dict[int, bytes]:
+    """Answers for a rank; rank 0 hears the answers of all, the others that of rank 0.
 
     Args:
         rank: Of this process.
@@ -182,9 +176,9 @@ def call_roll(rank: int, ranks: int, word: bytes) -> dict[int, bytes]:
         word: The answer.
 
     Returns:
-        Rank -> its word, without those that do not answer.
+        Rank -> its answer, as far as they come within seconds.
     """
-    said = {rank: word}
+    said = {rank: word.encode()}
 
     def ask() -> None:
         with suppress(RuntimeError):  # rank 0, or torchrun, keeps the answers, as it does the ranks' addresses
@@ -196,8 +190,10 @@ def call_roll(rank: int, ranks: int, word: bytes) -> dict[int, bytes]:
                 said.update({n: answers.get(str(n)) for n in missing if answers.check([str(n)])})
                 time.sleep(0.1)
 
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()  # a store that hangs keeps its clients waiting, whatever time-out they have
+    asking = threading.Thread(
+        target=ask, daemon=True
+    )  # a store that hangs keeps its clients, whatever time-out they have
+    asking.start()
     asking.join(_ROLL_CALL)
     return dict(said)
 

@@ -1,11 +1,10 @@
 """At the end of a run: where the checkpoint is, what to do next, and pictures of how it went."""
 
-import inspect
 import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import pandas as pd
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -16,7 +15,6 @@ from terrafm_tg.evaluation.held_out_report import SHORT_TITLES
 from terrafm_tg.land_cover import CLASS_NAMES
 from terrafm_tg.losses import DualCenter
 from terrafm_tg.tasks import TerraFM
-from terrafm_tg.tasks.pretrain.settings import flatten, plain_settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,59 +39,58 @@ class RunSummary(Callback):
     The pictures need a ``CSVLogger`` among the Trainer's loggers: ``curves.png`` (loss, teacher entropy, KL,
     spread of the embeddings, k-NN) and ``land_cover.png`` (teacher entropy and spread of prototypes per
     class).
-
-    Args:
-        figures: Whether to draw.
     """
 
-    def __init__(self, figures: bool = True) -> None:
-        self.figures = figures
+    def __init__(self) -> None:
         self._start = time.monotonic()
         self._trained = False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self._start, self._trained = time.monotonic(), False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Called only where there is something to train."""
         self._trained = True
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock, and names the settings that are not the paper's base recipe."""
-        self._start, self._trained = time.monotonic(), False
-        changed = _other_settings(pl_module) if isinstance(pl_module, TerraFM) else []
-        if trainer.is_global_zero and changed:
-            _print("Not the paper's base recipe (its value in brackets)", changed, [])
-
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints and draws, on the first rank."""
-        if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
-            minutes, seconds = divmod(round(time.monotonic() - self._start), 60)
-            pretrained = isinstance(pl_module, TerraFM)
-            paths = self._draw(trainer, pl_module) if self.figures and pretrained else []
-            lines = [f"{trainer.global_step} steps, {trainer.current_epoch} epochs in {minutes} min {seconds} s"]
-            if not self._trained:
-                lines.append("nothing was left to do: raise `trainer.max_epochs`, or `trainer.max_steps`, to go on")
-            if pretrained:
-                _print("Pretrained", lines + _next_steps(trainer, pl_module), paths)
-            else:
-                _print("Trained", lines + _scores(trainer) + _uses(trainer), [])
+        if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+            return
+        minutes, seconds = divmod(round(time.monotonic() - self._start), 60)
+        lines = [f"{trainer.global_step} steps, {trainer.current_epoch} epochs in {minutes} min {seconds} s"]
+        if not self._trained:
+            lines.append("nothing was left to do: raise `trainer.max_epochs`, or `trainer.max_steps`, to go on")
+        pretrained = isinstance(pl_module, TerraFM)
+        if pretrained:
+            figures = [f"figure        {path}" for path in _draw(trainer, pl_module)]
+            lines += [*_next_steps(trainer, pl_module), *figures]
+        else:
+            lines += [*_scores(trainer), *_uses(trainer)]
+        console = Console(soft_wrap=True, highlight=False)
+        console.print("Pretrained" if pretrained else "Trained", style="bold")
+        for line in lines:
+            console.print(f"  {line}", markup=False)
 
-    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> list[Path]:
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, CSVLogger)]
-        if not loggers:
-            return []
-        loggers[0].save()
-        folder = Path(loggers[0].log_dir)
-        if not (folder / "metrics.csv").exists():
-            return []
-        metrics = pd.read_csv(folder / "metrics.csv")
-        frequent = cast(DualCenter, pl_module.center).frequent.tolist()
-        figures = {
-            "curves.png": draw_curves(metrics, pl_module.hparams["head"]["prototypes"]),
-            "land_cover.png": draw_land_cover(metrics, pl_module.hparams["head"]["prototypes"], frequent),
-        }
-        drawn = {folder / name: figure for name, figure in figures.items() if figure is not None}
-        for path, figure in drawn.items():
+
+def _draw(trainer: Trainer, pl_module: LightningModule) -> list[Path]:
+    logger = next((logger for logger in trainer.loggers if isinstance(logger, CSVLogger)), None)
+    if logger is None:
+        return []
+    logger.save()
+    folder = Path(logger.log_dir)
+    if not (folder / "metrics.csv").exists():
+        return []
+    metrics, prototypes = pd.read_csv(folder / "metrics.csv"), pl_module.hparams["head"]["prototypes"]
+    frequent = cast(DualCenter, pl_module.center).frequent.tolist()
+    figures = {
+        folder / "curves.png": draw_curves(metrics, prototypes),
+        folder / "land_cover.png": draw_land_cover(metrics, prototypes, frequent),
+    }
+    for path, figure in figures.items():
+        if figure is not None:
             figure.savefig(path, dpi=130)
-        return list(drawn)
+    return [path for path, figure in figures.items() if figure is not None]
 
 
 def checkpoint_path(trainer: Trainer) -> Path | None:
@@ -104,18 +101,6 @@ def checkpoint_path(trainer: Trainer) -> Path | None:
             if path and Path(path).is_relative_to(folder):  # Lightning restores the best of the run before
                 return Path(path)
     return None if trainer.ckpt_path is None else Path(trainer.ckpt_path)
-
-
-def _other_settings(pl_module: LightningModule) -> list[str]:
-    """The task's settings that differ from their defaults, which are the paper's; not those of place and chance."""
-    parameters = inspect.signature(type(pl_module).__init__).parameters
-    given = {name: x.default for name, x in parameters.items() if x.default is not inspect.Parameter.empty}
-    defaults = flatten(plain_settings(given))
-    return [
-        f"{name:<35}{value} ({defaults[name]})"
-        for name, value in flatten(plain_settings(pl_module.hparams)).items()
-        if name in defaults and name != "seed" and value != defaults[name]
-    ]
 
 
 def _next_steps(trainer: Trainer, pl_module: LightningModule) -> list[str]:
@@ -157,13 +142,6 @@ def _uses(trainer: Trainer) -> list[str]:
     ]
 
 
-def _print(title: str, lines: list[str], paths: list[Path]) -> None:
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(f"[bold]{title}[/bold]")
-    for line in [*lines, *(f"figure        {path}" for path in paths)]:
-        console.print(f"  {line}", markup=False)
-
-
 def draw_curves(metrics: pd.DataFrame, prototypes: int) -> "Figure | None":
     """Draws loss, entropy, KL divergence, spread, rank and k-NN over the steps; None where nothing was logged.
 
@@ -179,17 +157,13 @@ def draw_curves(metrics: pd.DataFrame, prototypes: int) -> "Figure | None":
     figure = Figure(figsize=(12.6, 6.4), layout="constrained")
     axes = figure.subplots(2, 3).flatten()
     for ax, (name, title) in zip(axes, panels.items(), strict=False):
-        values = metrics[["step", name]].dropna()
-        ax.plot(values["step"], values[name], color=_FREQUENT, alpha=0.3, lw=1)
-        smooth = values[name].rolling(max(1, len(values) // 20), min_periods=1, center=True).mean()
-        ax.plot(values["step"], smooth, color=_FREQUENT, lw=1.8)
+        values = metrics.set_index("step")[name].dropna()
+        ax.plot(values, color=_FREQUENT, alpha=0.3, lw=1)
+        ax.plot(values.rolling(max(1, len(values) // 20), 1, center=True).mean(), color=_FREQUENT, lw=1.8)
         if name in ("train/loss", "train/teacher_entropy"):
             ax.axhline(math.log(prototypes), color=_FAINT, ls="--", lw=1)
-            ax.annotate(
-                f"ln K = {math.log(prototypes):.2f}: uniform", (1, math.log(prototypes)), (0, 2),
-                xycoords=ax.get_yaxis_transform(), textcoords="offset points", ha="right", fontsize=8,
-                color=_FAINT,
-            )  # fmt: skip
+            ax.text(1, math.log(prototypes), f"ln K = {math.log(prototypes):.2f}: uniform", ha="right", va="bottom",
+                    transform=ax.get_yaxis_transform(), fontsize=8, color=_FAINT)  # fmt: skip
             ax.margins(y=0.12)  # room for the words
         _style(ax, title)
     for ax in axes[len(panels) : -1]:
@@ -202,14 +176,10 @@ def _draw_knn(ax: "Axes", metrics: pd.DataFrame) -> None:
     names = [name for name in metrics if name.startswith("val/knn_")]
     ax.set_visible(bool(names))
     for name in sorted(names, key=lambda name: ("_to_" in name, name)):
-        values = metrics[["step", name]].dropna()
         bank, _, query = name.removeprefix("val/knn_").rpartition("_to_")
-        names_of = [SHORT_TITLES.get(part, part) for part in (bank, query) if part]
-        style: dict[str, Any] = {"ls": _BANK.get(bank, "-"), "color": _QUERY.get(query, _FAINT)}
-        ax.plot(
-            values["step"], values[name], marker="o", ms=3, lw=1.1 if bank else 2, label=" → ".join(names_of),
-            **style,
-        )  # fmt: skip
+        label = " → ".join(SHORT_TITLES.get(part, part) for part in (bank, query) if part)
+        ax.plot(metrics.set_index("step")[name].dropna(), marker="o", ms=3, lw=1.1 if bank else 2, label=label,
+                ls=_BANK.get(bank, "-"), color=_QUERY.get(query, _FAINT))  # fmt: skip
     if names:  # beside the panel, where no line runs
         ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1.02), title_fontsize=7,
                   title="bank → queries" if any("_to_" in name for name in names) else None)  # fmt: skip
