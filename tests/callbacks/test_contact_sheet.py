@@ -20,7 +20,6 @@ def test_every_view_of_the_first_tiles_is_drawn(make_batch, tmp_path):
     assert sum(len(ax.images) for ax in figure.axes) == shown
     assert len(figure.axes) == 2 * 3 * (1 + 2 + 2 + 3)
     assert any(ax.lines for ax in figure.axes)
-    assert not any(ax.lines for ax in draw_contact_sheet(whole, views).axes)
     figure.savefig(tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as picture:
         assert np.asarray(picture)[..., :3].std() > 10

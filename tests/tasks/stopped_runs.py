@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ class Run:
 
     def __init__(self, folder: Path, world: Path, *options: str, ranks: int = 2) -> None:
         folder.mkdir(exist_ok=True)
+        for path in [*folder.glob("log_*"), *folder.glob("losses_*")]:  # of the run that it goes on from
+            path.unlink()
         self.folder = folder
         content = CONFIG.replace("FOLDER", str(folder)).replace("WORLD", str(world)).replace("SIZE", str(8 // ranks))
         config = folder / "small.yaml"
@@ -95,9 +98,29 @@ class Run:
             process.join()
         return status
 
+    def left(self) -> list[str]:
+        """What ended runs must not leave behind: processes of the ranks' sessions, pieces of files, shared memory."""
+        deadline = time.monotonic() + 15  # a worker looks every five seconds if its trainer lives
+        own = {process.pid for process in self.ranks}
+        while (alive := sessions() & own) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        pieces = [path.name for path in self.folder.glob(".*")]
+        memory = [path.name for path in Path("/dev/shm").glob("torch_*") if int(path.name.split("_")[1]) in own]
+        return [*map(str, alive), *pieces, *memory]
+
     def log(self) -> str:
         """What the ranks printed."""
         return "".join(path.read_text() for path in sorted(self.folder.glob("log_*")))
+
+
+def sessions() -> set[int]:
+    """The sessions, each by its first process, that have a process which has not ended."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has just ended
+            state, _, _, session, *_ = path.read_text().rpartition(")")[2].split()
+            found |= {int(session)} if state not in "ZX" else set()
+    return found
 
 
 def children(pid: int | None) -> list[int]:
@@ -112,7 +135,7 @@ def be_rank(rank: int, ranks: int, port: int, folder: Path, words: list[str]) ->
         numbers = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": folder.name}
         os.environ |= {key: str(value) for key, value in (numbers | meeting).items()}
-    file = os.open(folder / f"log_{rank}", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    file = os.open(folder / f"log_{rank}", os.O_CREAT | os.O_WRONLY)
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.chdir(folder)

@@ -1,8 +1,11 @@
 """Runs that end by a signal, or without one of their processes."""
 
 import os
+import random
 import re
 import signal
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +77,7 @@ def test_a_signal_to_all_processes_ends_all_behind_one_step(tmp_path: Path, smal
     assert run.end() == [143, 143]
     assert len(re.findall("terrafm: stopped by SIGTERM", run.log())) == 1
     assert "Traceback" not in run.log()
+    assert run.left() == []
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"]
     assert [*run.losses(0)] == [*run.losses(1)] == [*range(1, saved + 1)]
 
@@ -103,3 +107,79 @@ def test_a_killed_worker_is_told(tmp_path: Path, small_world: Path) -> None:
     (sentence,) = re.findall("terrafm: error: (.*)", run.log())
     assert re.match(r"A worker process that reads data has died \(.*\), most likely for want of memory", sentence)
     assert "Traceback" not in run.log()
+
+
+#: The ranks' status after a signal to one of them in training, or to all, and what one of them says.
+SIGNALS = {"TERM": 143, "INT": 130, "HUP": 129, "group": 143}
+SENTENCE = re.compile(r"terrafm: (?:error: )?(stopped by SIG\w+|Rank [01]|A worker process|stopped)")
+
+
+def hurt(run: Run, what: str, rank: int) -> str:
+    """Does it to a rank, or to all; returns what was done: a rank may have no worker yet."""
+    pid = run.ranks[rank].pid
+    workers = children(pid) if what == "worker" else []
+    if what == "group":
+        for process in run.ranks:
+            os.killpg(process.pid, signal.SIGTERM)
+    elif what == "STOP":
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(2)
+        os.kill(pid, signal.SIGCONT)
+    elif workers:
+        os.kill(workers[0], signal.SIGKILL)
+    else:
+        what = "KILL" if what == "worker" else what
+        os.kill(pid, signal.Signals[f"SIG{what}"])
+    return what
+
+
+def check_end(what: str, rank: int, status: list[int | None], log: str, in_training: bool) -> None:
+    """The status and the one sentence that belong to it; before and after training a signal ends a process at once."""
+    assert None not in status, log
+    assert "Traceback" not in log, log
+    said = SENTENCE.findall(log)
+    assert len(said) <= 1, log
+    if not in_training or what == "STOP":
+        assert what != "STOP" or status == [0, 0]
+        return
+    if what in SIGNALS:
+        assert status == [SIGNALS[what]] * 2, log
+        assert said == [f"stopped by SIG{what.replace('group', 'TERM')}"]
+    elif what == "worker":
+        assert (status, said) == ([1, 1], ["A worker process"]), log
+    else:
+        assert (status[rank], status[1 - rank], said) == (-signal.SIGKILL, 1, [f"Rank {rank}"]), log
+
+
+@pytest.mark.soak
+def test_forty_random_kills_cost_no_step(tmp_path: Path, small_world: Path) -> None:
+    """At random moments of two ranks with workers; the losses are those of an undisturbed run, bit for bit."""
+    begin = time.monotonic()
+    whole = Run(tmp_path / "whole", small_world)
+    assert whole.end(600) == [0, 0]
+    length = time.monotonic() - begin
+    draw, done, finished = random.Random(int(os.environ.get("SEED", 0))), Counter[str](), 0
+    folder = tmp_path / "0"
+    while done.total() < 40:
+        last = folder / "last.ckpt"
+        resume = [f"--ckpt_path={last}"] if last.exists() else []
+        run = Run(folder, small_world, "--trainer.strategy.init_args.timeout=0:00:20", *resume)
+        time.sleep(draw.uniform(0, length))
+        under_way = [run.losses(rank) for rank in (0, 1)]
+        in_training = all(losses and 12 not in losses for losses in under_way)
+        what, rank = [*SIGNALS, "KILL", "worker", "STOP"][done.total() % 7], draw.randrange(2)
+        if all(process.is_alive() for process in run.ranks):
+            what = hurt(run, what, rank)
+            done[f"{what} in training" if in_training else what] += 1
+            status = run.end(300)
+            check_end(what, rank, status, run.log(), in_training and 12 not in run.losses(rank))
+        else:
+            status = run.end(300)
+            assert status == [0, 0], run.log()
+        for rank in (0, 1):
+            assert run.losses(rank).items() <= whole.losses(rank).items()
+        assert [name for name in run.left() if status == [0, 0] or not name.endswith(".tmp")] == []
+        if status == [0, 0]:
+            finished += 1
+            folder = tmp_path / str(finished)
+    print(f"{dict(done)}, {finished} runs to their end")

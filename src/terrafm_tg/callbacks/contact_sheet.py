@@ -65,7 +65,7 @@ class ContactSheet(Callback):
 
 
 def draw_contact_sheet(
-    whole: SensorBatch, views: Mapping[str, SensorBatch], plan: Mapping[str, Any] | None = None, tiles: int = 3
+    whole: SensorBatch, views: Mapping[str, SensorBatch], plan: Mapping[str, Any], tiles: int = 3
 ) -> "Figure":
     """Draws the views of the first tiles of a batch.
 
@@ -78,7 +78,7 @@ def draw_contact_sheet(
     Args:
         whole: From :meth:`MultiCrop.whole` of the batch.
         views: From :meth:`MultiCrop.forward` of the batch.
-        plan: From :meth:`MultiCrop.plan`; draws the outlines.
+        plan: From :meth:`MultiCrop.plan`.
         tiles: Number of tiles to show.
 
     Returns:
@@ -102,34 +102,30 @@ def draw_contact_sheet(
     for line, (tile, sensor) in zip(axes, lines, strict=True):
         line[0].set_ylabel(f"tile {tile + 1}\n{get_modality(sensor).title}", fontsize=7)
         reference = _picture(whole, sensor, tile)
-        if reference is None:
-            for ax in line:
-                _say(ax, "no data")
-            continue
-        stretch = np.percentile(reference, (1, 99), axis=(0, 1))
-        _show(line[0], reference, stretch)
+        stretch = (0.0, 1.0) if reference is None else np.percentile(reference, (1, 99), axis=(0, 1))
+        _show(line[0], reference, stretch, "no data")
         for ax, (name, view) in zip(line[1:], columns, strict=True):
             kind, place = _GROUPS[name][1], view * whole.size + tile
             picture = _picture(views[name], sensor, place)
-            if picture is None:
-                _say(ax, "not drawn")
+            _show(ax, picture, stretch, "no data" if reference is None else "not drawn")
+            if reference is None or picture is None:
                 continue
             color = colormaps["tab10"]((view + 2 * (kind == "local")) % 10)
-            _show(ax, picture, stretch)
             ax.spines[:].set(visible=True, color=color, linewidth=1.5)
-            if plan is not None:
-                box = plan[f"{kind}_{sensor}_box"][_find(plan[f"{kind}_{sensor}_view_idx"], place)]
-                _outline(line[0], box.cpu().numpy() * len(reference) - 0.5, color)
+            box = plan[f"{kind}_{sensor}_box"][_find(plan[f"{kind}_{sensor}_view_idx"], place)]
+            # The crop's outline in pixels; a dot marks the corner that is the view's upper left before any turn.
+            top, bottom, left, right = box.cpu().numpy() * len(reference) - 0.5
+            line[0].plot([left, right, right, left, left], [top, top, bottom, bottom, top], color=color, linewidth=0.8)
+            line[0].plot(left, top, marker="o", markersize=2.5, color=color, clip_on=False)
     return figure
 
 
-def _show(ax: "Axes", picture: NDArray[np.float32], stretch: NDArray[np.float32]) -> None:
-    low, high = stretch
-    ax.imshow(np.clip((picture - low) / np.maximum(high - low, 1e-6), 0, 1), interpolation="nearest")
-
-
-def _say(ax: "Axes", words: str) -> None:
-    ax.text(0.5, 0.5, words, ha="center", va="center", fontsize=7, color="#9aa4ae", transform=ax.transAxes)
+def _show(ax: "Axes", picture: NDArray[np.float32] | None, stretch: Any, absent: str) -> None:
+    if picture is None:
+        ax.text(0.5, 0.5, absent, ha="center", va="center", fontsize=7, color="#9aa4ae", transform=ax.transAxes)
+    else:
+        low, high = stretch
+        ax.imshow(np.clip((picture - low) / np.maximum(high - low, 1e-6), 0, 1), interpolation="nearest")
 
 
 def _picture(group: SensorBatch, name: str, place: int) -> NDArray[np.float32] | None:
@@ -147,10 +143,3 @@ def _picture(group: SensorBatch, name: str, place: int) -> NDArray[np.float32] |
 def _find(view_idx: Tensor, place: int) -> int | None:
     found = (view_idx == place).nonzero().flatten().tolist()
     return found[0] if found else None
-
-
-def _outline(ax: "Axes", box: NDArray[np.float32], color: Any) -> None:
-    """The crop's outline in pixels; a dot marks the corner that is the view's upper left before any turn."""
-    top, bottom, left, right = box
-    ax.plot([left, right, right, left, left], [top, top, bottom, bottom, top], color=color, linewidth=0.8)
-    ax.plot(left, top, marker="o", markersize=2.5, color=color, clip_on=False)

@@ -87,7 +87,7 @@ class SafeStop(Callback):
         if self._signal:
             folder = getattr(trainer.checkpoint_callback, "dirpath", None) or trainer.default_root_dir
             self._saved = Path(folder, "last.ckpt")
-            trainer.save_checkpoint(self._saved)
+            trainer.save_checkpoint(self._saved, weights_only=False)
             raise SystemExit(128 + self._signal)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -126,7 +126,9 @@ class SafeStop(Callback):
         if status in _STATUS:
             if trainer.is_global_zero:
                 _say(f"stopped by {_STATUS[status]}{self._resume(trainer)}")
-            raise SystemExit(status) from None
+            if not isinstance(exception, SystemExit):  # such as of a worker that got the signal, too
+                raise SystemExit(status) from exception
+            return
         if _is_broken_connection(exception):
             self._name_missing(trainer, exception)
         elif dist.is_initialized():
