@@ -60,8 +60,10 @@ class SafeStop(Callback):
             signal.signal(number, self._take)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._owner:
-            return  # a worker of a data loader, which ends with its trainer
+        if os.getpid() != self._owner:  # a fork, such as a worker of a data loader
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return  # what a terminal sends to all is for the trainer, with which the others end
         if not self._training or self._signal == number == signal.SIGINT:
             raise SystemExit(128 + number)
         self._signal = self._signal or number
@@ -106,6 +108,7 @@ class SafeStop(Callback):
             TerraFMError: If a rank is gone, or a worker of a data loader.
             SystemExit: If another rank says so.
         """
+        trainer._signal_connector.teardown()  # which would bring back, later, the handlers that it found
         self.teardown(trainer, pl_module, "")
         started = getattr(trainer.strategy.launcher, "procs", [])
         children = [*started]
@@ -202,6 +205,6 @@ def call_roll(rank: int, ranks: int, word: str) -> dict[int, bytes]:
 
 def _is_broken_connection(exception: BaseException) -> bool:
     """Tells if gloo, NCCL or the store of the ranks' addresses lost another rank."""
-    words = ("gloo", "nccl", "connection closed by peer", "connection reset", "timed out waiting")
+    words = ("gloo", "nccl", "by peer", "broken pipe", "timed out waiting", "caused pair closure")
     lost = isinstance(exception, RuntimeError) and any(word in str(exception).lower() for word in words)
     return lost or isinstance(exception, dist.DistError)
