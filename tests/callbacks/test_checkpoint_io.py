@@ -1,4 +1,5 @@
 import os
+import resource
 import tempfile
 import threading
 from pathlib import Path
@@ -6,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from refusals import refused
 from terrafm_tg.callbacks import AtomicCheckpointIO
 from terrafm_tg.errors import TerraFMError
 
@@ -49,6 +51,21 @@ def test_a_failed_save_leaves_the_checkpoint_before(tmp_path: Path) -> None:
     before = path.read_bytes()
     with pytest.raises((AttributeError, TypeError, RuntimeError)):
         io.save_checkpoint({"state_dict": BIG["state_dict"], "cannot be pickled": lambda: None}, path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_full_disk_is_named_and_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    """Torch's own error is of a file that is too short."""
+    path, io = tmp_path / "last.ckpt", AtomicCheckpointIO()
+    io.save_checkpoint({"state_dict": {}}, path)
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        with refused(match=f"{path} cannot be written .File too large.: make room on the disk of {tmp_path}"):
+            io.save_checkpoint(BIG, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
