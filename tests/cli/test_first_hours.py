@@ -52,7 +52,7 @@ def test_the_first_command_names_three_ways_on(words: list[str], missing: str, c
         (["fit", "--config=pretrain", "--data.rot=x"], "did you mean `--data.root`?"),
         (["fit", "--config=pretrain", "--trainer.max_stepz=3"], "did you mean `--trainer.max_steps`?"),
         (["bench", "--model", "x"], "`--model` is no option (did you mean `--models`?)"),
-        (["fit", "--config=pretrain", "--ckpt_path=nothere"], "There is no checkpoint nothere: correct `--ckpt_path`."),
+        (["fit", "--config=pretrain", "--ckpt_path=nothere"], "There is no checkpoint nothere: correct `ckpt_path`."),
         (["export", "nothere.ckpt", "x"], "There is no checkpoint nothere.ckpt: correct `checkpoint`"),
     ],
 )  # fmt: skip

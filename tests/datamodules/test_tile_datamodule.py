@@ -168,6 +168,13 @@ def test_settings_in_a_checkpoint_are_plain_and_differences_named(tmp_path, capl
     assert named == ["`power` was 0.25", "`batch_size x processes x accumulate_grad_batches` was 8"]
     assert "is 0.5 now: other tiles follow than in an uninterrupted run" in caplog.text
 
+    caplog.clear()  # of two tiles there is another one now, and the epoch is as long as it was
+    fewer = WithPath(tmp_path, by=("land_cover",), power=0.25, batch_size=8)
+    table = fewer.tiles.table
+    table["cell"] = table["cell"].cat.rename_categories({table["cell"].iloc[0]: "1U_1R"})
+    Trainer(max_epochs=2, **QUIET).fit(Hooked(), fewer, ckpt_path=tmp_path / "a.ckpt")
+    assert [m.partition(" was")[0] for m in caplog.messages if "when the checkpoint" in m] == ["`tiles of the index`"]
+
 
 @pytest.mark.parametrize("name", ["MajorTOMDataModule", "SentinelFolderDataModule", "SimulatedDataModule"])
 def test_every_setting_can_be_given_in_yaml(name) -> None:

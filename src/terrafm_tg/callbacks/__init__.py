@@ -1,7 +1,8 @@
 """Callbacks and checkpoint plugin: what watches a run, keeps it and sums it up."""
 
+from terrafm_tg.tasks.checkpoint_io import AtomicCheckpointIO
+
 from .bench_knn import BenchKNN
-from .checkpoint_io import AtomicCheckpointIO
 from .collapse import CollapseMonitor
 from .contact_sheet import ContactSheet
 from .held_out import HeldOutReport

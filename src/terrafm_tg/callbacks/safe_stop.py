@@ -17,6 +17,7 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.tasks.checkpoint_io import claim
 
 from .summary import checkpoint_path
 
@@ -69,9 +70,19 @@ class SafeStop(Callback):
         self._signal = self._signal or number
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listens again, in place of Lightning, whose handler talks to the other ranks in the middle of a step."""
+        """Listens again, in place of Lightning, whose handler talks to the other ranks in the middle of a step.
+
+        Keeps the folder of the checkpoints for this run, too.
+
+        Raises:
+            TerraFMError: If another run has it.
+        """
         self._signal, self._step, self._saved, self._training = 0, trainer.global_step, None, True
         self._listen()
+        if trainer.is_global_zero:
+            for folder in (getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks):
+                if folder and "://" not in str(folder):
+                    claim(Path(folder))
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Stops all ranks behind the optimizer step in which one of them got a signal.

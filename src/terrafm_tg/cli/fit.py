@@ -28,6 +28,7 @@ from terrafm_tg.callbacks import ProgressLines, RunSummary, SafeStop
 from terrafm_tg.datamodules import MajorTOMDataModule, TileDataModule
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models.registration import register
+from terrafm_tg.tasks.checkpoint_io import check_is_file
 
 from .options import find_configs, refuse
 from .trainer import IN_TRAINER, RunLength, RunStart, callbacks_of, check_gpus, in_a_sentence, precision_of
@@ -122,8 +123,8 @@ class TerraFMCLI(LightningCLI):
             trainer["use_distributed_sampler"] = kind is None or not issubclass(kind, TileDataModule)
         checkpoint = str(config.get("ckpt_path"))
         known = checkpoint in ("None", "best", "last", "hpc", "registry") or re.match(r"\w+:", checkpoint)
-        if not known and not Path(checkpoint).exists():
-            raise TerraFMError(f"There is no checkpoint {checkpoint}: correct `--ckpt_path`.")
+        if not known:
+            check_is_file(checkpoint)
         root = str(data["init_args"]["root"]) if kind is MajorTOMDataModule else ""
         if "://" not in root and not Path(root).exists():
             raise TerraFMError(f"There is no folder {root} with Major-TOM: {_DATA}.")

@@ -5,10 +5,12 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from hashlib import sha256
 from inspect import signature
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch import LightningDataModule, Trainer
@@ -195,8 +197,21 @@ class TileDataModule(BaseDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Returns the settings that decide the tiles of each step; part of each checkpoint."""
         own = {name: value for name, value in self.hparams.items() if name not in _RESOURCES}
-        step = {"batch_size x processes x accumulate_grad_batches": self._step_tiles}
-        return own if self.trainer is None else own | step | {"tiles of an epoch": self.sampler.global_length}
+        if self.trainer is None:
+            return own
+        return own | {
+            "batch_size x processes x accumulate_grad_batches": self._step_tiles,
+            "tiles of an epoch": self.sampler.global_length,
+            "tiles of the index": self._fingerprint,
+        }
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        """The number of tiles, and a digest of their names, modalities and land cover, in their order."""
+        table = self.tiles.table
+        held = table[[name for name in table if name in ("cell", "quadrant", "land_cover") or name.startswith("has_")]]
+        digest = sha256(pd.util.hash_pandas_object(held.astype({"cell": "category"}), index=False).to_numpy())
+        return f"{len(table):,} ({digest.hexdigest()[:12]})"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Names each setting that differs from that of the resumed run; this run's is used."""

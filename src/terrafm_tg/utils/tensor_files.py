@@ -56,7 +56,7 @@ def load_archive(path: str | PathLike[str], map_location: Any = "cpu", weights_o
         TensorFileError: If the file is damaged, is none, or holds more than tensors and plain values.
         OSError: If it cannot be opened.
     """
-    _verify(path)
+    verify_archive(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # holds the settings in DINO's own checkpoints
             return torch.load(path, map_location=map_location, weights_only=weights_only)
@@ -101,8 +101,13 @@ def load_tensors(path: str | PathLike[str]) -> tuple[dict[str, Tensor], dict[str
     return tensors, metadata
 
 
-def _verify(path: str | PathLike[str]) -> None:
-    """Compares the checksum of every member of a zip archive, and the digest of all where there is one."""
+def verify_archive(path: str | PathLike[str]) -> None:
+    """Compares the checksum of every member of a zip archive, and the digest of all where there is one.
+
+    Raises:
+        TensorFileError: If one is wrong, or the file is none that torch saved.
+        OSError: If it cannot be opened.
+    """
     with open(path, "rb") as file:
         head = file.read(4)
     if head[:1] == _PICKLE:

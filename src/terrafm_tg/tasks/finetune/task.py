@@ -13,6 +13,7 @@ from torchvision.models._api import WeightsEnum
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models.builders import Weights
 from terrafm_tg.models.sizes import find_size, split_name
+from terrafm_tg.tasks.checkpoint_io import VerifiedCheckpoints
 
 from .encoder import SensorImages
 from .losses import LabelLoss
@@ -21,7 +22,7 @@ from .optimization import FineTuneOptimization, encoder_of
 from .rates import check_target
 
 
-class LabelTask(BaseTask):
+class LabelTask(VerifiedCheckpoints, BaseTask):
     """Base of the tasks: one loss and one set of metrics, by the rules of ``terrafm bench``.
 
     What is ignored has no part in loss and metrics, and a batch without anything else none in the epoch's. It reads
@@ -84,6 +85,7 @@ class LabelTask(BaseTask):
 
     def setup(self, stage: str) -> None:
         """Lets the hook below be this module's although there is a datamodule, without Lightning's warning."""
+        super().setup(stage)
         warnings.filterwarnings("ignore", ".*overridden `on_before_batch_transfer` in `LightningModule`.*")
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:

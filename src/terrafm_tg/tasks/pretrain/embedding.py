@@ -11,13 +11,14 @@ from terrafm_tg.land_cover import CLASS_NAMES
 from terrafm_tg.losses import DualCenter
 from terrafm_tg.models import TerraFMViT
 from terrafm_tg.models.embedding import FUSED, embed_sensors
+from terrafm_tg.tasks.checkpoint_io import VerifiedCheckpoints
 from terrafm_tg.transforms import MultiCrop
 
 from .optimization import Schedules
 from .statistics import PrototypeUse
 
 
-class TeacherEmbedding(BaseTask):
+class TeacherEmbedding(VerifiedCheckpoints, BaseTask):
     """Validation and prediction with the teacher, of tiles that are resized to the global crops' size.
 
     Validation logs entropy and spread of prototypes per land-cover class, ``val/entropy/<class>`` and

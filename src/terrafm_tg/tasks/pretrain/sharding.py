@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -10,6 +11,8 @@ from torch.optim import Optimizer
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import TerraFMViT
+from terrafm_tg.tasks.checkpoint_io import check_is_file
+from terrafm_tg.utils.tensor_files import verify_archive
 
 
 class ShardingStrategy(ModelParallelStrategy):
@@ -22,6 +25,16 @@ class ShardingStrategy(ModelParallelStrategy):
         """Spreads the shares over the processes, whose number is known from here on."""
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
+
+    def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
+        """Loads tensors and plain values from a file that was verified.
+
+        Raises:
+            TerraFMError: If it is damaged, a folder, or no checkpoint.
+        """
+        check_is_file(checkpoint_path)
+        verify_archive(checkpoint_path)
+        return super().load_checkpoint(checkpoint_path, weights_only is not False)
 
 
 def shard(pairs: Iterable[tuple[nn.Module, nn.Module]], mesh: DeviceMesh) -> None:

@@ -158,6 +158,7 @@ class TerraFM(TeacherEmbedding):
         Raises:
             TerraFMError: If the Trainer has a strategy or a precision that does not do, or is to clip gradients.
         """
+        super().setup(stage)
         for message in _MEANT:
             warnings.filterwarnings("ignore", message)
         check_strategy(self.trainer.strategy)

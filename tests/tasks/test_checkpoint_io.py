@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import resource
 import tempfile
@@ -6,10 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 from refusals import refused
 from terrafm_tg.callbacks import AtomicCheckpointIO
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.tasks import TerraFM
+from terrafm_tg.tasks.pretrain.settings import PrototypeHead
 
 BIG = {"state_dict": {"w": torch.arange(2_000_000)}}
 
@@ -100,7 +104,7 @@ def test_a_damaged_checkpoint_gives_one_sentence(tmp_path: Path, damage: str) ->
 
 
 def test_a_missing_checkpoint_gives_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(TerraFMError, match="There is no checkpoint at"):
+    with pytest.raises(TerraFMError, match="There is no checkpoint"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "no.ckpt")
 
 
@@ -116,3 +120,45 @@ def test_no_code_runs_from_a_checkpoint(tmp_path: Path) -> None:
     torch.save({"state_dict": {}, "payload": Payload()}, path)
     with pytest.raises(TerraFMError, match="only tensors and plain values"):
         AtomicCheckpointIO().load_checkpoint(path)
+
+
+def claims(folder: Path, answers: "multiprocessing.Queue[str]", done: "multiprocessing.synchronize.Event") -> None:
+    """Writes a checkpoint as another run does, and lives on."""
+    try:
+        AtomicCheckpointIO().save_checkpoint(BIG, folder / "last.ckpt")
+        answers.put("written")
+    except TerraFMError as error:
+        answers.put(str(error))
+    done.wait(60)
+
+
+def test_two_runs_share_no_folder(tmp_path: Path) -> None:
+    """The second is refused; once the first has ended, however it did, its folder is free."""
+    fork = multiprocessing.get_context("fork")
+    answers, done = fork.Queue(), fork.Event()
+    first = fork.Process(target=claims, args=(tmp_path, answers, done))
+    first.start()
+    assert answers.get(timeout=60) == "written"
+    with pytest.raises(TerraFMError, match=r"Another run writes its checkpoints into .*`trainer.default_root_dir`"):
+        AtomicCheckpointIO().save_checkpoint(BIG, tmp_path / "last.ckpt")
+    first.kill()
+    first.join()
+    AtomicCheckpointIO().save_checkpoint(BIG, tmp_path / "last.ckpt")
+
+
+def test_tasks_verify_their_checkpoints_in_any_trainer(tmp_path: Path) -> None:
+    task = TerraFM(model="terrafm_nano", depth=1, head=PrototypeHead(prototypes=16))
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
+    trainer.strategy.connect(task)
+    task._trainer = trainer
+    task.setup("predict")
+    assert isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO)
+    trainer.save_checkpoint(tmp_path / "run.ckpt", weights_only=True)
+    assert torch.equal(TerraFM.load_from_checkpoint(tmp_path / "run.ckpt").student.cls_token, task.student.cls_token)
+    content = bytearray((tmp_path / "run.ckpt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "run.ckpt").write_bytes(content)
+    with pytest.raises(TerraFMError, match=r"run\.ckpt is damaged"):
+        TerraFM.load_from_checkpoint(tmp_path / "run.ckpt")
+    with pytest.raises(TerraFMError, match="is a folder"):
+        TerraFM.load_from_checkpoint(tmp_path)
