@@ -66,10 +66,10 @@ def test_a_run_that_failed_comes_back_only_where_it_got_on(tmp_path: Path, last:
     assert "requeue" not in log.read_text()
 
 
-def test_a_job_whose_time_is_up_comes_back(tmp_path: Path, last: Path) -> None:
-    job, log = submit(tmp_path, "sleep 3")
+def test_a_job_whose_time_is_up_saves_and_comes_back(tmp_path: Path, last: Path) -> None:
+    job, log = submit(tmp_path, f"trap 'echo saved >> {tmp_path / 'log'}; exit 143' TERM; sleep 3 & wait")
     while not log.exists():
         time.sleep(0.05)
     job.send_signal(signal.SIGUSR1)
     assert job.wait() == 0
-    assert log.read_text().splitlines()[-1] == "scontrol requeue 7"
+    assert log.read_text().splitlines()[-2:] == ["saved", "scontrol requeue 7"]

@@ -140,9 +140,7 @@ class SafeStop(Callback):
         if status in _STATUS:
             if trainer.is_global_zero:
                 _say(f"stopped by {_STATUS[status]}{self._resume(trainer)}")
-            if not isinstance(exception, SystemExit):  # such as of a worker that got the signal, too
-                raise SystemExit(status) from exception
-            return
+            raise SystemExit(status) from None  # a new one: Lightning's own way out fails where a loader just starts
         if _is_broken_connection(exception):
             self._name_missing(trainer, exception)
         elif dist.is_initialized():
