@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from rich.progress import track
 from torchgeo.datasets import DatasetNotFoundError, MMEarth
 from torchgeo.datasets.mmearth import TileInfo
 from torchgeo.datasets.utils import Sample, lazy_import
@@ -16,6 +15,7 @@ from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.land_cover import count_codes, majorities
 from terrafm_tg.modalities import Modality, get_modalities
 from terrafm_tg.utils.files import fingerprint
+from terrafm_tg.utils.progress import with_bar
 
 from .majortom import grid
 from .tiles.dataset import TileDataset
@@ -228,7 +228,7 @@ def stored_land_cover(path: Path, table: pd.DataFrame) -> dict[str, Any]:
     try:
         with lazy_import("h5py").File(path, "r") as file:
             stored = file["esa_worldcover"]
-            counts = np.stack([count_codes(stored[group]) for group in track(table["group"], "Land cover")])
+            counts = np.stack([count_codes(stored[group]) for group in with_bar(table["group"], "Land cover")])
     except (OSError, KeyError) as error:
         raise TerraFMError(f"The land cover in {path} cannot be read ({error}).") from error
     share = (counts[:, :-1] / counts.sum(axis=1, keepdims=True)).astype(np.float32)

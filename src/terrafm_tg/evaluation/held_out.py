@@ -7,7 +7,6 @@ import pandas as pd
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningDataModule
-from rich.progress import Progress
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -15,6 +14,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import Modality, get_modalities
 from terrafm_tg.models.embedding import embed_sensors
 from terrafm_tg.transforms import MultiCrop
+from terrafm_tg.utils.progress import with_bar
 
 from .band_statistics import baseline_output, standardize
 from .scores import TileFeatures, center, collect, gather, score
@@ -60,10 +60,10 @@ def evaluate_held_out(
     loaders = held_out_loaders(datamodule)
     for encoder in encoders.values():
         encoder.to(device).eval()
-    with torch.inference_mode(), Progress(disable=not progress) as bar:
+    with torch.inference_mode():
         sides = []
         for title, loader in zip(("Bank tiles", "Held-out tiles"), loaders, strict=True):
-            batches = bar.track(loader, total=len(loader), description=title)
+            batches = with_bar(loader, title, shown=progress)
             sides.append(_embed_all(encoders, batches, size, sensors, torch.device(device), autocast))
     rows: list[dict[str, Any]] = []
     for name in sides[0]:

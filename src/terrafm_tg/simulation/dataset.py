@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import track
 from threadpoolctl import threadpool_limits
 from torchgeo.datasets.utils import Sample
 
@@ -25,6 +24,7 @@ from terrafm_tg.datasets.majortom.images import ProductRow
 from terrafm_tg.datasets.majortom.rows import FOLDERS
 from terrafm_tg.datasets.tiles.index_file import NAME as INDEX
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.utils.progress import with_bar
 
 from .planet import Planet
 from .writer import PART_BYTES, ProductWriter, WorldCoverWriter, encode_cell, write_climate, write_regions
@@ -82,7 +82,7 @@ def simulate(
     worldcover = WorldCoverWriter(beside / "WorldCover")
     writers = {m: ProductWriter(beside / FOLDERS[m], part_bytes) for m in FOLDERS}
     encoded = zip(chosen, _encode(planet, chosen, cell_size, workers), strict=True)
-    for cell, (codes, rows) in track(encoded, f"Simulating {cells:,} cells", cells, disable=not progress):
+    for cell, (codes, rows) in with_bar(encoded, "Simulating cells", cells, progress):
         worldcover.add(cell, codes)
         for modality, row in rows.items():
             writers[modality].add(row)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from terrafm_tg.datasets.bench import BenchDataset
@@ -18,6 +17,7 @@ from terrafm_tg.evaluation.encoders import BenchEncoder
 from terrafm_tg.evaluation.encoders.embeddings import read_batches
 from terrafm_tg.tasks.finetune.metrics import NotFiniteError
 from terrafm_tg.utils.files import atomic_write
+from terrafm_tg.utils.progress import with_bar
 
 from .base import Context
 from .embedded import Labelled
@@ -94,7 +94,7 @@ def _compute(
     title = f"Features of {task.name}, {dataset.split}"
     encoder = encoder.to(context.device).eval()
     done, array = 0, None
-    for batch in track(batches, title, math.ceil(len(dataset) / size), disable=not context.progress):
+    for batch in with_bar(batches, title, math.ceil(len(dataset) / size), context.progress):
         images = len(batch["mask"])
         if tile:
             batch = {k: cut(x, tile) if k == "mask" or k.startswith("image") else x for k, x in batch.items()}

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -21,6 +20,7 @@ from terrafm_tg.tasks.finetune.head_task import loss_of
 from terrafm_tg.tasks.finetune.heads import Head, LinearHead, PatchHead
 from terrafm_tg.tasks.finetune.metrics import Metrics, NotFiniteError, Score
 from terrafm_tg.tasks.finetune.optimization import warmup_cosine
+from terrafm_tg.utils.progress import with_bar
 
 from .base import Context, Splits
 from .embedded import Labelled, embed_splits
@@ -59,7 +59,7 @@ class Probe(CosineSweep):
         steps = self.epochs * math.ceil(len(train.x) / self.batch_size)
         heads = {rate: copy.deepcopy(start).to(context.device).train() for rate in self.rates}
         how = {rate: self.optimize(task, rate, [*head.parameters()], steps) for rate, head in heads.items()}
-        for _ in track(range(self.epochs), f"Probing {task.name}", disable=not context.progress):
+        for _ in with_bar(range(self.epochs), f"Probing {task.name}", shown=context.progress):
             for chosen in self.order(len(train.x)):
                 x, y = train.take(chosen, context.device)
                 for rate, head in list(heads.items()):
