@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import gettempdir
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,7 +21,7 @@ from terrafm_tg.datasets import MajorTOM, PackedTiles, SentinelFolder, build_ind
 from terrafm_tg.datasets.store.folder import write_store_index
 from terrafm_tg.datasets.store.pack import pack
 from terrafm_tg.datasets.tiles.index_file import NAME, read_index, write_index
-from terrafm_tg.utils.trust import check_address, check_names, check_tiffs, is_safe, open_image
+from terrafm_tg.utils.trust import below, check_address, check_names, check_tiffs, is_safe, open_hdf5, open_image
 
 HOSTILE = [
     "dask://10.1.2.3:9/x::file:///y", "simplecache::https://h/x", "blockcache::s3://b/x", "s3://bucket/x.tif",
@@ -117,6 +118,14 @@ def test_a_hostile_name_is_one_sentence(name: str) -> None:
         with refused(match="index names .* was not opened") as told:
             check_names(names, "index")
     assert "\n" not in str(told.value)
+
+
+def test_a_list_of_a_split_names_files_below_its_root(tmp_path: Path) -> None:
+    """Libraries make paths of the names in such a list, which are checked afterwards."""
+    assert below(tmp_path / "a/b.tif", tmp_path) == below(Path("data", "a/b.tif"), "data") == "a/b.tif"
+    for name in ("/etc/passwd", "../x.tif", "a/../../x.tif"):
+        with refused(match="was not opened"):
+            check_names([below(tmp_path / name, tmp_path)], "list")
 
 
 def test_ordinary_names_and_addresses_below_the_users_source_pass() -> None:
@@ -239,6 +248,35 @@ def test_a_tif_that_is_a_vrt_gives_no_pixels(tmp_path: Path) -> None:
         assert [m.name for m in SentinelFolder(tmp_path / "root", tile_size=24, offsets=0).modalities] == ["s1rtc"]
 
 
+def test_an_hdf5_file_leads_to_no_other(tmp_path: Path) -> None:
+    """Links, storage and virtual data sets can name files anywhere, whose bytes would come as pixels."""
+    whole, (victim, other) = tmp_path / "whole.h5", (tmp_path / "victim.bin", tmp_path / "other.h5")
+    victim.write_bytes(bytes(64))
+    for path in (whole, other):
+        with h5py.File(path, "w") as file:
+            file["a/b"] = np.arange(8)
+    with open_hdf5(whole) as file:
+        assert file["a/b"][3] == 3
+    for number, make in enumerate(
+        (
+            lambda file: file.__setitem__("a/x", h5py.ExternalLink(str(other), "a/b")),
+            lambda file: file.create_dataset("x", (8,), "i8", external=[(str(victim), 0, 64)]),
+            lambda file: file.create_virtual_dataset("x", _virtual(other)),
+        )
+    ):
+        path = Path(shutil.copy(whole, tmp_path / f"{number}.h5"))
+        with h5py.File(path, "a") as file:
+            make(file)
+        with refused(match="keeps 'x' in another file, which was not opened"), open_hdf5(path):
+            pass
+
+
+def _virtual(path: Path) -> "h5py.VirtualLayout":
+    layout = h5py.VirtualLayout((8,), "i8")
+    layout[:] = h5py.VirtualSource(path, "a/b", (8,))
+    return layout
+
+
 # Files whose names this package makes itself, or the user gave: temporary, half-written or kept by the download.
 REMOVES = {"utils/files.py", "utils/trust.py", "datasets/store/pack.py"}
 REMOVES |= {"datasets/majortom/gridding.py", "datasets/majortom/download/product.py"}
@@ -258,6 +296,8 @@ def test_nothing_else_opens_or_removes() -> None:
             called = ast.unparse(node.func)
             if called == "rasterio.open":
                 assert own == "utils/trust.py" or own in WRITES, f"{own}:{node.lineno}"
+            if called.endswith(("h5py.File", "hdf5.File", "import('h5py').File")):
+                assert own == "utils/trust.py", f"{own}:{node.lineno}"
             if called.startswith("fsspec."):
                 assert own == "utils/remote.py", f"{own}:{node.lineno}"
             if node.func.attr in ("unlink", "rmtree", "rmdir") or called == "os.remove":

@@ -19,7 +19,7 @@ from torchgeo.datasets import (
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import S1RTC, S2L2A, Modality, get_modalities, get_modality
-from terrafm_tg.utils.trust import open_image
+from terrafm_tg.utils.trust import below, check_names, open_image
 
 #: Value of pixels that loss and metrics leave out.
 IGNORED = 255
@@ -50,6 +50,7 @@ class _BigEarthNetSensor(BigEarthNet):
         columns = self.modality.band_indices(self.modality.bands if bands is None else bands)
         self.band_names = [self.modality.bands[i] for i in columns]
         super().__init__(root, split, self.sensor, num_classes, transforms, download, checksum)
+        check_names((below(folder[self.sensor], root) for folder in self.folders), f"The list of the {split} split")
 
     def _load_image(self, index: int) -> Tensor:
         """The bands by name, (C, 120, 120), float32."""

@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 from torchgeo.datasets import DatasetNotFoundError, MMEarth
 from torchgeo.datasets.mmearth import TileInfo
-from torchgeo.datasets.utils import Sample, lazy_import
+from torchgeo.datasets.utils import Sample
 
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.land_cover import count_codes, majorities
 from terrafm_tg.modalities import Modality, get_modalities
 from terrafm_tg.utils.files import fingerprint
 from terrafm_tg.utils.progress import with_bar
+from terrafm_tg.utils.trust import open_hdf5
 
 from .majortom import grid
 from .tiles.dataset import TileDataset
@@ -104,7 +105,7 @@ class MMEarthTiles(TileDataset):
             )
             raise TerraFMError(f"{data_file(root, subset).parent} is not complete: it needs {beside}, too.") from error
         path = data_file(root, subset)
-        with lazy_import("h5py").File(path, "r") as file:
+        with open_hdf5(path) as file:
             named = file["metadata"][:]
         side = picture_size(path)
         names = [row[0].decode() for row in named]
@@ -154,7 +155,7 @@ class MMEarthTiles(TileDataset):
         name, place = f"{self.name(row)} {modality.name}", int(self.table["group"].iat[row])
         kind = "sentinel1" if modality.unit == "dB" else "sentinel2"
         try:
-            with lazy_import("h5py").File(data_file(self.root, self.subset), "r") as file:
+            with open_hdf5(data_file(self.root, self.subset)) as file:
                 stored = file[kind][place]
             pixels = native_pixels(stored[self._channels(row, modality)], modality, None, unit="dB")
         except (OSError, KeyError, ValueError) as error:
@@ -201,7 +202,7 @@ def find_subset(root: Path, subset: str | None) -> str:
 
 def picture_size(path: Path) -> int:
     """Returns the pixels along a place."""
-    with lazy_import("h5py").File(path, "r") as file:
+    with open_hdf5(path) as file:
         return int(file["sentinel2"].shape[-1])
 
 
@@ -226,7 +227,7 @@ def stored_land_cover(path: Path, table: pd.DataFrame) -> dict[str, Any]:
     """
     latitude = ((table["ymin"] + table["ymax"]) / 2).to_numpy()
     try:
-        with lazy_import("h5py").File(path, "r") as file:
+        with open_hdf5(path) as file:
             stored = file["esa_worldcover"]
             counts = np.stack([count_codes(stored[group]) for group in with_bar(table["group"], "Land cover")])
     except (OSError, KeyError) as error:

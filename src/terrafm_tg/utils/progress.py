@@ -1,7 +1,7 @@
 """Progress on standard error: a bar in a terminal, lines now and then in a log."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -32,7 +32,7 @@ def with_bar[T](items: Iterable[T], title: str, total: int | None = None, shown:
         total: Their number, where ``len`` does not tell it.
         shown: Show it.
     """
-    total = len(items) if total is None and hasattr(items, "__len__") else total
+    total = len(items) if total is None and isinstance(items, Sized) else total
     with count_units(title, total, Console(stderr=True, quiet=not shown)) as show:
         for item in items:
             yield item

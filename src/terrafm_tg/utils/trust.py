@@ -9,14 +9,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import rasterio
 from rasterio.io import DatasetReader
+from torchgeo.datasets.utils import lazy_import
 
 from terrafm_tg.errors import TerraFMError
+
+if TYPE_CHECKING:
+    import h5py
 
 #: Of a name from a data file: absolute, above its folder, of another protocol, drive or host, or in disguise.
 UNSAFE = (
@@ -28,7 +33,7 @@ _UNSAFE = re.compile(UNSAFE)
 PROTOCOLS = ("http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "hf", "file")
 # No side-car files, no listing of the folder; network paths have no driver that would open them.
 _QUIET = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
-_JPEG2000 = (b"\0\0\0\x0cjP  \r\n\x87\n",)
+_JPEG2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -60,6 +65,11 @@ def is_safe(name: object) -> bool:
     return isinstance(name, str) and not _UNSAFE.search(name)
 
 
+def below(path: str | PathLike[str], root: str | PathLike[str]) -> str:
+    """Returns the name of a file below a root that a library made a path of, to be checked by :func:`check_names`."""
+    return str(path).removeprefix(f"{Path(root)}/").removeprefix(f"{root}/")
+
+
 def remove_below(root: Path, name: str) -> None:
     """Removes a file that a data file names, unless it lies outside of the root, by its name or through a link."""
     path = root / name
@@ -88,9 +98,36 @@ def open_image(path: str | PathLike[str]) -> Iterator[DatasetReader]:
     Raises:
         rasterio.errors.RasterioIOError: If it cannot be opened.
     """
-    driver = "JP2OpenJPEG" if _head(path, 12) in _JPEG2000 else "GTiff"
+    driver = "JP2OpenJPEG" if _head(path, 8).startswith(_JPEG2000) else "GTiff"
     with rasterio.Env(**_QUIET), rasterio.open(Path(path), driver=driver, sharing=False) as src:
         yield src
+
+
+@contextmanager
+def open_hdf5(path: str | PathLike[str]) -> "Iterator[h5py.File]":
+    """Opens an HDF5 file for reading, if all that it names lies in itself: links and storage can be in other files.
+
+    Without a lock, which many network file systems refuse; nothing is written.
+
+    Raises:
+        TerraFMError: If a part of it is elsewhere.
+        OSError: If it cannot be opened.
+        torchgeo.datasets.errors.DependencyNotFoundError: If h5py is not installed.
+    """
+    hdf5 = lazy_import("h5py")
+
+    def check(group: "h5py.Group") -> None:
+        for name in group:
+            link = group.get(name, getlink=True)
+            item = None if isinstance(link, hdf5.ExternalLink) else group.get(name)
+            if item is None or (isinstance(item, hdf5.Dataset) and (item.external or item.is_virtual)):
+                raise TerraFMError(f"{path} keeps {name!r} in another file, which was not opened: get a whole copy.")
+            if isinstance(item, hdf5.Group):
+                check(item)
+
+    with hdf5.File(path, "r", locking=False) as file:
+        check(file)
+        yield file
 
 
 def _head(path: str | PathLike[str], count: int) -> bytes:

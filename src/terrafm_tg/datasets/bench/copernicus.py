@@ -21,12 +21,11 @@ from torchgeo.datasets import (
     CopernicusBenchFloodS1,
     CopernicusBenchLCZS2,
 )
-from torchgeo.datasets.utils import lazy_import
 
 from terrafm_tg.datasets.labelled import DFC2020S1, DFC2020S2, IGNORED
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import S1RTC, S2L1C, S2L2A
-from terrafm_tg.utils.trust import check_tiffs, open_image
+from terrafm_tg.utils.trust import below, check_names, check_tiffs, open_hdf5, open_image
 
 from .task import BenchDataset, BenchTask, Kind, Split, find_below, naming
 
@@ -83,6 +82,7 @@ class CopernicusDataset(BenchDataset):
         with naming(listed):
             self.data = dataset(str(listed.parents[len(inner.parts) - 1]), split=split, bands=bands)
             paths = list_files(self.data)
+        check_names((below(path, self.data.root) for sample in paths for path in sample), str(listed))
         mean, std = torch.tensor([SSL4EO[band] for band in bands]).T
         super().__init__(task, split, paths, {sensor: mean}, {sensor: std}, source=listed)
         self.key, self.unit = f"image_{sensor}", unit
@@ -129,7 +129,7 @@ class CopernicusDataset(BenchDataset):
     def _labels(self) -> Tensor:
         """Reads the labels from the list of the split: int64 (n,), or (n, 19) of BigEarthNet."""
         if isinstance(self.data, CopernicusBenchLCZS2):
-            with lazy_import("h5py").File(self.data.filepath, "r") as file:
+            with open_hdf5(self.data.filepath) as file:
                 return torch.from_numpy(file["label"][()].argmax(1))
         if self.task.kind == "multilabel":
             return torch.from_numpy(self.data.files.iloc[:, 2:].to_numpy("int64"))

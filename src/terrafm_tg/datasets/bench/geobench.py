@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torchgeo.datasets.utils import lazy_import
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.utils.trust import open_hdf5
 
 from .geobench_pickle import PickleError, load_text
 from .task import BenchDataset, BenchTask, Split, find_below, naming
@@ -154,8 +154,7 @@ def open_sample(path: Path) -> "Iterator[tuple[h5py.File, dict[str, Any]]]":
     Raises:
         TerraFMError: If the file is damaged, now or while it is read, or its pickle is not one of GEO-Bench.
     """
-    # Without a lock, which many network file systems refuse; nothing is written.
-    with naming(path), lazy_import("h5py").File(path, "r", locking=False) as file:
+    with naming(path), open_hdf5(path) as file:
         try:
             described = load_text(str(file.attrs["pickle"]))
         except PickleError as error:

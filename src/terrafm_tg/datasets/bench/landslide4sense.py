@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchgeo.datasets.utils import lazy_import
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.utils.trust import open_hdf5
 
 from .task import BenchDataset, BenchTask, Split, find_below, naming
 
@@ -90,7 +90,7 @@ class Landslide4Sense(BenchDataset):
 
 def _read(path: Path, key: str) -> Tensor:
     """Reads a whole data set of an HDF5 file."""
-    with naming(path), lazy_import("h5py").File(path, "r") as file:
+    with naming(path), open_hdf5(path) as file:
         return torch.from_numpy(file[key][()])
 
 
