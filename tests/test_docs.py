@@ -64,7 +64,7 @@ def _run(page: str, names: dict[str, Any], **replaced: str) -> dict[str, Any]:
 
 def test_the_examples_of_the_quick_start_run(small_world: Path, tmp_path: Path):
     places = {'"data/simulated"': repr(str(small_world)), '"runs/first"': repr(str(tmp_path))}
-    names = _run("quick_start.md", {}, **places, **{"tile_size=132": "tile_size=72"})
+    names = _run("quick_start.md", {}, **places, **{"tile_size=96": "tile_size=72"})
     assert names["embedding"].shape == (4, 192)
 
 
