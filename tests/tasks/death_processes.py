@@ -64,7 +64,7 @@ def fit(rank: int, ranks: int, folder: Path, world: Path, name: str, end: str, r
 
 
 def start(folder: Path, world: Path, name: str, ranks: str, end: str, resume: str) -> None:
-    """A run; writes the ranks' exit codes to a file.
+    """A run, to its end.
 
     Args:
         folder: For all runs.
@@ -77,4 +77,3 @@ def start(folder: Path, world: Path, name: str, ranks: str, end: str, resume: st
     processes = fork_ranks(int(ranks), folder / name, fit, folder, world, name, end, resume)
     for process in processes:
         process.join()
-    (folder / f"{name}_codes.json").write_text(json.dumps([process.exitcode for process in processes]))
