@@ -93,11 +93,11 @@ class SafeStop(Callback):
         if trainer.global_step == self._step:
             return  # within a step of several batches, whose gradients no checkpoint keeps
         self._step = trainer.global_step
+        number = torch.tensor(self._signal)
         if self._group is not None:
-            number = torch.tensor(self._signal)
             dist.all_reduce(number, dist.ReduceOp.MAX, self._group)
+        if number:  # a signal that comes meanwhile is of the next step
             self._signal = int(number)
-        if self._signal:
             folder = getattr(trainer.checkpoint_callback, "dirpath", None) or trainer.default_root_dir
             self._saved = Path(folder, "last.ckpt")
             trainer.save_checkpoint(self._saved, weights_only=False)
