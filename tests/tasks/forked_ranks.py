@@ -31,13 +31,18 @@ def _be(rank: int, ranks: int, port: int, log: Path, call: Callable[..., None], 
     # After a fork torch makes its thread pool anew when it is first asked for, without a lock: two threads that ask at
     # the same time, as the first backward pass does, abort with "Invalid thread pool". Here there is only one.
     torch.set_num_threads(1)
+    be_rank(rank, ranks, port, log)
+    call(rank, ranks, *args)
+
+
+def be_rank(rank: int, ranks: int, port: int, log: Path) -> None:
+    """Makes this process a rank, by its environment, as torchrun does; it prints to ``<log>_<rank>.log``."""
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": log.name}
     os.environ |= {key: str(value) for key, value in (numbers | meeting).items()}
     file = os.open(f"{log}_{rank}.log", os.O_CREAT | os.O_WRONLY)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    call(rank, ranks, *args)
 
 
 def overlay_strategy(overlay: str, ranks: int) -> Strategy | str:

@@ -9,11 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from forked_ranks import be_rank
 from lightning.pytorch import Callback
 
 import processes
+from terrafm_tg.cli.main import main
 
-ROOT = Path(__file__).resolve().parents[2]
+CONF = Path(__file__).resolve().parents[2] / "conf"
 #: Twelve steps of eight tiles in two epochs, a checkpoint every two steps.
 CONFIG = """
 trainer:
@@ -34,7 +36,7 @@ model:
     {depth: 1, crops: {global_size: 48, local_size: 32, local_crops: 2}, head: {prototypes: 64, hidden_dim: 64}}
 data:
   init_args:
-    {root: WORLD, cells: null, cell_size: null, epoch_length: 48, num_workers: 1, cache: false, batch_size: SIZE}
+    {root: WORLD, cells: null, cell_size: null, epoch_length: 48, num_workers: 1, cache: false, batch_size: 4}
 """
 
 
@@ -56,24 +58,22 @@ class Run:
     Args:
         folder: For configuration, checkpoint, losses and logs.
         world: The tiles.
-        ranks: How many.
         options: More words of the command.
     """
 
-    def __init__(self, folder: Path, world: Path, *options: str, ranks: int = 2) -> None:
+    def __init__(self, folder: Path, world: Path, *options: str) -> None:
         folder.mkdir(exist_ok=True)
         for path in [*folder.glob("log_*"), *folder.glob("losses_*")]:  # of the run that it goes on from
             path.unlink()
         self.folder = folder
-        content = CONFIG.replace("FOLDER", str(folder)).replace("WORLD", str(world)).replace("SIZE", str(8 // ranks))
+        content = CONFIG.replace("FOLDER", str(folder)).replace("WORLD", str(world))
         config = folder / "small.yaml"
         config.write_text(content)
-        stack = [ROOT / f"conf/{name}.yaml" for name in ("pretrain", "size/tiny", "data/simulated")]
-        stack += [*([ROOT / "conf/hardware/gpu8.yaml"] if ranks > 1 else []), config]
-        words = ["fit", *(f"--config={path}" for path in stack), f"--trainer.devices={ranks}", *options]
+        stack = [CONF / f"{name}.yaml" for name in ("pretrain", "size/tiny", "data/simulated", "hardware/gpu8")]
+        words = ["fit", *(f"--config={path}" for path in [*stack, config]), "--trainer.devices=2", *options]
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        self.ranks = [processes.start(be_rank, rank, ranks, port, folder, words) for rank in range(ranks)]
+        self.ranks = [processes.start(start_rank, rank, port, folder, words) for rank in (0, 1)]
 
     def wait_for_step(self, step: int, rank: int = 0) -> None:
         """Returns when a rank has done so many steps."""
@@ -128,18 +128,10 @@ def children(pid: int | None) -> list[int]:
     return [int(pid) for path in Path(f"/proc/{pid}/task").glob("*/children") for pid in path.read_text().split()]
 
 
-def be_rank(rank: int, ranks: int, port: int, folder: Path, words: list[str]) -> None:
-    """One rank, in a process group of its own; its number in the environment, as torchrun does."""
+def start_rank(rank: int, port: int, folder: Path, words: list[str]) -> None:
+    """One rank of two, in a session of its own."""
     os.setsid()
-    if ranks > 1:
-        numbers = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": folder.name}
-        os.environ |= {key: str(value) for key, value in (numbers | meeting).items()}
-    file = os.open(folder / f"log_{rank}", os.O_CREAT | os.O_WRONLY)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
+    be_rank(rank, 2, port, folder / "log")
     os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    from terrafm_tg.cli.main import main
-
     main(words)
