@@ -1,7 +1,5 @@
 """The reader of remote bytes; the faults of a line are tested with the download of Major-TOM."""
 
-import logging
-import time
 from pathlib import Path
 
 import pytest
@@ -22,43 +20,17 @@ def test_the_same_from_a_server_and_from_other_protocols(file: Path, tmp_path: P
     with RangeServer(tmp_path) as server:
         for url in (f"{server.url}/file.bin", f"file://{file}"):
             reader = RemoteReader()
-            assert reader.read(url, 100, 300, len(content)) == content[100:300]
+            assert reader.read(url, 100, 300, reader.describe(url)) == content[100:300]
             size, version = reader.describe(url)
             assert size == len(content)
             assert version
             copy = tmp_path / url.partition(":")[0]
-            assert [reader.save(url, copy) for _ in range(2)] == [True, False]
+            assert [reader.save(url, copy, 1 << 20) for _ in range(2)] == [True, False]
             assert copy.read_bytes() == content
             with pytest.raises(NotThereError, match="does not exist"):
                 reader.read(url.replace("file.bin", "none"), 0, 1)
         with pytest.raises(RemoteError, match="changed on the server"):
-            reader.read(f"{server.url}/file.bin", 0, 1, 99)
-
-
-def test_a_body_is_never_inflated(file: Path, tmp_path: Path) -> None:
-    headers = (("Content-Encoding", "gzip"), ("Content-Range", "bytes 0-0/1024"))
-    with (
-        RangeServer(tmp_path, fault=lambda path, number: Fault(status=206, headers=headers)) as server,
-        pytest.raises(RemoteError, match=r"file.bin comes compressed"),
-    ):
-        RemoteReader().read(f"{server.url}/file.bin", 0, 1)
-    assert server.log[0].headers["Accept-Encoding"] == "identity"
-
-
-def test_a_wait_that_the_server_asks_for_is_kept_and_said(
-    file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("terrafm_tg.utils.remote._SAID", 0.2)
-    monkeypatch.setattr("terrafm_tg.utils.remote._ASKED", 0.3)
-    busy = Fault(status=429, headers=(("Retry-After", "9999"),))
-    with (
-        RangeServer(tmp_path, fault=lambda path, number: None if number else busy) as server,
-        caplog.at_level(logging.WARNING),
-    ):
-        begin = time.monotonic()
-        assert RemoteReader().read(f"{server.url}/file.bin", 0, 2) == b"\0\1"
-    assert time.monotonic() - begin > 0.25
-    assert "file.bin: 429 Too Many Requests; waiting" in caplog.text
+            reader.read(f"{server.url}/file.bin", 0, 1, (99, ""))
 
 
 def test_a_dataset_gives_up_soon(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

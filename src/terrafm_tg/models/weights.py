@@ -1,13 +1,18 @@
 """Encoder weights: registered ones, in the form of torchvision and TorchGeo, and those of files and URLs."""
 
+import hashlib
 import http.client
 import os
+import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
+from urllib.request import HTTPRedirectHandler, Request, build_opener, url2pathname
 
 import torch
+from rich.console import Console
 from torch import Tensor
 from torchvision.models._api import Weights, WeightsEnum
 
@@ -15,6 +20,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, S2L2A
 from terrafm_tg.transforms import Normalize
 from terrafm_tg.utils.files import atomic_write
+from terrafm_tg.utils.progress import count_units
 from terrafm_tg.utils.tensor_files import TensorFileError, load_archive, load_tensors
 
 from .sizes import SIZES, find_size
@@ -25,6 +31,10 @@ _ANCHOR = "patch_embed.conv2d_s1.weight"
 
 #: Parts that a model may have and a checkpoint lack: they start fresh.
 _FRESH = ("head.", "fc_norm.", "attn_pool.")
+
+_MOST = 1 << 33  # bytes of a downloaded checkpoint: a whole one of `terrafm_large`, with its optimizer
+_TIMEOUT = 60.0  # seconds without a byte after which to give up
+_SLOWEST, _GRACE = 1000.0, 60.0  # bytes per second, after so many seconds
 
 #: The published checkpoint of the base model.
 PUBLISHED_URL = "https://huggingface.co/MBZUAI/TerraFM/resolve/main/TerraFM-B.pth"
@@ -151,8 +161,10 @@ def load_encoder_state(
     if weight and expected not in (None, weight.meta["model"]):
         raise TerraFMError(f"{weight} is of {weight.meta['model']}, not of {expected}: build that model.")
     place = weight.url if weight else os.fspath(source)
-    remote = urlparse(place).scheme in ("http", "https", "file")
-    content = _read_url(place, progress, option) if remote else _read(Path(place), option)
+    if (scheme := urlparse(place).scheme) in ("http", "https"):
+        content = _read_url(place, progress, option)
+    else:
+        content = _read(Path(url2pathname(urlparse(place).path) if scheme == "file" else place), option)
     state = find_encoder(content, place)
     width = state["cls_token"].shape[-1]
     depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
@@ -240,7 +252,10 @@ def _read(path: Path, option: str, url: str | None = None) -> dict[str, Any]:
             return dict(load_tensors(path)[0])
         content = load_archive(path)
     except (TensorFileError, OSError) as error:
-        raise TerraFMError(f"`{option}`: {str(error).replace(str(path), url or str(path))}") from error
+        text = str(error).replace(str(path), url or str(path))
+        if url:
+            text = re.sub("se another copy", "se the file of another server, or try again later", text)
+        raise TerraFMError(f"`{option}`: {text}") from error
     return content if isinstance(content, dict) else {}
 
 
@@ -253,11 +268,54 @@ def _read_url(url: str, progress: bool, option: str) -> dict[str, Any]:
     sha256 = torch.hub.HASH_REGEX.search(name)
     try:
         with atomic_write(target) as partial:
-            torch.hub.download_url_to_file(url, str(partial), sha256[1] if sha256 else None, progress)
+            _download(url, partial, sha256[1] if sha256 else "", Console(stderr=True, quiet=not progress))
             content = _read(partial, option, url)
             find_encoder(content, url)
-    except (OSError, http.client.HTTPException, RuntimeError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        if isinstance(error, TerraFMError):
+            raise
         raise TerraFMError(
-            f"{url} could not be downloaded ({error}): put the file at {target}, or pass its path as `{option}`."
+            f"{url} could not be downloaded ({error}): try again later, put the file at {target}, or pass its path as "
+            f"`{option}`."
         ) from error
     return content
+
+
+class _Redirects(HTTPRedirectHandler):
+    """Follows redirects to http and https only, and from https to https only."""
+
+    def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
+        if not newurl.startswith("https://" if req.type == "https" else ("http://", "https://")):
+            raise OSError(f"it redirects to {newurl[:200]!r}, which is not followed")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _download(url: str, path: Path, sha256: str, console: Console) -> None:
+    """Downloads a file as it is, and no more than a checkpoint can have.
+
+    Args:
+        url: Of the file.
+        path: Where it goes.
+        sha256: First digits of its hash.
+        console: Shows how far it is.
+
+    Raises:
+        OSError, ValueError, http.client.HTTPException: If it is not to be had, too large, too slow, or another.
+    """
+    request = Request(url, headers={"User-Agent": "terrafm-tg", "Accept-Encoding": "identity"})
+    with build_opener(_Redirects).open(request, timeout=_TIMEOUT) as answer, path.open("wb") as out:
+        size, came, begin, digest = int(answer.headers["Content-Length"] or 0), 0, time.monotonic(), hashlib.sha256()
+        with count_units(Path(urlparse(url).path).name, size or None, console, in_bytes=True) as show:
+            while chunk := answer.read1(1 << 20):
+                came += len(chunk)
+                if max(size, came) > _MOST:
+                    raise OSError(f"it has more than {_MOST / 1e9:.1f} GB")
+                if (lasted := time.monotonic() - begin) > _GRACE and came < _SLOWEST * lasted:
+                    raise OSError(f"it comes at less than {_SLOWEST:g} bytes per second")
+                digest.update(chunk)
+                out.write(chunk)
+                show(advance=len(chunk))
+    if came < size:
+        raise OSError(f"{came:,} of {size:,} bytes came")
+    if not digest.hexdigest().startswith(sha256):
+        raise OSError(f"its hash is {digest.hexdigest()}, expected {sha256}...")

@@ -177,7 +177,7 @@ def test_what_the_command_says(tmp_path: Path, capsys: pytest.CaptureFixture[str
             ("--bbox=[100,0,101,1]", "No cell is left after `bbox`: nothing to download"),
             ("--cells=[1U_1R]", "No cell is left after `cells`"),
             (f"--cells={tmp_path / 'none.txt'}", "There is no file"),
-            ("--max_gb=0.000001", "GB more, and `max_gb` is 1e-06"),
+            ("--max_gb=0.000001", "bytes more, which `max_gb` 1e-06 does not allow"),
             ("--land_cover=10 --land_cover_from=nowhere", "nowhere is no tile index"),
             (f"--source={server.url}/other", "/other/Core-S2L2A/metadata.parquet does not exist (404)"),
             ("--modalities=[s1rtc,s2l2a]", "leave s1rtc out"),

@@ -11,8 +11,12 @@ from fsspec.spec import AbstractBufferedFile
 from terrafm_tg.utils.files import OpenFiles, atomic_write
 from terrafm_tg.utils.remote import RemoteError, RemoteReader, shared_reader
 
+from .pages import check_pages
+
 _MAGIC = b"PAR1"
-_MOST_FOOTER = 1 << 28  # bytes, in memory
+_MOST_FOOTER = 1 << 22  # bytes, that may take 200 times as much memory; a published file of 5.3 GB has 0.9 MB
+_MOST_PARTS = 1 << 17  # row groups or columns
+_MOST_ROW = 1 << 25  # bytes of all bands of a cell, even of float32 ones that are not compressed
 
 
 class RemotePart:
@@ -31,68 +35,76 @@ class RemotePart:
         self.reader, self.url = reader, url
         footer = kept.read_bytes() if kept is not None and kept.is_file() else self._fetch_footer()
         try:
-            self.metadata = pq.read_metadata(pa.BufferReader(footer))
+            self.metadata = pq.ParquetFile(pa.BufferReader(footer), thrift_container_size_limit=_MOST_PARTS).metadata
         except (pa.ArrowException, OSError) as error:
             advice = f"remove {kept}" if kept is not None and kept.is_file() else "it is damaged"
             raise RemoteError(f"The footer of {url} cannot be read ({error}): {advice}.") from error
-        self.size = int.from_bytes(footer[:8], "little")
+        self.said = int.from_bytes(footer[:8], "little"), footer[8 : -8 - self.metadata.serialized_size].decode()
         if kept is not None and not kept.is_file():
             with atomic_write(kept) as temporary:
                 temporary.write_bytes(footer)
 
     def _fetch_footer(self) -> bytes:
-        """Returns the file's size in 8 bytes, and its end."""
-        size, _ = self.reader.describe(self.url)
-        tail = self.reader.read(self.url, max(0, size - 8), size, size)
+        """Returns the file's size in 8 bytes, its version, and its end."""
+        size, version = said = self.reader.describe(self.url)
+        tail = self.reader.read(self.url, max(0, size - 8), size, said)
         length = int.from_bytes(tail[:4], "little")
         if tail[4:] != _MAGIC or not 0 < length <= min(size - 12, _MOST_FOOTER):
             raise RemoteError(f"{self.url} is no Parquet file: correct `source`.")
-        return size.to_bytes(8, "little") + self.reader.read(self.url, size - 8 - length, size - 8, size) + tail
+        known = size.to_bytes(8, "little") + version.encode()
+        return known + self.reader.read(self.url, size - 8 - length, size - 8, said) + tail
 
-    def ranges(self, group: int, columns: Sequence[str]) -> list[tuple[int, int]]:
-        """The bytes of a row's columns, as ranges that do not touch.
+    def chunks(self, group: int, columns: Sequence[str]) -> list[tuple[int, int, int]]:
+        """Returns first byte, end, and bytes when not compressed of each of a row's columns.
 
         Raises:
-            RemoteError: If the file has no such row group, or it holds more than one row.
+            RemoteError: If the file has no such row group, it holds more than one row, or more than a cell can have.
         """
         if not 0 <= group < self.metadata.num_row_groups or self.metadata.row_group(group).num_rows != 1:
             raise RemoteError(
                 f"{self.url} has no row group {group} of one row: the source's table does not fit its files."
             )
-        row, ranges = self.metadata.row_group(group), list[tuple[int, int]]()
-        for i, name in enumerate(self.metadata.schema.names):
-            if name not in columns:
-                continue
-            chunk = row.column(i)
-            start = min(chunk.dictionary_page_offset or chunk.data_page_offset, chunk.data_page_offset)
-            stop = start + chunk.total_compressed_size
-            if ranges and ranges[-1][1] == start:
-                start = ranges.pop()[0]
-            ranges.append((start, stop))
-        return ranges
+        found = []
+        for chunk in map(self.metadata.row_group(group).column, range(self.metadata.num_columns)):
+            if chunk.path_in_schema in columns:
+                start = min(chunk.dictionary_page_offset or chunk.data_page_offset, chunk.data_page_offset)
+                found.append((start, start + chunk.total_compressed_size, chunk.total_uncompressed_size))
+        wrong = any(not 0 <= start < stop <= self.said[0] or size < 0 for start, stop, size in found)
+        if wrong or _bytes_of(found) > _MOST_ROW:
+            raise RemoteError(
+                f"{self.url} declares {_bytes_of(found):,} bytes in row group {group}, expected {_MOST_ROW:,} at most, "
+                "within the file: use another source."
+            )
+        return found
 
     def row_bytes(self, group: int, columns: Sequence[str]) -> int:
-        """Returns the bytes of a row's columns where pages are not compressed.
-
-        Raises:
-            RemoteError: As :meth:`ranges`.
-        """
-        self.ranges(group, columns)  # refuses another layout
-        chunks = map(self.metadata.row_group(group).column, range(self.metadata.num_columns))
-        return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in columns)
+        """Returns the bytes of a row's columns, on the line or when not compressed. Errors as :meth:`chunks`."""
+        return _bytes_of(self.chunks(group, columns))
 
     def read_row_group(self, group: int, columns: Sequence[str], use_threads: bool = False) -> pa.Table:
         """Reads columns of a row, as PyArrow's method of that name.
 
         Raises:
             RemoteError: If the server cannot be read.
-            pyarrow.ArrowException, OSError: If the bytes do not decode.
+            pyarrow.ArrowException, OSError, ValueError: If the bytes do not decode, or to more than was declared.
         """
-        spans = {span: self.reader.read(self.url, *span, self.size) for span in self.ranges(group, columns)}
+        chunks, ranges = self.chunks(group, columns), list[tuple[int, int]]()
+        for start, stop, _ in chunks:  # those that touch are one request
+            if ranges and ranges[-1][1] == start:
+                start = ranges.pop()[0]
+            ranges.append((start, stop))
+        spans = {span: self.reader.read(self.url, *span, self.said) for span in ranges}
+        for start, stop, size in chunks:
+            first, body = next((a, spans[a, b]) for a, b in ranges if a <= start and stop <= b)
+            check_pages(body[start - first : stop - first], size)
         known = {"cache_type": "parts", "cache_options": {"data": spans}}
-        file = AbstractBufferedFile(None, self.url, size=self.size, **known)
+        file = AbstractBufferedFile(None, self.url, size=self.said[0], **known)
         part = pq.ParquetFile(file, metadata=self.metadata, page_checksum_verification=True)
         return part.read_row_group(group, columns, use_threads=use_threads)
+
+
+def _bytes_of(chunks: list[tuple[int, int, int]]) -> int:
+    return sum(max(stop - start, size) for start, stop, size in chunks)
 
 
 class PartFiles(OpenFiles[pq.ParquetFile | RemotePart]):

@@ -58,6 +58,7 @@ def alone_in(out: Path, settings: Mapping[str, Any]) -> Iterator[None]:
 SUM = f"{NAME}.xxh128"
 #: The format of stores that this version writes and reads.
 FORMAT = 1
+_MOST_INDEX = 1 << 32  # bytes, on a server
 
 
 def write_store_index(index: pd.DataFrame, root: Path, made_for: dict[str, Any]) -> None:
@@ -91,7 +92,7 @@ def read_store_index(root: str) -> tuple[pd.DataFrame, dict[str, Any]]:
         try:
             if "://" in root:
                 for name in (NAME, SUM):
-                    shared_reader().save(f"{root.rstrip('/')}/{name}", local / name)
+                    shared_reader().save(f"{root.rstrip('/')}/{name}", local / name, _MOST_INDEX)
             lines = (local / SUM).read_bytes().splitlines(keepends=True)
             right = _line(local / NAME).encode() in lines
         except OSError as error:

@@ -17,13 +17,14 @@ from terrafm_tg.datasets.majortom.rows import FOLDERS, read_metadata
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import get_modality
 from terrafm_tg.utils.files import atomic_write, files_below
-from terrafm_tg.utils.remote import NotThereError, RemoteError, RemoteReader
+from terrafm_tg.utils.remote import ChangedError, NotThereError, RemoteError, RemoteReader
 
 #: Below a root: what is kept of the source (tables, footers of its files) and rows that wait for their file.
 KEPT = ".download"
 #: Columns of a product besides its bands; thumbnails, cloud masks and L1C's B10 are left at the source.
 _KEYS = ["grid_cell", "product_id", "product_datetime"]
 _IDENTITY = _KEYS[:2]
+_MOST_TABLE = 1 << 30  # bytes; the published ones have some 0.3 GB
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -59,7 +60,7 @@ class Product:
         """
         url = f"{self.url}/metadata.parquet"
         try:
-            fresh = self.reader.save(url, self.published)
+            fresh = self.reader.save(url, self.published, _MOST_TABLE)
         except NotThereError as error:
             raise TerraFMError(
                 f"{url} does not exist (404): correct `source`, or leave {self.modality} out."
@@ -186,6 +187,9 @@ class Product:
         name, place = f"{row.cell} {self.modality}", f"row group {row.group} of {file.url}"
         try:
             table = file.read_row_group(row.group, self.columns(file))
+        except ChangedError:
+            (self.kept / "footers" / f"{row.part}.footer").unlink(missing_ok=True)
+            raise
         except RemoteError:
             raise
         except (pa.ArrowException, OSError, ValueError) as error:

@@ -31,6 +31,7 @@ SOURCE = "https://huggingface.co/datasets/Major-TOM/{product}/resolve/main"
 WORLDCOVER = "https://esa-worldcover.s3.eu-central-1.amazonaws.com/v200/2021/map"
 #: Bytes of an average file of the map (117 GB in 2,651 files).
 MAP_FILE_BYTES = 44_000_000
+MOST_MAP_FILE = 1 << 30
 #: Files of which a dry run reads the footers, per product; the sizes of other rows are taken to be the mean of these.
 SAMPLE = 8
 _RATE = 100.0  # MB/s for which a dry run says how long it will take
@@ -65,7 +66,7 @@ def download(
         selection: Which cells and products.
         source: Address of the products; ``{product}`` in it is replaced by ``Core-S2L2A`` and so on, which is
             appended where it does not occur.
-        max_gb: The most that may be added to the disk, in GB.
+        max_gb: The most that may be fetched, tables and footers too, and so be added to the disk, in GB.
         max_damaged: Share of the rows that may turn out damaged; beyond it the download stops.
         land_cover_from: For a selection by land cover: a tile index, such as one of the source's complete tables.
             Where None, ESA WorldCover is asked, whose files are fetched into ``root/WorldCover``.
@@ -90,9 +91,10 @@ def download(
         )
     if connections < 1:
         raise TerraFMError(f"`connections` is {connections}: give 1 or more.")
-    root, reader, console = Path(root), RemoteReader(), Console(stderr=True, quiet=not progress)
+    budget = math.inf if max_gb is None else max_gb * 1e9
+    root, reader, console = Path(root), RemoteReader(budget=budget), Console(stderr=True, quiet=not progress)
     products = {name: Product(name, source, root, reader) for name in selection.products}
-    maps = partial(_fetch_maps, reader, root / "WorldCover", worldcover_source, max_gb, console)
+    maps = partial(_fetch_maps, reader, root / "WorldCover", worldcover_source, console)
     land_cover = partial(cover_of_map, root / "WorldCover", maps, progress)
     if land_cover_from is not None:
         land_cover = partial(cover_of_index, Path(land_cover_from))
@@ -109,7 +111,7 @@ def download(
         chosen = chosen.assign(size=_sizes(products, chosen, connections, dry_run, console), damage=None)
         if not dry_run:
             try:
-                _fetch(products, chosen, connections, max_gb, max_damaged, console)
+                _fetch(products, chosen, connections, reader, max_damaged, console)
             finally:
                 for name, product in products.items():
                     product.list_local(tables[name])
@@ -145,17 +147,15 @@ def _locked(root: Path) -> Iterator[None]:
         raise TerraFMError(f"Another download into {root} is under way: wait for its end.") from error
 
 
-def _fetch_maps(
-    reader: RemoteReader, folder: Path, source: str, max_gb: float | None, console: Console, names: list[str]
-) -> None:
+def _fetch_maps(reader: RemoteReader, folder: Path, source: str, console: Console, names: list[str]) -> None:
     """Fetches the map's files that are not there, if there is room; open sea has none."""
     missing = [name for name in names if not (folder / name).is_file()]
     folder.mkdir(parents=True, exist_ok=True)
-    _check_room(folder, len(missing) * MAP_FILE_BYTES, 0, max_gb)
+    _check_room(folder, len(missing) * MAP_FILE_BYTES, 0, reader)
     with count_units("WorldCover", len(missing), console) as show:
         for name in missing:
             with suppress(NotThereError):  # open sea
-                reader.save(f"{source.rstrip('/')}/{name}", folder / name)
+                reader.save(f"{source.rstrip('/')}/{name}", folder / name, MOST_MAP_FILE)
             show(advance=1)
 
 
@@ -184,7 +184,7 @@ def _fetch(
     products: dict[str, Product],
     chosen: pd.DataFrame,
     connections: int,
-    max_gb: float | None,
+    reader: RemoteReader,
     max_damaged: float,
     console: Console,
 ) -> None:
@@ -196,7 +196,7 @@ def _fetch(
     rows = ((row.size, products[row.modality].waiting(row.part, row.group)) for row in missing.itertuples())
     need = sum(size for size, waiting in rows if not waiting.is_file())
     spare = files["size"].sum().nlargest(connections).sum()
-    _check_room(next(iter(products.values())).folder.parent, need, spare, max_gb)
+    _check_room(next(iter(products.values())).folder.parent, need, spare, reader)
     allowed, stop = math.ceil(max_damaged * len(missing)), Event()
     with count_units("Rows", missing["size"].sum(), console, in_bytes=True) as show, ExitStack() as stack:
         pool = ThreadPoolExecutor(connections)
@@ -214,14 +214,14 @@ def _fetch(
                 )
 
 
-def _check_room(root: Path, need: int, spare: int, max_gb: float | None) -> None:
+def _check_room(root: Path, need: int, spare: int, reader: RemoteReader) -> None:
     """Refuses what does not fit the budget or the disk.
 
     Args:
         root: Where it is to go.
         need: Bytes to come.
         spare: Bytes that are needed besides while files are put together.
-        max_gb: The budget in GB.
+        reader: Keeps the budget, of which some may be spent.
 
     Raises:
         TerraFMError: If it does not fit; it says by how much.
@@ -229,8 +229,8 @@ def _check_room(root: Path, need: int, spare: int, max_gb: float | None) -> None
     free = max(0, disk_usage(root).free - spare)
     words = f"{root} has room for {free / 1e9:,.3f} GB, as files take theirs twice while they are written"
     limits: dict[str, float] = {words: free}
-    if max_gb is not None:
-        limits[f"`max_gb` is {max_gb:g}"] = max_gb * 1e9
+    if reader.budget < math.inf:
+        limits[f"`max_gb` is {reader.budget / 1e9:g}"] = max(0, reader.budget - reader.came)
     for words, room in limits.items():
         if need > room:
             raise TerraFMError(

@@ -1,0 +1,222 @@
+"""A server that means harm: the budget is kept, memory is bounded, every wait is said, and so is what is wrong."""
+
+import asyncio
+import logging
+import re
+import socketserver
+import threading
+import time
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from functools import partial
+from itertools import repeat
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from yarl import URL
+
+from datasets.range_server import RangeServer
+from refusals import refused
+from terrafm_tg.datasets.majortom.download import Selection, download
+from terrafm_tg.datasets.majortom.pages import check_pages
+from terrafm_tg.datasets.majortom.part_files import RemotePart
+from terrafm_tg.utils import remote
+from terrafm_tg.utils.remote import RemoteReader
+
+MB, GB = 1 << 20, 1 << 30
+BLOCK = bytes(1 << 16)
+
+
+class HostileServer(socketserver.ThreadingTCPServer):
+    """Sends the pieces that ``answer(number, first, last)`` yields until they end or the client goes away."""
+
+    daemon_threads = True
+    answer: Callable[[int, int, int], Iterator[bytes]]
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.requests: list[str] = []
+        self.sent = 0
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def handle_error(self, request, client_address) -> None:
+        """A client that goes away is no news."""
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    server: HostileServer
+
+    def handle(self) -> None:
+        request = b"".join(iter(self.rfile.readline, b"\r\n")).decode()
+        number, _ = len(self.server.requests), self.server.requests.append(request)
+        first, last = map(int, re.search(r"bytes=(\d+)-(\d+)", request).groups())
+        for piece in self.server.answer(number, first, last):
+            self.request.sendall(piece)
+            self.server.sent += len(piece)
+
+
+def head(status: str = "206 Partial Content", **headers: object) -> bytes:
+    lines = [f"HTTP/1.1 {status}", "Connection: close", *(f"{k.replace('_', '-')}: {v}" for k, v in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def ranged(first: int, last: int, size: int, **headers: object) -> bytes:
+    return head(Content_Range=f"bytes {first}-{last}/{size}", **headers)
+
+
+def pieces(kind: str, number: int, first: int, last: int) -> Iterator[bytes]:
+    """What the server sends in answer to the request of that number for the bytes from the first to the last."""
+    length = last - first + 1
+    exact = {"Content_Length": length}
+    busy, found = "429 Too Many Requests", "302 Found"
+    yield {
+        "endless": lambda: ranged(first, last, 10 * GB),
+        "inflating": lambda: ranged(first, last, GB, Content_Encoding="br"),
+        "huge": lambda: ranged(first, last, 4000 * GB, **exact) + bytes(length),
+        "trickling": lambda: ranged(first, last, GB, **exact),
+        "slow headers": lambda: b"HTTP/1.1 206 Partial Content\r\nX: ",
+        "continuing": lambda: b"HTTP/1.1 100 Continue\r\n\r\n" * 99,
+        "endless headers": lambda: b"HTTP/1.1 206 Partial Content\r\n",
+        "busy": lambda: head(busy, Retry_After=9999),
+        "busy until 2096": lambda: head(busy, Retry_After=formatdate(4e9, usegmt=True)),
+        "busy for others": lambda: head(busy, RateLimit='"api";r=0;t=99999'),
+        "elsewhere": lambda: ranged(first + 5, last + 5, GB),
+        "whole": lambda: head("200 OK", Content_Length=10 * GB),
+        "short": lambda: ranged(first, last, GB, **exact) + b"x",
+        "to a file": lambda: head(found, Location="file:///etc/passwd"),
+        "to and fro": lambda: head(found, Location=f"/{number}"),
+        "to a network": lambda: head(found, Location="http://10.0.0.1/x"),
+        "another version": lambda: ranged(first, last, GB, ETag=f'"{number}"', Content_Length=9) + b"12345",
+        "another size": lambda: ranged(first, last, GB + number, Content_Length=9) + b"12345",
+        "missing": lambda: head("404 Not Found"),
+        "footer": lambda: ranged(first, last, 9 * GB, **exact) + b"\xff\xff\xff\xffPAR1"[:length],
+    }[kind]()
+    drops = {"trickling": b"x", "slow headers": b"x", "continuing": b"HTTP/1.1 100 Continue\r\n\r\n"}
+    while kind in drops:
+        yield drops[kind]
+        time.sleep(0.02)
+    if kind == "endless headers":
+        yield from (b"X-%d: 1\r\n" % i for i in range(GB))
+    if kind not in ("huge", "short", "another version", "another size", "footer"):
+        yield from repeat(BLOCK)
+
+
+READ = lambda url, path: RemoteReader(retries=3, timeout=0.4).read(url, 0, 1000)  # noqa: E731
+SAVE = lambda url, path: RemoteReader(retries=3, timeout=0.4).save(url, path / "new", MB)  # noqa: E731
+PART = lambda url, path: RemotePart(RemoteReader(), url)  # noqa: E731
+
+
+@pytest.mark.parametrize(
+    ("kind", "act", "said"),
+    [
+        ("endless", READ, None),
+        ("inflating", READ, r"comes compressed \(br\)"),
+        ("huge", SAVE, r"has 4,294\.967 GB by its server, expected 0\.001 at most"),
+        ("footer", PART, "is no Parquet file"),
+        ("trickling", READ, "after 4 attempts .*less than 1000 bytes a second came"),
+        ("slow headers", READ, "after 3 attempts .*no answer in time"),
+        ("continuing", READ, "after 3 attempts .*no answer in time"),
+        ("endless headers", READ, r"cannot be read \(400 "),
+        ("busy", READ, "after 2 attempts .*429 Too Many Requests"),
+        ("busy until 2096", READ, "after 2 attempts .*429 Too Many Requests"),
+        ("busy for others", READ, "after 2 attempts .*429 Too Many Requests"),
+        ("elsewhere", READ, "sent bytes 5 to 1,004 of 1,073,741,824 when asked for those from 0 on"),
+        ("whole", READ, r"ignores range requests \(status 200\)"),
+        ("short", READ, "after 4 attempts .*"),
+        ("to a file", READ, "redirects to 'file:///etc/passwd', which was not opened"),
+        ("to and fro", READ, "redirects more than 5 times"),
+        ("to a network", READ, "it lies in a private network and the address does not"),
+        ("another version", READ, 'changed on the server .*version "1"; before .*version "0"'),
+        ("another size", READ, r"changed on the server \(1,073,741,825 bytes"),
+        ("missing", READ, "does not exist"),
+    ],
+)
+def test_it_takes_no_more_than_was_asked_for(
+    kind: str,
+    act: Callable[[str, Path], object],
+    said: str | None,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    patience = 0.5 if "429" in (said or "") else 9.0
+    for name, value in {"_FIRST": 0.02, "_ASKED": 0.3, "_PATIENCE": patience, "_SAID": 0.2}.items():
+        monkeypatch.setattr(remote, name, value)
+    if "private" in (said or ""):
+        monkeypatch.setattr(remote, "_is_private", lambda url: asyncio.sleep(0, result=url.host != "127.0.0.1"))
+    slept, before, begin = list[float](), psutil.Process().memory_info().rss, time.monotonic()
+    clock = SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=lambda s: (slept.append(s), time.sleep(s)))
+    monkeypatch.setattr(remote, "time", clock)
+    with HostileServer() as server, caplog.at_level(logging.INFO, "terrafm_tg"):
+        server.answer = partial(pieces, kind)
+        url = f"{server.url}/file"
+        if said is None:
+            assert act(url, tmp_path) == bytes(1000)
+            assert "sends more than was asked for; the rest is cut off" in caplog.text
+        else:
+            with refused(match=said) as error:
+                act(url, tmp_path)
+            assert str(error.value).startswith(url)
+            assert len(re.findall(r"\.(?:\s|$)", str(error.value))) == 1
+        server.shutdown()
+    assert time.monotonic() - begin < 8
+    assert server.sent < 16 * MB * max(1, len(server.requests))  # what lay in buffers of the connection
+    assert psutil.Process().memory_info().rss - before < 200 * MB
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) == 0
+    lines = [record.levelno for record in caplog.records if "; waiting 0." in record.getMessage()]
+    assert lines == [logging.WARNING if seconds >= 0.2 else logging.INFO for seconds in slept]
+
+
+def test_a_download_keeps_its_budget(tmp_path: Path) -> None:
+    with HostileServer() as server:
+        server.answer = lambda number, first, last: iter((ranged(first, last, GB), *repeat(BLOCK, 1000)))
+        with refused(match=r"metadata\.parquet needs 1,073,741,824 bytes more, which `max_gb` 0\.001 does not allow"):
+            download(tmp_path, Selection(modalities="s2l2a"), server.url, max_gb=0.001, progress=False)
+        server.shutdown()
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 1000
+
+
+def test_credentials_stay_where_they_belong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password word\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with HostileServer() as first, HostileServer() as second:
+        first.answer = lambda number, *range: iter([head("302 Found", Location=f"{second.url}/file")])
+        second.answer = lambda number, first, last: iter((ranged(first, last, GB, Set_Cookie="a=b"), b"1234"))
+        reader = RemoteReader()
+        assert [reader.read(first.url.replace("//", "//me:word@"), 0, 4) for _ in range(2)] == [b"1234"] * 2
+        assert [len(first.requests), len(second.requests)] == [1, 2]
+        assert "Authorization: Basic" in first.requests[0]
+        assert not re.search("(?i)authorization|cookie", "".join(second.requests))
+        for server in (first, second):
+            server.shutdown()
+    with refused(match="redirects to 'http://b/', which was not opened"):
+        asyncio.run(remote._follow("https://a/", URL("https://a/"), "http://b/"))
+
+
+def test_a_few_bytes_never_become_many(tmp_path: Path) -> None:
+    """Pages that decode to more than a cell has, that contradict the footer, and a footer of a million nothings."""
+    path = tmp_path / "part.parquet"
+    pq.write_table(pa.table({"B01": [bytes(40 * MB), b"x"]}), path, 1, use_dictionary=False, compression="zstd")
+    assert path.stat().st_size < 16_000
+    column = pq.read_metadata(path).row_group(0).column(0)
+    chunk = path.read_bytes()[column.data_page_offset :][: column.total_compressed_size]
+    check_pages(chunk, column.total_uncompressed_size)
+    with pytest.raises(ValueError, match=r"its pages need 41,943,0\d\d bytes, expected 1,048,576 at most"):
+        check_pages(chunk, MB)
+    for damaged in (chunk[:9], b"\x1c" * 9999, bytes(3)):
+        with pytest.raises(ValueError, match="its pages are none of one picture"):
+            check_pages(damaged, MB)
+    nothings = b"\x15\x04\x19\x1c\x48\x01a\0\x16\x02\x19\x1c\x19\xfc" + b"\xa0\xf7\x36" + bytes(1000)
+    (tmp_path / "bomb").write_bytes(bytes(12) + nothings + len(nothings).to_bytes(4, "little") + b"PAR1")
+    before = psutil.Process().memory_info().rss
+    with RangeServer(tmp_path) as server:
+        with refused(match=r"declares 41,943,\d+ bytes in row group 0, expected 33,554,432 at most"):
+            RemotePart(RemoteReader(), f"{server.url}/part.parquet").read_row_group(0, ["B01"])
+        with refused(match=r"The footer of .*/bomb cannot be read .*size limit"):
+            RemotePart(RemoteReader(), f"{server.url}/bomb")
+    assert psutil.Process().memory_info().rss - before < 100 * MB
