@@ -73,16 +73,32 @@ def test_equals_the_full_stem_fed_with_training_means(
 
 
 def test_each_sensor_with_bands_of_its_own(full: TerraFMViT) -> None:
+    """Folded or not: folding changes neither the model, nor the numbers by more than rounding."""
     bands = {"s1rtc": ("VH",), "s2l2a": RGB}
     model = with_bands(full, bands=bands)
-    x = {"s1rtc": torch.rand(2, 1, PX, PX), "s2l2a": torch.rand(2, 3, PX, PX)}
-    complete = {name: torch.full((2, len(MODALITIES[name].bands), PX, PX), 0.5) for name in x}
+    folded = reparameterize(model)
+    assert all(torch.equal(tensor, full.state_dict()[name]) for name, tensor in model.state_dict().items())
+    assert sum(p.numel() for p in folded.parameters()) < sum(p.numel() for p in model.parameters())
+    x = {"s1rtc": torch.rand(2, 1, PX, 48), "s2l2a": torch.rand(2, 3, PX, 48)}
+    complete = {name: torch.full((2, len(MODALITIES[name].bands), PX, 48), 0.5) for name in x}
     for name, image in x.items():
         complete[name][:, MODALITIES[name].band_indices(bands[name])] = image
     torch.testing.assert_close(model(x), full(complete))
+    torch.testing.assert_close(folded(x), full(complete), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(model(x["s1rtc"], modality="s1rtc"), full(complete["s1rtc"]))
     with pytest.raises(TerraFMError, match=r"s1rtc has 1 channel here \(VH\), got 2"):
         model(complete)
+
+
+def test_a_folded_encoder_and_a_checkpoint_do_not_mix(full: TerraFMViT) -> None:
+    folded = reparameterize(full)
+    with pytest.raises(TerraFMError, match="folded already"):
+        reparameterize(folded)
+    with pytest.raises(TerraFMError, match="The model is folded and the checkpoint is not"):
+        folded.load_state_dict(full.state_dict(), strict=False)
+    with pytest.raises(TerraFMError, match="The checkpoint is folded and the model is not"):
+        full.load_state_dict(folded.state_dict(), strict=False)
+    folded.load_state_dict(reparameterize(full).state_dict())
 
 
 def test_normalisation_and_encoder_take_one_list() -> None:
@@ -90,6 +106,9 @@ def test_normalisation_and_encoder_take_one_list() -> None:
     means = dict(zip(S2L1C.bands, S2L1C.mean, strict=True)) | {"B10": 7.0}
     x = torch.tensor([means[band] for band in THIRTEEN])[:, None, None].expand(-1, PX, PX)
     torch.testing.assert_close(normalize(x), torch.full((13, PX, PX), 0.5))
+    model = build_encoder("terrafm_tiny", depth=1, modality="s2l1c", bands=("B01", "B10"))
+    with pytest.raises(TerraFMError, match=r"s2l1c has 2 channels here \(B01, B10\), got 3"):
+        model(x[None, :3])
 
 
 def test_what_timm_reads_follows_the_bands() -> None:
@@ -101,12 +120,6 @@ def test_what_timm_reads_follows_the_bands() -> None:
     torch.testing.assert_close(((1234.0 - mean) / std)[kept], expected[kept])
     radar = resolve_model_data_config(build_encoder("terrafm_tiny", depth=1, in_chans=2))
     assert radar["mean"] == pytest.approx([-12.7572 - 2 * 5.8491, -19.6423 - 2 * 5.8516])
-
-
-def test_the_message_names_the_band_that_is_read_past(full: TerraFMViT) -> None:
-    model = with_bands(full, modality="s2l1c", bands=("B01", "B10"))
-    with pytest.raises(TerraFMError, match=r"s2l1c has 2 channels here \(B01, B10\), got 3"):
-        model(torch.rand(1, 3, PX, PX))
 
 
 @pytest.mark.parametrize("fold", [False, True], ids=["plain", "folded"])

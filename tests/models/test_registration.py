@@ -8,6 +8,7 @@ import types
 from pathlib import Path
 
 import pytest
+import segmentation_models_pytorch as smp
 import timm
 import torch
 from torchgeo.models import get_model, get_model_weights, get_weight, list_models
@@ -68,9 +69,10 @@ print(timm.create_model("terrafm_nano_rgb", num_classes=3)(torch.rand(1, 3, 32, 
     assert python(script, str(tmp_path / "tiny.pth")) == "torch.Size([1, 3])"
 
 
-def test_timm_and_torchgeo_know_every_name() -> None:
+def test_timm_torchgeo_and_smp_know_every_name() -> None:
     assert len(NAMES) == len(set(NAMES)) == 5 * (1 + len(VARIANTS)) == 50
     assert set(NAMES) <= set(list_models())
+    assert set(NAMES) <= set(smp.encoders.get_encoder_names())
     assert set(NAMES) == set(timm.list_models("terrafm_*"))
     assert timm.is_model_pretrained("terrafm_base")
     assert not timm.is_model_pretrained("terrafm_large")

@@ -7,7 +7,6 @@ from torch.nn import functional as F
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import build_encoder
-from terrafm_tg.models.builders import BUILDERS
 from terrafm_tg.models.smp_encoder import TerraFMEncoder, feature_blocks
 
 
@@ -21,10 +20,6 @@ def test_blocks_of_the_paper() -> None:
     assert feature_blocks(12) == [3, 5, 7, 11]
     assert feature_blocks(24) == [7, 11, 15, 23]
     assert feature_blocks(2) == [0, 0, 0, 1]
-
-
-def test_every_name_is_in_smps_table() -> None:
-    assert set(BUILDERS) <= set(smp.encoders.get_encoder_names())
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ The names are built 48 wide and 3 blocks deep; the true sizes are built without 
 """
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -38,15 +39,18 @@ def images(model: nn.Module) -> Tensor:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_forward(name: str) -> None:
-    model = make(name).eval()
+def test_forward_and_gradients(name: str) -> None:
+    model = make(name, num_classes=7).train()
     x = images(model)
-    with torch.no_grad():
-        out, tokens = model(x), model.forward_features(x)
-    assert out.shape == (2, DIM)
+    logits, tokens = model(x), model.forward_features(x)
+    assert logits.shape == (2, 7)
     assert tokens.shape == (2, 1 + GRID**2, DIM)
-    assert out.isfinite().all()
-    torch.testing.assert_close(model.forward_head(tokens), out)
+    assert logits.isfinite().all()
+    torch.testing.assert_close(model.forward_head(tokens), logits)
+    logits.mean().backward()
+    assert [part for part, p in model.named_parameters() if p.grad is None] == []
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    assert all(p.grad.abs().sum() > 0 for part, p in model.named_parameters() if part.startswith("blocks."))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -57,19 +61,16 @@ def test_configuration_agrees_with_the_model(name: str) -> None:
     assert model.pretrained_cfg["architecture"] == name
     assert model.modality == split_name(name)[1].get("modality")
     resolved = resolve_model_data_config(model)
-    assert resolved["input_size"] == config.input_size
-    assert len(resolved["mean"]) == len(resolved["std"]) == model.in_chans
+    assert resolved["input_size"] == config.input_size == (model.in_chans, 224, 224)
+    assert resolved["mean"] == config.mean
+    assert resolved["std"] == config.std
+    assert len(config.mean) == len(config.std) == model.in_chans
     assert make(name, in_chans=model.in_chans, num_classes=4)(images(model)).shape == (2, 4)
-    assert model.pretrained_cfg["input_size"] == config.input_size == (model.in_chans, 224, 224)
-    assert model.pretrained_cfg["mean"] == config.mean
-    assert model.pretrained_cfg["std"] == config.std
-    assert len(config.mean) == model.in_chans
     assert config.num_classes == 0
     assert f"{config.classifier}.weight" in model.state_dict()
     assert model.get_classifier() is model.get_submodule(config.classifier)
     assert config.first_conv == model.pretrained_cfg["first_conv"]
     assert model.get_submodule(config.first_conv) is model.patch_embed.proj
-    assert f"{config.first_conv}.weight" in model.state_dict()
     assert timm.is_model_pretrained(name) == name.startswith("terrafm_base")
 
 
@@ -83,17 +84,6 @@ def test_true_sizes(name: str) -> None:
     assert len(model.blocks) == size["depth"]
     assert tokens.shape == (2, 37, size["embed_dim"])
     assert [part["num_chs"] for part in model.feature_info] == [size["embed_dim"]] * size["depth"]
-
-
-@pytest.mark.parametrize("name", FEW)
-def test_gradients(name: str) -> None:
-    model = make(name, num_classes=7).train()
-    logits = model(images(model))
-    assert logits.shape == (2, 7)
-    logits.mean().backward()
-    assert [part for part, p in model.named_parameters() if p.grad is None] == []
-    assert all(p.grad.isfinite().all() for p in model.parameters())
-    assert all(p.grad.abs().sum() > 0 for part, p in model.named_parameters() if part.startswith("blocks."))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -219,26 +209,27 @@ def test_a_traced_model_still_checks() -> None:
         traced(torch.randn(2, 12, PX, PX), modality="s2l2a")
 
 
-@pytest.mark.parametrize("x", [DICT["s1rtc"], DICT], ids=["tensor", "dict"])
-def test_compiles_with_gradients(x: Tensor | dict[str, Tensor]) -> None:
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        [{"x": torch.randn(2, 2, *size)} for size in ((32, 32), (48, 32), (64, 80))],
+        [{"x": DICT}],
+        [{"x": DICT, "sample_idx": {"s1rtc": torch.tensor([0, 1]), "s2l2a": torch.tensor([1, 2])}, "size": 3}],
+    ],
+    ids=["sizes", "dict", "rows"],
+)
+def test_compiles_in_one_graph_with_gradients(inputs: list[dict[str, Any]]) -> None:
+    """Also for sizes that it has not been compiled for."""
     model = make(num_classes=2).eval()
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    gradients = []
-    for run in (model, compiled):
-        model.zero_grad()
-        run(x).square().sum().backward()
-        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
-    for plain, traced in zip(*gradients, strict=True):
-        torch.testing.assert_close(plain, traced)
-
-
-def test_compiles_for_another_size() -> None:
-    model = make().eval()
-    compiled = torch.compile(model, backend="eager", fullgraph=True)
-    with torch.no_grad():
-        for height, width in ((32, 32), (48, 32), (64, 80)):
-            x = torch.randn(2, 2, height, width)
-            torch.testing.assert_close(compiled(x), model(x))
+    for given in inputs:
+        gradients = []
+        for run in (model, compiled):
+            model.zero_grad()
+            run(**given).square().sum().backward()
+            gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+        for plain, traced in zip(*gradients, strict=True):
+            torch.testing.assert_close(plain, traced)
 
 
 @pytest.mark.parametrize("x", [DICT["s1rtc"], DICT], ids=["tensor", "dict"])

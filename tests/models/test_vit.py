@@ -134,11 +134,3 @@ def test_pickles() -> None:
     model = tiny(modality="s2l1c", bands=("B04", "B08")).eval()
     x = torch.randn(1, 2, 32, 32)
     assert torch.equal(pickle.loads(pickle.dumps(model))(x), model(x))
-
-
-def test_compiles_in_one_graph() -> None:
-    model = tiny().eval()
-    rows = {"s1rtc": torch.tensor([0, 1]), "s2l1c": torch.tensor([1, 2])}
-    compiled = torch.compile(model, backend="eager", fullgraph=True)
-    with torch.no_grad():
-        torch.testing.assert_close(compiled(DICT, sample_idx=rows, size=3), model(DICT, sample_idx=rows, size=3))
