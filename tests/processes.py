@@ -6,6 +6,7 @@ children may do anything, which those forked from a test process may not.
 
 import multiprocessing
 import multiprocessing.process
+import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib import import_module
@@ -26,6 +27,12 @@ def start(target: Callable[..., object], *args: Any, **kwargs: Any) -> multiproc
     process = SERVER.Process(target=_run, args=(target, args, kwargs))
     process.start()
     return process
+
+
+def free_port() -> int:
+    """A port on which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
 
 
 def serve_dask() -> AbstractContextManager[object]:

@@ -51,13 +51,8 @@ class Walk(Callback):
 def test_a_step_enters_the_files_of_the_walk(small_world: Path, tmp_path: Path) -> None:
     stack = ("pretrain", "size/tiny", "data/simulated", "hardware/cpu", "quick")
     options = SMALL | {"data.root": small_world, "trainer.default_root_dir": tmp_path}
-    main(
-        [
-            "fit",
-            *(f"--config={ROOT / 'conf' / name}.yaml" for name in stack),
-            *(f"--{name}={value}" for name, value in options.items()),
-        ]
-    )
+    words = [f"--config={ROOT / 'conf' / name}.yaml" for name in stack]
+    main(["fit", *words, *(f"--{name}={value}" for name, value in options.items())])
     text = (ROOT / "CONTRIBUTING.md").read_text()
     section = text.partition("## A tile's way from disk to loss\n")[2].partition("\n## ")[0]
     told = re.findall(r"^\d+\. `([\w/]+\.py)`", section, flags=re.MULTILINE)

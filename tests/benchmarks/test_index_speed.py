@@ -8,28 +8,24 @@ from benchmarks.synthetic_index import write_synthetic_index
 from terrafm_tg.errors import TerraFMError
 
 
-def measure(folder, tiles, capsys) -> dict[str, dict]:
+def measure(folder, tiles) -> dict[str, dict]:
     write_synthetic_index(folder / "index.parquet", tiles)
     stages = index.measure(folder / "index.parquet")
-    with capsys.disabled():
-        print()
-        for stage in stages:
-            print(stage)
     assert [path.name for path in folder.iterdir()] == ["index.parquet"]
     return {stage["stage"]: stage for stage in stages}
 
 
-def test_sixty_thousand_tiles(tmp_path, capsys) -> None:
+def test_sixty_thousand_tiles(tmp_path) -> None:
     """Loading them takes little more memory than the imports: half a kilobyte a tile at most."""
-    stages = measure(tmp_path, 60_000, capsys)
+    stages = measure(tmp_path, 60_000)
     assert {"load the index", "sampler", "first draw of an epoch"} < set(stages)
     assert stages["load the index"]["peak_gb"] - stages["imports"]["peak_gb"] < 0.25
     assert all(stage["processor_seconds"] > 0 for stage in stages.values())
 
 
 @pytest.mark.soak
-def test_six_million_tiles(tmp_path, capsys) -> None:
-    stages = measure(tmp_path, 6_000_000, capsys)
+def test_six_million_tiles(tmp_path) -> None:
+    stages = measure(tmp_path, 6_000_000)
     assert stages["load the index"]["peak_gb"] < 3
     assert max(stage["peak_gb"] for stage in stages.values()) < 4
 

@@ -1,8 +1,6 @@
 """BenchKNN in a real Trainer: the scores of `terrafm bench`, on one rank and on two."""
 
-import os
 import shutil
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +8,19 @@ import pandas as pd
 import pytest
 import timm
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from forked_ranks import be_rank
+from lightning.pytorch import LightningModule
+from tiny_terrafm import trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from processes import start
+from processes import free_port, start
 from terrafm_tg.callbacks import BenchKNN
 from terrafm_tg.cli.main import main
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import build_encoder
 
 NAMES = ["m-eurosat", "m-so2sat", "BigEarthNet-S1"]
-QUIET = {
-    "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
-    "enable_checkpointing": False,
-}  # fmt: skip
 
 
 class Task(LightningModule):
@@ -49,10 +45,10 @@ class Task(LightningModule):
 def fit(task: Task, folder: Path, epochs: int = 1, ranks: int = 1, **settings: Any) -> dict[str, float]:
     """What BenchKNN logged last; without datasets it is left out."""
     callbacks = [BenchKNN(**({"root": folder, "size": 32} | settings))] if settings else []
-    strategy = {"strategy": "ddp", "devices": ranks} if ranks > 1 else {"devices": 1}
-    trainer = Trainer(max_epochs=epochs, callbacks=callbacks, default_root_dir=folder, **QUIET, **strategy)
-    trainer.fit(task, DataLoader(torch.rand(8, 1), batch_size=4))
-    return {name: value.item() for name, value in trainer.callback_metrics.items() if "bench" in name}
+    share = {"strategy": "ddp" if ranks > 1 else "auto", "devices": ranks, "use_distributed_sampler": True}
+    run = trainer(folder, *callbacks, max_epochs=epochs, **share)
+    run.fit(task, DataLoader(torch.rand(8, 1), batch_size=4))
+    return {name: value.item() for name, value in run.callback_metrics.items() if "bench" in name}
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +122,7 @@ def test_a_mistake_stops_before_training(settings: dict, task: dict, said: str, 
 
 def _rank(rank: int, port: int, root: str, damaged: str, out: str) -> None:
     """One of two processes: all datasets, then a damaged one."""
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-    }  # fmt: skip
+    be_rank(rank, 2, port, Path(out) / "log")
     found = fit(Task(), Path(root), ranks=2, datasets=NAMES, split="test")
     try:
         fit(Task(), Path(damaged), ranks=2, datasets="m-eurosat", split="test")
@@ -143,10 +136,7 @@ def test_two_ranks_give_the_same(benchmarks: Path, expected: dict[str, float], t
     shutil.copytree(benchmarks / "classification_v1.0/m-eurosat", damaged / "classification_v1.0/m-eurosat")
     path = sorted(damaged.rglob("test_*.hdf5"))[0]
     path.write_bytes(path.read_bytes()[:200])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = (port, str(benchmarks), str(damaged), str(tmp_path))
+    words = (free_port(), str(benchmarks), str(damaged), str(tmp_path))
     ranks = [start(_rank, i, *words) for i in (0, 1)]
     for process in ranks:
         process.join(500)

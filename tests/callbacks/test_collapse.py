@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
+from tiny_terrafm import trainer
 from torch.utils.data import DataLoader
 
 from terrafm_tg.callbacks import CollapseMonitor
@@ -37,13 +38,9 @@ class Scripted(LightningModule):
 
 def run(folder: Path, script: list[dict[str, float]], *more: Callback, prototypes: int = K, **settings: Any) -> int:
     monitor = CollapseMonitor(**({"every_n_steps": 1, "grace_steps": 5, "patience": 2} | settings))
-    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(
-        accelerator="cpu", max_steps=20, callbacks=[monitor, *more], default_root_dir=folder,
-        enable_checkpointing=bool(more), **options,
-    )  # fmt: skip
-    trainer.fit(Scripted(script, prototypes), DataLoader([0] * 20))
-    return trainer.global_step
+    fit = trainer(folder, monitor, *more, enable_checkpointing=bool(more))
+    fit.fit(Scripted(script, prototypes), DataLoader([0] * 20))
+    return fit.global_step
 
 
 def test_a_healthy_run_is_left_alone(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from tiny_terrafm import tiny_terrafm, trainer
 from torchgeo.tasks import Classification
 
 from terrafm_tg.callbacks.held_out import HeldOutReport
@@ -16,42 +17,26 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation import BASELINE, TRAINED, UNTRAINED
 from terrafm_tg.tasks import TerraFM
 
-SMALL: dict[str, Any] = {
-    "model": "terrafm_tiny",
-    "depth": 1,
-    "crops": {"global_size": 48, "local_size": 32, "local_crops": 1},
-    "head": {"prototypes": 64, "hidden_dim": 32, "bottleneck_dim": 16},
-    "center": {"alpha": 1.0},
-    "optimizer": {"lr": 1e-3},
-}
-
 
 def _datamodule(root: Path, **kwargs: Any) -> SimulatedDataModule:
     world = {"cells": 40, "cell_size": 144, "num_workers": 0, "val_bank": 48, "val_queries": 24}
     return SimulatedDataModule(root, **world, **({"batch_size": 8, "val_share": 0.25, "val_block": 2} | kwargs))
 
 
-def _trainer(folder: Path, *callbacks: Any, **kwargs: Any) -> Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    options = (
-        {"max_epochs": 1, "limit_train_batches": 2, "enable_checkpointing": False, "num_sanity_val_steps": 0}
-        | quiet
-        | kwargs
-    )
-    return Trainer(accelerator="cpu", devices=1, default_root_dir=folder, callbacks=list(callbacks), **options)
+def _task() -> TerraFM:
+    return tiny_terrafm(depth=1, local_crops=1, alpha=1.0)
 
 
-def _task(seed: int = 0) -> TerraFM:
-    torch.manual_seed(seed)
-    return TerraFM(**SMALL)
+def _trainer(folder: Path, *callbacks: Any, **settings: Any) -> Trainer:
+    return trainer(folder, *callbacks, limit_train_batches=2, **settings)
 
 
 def test_table_csv_and_figure_at_the_end(small_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     task = _task()
     start = {name: x.clone() for name, x in task.teacher.state_dict().items()}
     report = HeldOutReport()
-    trainer = _trainer(tmp_path, report, KNNMonitor())
-    trainer.fit(task, _datamodule(small_world))
+    run = _trainer(tmp_path, report, KNNMonitor())
+    run.fit(task, _datamodule(small_world))
     frame = pd.read_csv(tmp_path / "held_out.csv")
     assert set(frame.encoder) == {UNTRAINED, TRAINED, BASELINE}
     assert (tmp_path / "held_out.png").stat().st_size > 10_000
@@ -59,7 +44,7 @@ def test_table_csv_and_figure_at_the_end(small_world: Path, tmp_path: Path, caps
     assert "Held-out cells, terrafm_tiny after 2 steps" in printed
     assert str(tmp_path / "held_out.csv") in printed
     scores = frame.set_index(["encoder", "task", "bank", "query", "metric"]).score
-    monitored = trainer.callback_metrics
+    monitored = run.callback_metrics
     assert monitored["val/knn_fused"] == pytest.approx(scores[TRAINED, "knn", "fused", "fused", "accuracy"], abs=1e-4)
     recall = scores[TRAINED, "retrieval", "s2l2a", "s1rtc", "recall@10"]
     assert monitored["val/recall10_s1rtc_to_s2l2a"] == pytest.approx(recall, abs=1e-4)

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
+from tiny_terrafm import trainer
 from torch.utils.data import DataLoader
 
 from terrafm_tg.callbacks.knn import KNNMonitor
@@ -44,10 +45,9 @@ class Embedder(LightningModule):
 
 def _validate(module: Embedder, tmp_path: Path, **kwargs: Any) -> dict[str, float]:
     loaders = [DataLoader(range(200), batch_size=32), DataLoader(range(1000, 1090), batch_size=32)]
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(accelerator="cpu", devices=1, default_root_dir=tmp_path, callbacks=KNNMonitor(**kwargs), **quiet)
-    trainer.validate(module, loaders, verbose=False)
-    return {name: value.item() for name, value in trainer.callback_metrics.items()}
+    run = trainer(tmp_path, KNNMonitor(**kwargs))
+    run.validate(module, loaders, verbose=False)
+    return {name: value.item() for name, value in run.callback_metrics.items()}
 
 
 def test_logs_every_score_of_the_collected_embeddings(tmp_path: Path):

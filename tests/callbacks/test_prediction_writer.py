@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
+from tiny_terrafm import trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -31,9 +32,8 @@ class Double(LightningModule):
 @pytest.mark.parametrize("geographic", [False, True])
 def test_each_batch_is_a_file(geographic: bool, tmp_path: Path) -> None:
     drawn = [(slice(i, i + 1), slice(0, 1)) if geographic else i for i in range(5)]
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path,
-                      callbacks=[PredictionWriter()])  # fmt: skip
-    trainer.predict(Double(), DataLoader(Places(), batch_size=2, sampler=drawn), return_predictions=False)
+    data = DataLoader(Places(), batch_size=2, sampler=drawn)
+    trainer(tmp_path, PredictionWriter()).predict(Double(), data, return_predictions=False)
     paths = sorted((tmp_path / "predictions").iterdir())
     assert [path.name for path in paths] == ["0_0_000000.pt", "0_0_000001.pt", "0_0_000002.pt"]
     second = torch.load(paths[1], weights_only=True)

@@ -7,6 +7,7 @@ import pytest
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from tiny_terrafm import loader, make_batch, tiny_terrafm, trainer
 
 from terrafm_tg.callbacks import AtomicCheckpointIO, RunSummary
 from terrafm_tg.callbacks.summary import checkpoint_path, draw_curves, draw_land_cover
@@ -14,23 +15,10 @@ from terrafm_tg.callbacks.summary import checkpoint_path, draw_curves, draw_land
 
 def fit(folder: Path, *, save: bool = True, max_epochs: int = 2, resume: Path | None = None) -> Trainer:
     """A real run of TerraFM over two batches."""
-    import sys
-
-    sys.path.append(str(Path(__file__).parents[1] / "tasks"))
-    from tiny_terrafm import loader, make_batch, tiny_terrafm, trainer
-
-    callbacks = [RunSummary()]
-    if save:
-        callbacks.append(ModelCheckpoint(folder / "checkpoints", save_last=True))
-    run = trainer(
-        folder,
-        max_epochs=max_epochs,
-        logger=CSVLogger(folder, name="", version=""),
-        callbacks=callbacks,
-        enable_checkpointing=save,
-        plugins=[AtomicCheckpointIO()],
-        log_every_n_steps=1,
-    )
+    logger, saves = CSVLogger(folder, name="", version=""), [ModelCheckpoint(folder / "checkpoints", save_last=True)]
+    settings = {"logger": logger, "enable_checkpointing": save, "max_epochs": max_epochs, "num_sanity_val_steps": 2}
+    plugins = [AtomicCheckpointIO()]
+    run = trainer(folder, RunSummary(), *(saves if save else []), plugins=plugins, log_every_n_steps=1, **settings)
     batches = loader([make_batch(2), make_batch(2, 2)])
     run.fit(tiny_terrafm(), batches, [loader([make_batch(6)])] * 2, ckpt_path=resume)
     return run

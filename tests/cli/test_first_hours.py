@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from refusals import refusal
+from refusals import IN_MEMORY, refusal
 from terrafm_tg.cli.main import main
 from terrafm_tg.cli.options import find_configs
 from terrafm_tg.cli.trainer import RunLength
@@ -108,20 +108,11 @@ def test_a_file_of_ones_own_wins() -> None:
 
 
 @pytest.mark.parametrize("units", [True, False])
-def test_precision_follows_the_device(units: bool, small_world: Path, monkeypatch, capsys, caplog) -> None:
+def test_precision_follows_the_device(units: bool, monkeypatch, capsys, caplog) -> None:
     """And a run says its size and, roughly, how long it will take, and advertises nothing."""
     monkeypatch.setattr("terrafm_tg.cli.trainer.has_bf16_units", lambda device: units)
     monkeypatch.setattr("terrafm_tg.cli.trainer._LONG", 0.0)
-    small = {"depth": 2, "crops": {"global_size": 48, "local_size": 32, "local_crops": 2}, "head": {"prototypes": 64}}
-    data = {
-        "class_path": "MajorTOMDataModule",
-        "init_args": {"root": str(small_world), "tile_size": 72, "batch_size": 4},
-    }
-    Path("own.yaml").write_text(
-        yaml.safe_dump({"model": {"init_args": small | {"model": "terrafm_tiny"}}, "data": data})
-    )
-    stack = [f"--config={name}" for name in ("pretrain", "own.yaml", "hardware/cpu")]
-    main(["fit", *stack, "--trainer.max_steps=3", "--trainer.callbacks=null", "--trainer.limit_val_batches=0"])
+    main(["fit", *IN_MEMORY, "--trainer.max_steps=3", "--trainer.callbacks=null", "--trainer.limit_val_batches=0"])
     printed = "".join(capsys.readouterr()) + caplog.text
     assert f"Precision {'bf16-mixed' if units else '32-true'}, which suits this device" in printed
     assert "parameters are trained" in printed

@@ -7,16 +7,16 @@ import signal
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-from test_cli import CONF, TINY, fails
+from test_cli import SHORT, fails, losses, tiny_run
 
 from terrafm_tg.cli.main import main
 from terrafm_tg.datasets import MajorTOM, PackedTiles
 from terrafm_tg.modalities import S2L2A
 
 
-def test_real_cells_through_index_and_pack_to_fit(tmp_path: Path, real_data: Path, capsys) -> None:
-    root, out, run = tmp_path / "major_tom", tmp_path / "store", tmp_path / "run"
+def test_real_cells_through_index_and_pack_to_fit(tmp_path: Path, real_data: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    root, out = tmp_path / "major_tom", tmp_path / "store"
     shutil.copytree(real_data / "major_tom", root)
     main(["index", str(root), "--workers=0", "--figure=false"])
     main(["pack", str(root), str(out), "--workers=0"])
@@ -32,25 +32,9 @@ def test_real_cells_through_index_and_pack_to_fit(tmp_path: Path, real_data: Pat
     assert sum(path.stat().st_size for path in out.rglob("*.arrow")) < sum(
         path.stat().st_size for path in root.rglob("part_*.parquet")
     )
-    overlay = tmp_path / "tiny.yaml"
-    overlay.write_text(TINY)
-    main(
-        [
-            "fit",
-            *(f"--config={path}" for path in (CONF / "pretrain.yaml", CONF / "data/packed.yaml", overlay)),
-            *(f"--data.root={out}", "--data.ambiguous_offset=present", "--data.val_share=0"),
-            *(
-                "--model.modalities=[s2l2a]",
-                "--model.center.alpha=1",
-                "--trainer.max_steps=2",
-                "--trainer.limit_val_batches=0",
-            ),
-            *(f"--trainer.default_root_dir={run}", f"--trainer.logger.init_args.save_dir={run}"),
-        ]
-    )
-    losses = pd.read_csv(run / "lightning_logs/version_0/metrics.csv")["train/loss"].dropna()
-    assert len(losses) == 2
-    assert np.isfinite(losses).all()
+    options = ["--data.ambiguous_offset=present", "--model.modalities=[s2l2a]"]
+    main(["fit", *tiny_run(tmp_path, "packed", out, *options), *SHORT])
+    assert np.isfinite(losses(tmp_path)).tolist() == [True] * 2
 
 
 def test_a_mistake_gets_one_sentence(tmp_path: Path, small_world: Path, real_data: Path, capsys, monkeypatch) -> None:

@@ -24,6 +24,13 @@ def submit(folder: Path, job: str, *options: str, **environment: str) -> tuple[s
     return subprocess.Popen(command, env=os.environ | path | sizes | environment, cwd=folder), log
 
 
+def ended(folder: Path, job: str, *options: str, status: int = 0, **environment: str) -> list[str]:
+    """The log's lines when the script has ended with that status."""
+    script, log = submit(folder, job, *options, **environment)
+    assert script.wait() == status
+    return log.read_text().splitlines()
+
+
 @pytest.fixture
 def last(tmp_path: Path) -> Path:
     folder = tmp_path / "lightning_logs/job-7-0/checkpoints"
@@ -32,9 +39,7 @@ def last(tmp_path: Path) -> Path:
 
 
 def test_a_run_begins_and_ends(tmp_path: Path, last: Path) -> None:
-    job, log = submit(tmp_path, "exit 0")
-    assert job.wait() == 0
-    (line,) = log.read_text().splitlines()
+    (line,) = ended(tmp_path, "exit 0")
     start = "srun --kill-on-bad-exit=1 --cpus-per-task=12 terrafm fit --config conf/pretrain.yaml"
     assert line.startswith(start)
     assert "--trainer.num_nodes 4 --trainer.devices 8" in line
@@ -45,25 +50,18 @@ def test_a_run_resumes_from_its_checkpoint_and_a_new_job_from_anothers(tmp_path:
     given = ["--ckpt_path", "job-3-0/last.ckpt"]
     for own, options, restarts in ((False, given, "0"), (True, given, "1"), (True, [], "1")):
         last.touch() if own else None
-        job, log = submit(tmp_path, "exit 0", *options, SLURM_RESTART_COUNT=restarts)
-        assert job.wait() == 0
+        lines = ended(tmp_path, "exit 0", *options, SLURM_RESTART_COUNT=restarts)
         words = [f"version job-7-{restarts}", "--data.root /tiles of mine", *options]
         words += [f"--ckpt_path {last}"] if own else []
-        assert log.read_text().splitlines()[-1].endswith(" ".join(words))
+        assert lines[-1].endswith(" ".join(words))
 
 
 def test_a_run_that_failed_comes_back_only_where_it_got_on(tmp_path: Path, last: Path) -> None:
     last.touch()
-    job, log = submit(tmp_path, "exit 1")
-    assert job.wait() == 1
-    assert "requeue" not in log.read_text()
-    job, log = submit(tmp_path, f"sleep 0.1; touch {last}; exit 1")
-    assert job.wait() == 1
-    assert log.read_text().splitlines()[-1] == "scontrol requeue 7"
-    log.unlink()
-    job, log = submit(tmp_path, f"sleep 0.1; touch {last}; exit 1", SLURM_RESTART_COUNT="50")
-    assert job.wait() == 1
-    assert "requeue" not in log.read_text()
+    got_on = f"sleep 0.1; touch {last}; exit 1"
+    assert "requeue" not in ended(tmp_path, "exit 1", status=1)[-1]
+    assert ended(tmp_path, got_on, status=1)[-1] == "scontrol requeue 7"
+    assert "requeue" not in ended(tmp_path, got_on, status=1, SLURM_RESTART_COUNT="50")[-1]
 
 
 def test_a_job_whose_time_is_up_saves_and_comes_back(tmp_path: Path, last: Path) -> None:

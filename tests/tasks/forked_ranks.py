@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import socket
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -13,14 +12,14 @@ import torch
 import yaml
 from lightning.pytorch.strategies import Strategy
 
+from processes import free_port
+
 CONF = Path(__file__).resolve().parents[2] / "conf/hardware"
 
 
 def fork_ranks(ranks: int, log: Path, call: Callable[..., None], *args: Any) -> list[Any]:
     """Starts processes that call ``call(rank, ranks, *args)``; what they print goes to ``<log>_<rank>.log``."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    fork = multiprocessing.get_context("fork")
+    fork, port = multiprocessing.get_context("fork"), free_port()
     started = [fork.Process(target=_be, args=(r, ranks, port, log, call, *args)) for r in range(ranks)]
     for process in started:
         process.start()

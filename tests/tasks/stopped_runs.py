@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -71,8 +70,7 @@ class Run:
         config.write_text(content)
         stack = [CONF / f"{name}.yaml" for name in ("pretrain", "size/tiny", "data/simulated", "hardware/gpu8")]
         words = ["fit", *(f"--config={path}" for path in [*stack, config]), "--trainer.devices=2", *options]
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = processes.free_port()
         self.ranks = [processes.start(start_rank, rank, port, folder, words) for rank in (0, 1)]
 
     def wait_for_step(self, step: int, rank: int = 0) -> None:

@@ -74,10 +74,7 @@ def test_follow_the_formulas() -> None:
     np.testing.assert_allclose(momentum, cosine(0.996, 1.0, 1000))
     np.testing.assert_allclose(temp[:300], 0.04 + 0.02 * np.arange(300) / 300)
     np.testing.assert_allclose(temp[300:], 0.06)
-
-
-def test_stay_at_their_end_after_the_last_step() -> None:
-    assert PAPER.at(1000) == PAPER.at(999)
+    assert PAPER.at(1000) == PAPER.at(999)  # and stays there
 
 
 @pytest.mark.parametrize(("epochs", "expected"), [(0, 0), (2, 20), (5, 50), (5.5, 50), (30, 50)])

@@ -9,20 +9,16 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore  # a group whose other processes are not there
 
 from processes import start
+from refusals import CONF, IN_MEMORY
 from terrafm_tg.cli.main import main
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.tasks.pretrain.sharding import check_strategy, number_parameters, shard
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
-ROOT = CONF.parent
-OVERLAYS = ("pretrain", "size/tiny", "hardware/gpu8", "hardware/fsdp", "hardware/cpu")
 #: A step of the stacked overlays on processors.
 WORDS = [
-    *("fit", *(f"--config={CONF / name}.yaml" for name in OVERLAYS)),
-    *(f"--config={ROOT / 'benchmarks/memory.yaml'}", "--data.batch_size=2"),
-    *("--model.depth=1", "--model.crops.global_size=48", "--model.crops.local_size=32", "--model.crops.local_crops=1"),
-    *("--model.head.prototypes=64", "--model.head.hidden_dim=32", "--data.tile_size=96", "--trainer.callbacks=[]"),
-    *("--trainer.logger=false", "--trainer.max_steps=1", "--trainer.limit_val_batches=0"),
+    *("fit", *IN_MEMORY, *(f"--config={CONF / 'hardware' / name}.yaml" for name in ("gpu8", "fsdp", "cpu"))),
+    *("--data.batch_size=2", "--model.depth=1", "--trainer.callbacks=[]", "--trainer.logger=false"),
+    *("--trainer.max_steps=1", "--trainer.limit_val_batches=0"),
 ]
 
 
@@ -45,7 +41,7 @@ def test_the_overlay_fits_any_number_of_processes(ranks: int, tmp_path: Path) ->
     start(command, ranks, tmp_path).join()
     assert (tmp_path / "codes").read_text() == str([0] * ranks), (tmp_path / "log_0.log").read_text()[-4000:]
     checkpoint = torch.load(next(tmp_path.rglob("*.ckpt")), weights_only=True)  # one file, of whole tensors
-    assert checkpoint["state_dict"]["center.centers"].shape == (2, 64)
+    assert checkpoint["state_dict"]["center.centers"].shape == (2, 256)
 
 
 def test_the_older_fsdp_is_refused_with_one_sentence() -> None:

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader
@@ -70,13 +71,9 @@ def loader(batches: Sequence[Any]) -> DataLoader:
     return DataLoader(list(batches), batch_size=None)
 
 
-def trainer(tmp_path: Any, **settings: Any) -> Trainer:
-    """One CPU, quiet."""
-    quiet = {
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "logger": False,
-        "use_distributed_sampler": False,
-    }
-    default = {"accelerator": "cpu", "devices": 1, "default_root_dir": tmp_path, "enable_checkpointing": False}
-    return Trainer(**(quiet | default | settings))
+def trainer(folder: Path, *callbacks: Callback, **settings: Any) -> Trainer:
+    """One CPU, one epoch, quiet, and nothing is written."""
+    parts = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler")
+    quiet = dict.fromkeys(parts, False) | {"num_sanity_val_steps": 0}
+    one = {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "default_root_dir": folder, "callbacks": [*callbacks]}
+    return Trainer(**(quiet | one | settings))

@@ -1,6 +1,5 @@
 """Short fine-tuning runs on made-up batches."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,22 +25,6 @@ def images(channels: int, count: int, generator: torch.Generator | None = None) 
 def loader(data: list[dict[str, Any]], batch_size: int = 4, shuffle: bool = False) -> DataLoader:
     """Batches of them."""
     return DataLoader(data, batch_size=batch_size, shuffle=shuffle, generator=torch.Generator().manual_seed(0))
-
-
-def trainer(folder: Path, *callbacks: Callback, epochs: int = 1, **settings: Any) -> Trainer:
-    """A silent Trainer on the CPU."""
-    return Trainer(
-        accelerator="cpu",
-        max_epochs=epochs,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        default_root_dir=folder,
-        callbacks=list(callbacks),
-        **settings,
-    )
 
 
 class Rates(Callback):

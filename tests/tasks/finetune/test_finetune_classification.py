@@ -1,13 +1,15 @@
 """What the task learns, its scores against scikit-learn's, and what it says of batches that do not fit."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from finetune_runs import SIZE, images, loader, samples, trainer
+from finetune_runs import SIZE, images, loader, samples
 from lightning.pytorch import Trainer, seed_everything
 from sklearn.metrics import average_precision_score
+from tiny_terrafm import trainer
 from torch import Tensor
 
 from terrafm_tg.errors import TerraFMError
@@ -41,7 +43,7 @@ def test_it_learns_what_both_sensors_together_say(tmp_path: Path) -> None:
     for sensors in (["s1rtc", "s2l2a"], ["s2l2a"]):
         keys = [f"image_{name}" for name in sensors] + ["label"]
         module = task(modalities=sensors, num_classes=4, lr=2e-3, warmup_epochs=2, drop_path=0.0)
-        run = trainer(tmp_path, epochs=12)
+        run = trainer(tmp_path, max_epochs=12)
         run.fit(module, loader(samples(64, **{key: train[key] for key in keys}), 16, shuffle=True))
         run.test(module, loader(samples(64, **{key: test[key] for key in keys}), 32), verbose=False)
         accuracy[len(sensors)] = float(run.callback_metrics["test_OverallAccuracy"])
@@ -130,9 +132,8 @@ NO_LABEL = {"image": BATCH["image"]}
 ONE = {"modalities": ["s2l2a"]}
 
 
-def pixels(**settings: Any) -> FineTuneSegmentation:
-    """A tiny task of pixels."""
-    return FineTuneSegmentation("terrafm_tiny", depth=2, num_classes=2, decoder="linear", **settings)
+radar, several = partial(task, modalities=["s1rtc"]), partial(task, **ONE, task="multilabel")
+pixels = partial(FineTuneSegmentation, "terrafm_tiny", depth=2, num_classes=2, decoder="linear")
 
 
 @pytest.mark.parametrize(
@@ -140,28 +141,13 @@ def pixels(**settings: Any) -> FineTuneSegmentation:
     [
         (task, {}, BATCH, "Nothing says which sensor the batch's key 'image' is of"),
         (task, {}, {"image_s1": BATCH["image"]}, "holds 'image_s1', expected image_s1rtc"),
-        (
-            task,
-            {"modalities": ["s1rtc"]},
-            {"image_s2l2a": BATCH["image"]},
-            "holds 'image_s2l2a', expected image_s1rtc: add",
-        ),
+        (radar, {}, {"image_s2l2a": BATCH["image"]}, "holds 'image_s2l2a', expected image_s1rtc: add"),
         (task, {}, {"label": BATCH["label"]}, "holds no image"),
         (task, ONE, NO_LABEL, "has no 'label'"),
         (task, ONE, BATCH | {"label": torch.tensor([0, 7])}, "A label has the value 7, expected 0 to 1"),
         (task, ONE, BATCH | {"label": torch.zeros(2, 3)}, "set `task: multilabel`"),
-        (
-            task,
-            ONE | {"task": "multilabel", "num_labels": 19},
-            BATCH | {"label": torch.zeros(2, 43)},
-            r"shape \(2, 43\), but `num_labels: 19`",
-        ),
-        (
-            task,
-            ONE | {"task": "multilabel", "num_labels": 2},
-            BATCH | {"label": torch.tensor([[1, -1], [0, 1]])},
-            "value -1, expected 0 to 1",
-        ),
+        (several, {"num_labels": 19}, BATCH | {"label": torch.zeros(2, 43)}, r"shape \(2, 43\), but `num_labels: 19`"),
+        (several, {"num_labels": 2}, BATCH | {"label": torch.tensor([[1, -1], [0, 1]])}, "value -1, expected 0 to 1"),
         (pixels, ONE, NO_LABEL, "has no 'mask'"),
         (pixels, ONE, NO_LABEL | {"mask": torch.zeros(2, 5)}, r"shape \(2, 5\)"),
         (pixels, ONE, NO_LABEL | {"mask": torch.zeros(2, 16, 16)}, "masks are 16x16 px and the images 32x32"),

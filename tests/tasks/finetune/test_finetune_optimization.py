@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from finetune_runs import Rates, images, loader, samples, trainer
-from lightning.pytorch import Callback, LightningModule, Trainer
+from finetune_runs import Rates, images, loader, samples
+from lightning.pytorch.callbacks import LambdaCallback
+from tiny_terrafm import trainer
 from torch import nn
 
 from terrafm_tg.errors import TerraFMError
@@ -63,22 +64,12 @@ def test_a_run_steps_with_those_rates(tmp_path: Path) -> None:
         layer_decay=0.5,
     )  # fmt: skip
     rates = Rates()
-    trainer(tmp_path, rates, epochs=5, accumulate_grad_batches=1).fit(task, loader(data))
+    trainer(tmp_path, rates, max_epochs=5, accumulate_grad_batches=1).fit(task, loader(data))
     assert len(rates.steps) == 10
     assert {scale for scale, _ in rates.steps[0]} == {1.0, 0.5, 0.25, 0.125}
     for step, groups in enumerate(rates.steps):
         for scale, rate in groups:
             assert rate == pytest.approx(scale * expected_rate(step, 10, 2, 1e-3, 1e-5)), step
-
-
-class StopAfter(Callback):
-    """Ends a run early, as a job's time limit does."""
-
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.should_stop = trainer.current_epoch + 1 == self.epochs
 
 
 def test_a_resumed_run_goes_on_in_its_schedule(tmp_path: Path) -> None:
@@ -87,11 +78,12 @@ def test_a_resumed_run_goes_on_in_its_schedule(tmp_path: Path) -> None:
 
     data = loader(samples(8, image=images(2, 8), label=[0, 1] * 4))
     whole, first, second = Rates(), Rates(), Rates()
-    trainer(tmp_path, whole, epochs=4).fit(task(), data)
-    stopped = trainer(tmp_path, first, StopAfter(1), epochs=4)
+    trainer(tmp_path, whole, max_epochs=4).fit(task(), data)
+    after_one = LambdaCallback(on_train_epoch_end=lambda run, task: setattr(run, "should_stop", True))
+    stopped = trainer(tmp_path, first, after_one, max_epochs=4)
     stopped.fit(task(), data)
     stopped.save_checkpoint(tmp_path / "stopped.ckpt")
-    trainer(tmp_path, second, epochs=4).fit(task(), data, ckpt_path=tmp_path / "stopped.ckpt")
+    trainer(tmp_path, second, max_epochs=4).fit(task(), data, ckpt_path=tmp_path / "stopped.ckpt")
     assert len(first.steps) == 2
     assert first.steps + second.steps == whole.steps
 

@@ -1,20 +1,14 @@
 """Segmentation learns from fused sensors; change detection trains what it sees."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from finetune_runs import images, loader, samples, trainer
+from finetune_runs import images, loader, samples
+from tiny_terrafm import trainer
 from torch import Tensor
 
 from terrafm_tg.tasks import FineTuneChangeDetection, FineTuneSegmentation
-
-
-def task(**settings: Any) -> FineTuneSegmentation:
-    """A tiny one."""
-    small = {"model": "terrafm_tiny", "depth": 2, "num_classes": 2, "decoder": "linear"}
-    return FineTuneSegmentation(**(small | settings))
 
 
 def scenes(count: int, seed: int) -> dict[str, Tensor]:
@@ -33,8 +27,9 @@ def scenes(count: int, seed: int) -> dict[str, Tensor]:
 
 def test_it_learns_what_both_sensors_together_say(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    module = task(num_classes=4, ignore_index=255, lr=2e-3, warmup_epochs=2, drop_path=0.0, label_smoothing=0.1)
-    run = trainer(tmp_path, epochs=15)
+    settings = {"lr": 2e-3, "warmup_epochs": 2, "drop_path": 0.0, "label_smoothing": 0.1, "ignore_index": 255}
+    module = FineTuneSegmentation("terrafm_tiny", depth=2, num_classes=4, decoder="linear", **settings)
+    run = trainer(tmp_path, max_epochs=15)
     run.fit(module, loader(samples(48, **scenes(48, seed=1)), 12, shuffle=True))
     run.test(module, loader(samples(32, **scenes(32, seed=2)), 16), verbose=False)
     assert float(run.callback_metrics["test_AverageJaccardIndex"]) > 0.8  # 16-px logits, enlarged

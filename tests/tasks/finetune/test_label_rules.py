@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from finetune_runs import SIZE, images, loader, samples, scores, trainer
+from finetune_runs import SIZE, images, loader, samples, scores
+from tiny_terrafm import trainer
 from torch import Tensor, nn
 from torchgeo.tasks.mixins import ClassificationMixin
 
@@ -30,7 +31,8 @@ def segmentation(**settings: Any) -> FineTuneSegmentation:
 
 
 def change(**settings: Any) -> FineTuneChangeDetection:
-    return FineTuneChangeDetection(backbone="terrafm_tiny_s1rtc", in_channels=2, **{"model": "upernet"} | settings)
+    kind = {"model": "upernet", "task": "multiclass", "loss": "ce"}
+    return FineTuneChangeDetection(backbone="terrafm_tiny_s1rtc", in_channels=2, **kind | settings)
 
 
 def dense(**settings: Any) -> TerraFMSegmentation:
@@ -45,13 +47,10 @@ def regression(**settings: Any) -> TerraFMPixelwiseRegression:
 @pytest.mark.parametrize("size", [16, 32, 224])
 @pytest.mark.parametrize("make", [segmentation, change, dense, regression])
 def test_a_batch_of_one_sample_is_learnt(make: Any, size: int) -> None:
-    kind = {} if make is regression else {"num_classes": 3, "task": "multiclass", "loss": "ce"}
-    task = make(**(kind if make is not segmentation else {"num_classes": 3})).train()
+    task = make(**({} if make is regression else {"num_classes": 3})).train()
     task.log = lambda *args, **kwargs: None  # there is no trainer
-    dates = (2,) if make is change else ()
-    batch = {"image": torch.rand(1, *dates, 2, size, size), "mask": torch.randint(3, (1, size, size))}
-    if make is change:
-        batch["mask"] = batch["mask"][:, None]
+    dates, one = ((2,), (1,)) if make is change else ((), ())
+    batch = {"image": torch.rand(1, *dates, 2, size, size), "mask": torch.randint(3, (1, *one, size, size))}
     task.training_step(batch, 0).backward()
     learnt = [p for p in task.model.decoder.parameters() if p.grad is not None and p.grad.abs().sum() > 0]
     assert learnt
@@ -80,11 +79,9 @@ def test_an_ignored_label_is_in_neither_loss_nor_metrics(tmp_path: Path) -> None
 @pytest.mark.parametrize("make", [segmentation, change, dense])
 @pytest.mark.parametrize("loss", ["ce", "focal", "dice"])
 def test_a_batch_of_ignored_pixels_alone_counts_nothing(make: Any, loss: str, tmp_path: Path) -> None:
-    settings = {} if make is segmentation else {"task": "multiclass", "model": "upernet"}
-    task = make(num_classes=2, ignore_index=255, loss=loss, freeze_backbone=True, **settings)
-    mask = torch.randint(2, (4, SIZE, SIZE))
-    dates = (2,) if make is change else ()
-    mask = mask[:, None] if make is change else mask
+    task = make(num_classes=2, ignore_index=255, loss=loss, freeze_backbone=True)
+    dates, one = ((2,), (1,)) if make is change else ((), ())
+    mask = torch.randint(2, (4, *one, SIZE, SIZE))
     image = 0.5 + 0.2 * torch.randn(4, *dates, 2, SIZE, SIZE)
     some = samples(2, image=image[:2], mask=mask[:2])
     none = samples(2, image=image[2:], mask=torch.full_like(mask[2:], 255))
@@ -112,9 +109,8 @@ def test_an_ignored_class_has_no_score_of_its_own(tmp_path: Path) -> None:
     bench = {row.metric: row.score for row in scores("segmentation", logits, mask, 3, ignore_index=0)}
     assert bench["balanced-accuracy"] == pytest.approx(75.0)
     assert bench["macro-f1"] == pytest.approx(83.333, abs=1e-3)
-    for task in (segmentation(num_classes=3, ignore_index=0), dense(num_classes=3, ignore_index=0), change(
-        task="multiclass", num_classes=3, ignore_index=0, loss="ce"
-    )):  # fmt: skip
+    for make in (segmentation, dense, change):
+        task = make(num_classes=3, ignore_index=0)
         task.val_metrics(logits, mask)
         found = task.val_metrics.compute()
         assert float(found["val_AverageAccuracy"]) == pytest.approx(0.75)
@@ -129,19 +125,13 @@ def test_where_every_class_occurs_the_metrics_are_torchgeos(kind: str) -> None:
     generator = torch.Generator().manual_seed(0)
     shape = (40,) if kind == "binary" else (40, 3)
     logits = torch.randn(shape, generator=generator)
-    target = torch.randint(
-        3 if kind == "multiclass" else 2, (40,) if kind != "multilabel" else (40, 3), generator=generator
-    )
-
-    class Plain(ClassificationMixin):
-        def __init__(self) -> None:
-            super().__init__()
-            self.save_hyperparameters(
-                {"task": kind, "num_classes": 3, "num_labels": 3, "labels": None, "ignore_index": None}
-            )
-            self.configure_metrics()
-
-    theirs, ours = Plain().val_metrics, EpochScores(kind, 1 if kind == "binary" else 3, prefix="val_")
+    highest, places = 3 if kind == "multiclass" else 2, (40, 3) if kind == "multilabel" else (40,)
+    target = torch.randint(highest, places, generator=generator)
+    settings = {"task": kind, "num_classes": 3, "num_labels": 3, "labels": None, "ignore_index": None}
+    torchgeos = ClassificationMixin()
+    torchgeos.save_hyperparameters(settings)
+    torchgeos.configure_metrics()
+    theirs, ours = torchgeos.val_metrics, EpochScores(kind, 1 if kind == "binary" else 3, prefix="val_")
     theirs.update(logits, target)
     ours.update(logits, target)
     expected = {name: float(value) for name, value in theirs.compute().items()}
@@ -163,7 +153,7 @@ def test_where_every_class_occurs_the_metrics_are_torchgeos(kind: str) -> None:
         (classification, {"num_classes": 3, "mixup": 0.8, "ignore_index": -1}, "which Mixup and CutMix cannot mix"),
         (dense, {"num_classes": 3, "class_weights": [1.0, 2.0]}, "`class_weights` has 2 numbers for 3 classes"),
         (dense, {"num_classes": 3, "labels": ["a", "b"]}, "there are 3 classes"),
-        (change, {"task": "multiclass", "num_classes": 3, "loss": "ce", "labels": ["a", "b"]}, "there are 3 classes"),
+        (change, {"num_classes": 3, "labels": ["a", "b"]}, "there are 3 classes"),
     ],
 )
 def test_a_setting_that_does_not_fit_is_one_sentence(make: Any, settings: dict[str, Any], said: str) -> None:
