@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import resource
 import socketserver
 import threading
 import time
@@ -13,7 +14,6 @@ from itertools import repeat
 from pathlib import Path
 from types import SimpleNamespace
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -60,6 +60,11 @@ class _Handler(socketserver.StreamRequestHandler):
             self.server.sent += len(piece)
 
 
+def peak() -> int:
+    """The most memory that this process had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def head(status: str = "206 Partial Content", **headers: object) -> bytes:
     lines = [f"HTTP/1.1 {status}", "Connection: close", *(f"{k.replace('_', '-')}: {v}" for k, v in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode()
@@ -69,104 +74,80 @@ def ranged(first: int, last: int, size: int, **headers: object) -> bytes:
     return head(Content_Range=f"bytes {first}-{last}/{size}", **headers)
 
 
+BUSY, FOUND, CUT = "429 Too Many Requests", "302 Found", b"HTTP/1.1 206 Partial Content\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+#: Head of the answer to request n for the bytes from a to b, and what is said of it.
+KINDS = {
+    "endless": (lambda n, a, b: ranged(a, b, 10 * GB), None),
+    "inflating": (lambda n, a, b: ranged(a, b, GB, Content_Encoding="br"), r"comes compressed \(br\)"),
+    "huge": (lambda n, a, b: ranged(a, b, 4000 * GB) + b"x", r"has 4,294\.967 GB by its server, expected 0\.0"),
+    "footer": (lambda n, a, b: ranged(a, b, 9 * GB) + b"\xff\xff\xff\xffPAR1"[: b - a + 1], "is no Parquet file"),
+    "trickling": (lambda n, a, b: ranged(a, b, GB), "after 4 attempts .*less than 1000 bytes a second came"),
+    "slow headers": (lambda n, a, b: CUT + b"X: ", "after 3 attempts .*no answer in time"),
+    "continuing": (lambda n, a, b: CONTINUE * 99, "after 3 attempts .*no answer in time"),
+    "endless headers": (lambda n, a, b: CUT, r"cannot be read \(400 "),
+    "busy": (lambda n, a, b: head(BUSY, Retry_After=9999), "after 2 attempts .*429 Too Many Requests"),
+    "busy until 2096": (lambda n, a, b: head(BUSY, Retry_After=formatdate(4e9, usegmt=True)), "after 2 attempts .*429"),
+    "busy as others say": (lambda n, a, b: head(BUSY, RateLimit='"api";r=0;t=99999'), "after 2 attempts .*429"),
+    "elsewhere": (lambda n, a, b: ranged(a + 5, b + 5, GB), "sent bytes 5 to 1,004 of 1,073,741,824 when asked"),
+    "whole": (lambda n, a, b: head("200 OK", Content_Length=10 * GB), r"ignores range requests \(status 200\)"),
+    "short": (lambda n, a, b: ranged(a, b, GB, Content_Length=1000) + b"x", "after 4 attempts "),
+    "to a file": (lambda n, a, b: head(FOUND, Location="file:///etc/passwd"), "redirects to 'file:///etc/passwd'"),
+    "to nowhere": (lambda n, a, b: head(FOUND, Location="http://[x"), r"redirects to 'http://\[x', which was not"),
+    "to and fro": (lambda n, a, b: head(FOUND, Location=f"/{n}"), "redirects more than 5 times"),
+    "to a network": (lambda n, a, b: head(FOUND, Location="http://10.0.0.1/x"), "it lies in a private network"),
+    "other version": (lambda n, a, b: ranged(a, b, GB, ETag=n, Content_Length=9) + b"x", "version 1; before .* 0"),
+    "other size": (lambda n, a, b: ranged(a, b, GB + n, Content_Length=9) + b"x", r"changed .*\(1,073,741,825 bytes"),
+    "missing": (lambda n, a, b: head("404 Not Found"), "does not exist"),
+}  # fmt: skip
+
+
 def pieces(kind: str, number: int, first: int, last: int) -> Iterator[bytes]:
-    """What the server sends in answer to the request of that number for the bytes from the first to the last."""
-    length = last - first + 1
-    exact = {"Content_Length": length}
-    busy, found = "429 Too Many Requests", "302 Found"
-    yield {
-        "endless": lambda: ranged(first, last, 10 * GB),
-        "inflating": lambda: ranged(first, last, GB, Content_Encoding="br"),
-        "huge": lambda: ranged(first, last, 4000 * GB, **exact) + bytes(length),
-        "trickling": lambda: ranged(first, last, GB, **exact),
-        "slow headers": lambda: b"HTTP/1.1 206 Partial Content\r\nX: ",
-        "continuing": lambda: b"HTTP/1.1 100 Continue\r\n\r\n" * 99,
-        "endless headers": lambda: b"HTTP/1.1 206 Partial Content\r\n",
-        "busy": lambda: head(busy, Retry_After=9999),
-        "busy until 2096": lambda: head(busy, Retry_After=formatdate(4e9, usegmt=True)),
-        "busy for others": lambda: head(busy, RateLimit='"api";r=0;t=99999'),
-        "elsewhere": lambda: ranged(first + 5, last + 5, GB),
-        "whole": lambda: head("200 OK", Content_Length=10 * GB),
-        "short": lambda: ranged(first, last, GB, **exact) + b"x",
-        "to a file": lambda: head(found, Location="file:///etc/passwd"),
-        "to and fro": lambda: head(found, Location=f"/{number}"),
-        "to a network": lambda: head(found, Location="http://10.0.0.1/x"),
-        "another version": lambda: ranged(first, last, GB, ETag=f'"{number}"', Content_Length=9) + b"12345",
-        "another size": lambda: ranged(first, last, GB + number, Content_Length=9) + b"12345",
-        "missing": lambda: head("404 Not Found"),
-        "footer": lambda: ranged(first, last, 9 * GB, **exact) + b"\xff\xff\xff\xffPAR1"[:length],
-    }[kind]()
-    drops = {"trickling": b"x", "slow headers": b"x", "continuing": b"HTTP/1.1 100 Continue\r\n\r\n"}
+    yield KINDS[kind][0](number, first, last)
+    drops = {"trickling": b"x", "slow headers": b"x", "continuing": CONTINUE}
     while kind in drops:
         yield drops[kind]
         time.sleep(0.02)
     if kind == "endless headers":
         yield from (b"X-%d: 1\r\n" % i for i in range(GB))
-    if kind not in ("huge", "short", "another version", "another size", "footer"):
+    if kind not in ("huge", "short", "other version", "other size", "footer"):
         yield from repeat(BLOCK)
 
 
-READ = lambda url, path: RemoteReader(retries=3, timeout=0.4).read(url, 0, 1000)  # noqa: E731
-SAVE = lambda url, path: RemoteReader(retries=3, timeout=0.4).save(url, path / "new", MB)  # noqa: E731
-PART = lambda url, path: RemotePart(RemoteReader(), url)  # noqa: E731
+def act(kind: str, url: str, folder: Path) -> object:
+    reader = RemoteReader(retries=3, timeout=0.4)
+    if kind == "footer":
+        return RemotePart(reader, url)
+    return reader.save(url, folder / "new", MB) if kind == "huge" else reader.read(url, 0, 1000)
 
 
-@pytest.mark.parametrize(
-    ("kind", "act", "said"),
-    [
-        ("endless", READ, None),
-        ("inflating", READ, r"comes compressed \(br\)"),
-        ("huge", SAVE, r"has 4,294\.967 GB by its server, expected 0\.001 at most"),
-        ("footer", PART, "is no Parquet file"),
-        ("trickling", READ, "after 4 attempts .*less than 1000 bytes a second came"),
-        ("slow headers", READ, "after 3 attempts .*no answer in time"),
-        ("continuing", READ, "after 3 attempts .*no answer in time"),
-        ("endless headers", READ, r"cannot be read \(400 "),
-        ("busy", READ, "after 2 attempts .*429 Too Many Requests"),
-        ("busy until 2096", READ, "after 2 attempts .*429 Too Many Requests"),
-        ("busy for others", READ, "after 2 attempts .*429 Too Many Requests"),
-        ("elsewhere", READ, "sent bytes 5 to 1,004 of 1,073,741,824 when asked for those from 0 on"),
-        ("whole", READ, r"ignores range requests \(status 200\)"),
-        ("short", READ, "after 4 attempts .*"),
-        ("to a file", READ, "redirects to 'file:///etc/passwd', which was not opened"),
-        ("to and fro", READ, "redirects more than 5 times"),
-        ("to a network", READ, "it lies in a private network and the address does not"),
-        ("another version", READ, 'changed on the server .*version "1"; before .*version "0"'),
-        ("another size", READ, r"changed on the server \(1,073,741,825 bytes"),
-        ("missing", READ, "does not exist"),
-    ],
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_it_takes_no_more_than_was_asked_for(
-    kind: str,
-    act: Callable[[str, Path], object],
-    said: str | None,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    patience = 0.5 if "429" in (said or "") else 9.0
+    said, patience = KINDS[kind][1], 0.5 if "busy" in kind else 9.0
     for name, value in {"_FIRST": 0.02, "_ASKED": 0.3, "_PATIENCE": patience, "_SAID": 0.2}.items():
         monkeypatch.setattr(remote, name, value)
-    if "private" in (said or ""):
+    if kind == "to a network":
         monkeypatch.setattr(remote, "_is_private", lambda url: asyncio.sleep(0, result=url.host != "127.0.0.1"))
-    slept, before, begin = list[float](), psutil.Process().memory_info().rss, time.monotonic()
+    slept, before, begin = list[float](), peak(), time.monotonic()
     clock = SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=lambda s: (slept.append(s), time.sleep(s)))
     monkeypatch.setattr(remote, "time", clock)
     with HostileServer() as server, caplog.at_level(logging.INFO, "terrafm_tg"):
         server.answer = partial(pieces, kind)
         url = f"{server.url}/file"
         if said is None:
-            assert act(url, tmp_path) == bytes(1000)
+            assert act(kind, url, tmp_path) == bytes(1000)
             assert "sends more than was asked for; the rest is cut off" in caplog.text
         else:
             with refused(match=said) as error:
-                act(url, tmp_path)
+                act(kind, url, tmp_path)
             assert str(error.value).startswith(url)
             assert len(re.findall(r"\.(?:\s|$)", str(error.value))) == 1
         server.shutdown()
     assert time.monotonic() - begin < 8
     assert server.sent < 16 * MB * max(1, len(server.requests))  # what lay in buffers of the connection
-    assert psutil.Process().memory_info().rss - before < 200 * MB
+    assert peak() - before < 200 * MB
     assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) == 0
     lines = [record.levelno for record in caplog.records if "; waiting 0." in record.getMessage()]
     assert lines == [logging.WARNING if seconds >= 0.2 else logging.INFO for seconds in slept]
@@ -213,10 +194,10 @@ def test_a_few_bytes_never_become_many(tmp_path: Path) -> None:
             check_pages(damaged, MB)
     nothings = b"\x15\x04\x19\x1c\x48\x01a\0\x16\x02\x19\x1c\x19\xfc" + b"\xa0\xf7\x36" + bytes(1000)
     (tmp_path / "bomb").write_bytes(bytes(12) + nothings + len(nothings).to_bytes(4, "little") + b"PAR1")
-    before = psutil.Process().memory_info().rss
+    before = peak()
     with RangeServer(tmp_path) as server:
         with refused(match=r"declares 41,943,\d+ bytes in row group 0, expected 33,554,432 at most"):
             RemotePart(RemoteReader(), f"{server.url}/part.parquet").read_row_group(0, ["B01"])
         with refused(match=r"The footer of .*/bomb cannot be read .*size limit"):
             RemotePart(RemoteReader(), f"{server.url}/bomb")
-    assert psutil.Process().memory_info().rss - before < 100 * MB
+    assert peak() - before < 100 * MB
