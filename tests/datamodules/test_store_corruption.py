@@ -1,5 +1,6 @@
 """Random damage anywhere in a packed store ends no run and delivers no wrong pixel; each is counted and named."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from datamodules.test_source_corruption import damage, one_epoch, outcomes
+from datasets.store.packing_checks import digests
 from datasets.tiny_files import product, write_major_tom
 from terrafm_tg.datamodules import PackedDataModule
 from terrafm_tg.datasets import MajorTOM
@@ -32,11 +34,12 @@ def datamodule(store: Path) -> PackedDataModule:
     return PackedDataModule(store, batch_size=4, num_workers=0, val_share=0, power=0, ocean_keep=1, max_damaged_share=1)
 
 
-def run_cases(store: Path, seeds: range, pipe) -> None:
+def run_cases(store: Path, root: Path, seeds: range, pipe) -> None:
     """One epoch per case, each of a store in which one file is damaged; what happened goes into the pipe."""
     torch.set_num_threads(1)
     truth = {int(sample["row"]): sample for sample in one_epoch(datamodule(store))[0]}
     table = datamodule(store).tiles.table
+    elsewhere = digests(root)
     files = sorted(path for path in store.rglob("*") if path.is_file() and path.name != ".lock")
     for seed in seeds:
         rng = np.random.default_rng(seed)
@@ -45,9 +48,20 @@ def run_cases(store: Path, seeds: range, pipe) -> None:
         file.write_bytes(damage(whole, rng))
         try:
             outcome = one_case(store, file, whole, truth, table)
+            if seed % 4 == 0:
+                pack_again(store, root)
         finally:
             file.write_bytes(whole)
+        assert digests(root) == elsewhere
         pipe.send(outcome)
+
+
+def pack_again(store: Path, root: Path) -> None:
+    """Packing into a damaged store adds to it or says what is wrong; no shard of it goes."""
+    before = set(store.rglob("*.arrow"))
+    with contextlib.suppress(TerraFMError):
+        pack(MajorTOM(root, native=True, tile_size=12, harmonize=False), store, workers=0, progress=False)
+    assert set(store.rglob("*.arrow")) >= before
 
 
 def one_case(store: Path, file: Path, whole: bytes, truth, table) -> str:
@@ -84,6 +98,6 @@ def one_case(store: Path, file: Path, whole: bytes, truth, table) -> str:
 
 @pytest.mark.parametrize("seeds", [range(25), pytest.param(range(1000, 1200), marks=pytest.mark.soak)])
 def test_damaged_stores(store, seeds, tmp_path) -> None:
-    seen = outcomes(run_cases, (shutil.copytree(store, tmp_path / "store"),), seeds)
+    seen = outcomes(run_cases, (shutil.copytree(store, tmp_path / "store"), store.parent / "root"), seeds)
     assert seen["counted"] > len(seeds) / 4
     assert seen["refused"]

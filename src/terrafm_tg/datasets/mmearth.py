@@ -66,7 +66,7 @@ class MMEarthTiles(TileDataset):
         get_modalities(modalities)
         self.root = self.paths = Path(root)
         self.subset = find_subset(self.root, subset)
-        table, _ = open_index(index, self.root, self.scan, self.state, {}, subset=subset)
+        table, _ = open_index(index, self.root, self.scan, self.state, {}, needs=_COLUMNS, subset=subset)
         if modalities is not None and "s1rtc" not in modalities:
             table = table[~table.duplicated("place")].reset_index(drop=True)
         super().__init__(table, modalities, native, transforms=transforms)
@@ -170,6 +170,7 @@ class MMEarthTiles(TileDataset):
         return [_OPTICS.index(band.replace("B0", "B")) for band in modality.bands]
 
 
+_COLUMNS = ("place", "orbit", "group")  # of its index, besides those of all
 _OPTICS = MMEarth.all_modality_bands["sentinel2"]
 _RADAR = MMEarth.all_modality_bands["sentinel1_asc"]
 

@@ -71,7 +71,7 @@ class SSL4EOS12Tiles(TileDataset):
         self.root = self.paths = Path(root)
         find_splits(self.root, modalities)
         size = SSL4EOS12.size
-        table, _ = open_index(index, self.root, self.scan, self.state, {}, tile_size=size)
+        table, _ = open_index(index, self.root, self.scan, self.state, {}, needs=("path_",), tile_size=size)
         super().__init__(table, modalities, native, size, transforms)
 
     #: Settings of :meth:`scan` that an index on disk must have been made with.

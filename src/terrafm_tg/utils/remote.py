@@ -16,7 +16,8 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import mktime_tz, parsedate_tz
 from functools import cache
@@ -100,8 +101,13 @@ class RemoteReader:
         """Returns a file's size and its version (``ETag`` or ``Last-Modified``). Errors as :meth:`read`."""
         if _is_http(url):
             return self._fill(url, BytesIO(), 0, 1) or (0, "")
-        system, path = fsspec.core.url_to_fs(check_address(url))
-        return self._persist(url, lambda: (system.size(path), system.ukey(path)), lambda: 0)
+
+        def step() -> tuple[int, str]:
+            with _as_ours():
+                system, path = fsspec.core.url_to_fs(check_address(url))
+                return system.size(path), system.ukey(path)
+
+        return self._persist(url, step, lambda: 0)
 
     def read(self, url: str, start: int, stop: int, said: tuple[int, str] | None = None) -> bytes:
         """Reads the bytes ``[start, stop)`` of a file.
@@ -163,9 +169,11 @@ class RemoteReader:
             if _is_http(url):
                 sync(self._http.loop, ask)
             else:
-                system, path = fsspec.core.url_to_fs(check_address(url))
                 while (at := start + out.tell()) < stop:
-                    if not (body := system.cat_file(path, start=at, end=min(at + _PIECE, stop))):
+                    with _as_ours():
+                        system, path = fsspec.core.url_to_fs(check_address(url))
+                        body = system.cat_file(path, start=at, end=min(at + _PIECE, stop))
+                    if not body:
                         raise ClientPayloadError("the answer ended early")
                     out.write(body[: stop - at])
             return said
@@ -269,6 +277,19 @@ def _reader_of(process: int) -> RemoteReader:
 
 async def _session(**settings: Any) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), **settings)
+
+
+@contextmanager
+def _as_ours() -> Iterator[None]:
+    """Turns the errors of a library for object stores, each of which has classes of its own, into ones that pass."""
+    try:
+        yield
+    except (OSError, TerraFMError):
+        raise
+    except ImportError as error:
+        raise RemoteError(f"The address cannot be read: {str(error).rstrip('.')}.") from error
+    except Exception as error:
+        raise ConnectionError(f"{type(error).__name__}: {error}") from error
 
 
 def _is_http(url: str) -> bool:

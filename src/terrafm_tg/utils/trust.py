@@ -5,7 +5,7 @@ opens a protocol, a host or a path outside. Addresses come from the user alone.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import rasterio
+from rasterio.enums import Interleaving
+from rasterio.errors import RasterioIOError
 from rasterio.io import DatasetReader
 from torchgeo.datasets.utils import lazy_import
 
@@ -34,6 +37,7 @@ PROTOCOLS = ("http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "
 # No side-car files, no listing of the folder; network paths have no driver that would open them.
 _QUIET = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
 _JPEG2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
+_MOST_BLOCK = 1 << 27  # pixels: a whole band of Sentinel-2
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -100,6 +104,7 @@ def open_image(path: str | PathLike[str]) -> Iterator[DatasetReader]:
     """
     driver = "JP2OpenJPEG" if _head(path, 8).startswith(_JPEG2000) else "GTiff"
     with rasterio.Env(**_QUIET), rasterio.open(Path(path), driver=driver, sharing=False) as src:
+        check_blocks(src)
         yield src
 
 
@@ -128,6 +133,48 @@ def open_hdf5(path: str | PathLike[str]) -> "Iterator[h5py.File]":
     with hdf5.File(path, "r", locking=False) as file:
         check(file)
         yield file
+
+
+def check_blocks(src: DatasetReader) -> None:
+    """Refuses an image whose blocks are larger than any that is written in practice: one is decoded as a whole.
+
+    Raises:
+        rasterio.errors.RasterioIOError: If they are.
+    """
+    together = src.count if src.interleaving == Interleaving.pixel else 1
+    pixels = together * max(height * width for height, width in src.block_shapes)
+    if pixels > _MOST_BLOCK:
+        raise RasterioIOError(
+            f"it has blocks of {pixels / 1e6:,.0f} million pixels, expected {_MOST_BLOCK / 1e6:,.0f} at most: write it "
+            "anew in tiles (gdal_translate -co TILED=YES)"
+        )
+
+
+def check_declared(
+    metadata: pq.FileMetaData,
+    limit: int,
+    columns: Container[str] | None = None,
+    row_groups: Iterable[int] | None = None,
+) -> None:
+    """Refuses a Parquet file whose columns would take more memory than what it is to hold can be.
+
+    Args:
+        metadata: Of the file.
+        limit: Most bytes.
+        columns: Paths of the columns that are to be read; all where None.
+        row_groups: Those that are to be read; all where None.
+
+    Raises:
+        ValueError: If it does.
+    """
+    size = 0
+    for row in map(metadata.row_group, range(metadata.num_row_groups) if row_groups is None else row_groups):
+        for chunk in map(row.column, range(row.num_columns)):
+            if columns is None or chunk.path_in_schema in columns:
+                told = chunk.total_uncompressed_size, chunk.total_compressed_size, chunk.num_values
+                size += max(told[:2]) + 8 * told[2] if min(told) >= 0 else limit + 1
+    if size > limit:
+        raise ValueError(f"it declares {size / 1e6:,.0f} MB of values, expected {limit / 1e6:,.0f} at most")
 
 
 def _head(path: str | PathLike[str], count: int) -> bytes:

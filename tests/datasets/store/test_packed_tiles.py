@@ -5,17 +5,19 @@ import re
 import shutil
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
+from fsspec import AbstractFileSystem
 from packing_checks import CELLS, source, write_root
-from range_server import RangeServer
+from range_server import Fault, RangeServer
 from tiny_files import X, band_pixels, optics, product, radar, write
 
 from data.mmearth import data as mmearth
 from data.ssl4eo import data as ssl4eo
 from terrafm_tg.cli.main import main
-from terrafm_tg.datamodules import PackedDataModule
+from terrafm_tg.datamodules import DamageLog, FaultTolerant, PackedDataModule, TileDataLoader
 from terrafm_tg.datasets import MajorTOM, MMEarthTiles, PackedTiles, SentinelFolder, SSL4EOS12Tiles, build_index
 from terrafm_tg.datasets.store.folder import FORMAT, SUM, read_store_index, write_store_index
 from terrafm_tg.datasets.store.pack import pack
@@ -23,6 +25,8 @@ from terrafm_tg.datasets.store.shards import read_bytes
 from terrafm_tg.errors import DamagedTileError, TerraFMError, UnfitTileError
 from terrafm_tg.modalities import MODALITIES, S1RTC, S2L2A
 from terrafm_tg.radiometry import remove_offset
+from terrafm_tg.samplers import LandCoverSampler
+from terrafm_tg.utils import remote
 
 QUIET = {"workers": 0, "progress": False}
 
@@ -190,6 +194,79 @@ class TestDamage:
             tiles[tiles.tile_slice(0)]
         with pytest.raises(DamagedTileError, match="10 bytes came from"):
             tiles[tiles.tile_slice(19)]
+
+
+class EndpointConnectionError(Exception):
+    """As botocore's, which is no OSError."""
+
+
+class Bucket(AbstractFileSystem):
+    """An object store that is down when the test says so."""
+
+    protocol, cachable = "s3", False
+    folder: Path
+    calls, down = 0, staticmethod(lambda call: False)
+
+    def cat_file(self, path, start=None, end=None, **kwargs):
+        Bucket.calls += 1
+        if Bucket.down(Bucket.calls):
+            raise EndpointConnectionError('Could not connect to the endpoint URL: "https://s3"')
+        return (self.folder / path.split("/", 1)[1]).read_bytes()[start:end]
+
+    def size(self, path):
+        return len(self.cat_file(path))
+
+    def ukey(self, path):
+        return "1"
+
+
+class TestOutage:
+    """An object store or server that is gone for a while costs the samples that were asked for meanwhile."""
+
+    @pytest.fixture(autouse=True)
+    def no_waiting(self, monkeypatch):
+        monkeypatch.setattr(remote, "_FIRST", 0.0)
+
+    def epoch(self, url, share=1.0):
+        tiles = PackedTiles(url, native=True)
+        sampler, log = LandCoverSampler(tiles, power=0, ocean_keep=1), DamageLog(share)
+        batches = TileDataLoader(FaultTolerant(tiles, sampler), log, sampler=sampler, batch_size=4, num_workers=0)
+        return batches, log
+
+    def test_samples_of_an_object_store(self, packed, monkeypatch):
+        monkeypatch.setattr(Bucket, "folder", packed, raising=False)
+        fsspec.register_implementation("s3", Bucket, clobber=True)
+        batches, log = self.epoch("s3://bucket")
+        monkeypatch.setattr(Bucket, "calls", 0)
+        monkeypatch.setattr(Bucket, "down", lambda call: call % 20 < 3)  # as often as it is tried
+        rows = [row for batch in batches for row in batch["row"].tolist()]
+        assert len(rows) == log.seen == 20
+        assert 2 <= log.damaged < 10
+        monkeypatch.setattr(Bucket, "down", lambda call: call % 8 < 4)
+        with pytest.raises(TerraFMError, match=r"samples were damaged, and `max_damaged_share` is 0\.1:"):
+            list(self.epochs(batches, 0.1))
+        monkeypatch.setattr(Bucket, "down", lambda call: True)
+        with pytest.raises(TerraFMError, match=r"EndpointConnectionError: Could not .* Nor can 10 tiles"):
+            list(batches)
+        with pytest.raises(TerraFMError, match=r"is no packed store .*EndpointConnectionError"):
+            PackedTiles("s3://bucket")
+
+    def epochs(self, batches, share):
+        batches.damage.max_share = share
+        for number in range(10):
+            batches.sampler.set_epoch(number)
+            yield from batches
+
+    def test_a_server_that_dies(self, packed):
+        answers = iter([None] * 9 + [Fault(503)] * 3 + [None] * 6 + [Fault(cut=10)] * 3 + [None] * 200)
+        with RangeServer(packed) as server:
+            batches, log = self.epoch(server.url)
+            server.fault = lambda path, number: next(answers)
+            assert sum(len(batch["row"]) for batch in batches) == 20
+            assert log.damaged == 1  # where an answer is cut, the next goes on from there
+            server.fault = lambda path, number: Fault(cut=0)
+            with pytest.raises(TerraFMError, match="Nor can 10 tiles drawn in its place"):
+                list(batches)
 
 
 class TestIndex:

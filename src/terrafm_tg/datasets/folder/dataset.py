@@ -17,7 +17,7 @@ from torchgeo.datasets.utils import Sample
 from terrafm_tg.datasets.tiles.dataset import TileDataset, check_tile_size
 from terrafm_tg.datasets.tiles.index_file import open_index
 from terrafm_tg.datasets.tiles.pixels import RADAR_UNITS, native_pixels
-from terrafm_tg.datasets.tiles.table import resolve_offsets
+from terrafm_tg.datasets.tiles.table import GRID, resolve_offsets
 from terrafm_tg.datasets.tiles.warp import needed_window, warp
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import Modality
@@ -98,8 +98,9 @@ class SentinelFolder(TileDataset):
         self.radar_unit, self.optical_scale = radar_unit, optical_scale
         made_here = {"folders": folders, "bands": bands, "offsets": "detect" if offsets is None else offsets}
         table, opened = open_index(
-            index, self.root, self.scan, self.state, made_here, tile_size=tile_size, max_days=max_days
-        )
+            index, self.root, self.scan, self.state, made_here, needs=("path_", "offset_", *GRID),
+            tile_size=tile_size, max_days=max_days,
+        )  # fmt: skip
         if opened and offsets is not None:
             table = find_offsets(table, self.root, offsets, bands)
         if harmonize:

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import rasterio
 from rich.table import Column, Table
 
 from terrafm_tg.datasets.esa_worldcover import ESAWorldCover
 from terrafm_tg.datasets.mmearth import MMEarthTiles
 from terrafm_tg.datasets.source import find_kind
-from terrafm_tg.datasets.tiles.index_file import NAME, read_made_for, write_index
+from terrafm_tg.datasets.tiles.index_file import NAME, read_index, read_made_for, write_index
 from terrafm_tg.datasets.tiles.table import BOX, GRID, as_table, outlines
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import CLASS_NAMES, CLASSES, OCEAN, majorities
@@ -124,16 +123,17 @@ def known_cover(
     """
     if read_made_for(path).get("worldcover") != worldcover:
         return np.zeros(len(table), dtype=bool)
-    columns = [name for name in GRID if name in table]
+    columns, cover_columns = [name for name in GRID if name in table], ["land_cover", "land_cover_share"]
     try:
-        held = pq.read_table(path, columns=[*columns, "land_cover", "land_cover_share"])
-    except (pa.ArrowException, OSError):  # damaged, or of another kind
+        held = read_index(path, needs=[*columns, *cover_columns], only=[*columns, *cover_columns])[0]
+    except TerraFMError:  # damaged, or of another kind
         return np.zeros(len(table), dtype=bool)
-    keys = pd.Index(_keys(held.select(columns).to_pandas()))
+    keys = pd.Index(_keys(held[columns]))
     rows = pd.Series(np.arange(len(keys)), keys)[~keys.duplicated()].reindex(_keys(table[columns]), fill_value=-1)
     known, old = (rows >= 0).to_numpy(), rows[rows >= 0].to_numpy()
     cover[known] = held["land_cover"].to_numpy()[old]
-    share[known] = held["land_cover_share"].combine_chunks().flatten().to_numpy().reshape(-1, share.shape[1])[old]
+    shares = pa.table({"share": held["land_cover_share"]})["share"].combine_chunks()
+    share[known] = shares.flatten().to_numpy().reshape(-1, share.shape[1])[old]
     return known
 
 
@@ -252,7 +252,8 @@ def build_index(
 
 def region_names(path: Path) -> list[str]:
     """Returns the names of the regions whose numbers an index file holds in ``region``; none where it names none."""
-    return read_made_for(path).get("regions", [])
+    names = read_made_for(path).get("regions", [])
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def _below(root: Path, name: str) -> Path | None:

@@ -23,6 +23,7 @@ from terrafm_tg.datasets.tiles.table import resolve_offsets
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES, Modality
 from terrafm_tg.utils.files import files_below, fingerprint
+from terrafm_tg.utils.trust import check_blocks
 
 from .part_files import PartFiles
 from .rows import FOLDERS, find_metadata, scan_tiles, sources_of
@@ -85,8 +86,11 @@ class MajorTOM(TileDataset):
         self.paths = self.root
         self.harmonize = harmonize
         table, _ = open_index(
-            index, self.root, self.scan, self.state, {}, sources_of(remote), tile_size=tile_size, remote=remote
-        )
+            index, self.root, self.scan, self.state, {}, sources_of(remote), ("part_", "group_", "offset_", "x", "y"),
+            tile_size=tile_size, remote=remote,
+        )  # fmt: skip
+        if table["quadrant"].max() > 3:
+            raise TerraFMError(f"The index of {self.root} has quadrant {table['quadrant'].max()}, expected 0 to 3.")
         if harmonize:
             table = resolve_offsets(table, modalities, ambiguous_offset)
         super().__init__(table, modalities, native, tile_size, transforms)
@@ -176,6 +180,7 @@ class MajorTOM(TileDataset):
 
     def _check_grid(self, row: int, src: DatasetReader, resolution: int) -> None:
         """Refuses a picture that is not the cell's."""
+        check_blocks(src)
         size = 2 * self.tile_size * 10 // resolution
         if src.shape != (size, size):
             raise ValueError(f"it is {src.width} x {src.height} pixels, expected {size} x {size}")

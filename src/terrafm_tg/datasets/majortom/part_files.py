@@ -10,6 +10,7 @@ from fsspec.spec import AbstractBufferedFile
 
 from terrafm_tg.utils.files import OpenFiles, atomic_write
 from terrafm_tg.utils.remote import RemoteError, RemoteReader, shared_reader
+from terrafm_tg.utils.trust import check_declared
 
 from .pages import check_pages
 
@@ -129,10 +130,13 @@ class PartFiles(OpenFiles[pq.ParquetFile | RemotePart]):
         """
         try:
             file = self.opened(path)
-            if group >= file.metadata.num_row_groups:
+            if not 0 <= group < file.metadata.num_row_groups:
                 raise OSError(f"it has {file.metadata.num_row_groups} row groups, no {group}")
+            if (rows := file.metadata.row_group(group).num_rows) != 1:
+                raise OSError(f"it has {rows:,} rows, expected 1")
             stored = {name.lower(): name for name in file.metadata.schema.names}
             found = {name: stored[name.lower()] for name in columns if name.lower() in stored}
+            check_declared(file.metadata, _MOST_ROW, found.values(), [group])
             table = file.read_row_group(group, list(found.values()), use_threads=False)
             return {name: table.column(column)[0].as_py() for name, column in found.items()}
         # What damaged bytes lead to as well: names that are no text, row groups without a row.

@@ -15,8 +15,8 @@ from terrafm_tg.errors import DamagedTileError
 from terrafm_tg.modalities import Modality
 from terrafm_tg.radiometry import remove_offset
 
-from .folder import read_store_index
-from .shards import checksum, decode, read_bytes
+from .folder import PLACES, read_store_index
+from .shards import checksum, decode, most_bytes, read_bytes
 
 
 class PackedTiles(TileDataset):
@@ -61,7 +61,7 @@ class PackedTiles(TileDataset):
         self.harmonize = harmonize
         table, made_for = read_store_index(self.root)
         if index is not None:
-            table = index if isinstance(index, pd.DataFrame) else read_index(Path(index))[0]
+            table = index if isinstance(index, pd.DataFrame) else read_index(Path(index), needs=PLACES)[0]
         if harmonize:
             table = resolve_offsets(table, modalities, ambiguous_offset)
         super().__init__(table, modalities, native, made_for["tile_size"], transforms)
@@ -75,14 +75,19 @@ class PackedTiles(TileDataset):
         name, columns = f"{self.name(row)} {modality.name}", ("shard", "start", "bytes", "layout", "xxh3")
         shard, start, size, layout, digest = (self._arrays[f"{c}_{modality.name}"][row] for c in columns)
         try:
+            if not 0 <= size <= most_bytes(modality, layout):
+                raise ValueError(f"{size:,} bytes are more than pixels of {layout} take")
             data = read_bytes(f"{self.root}/{shard}", int(start), int(size))
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise DamagedTileError(name, f"its record in {shard} cannot be read ({error})") from error
         cell, quadrant = self._arrays["cell"][row], int(self._arrays["quadrant"][row])
         if checksum(data, cell, quadrant, modality, layout) != digest:
             where = f"bytes {start:,} to {start + size:,} of {shard}"
             raise DamagedTileError(name, f"{where} are not those that were packed: their checksum is another")
-        groups = decode(data, modality, layout, out)
+        try:
+            groups = decode(data, modality, layout, out)
+        except ValueError as error:
+            raise DamagedTileError(name, f"its record in {shard} does not decode ({error})") from error
         offset = int(self._arrays[f"offset_{modality.name}"][row]) if self.harmonize else 0
         for band in (band for group in groups.values() for band in group if offset):
             if band.min() > offset:

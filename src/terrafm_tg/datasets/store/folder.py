@@ -1,7 +1,6 @@
 """The folder of a packed store: settings, lock, and index with its checksum."""
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,8 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from xxhash import xxh3_128
 
+from terrafm_tg.datasets.tiles.columns import settings_of
+from terrafm_tg.datasets.tiles.dataset import check_tile_size
 from terrafm_tg.datasets.tiles.index_file import NAME, read_index, write_index
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.files import write_json, write_text
@@ -40,8 +41,8 @@ def alone_in(out: Path, settings: Mapping[str, Any]) -> Iterator[None]:
             if not marker.is_file():
                 write_json(marker, settings)
             try:
-                held = json.loads(marker.read_text())
-            except ValueError as error:
+                held = settings_of(marker.read_bytes()) or {}
+            except (OSError, ValueError) as error:
                 raise TerraFMError(f"{marker} cannot be read ({error}): pack into another folder.") from error
             for name, value in settings.items():
                 if held.get(name) != value:
@@ -59,6 +60,8 @@ SUM = f"{NAME}.xxh128"
 #: The format of stores that this version writes and reads.
 FORMAT = 1
 _MOST_INDEX = 1 << 32  # bytes, on a server
+#: Columns of its index that each modality has, besides those of a tile index.
+PLACES = ("shard_", "start_", "bytes_", "layout_", "xxh3_", "offset_")
 
 
 def write_store_index(index: pd.DataFrame, root: Path, made_for: dict[str, Any]) -> None:
@@ -104,12 +107,16 @@ def read_store_index(root: str) -> tuple[pd.DataFrame, dict[str, Any]]:
                 f"{root.rstrip('/')}/{NAME} is damaged: its checksum is not the one in {SUM}. Restore both from a "
                 "copy, or pack the sources again into a new folder."
             )
-        table, made_for = read_index(local / NAME)
+        table, made_for = read_index(local / NAME, needs=PLACES)
     if made_for.get("format") != FORMAT:
         raise TerraFMError(
             f"The store {root} has format {made_for.get('format')!r}, this version reads {FORMAT}: update terrafm-tg, "
             "or pack again."
         )
+    try:
+        check_tile_size(made_for.get("tile_size"))
+    except TerraFMError as error:
+        raise TerraFMError(f"The store {root} is damaged: {error}") from error
     return table, made_for
 
 

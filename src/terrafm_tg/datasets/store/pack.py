@@ -21,7 +21,7 @@ from terrafm_tg.datasets.tiles.dataset import TileDataset
 from terrafm_tg.datasets.tiles.index_file import NAME
 from terrafm_tg.datasets.tiles.table import with_categories
 from terrafm_tg.errors import DamagedTileError, TerraFMError
-from terrafm_tg.modalities import get_modality
+from terrafm_tg.modalities import MODALITIES, get_modality
 from terrafm_tg.utils.files import remove_leftovers, write_text
 from terrafm_tg.utils.parallel import run_units
 from terrafm_tg.utils.trust import remove_below
@@ -84,6 +84,10 @@ class DamageList:
         if path.is_file():
             try:
                 self.before = pd.read_csv(path, dtype=str, keep_default_na=False)[_COLUMNS]
+                if not (
+                    self.before["source"].str.fullmatch("[0-9a-f]{16}") & self.before["modality"].isin(MODALITIES)
+                ).all():
+                    raise ValueError("other columns")
             except (KeyError, ValueError) as error:  # pandas' own errors are ValueErrors
                 raise TerraFMError(
                     f"{path} is no list of damaged tiles: move it away; they are tried again."

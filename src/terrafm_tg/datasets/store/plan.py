@@ -13,9 +13,10 @@ import pandas as pd
 
 from terrafm_tg.datasets.folder.products import band_file
 from terrafm_tg.datasets.tiles.dataset import TileDataset
-from terrafm_tg.errors import DamagedTileError
+from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import Modality
 from terrafm_tg.radiometry import quantize
+from terrafm_tg.utils.trust import is_safe
 
 from .shards import SUFFIX, make_row, shard_table, write_shard
 
@@ -118,7 +119,7 @@ def _files(index: pd.DataFrame, name: str) -> pd.Categorical | None:
 
 def file_bytes(root: Path, path: str, modality: Modality) -> int:
     """Sums the bytes of a part, or of a product's files (``{}`` stands for the band); 0 for those elsewhere or gone."""
-    if "://" in path:
+    if not is_safe(path):
         return 0
     found = [band_file(root, path, band) for band in modality.bands] if "{}" in path else [root / path]
     return sum(file.stat().st_size for file in found if file is not None and file.is_file())
@@ -135,7 +136,10 @@ def write_planned(job: tuple[TileDataset, ShardPlan], out: Path, quantized: bool
     """
     (tiles, shard), path = job, out / job[1].path
     if path.is_file():
-        return shard_table(path)
+        found = shard_table(path)
+        if not all(np.array_equal(found[c], tiles.table[c].astype(found[c].dtype)) for c in ("cell", "quadrant")):
+            raise TerraFMError(f"{path} holds other tiles than its name says: pack the sources into a new folder.")
+        return found
     path.parent.mkdir(exist_ok=True)
     return write_shard(path, shard.modality, _rows(tiles, shard.modality, quantized))
 

@@ -9,7 +9,10 @@ of its pixels in C order, little-endian, one after the other. What they decode t
 of ``"<cell>/<quadrant> <modality> <layout>"``: so it fails for other pixels and for another tile's.
 """
 
+import math
 import os
+import re
+import struct
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from io import FileIO
@@ -23,6 +26,7 @@ from numcodecs import blosc
 from xxhash import xxh3_64_intdigest
 
 from terrafm_tg.datasets.tiles.pixels import check_fit, only_nodata
+from terrafm_tg.datasets.tiles.table import MAX_TILE
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import Modality
 from terrafm_tg.utils.files import atomic_write
@@ -33,8 +37,9 @@ blosc.use_threads = False
 
 #: LZ4's high-compression search; 1 is the fastest. Any level decodes as fast or faster.
 LEVEL = 1
-#: Bytes of a Blosc frame's header, of which the last four are the frame's length.
-_HEADER = 16
+# A Blosc frame's header: the bytes that it decodes to, those of a block, and its own length.
+_HEADER = struct.Struct("<4xIII")
+_LAYOUT = re.compile(r"(u?int16|float32)((?: [1-9][0-9]?x[1-9][0-9]{0,3}x[1-9][0-9]{0,3})+)")
 #: Ending of the files.
 SUFFIX = ".arrow"
 _FORMAT = b"shard 1"
@@ -68,10 +73,39 @@ def checksum(data: bytes, cell: str, quadrant: int, modality: Modality, layout: 
     return xxh3_64_intdigest(data, seed=xxh3_64_intdigest(key))
 
 
+@lru_cache
+def _parse(modality: Modality, layout: str) -> tuple[np.dtype, list[tuple[int, ...]]]:
+    """Reads a layout: the type, and the shape of each native group.
+
+    Raises:
+        ValueError: If no tile of the modality has it.
+    """
+    found = _LAYOUT.fullmatch(layout)
+    shapes = [tuple(map(int, text.split("x"))) for text in found[2].split()] if found else []
+    expected = [len(bands) for bands in modality.native.values()]
+    if not found or [shape[0] for shape in shapes] != expected or max(map(max, shapes)) > MAX_TILE:
+        raise ValueError(
+            f"its layout is {layout[:80]!r}, expected {expected} bands of at most {MAX_TILE} pixels a side"
+        )
+    return np.dtype(found[1]), shapes
+
+
+def most_bytes(modality: Modality, layout: str) -> int:
+    """Returns the length of the longest record with a layout: pixels that cannot be compressed.
+
+    Raises:
+        ValueError: If no tile of the modality has the layout.
+    """
+    dtype, shapes = _parse(modality, str(layout))
+    return sum(math.prod(shape) * dtype.itemsize + blosc.MAX_OVERHEAD for shape in shapes)
+
+
 def decode(
     data: bytes, modality: Modality, layout: str, out: dict[int, np.ndarray] | None = None
 ) -> dict[int, np.ndarray]:
     """Decodes a record whose checksum holds to its native groups (C, h, w), straight into C-contiguous arrays.
+
+    The lengths that the frames declare are compared with the layout first: memory that was not written is no pixel.
 
     Args:
         data: The record.
@@ -80,17 +114,27 @@ def decode(
         out: By resolution, the arrays to be overwritten; new ones where None.
 
     Raises:
+        ValueError: If no tile has the layout, or the record does not decode to it.
         UnfitTileError: If the arrays do not have the layout's shapes and type.
     """
-    dtype, *shapes = layout.split()
-    groups, view = {}, memoryview(data)
-    for resolution, text in zip(modality.native, shapes, strict=True):
-        shape = tuple(map(int, text.split("x")))
-        group = groups[resolution] = np.empty(shape, dtype) if out is None else out[resolution]
-        check_fit(shape, np.dtype(dtype), group)
-        length = int.from_bytes(view[_HEADER - 4 : _HEADER], "little")
-        blosc.decompress(view[:length], group)
+    dtype, shapes = _parse(modality, layout)
+    frames, view = [], memoryview(data)
+    for shape in shapes:
+        pixels, _, length = _HEADER.unpack_from(view) if len(view) >= _HEADER.size else (0, 0, 0)
+        if pixels != math.prod(shape) * dtype.itemsize or not _HEADER.size <= length <= len(view):
+            raise ValueError(f"a frame declares {pixels:,} bytes in {length:,}, expected {dtype} {shape}")
+        frames.append(view[:length])
         view = view[length:]
+    if view:
+        raise ValueError(f"{len(view):,} bytes follow its last frame")
+    groups = {}
+    for resolution, shape, frame in zip(modality.native, shapes, frames, strict=True):
+        group = groups[resolution] = np.empty(shape, dtype) if out is None else out[resolution]
+        check_fit(shape, dtype, group)
+        try:
+            blosc.decompress(frame, group)
+        except RuntimeError as error:
+            raise ValueError(str(error)) from error
     return groups
 
 
@@ -173,7 +217,7 @@ def shard_table(path: Path) -> pd.DataFrame:
                 "xxh3": records["xxh3"].fill_null(0).to_numpy(),
                 "layout": records["layout"].fill_null("").to_pylist(),
             })  # fmt: skip
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, LookupError) as error:
         raise TerraFMError(f"{path} is no whole shard ({error}): pack the sources into a new folder.") from error
     return table.astype(dict.fromkeys(("cell", "fault", "layout"), str))
 

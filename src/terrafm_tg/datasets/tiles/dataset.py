@@ -27,7 +27,7 @@ from terrafm_tg.modalities import MODALITIES, Modality, get_modalities
 
 from .collate import collate_tiles
 from .pixels import check_fit, crop, is_complete, only_nodata, to_ten_meters
-from .table import ALIGNMENT, Footprints, TileSlice, as_index, as_table
+from .table import ALIGNMENT, MAX_TILE, Footprints, TileSlice, as_index, as_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,7 +67,7 @@ class TileDataset(GeoDataset, abc.ABC):
         transforms: Applied to each sample.
 
     Raises:
-        TerraFMError: If a modality is unknown or held by no tile, or if ``tile_size`` is not a multiple of 6.
+        TerraFMError: If a modality is unknown or held by no tile, or if ``tile_size`` is no multiple of 6 up to 4092.
     """
 
     #: Folder of the files (or its URL), which paths in the table are relative to.
@@ -325,12 +325,13 @@ class TileDataset(GeoDataset, abc.ABC):
 
 
 def check_tile_size(tile_size: int) -> None:
-    """Refuses a tile size that 20 and 60 m pixels do not divide.
+    """Refuses a tile size that 20 and 60 m pixels do not divide, or that memory does not hold.
 
     Raises:
-        TerraFMError: If it is not a positive multiple of 6.
+        TerraFMError: If it is no multiple of 6 from 6 to 4092.
     """
-    if tile_size < ALIGNMENT or tile_size % ALIGNMENT:
+    if not isinstance(tile_size, int) or not ALIGNMENT <= tile_size <= MAX_TILE or tile_size % ALIGNMENT:
         raise TerraFMError(
-            f"`tile_size` must be a multiple of {ALIGNMENT} pixels, got {tile_size}: the paper's is 534."
+            f"`tile_size` must be a multiple of {ALIGNMENT} pixels up to {MAX_TILE}, got {tile_size!r}: the paper's is "
+            "534."
         )

@@ -6,23 +6,24 @@ covering of GeoParquet 1.1). We read the boxes and leave the polygons where they
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
+from geopandas import GeoSeries
 from pyproj import CRS
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.files import atomic_write
-from terrafm_tg.utils.trust import check_names
+from terrafm_tg.utils.trust import check_declared, check_names
 
-from .table import BOX, TIMES, as_table, categorical, outlines, times
+from .columns import check_places, check_schema, check_values, settings_of
+from .table import BOX, TIMES, as_table, categorical, outlines
 
 NAME = "index.parquet"
 #: Rows of a row group: what of the polygons is in memory at once, written or read.
@@ -36,6 +37,8 @@ _MANY_NAMES = "product_"
 #: Columns of the names of files below the root, by modality.
 _FILES = ("part_", "path_", "shard_")
 _DICTIONARY = 1 << 26  # bytes: a row group's names are never written out one by one
+_MOST = 1 << 24  # bytes that an index may take in memory, and besides
+_MOST_PER_BYTE = 256  # for each byte of its file
 
 
 def write_index(index: pd.DataFrame | Iterable[pd.DataFrame], path: Path, made_for: Mapping[str, Any]) -> None:
@@ -97,12 +100,18 @@ def _geo_metadata() -> str:
     return json.dumps({"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}})
 
 
-def read_index(path: Path, sources: Iterable[str] = ()) -> tuple[pd.DataFrame, dict[str, Any]]:
+def read_index(
+    path: Path, sources: Iterable[str] = (), needs: Iterable[str] = (), only: Sequence[str] | None = None
+) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Reads a file of :func:`write_index` column by column, so that little more than the table is in memory.
+
+    It may be a stranger's: what it declares is compared with what an index can be before memory is taken.
 
     Args:
         path: The file.
         sources: Addresses that the user named: files may lie there, too, and not only below the root.
+        needs: Columns that must be there (:func:`~terrafm_tg.datasets.tiles.columns.check_places`).
+        only: Columns to read; all where None.
 
     Returns:
         The tile table (:mod:`~terrafm_tg.datasets.tiles.table`) and what it was made for. Polygons are read only
@@ -112,23 +121,36 @@ def read_index(path: Path, sources: Iterable[str] = ()) -> tuple[pd.DataFrame, d
         TerraFMError: If the file is damaged, is something else, or names files outside of its root.
     """
     try:
-        with pq.ParquetFile(path) as file:
-            names, metadata = file.schema_arrow.names, file.schema_arrow.metadata or {}
-            made_for = json.loads(metadata.get(b"terrafm", b"null"))
-            if made_for is not None and {*_NEEDED, *_LIGHT} <= set(names):
-                columns = {name: _column(file, name) for name in names if name not in ("bbox", "geometry")}
-                columns |= {name: _column(file, f"bbox.{name}") for name in BOX}
-                table = pd.DataFrame(columns, copy=False)
-                check_files(table, path, sources)
-                return table, made_for
-        index = gpd.read_parquet(path)
-    except (pa.ArrowException, OSError, ValueError) as error:
+        schema = pq.read_schema(path)
+        made_for = settings_of((schema.metadata or {}).get(b"terrafm", b"null"))
+        if made_for is None or len({*schema.names}) < len(schema) or not {*_NEEDED} <= {*schema.names}:
+            raise TerraFMError(f"{path} is no tile index of ours: make it again with `terrafm index`.")
+        wanted = [name for name in schema.names if name not in ("bbox", "geometry") and (only is None or name in only)]
+        kinds = check_schema({name: schema.field(name).type for name in wanted})
+        texts = [name for name, kind in kinds.items() if pa.types.is_string(kind) or pa.types.is_large_string(kind)]
+        with pq.ParquetFile(path, read_dictionary=texts) as file:
+            check_declared(file.metadata, _MOST + _MOST_PER_BYTE * path.stat().st_size)
+            columns = {name: _column(file, name) for name in kinds}
+            if only is None:
+                columns |= _places(file, schema)
+        for name, column in columns.items():
+            check_values(name, column)
+        table = pd.DataFrame(columns, copy=False)
+        check_places(table, needs)
+    except (pa.ArrowException, OSError, ValueError, TypeError, LookupError, shapely.GEOSException) as error:
+        if isinstance(error, TerraFMError):
+            raise
         raise TerraFMError(f"{path} cannot be read ({error}): make it again with `terrafm index`.") from error
-    if made_for is None or not {*_NEEDED} <= set(index):
-        raise TerraFMError(f"{path} is no tile index of ours: make it again with `terrafm index`.")
-    check_files(index, path, sources)
-    valid = times(index.pop(TIMES[0]), index.pop(TIMES[1]))
-    return as_table(index.set_index(pd.IntervalIndex.from_arrays(*valid.values(), closed="both"))), made_for
+    check_files(table, path, sources)
+    return table, made_for
+
+
+def _places(file: pq.ParquetFile, schema: pa.Schema) -> dict[str, Any]:
+    """Reads the boxes, or the polygons where there is nothing that they can be computed from."""
+    if {*_LIGHT} <= {*schema.names} and schema.field("bbox").type == pa.struct([(name, pa.float64()) for name in BOX]):
+        return {name: _column(file, f"bbox.{name}") for name in BOX}
+    shapes = GeoSeries.from_wkb(_column(file, "geometry"))
+    return {"geometry": shapes, **dict(zip(BOX, map(pd.Series, shapely.bounds(shapes.array).T), strict=True))}
 
 
 def check_files(table: pd.DataFrame, origin: Path | str, sources: Iterable[str] = ()) -> None:
@@ -145,7 +167,7 @@ def check_files(table: pd.DataFrame, origin: Path | str, sources: Iterable[str] 
 def read_made_for(path: Path) -> dict[str, Any]:
     """Reads the settings that an index was made for; none of a file that is absent or no index of ours."""
     try:
-        return json.loads((pq.read_schema(path).metadata or {}).get(b"terrafm", b"{}"))
+        return settings_of((pq.read_schema(path).metadata or {}).get(b"terrafm", b"null")) or {}
     except (pa.ArrowException, OSError, ValueError):
         return {}  # the dataset reads the whole of it and says what is wrong
 
@@ -175,6 +197,7 @@ def open_index(
     state: Callable[[Path], str],
     how: Mapping[str, Any],
     sources: Iterable[str] = (),
+    needs: Iterable[str] = (),
     **settings: Any,
 ) -> tuple[pd.DataFrame, bool]:
     """Returns the tile index given, else ``index.parquet`` below the root, else one made from the files.
@@ -186,6 +209,7 @@ def open_index(
         state: ``state(root)`` is a name for the files that lie there now.
         how: Settings that only matter when it is made.
         sources: Addresses that the user named, below which files may lie, too.
+        needs: Columns that the dataset reads; see :func:`read_index`.
         **settings: Settings with which one on disk must have been made too.
 
     Returns:
@@ -200,7 +224,7 @@ def open_index(
     path = root / NAME if index is None else Path(index)
     if index is None and not path.is_file():
         return scan(root, **how, **settings), False
-    table, made_for = read_index(path, sources)
+    table, made_for = read_index(path, sources, needs)
     for name, value in settings.items():
         if made_for.get(name) != value:
             raise TerraFMError(

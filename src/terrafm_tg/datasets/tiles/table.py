@@ -81,6 +81,8 @@ def times(start: pd.Series, stop: pd.Series) -> dict[str, np.ndarray]:
 
 #: Tile edges are a multiple of this many 10 m pixels, so that 20 and 60 m pixels end on them too.
 ALIGNMENT = 6
+#: Longest edge of a tile in pixels: what a file declares beyond it is not read.
+MAX_TILE = 4092
 #: Columns of a tile table: the box around each footprint in EPSG:4326, and the time it is valid for.
 BOX = ("xmin", "ymin", "xmax", "ymax")
 TIMES = ("datetime_start", "datetime_stop")
@@ -260,10 +262,11 @@ def resolve_offsets(index: pd.DataFrame, modalities: Sequence[str] | None, ambig
         if not unknown.any():
             continue
         if ambiguous == "error":
+            products = index.get(f"product_{name}", index["cell"])
             raise TerraFMError(
                 f"Whether {name} holds the +1000 DN of baseline 04.00 is not known for {unknown.sum():,} of "
                 f"{has.sum():,} tiles, first {index['cell'].iat[unknown.argmax()]} "
-                f"({index[f'product_{name}'].iat[unknown.argmax()]}): set `ambiguous_offset` to 'present' "
+                f"({products.iat[unknown.argmax()]}): set `ambiguous_offset` to 'present' "
                 "(1000 is taken off), 'absent' (nothing is) or 'drop' (they are left out)."
             )
         decided = np.where(unknown, OFFSET if ambiguous == "present" else 0, offsets).astype(np.int16)
