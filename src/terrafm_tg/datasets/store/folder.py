@@ -113,10 +113,7 @@ def read_store_index(root: str) -> tuple[pd.DataFrame, dict[str, Any]]:
             f"The store {root} has format {made_for.get('format')!r}, this version reads {FORMAT}: update terrafm-tg, "
             "or pack again."
         )
-    try:
-        check_tile_size(made_for.get("tile_size"))
-    except TerraFMError as error:
-        raise TerraFMError(f"The store {root} is damaged: {error}") from error
+    check_tile_size(made_for.get("tile_size", 0))
     return table, made_for
 
 

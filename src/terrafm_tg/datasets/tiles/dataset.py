@@ -330,8 +330,8 @@ def check_tile_size(tile_size: int) -> None:
     Raises:
         TerraFMError: If it is no multiple of 6 from 6 to 4092.
     """
-    if not isinstance(tile_size, int) or not ALIGNMENT <= tile_size <= MAX_TILE or tile_size % ALIGNMENT:
+    if not ALIGNMENT <= tile_size <= MAX_TILE or tile_size % ALIGNMENT:
         raise TerraFMError(
-            f"`tile_size` must be a multiple of {ALIGNMENT} pixels up to {MAX_TILE}, got {tile_size!r}: the paper's is "
+            f"`tile_size` must be a multiple of {ALIGNMENT} pixels up to {MAX_TILE}, got {tile_size}: the paper's is "
             "534."
         )
