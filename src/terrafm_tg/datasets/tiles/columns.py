@@ -179,6 +179,6 @@ def settings_of(text: bytes) -> dict[str, Any] | None:
         raise ValueError("its settings are nested too deep") from error
     if settings is not None and not isinstance(settings, dict):
         raise ValueError(f"its settings are {str(settings)[:80]!r}, expected names and values")
-    if not isinstance((settings or {}).get("tile_size", 0), int):
-        raise ValueError(f"its `tile_size` is {str(settings['tile_size'])[:80]!r}, expected pixels")
+    if not isinstance(size := (settings or {}).get("tile_size", 0), int):
+        raise ValueError(f"its `tile_size` is {str(size)[:80]!r}, expected pixels")
     return settings
