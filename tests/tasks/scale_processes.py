@@ -1,4 +1,4 @@
-"""The same run on 1, 2 and 4 processes, and with accumulated micro-batches, through the real datamodule; and deaths.
+"""The same run on 1, 2 and 4 processes, and with accumulated micro-batches, through the real datamodule.
 
 Started by test_scale_out.py in a process of its own, which forks them.
 """
@@ -6,13 +6,12 @@ Started by test_scale_out.py in a process of its own, which forks them.
 from pathlib import Path
 from typing import Any
 
-import death_processes
 import torch
 from forked_ranks import fork_ranks, overlay_strategy
 from lightning.pytorch import Callback
 from tiny_terrafm import make_sample, tiny_terrafm, trainer
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from terrafm_tg.datamodules import SimulatedDataModule
 from terrafm_tg.datasets.tiles.dataset import collate_tiles
@@ -37,19 +36,10 @@ WAYS = {
 }
 
 
-class Mixed(Dataset):
+def mixed(rank: int, ranks: int) -> list[dict[str, Tensor]]:
     """A rank's tiles of two steps: in each, radar alone in the first half and L2A alone in the second."""
-
-    def __init__(self, rank: int, ranks: int) -> None:
-        self.first, self.share = rank * STEP // ranks, STEP // ranks
-
-    def __len__(self) -> int:
-        return 2 * self.share
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        step, place = divmod(index, self.share)
-        place += self.first
-        return make_sample(STEP * step + place, ("s1rtc",) if place < STEP // 2 else ("s2l2a",))
+    places = range(rank * STEP // ranks, (rank + 1) * STEP // ranks)
+    return [make_sample(STEP * s + p, ("s1rtc",) if p < STEP // 2 else ("s2l2a",)) for s in (0, 1) for p in places]
 
 
 class Record(Callback):
@@ -115,7 +105,7 @@ def fit(rank: int, ranks: int, folder: Path, world: Path, name: str, epochs: int
     processes, accumulate = WAYS[name]
     size, settings = STEP // processes // accumulate, {"frequent_classes": None}
     if name.startswith("mixed"):
-        data, settings = DataLoader(Mixed(rank, processes), size, collate_fn=collate_tiles), {}
+        data, settings = DataLoader(mixed(rank, processes), size, collate_fn=collate_tiles), {}
     else:
         data = SimulatedDataModule(
             root=world, batch_size=size, num_workers=0, epoch_length=LENGTH, val_share=0.1, seed=1
@@ -134,10 +124,7 @@ def fit(rank: int, ranks: int, folder: Path, world: Path, name: str, epochs: int
 
 
 def run(folder: Path, world: Path, epochs: int, *ways: str) -> None:
-    """Runs each way after the other; a death by its comma-separated words."""
+    """Runs each way after the other."""
     for way in ways:
-        if "," in way:
-            death_processes.start(folder, world, *way.split(","))
-        else:
-            for process in fork_ranks(WAYS[way][0], folder / way, fit, folder, world, way, epochs):
-                process.join()
+        for process in fork_ranks(WAYS[way][0], folder / way, fit, folder, world, way, epochs):
+            process.join()

@@ -15,7 +15,7 @@ import processes
 from terrafm_tg.cli.main import main
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-#: Twelve steps of eight tiles in two epochs, a checkpoint every two steps.
+#: Twelve steps in two epochs, a checkpoint every two steps.
 CONFIG = """
 trainer:
   max_epochs: 2
@@ -35,20 +35,30 @@ model:
     {depth: 1, crops: {global_size: 48, local_size: 32, local_crops: 2}, head: {prototypes: 64, hidden_dim: 64}}
 data:
   init_args:
-    {root: WORLD, cells: null, cell_size: null, epoch_length: 48, num_workers: 1, cache: false, batch_size: 4}
+    {root: WORLD, cells: null, cell_size: null, epoch_length: LENGTH, num_workers: 1, cache: false, batch_size: SIZE}
 """
 
 
 class Losses(Callback):
-    """Writes each step's positions and loss, every bit of it, at once."""
+    """Writes each step's positions and loss, every bit of it, at once; may kill the last rank and its workers.
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    Args:
+        path: Of the file, without the rank.
+        kill_at: So many batches are done before.
+    """
+
+    def __init__(self, path: str, kill_at: int | None = None) -> None:
+        self.path, self.kill_at, self.seen = path, kill_at, 0
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        if self.seen == self.kill_at and trainer.global_rank == trainer.world_size - 1:
+            os.killpg(0, signal.SIGKILL)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         line = [trainer.global_step, batch["position"].tolist(), outputs["loss"].item().hex()]
         with Path(f"{self.path}_{trainer.global_rank}").open("a") as file:
             file.write(json.dumps(line) + "\n")
+        self.seen += 1
 
 
 class Run:
@@ -58,20 +68,24 @@ class Run:
         folder: For configuration, checkpoint, losses and logs.
         world: The tiles.
         options: More words of the command.
+        ranks: How many.
+        step: Tiles of a step.
     """
 
-    def __init__(self, folder: Path, world: Path, *options: str) -> None:
+    def __init__(self, folder: Path, world: Path, *options: str, ranks: int = 2, step: int = 8) -> None:
         folder.mkdir(exist_ok=True)
         for path in [*folder.glob("log_*"), *folder.glob("losses_*")]:  # of the run that it goes on from
             path.unlink()
         self.folder = folder
-        content = CONFIG.replace("FOLDER", str(folder)).replace("WORLD", str(world))
+        content = CONFIG
+        for name, value in {"FOLDER": folder, "WORLD": world, "SIZE": step // ranks, "LENGTH": 6 * step}.items():
+            content = content.replace(name, str(value))
         config = folder / "small.yaml"
         config.write_text(content)
         stack = [CONF / f"{name}.yaml" for name in ("pretrain", "size/tiny", "data/simulated", "hardware/gpu8")]
-        words = ["fit", *(f"--config={path}" for path in [*stack, config]), "--trainer.devices=2", *options]
+        words = ["fit", *(f"--config={path}" for path in [*stack, config]), f"--trainer.devices={ranks}", *options]
         port = processes.free_port()
-        self.ranks = [processes.start(start_rank, rank, port, folder, words) for rank in (0, 1)]
+        self.ranks = [processes.start(start_rank, rank, ranks, port, folder, words) for rank in range(ranks)]
 
     def wait_for_step(self, step: int, rank: int = 0) -> None:
         """Returns when a rank has done so many steps."""
@@ -126,10 +140,10 @@ def children(pid: int | None) -> list[int]:
     return [int(pid) for path in Path(f"/proc/{pid}/task").glob("*/children") for pid in path.read_text().split()]
 
 
-def start_rank(rank: int, port: int, folder: Path, words: list[str]) -> None:
-    """One rank of two, in a session of its own."""
+def start_rank(rank: int, ranks: int, port: int, folder: Path, words: list[str]) -> None:
+    """One rank, in a session of its own."""
     os.setsid()
-    be_rank(rank, 2, port, folder / "log")
+    be_rank(rank, ranks, port, folder / "log")
     os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     main(words)

@@ -1,6 +1,6 @@
 """How a run is shared out does not change it: processes, accumulated micro-batches, and processes that die."""
 
-import json
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +8,15 @@ from pathlib import Path
 import pytest
 import scale_processes
 import torch
-from death_processes import LENGTH, STEP
+from stopped_runs import Run
 
 from processes import start as start_process
+from refusals import CONF
+
+#: Tiles of a step of the runs that die.
+STEP = 12
+#: The last rank ends behind three steps.
+KILL = "--trainer.callbacks.kill_at=3"
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +35,7 @@ def start(tmp_path_factory: pytest.TempPathFactory, small_world: Path) -> Callab
 
 @pytest.fixture(scope="module")
 def folder(start: Callable[..., Path]) -> Path:
-    shared = ("joint", "accumulated", "four", "sharded", "mixed_joint", "mixed")
-    return start(1, *shared, "whole,1,,", "killed,2,kill,", "one,1,,killed", "three,3,,killed")
+    return start(1, "joint", "accumulated", "four", "sharded", "mixed_joint", "mixed")
 
 
 def check(folder: Path, ways: dict[str, int], epochs: int, of: str = "joint") -> None:
@@ -76,46 +81,63 @@ def test_nor_do_two_epochs_on_two_processes(start: Callable[..., Path]) -> None:
     check(start(2, "joint", *ways), ways, 2)
 
 
-def steps(folder: Path, name: str) -> dict[int, tuple[list[int], float]]:
-    """Of each step of a run, the positions in the epoch's list and the loss, over all ranks."""
-    ranks = [
-        [json.loads(line) for line in path.read_text().splitlines()] for path in sorted(folder.glob(f"{name}_*.txt"))
-    ]
-    joint: dict[int, tuple[list[int], float]] = {}
-    for lines in zip(*ranks, strict=True):
-        (step,) = {line[1] for line in lines}
-        loss = sum(line[3] for line in lines) / len(lines)
-        joint[step] = (sorted(position for line in lines for position in line[2]), loss)
+def go_on(folder: Path, world: Path, name: str, ranks: int, *options: str, after: Run | None = None) -> Run:
+    """Six steps and a tail of `terrafm fit` to its end; over shares where its name begins with "sharded"."""
+    words = ["--trainer.max_epochs=1", f"--data.epoch_length={6 * STEP + 5}", *options]
+    words += [f"--config={CONF / 'hardware/fsdp.yaml'}"] if name.startswith("sharded") else []
+    words += [f"--ckpt_path={after.folder / 'last.ckpt'}"] if after else []
+    run = Run(folder / name, world, *words, ranks=ranks, step=STEP)
+    run.end(600)
+    return run
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, small_world: Path) -> tuple[Run, Run]:
+    """One that ended, and one that was killed."""
+    folder = tmp_path_factory.mktemp("runs")
+    return go_on(folder, small_world, "whole", 1), go_on(folder, small_world, "killed", 2, KILL)
+
+
+def steps(run: Run) -> dict[int, tuple[list[int], float]]:
+    """Of each step, the positions in the epoch's list and the loss, over all ranks."""
+    ranks = [run.losses(rank) for rank in range(len(run.ranks))]
+    joint = {}
+    for step in ranks[0]:
+        positions, losses = zip(*(rank[step] for rank in ranks), strict=True)
+        joint[step] = sorted(itertools.chain(*positions)), sum(map(float.fromhex, losses)) / len(ranks)
     return joint
 
 
-def check_resumed(folder: Path, killed: str, name: str) -> None:
+def check_resumed(whole: Run, killed: Run, resumed: Run) -> None:
     """A killed run, of which the other rank says how to go on, and its continuation against one that was not."""
-    said = (folder / f"{killed}_0.log").read_text()
-    advice = f"resume with the same command and --ckpt_path {folder / killed}/last.ckpt"
-    assert re.search(rf"TerraFMError: Rank 1 on \S+ \(of 2\) has ended .* \(step 3\): {advice}\.$", said.strip())
-    whole = steps(folder, "whole")
-    assert {step: positions for step, (positions, _) in whole.items()} == {
-        step: [*range(STEP * (step - 1), STEP * step)] for step in range(1, LENGTH // STEP + 1)
+    advice = f"resume with the same command and --ckpt_path {killed.folder}/last.ckpt"
+    assert re.search(rf"error: Rank 1 on \S+ \(of 2\) has ended .* \(step 3\): {advice}\.$", killed.log(), re.MULTILINE)
+    undisturbed = steps(whole)
+    assert {step: positions for step, (positions, _) in undisturbed.items()} == {
+        step: [*range(STEP * (step - 1), STEP * step)] for step in range(1, 7)
     }
-    resumed = steps(folder, killed) | steps(folder, name)
-    assert min(steps(folder, name)) == 3  # of step 2 is the last checkpoint
-    assert resumed.keys() == whole.keys()
-    for step, (positions, loss) in whole.items():
-        assert resumed[step][0] == positions
-        assert resumed[step][1] == pytest.approx(loss, rel=1e-5)
+    assert min(steps(resumed)) == 3  # of step 2 is the last checkpoint
+    both = steps(killed) | steps(resumed)
+    assert both.keys() == undisturbed.keys()
+    for step, (positions, loss) in undisturbed.items():
+        assert both[step][0] == positions
+        assert both[step][1] == pytest.approx(loss, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["one", "three"])
-def test_its_run_goes_on_with_fewer_and_with_more_as_if_it_had_not_died(folder: Path, name: str) -> None:
-    check_resumed(folder, "killed", name)
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_its_run_goes_on_with_fewer_and_with_more_as_if_it_had_not_died(
+    ranks: int, runs: tuple[Run, Run], tmp_path: Path, small_world: Path
+) -> None:
+    check_resumed(*runs, go_on(tmp_path, small_world, "resumed", ranks, after=runs[1]))
 
 
 @pytest.mark.soak
-def test_runs_go_on_from_shares_to_shares_to_none_and_back(start: Callable[..., Path]) -> None:
+def test_runs_go_on_from_shares_to_shares_to_none_and_back(
+    runs: tuple[Run, Run], tmp_path: Path, small_world: Path
+) -> None:
     """A checkpoint of FSDP is one of any other run."""
-    more = ("sharded_three,3,,sharded_killed", "one,1,,sharded_killed", "sharded_two,2,,killed")
-    folder = start(1, "whole,1,,", "sharded_killed,2,kill,", "killed,2,kill,", *more)
-    for name in ("sharded_three", "one"):
-        check_resumed(folder, "sharded_killed", name)
-    check_resumed(folder, "killed", "sharded_two")
+    whole, killed = runs
+    shares = go_on(tmp_path, small_world, "sharded_killed", 2, KILL)
+    for name, ranks in (("sharded_three", 3), ("one", 1)):
+        check_resumed(whole, shares, go_on(tmp_path, small_world, name, ranks, after=shares))
+    check_resumed(whole, killed, go_on(tmp_path, small_world, "sharded_two", 2, after=killed))
