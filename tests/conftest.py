@@ -49,9 +49,8 @@ def parity() -> Path:
 @pytest.fixture(scope="session")
 def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """GEO-Bench's twelve datasets, Copernicus-Bench's nine and Landslide4Sense: 8 to 20 samples of 32 px."""
-    from data.copernicus_bench.data import WRITERS, make_copernicus
     from data.geobench.data import KINDS, make_geobench
-    from data.landslide4sense.data import make_landslide
+    from data.labelled import WRITERS, make_copernicus, make_landslide
 
     root = tmp_path_factory.mktemp("benchmarks")
     for name in KINDS:

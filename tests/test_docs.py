@@ -10,10 +10,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser
 
-from data import published_weights
-from data.bigearthnet import data as bigearthnet
-from data.cloud import data as cloud
-from data.eurosat import data as eurosat
+from data import labelled, published_weights
 from data.mmearth import data as mmearth
 from data.ssl4eo import data as ssl4eo
 
@@ -97,7 +94,7 @@ def test_the_examples_for_torchgeo_run(hub: Path, tmp_path: Path):
         shapes = {name: p.shape for name, p in build_encoder("terrafm_base").state_dict().items()}
     state = {name: 0.02 * torch.randn(shape) for name, shape in shapes.items() if ".fusion." not in name}
     torch.save(state, hub / "TerraFM-B.pth")
-    eurosat.create(tmp_path / "eurosat")
+    labelled.eurosat(tmp_path / "eurosat")
     small = {"224": "64", "(14, 14)": "(4, 4)", "data/eurosat": f"{tmp_path}/eurosat"}
     names = _run("use_in_torchgeo.md", {}, **small)
     (hub / "TerraFM-B.pth").unlink()
@@ -112,7 +109,7 @@ def test_the_examples_for_torchgeo_run(hub: Path, tmp_path: Path):
 def test_the_segmentation_for_torchgeo_runs(tmp_path: Path):
     from terrafm_tg.cli.main import main
 
-    cloud.create(tmp_path / "cloud")
+    labelled.cloud(tmp_path / "cloud")
     torch.save(published_weights.tiny(), tmp_path / "TerraFM-T.pth")
     small = {"data.root": tmp_path / "cloud", "data.batch_size": 2, "model.weights": tmp_path / "TerraFM-T.pth"}
     _, words = _fit_torchgeo(1, tmp_path, ("terrafm_base", "terrafm_tiny"), **small)
@@ -123,8 +120,8 @@ def test_the_segmentation_for_torchgeo_runs(tmp_path: Path):
 
 
 def test_the_examples_of_fine_tuning_run(tmp_path: Path):
-    eurosat.create(tmp_path / "eurosat")
-    bigearthnet.create(tmp_path / "bigearthnet")
+    labelled.eurosat(tmp_path / "eurosat")
+    labelled.bigearthnet(tmp_path / "bigearthnet")
     small = {'weights="terrafm_base"': "weights=None", "terrafm_base": "terrafm_tiny"}
     small |= {"size=224": "size=32", "size=128": "size=32", "Trainer(": 'Trainer(accelerator="cpu", '}
     small |= {"data/eurosat": f"{tmp_path}/eurosat", "data/bigearthnet": f"{tmp_path}/bigearthnet"}

@@ -8,11 +8,7 @@ import torch
 from lightning.pytorch import Trainer
 from torchgeo.datasets import BigEarthNet, CopernicusBenchDFC2020S1, CopernicusBenchFloodS1, EuroSAT
 
-from data.bigearthnet import data as bigearthnet
-from data.dfc2020 import data as dfc2020
-from data.eurosat import data as eurosat
-from data.floods import data as floods
-from data.oscd import data as oscd
+from data import labelled
 from terrafm_tg.datamodules import SensorDataModule, SensorOSCDDataModule
 from terrafm_tg.datamodules.labelled import SensorTransforms
 from terrafm_tg.datasets import DFC2020S1, DFC2020S2, BigEarthNetS1, BigEarthNetS2, SensorPairs
@@ -30,7 +26,7 @@ def batch(data: SensorDataModule) -> dict[str, torch.Tensor]:
 
 
 def test_one_sensor_keeps_torchgeos_key_and_its_bands_are_the_stems(tmp_path: Path) -> None:
-    eurosat.create(tmp_path)
+    labelled.eurosat(tmp_path)
     found = batch(SensorDataModule({"s2l1c": EuroSAT}, tmp_path, batch_size=2))["image"]
     raw = torch.stack([EuroSAT(tmp_path, "test")[i]["image"] for i in range(2)])  # B8A last, and B10
     column = EuroSAT.all_band_names.index("B8A")
@@ -45,7 +41,7 @@ def test_one_sensor_keeps_torchgeos_key_and_its_bands_are_the_stems(tmp_path: Pa
 
 
 def test_several_sensors_are_of_one_place(tmp_path: Path) -> None:
-    dfc2020.create(tmp_path)
+    labelled.dfc2020(tmp_path)
     found = batch(SensorDataModule({"s2l1c": DFC2020S2, "s1rtc": DFC2020S1}, tmp_path, batch_size=2))
     assert found["image_s1rtc"].shape == (2, 2, 64, 64)
     assert found["image_s2l1c"].shape == (2, 12, 64, 64)
@@ -55,7 +51,7 @@ def test_several_sensors_are_of_one_place(tmp_path: Path) -> None:
 
 
 def test_masks_of_dfc2020_are_the_benchmarks_classes(tmp_path: Path) -> None:
-    dfc2020.create(tmp_path)
+    labelled.dfc2020(tmp_path)
     table = {0: 255, 1: 0, 2: 1, 3: 255, 4: 2, 5: 3, 6: 4, 7: 5, 8: 255, 9: 6, 10: 7}
     for i in range(2):
         raw = CopernicusBenchDFC2020S1(tmp_path, "test")[i]["mask"]
@@ -66,7 +62,7 @@ def test_masks_of_dfc2020_are_the_benchmarks_classes(tmp_path: Path) -> None:
 
 
 def test_linear_power_becomes_normalised_decibels(tmp_path: Path) -> None:
-    floods.create(tmp_path)
+    labelled.floods(tmp_path)
     data = SensorDataModule({"s1rtc": CopernicusBenchFloodS1}, tmp_path, radar_unit="linear", batch_size=2)
     found = batch(data)["image"]
     raw = torch.stack([CopernicusBenchFloodS1(tmp_path, "test")[i]["image"] for i in range(2)])
@@ -77,7 +73,7 @@ def test_linear_power_becomes_normalised_decibels(tmp_path: Path) -> None:
 
 
 def test_crops_of_oscd_cut_both_dates_and_the_mask_alike(tmp_path: Path) -> None:
-    oscd.create(tmp_path)
+    labelled.oscd(tmp_path)
     data = SensorOSCDDataModule(tmp_path, patch_size=64, crops=3, batch_size=2)
     data.setup("fit")
     assert len(data.train_dataset) == 4 * 3
@@ -133,7 +129,7 @@ def test_masks_turn_with_their_images() -> None:
 
 def test_bigearthnet_by_sensor(tmp_path: Path) -> None:
     """Radar has its decimals and VV first, optical imagery is TorchGeo's, a missing band is named."""
-    bigearthnet.create(tmp_path)
+    labelled.bigearthnet(tmp_path)
     dataset = BigEarthNetS1(tmp_path, "test", bands=["VH", "VV"])
     folder = Path(dataset.folders[0]["s1"])
     for channel, band in enumerate(("VH", "VV")):
@@ -151,7 +147,7 @@ def test_bigearthnet_by_sensor(tmp_path: Path) -> None:
 
 
 def test_pairs_of_other_places_are_refused(tmp_path: Path) -> None:
-    bigearthnet.create(tmp_path)
+    labelled.bigearthnet(tmp_path)
     radar, optics = BigEarthNetS1(tmp_path, "train"), BigEarthNetS2(tmp_path, "train")
     optics.folders = optics.folders[1:] + optics.folders[:1]
     with pytest.raises(TerraFMError, match="Sample 0 has another label in s2l2a than in s1rtc"):
@@ -168,7 +164,7 @@ def test_what_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
     ):
         with pytest.raises(TerraFMError, match=said):
             SensorDataModule({"s2l1c": EuroSAT}, tmp_path, **settings)
-    bigearthnet.create(tmp_path)
+    labelled.bigearthnet(tmp_path)
     with pytest.raises(TerraFMError, match=r"EuroSAT refuses one of .*unexpected keyword argument 'num_classes'"):
         SensorDataModule({"s2l1c": EuroSAT}, tmp_path, options={"num_classes": 19}).setup("fit")
     with pytest.raises(TerraFMError, match="BigEarthNet refuses one of split 'train', bands VV, VH"):

@@ -4,9 +4,9 @@ import pytest
 import rasterio
 import torch
 from matplotlib import pyplot as plt
-from rasterio.transform import from_origin
 from shapely import box
 
+from data.geotiff import write_geotiff
 from terrafm_tg.datasets.esa_worldcover import ESAWorldCover
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import CLASS_NAMES, CLASSES, OCEAN, UNKNOWN, majorities
@@ -18,13 +18,7 @@ RES = 1 / PIXELS
 def write_tile(folder, lat, lon, codes, year=2021, version="v200"):
     corner = f"{'N' if lat >= 0 else 'S'}{abs(lat):02d}{'E' if lon >= 0 else 'W'}{abs(lon):03d}"
     path = folder / f"ESA_WorldCover_10m_{year}_{version}_{corner}_Map.tif"
-    size = codes.shape[0]
-    with rasterio.open(
-        path, "w", driver="GTiff", width=size, height=size, count=1, dtype="uint8", nodata=0,
-        crs="EPSG:4326", transform=from_origin(lon, lat + 3, 3 / size, 3 / size),
-    ) as file:  # fmt: skip
-        file.write(codes, 1)
-    return path
+    write_geotiff(path, codes, resolution=3 / len(codes), epsg=4326, corner=(lon, lat + 3), nodata=0)
 
 
 @pytest.fixture

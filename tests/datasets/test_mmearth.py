@@ -8,7 +8,8 @@ import torch
 from torchgeo.datasets import MMEarth
 
 from data.mmearth import data as fake
-from terrafm_tg.datasets import MMEarthTiles, TileDataset, build_index
+from datasets.tiny_files import sample_of
+from terrafm_tg.datasets import MMEarthTiles, build_index
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES
 
@@ -20,10 +21,6 @@ def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mmearth")
     fake.create(folder)
     return folder
-
-
-def sample_of(dataset: TileDataset, row: int = 0) -> dict[str, torch.Tensor]:
-    return dataset[dataset.tile_slice(row)]
 
 
 def test_a_row_per_place_and_orbit(root):

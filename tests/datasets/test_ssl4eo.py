@@ -5,7 +5,8 @@ import torch
 from torchgeo.datasets import SSL4EOS12
 
 from data.ssl4eo import data as fake
-from terrafm_tg.datasets import SSL4EOS12Tiles, TileDataset, build_index
+from datasets.tiny_files import sample_of
+from terrafm_tg.datasets import SSL4EOS12Tiles, build_index
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES
 
@@ -17,10 +18,6 @@ def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ssl4eo")
     fake.create(folder, (200, 100000))
     return folder
-
-
-def sample_of(dataset: TileDataset, row: int = 0) -> dict[str, torch.Tensor]:
-    return dataset[dataset.tile_slice(row)]
 
 
 def test_every_date_is_a_tile_of_its_site(root):

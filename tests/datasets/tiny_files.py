@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 import pyproj
 import rasterio
 from affine import Affine
+from torch import Tensor
 
+from terrafm_tg.datasets import TileDataset
 from terrafm_tg.datasets.majortom import grid
 from terrafm_tg.datasets.majortom.rows import FOLDERS
 from terrafm_tg.modalities import MODALITIES
@@ -75,6 +77,11 @@ def product(modality: str, cell: str, baseline: str = "N0301", date: str = "2021
         "crs": f"EPSG:EPSG:{epsg}" if modality == "s1rtc" else f"EPSG:{epsg}",
     }
     return {"bands": columns, "metadata": metadata | changes}
+
+
+def sample_of(dataset: TileDataset, row: int = 0) -> dict[str, Tensor]:
+    """A tile of the dataset."""
+    return dataset[dataset.tile_slice(row)]
 
 
 def write_major_tom(root: Path, rows: dict[str, list[dict]], url: str = "https://host/resolve/main/images/") -> Path:

@@ -9,7 +9,7 @@ import pytest
 import rasterio
 from torchgeo.models import get_model
 
-from data.eurosat import data as eurosat
+from data import labelled
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples"
 
@@ -36,7 +36,7 @@ def test_pretrain(small_world: Path, tmp_path: Path):
 
 
 def test_finetune(tmp_path: Path):
-    eurosat.create(tmp_path / "eurosat")
+    labelled.eurosat(tmp_path / "eurosat")
     small = {"root": tmp_path / "eurosat", "out": tmp_path, "model": "terrafm_nano", "weights": "none"}
     small |= {"size": 32, "epochs": 1, "batch_size": 4, "workers": 0}
     scores = load("finetune").main([f"--{name}={value}" for name, value in small.items()])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data.eurosat import data as eurosat
+from data import labelled
 from refusals import CONF, IN_MEMORY, refusal
 from terrafm_tg.cli.main import main
 from terrafm_tg.profiling.profile import Profile, read_profile
@@ -93,7 +93,7 @@ def test_a_wrong_option_is_one_sentence(
 
 def test_another_task_is_counted_by_torch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Any configuration: fine-tuning on images of EuroSAT's format."""
-    eurosat.create(tmp_path / "data")
+    labelled.eurosat(tmp_path / "data")
     options = {"model.model": "terrafm_tiny", "model.depth": 2, "model.weights": "null", "data.size": 32}
     options |= {"data.root": tmp_path / "data", "data.batch_size": 2, "data.num_workers": 0}
     options |= {"trainer.accelerator": "cpu", "trainer.devices": 1, "steps": 2, "json": tmp_path / "p.json"}

@@ -212,7 +212,6 @@ def check_difficulty(count, size):
 @pytest.mark.parametrize("count", [200, pytest.param(700, marks=pytest.mark.soak)])
 def test_raw_statistics_do_not_give_the_land_cover_away(count):
     report, shares = check_difficulty(count, 264)
-    print({name: round(float(value), 3) for name, value in report.items()}, shares.round(3))
     assert max(report[name] for name in ("s1rtc", "s2l1c", "s2l2a", "all")) < 0.8
     assert report["all"] > report["majority"] + 0.1  # but they are no noise either
     for name, value in report.items():

@@ -68,6 +68,7 @@ def test_missing_pixels_and_integers():
             torch.testing.assert_close(found, Normalize("s2l2a")(whole))
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("modality", "fill", "number"),
     [(S2L2A, 0, torch.uint16), (S2L2A, -9999, torch.int16), (S2L1C, -32768, torch.int16), (S2L1C, 0, torch.float32),
@@ -77,9 +78,7 @@ def test_what_no_pixel_can_hold_is_missing(modality, fill, number):
     """As in pretraining; a dark or negative pixel stays what it is."""
     x = image(modality).abs().clamp(1) * (-1 if modality.unit == "dB" else 1)
     x[0, 0, 0] = fill
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        output = Normalize(modality.name)(x.to(number))
+    output = Normalize(modality.name)(x.to(number))
     assert output[0, 0, 0] == 0.5
     torch.testing.assert_close(output[0, 1], Normalize(modality.name)(x.to(number).float())[0, 1])
     dark = x.clone()
@@ -118,12 +117,11 @@ def test_each_sensor_of_a_sample_warns_for_itself():
     assert {w.filename for w in record} == {__file__}
 
 
+@pytest.mark.filterwarnings("error")
 def test_the_right_unit_does_not_warn():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for modality in MODALITIES.values():
-            Normalize(modality.name)(image(modality))
-        Normalize("s1rtc")(torch.full((2, 4, 4), torch.nan))
+    for modality in MODALITIES.values():
+        Normalize(modality.name)(image(modality))
+    Normalize("s1rtc")(torch.full((2, 4, 4), torch.nan))
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-import rasterio
-from rasterio.transform import from_origin
 from torchgeo.datasets import Sentinel2
+
+from data.geotiff import write_geotiff
 
 EPSG, X, Y = 32632, 499_980, 5_376_600  # upper left corner, a multiple of 60 m
 TILE, DATE = "T32UMU", "20220306T102021"
@@ -65,14 +65,7 @@ def write(
     path: Path, pixels: np.ndarray, res: float, x: float | None = None, y: float | None = None, epsg: int | None = None
 ) -> None:
     """A GeoTIFF or JPEG 2000, at the scenes' corner where no other is given."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kind = (
-        {"driver": "JP2OpenJPEG", "QUALITY": 100, "REVERSIBLE": "YES"} if path.suffix == ".jp2" else {"driver": "COG"}
-    )
-    height, width = pixels.shape
-    where = {
-        "crs": f"EPSG:{epsg or EPSG}",
-        "transform": from_origin(X if x is None else x, Y if y is None else y, res, res),
-    }
-    with rasterio.open(path, "w", height=height, width=width, count=1, dtype=pixels.dtype, **where, **kind) as file:
-        file.write(pixels, 1)
+    picture = {"driver": "JP2OpenJPEG", "QUALITY": 100, "REVERSIBLE": "YES"}
+    kind = picture if path.suffix == ".jp2" else {"driver": "COG"}
+    corner = (X if x is None else x, Y if y is None else y)
+    write_geotiff(path, pixels, resolution=res, epsg=epsg or EPSG, corner=corner, **kind)

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-import rasterio
-from rasterio.transform import from_origin
 from torchgeo.datasets import SSL4EOS12
+
+from data.geotiff import write_geotiff
 
 #: Images of a site by split; the dates of the sensors differ.
 IMAGES = {
@@ -23,7 +23,6 @@ def create(root: Path, sites: tuple[int, ...] = (200,), images: dict[str, tuple[
         for split, names in (images or IMAGES).items():
             for name in names:
                 folder = root / split / f"{site:07}" / name
-                folder.mkdir(parents=True)
                 for band in SSL4EOS12.metadata[split]["bands"]:
                     _write(folder / f"{band}.tif", split, 73.3 + 0.3 * number, pixels(split, site, name, band))
 
@@ -39,10 +38,5 @@ def pixels(split: str, site: int, image: str, band: str) -> np.ndarray:
 
 def _write(path: Path, split: str, west: float, image: np.ndarray) -> None:
     """As the published files: the same box cut into that many pixels, and moved by half of one."""
-    side, factor = len(image), SSL4EOS12.size / len(image)
-    res = 1.014e-4 * factor if split != "s1" else 1.0217e-4
-    with rasterio.open(
-        path, "w", driver="GTiff", count=1, height=side, width=side, dtype=image.dtype, crs="EPSG:4326",
-        transform=from_origin(west - res / 2, 30.4756 + res / 2, res, res),
-    ) as file:  # fmt: skip
-        file.write(image, 1)
+    res = 1.014e-4 * SSL4EOS12.size / len(image) if split != "s1" else 1.0217e-4
+    write_geotiff(path, image, resolution=res, epsg=4326, corner=(west - res / 2, 30.4756 + res / 2))

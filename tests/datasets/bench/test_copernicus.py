@@ -10,8 +10,8 @@ import rasterio
 import torch
 from torchgeo.datasets import CopernicusBench
 
-from data.copernicus_bench.data import WRITERS, make_copernicus
 from data.geotiff import write_geotiff
+from data.labelled import WRITERS, make_copernicus
 from terrafm_tg.datasets.bench import TASKS, MissingDatasetError, open_bench
 from terrafm_tg.errors import TerraFMError
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.landslide4sense.data import DIVISOR, GROUND, SLIDE, make_landslide
+from data.labelled import DIVISOR, GROUND, SLIDE, make_landslide
 from terrafm_tg.datasets.bench import TASKS, MissingDatasetError, open_bench
 from terrafm_tg.errors import TerraFMError
 

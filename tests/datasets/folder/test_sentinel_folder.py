@@ -4,17 +4,13 @@ import pytest
 import rasterio
 import torch
 from scipy.ndimage import map_coordinates
-from tiny_files import EPSG, X, Y, optics, radar, write
+from tiny_files import EPSG, X, Y, optics, radar, sample_of, write
 
 from terrafm_tg.datasets import SentinelFolder
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import S2L2A
 
 ORDER13 = [*S2L2A.bands[:10], "B10", *S2L2A.bands[10:]]
-
-
-def sample_of(dataset, row=0):
-    return dataset[dataset.tile_slice(row)]
 
 
 @pytest.fixture

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import rasterio
-from rasterio.transform import from_origin
 from tiny_files import product, write_major_tom
 
+from data.geotiff import write_geotiff
 from terrafm_tg.datasets import build_index
 from terrafm_tg.datasets.index import build as index_build
 
@@ -33,14 +32,10 @@ def counted(monkeypatch):
 
 def write_map(folder: Path, name: str, west: float, east: float, code: int) -> None:
     """A file of the map from 47 to 49 degrees north, half of it without data."""
-    folder.mkdir(exist_ok=True)
     codes = np.full((400, round((east - west) * 200)), code, np.uint8)
     codes[:, ::2] = 0
-    with rasterio.open(
-        folder / f"ESA_WorldCover_10m_2021_v200_{name}_Map.tif", "w", driver="GTiff", dtype="uint8", count=1,
-        width=codes.shape[1], height=400, crs="EPSG:4326", transform=from_origin(west, 49, 1 / 200, 1 / 200), nodata=0,
-    ) as file:  # fmt: skip
-        file.write(codes, 1)
+    path = folder / f"ESA_WorldCover_10m_2021_v200_{name}_Map.tif"
+    write_geotiff(path, codes, resolution=1 / 200, epsg=4326, corner=(west, 49), nodata=0)
 
 
 @pytest.fixture

@@ -4,12 +4,11 @@ import re
 import geopandas as gpd
 import numpy as np
 import pytest
-import rasterio
 import shapely
-from rasterio.transform import from_origin
 from rich.console import Console
 from tiny_files import product, tiff, write_major_tom
 
+from data.geotiff import write_geotiff
 from terrafm_tg.datasets import ESAWorldCover, MajorTOM, SentinelFolder, build_index
 from terrafm_tg.datasets.index import build, layers
 from terrafm_tg.datasets.index.build import index_summary
@@ -21,11 +20,7 @@ WEST, EAST = "536U_101R", "536U_104R"  # the second lies east of the map below
 
 
 def write_raster(path, pixels, west, north, step, nodata=None):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    grid = {"transform": from_origin(west, north, step, step), "crs": "EPSG:4326", "nodata": nodata}
-    shape = {"height": pixels.shape[0], "width": pixels.shape[1], "count": 1, "dtype": pixels.dtype}
-    with rasterio.open(path, "w", driver="GTiff", **grid, **shape) as file:
-        file.write(pixels, 1)
+    write_geotiff(path, pixels, resolution=step, epsg=4326, corner=(west, north), nodata=nodata)
 
 
 @pytest.fixture

@@ -8,10 +8,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import rasterio
 import shapely
-from affine import Affine
 
+from data.geotiff import write_geotiff
 from datasets.range_server import RangeServer
 from datasets.tiny_files import product, write_major_tom
 from refusals import refusal, refused
@@ -117,15 +116,11 @@ def test_land_cover_from_the_map(tmp_path: Path):
     tiles = cell_tiles(zones)
     names = map_files(tiles)
     assert names == [f"ESA_WorldCover_10m_2021_v200_N45E{lon:03}_Map.tif" for lon in (15, 18, 21)]
-    (tmp_path / "source").mkdir()
     codes = np.full((1800, 1800), 40, dtype=np.uint8)
     codes[:, :900] = 10
     for name, west in zip(names[:2], (15, 18), strict=True):
-        with rasterio.open(
-            tmp_path / "source" / name, "w", driver="GTiff", count=1, width=1800, height=1800, dtype="uint8",
-            crs="EPSG:4326", transform=Affine(3 / 1800, 0, west, 0, -3 / 1800, 48), compress="deflate",
-        ) as file:  # fmt: skip
-            file.write(codes, 1)
+        place = {"epsg": 4326, "resolution": 3 / 1800, "corner": (west, 48)}
+        write_geotiff(tmp_path / "source" / name, codes, **place, compress="deflate")
     middle = tiles.geometry.centroid.x.to_numpy().reshape(-1, 4)
     forest, crops = (middle % 3 < 1.5) & (middle < 21), (middle % 3 >= 1.5) & (middle < 21)
     with RangeServer(tmp_path / "source") as server:

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from data.copernicus_bench.data import make_copernicus
-from data.landslide4sense.data import make_landslide
+from data.labelled import make_copernicus, make_landslide
 from data.tiny_bench import open_splits, tiny_task
 from terrafm_tg.evaluation.encoders import ModelSpec, load_encoder
 from terrafm_tg.evaluation.protocols import Context, make_protocol

@@ -9,8 +9,8 @@ import torch
 from sklearn.metrics import jaccard_score
 from torch.utils.data import default_collate
 
-from data.copernicus_bench.data import make_copernicus
 from data.geobench.data import make_geobench
+from data.labelled import make_copernicus
 from data.tiny_bench import open_splits
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoders import ModelSpec, load_encoder

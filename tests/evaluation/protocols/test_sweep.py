@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader, default_collate
 
-from data.copernicus_bench.data import make_copernicus
+from data.labelled import make_copernicus
 from data.tiny_bench import open_splits, tiny_task
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.encoders import ModelSpec, UnsupportedTaskError, load_encoder

@@ -11,7 +11,9 @@ import pytest
 from scipy import stats
 
 from evaluation.bench_results import DATASETS, MODELS, results
+from terrafm_tg.datasets.bench import TASKS
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.evaluation.bench import SCHEMA
 from terrafm_tg.evaluation.report import counterparts, published_scores, write_bench_report
 from terrafm_tg.evaluation.report.lines import entries, score_lines
 from terrafm_tg.evaluation.report.page import fraction_curves, with_published
@@ -276,17 +278,10 @@ def test_no_results_and_what_was_skipped(empty: pd.DataFrame, tmp_path: Path):
     assert where.replace("_", r"\_") in path.with_suffix(".md").read_text()
 
 
-def test_one_row(tmp_path: Path):
-    page = _Page(write_bench_report(_one(), tmp_path))
-    assert {"m-eurosat", "94.0", "94.00", "−0.2 ≈"} <= set(page.text)
-
-
-def test_confusion_carries_the_names_of_classes(tmp_path: Path):
+def test_one_row_whose_confusion_carries_the_names_of_classes(tmp_path: Path):
     confusion = (np.eye(10, dtype=int) * 90 + 1).tolist()
-    table = _one(confusion=json.dumps(confusion))
-    page = _Page(write_bench_report(table, tmp_path))
-    from terrafm_tg.datasets.bench import TASKS
-
+    page = _Page(write_bench_report(_one(confusion=json.dumps(confusion)), tmp_path))
+    assert {"m-eurosat", "94.0", "94.00", "−0.2 ≈"} <= set(page.text)
     assert set(TASKS["m-eurosat"].classes) <= set(page.text)
     assert {"91", "100"} <= set(page.text)  # 91 of 100 in every row
 
@@ -308,8 +303,6 @@ def _one(**values) -> pd.DataFrame:
 
 
 def test_the_stand_in_table_is_what_the_command_writes(table: pd.DataFrame):
-    from terrafm_tg.evaluation.bench import SCHEMA
-
     assert set(table) == set(SCHEMA.names)
     assert {model["name"] for model in MODELS} == set(table["name"])
     assert set(table.dataset) == set(DATASETS)

@@ -1,6 +1,5 @@
 """Every configuration in `conf/finetune` through the command line, on files of its dataset's own format."""
 
-import importlib
 import shlex
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from data.bigearthnet import data as bigearthnet
+from data import labelled
 from refusals import refusal
 from terrafm_tg.cli.main import main
 
@@ -44,7 +43,7 @@ def words(name: str, root: Path, run: Path) -> list[str]:
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("*.yaml")))
 def test_it_trains_and_tests(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The run ends with checkpoint, score and next step: the printed command tests that checkpoint."""
-    importlib.import_module(f"data.{DATA.get(name, name)}.data").create(tmp_path / "data")
+    getattr(labelled, DATA.get(name, name))(tmp_path / "data")
     options = words(name, tmp_path / "data", tmp_path / "run")
     main(["fit", *options])
     folder = tmp_path / "run/lightning_logs"
@@ -65,7 +64,7 @@ def test_it_trains_and_tests(name: str, tmp_path: Path, capfd: pytest.CaptureFix
 
 
 def test_real_pairs_of_bigearthnet_are_fused(tmp_path: Path, real_data: Path) -> None:
-    bigearthnet.link_real(real_data / "bigearthnet", tmp_path / "data")
+    labelled.real_bigearthnet(real_data / "bigearthnet", tmp_path / "data")
     main(["fit", *words("bigearthnet", tmp_path / "data", tmp_path / "run")])
     metrics = pd.read_csv(tmp_path / "run/lightning_logs/version_0/metrics.csv")
     assert metrics["val_OverallAveragePrecision"].between(0, 1).any()
@@ -83,5 +82,5 @@ def test_real_pairs_of_bigearthnet_are_fused(tmp_path: Path, real_data: Path) ->
 def test_a_wrong_setting_is_one_sentence(
     option: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    importlib.import_module("data.eurosat.data").create(tmp_path / "data")
+    labelled.eurosat(tmp_path / "data")
     assert said in refusal(capsys, "fit", *words("eurosat", tmp_path / "data", tmp_path / "run"), option)

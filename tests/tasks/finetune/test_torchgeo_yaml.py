@@ -1,6 +1,5 @@
 """TorchGeo's tasks through the command line: each YAML trains, validates, tests and predicts on files as they are."""
 
-import importlib
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from data import labelled
 from terrafm_tg.cli.fit import TerraFMCLI
 from terrafm_tg.cli.main import main
 from terrafm_tg.models import load_encoder_state
@@ -34,7 +34,7 @@ def dataset(name: str) -> str:
 def words(name: str, folder: Path) -> list[str]:
     """Options of a run with that YAML, on files of its dataset's own format below the folder."""
     config = CONF / f"{name}.yaml"
-    importlib.import_module(f"data.{dataset(name)}.data").create(folder / "data")
+    getattr(labelled, dataset(name))(folder / "data")
     place = "init_args" if "terrafm_tg.datamodules" in config.read_text() else "dict_kwargs"
     return [
         f"--config={CONF / 'trainer.yaml'}",
