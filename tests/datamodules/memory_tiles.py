@@ -1,7 +1,7 @@
 """Tiles made from their row number, for tests of what lies between a dataset and the Trainer."""
 
 import mmap
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import geopandas as gpd
 import numpy as np
@@ -61,6 +61,18 @@ class MemoryTiles(TileDataset):
             for res, bands in modality.native.items()
             if (size := self.tile_size * 10 // res)
         }
+
+
+class Changed(MemoryTiles):
+    """Tiles of which the index's second half has other pixels: what ``change`` makes of a modality's group."""
+
+    def __init__(self, index: gpd.GeoDataFrame, change: Callable[[str, np.ndarray], np.ndarray]) -> None:
+        super().__init__(index)
+        self.change = change
+
+    def _read(self, row: int, modality: Modality) -> dict[int, np.ndarray]:
+        groups = super()._read(row, modality)
+        return groups if row < len(self) // 2 else {r: self.change(modality.name, x) for r, x in groups.items()}
 
 
 class MemoryDataModule(TileDataModule):

@@ -7,31 +7,29 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from memory_tiles import MemoryDataModule
 from toy_runs import QUIET, Toy
 
 LENGTH = 31
 
 
-class Saving(Toy):
-    """Writes a checkpoint in the middle of the run, as a signal may ask for at any batch."""
-
-    save_at: int | None = None
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.trainer.fit_loop.total_batch_idx + 1 == self.save_at:
-            self.trainer.save_checkpoint(self.record.with_suffix(".ckpt"))
-
-
 def fit(folder: Path, name: str, save_at: int | None = None, resume: str | None = None, **settings: int) -> list:
-    """Two epochs of 31 draws; gives the epoch and positions of each batch."""
-    task = Saving(folder / f"{name}.jsonl")
-    task.save_at = save_at
+    """Two epochs of 31 draws; gives the epoch and positions of each batch.
+
+    A checkpoint is written in the middle of the run, as a signal may ask for at any batch.
+    """
+    task = Toy(folder / f"{name}.jsonl")
+
+    def save(trainer: Trainer, *_: Any) -> None:
+        if trainer.fit_loop.total_batch_idx + 1 == save_at:
+            trainer.save_checkpoint(folder / f"{name}.ckpt")
+
     data = MemoryDataModule(
         edge=4, batch_size=settings.pop("batch_size"), epoch_length=LENGTH, val_bank=8, val_queries=4, num_workers=0
     )
     alone = {"accelerator": "cpu", "devices": 1, "enable_checkpointing": False, "limit_val_batches": 0}
-    run = Trainer(max_epochs=2, **alone, **QUIET, **settings)
+    run = Trainer(max_epochs=2, callbacks=[LambdaCallback(on_train_batch_end=save)], **alone, **QUIET, **settings)
     run.fit(task, data, ckpt_path=folder / f"{resume}.ckpt" if resume else None)
     assert run.current_epoch == 2
     return [json.loads(line)[:2] for line in task.record.read_text().splitlines()]

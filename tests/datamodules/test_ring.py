@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from memory_tiles import MemoryTiles, make_index, square
+from memory_tiles import Changed, MemoryTiles, make_index, square
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
@@ -43,22 +43,6 @@ class InPlace(MemoryTiles):
         for resolution, group in super()._read(row, modality).items():
             out[resolution][...] = group
         return True
-
-
-class TwoSizes(MemoryTiles):
-    """Tiles of one size in the index's first half, of another in its second."""
-
-    def _read(self, row, modality):
-        part = slice(None if row < len(self) // 2 else 2)
-        return {r: g[:, part, part] for r, g in super()._read(row, modality).items()}
-
-
-class TwoTypes(MemoryTiles):
-    """Radar as power in the index's first half, as steps in its second."""
-
-    def _read(self, row, modality):
-        steps = modality.name == "s1rtc" and row >= len(self) // 2
-        return {r: g.astype(np.int16) if steps else g for r, g in super()._read(row, modality).items()}
 
 
 def make(tiles=None, workers=0, rows=None, shuffle=True, **options) -> TileDataLoader:
@@ -150,17 +134,15 @@ def test_two_iterators_at_once_have_a_ring_each(plain) -> None:
     assert_same([other for _, other in pairs], plain[:10])
 
 
-class Larger(MemoryTiles):
-    def _read(self, row, modality):
-        return {r: g.repeat(300, 1).repeat(9, 2) for r, g in super()._read(row, modality).items()}
-
-
 def test_tiles_of_another_size_or_type_than_those_before_travel_in_memory_of_their_own() -> None:
-    for kind in (TwoSizes, TwoTypes):
-        assert_same_through_slots(kind(INDEX), np.arange(64))
-        with pytest.raises(TerraFMError, match=r"differs in (size|type) within a batch"):
-            in_fours(kind(INDEX), np.array([4, 5, 40, 41]), Ring(1, 2, 4 * largest_sample(kind(INDEX))))
-    assert_same_through_slots(Larger(INDEX), np.arange(8))  # than the slot
+    smaller = Changed(INDEX, lambda name, x: x[:, :2, :2])
+    steps = Changed(INDEX, lambda name, x: x.astype(np.int16) if name == "s1rtc" else x)
+    for tiles, what in ((smaller, "size"), (steps, "type")):
+        assert_same_through_slots(tiles, np.arange(64))
+        with pytest.raises(TerraFMError, match=f"differs in {what} within a batch"):
+            in_fours(tiles, np.array([4, 5, 40, 41]), Ring(1, 2, 4 * largest_sample(tiles)))
+    larger = Changed(INDEX, lambda name, x: x.repeat(300, 1).repeat(9, 2))
+    assert_same_through_slots(larger, np.arange(56, 64))  # than the slot
 
 
 def test_transformed_and_ten_metre_samples() -> None:

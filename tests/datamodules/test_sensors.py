@@ -6,7 +6,7 @@ import pytest
 import rasterio
 import torch
 from lightning.pytorch import Trainer
-from torchgeo.datasets import BigEarthNet, CopernicusBenchDFC2020S1, CopernicusBenchFloodS1, EuroSAT
+from torchgeo.datasets import BigEarthNet, CopernicusBenchFloodS1, EuroSAT
 
 from data import labelled
 from terrafm_tg.datamodules import SensorDataModule, SensorOSCDDataModule
@@ -48,17 +48,6 @@ def test_several_sensors_are_of_one_place(tmp_path: Path) -> None:
     # The generator draws both from the mask: the higher the class, the darker the radar and the brighter the optics.
     both = torch.stack([found["image_s1rtc"].mean(1).flatten(), found["image_s2l1c"].mean(1).flatten()])
     assert torch.corrcoef(both)[0, 1] < -0.8
-
-
-def test_masks_of_dfc2020_are_the_benchmarks_classes(tmp_path: Path) -> None:
-    labelled.dfc2020(tmp_path)
-    table = {0: 255, 1: 0, 2: 1, 3: 255, 4: 2, 5: 3, 6: 4, 7: 5, 8: 255, 9: 6, 10: 7}
-    for i in range(2):
-        raw = CopernicusBenchDFC2020S1(tmp_path, "test")[i]["mask"]
-        expected = raw.clone().apply_(table.__getitem__)
-        assert torch.equal(DFC2020S1(tmp_path, "test")[i]["mask"], expected)
-        assert torch.equal(DFC2020S2(tmp_path, "test")[i]["mask"], expected)
-    assert DFC2020S1.classes[-1] == "Water"
 
 
 def test_linear_power_becomes_normalised_decibels(tmp_path: Path) -> None:

@@ -182,9 +182,12 @@ def test_every_setting_can_be_given_in_yaml(name) -> None:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(BaseDataModule, "data")
     settings = {"power": 0.75, "by": ["land_cover", "climate"], "cache": True, "val_bank": None, "batch_size": 32}
-    config = parser.parse_object(
-        {"data": {"class_path": f"terrafm_tg.datamodules.{name}", "init_args": {"root": "x", **settings}}}
-    )
+
+    def parse(**given: object) -> jsonargparse.Namespace:
+        place = f"terrafm_tg.datamodules.{name}"
+        return parser.parse_object({"data": {"class_path": place, "init_args": {"root": "x", **given}}})
+
+    config = parse(**settings)
     parsed = config.data.init_args.as_dict()
     assert {key: parsed[key] for key in settings} == settings
     assert parsed["max_damaged_share"] == 0.05
@@ -192,9 +195,7 @@ def test_every_setting_can_be_given_in_yaml(name) -> None:
     assert set(inspect.signature(TileDataModule.__init__).parameters) - {"self"} < set(parsed)
     assert isinstance(parser.instantiate_classes(config).data, getattr(datamodules, name))
     with pytest.raises(jsonargparse.ArgumentError, match="powr"):
-        parser.parse_object(
-            {"data": {"class_path": f"terrafm_tg.datamodules.{name}", "init_args": {"root": "x", "powr": 1}}}
-        )
+        parse(powr=1)
 
 
 def test_simulated_world(tmp_path) -> None:

@@ -1,30 +1,27 @@
 """Band statistics against NumPy in float64."""
 
+from collections.abc import Callable
+
 import numpy as np
+import pytest
 import torch
 
 from terrafm_tg.evaluation.band_statistics import band_statistics, baseline_output, standardize
 from terrafm_tg.evaluation.scores import TileFeatures
-from terrafm_tg.modalities import MODALITIES, S1RTC, S2L1C, S2L2A
+from terrafm_tg.modalities import MODALITIES, S1RTC, S2L2A
 from terrafm_tg.models.embedding import FUSED
 
 
-def _batch(n: int = 4, size: int = 12, seed: int = 0) -> dict[str, torch.Tensor]:
+@pytest.fixture
+def batch(make_batch: Callable[..., dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Tiles with missing pixels; S1 for tiles 1 and 3 only."""
-    rng = np.random.default_rng(seed)
-    batch = {"row": torch.arange(n) + 10, "land_cover": torch.arange(n) % 12}
-    for m in (S2L1C, S2L2A):
-        batch[f"sample_idx_{m.name}"] = torch.arange(n)
-        for resolution, bands in m.native.items():
-            side = size * 10 // resolution
-            x = rng.integers(1, 9000, (n, len(bands), side, side)).astype(np.uint16)
-            x[rng.random(x.shape) < 0.2] = 0
-            batch[m.native_key(resolution)] = torch.from_numpy(x)
-    power = rng.gamma(2.0, 0.05, (2, 2, size, size)).astype(np.float32)
-    power[rng.random(power.shape) < 0.2] = -32768
-    power[0, 0, 0, 0] = np.nan
-    batch |= {"image_s1rtc_10m": torch.from_numpy(power), "sample_idx_s1rtc": torch.tensor([1, 3])}
-    return batch
+    rng = np.random.default_rng(0)
+    batch = make_batch([0, 1, 2, 3], tile=12, without_s1=(0, 2))
+    for key, x in batch.items():
+        if key.startswith("image"):
+            x.numpy()[rng.random(x.shape) < 0.2] = -32768 if "s1rtc" in key else 0
+    batch["image_s1rtc_10m"][0, 0, 0, 0] = np.nan
+    return batch | {"row": torch.arange(4) + 10, "land_cover": torch.arange(4)}
 
 
 def _oracle(stack: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -33,8 +30,7 @@ def _oracle(stack: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return np.concatenate([masked.mean((2, 3)).filled(np.nan), masked.std((2, 3)).filled(np.nan)], axis=1)
 
 
-def test_optics_in_stem_order_without_nodata():
-    batch = _batch()
+def test_optics_in_stem_order_without_nodata(batch):
     got = band_statistics(batch, S2L2A).double().numpy()
     for resolution, bands in S2L2A.native.items():
         x = batch[S2L2A.native_key(resolution)].numpy()
@@ -45,15 +41,14 @@ def test_optics_in_stem_order_without_nodata():
             np.testing.assert_allclose(got[:, 12 + channel], expected[:, len(bands) + i], rtol=1e-5)
 
 
-def test_radar_in_decibels_without_nodata():
-    power = (batch := _batch())["image_s1rtc_10m"].numpy()
+def test_radar_in_decibels_without_nodata(batch):
+    power = batch["image_s1rtc_10m"].numpy()
     valid = np.isfinite(power) & (power > 0)
     decibels = 10 * np.log10(np.where(valid, power, 1))
     np.testing.assert_allclose(band_statistics(batch, S1RTC), _oracle(decibels, valid), rtol=1e-4)
 
 
-def test_a_band_without_a_valid_pixel_is_not_a_number_and_then_average():
-    batch = _batch()
+def test_a_band_without_a_valid_pixel_is_not_a_number_and_then_average(batch):
     batch["image_s2l2a_60m"][2] = 0
     statistics = band_statistics(batch, S2L2A)
     missing = [i + part for part in (0, 12) for i in S2L2A.band_indices(["B01", "B09"])]
@@ -64,8 +59,8 @@ def test_a_band_without_a_valid_pixel_is_not_a_number_and_then_average():
     torch.testing.assert_close(z.mean(dim=0), torch.zeros(24), atol=1e-4, rtol=0)
 
 
-def test_fused_stands_side_by_side_and_knows_what_is_missing():
-    output = baseline_output(batch := _batch(), list(MODALITIES.values()))
+def test_fused_stands_side_by_side_and_knows_what_is_missing(batch):
+    output = baseline_output(batch, list(MODALITIES.values()))
     fused = output["embeddings"][FUSED]
     assert fused.shape == (4, 2 * (2 + 12 + 12))
     assert fused[[0, 2], :4].isnan().all()

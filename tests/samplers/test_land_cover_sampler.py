@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from terrafm_tg.datasets import TileDataset
+from datasets.tiny_files import Places
 from terrafm_tg.datasets.tiles.table import BOX, TIMES
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.samplers import LandCoverSampler
@@ -18,26 +18,19 @@ from terrafm_tg.samplers import LandCoverSampler
 COLUMNS = ("land_cover", "climate", "region")
 
 
-class Index(TileDataset):
-    """Tiles with a table only."""
-
-    def _read(self, row, modality):
-        raise AssertionError("a sampler reads no pixels")
-
-
-def make_tiles(land_cover, **columns) -> Index:
+def make_tiles(land_cover, **columns) -> Places:
     """Four tiles in each cell."""
     count = len(land_cover)
     cells = pd.Categorical.from_codes(np.arange(count) // 4, [f"0U_{i}R" for i in range(-(-count // 4))])
     table = {"cell": cells, "quadrant": np.arange(count) % 4, "epsg": 32631, "has_s2l2a": True}
     table |= dict.fromkeys(TIMES, np.full(count, np.datetime64("2021-06-01", "us")))
-    return Index(
+    return Places(
         pd.DataFrame(table | dict.fromkeys(BOX, np.arange(count) / count) | {"land_cover": land_cover} | columns)
     )
 
 
 @pytest.fixture(scope="module")
-def world() -> Index:
+def world() -> Places:
     """Tiles whose classes, zones and regions are as uneven as on Earth, and go together in a cell."""
     rng = np.random.default_rng(0)
     groups = {
@@ -97,7 +90,7 @@ def test_joint_groups_and_unknown_columns() -> None:
 
 
 def test_missing_land_cover_is_said(caplog) -> None:
-    tiles = Index(make_tiles([0] * 8).table.drop(columns="land_cover"))
+    tiles = Places(make_tiles([0] * 8).table.drop(columns="land_cover"))
     sampler = LandCoverSampler(tiles)
     assert "Land cover is unknown for all 8 tiles" in caplog.text
     assert sorted(drawn_rows(sampler)) == list(range(8))

@@ -65,6 +65,12 @@ def flat_batch(value, tile=24, n=2, modality=S2L2A):
     return batch
 
 
+def in_unit(x, modality):
+    """What normalized bands (..., C, H, W) are in the modality's unit."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (modality.mean, modality.std))
+    return x * 4 * std + mean - 2 * std
+
+
 def test_shapes_and_counts(make_batch):
     batch = make_batch([3, 8, 5, 1], without_s1=(8,))
     groups = small()(batch, small().plan(batch))
@@ -133,9 +139,7 @@ def test_sensors_and_networks_share_the_crop(make_batch):
             assert torch.equal(image, twin)
         other = images.get((name, view, "s2l2a", position))
         if modality == "s1rtc" and other is not None:
-            power = 10 ** ((image[0] * 4 * S1RTC.std[0] + S1RTC.mean[0] - 2 * S1RTC.std[0]) / 10)
-            band = S2L2A.bands.index("B03")
-            number = other[band] * 4 * S2L2A.std[band] + S2L2A.mean[band] - 2 * S2L2A.std[band]
+            power, number = 10 ** (in_unit(image, S1RTC)[0] / 10), in_unit(other, S2L2A)[S2L2A.bands.index("B03")]
             torch.testing.assert_close(power, number / 10_000, atol=2e-3, rtol=0)
     assert shared > 10
 
@@ -214,9 +218,8 @@ def test_every_band_of_every_view_shows_the_same_place(seed, tile, local):
             plane = ramp[:, None] if axis == 0 else ramp
             stored = plane.expand(1, len(bands), tile // step, tile // step).round().to(torch.uint16)
             batch[S2L2A.native_key(resolution)] = stored.contiguous()
-        mean, std = (torch.tensor(x)[:, None, None] for x in (S2L2A.mean, S2L2A.std))
         for group in crop(batch, crop.plan(batch)).values():
-            number = group.images["s2l2a"] * 4 * std + mean - 2 * std
+            number = in_unit(group.images["s2l2a"], S2L2A)
             assert (number.amax(1) - number.amin(1)).max() <= 0.05 * 100
             assert number.amin() > 1000
             assert number.amax() < 1000 + 100 * tile
@@ -225,9 +228,7 @@ def test_every_band_of_every_view_shows_the_same_place(seed, tile, local):
 def test_radar_is_averaged_as_power():
     power = torch.distributions.Exponential(1 / 0.05).sample((1, 2, 96, 96)) + 1e-6  # fully developed speckle
     batch = flat_batch(1.0, n=1, modality=S1RTC) | {"image_s1rtc_10m": power}
-    x = small().whole(batch, 8, ["s1rtc"]).images["s1rtc"]
-    mean, std = (torch.tensor(v)[:, None, None] for v in (S1RTC.mean, S1RTC.std))
-    decibels = x * 4 * std + mean - 2 * std
+    decibels = in_unit(small().whole(batch, 8, ["s1rtc"]).images["s1rtc"], S1RTC)
     expected = 10 * power.reshape(1, 2, 8, 12, 8, 12).mean((3, 5)).log10()
     assert (decibels - expected).abs().mean() < 0.15
     assert (10 * power.log10()).mean() < expected.mean() - 2  # which a mean of decibels would give
@@ -260,9 +261,7 @@ def test_missing_pixels_become_the_mean(make_batch, augment):
 
 def test_augmentation_is_gain_and_offset_in_the_modalitys_unit():
     batch, crop = flat_batch(0.1, modality=S1RTC, n=8), small(modalities=["s1rtc"])
-    plan = crop.plan(batch)
-    x = crop(batch, plan)["student_global"].images["s1rtc"]
-    shift = (x - Normalize("s1rtc")(torch.full((2, 1, 1), -10.0))) * 4 * torch.tensor(S1RTC.std)[:, None, None]
+    shift = in_unit(crop(batch, crop.plan(batch))["student_global"].images["s1rtc"], S1RTC) + 10
     torch.testing.assert_close(shift, shift[..., :1, :1].expand_as(shift), atol=1e-3, rtol=0)
     assert shift.abs().max() <= 1.5  # dB
     assert shift.std() > 0.2
@@ -276,10 +275,7 @@ def test_whole_tiles_are_north_up(make_batch):
     whole = small().whole(batch, 16, ["s1rtc", "s2l2a"])
     assert whole.size == 3
     assert whole.sample_idx["s1rtc"].tolist() == [0, 2]
-    number = (
-        whole.images["s2l2a"] * 4 * torch.tensor(S2L2A.std)[:, None, None]
-        + (torch.tensor(S2L2A.mean) - 2 * torch.tensor(S2L2A.std))[:, None, None]
-    )
+    number = in_unit(whole.images["s2l2a"], S2L2A)
     for band in (1, 2, 3, 7):
         corners = number[0, band, [0, 0, -1, -1], [0, -1, 0, -1]]
         torch.testing.assert_close(corners, torch.tensor([100.0, 100.0, 9000.0, 3000.0]), atol=0.5, rtol=0)

@@ -19,6 +19,12 @@ from rasterio.crs import CRS
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 _S2 = geobench.sentinel2_13_bands
 _NO_CIRRUS = [band for band in _S2 if band.name != "10 - SWIR - Cirrus"]
+_CLOUDY = [*_NO_CIRRUS, geobench.CloudProbability()]
+_INFRARED = geobench.SpectralBand("NearInfrared", ("nir",), 1, 0.876)
+_NEON = [
+    geobench.ElevationBand("Canopy Height Model", ("lidar", "CHM"), 0.1),
+    geobench.HyperSpectralBands("Neon", n_bands=369, spatial_resolution=1),
+]
 _RGB = geobench.make_rgb_bands(0.1)
 _LANDSAT = geobench.landsat8_9_bands
 _NOVEMBER = datetime.date(2019, 11, 15)
@@ -44,40 +50,23 @@ class Kind:
     level: float
     classes: int
     task: str
-    size: int
     date: datetime.date | None = None
 
 
 KINDS = {
-    "m-eurosat": Kind(_S2, np.int16, 1500, 10, "multiclass", 64),
-    "m-bigearthnet": Kind(_NO_CIRRUS, np.float32, 1500, 43, "multilabel", 120),
-    "m-so2sat": Kind(geobench.sentinel1_8_bands + _S2[1:9] + _S2[-2:], np.float32, 0.15, 17, "multiclass", 32),
-    "m-brick-kiln": Kind(_S2, np.float64, 1500, 2, "multiclass", 64),
-    "m-forestnet": Kind(
-        _LANDSAT[3:0:-1] + _LANDSAT[4:7], np.uint8, 90, 12, "multiclass", 332, _NOVEMBER
-    ),
-    "m-pv4ger": Kind(_RGB, np.uint8, 110, 2, "multiclass", 320),
-    "m-cashew-plant": Kind(
-        [*_NO_CIRRUS, geobench.CloudProbability()], np.float32, 1500, 7, "segmentation", 256, _NOVEMBER
-    ),
-    "m-SA-crop-type": Kind(
-        [*_NO_CIRRUS, geobench.CloudProbability()], np.int16, 50, 10, "segmentation", 256
-    ),
-    "m-chesapeake": Kind(
-        [*geobench.make_rgb_bands(1), geobench.SpectralBand("NearInfrared", ("nir",), 1, 0.876)], np.float32, 110, 7,
-        "segmentation", 256,
-    ),
-    "m-nz-cattle": Kind(_RGB, np.uint8, 110, 2, "segmentation", 500, datetime.date(2017, 1, 1)),
-    "m-NeonTree": Kind(
-        [
-            *_RGB,
-            geobench.ElevationBand("Canopy Height Model", ("lidar", "CHM"), 0.1),
-            geobench.HyperSpectralBands("Neon", n_bands=369, spatial_resolution=1),
-        ],
-        np.uint8, 110, 2, "segmentation", 400,
-    ),
-    "m-pv4ger-seg": Kind(_RGB, np.uint8, 110, 2, "segmentation", 320),
-}  # fmt: skip
+    "m-eurosat": Kind(_S2, np.int16, 1500, 10, "multiclass"),
+    "m-bigearthnet": Kind(_NO_CIRRUS, np.float32, 1500, 43, "multilabel"),
+    "m-so2sat": Kind(geobench.sentinel1_8_bands + _S2[1:9] + _S2[-2:], np.float32, 0.15, 17, "multiclass"),
+    "m-brick-kiln": Kind(_S2, np.float64, 1500, 2, "multiclass"),
+    "m-forestnet": Kind(_LANDSAT[3:0:-1] + _LANDSAT[4:7], np.uint8, 90, 12, "multiclass", _NOVEMBER),
+    "m-pv4ger": Kind(_RGB, np.uint8, 110, 2, "multiclass"),
+    "m-cashew-plant": Kind(_CLOUDY, np.float32, 1500, 7, "segmentation", _NOVEMBER),
+    "m-SA-crop-type": Kind(_CLOUDY, np.int16, 50, 10, "segmentation"),
+    "m-chesapeake": Kind([*geobench.make_rgb_bands(1), _INFRARED], np.float32, 110, 7, "segmentation"),
+    "m-nz-cattle": Kind(_RGB, np.uint8, 110, 2, "segmentation", datetime.date(2017, 1, 1)),
+    "m-NeonTree": Kind([*_RGB, *_NEON], np.uint8, 110, 2, "segmentation"),
+    "m-pv4ger-seg": Kind(_RGB, np.uint8, 110, 2, "segmentation"),
+}
 
 
 def folder(root: Path, name: str) -> Path:

@@ -12,6 +12,7 @@ from torchgeo.datasets import CopernicusBench
 
 from data.geotiff import write_geotiff
 from data.labelled import WRITERS, make_copernicus
+from terrafm_tg.datasets import DFC2020S1
 from terrafm_tg.datasets.bench import TASKS, MissingDatasetError, open_bench
 from terrafm_tg.errors import TerraFMError
 
@@ -105,6 +106,7 @@ def test_masks_of_dfc2020_are_the_eight_classes(root: Path) -> None:
             with rasterio.open(data.paths[i][1]) as file:
                 stored = file.read(1)
             assert np.array_equal(data[i]["mask"].numpy(), np.vectorize(table.get)(stored))
+        assert data.task.classes[-1] == DFC2020S1.classes[-1] == "Water"
 
 
 def test_published_folders_are_found_too(root: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 
 import geobench
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -112,7 +113,6 @@ def test_of_several_dates_the_first_in_the_file_is_read(tmp_path: Path) -> None:
 
 
 def test_power_of_zero_is_missing(tmp_path: Path) -> None:
-    h5py = pytest.importorskip("h5py")
     target = make_geobench(tmp_path, "m-so2sat", 2, 1, 1)
     for path in target.glob("train*.hdf5"):
         with h5py.File(path, "r+") as file:

@@ -160,19 +160,17 @@ class TestOffsets:
         write(tmp_path / "S2L2A/snow.tif", optics(12) + np.uint16(6000))
         return tmp_path
 
-    def test_unknown_is_refused(self, root):
+    def test_unknown_is_refused_or_decided(self, root):
         with pytest.raises(TerraFMError, match=r"s2l2a.*1 of 1 tiles.*snow.*`ambiguous_offset`"):
             SentinelFolder(root)
         assert SentinelFolder(root, harmonize=False).index.offset_s2l2a.tolist() == [-1]
+        assert SentinelFolder(root, ambiguous_offset="present").index.offset_s2l2a.tolist() == [1000]
 
     @pytest.mark.parametrize("offsets", [1000, {"s2l2a": 1000}])
     def test_given(self, root, offsets):
         dataset = SentinelFolder(root, offsets=offsets)
         assert dataset.index.offset_s2l2a.tolist() == [1000]
         np.testing.assert_array_equal(sample_of(dataset)["image_s2l2a"], optics(12) + 5000)
-
-    def test_decided(self, root):
-        assert SentinelFolder(root, ambiguous_offset="present").index.offset_s2l2a.tolist() == [1000]
 
     def test_wrong_settings(self, root):
         with pytest.raises(TerraFMError, match=r"must be 0, 1000 or 'detect', got 'guess'"):

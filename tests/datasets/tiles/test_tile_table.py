@@ -8,7 +8,8 @@ import pytest
 import shapely
 
 from benchmarks.synthetic_index import write_synthetic_index
-from terrafm_tg.datasets import MajorTOM, TileDataset
+from datasets.tiny_files import Places
+from terrafm_tg.datasets import MajorTOM
 from terrafm_tg.datasets.tiles import index_file as index_file
 from terrafm_tg.datasets.tiles.index_file import read_index, write_index
 from terrafm_tg.datasets.tiles.table import BOX, TIMES, as_index, as_table
@@ -23,13 +24,6 @@ def path(tmp_path_factory):
     file = tmp_path_factory.mktemp("synthetic") / "index.parquet"
     write_synthetic_index(file, 2000)
     return file
-
-
-class Places(TileDataset):
-    """Tiles that are looked up only."""
-
-    def _read(self, row, modality):
-        raise AssertionError("no pixels here")
 
 
 def test_geopandas_reads_the_same(path):

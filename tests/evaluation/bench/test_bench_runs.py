@@ -49,8 +49,8 @@ def test_a_warning_is_one_line_and_comes_once(
 ) -> None:
     """Of m-so2sat's 17 classes the files have three; four units read them."""
     words = write_config(
-        tmp_path / "all.yaml", root=str(benchmarks), out=str(tmp_path / "out"), models=["pixel-statistics"],
-        datasets=["m-so2sat"], protocols=PROBES[:1], fractions=[0.5, 1.0], seeds=[0, 1],
+        benchmarks, tmp_path / "out", models=["pixel-statistics"], datasets=["m-so2sat"], protocols=KNN,
+        fractions=[0.5, 1.0], seeds=[0, 1],
     )  # fmt: skip
     main(words)
     said = [line for line in capsys.readouterr().err.splitlines() if "no training sample" in line]
@@ -61,14 +61,13 @@ def test_a_warning_is_one_line_and_comes_once(
 def test_killed_and_run_again(benchmarks: Path, weights: Path, tmp_path: Path) -> None:
     """SIGKILL in the middle loses the unit under way alone; the table is that of an uninterrupted run."""
     common = {
-        "root": str(benchmarks),
         "models": [{"model": "terrafm_nano", "weights": str(weights), "size": 32}],
         "datasets": ["m-eurosat", "m-so2sat", "EuroSAT-S1"],
         "protocols": PROBES,
         "seeds": [0, 1, 2],
     }
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    words = write_config(tmp_path / "killed.yaml", out=str(killed), **common)
+    words = write_config(benchmarks, killed, **common)
     process = start(main, words)
     while len(list(killed.glob("units/*.json"))) < 4:
         assert process.is_alive(), "it was to be killed before it ended"
@@ -81,7 +80,7 @@ def test_killed_and_run_again(benchmarks: Path, weights: Path, tmp_path: Path) -
     assert not (killed / "results.parquet").exists()
     main(words)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    main(write_config(tmp_path / "whole.yaml", out=str(whole), **common))
+    main(write_config(benchmarks, whole, **common))
     assert len(kept) < len(list(whole.glob("units/*.json"))) == 3 * (1 + 3)
     pd.testing.assert_frame_equal(results(killed), results(whole))
     assert [path.name for path in killed.rglob("*") if path.name.endswith(".tmp")] == []
@@ -97,9 +96,8 @@ def test_what_is_missing_is_skipped_and_named(
     broken = sorted((root / "classification_v1.0/m-brick-kiln").glob("test_*.hdf5"))[0]
     broken.write_bytes(broken.read_bytes()[:300])
     words = write_config(
-        tmp_path / "config.yaml",
-        root=str(root),
-        out=str(out),
+        root,
+        out,
         models=["pixel-statistics", {"model": "terrafm_nano_s1rtc", "size": 32, "name": "radar"}],
         datasets=["m-eurosat", "m-pv4ger", "m-brick-kiln", "m-so2sat"],
         protocols=KNN,
@@ -134,10 +132,8 @@ def test_changed_files_are_judged_again(benchmarks: Path, weights: Path, tmp_pat
     root, file = tmp_path / "root", tmp_path / "encoder.pth"
     shutil.copytree(benchmarks / "classification_v1.0/m-eurosat", root / "classification_v1.0" / "m-eurosat")
     shutil.copy(weights, file)
-    common = {"root": str(root), "out": str(tmp_path / "out"), "datasets": "m-eurosat", "protocols": KNN}
-    words = write_config(
-        tmp_path / "ours.yaml", models=[{"model": "terrafm_nano", "weights": str(file), "size": 32}], **common
-    )
+    models = [{"model": "terrafm_nano", "weights": str(file), "size": 32}]
+    words = write_config(root, tmp_path / "out", datasets="m-eurosat", protocols=KNN, models=models)
     main(words)
     first = results(tmp_path / "out")
     main([*words, "--models=pixel-statistics"])
@@ -163,9 +159,8 @@ def test_seeds_fractions_and_bands_make_the_units_that_differ(
 ) -> None:
     """A k-NN of given weights draws nothing; a seeded part of train, random weights and a probe do."""
     words = write_config(
-        tmp_path / "config.yaml",
-        root=str(benchmarks),
-        out=str(tmp_path / "out"),
+        benchmarks,
+        tmp_path / "out",
         models=["pixel-statistics", {"model": "terrafm_nano", "size": 32}],
         datasets=["m-eurosat", "m-so2sat", "BigEarthNet-S1"],
         protocols=[*KNN, {"name": "linear-probe", "rates": [0.1], "epochs": 1, "datasets": ["m-so2sat"], "seeds": 7}],
@@ -204,12 +199,9 @@ def test_seeds_fractions_and_bands_make_the_units_that_differ(
 
 def test_a_worker_process_gives_the_same(dask_from_server: None, benchmarks: Path, tmp_path: Path) -> None:
     """A Dask worker, with a process of its own that decodes, and this process alone."""
-    common = {
-        "root": str(benchmarks), "models": "pixel-statistics", "datasets": ["m-eurosat", "EuroSAT-S1"],
-        "protocols": KNN,
-    }  # fmt: skip
-    main(write_config(tmp_path / "one.yaml", out=str(tmp_path / "one"), **common))
-    words = write_config(tmp_path / "two.yaml", out=str(tmp_path / "two"), workers=1, **common)
+    common = {"models": "pixel-statistics", "datasets": ["m-eurosat", "EuroSAT-S1"], "protocols": KNN}
+    main(write_config(benchmarks, tmp_path / "one", **common))
+    words = write_config(benchmarks, tmp_path / "two", workers=1, **common)
     main([*words, "--num_workers=1"])
     pd.testing.assert_frame_equal(results(tmp_path / "one"), results(tmp_path / "two"))
 
@@ -249,14 +241,8 @@ def test_a_wrong_setting_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    words = write_config(
-        tmp_path / "config.yaml",
-        root=str(benchmarks),
-        out=str(tmp_path / "out"),
-        models="pixel-statistics",
-        datasets="m-eurosat",
-        protocols=KNN,
-    )
+    given = {"models": "pixel-statistics", "datasets": "m-eurosat", "protocols": KNN}
+    words = write_config(benchmarks, tmp_path / "out", **given)
     with pytest.raises(SystemExit) as stop:
         main([*words, *options])
     assert stop.value.code == 1

@@ -17,7 +17,9 @@ QUICK: list[dict[str, Any]] = [
 ]
 
 
-def write_config(path: Path, **settings: Any) -> list[str]:
-    """The words of the command that runs it."""
-    path.write_text(yaml.safe_dump({"num_workers": 0, "device": "cpu"} | settings))
+def write_config(root: Path, out: Path, **settings: Any) -> list[str]:
+    """Writes the configuration of a run on the data below `root` beside its results; the words of the command."""
+    path = out.with_suffix(".yaml")
+    places = {"root": str(root), "out": str(out)}
+    path.write_text(yaml.safe_dump({"num_workers": 0, "device": "cpu"} | places | settings))
     return ["bench", f"--config={path}"]
