@@ -79,12 +79,16 @@ def _chips(folder: Path, classes: Iterable[str], n: int, chip: Callable[[int], N
     return names
 
 
-def eurosat(root: Path) -> None:
-    """Two chips of 13 bands per class for training, one for each of the others; B8A is last."""
+def _eurosat_chip(size: int) -> Callable[[int], NDArray]:
+    """Makes chips of 13 bands, with B8A last."""
     rng = np.random.default_rng(0)
+    return lambda kind: _optics(rng, _spectrum(kind, 13), 80, (13, size, size))
+
+
+def eurosat(root: Path) -> None:
+    """EuroSAT: two chips per class for training, one for each of the others."""
     classes = sorted(tg.CopernicusBenchEuroSATS2.classes)
-    folder = root / tg.EuroSAT.base_dir
-    names = _chips(folder, classes, 20, lambda kind: _optics(rng, _spectrum(kind, 13), 100, (13, 64, 64)))
+    names = _chips(root / tg.EuroSAT.base_dir, classes, 20, _eurosat_chip(64))
     for split, lines in names.items():
         _write_list(root / tg.EuroSAT.split_filenames[split], lines)
 
@@ -202,13 +206,7 @@ def eurosat_s1(root: Path, n: int = 20, size: int = 64) -> None:
 
 
 def _eurosat_s2(root: Path, n: int, size: int) -> None:
-    """EuroSAT-S2 of Copernicus-Bench: 13 bands, B8A last."""
-    rng = np.random.default_rng(0)
-
-    def chip(kind: int) -> NDArray:
-        return _optics(rng, _spectrum(kind, 13), 60, (13, size, size))
-
-    _copernicus_eurosat(tg.CopernicusBenchEuroSATS2, chip, root, n)
+    _copernicus_eurosat(tg.CopernicusBenchEuroSATS2, _eurosat_chip(size), root, n)
 
 
 def _bigearthnet(root: Path, n: int, size: int) -> None:

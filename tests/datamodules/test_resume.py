@@ -14,26 +14,22 @@ from processes import start
 LATE = {"every_n_epochs": 1, "save_on_train_epoch_end": False}
 RUNS = {
     "in mid-epoch": ({"max_epochs": 3}, 2, {"every_n_train_steps": 4}, 10),
-    "in the first epoch": ({"max_epochs": 2}, 2, {"every_n_train_steps": 3}, 4),
     "on the last batch of an epoch": ({"max_epochs": 3}, 2, {"every_n_train_steps": 6}, 8),
     "at the end of an epoch": ({"max_epochs": 3}, 1, {"every_n_epochs": 1}, 14),
-    "after the last batch, with validation": ({"max_epochs": 3, "val_check_interval": 1.0}, 1, LATE, 9),
     "with validation in mid-epoch": ({"max_epochs": 3, "val_check_interval": 2}, 2, LATE, 9),
     "with accumulation": ({"max_epochs": 3, "accumulate_grad_batches": 2}, 2, {"every_n_train_steps": 2}, 10),
+    "counted in steps, on the last batch": ({"max_steps": 15, "max_epochs": -1}, 2, {"every_n_train_steps": 6}, 9),
+    "with fewer batches than exist": ({"max_epochs": 3, "limit_train_batches": 4}, 2, {"every_n_train_steps": 4}, 6),
+}
+#: Left to `make soak`; those above cover the same branches, if not in every combination.
+LONG = {
+    "in the first epoch": ({"max_epochs": 2}, 2, {"every_n_train_steps": 3}, 4),
+    "after the last batch, with validation": ({"max_epochs": 3, "val_check_interval": 1.0}, 1, LATE, 9),
     "with accumulation, on the last batch": (
         {"max_epochs": 3, "accumulate_grad_batches": 4}, 0, {"every_n_train_steps": 2}, 9
     ),
     "counted in steps": ({"max_steps": 15, "max_epochs": -1}, 2, {"every_n_train_steps": 4}, 10),
-    "counted in steps, on the last batch": ({"max_steps": 15, "max_epochs": -1}, 2, {"every_n_train_steps": 6}, 9),
-    "with fewer batches than exist": ({"max_epochs": 3, "limit_train_batches": 4}, 2, {"every_n_train_steps": 4}, 6),
 }  # fmt: skip
-#: Left to `make soak`; the others cover the same branches, if not in every combination.
-LONG = (
-    "in the first epoch",
-    "after the last batch, with validation",
-    "with accumulation, on the last batch",
-    "counted in steps",
-)
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +52,9 @@ def run(*args, **kwargs) -> int:
     return process.exitcode
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.soak if case in LONG else ()) for case in RUNS])
+@pytest.mark.parametrize("case", [*RUNS, *(pytest.param(case, marks=pytest.mark.soak) for case in LONG)])
 def test_killed_and_resumed_equals_not_killed(case, whole_run, tmp_path) -> None:
-    trainer, workers, checkpoint, kill_at = RUNS[case]
+    trainer, workers, checkpoint, kill_at = (RUNS | LONG)[case]
     settings = {"trainer": trainer, "data": {"num_workers": workers}, "checkpoint": checkpoint}
     assert run(tmp_path, "killed", settings, kill_at=kill_at) == -signal.SIGKILL
     assert run(tmp_path, "resumed", settings, resume=True) == 0

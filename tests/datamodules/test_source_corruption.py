@@ -128,6 +128,7 @@ def outcomes(run, source: tuple, seeds: range) -> Counter[str]:
         pytest.fail(f"case {seed} ended the run")
     finally:
         process.kill()
+    print(dict(seen))
     return seen
 
 

@@ -3,6 +3,7 @@
 import multiprocessing
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -109,31 +110,21 @@ def test_what_was_kept_is_used_unless_damaged(root, counted, monkeypatch):
 
 def killed_runs(world: Path, out: Path, times: int) -> list[float]:
     """Build the index of a world with `times` SIGKILLs at random moments; each rerun's share of the whole work."""
-    random = np.random.default_rng(0)
-    processes = multiprocessing.get_context("fork")
-
-    def run() -> multiprocessing.Process:
-        process = processes.Process(
-            target=build_index, args=(world,), kwargs={"out": out, "workers": 0, "progress": False}
-        )
-        process.start()
-        return process
-
-    whole = out.with_name("undisturbed.parquet")
-    build_index(world, out=whole, workers=0, progress=False)
+    random, fork = np.random.default_rng(0), multiprocessing.get_context("fork")
+    run, whole = partial(build_index, world, workers=0, progress=False), out.with_name("undisturbed.parquet")
+    run(out=whole)
     work = out.with_name(f"{out.name}.work")
     kept = []
     for _ in range(times):
-        process, some = run(), random.integers(8)
+        process, some = fork.Process(target=run, kwargs={"out": out}), random.integers(8)
+        process.start()
         while process.is_alive() and len(list(work.glob("*.npy"))) < some:
             time.sleep(0.002)
         time.sleep(random.uniform(0, 0.05))
         process.kill()
         process.join()
         kept.append(len(list(work.glob("*.npy"))))
-        process = run()
-        process.join()
-        assert process.exitcode == 0
+        run(out=out)
         assert out.read_bytes() == whole.read_bytes()
         assert sorted(path.name for path in out.parent.iterdir()) == ["index.parquet", "undisturbed.parquet"]
         out.unlink()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import shapely
 from rich.console import Console
-from tiny_files import product, tiff, write_major_tom
+from tiny_files import product, write, write_major_tom
 
 from data.geotiff import write_geotiff
 from terrafm_tg.datasets import ESAWorldCover, MajorTOM, SentinelFolder, build_index
@@ -127,9 +127,7 @@ def test_an_index_elsewhere(root, worldcover, tmp_path):
 
 def test_a_folder_of_tiffs(tmp_path):
     for name, bands in (("S2L2A", 12), ("S2L1C", 13)):
-        (tmp_path / name).mkdir()
-        pixels = np.full((bands, 24, 24), 700, np.uint16)
-        (tmp_path / name / "a.tif").write_bytes(tiff(pixels, 32633, 400_000, 5_000_000, 10))
+        write(tmp_path / name / "a.tif", np.full((bands, 24, 24), 700, np.uint16))
     build_index(tmp_path, tile_size=12, offsets={"s2l1c": 0}, progress=False)
     dataset = SentinelFolder(tmp_path, tile_size=12)
     assert len(dataset) == 4

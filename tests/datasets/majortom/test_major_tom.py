@@ -18,6 +18,7 @@ from terrafm_tg.modalities import S1RTC, S2L2A
 FULL, NO_RADAR = "536U_101R", "537U_98R"
 X, Y = corner_of(FULL, 32633)
 B05 = product("s2l2a", FULL)["bands"]["B05"]
+BLACK = {band: 0 * band_pixels("s2l2a", band) for band in S2L2A.bands}
 
 
 @pytest.fixture(scope="module")
@@ -230,19 +231,9 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("quadrant", "changes", "b05", "message"),
         [
-            (
-                1,
-                {"pixels": {band: 0 * band_pixels("s2l2a", band) for band in S2L2A.bands}},
-                B05,
-                "it holds only nodata",
-            ),
-            (1, {"pixels": {"B8A": 0 * band_pixels("s2l2a", "B8A")}}, B05, "band B8A holds only nodata"),
-            (
-                1,
-                {"pixels": {"B02": band_pixels("s2l2a", "B05")}},
-                B05,
-                "band B02: it is 12 x 12 pixels, expected 24 x 24",
-            ),
+            (1, {"pixels": BLACK}, B05, "it holds only nodata"),
+            (1, {"pixels": {"B8A": BLACK["B8A"]}}, B05, "band B8A holds only nodata"),
+            (1, {"pixels": {"B02": BLACK["B05"]}}, B05, "band B02: it is 12 x 12 pixels, expected 24 x 24"),
             (0, {"corner": (X + 340, Y)}, B05, "band B02: its corner lies 340 m from the cell's"),
             (3, {}, B05[: len(B05) * 9 // 10], "band B05: "),
             (3, {}, B05[: len(B05) // 50], "band B05: "),

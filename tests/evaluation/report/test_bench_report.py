@@ -119,10 +119,8 @@ def test_intervals_are_students_over_seeds_and_wilsons_of_one_seeds_accuracy(lin
             ends = stats.t.interval(0.95, len(scores) - 1, np.mean(scores), stats.sem(scores))
             assert (found.low, found.high) == pytest.approx(ends, rel=1e-12)
         elif found.kind:
-            p, z = round(found.mean / 100 * n) / n, stats.norm.ppf(0.975)
-            middle, half = p + z * z / 2 / n, z * np.sqrt(p * (1 - p) / n + z * z / 4 / n / n)
-            ends = [100 * (middle + sign * half) / (1 + z * z / n) for sign in (-1, 1)]
-            assert (found.low, found.high) == pytest.approx(ends)
+            ends = stats.binomtest(round(found.mean / 100 * n), n).proportion_ci(method="wilson")
+            assert (found.low / 100, found.high / 100) == pytest.approx(tuple(ends))
 
 
 def test_seeds_that_agree_are_no_interval_of_width_zero():
