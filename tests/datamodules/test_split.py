@@ -65,17 +65,13 @@ def test_gap_is_no_wider_than_asked() -> None:
     np.testing.assert_array_equal(train, np.flatnonzero(~near))
 
 
-def test_a_seed_is_a_split() -> None:
+def test_a_seed_is_a_split_and_no_share_none() -> None:
     index = make_index(*square(12))
     first, again, other = (split_blocks(index, 0.2, seed=seed)[1] for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
-
-
-def test_nothing_held_out() -> None:
-    train, val = split_blocks(make_index(*square(2)), val_share=0)
-    assert len(train) == 16
-    assert len(val) == 0
+    train, val = split_blocks(index, val_share=0)
+    assert (len(train), len(val)) == (len(index), 0)
 
 
 @pytest.mark.parametrize(

@@ -23,12 +23,9 @@ WEIGHTS = {
 
 
 def oracle(bank: torch.Tensor, target: torch.Tensor, k: int, metric: str, votes: str) -> KNeighborsClassifier:
-    return KNeighborsClassifier(
-        min(k, len(bank)),
-        metric={"l2": "euclidean"}.get(metric, metric),
-        algorithm="brute",
-        weights=WEIGHTS[metric, votes],
-    ).fit(bank.double().numpy(), target.numpy())
+    distance = {"l2": "euclidean"}.get(metric, metric)
+    model = KNeighborsClassifier(min(k, len(bank)), metric=distance, algorithm="brute", weights=WEIGHTS[metric, votes])
+    return model.fit(bank.double().numpy(), target.numpy())
 
 
 def draw(n: int, labels: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -32,12 +32,9 @@ def test_equals_a_sort(k: int, monkeypatch: pytest.MonkeyPatch):
     assert (chance, count) == (pytest.approx(k / 120), len(found))
 
 
-def test_one_point_for_all_tiles_finds_nothing():
-    x = torch.ones(50, 4)
-    assert recall(_tiles(x, torch.arange(50)), _tiles(x, torch.arange(50)))[0] == 0.0
-
-
-def test_no_common_tile_is_not_a_number():
+def test_one_point_for_all_tiles_finds_nothing_and_no_common_tile_is_not_a_number():
+    points = _tiles(torch.ones(50, 4), torch.arange(50))
+    assert recall(points, points)[0] == 0.0
     value, _, count = recall(_tiles(torch.randn(3, 4), [0, 1, 2]), _tiles(torch.randn(2, 4), [3, 4]))
     assert math.isnan(value)
     assert count == 0

@@ -81,8 +81,7 @@ def test_each_cell_is_a_row_group_with_its_bands_in_native_size(world, modality)
     for part in parts:
         file = pq.ParquetFile(images / part)
         assert file.num_row_groups == file.metadata.num_rows == (table.parquet_url == f"images/{part}").sum()
-    stored = {band.lower(): res for band, res in zip(
-        MODALITIES[modality].bands, MODALITIES[modality].resolutions, strict=True)}  # fmt: skip
+    stored = dict(zip(map(str.lower, MODALITIES[modality].bands), MODALITIES[modality].resolutions, strict=True))
     more = {"s1rtc": {}, "s2l1c": {"b10": 60, "cloud_mask": 10}, "s2l2a": {"cloud_mask": 10}}[modality]
     for meta, row in list(rows(world, modality))[::7]:
         assert (row["grid_cell"], row["product_id"]) == (meta.grid_cell, meta.product_id)

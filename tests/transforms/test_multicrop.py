@@ -150,16 +150,12 @@ def drawn_sets(crop, n, lack=False):
     batch |= {f"sample_idx_{m}": torch.arange(0 if lack and m == "s1rtc" else n) for m in MODALITIES}
     plan = crop.plan(batch)
     sets = {}
-    for name, kind, ends in (
-        ("teacher", "global", "_teacher"),
-        ("student", "global", "_student"),
-        ("local", "local", None),
-    ):
+    for name, kind in (("teacher", "global"), ("student", "global"), ("local", "local")):
         views = {"global": 2, "local": SMALL["local_crops"]}[kind]
         sets[name] = np.zeros(views * n, int)
         for bit, m in enumerate(MODALITIES):
             rows = plan[f"{kind}_{m}_view_idx"].numpy()
-            cut = plan[f"{kind}_{m}{ends}"] if ends else None
+            cut = plan[f"global_{m}_{name}"] if kind == "global" else None
             rows = rows[:cut] if name == "teacher" else rows[cut:]
             sets[name][rows] += 2**bit
     return {name: x.reshape(-1, n) for name, x in sets.items()}

@@ -27,14 +27,10 @@ def create(root: Path, subset: str = "MMEarth100k", side: int = 128, repeat: int
     folder.mkdir(parents=True)
     places = [(f"{int(p[0]) + 100 * i}", p[1], p[2] + 0.3 * i, *p[3:]) for i in range(repeat) for p in PLACES]
     with h5py.File(folder / f"{name}.h5", "w") as file:
-        for kind, bands, dtype in (
-            ("sentinel2", 13, "uint16"),
-            ("sentinel1", 8, "float32"),
-            ("esa_worldcover", 1, "uint8"),
-        ):
-            file.create_dataset(
-                kind, (len(places), bands, side, side), dtype, compression="gzip", chunks=(1, bands, side, side)
-            )
+        kinds = {"sentinel2": (13, "uint16"), "sentinel1": (8, "float32"), "esa_worldcover": (1, "uint8")}
+        for kind, (bands, dtype) in kinds.items():
+            shape = (bands, side, side)
+            file.create_dataset(kind, (len(places), *shape), dtype, compression="gzip", chunks=(1, *shape))
         numbers = np.dtype([("tile_id", "S100"), ("S2_type", "S10")])
         file.create_dataset("metadata", (len(places),), numbers, compression="gzip", chunks=(1,))
         for i, place in enumerate(places):

@@ -36,12 +36,9 @@ def safe(root: Path, level: str, side: int) -> Path:
     folder = root / f"{L2A if level == 'L2A' else L1C}.SAFE"
     images = folder / "GRANULE" / f"{level}_{TILE}_A026107_20220306T102051" / "IMG_DATA"
     for band, resolution in Sentinel2.resolutions.items():
-        if level == "L1C":
-            write(images / f"{TILE}_{DATE}_{band}.jp2", optics(band, side), int(resolution[:2]))
-        elif band != "B10":
-            write(
-                images / f"R{resolution}/{TILE}_{DATE}_{band}_{resolution}.jp2", optics(band, side), int(resolution[:2])
-            )
+        name = f"{TILE}_{DATE}_{band}" if level == "L1C" else f"R{resolution}/{TILE}_{DATE}_{band}_{resolution}"
+        if level == "L1C" or band != "B10":
+            write(images / f"{name}.jp2", optics(band, side), int(resolution[:2]))
     (folder / f"MTD_MSI{level}.xml").write_text(METADATA.format(level=level[1:]))
     return folder
 

@@ -55,11 +55,8 @@ def test_the_commands_of_the_page_run(
         address = [f"--source={server.url}", f"--worldcover_source={server.url}/WorldCover"]
         Path("tiny.yaml").write_text(TINY)
         run = tmp_path / "run"
-        small = [
-            "--config=tiny.yaml",
-            f"--trainer.default_root_dir={run}",
-            f"--trainer.logger.init_args.save_dir={run}",
-        ]
+        places = (f"--trainer.{key}={run}" for key in ("default_root_dir", "logger.init_args.save_dir"))
+        small = ["--config=tiny.yaml", *places]
         for line in lines:
             for old, new in instead.items():
                 line = line.replace(old, new)

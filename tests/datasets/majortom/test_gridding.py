@@ -156,12 +156,10 @@ class TestRoot:
         assert row.crs == f"EPSG:{CELL.epsg}"
         assert row.timestamp == pd.Timestamp("2022-03-06 10:20:21")
         assert row.geometry.centroid.distance(opened(root).index.geometry.union_all().centroid) < 1e-4
-        part = pq.ParquetFile(
-            root / "Core-S2L1C" / gpd.read_parquet(root / "Core-S2L1C/metadata.parquet").parquet_url[0]
-        )
-        assert {"product_id", "grid_cell", "product_datetime", "thumbnail", "B01", "B10", "B12"} <= set(
-            part.schema.names
-        )
+        folder = root / "Core-S2L1C"
+        part = pq.ParquetFile(folder / gpd.read_parquet(folder / "metadata.parquet").parquet_url[0])
+        columns = {"product_id", "grid_cell", "product_datetime", "thumbnail", "B01", "B10", "B12"}
+        assert columns <= set(part.schema.names)
         assert part.num_row_groups == 1
         assert "geometry" not in pd.read_parquet(root / "Core-S1RTC/metadata.parquet")
         table = opened(root).table
