@@ -19,7 +19,7 @@ from data.ssl4eo import data as ssl4eo
 from terrafm_tg.cli.main import main
 from terrafm_tg.datamodules import DamageLog, FaultTolerant, PackedDataModule, TileDataLoader
 from terrafm_tg.datasets import MajorTOM, MMEarthTiles, PackedTiles, SentinelFolder, SSL4EOS12Tiles, build_index
-from terrafm_tg.datasets.store.folder import FORMAT, SUM, read_store_index, write_store_index
+from terrafm_tg.datasets.store.folder import FORMAT, read_store_index, write_store_index
 from terrafm_tg.datasets.store.pack import pack
 from terrafm_tg.datasets.store.shards import read_bytes
 from terrafm_tg.errors import DamagedTileError, TerraFMError, UnfitTileError
@@ -270,15 +270,6 @@ class TestOutage:
 
 
 class TestIndex:
-    @pytest.mark.parametrize("name", ["index.parquet", SUM])
-    @pytest.mark.parametrize("place", [0, 0.3, 0.9, -1])
-    def test_a_flipped_bit_is_refused_in_words(self, store, name, place):
-        content = bytearray((store / name).read_bytes())
-        content[int(place * len(content)) if 0 <= place < 1 else -1] ^= 1
-        (store / name).write_bytes(content)
-        with pytest.raises(TerraFMError, match=r"index.parquet is damaged: .* into a new folder"):
-            PackedTiles(store)
-
     def test_another_format_is_refused(self, store):
         table, made_for = read_store_index(str(store))
         write_store_index(table, store, made_for | {"format": FORMAT + 1})
