@@ -11,7 +11,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from xxhash import xxh3_128
 
-from terrafm_tg.datasets.tiles.columns import settings_of
+from terrafm_tg.datasets.tiles.columns import index_settings
 from terrafm_tg.datasets.tiles.dataset import check_tile_size
 from terrafm_tg.datasets.tiles.index_file import NAME, read_index, write_index
 from terrafm_tg.errors import TerraFMError
@@ -41,7 +41,7 @@ def alone_in(out: Path, settings: Mapping[str, Any]) -> Iterator[None]:
             if not marker.is_file():
                 write_json(marker, settings)
             try:
-                held = settings_of(marker.read_bytes()) or {}
+                held = index_settings(marker.read_bytes()) or {}
             except (OSError, ValueError) as error:
                 raise TerraFMError(f"{marker} cannot be read ({error}): pack into another folder.") from error
             for name, value in settings.items():

@@ -1,4 +1,4 @@
-"""What the columns of a tile index may hold: an index is a file of somebody else, and is checked when it is opened."""
+"""Types and ranges of the columns of a tile index, which may be a stranger's and is checked when it is opened."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -164,7 +164,7 @@ def check_places(table: pd.DataFrame, needs: Iterable[str]) -> None:
                     )
 
 
-def settings_of(text: bytes) -> dict[str, Any] | None:
+def index_settings(text: bytes) -> dict[str, Any] | None:
     """Reads the settings that an index was made for, as its metadata hold them.
 
     Returns:

@@ -22,7 +22,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.files import atomic_write
 from terrafm_tg.utils.trust import check_declared, check_names
 
-from .columns import check_places, check_schema, check_values, settings_of
+from .columns import check_places, check_schema, check_values, index_settings
 from .table import BOX, TIMES, as_table, categorical, outlines
 
 NAME = "index.parquet"
@@ -122,7 +122,7 @@ def read_index(
     """
     try:
         schema = pq.read_schema(path)
-        made_for = settings_of((schema.metadata or {}).get(b"terrafm", b"null"))
+        made_for = index_settings((schema.metadata or {}).get(b"terrafm", b"null"))
         if made_for is None or len({*schema.names}) < len(schema) or not {*_NEEDED} <= {*schema.names}:
             raise TerraFMError(f"{path} is no tile index of ours: make it again with `terrafm index`.")
         wanted = [name for name in schema.names if name not in ("bbox", "geometry") and (only is None or name in only)]
@@ -167,7 +167,7 @@ def check_files(table: pd.DataFrame, origin: Path | str, sources: Iterable[str] 
 def read_made_for(path: Path) -> dict[str, Any]:
     """Reads the settings that an index was made for; none of a file that is absent or no index of ours."""
     try:
-        return settings_of((pq.read_schema(path).metadata or {}).get(b"terrafm", b"null")) or {}
+        return index_settings((pq.read_schema(path).metadata or {}).get(b"terrafm", b"null")) or {}
     except (pa.ArrowException, OSError, ValueError):
         return {}  # the dataset reads the whole of it and says what is wrong
 
