@@ -5,8 +5,8 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-from tiny_files import product, write_major_tom
 
+from datasets.tiny_files import product, write_major_tom
 from terrafm_tg.datasets import MajorTOM, PackedTiles
 from terrafm_tg.modalities import MODALITIES, Modality
 
