@@ -1,14 +1,20 @@
 """Errors that a person can act on: one sentence with the value met, what was expected, and the fix."""
 
+import re
+
 
 class TerraFMError(ValueError):
     """A wrong setting, path, band, modality, shape or checkpoint; the command line prints it without a traceback."""
 
     def __str__(self) -> str:
-        """The sentence alone, also where a worker of torch's DataLoader met it and sent its traceback as the text."""
+        """The sentence alone, also where a worker of torch's DataLoader met it and sent its traceback as the text.
+
+        Control characters, which names in it may hold, are escaped: they neither break the line nor steer a terminal.
+        """
         text = super().__str__()
         named = f"{type(self).__module__}.{type(self).__qualname__}: "
-        return text.rpartition(named)[2].strip() if text.startswith("Caught ") else text
+        text = text.rpartition(named)[2].strip() if text.startswith("Caught ") else text
+        return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], text)
 
 
 class UnfitTileError(Exception):

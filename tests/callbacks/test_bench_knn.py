@@ -106,7 +106,7 @@ def test_any_module_that_the_command_knows(benchmarks: Path) -> None:
     [
         ({"datasets": "m-eurosta"}, {}, "m-eurosat"),
         ({"datasets": "m-nz-cattle"}, {}, "masks"),
-        ({"datasets": "m-eurosat", "every_n_epochs": 0}, {}, "every_n_epochs=0"),
+        ({"datasets": "m-eurosat", "every_n_epochs": 0}, {}, "`every_n_epochs` is 0"),
         ({"datasets": "m-eurosat", "root": "nowhere"}, {}, "nowhere"),
         ({"datasets": "m-eurosat", "encoder": "student"}, {}, "student"),
         ({"datasets": "m-eurosat"}, {"encoder": nn.Linear(1, 1)}, "Linear"),

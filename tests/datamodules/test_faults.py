@@ -75,7 +75,7 @@ def test_a_few_never_end_it_and_none_is_strict() -> None:
     epoch(loader(share=0.001))
     with pytest.raises(TerraFMError, match="`max_damaged_share` is 0"):
         epoch(loader(share=0))
-    with pytest.raises(TerraFMError, match="`max_damaged_share` is 2"):
+    with pytest.raises(TerraFMError, match="`max_share` is 2: it must be from 0 and up to 1"):
         DamageLog(2)
 
 

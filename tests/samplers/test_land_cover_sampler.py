@@ -162,7 +162,7 @@ def test_replacements_follow_the_weights() -> None:
     [
         ({"power": float("nan")}, "`power` is nan"),
         ({"ocean_keep": 1.5}, "`ocean_keep` is 1.5"),
-        ({"length": 0}, "length is 0"),
+        ({"length": 0}, "`length` is 0"),
         ({"seed": -1}, "`seed` is -1"),
         ({"by": "cover"}, "no column 'cover'"),
         ({"rows": np.array([], int)}, "No tile is left"),

@@ -195,7 +195,7 @@ def test_a_complete_world_is_kept_and_another_is_never_overwritten(tmp_path):
     before = (root / "world.json").stat().st_mtime_ns
     assert SIMULATE(root, 2, 24) == root
     assert (root / "world.json").stat().st_mtime_ns == before
-    with pytest.raises(TerraFMError, match=r"another simulated world \(seed 0, not 1; cells 2, not 3\): remove it"):
+    with pytest.raises(TerraFMError, match=r"another simulated world \(seed 0, not 1; cells 2, not 3\): name"):
         SIMULATE(root, 3, 24, seed=1)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
@@ -206,7 +206,7 @@ def test_a_complete_world_is_kept_and_another_is_never_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"cells": 0}, "`cells` must be at least 1, got 0"),
+        ({"cells": 0}, "`cells` is 0: it must be from 1"),
         ({"cells": 10**6}, "holds at most"),
         ({"cell_size": 100}, "multiple of 12 from 24 to 1068, got 100"),
         ({"cell_size": 1080}, "multiple of 12 from 24 to 1068, got 1080"),

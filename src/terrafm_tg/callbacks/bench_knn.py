@@ -18,11 +18,15 @@ from terrafm_tg.evaluation.knn import K, knn_votes
 from terrafm_tg.models import TerraFMViT
 from terrafm_tg.models.sizes import find_size
 from terrafm_tg.tasks.finetune.metrics import Metrics
+from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, SOME_SHARE, checked
 
 #: Attributes of a task that may be its encoder, the first of them that it has.
 _ENCODERS = ("teacher", "encoder", "backbone", "model")
 
 
+@checked(
+    every_n_epochs=COUNT, size=NOT_NEGATIVE, fraction=SOME_SHARE, k=COUNT, batch_size=COUNT, num_workers=NOT_NEGATIVE
+)
 class BenchKNN(Callback):
     """Logs the k-NN of ``terrafm bench`` on benchmark datasets at the end of training epochs.
 
@@ -70,10 +74,6 @@ class BenchKNN(Callback):
         dense = [task.name for task in self.tasks if task.kind == "segmentation"]
         if dense:
             raise TerraFMError(f"BenchKNN takes classes or several labels, and {dense[0]} has masks: leave it out.")
-        if every_n_epochs < 1 or split not in ("val", "test"):
-            raise TerraFMError(
-                f"BenchKNN got every_n_epochs={every_n_epochs} and split={split!r}: use 1 or more, and val or test."
-            )
         self.root, self.every_n_epochs, self.split = Path(root), every_n_epochs, split
         self.encoder, self.model, self.size, self.fraction, self.k = encoder, model, size, fraction, k
         self.batch_size, self.num_workers = batch_size, num_workers

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, checked
 
 #: Shares of ln K above which the teacher is uniform, and below which it knows one prototype only.
 _MAX_ENTROPY, _MIN_ENTROPY = 0.999, 0.001
@@ -18,6 +19,7 @@ _MIN_KL = 0.002
 _MIN_STD, _MIN_RANK = 0.02, 1.05
 
 
+@checked(every_n_steps=COUNT, grace_steps=NOT_NEGATIVE, patience=COUNT)
 class CollapseMonitor(Callback):
     """Looks at what the task logs, and says when training has become pointless.
 

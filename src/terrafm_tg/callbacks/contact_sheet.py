@@ -13,6 +13,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import get_modality
 from terrafm_tg.tasks import TerraFM
 from terrafm_tg.transforms import SensorBatch
+from terrafm_tg.utils.arguments import COUNT, checked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +27,7 @@ _GROUPS = {
 }
 
 
+@checked(tiles=COUNT)
 class ContactSheet(Callback):
     """Writes what teacher and student really see of the first training batch, then trains on.
 

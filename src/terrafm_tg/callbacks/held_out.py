@@ -9,8 +9,10 @@ from torch import nn
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.held_out import evaluate_held_out, held_out_loaders
 from terrafm_tg.evaluation.held_out_report import TRAINED, UNTRAINED, table, write_report
+from terrafm_tg.utils.arguments import COUNT, checked
 
 
+@checked(size=COUNT)
 class HeldOutReport(Callback):
     """Compares the trained teacher with the untrained one and with plain band statistics on held-out cells.
 

@@ -9,10 +9,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.knn import TEMPERATURE, K
 from terrafm_tg.evaluation.scores import CROSS_SENSOR, KNN, RETRIEVAL, TOP, collect, gather, score
+from terrafm_tg.utils.arguments import COUNT, POSITIVE, checked
 
 _LOG_NAMES = {KNN: "val/knn_{query}", CROSS_SENSOR: "val/knn_{bank}_to_{query}"}
 
 
+@checked(k=COUNT, temperature=POSITIVE, top=COUNT)
 class KNNMonitor(Callback):
     """Logs k-NN accuracy within and across sensors, and retrieval between sensors, after every validation.
 

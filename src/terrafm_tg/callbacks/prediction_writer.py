@@ -10,9 +10,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import move_data_to_device
 
+from terrafm_tg.utils.arguments import checked
 from terrafm_tg.utils.files import atomic_write
 
 
+@checked()
 class PredictionWriter(BasePredictionWriter):
     """Writes each batch's predictions to ``<folder>/<loader>_<process>_<batch>.pt``, atomically.
 

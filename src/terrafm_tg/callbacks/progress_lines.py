@@ -8,7 +8,10 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
+from terrafm_tg.utils.arguments import NOT_NEGATIVE, checked
 
+
+@checked(every=NOT_NEGATIVE)
 class ProgressLines(ProgressBar):
     """Prints a line now and then: where the run is, its metrics of the progress bar, its speed and the time left.
 

@@ -1,11 +1,13 @@
 """``terrafm export``: the teacher encoder of a pretraining checkpoint, for other projects."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import build_encoder, export_encoder, export_onnx, load_encoder_state, reparameterize
+from terrafm_tg.utils.arguments import checked
 
 from .options import read_options
 
@@ -16,9 +18,10 @@ def run(command: str, words: Sequence[str]) -> None:
         print(path)
 
 
+@checked()
 def export(
-    checkpoint: Path,
-    out: Path,
+    checkpoint: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     onnx: list[str] | str | None = None,
     bands: list[str] | dict[str, list[str]] | None = None,
     size: int | str = 224,
@@ -40,7 +43,10 @@ def export(
     Raises:
         TerraFMError: If there is no such checkpoint, or it is of no registered size and ONNX was asked for.
     """
-    if (checkpoint.suffix or checkpoint.parent != Path()) and not checkpoint.exists():
+    if onnx is None and (bands, size, fold) != (None, 224, False):
+        raise TerraFMError(f"`bands` {bands}, `size` {size} and `fold` {fold} are of an ONNX file: give `onnx`, too.")
+    path = Path(checkpoint)
+    if (path.suffix or path.parent != Path()) and not path.exists():
         raise TerraFMError(f"There is no checkpoint {checkpoint}: correct `checkpoint`, the first word.")
     paths = list(export_encoder(checkpoint, out))
     if onnx is not None:

@@ -110,6 +110,10 @@ class TerraFMCLI(LightningCLI):
             _refuse_class_option(error, command or "profile")
             refuse(error, [name for action in own._actions for name in action.option_strings])
 
+    def _set_seed(self) -> None:
+        with in_a_sentence(ValueError):
+            super()._set_seed()
+
     def before_instantiate_classes(self) -> None:
         """Completes the Trainer's settings by what the machine and the data are, and looks for what is to be read.
 
@@ -147,6 +151,8 @@ class TerraFMCLI(LightningCLI):
         config = self.config[self.subcommand] if self.subcommand else self.config
         settings = config["trainer"].as_dict() | kwargs
         check_gpus(settings)
+        if settings["accumulate_grad_batches"] < 1:
+            raise TerraFMError("`trainer.accumulate_grad_batches` is below 1: give the batches of an optimizer step.")
         if settings["precision"] is None:
             kwargs["precision"] = config["trainer"]["precision"] = precision_of(settings)
             rank_zero_info(f"Precision {kwargs['precision']}, which suits this device (`--trainer.precision` sets it)")

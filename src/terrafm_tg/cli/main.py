@@ -82,7 +82,7 @@ def _main(words: list[str]) -> None:
         import_module(f"{__package__}.{module}").run(command, words[len(command.split()) :])
     except ArgumentError as error:
         where = f"{command} --help lists the options" if command in SENTENCES else "--help lists the commands"
-        print(f"terrafm: error: {error}\nterrafm {where}.", file=sys.stderr)
+        print(f"terrafm: error: {_in_short(str(error))}\nterrafm {where}.", file=sys.stderr)
         raise SystemExit(2) from None
     except ModuleNotFoundError as error:
         if (needed := _extra(error)) is None:
@@ -100,6 +100,24 @@ def _main(words: list[str]) -> None:
     except KeyboardInterrupt:
         print("terrafm: stopped. What was written before is whole.", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+#: Lines of the parser around its reasons.
+_NO_REASONS = ("Parser", "Problem", "Does", "Errors", "Subtypes", "Given")
+
+
+def _in_short(text: str) -> str:
+    """Shortens what the parser says of each type that a value might have had to the inmost option, types and value."""
+    import re
+
+    inmost, found, rest = text.partition("Given value: ")
+    if not found:
+        return text
+    key = ".".join(re.findall(r'Parser key "([\w.]+)"', inmost))
+    lines = dict.fromkeys(line.strip(" -") for line in inmost.splitlines() if "NoneType" not in line)
+    reasons = [line for line in lines if line and not line.startswith(_NO_REASONS)]
+    value = re.sub(r"^NestedArg\(key=.*?, val=(.*)\)$", r"\1", rest.partition("\n")[0])
+    return f'Parser key "{key}": {"; ".join(reasons)}. Given value: {value[:200]}'
 
 
 def _unknown(command: str) -> str:

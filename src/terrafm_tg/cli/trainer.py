@@ -149,4 +149,4 @@ def in_a_sentence(*kinds: type[Exception], unless: RunStart | None = None) -> It
 
 
 #: Errors with which Lightning's Trainer refuses its settings while it is made.
-IN_TRAINER = (MisconfigurationException, ValueError, RuntimeError, ImportError)
+IN_TRAINER = (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError)

@@ -16,6 +16,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, S2L1C, get_modalities, get_modality
 from terrafm_tg.transforms import Normalize
 from terrafm_tg.transforms.orient import ORIENTATIONS, orient
+from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, SHARE, checked
 
 
 class SensorTransforms(nn.Module):
@@ -73,6 +74,7 @@ class SensorTransforms(nn.Module):
         return -shift / scale, 1 / scale
 
 
+@checked(size=COUNT, batch_size=COUNT, num_workers=NOT_NEGATIVE)
 class SensorDataModule(NonGeoDataModule):
     """Batches for fine-tuning from TorchGeo datasets, normalized as the encoder expects.
 
@@ -206,6 +208,7 @@ def _crop(sample: dict[str, Any], size: int, random: bool) -> dict[str, Any]:
     return sample | {key: sample[key][..., top : top + size, left : left + size] for key in ("image", "mask")}
 
 
+@checked(patch_size=COUNT, crops=COUNT, val_split_pct=SHARE, batch_size=COUNT, num_workers=NOT_NEGATIVE)
 class SensorOSCDDataModule(OSCDDataModule):
     """OSCD (Sentinel-2 L1C, two dates) with TerraFM's bands and normalization.
 

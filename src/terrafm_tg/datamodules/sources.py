@@ -6,10 +6,12 @@ from typing import Any
 
 from terrafm_tg.datasets import MajorTOM, MMEarthTiles, PackedTiles, SentinelFolder, SSL4EOS12Tiles
 from terrafm_tg.simulation import SimulatedWorld
+from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, POSITIVE, checked
 
 from .tiles import TileDataModule
 
 
+@checked()
 class MajorTOMDataModule(TileDataModule):
     """Batches from Major-TOM Core on disk.
 
@@ -40,6 +42,7 @@ class MajorTOMDataModule(TileDataModule):
         super().__init__(**kwargs)
 
 
+@checked(optical_scale=POSITIVE, max_days=NOT_NEGATIVE)
 class SentinelFolderDataModule(TileDataModule):
     """Batches from a folder of GeoTIFFs per modality: see :class:`~terrafm_tg.datasets.SentinelFolder`.
 
@@ -78,6 +81,7 @@ class SentinelFolderDataModule(TileDataModule):
         super().__init__(**kwargs)
 
 
+@checked()
 class SSL4EOS12DataModule(TileDataModule):
     """Batches from SSL4EO-S12 on disk: see :class:`~terrafm_tg.datasets.SSL4EOS12Tiles`.
 
@@ -95,6 +99,7 @@ class SSL4EOS12DataModule(TileDataModule):
         super().__init__(**kwargs)
 
 
+@checked()
 class MMEarthDataModule(TileDataModule):
     """Batches from MMEarth on disk: see :class:`~terrafm_tg.datasets.MMEarthTiles`.
 
@@ -117,6 +122,7 @@ class MMEarthDataModule(TileDataModule):
         super().__init__(**kwargs)
 
 
+@checked()
 class PackedDataModule(TileDataModule):
     """Batches from a store that ``terrafm pack`` made.
 
@@ -140,6 +146,7 @@ class PackedDataModule(TileDataModule):
         super().__init__(**kwargs)
 
 
+@checked(cells=COUNT, cell_size=COUNT, world_seed=NOT_NEGATIVE, world_workers=NOT_NEGATIVE)
 class SimulatedDataModule(TileDataModule):
     """Batches from the simulated world, which is written first where ``root`` does not hold it.
 

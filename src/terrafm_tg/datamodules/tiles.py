@@ -21,6 +21,7 @@ from torchgeo.datamodules import BaseDataModule
 from terrafm_tg.datasets.tiles.dataset import TileDataset
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.samplers import LandCoverSampler
+from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, SHARE, check_arguments
 
 from .loading.cache import CachedTiles
 from .loading.faults import DamageLog, FaultTolerant
@@ -31,6 +32,11 @@ _log = logging.getLogger(__name__)
 
 #: Settings that change how fast tiles come, not which; the state has a step's tiles for `batch_size`.
 _RESOURCES = {"batch_size", "num_workers", "cache", "max_damaged_share", "prefetch_factor", "ring"}
+_LIMITS = {
+    **dict.fromkeys(("batch_size", "val_block", "epoch_length", "prefetch_factor"), COUNT),
+    **dict.fromkeys(("num_workers", "val_gap", "val_bank", "val_queries", "seed"), NOT_NEGATIVE),
+    **dict.fromkeys(("val_share", "ocean_keep", "max_damaged_share"), SHARE),
+}
 
 
 class TileDataModule(BaseDataModule):
@@ -92,7 +98,7 @@ class TileDataModule(BaseDataModule):
         val_bank: int | None = 2000,
         val_queries: int | None = 1000,
         power: float = 0.5,
-        by: Sequence[str] = ("land_cover",),
+        by: Sequence[str] | str = ("land_cover",),
         ocean_keep: float = 0.02,
         epoch_length: int | None = None,
         seed: int = 0,
@@ -101,6 +107,7 @@ class TileDataModule(BaseDataModule):
         prefetch_factor: int = 2,
         ring: bool = True,
     ) -> None:
+        check_arguments(TileDataModule.__init__, locals(), **_LIMITS)
         super().__init__(TileDataset, batch_size, num_workers or 0)
         # logger=False: Lightning refuses to log a setting, such as a seed, that the task has too with another
         # value.

@@ -17,6 +17,7 @@ from torchgeo.datasets.errors import DatasetNotFoundError
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import CLASSES, OCEAN, UNKNOWN, count_codes
+from terrafm_tg.utils.arguments import checked
 from terrafm_tg.utils.trust import check_tiffs
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def map_file(south: int, west: int) -> str:
     return f"ESA_WorldCover_10m_2021_v200_{corner}_Map.tif"
 
 
+@checked(year=(2020, 2021))
 class ESAWorldCover(RasterDataset):
     """The `ESA WorldCover <https://esa-worldcover.org>`_ map of 2020 or 2021 at 10 m (CC-BY-4.0).
 

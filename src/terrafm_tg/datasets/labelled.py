@@ -19,6 +19,7 @@ from torchgeo.datasets import (
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import S1RTC, S2L2A, Modality, get_modalities, get_modality
+from terrafm_tg.utils.arguments import checked
 from terrafm_tg.utils.trust import below, check_names, open_image
 
 #: Value of pixels that loss and metrics leave out.
@@ -66,6 +67,7 @@ class _BigEarthNetSensor(BigEarthNet):
         return torch.from_numpy(np.stack(images))
 
 
+@checked()
 class BigEarthNetS1(_BigEarthNetSensor):
     """Sentinel-1 of BigEarthNet v1 in decibels: ``image`` (2, 120, 120) and ``label`` (zeros and ones).
 
@@ -90,6 +92,7 @@ class BigEarthNetS1(_BigEarthNetSensor):
     sensor = "s1"
 
 
+@checked()
 class BigEarthNetS2(_BigEarthNetSensor):
     """Sentinel-2 L2A of BigEarthNet v1 in digital numbers: ``image`` (12, 120, 120) and ``label`` (zeros and ones).
 
@@ -110,6 +113,7 @@ class _EightClasses(CopernicusBenchBase):
         return {"mask": _TABLE[super()._load_mask(path)["mask"]]}
 
 
+@checked()
 class DFC2020S1(_EightClasses, CopernicusBenchDFC2020S1):
     """Sentinel-1 of DFC2020 (dB) with masks of classes 0 to 7, and 255 for what is left out.
 
@@ -118,10 +122,12 @@ class DFC2020S1(_EightClasses, CopernicusBenchDFC2020S1):
     """
 
 
+@checked()
 class DFC2020S2(_EightClasses, CopernicusBenchDFC2020S2):
     """Sentinel-2 L1C of DFC2020 (digital numbers) with the masks of :class:`DFC2020S1`."""
 
 
+@checked()
 class SensorPairs(NonGeoDataset):
     """Joins datasets whose sample of one index is of one place, such as BigEarthNet's two sensors.
 

@@ -14,6 +14,7 @@ from torchgeo.datasets.utils import Sample
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.land_cover import count_codes, majorities
 from terrafm_tg.modalities import Modality, get_modalities
+from terrafm_tg.utils.arguments import checked
 from terrafm_tg.utils.files import fingerprint
 from terrafm_tg.utils.progress import with_bar
 from terrafm_tg.utils.trust import open_hdf5
@@ -25,6 +26,7 @@ from .tiles.pixels import native_pixels
 from .tiles.table import boxes, times, to_zones
 
 
+@checked()
 class MMEarthTiles(TileDataset):
     """`MMEarth <https://github.com/vishalned/MMEarth-data>`_ (CC-BY-4.0), found through TorchGeo's class.
 

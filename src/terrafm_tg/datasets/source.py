@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.utils.arguments import COUNT, checked
 
 from .folder.dataset import SentinelFolder
 from .majortom.dataset import MajorTOM
@@ -31,6 +32,7 @@ def find_kind(root: Path) -> Kind:
     return MMEarthTiles if MMEarthTiles.lies_in(root) else SentinelFolder
 
 
+@checked(tile_size=COUNT)
 def open_source(
     root: Path, modalities: Sequence[str] | None = None, tile_size: int | None = None, **settings: Any
 ) -> MajorTOM | SSL4EOS12Tiles | MMEarthTiles | SentinelFolder:

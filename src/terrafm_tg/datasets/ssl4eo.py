@@ -17,6 +17,7 @@ from torchgeo.datasets.utils import Sample
 
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import Modality, get_modalities
+from terrafm_tg.utils.arguments import checked
 from terrafm_tg.utils.files import fingerprint
 from terrafm_tg.utils.trust import open_image
 
@@ -28,6 +29,7 @@ from .tiles.pixels import native_pixels
 from .tiles.table import boxes, times
 
 
+@checked()
 class SSL4EOS12Tiles(TileDataset):
     """`SSL4EO-S12 <https://github.com/zhu-xlab/SSL4EO-S12>`_ (CC-BY-4.0).
 

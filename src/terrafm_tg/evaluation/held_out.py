@@ -14,6 +14,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import Modality, get_modalities
 from terrafm_tg.models.embedding import embed_sensors
 from terrafm_tg.transforms import MultiCrop
+from terrafm_tg.utils.arguments import COUNT, checked
 from terrafm_tg.utils.progress import with_bar
 
 from .band_statistics import baseline_output, standardize
@@ -23,6 +24,7 @@ from .scores import TileFeatures, center, collect, gather, score
 BASELINE = "band mean and deviation"
 
 
+@checked(size=COUNT)
 def evaluate_held_out(
     encoders: Mapping[str, nn.Module],
     datamodule: LightningDataModule,
@@ -57,14 +59,18 @@ def evaluate_held_out(
         TerraFMError: If the datamodule holds out no tiles.
     """
     sensors = get_modalities(modalities)
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise TerraFMError(f"`device` is {device!r}: give one such as cpu or cuda.") from error
     loaders = held_out_loaders(datamodule)
     for encoder in encoders.values():
-        encoder.to(device).eval()
+        encoder.to(place).eval()
     with torch.inference_mode():
         sides = []
         for title, loader in zip(("Bank tiles", "Held-out tiles"), loaders, strict=True):
             batches = with_bar(loader, title, shown=progress)
-            sides.append(_embed_all(encoders, batches, size, sensors, torch.device(device), autocast))
+            sides.append(_embed_all(encoders, batches, size, sensors, place, autocast))
     rows: list[dict[str, Any]] = []
     for name in sides[0]:
         bank, query = (gather(side[name]) for side in sides)

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.models.embedding import FUSED
+from terrafm_tg.utils.arguments import checked
 
 from .held_out import BASELINE
 from .scores import CROSS_SENSOR, KNN, RETRIEVAL, estimate
@@ -65,6 +66,7 @@ def columns(frame: pd.DataFrame) -> list[str]:
     return ["chance", *sorted(frame.encoder.unique(), key=lambda name: name != BASELINE)]
 
 
+@checked()
 def table(frame: pd.DataFrame, title: str = "Held-out cells") -> Table:
     """A rich table with a row per score, 80 columns wide; ``–`` where a score does not apply.
 
@@ -110,6 +112,7 @@ def _caption(frame: pd.DataFrame) -> str:
     )
 
 
+@checked()
 def figure(frame: pd.DataFrame, title: str = "Held-out cells") -> "Figure":
     """Draws a mark per score and encoder with its 95 % interval, and chance as a gray line."""
     from matplotlib.figure import Figure
@@ -138,6 +141,7 @@ def figure(frame: pd.DataFrame, title: str = "Held-out cells") -> "Figure":
     return fig
 
 
+@checked()
 def write_report(frame: pd.DataFrame, folder: Path | str, title: str = "Held-out cells") -> tuple[Path, Path]:
     """Writes ``held_out.csv`` and ``held_out.png`` into ``folder``.
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.utils.arguments import COUNT, POSITIVE, checked
 
 #: Neighbors that vote, and the temperature of their votes exp(similarity / T).
 K, TEMPERATURE = 20, 0.07
@@ -64,6 +65,7 @@ def knn_votes(
     return torch.cat(parts) if parts else targets.new_empty(0, targets.shape[1])
 
 
+@checked(k=COUNT, temperature=POSITIVE)
 def knn_predict(query: Tensor, bank: Tensor, labels: Tensor, k: int = K, temperature: float = TEMPERATURE) -> Tensor:
     """Class of each query, int64 (n,), by its nearest neighbors in cosine; the bank's ``labels`` are int64 (m,).
 
@@ -73,11 +75,13 @@ def knn_predict(query: Tensor, bank: Tensor, labels: Tensor, k: int = K, tempera
     return knn_votes(query, bank, targets, k, temperature).argmax(1)
 
 
+@checked()
 def accuracy(predicted: Tensor, target: Tensor) -> float:
     """Share of tiles whose class is right."""
     return (predicted == target).double().mean().item()
 
 
+@checked()
 def balanced_accuracy(predicted: Tensor, target: Tensor) -> float:
     """Mean over the classes present in ``target`` of the share of their tiles that is right."""
     count = target.bincount()

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from terrafm_tg.models.embedding import FUSED
+from terrafm_tg.utils.arguments import COUNT, POSITIVE, checked
 
 from .knn import CHUNK, TEMPERATURE, K, accuracy, balanced_accuracy, chance, knn_predict
 
@@ -93,6 +94,7 @@ class TileFeatures(NamedTuple):
         return self.select(torch.from_numpy(np.unique(self.row.numpy(), return_index=True)[1]))
 
 
+@checked()
 def collect(outputs: Iterable[Mapping[str, Any]]) -> dict[str, TileFeatures]:
     """Joins batches of embeddings into one :class:`TileFeatures` per sensor, each tile once, on the CPU.
 
@@ -114,6 +116,7 @@ def join(parts: Iterable[TileFeatures]) -> TileFeatures:
     return TileFeatures(*(torch.cat(tensors) for tensors in zip(*parts, strict=True))).unique()
 
 
+@checked()
 def gather(features: dict[str, TileFeatures]) -> dict[str, TileFeatures]:
     """The features of all ranks, the same on each; a rank may hold few tiles of a sensor, or none."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
@@ -138,6 +141,7 @@ TOP = 10
 KNN, CROSS_SENSOR, RETRIEVAL = "knn", "cross-sensor knn", "retrieval"
 
 
+@checked(k=COUNT, temperature=POSITIVE, top=COUNT)
 def score(
     bank: dict[str, TileFeatures],
     query: dict[str, TileFeatures],
@@ -188,6 +192,7 @@ def _knn(bank: TileFeatures, query: TileFeatures, k: int, temperature: float) ->
         yield row | {"n_bank": len(bank.row), "n_query": len(query.row)}
 
 
+@checked(k=COUNT)
 def recall(query: TileFeatures, bank: TileFeatures, k: int = TOP) -> tuple[float, float, int]:
     """Recall@k in cosine of the same tile among all tiles of the bank, each of which is listed once.
 

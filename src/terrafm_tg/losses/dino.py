@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from terrafm_tg.utils.arguments import POSITIVE, checked
 
+
+@checked(student_temp=POSITIVE)
 class DINOLoss(nn.Module):
     """Mean cross-entropy over all pairs of different views.
 
@@ -56,6 +59,7 @@ class DINOLoss(nn.Module):
             return cross.masked_fill(same, 0).sum() / (pairs * batch)
 
 
+@checked(teacher_temp=POSITIVE)
 def teacher_entropy(teacher: Tensor, teacher_temp: float) -> Tensor:
     """Entropy of the teacher's softmax, in nats: ln K where it is uniform, 0 where it is one prototype.
 

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import CLASS_NAMES
+from terrafm_tg.utils.arguments import COUNT, SHARE, checked
 
 #: WorldCover's 11 classes and ocean.
 CLASSES = len(CLASS_NAMES)
 
 
+@checked(dim=COUNT, momentum=SHARE, alpha=SHARE)
 class DualCenter(nn.Module):
     """Centers the teacher's logits g as ``g - alpha * c - (1 - alpha) * c_h`` (TerraFM, "Dual centering").
 

@@ -8,6 +8,7 @@ from timm.models import build_model_with_cfg, register_model
 from torchvision.models._api import WeightsEnum
 
 from terrafm_tg.modalities import S2L2A, Modality, get_modality
+from terrafm_tg.utils.arguments import checked
 
 from .inputs import guess_modality, input_channels, select_columns
 from .sizes import NAMES, SIZES, split_name
@@ -18,6 +19,7 @@ from .weights import PUBLISHED_URL, load_encoder_state, load_weights, registered
 type Weights = WeightsEnum | str | os.PathLike[str] | bool | None
 
 
+@checked()
 def build_encoder(name: str, weights: Weights = None, *, pretrained: bool = False, **kwargs: Any) -> TerraFMViT:
     """Builds an encoder.
 

@@ -11,6 +11,7 @@ import torch
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import get_modalities
+from terrafm_tg.utils.arguments import COUNT, checked
 from terrafm_tg.utils.files import atomic_write
 from terrafm_tg.utils.tensor_files import save_archive, save_tensors
 
@@ -22,6 +23,7 @@ from .weights import load_encoder_state
 _TOLERANCE = 1e-3
 
 
+@checked()
 def export_encoder(checkpoint: str | os.PathLike[str], out: str | os.PathLike[str]) -> tuple[Path, Path]:
     """Writes a checkpoint's encoder for other projects; each file is written atomically.
 
@@ -55,6 +57,7 @@ def export_encoder(checkpoint: str | os.PathLike[str], out: str | os.PathLike[st
     return paths
 
 
+@checked(size=COUNT)
 def export_onnx(
     model: TerraFMViT,
     path: str | os.PathLike[str],

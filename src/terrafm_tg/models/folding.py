@@ -7,10 +7,12 @@ from torch import nn
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES
+from terrafm_tg.utils.arguments import checked
 
 from .vit import TerraFMViT
 
 
+@checked()
 @torch.no_grad()
 def reparameterize(model: TerraFMViT) -> TerraFMViT:
     """Folds ``proj1`` into each stem's convolution, and ``proj2`` into ``proj3``: exact up to rounding.

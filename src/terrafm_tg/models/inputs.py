@@ -18,7 +18,7 @@ PATCH_SIZE = 16
 type Columns = Mapping[str, tuple[int | None, ...]]
 
 #: Band names in the order of the input's channels; by modality where modalities differ.
-type Bands = Sequence[str] | Mapping[str, Sequence[str]]
+type Bands = str | Sequence[str] | Mapping[str, Sequence[str]]
 
 
 def select_columns(modality: str | None = None, bands: Bands | None = None) -> Columns:

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, S2L2A
 from terrafm_tg.transforms import SensorBatch
+from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, checked
 
 from .inputs import PATCH_SIZE, Bands, Columns, guess_modality, input_channels, resolve_input, select_columns
 from .multi_crop import CropBlock, DepthPlan, embed_groups
@@ -69,6 +70,7 @@ def check_traced(x: Any, columns: Columns, bare: str, *said: Any) -> Tensor:
     return resolve_input(x, columns, bare).images[bare]
 
 
+@checked(in_chans=COUNT, num_classes=NOT_NEGATIVE, embed_dim=COUNT, depth=COUNT, num_heads=COUNT, img_size=COUNT)
 class TerraFMViT(VisionTransformer):
     """A Vision Transformer for Sentinel-1 RTC, Sentinel-2 L1C and L2A, alone or fused at every position.
 

@@ -19,6 +19,7 @@ from torchvision.models._api import Weights, WeightsEnum
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, S2L2A
 from terrafm_tg.transforms import Normalize
+from terrafm_tg.utils.arguments import COUNT, checked
 from terrafm_tg.utils.files import atomic_write
 from terrafm_tg.utils.progress import count_units
 from terrafm_tg.utils.tensor_files import TensorFileError, load_archive, load_tensors
@@ -40,9 +41,10 @@ _SLOWEST, _GRACE = 1000.0, 60.0  # bytes per second, after so many seconds
 PUBLISHED_URL = "https://huggingface.co/MBZUAI/TerraFM/resolve/main/TerraFM-B.pth"
 
 
+@checked(size=COUNT)
 def terrafm_transforms(
     modality: str | None = S2L2A.name,
-    bands: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    bands: str | Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     size: int | None = 224,
 ) -> Normalize:
     """Makes the expected preprocessing, normalization without clipping and a resize.
@@ -126,6 +128,7 @@ def registered_weights(size: str) -> TerraFMWeights:
     return next(iter(WEIGHTS[size].__members__.values()))
 
 
+@checked()
 def load_encoder_state(
     source: WeightsEnum | str | os.PathLike[str],
     *,
@@ -155,6 +158,8 @@ def load_encoder_state(
             size.
     """
     names = {str(weight): weight for enum in WEIGHTS.values() for weight in enum.__members__.values()}
+    if expected is not None and expected not in SIZES:
+        raise TerraFMError(f"`expected` is {expected!r}: give one of {', '.join(SIZES)}.")
     if source in SIZES:
         source = registered_weights(str(source))
     weight = source if isinstance(source, WeightsEnum) else names.get(os.fspath(source))
@@ -178,6 +183,7 @@ def load_encoder_state(
     return state, {"model": model, "embed_dim": width, "depth": depth, "hyper_parameters": settings}
 
 
+@checked()
 def load_weights(model: TerraFMViT, state: Mapping[str, Tensor], source: str) -> None:
     """Puts an encoder's tensors into a model and checks that nothing was left out.
 

@@ -24,6 +24,7 @@ from terrafm_tg.models.sizes import SIZES
 from terrafm_tg.tasks import TerraFM
 from terrafm_tg.transforms import SensorBatch
 from terrafm_tg.transforms.multicrop import GLOBAL_CROPS
+from terrafm_tg.utils.arguments import NOT_NEGATIVE, POSITIVE, checked
 from terrafm_tg.utils.progress import with_bar
 
 #: Depths and batches of the steps from which all others follow.
@@ -141,6 +142,7 @@ def estimate_memory(
     return fixed, per_sample
 
 
+@checked(gigabytes=POSITIVE, reserve=NOT_NEGATIVE)
 def memory_table(
     model: list[str] | str | None = None,
     gigabytes: float = 80.0,

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from rich.table import Table
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.utils.arguments import COUNT, checked
 
 from .profile import Profile, read_profile
 
@@ -89,6 +90,7 @@ def predict_step(profile: Profile, processes: int, network: Network | None = Non
     return Scaled(seconds, alone / seconds, each * buckets, seen, slowest)
 
 
+@checked(gpus=COUNT)
 def scaling_table(result: Path, gpus: list[int] | int | None = None, network: Network | None = None) -> Table:
     """Predicts speed and efficiency on many GPUs from the profile of one.
 

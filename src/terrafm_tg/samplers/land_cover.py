@@ -12,6 +12,7 @@ from torchgeo.samplers import GeoSampler
 from terrafm_tg.datasets.tiles.dataset import TileDataset, TileSlice
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import OCEAN
+from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, SHARE, checked
 
 _log = logging.getLogger(__name__)
 
@@ -21,6 +22,7 @@ _BITS = 32
 _GOLDEN = 2654435769
 
 
+@checked(length=COUNT, ocean_keep=SHARE, seed=NOT_NEGATIVE, rank=NOT_NEGATIVE, world_size=COUNT)
 class LandCoverSampler(GeoSampler, DistributedSampler):
     """Draws tiles with weights by land cover; sees one epoch as one list, of which each rank takes its share.
 
@@ -65,21 +67,13 @@ class LandCoverSampler(GeoSampler, DistributedSampler):
         rows: np.ndarray | None = None,
         length: int | None = None,
         power: float = 0.5,
-        by: Sequence[str] = ("land_cover",),
+        by: Sequence[str] | str = ("land_cover",),
         ocean_keep: float = 0.02,
         seed: int = 0,
         rank: int | None = None,
         world_size: int | None = None,
         shuffle: bool = True,
     ) -> None:
-        for fits, wrong in (
-            (np.isfinite(power), f"`power` is {power}: give a finite number, such as 0.5."),
-            (0 <= ocean_keep <= 1, f"`ocean_keep` is {ocean_keep}: give a probability from 0 to 1."),
-            (length is None or length >= 1, f"The epoch's length is {length}: give at least 1, or none for all tiles."),
-            (seed >= 0, f"`seed` is {seed}: give 0 or more."),
-        ):
-            if not fits:
-                raise TerraFMError(wrong)
         self.tiles = dataset
         self.seed, self.shuffle, self.epoch = seed, shuffle, 0
         self.start = 0  # position in the epoch's list of the first draw; a resumed loader sets it

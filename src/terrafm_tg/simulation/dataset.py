@@ -24,6 +24,7 @@ from terrafm_tg.datasets.majortom.images import ProductRow
 from terrafm_tg.datasets.majortom.rows import FOLDERS
 from terrafm_tg.datasets.tiles.index_file import NAME as INDEX
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, checked
 from terrafm_tg.utils.progress import with_bar
 
 from .planet import Planet
@@ -31,10 +32,12 @@ from .writer import PART_BYTES, ProductWriter, WorldCoverWriter, encode_cell, wr
 
 #: A root holds a whole world where it holds this file, with the world's settings.
 MARKER = "world.json"
+_BEGUN = ".terrafm-simulate"  # in the folder of a world that is not complete
 #: Changes when the same settings give other pixels than before.
 VERSION = 4
 
 
+@checked(cells=COUNT, seed=NOT_NEGATIVE, workers=NOT_NEGATIVE, part_bytes=COUNT)
 def simulate(
     root: str | os.PathLike[str],
     cells: int = 700,
@@ -67,8 +70,6 @@ def simulate(
         TerraFMError: If a setting is impossible, or ``root`` holds something else.
     """
     root = Path(root)
-    if cells < 1:
-        raise TerraFMError(f"`cells` must be at least 1, got {cells}.")
     if cell_size % 12 or not 24 <= cell_size <= FULL_SIZE:
         raise TerraFMError(f"`cell_size` must be a multiple of 12 from 24 to {FULL_SIZE}, got {cell_size}.")
     settings = {"version": VERSION, "seed": seed, "cells": cells, "cell_size": cell_size}
@@ -77,8 +78,12 @@ def simulate(
     planet = Planet(seed)
     chosen = planet.cells(cells)
     beside = root.with_name(f"{root.name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)  # of an interrupted run
-    beside.mkdir(parents=True)
+    if (beside / _BEGUN).is_file():  # by a run that was interrupted
+        shutil.rmtree(beside)
+    if os.path.lexists(beside) and not (beside.is_dir() and not any(beside.iterdir())):
+        raise TerraFMError(f"{beside}, where the world is written first, is not of this command: name another `root`.")
+    beside.mkdir(parents=True, exist_ok=True)
+    (beside / _BEGUN).touch()
     worldcover = WorldCoverWriter(beside / "WorldCover")
     writers = {m: ProductWriter(beside / FOLDERS[m], part_bytes) for m in FOLDERS}
     encoded = zip(chosen, _encode(planet, chosen, cell_size, workers), strict=True)
@@ -94,6 +99,7 @@ def simulate(
     (beside / MARKER).write_text(json.dumps(settings, indent=2))
     if root.exists():
         root.rmdir()
+    (beside / _BEGUN).unlink()
     os.replace(beside, root)
     return root
 
@@ -101,7 +107,11 @@ def simulate(
 def read_settings(root: str | os.PathLike[str]) -> dict[str, int] | None:
     """Reads ``version``, ``seed``, ``cells`` and ``cell_size`` of the world in ``root``, None if there is none."""
     marker = Path(root) / MARKER
-    return json.loads(marker.read_text()) if marker.is_file() else None
+    try:
+        found = json.loads(marker.read_text()) if marker.is_file() else None
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else None
 
 
 def _holds(root: Path, settings: dict[str, int]) -> bool:
@@ -109,9 +119,7 @@ def _holds(root: Path, settings: dict[str, int]) -> bool:
     found = read_settings(root)
     if found is not None and found != settings:
         differ = [f"{key} {found.get(key)}, not {value}" for key, value in settings.items() if found.get(key) != value]
-        raise TerraFMError(
-            f"{root} holds another simulated world ({'; '.join(differ)}): remove it or name another folder."
-        )
+        raise TerraFMError(f"{root} holds another simulated world ({'; '.join(differ)}): name another folder.")
     if found is None and root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise TerraFMError(f"{root} exists and is no simulated world: name a folder that is absent or empty.")
     return found is not None
@@ -131,6 +139,7 @@ def _encode(
         yield from pool.imap(work, cells, chunksize=2)
 
 
+@checked()
 class SimulatedWorld(MajorTOM):
     """The simulated world as a dataset; it and its tile index are written first where they are missing.
 

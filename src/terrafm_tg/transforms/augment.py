@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import Modality
+from terrafm_tg.utils.arguments import NOT_NEGATIVE, SHARE, checked
 
 #: Central wavelength of Sentinel-2's bands in nanometers (ESA, Sentinel-2 user guide).
 WAVELENGTHS = {
@@ -25,6 +26,7 @@ WAVELENGTHS = {
 }  # fmt: skip
 
 
+@checked(probability=SHARE, blur_probability=SHARE, blur_sigma=NOT_NEGATIVE)
 @dataclass(frozen=True)
 class Augment:
     """The extent to which views change.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, Modality, get_modalities
+from terrafm_tg.utils.arguments import NOT_NEGATIVE, checked
 from terrafm_tg.utils.random import keyed_uniform
 
 from .augment import Augment
@@ -55,6 +56,7 @@ class SensorBatch(NamedTuple):
         return torch.arange(len(x), device=x.device) if self.sample_idx is None else self.sample_idx[name]
 
 
+@checked(seed=NOT_NEGATIVE)
 class MultiCrop(nn.Module):
     """Makes the views of a batch of native tiles.
 

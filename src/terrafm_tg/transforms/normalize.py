@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import Modality, get_modalities, get_modality
+from terrafm_tg.utils.arguments import COUNT, checked
 
 #: Values that files hold where a pixel is missing, by unit: 0 is a digital number of none, and 0 dB one of many.
 FILLS = {"DN": (0, -9999, -10000, -32768), "dB": (-9999, -32768)}
@@ -38,6 +39,7 @@ def affine(modality: Modality, bands: Sequence[str] | None = None) -> tuple[Tens
     return 1 / (4 * std), MISSING - mean / (4 * std)
 
 
+@checked(size=COUNT)
 class Normalize(nn.Module):
     """Normalizes Sentinel-1 in decibels and Sentinel-2 in digital numbers as the encoder expects them.
 
@@ -66,7 +68,7 @@ class Normalize(nn.Module):
     def __init__(
         self,
         modality: str | None = None,
-        bands: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+        bands: str | Sequence[str] | Mapping[str, Sequence[str]] | None = None,
         size: int | tuple[int, int] | None = None,
     ) -> None:
         super().__init__()

@@ -144,10 +144,10 @@ def test_land_cover_from_the_map(tmp_path: Path):
         ({"bbox": [10, 40, 400, 50]}, "not on the globe"),
         ({"cells": ["here"]}, "'here' is no Major-TOM cell: expected a name such as '897U_171L'"),
         ({"land_cover": "Jungle"}, "Land cover 'Jungle' is unknown: use Tree cover, Shrubland"),
-        ({"share": 0.0}, "`share` is 0: give a number above 0 and at most 1"),
+        ({"share": 0.0}, "`share` is 0.0: it must be above 0 and up to 1"),
         ({"modalities": "s3"}, "Modality 's3' is unknown: use one of s1rtc, s2l1c, s2l2a"),
         ({"require": "most"}, "`require` is 'most': give 'all' or 'any'"),
-        ({"max_cloud": 101.0}, "`max_cloud` is 101: give percent"),
+        ({"max_cloud": 101.0}, "`max_cloud` is 101.0: it must be from 0 and up to 100"),
     ],
 )
 def test_an_impossible_selection(options: dict, said: str):

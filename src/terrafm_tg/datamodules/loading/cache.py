@@ -9,11 +9,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from terrafm_tg.datasets.tiles.dataset import TileDataset
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import Modality
+from terrafm_tg.utils.arguments import checked
 
 #: Tiles tried to learn the size of a modality's groups; a damaged one does not tell it.
 _PROBES = 20
 
 
+@checked()
 class CachedTiles(TileDataset):
     """The same tiles, each decoded once from its first read to the end of the run.
 

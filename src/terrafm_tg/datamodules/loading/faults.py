@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from terrafm_tg.datasets.tiles.dataset import TileDataset, TileSlice, collate_tiles
 from terrafm_tg.errors import DamagedTileError, TerraFMError, UnfitTileError
 from terrafm_tg.samplers import LandCoverSampler
+from terrafm_tg.utils.arguments import SHARE, checked
 
 from .ring import SlotBatch, SlotWriter
 
@@ -22,6 +23,7 @@ MIN_DAMAGED = 10
 ATTEMPTS = 10
 
 
+@checked()
 class FaultTolerant(Dataset[Any]):
     """Hands out another tile where one is damaged.
 
@@ -106,6 +108,7 @@ def collate(samples: Sequence[Any] | SlotBatch) -> dict[str, Any] | SlotBatch | 
         return error
 
 
+@checked(max_share=SHARE)
 class DamageLog:
     """Counts samples and replaced ones, names each damaged tile once, and ends a run that meets too many.
 
@@ -115,8 +118,6 @@ class DamageLog:
     """
 
     def __init__(self, max_share: float = 0.05) -> None:
-        if not 0 <= max_share <= 1:
-            raise TerraFMError(f"`max_damaged_share` is {max_share}: give a share from 0 to 1.")
         self.max_share = max_share
         self.seen = self.damaged = 0
         self.names: set[str] = set()

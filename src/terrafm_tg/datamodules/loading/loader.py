@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from terrafm_tg.datasets.tiles.dataset import TileDataset
 from terrafm_tg.samplers import LandCoverSampler
+from terrafm_tg.utils.arguments import checked
 
 from .faults import DamageLog, FaultTolerant, collate
 from .ring import AVAILABLE, Ring, SlotBatch, SlotWriter
@@ -21,6 +22,7 @@ from .ring import AVAILABLE, Ring, SlotBatch, SlotWriter
 _log = logging.getLogger(__name__)
 
 
+@checked()
 class TileDataLoader(DataLoader[Any]):
     """DataLoader of tile batches with a state: the epoch, and how far its list has been handed out.
 

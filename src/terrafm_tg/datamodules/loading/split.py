@@ -5,10 +5,12 @@ import pandas as pd
 
 from terrafm_tg.datasets.majortom import grid
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.utils.arguments import NOT_NEGATIVE, checked
 
 _TOLERANCE = 1e-6  # of a cell's width: corners are computed numbers
 
 
+@checked(seed=NOT_NEGATIVE)
 def split_blocks(
     index: pd.DataFrame, val_share: float = 0.1, block: int = 4, gap: int = 1, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -90,6 +92,7 @@ def _near(rows: np.ndarray, center: np.ndarray, width: np.ndarray, held_out: np.
     return near
 
 
+@checked(count=NOT_NEGATIVE, seed=NOT_NEGATIVE)
 def even_pick(land_cover: np.ndarray, rows: np.ndarray, count: int | None, seed: int) -> np.ndarray:
     """Choose rows as evenly over land-cover classes as they allow.
 

@@ -21,6 +21,7 @@ from terrafm_tg.datasets.tiles.table import GRID, resolve_offsets
 from terrafm_tg.datasets.tiles.warp import needed_window, warp
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import Modality
+from terrafm_tg.utils.arguments import NOT_NEGATIVE, POSITIVE, checked
 from terrafm_tg.utils.files import fingerprint
 from terrafm_tg.utils.trust import open_image
 
@@ -30,6 +31,7 @@ from .products import FOLDERS, band_file, band_order, find_folders, find_product
 _MOST_PIXELS = 1 << 15  # along a side of a tile: a damaged header must not ask for endless work
 
 
+@checked(optical_scale=POSITIVE, max_days=NOT_NEGATIVE)
 class SentinelFolder(TileDataset):
     """Co-registered GeoTIFFs: a folder per modality, at any depth multi-band files or a file per band.
 

@@ -22,6 +22,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import CLASS_NAMES, CLASSES, OCEAN, majorities
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.radiometry import OFFSET, UNKNOWN
+from terrafm_tg.utils.arguments import NOT_NEGATIVE, checked
 from terrafm_tg.utils.files import atomic_write
 from terrafm_tg.utils.parallel import run_units
 
@@ -162,6 +163,7 @@ def _keys(grid: pd.DataFrame) -> np.ndarray:
     return pd.util.hash_pandas_object(pd.DataFrame(places), index=False).to_numpy()
 
 
+@checked(workers=NOT_NEGATIVE)
 def build_index(
     root: str | os.PathLike[str],
     worldcover: str | os.PathLike[str] | ESAWorldCover | None = None,
@@ -215,6 +217,8 @@ def build_index(
         raise TerraFMError(
             f"{out} cannot be written, as its folder is missing or read-only: name another file with `out`."
         )
+    if out != root / NAME and out.exists() and not read_made_for(out):
+        raise TerraFMError(f"{out} is there already and is no tile index: name another file with `out`.")
     kind = find_kind(root)
     if kind is MMEarthTiles and worldcover is None:
         settings["cover"] = True  # it holds the map of its places itself

@@ -22,6 +22,7 @@ from terrafm_tg.datasets.tiles.pixels import native_pixels
 from terrafm_tg.datasets.tiles.table import resolve_offsets
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES, Modality
+from terrafm_tg.utils.arguments import checked
 from terrafm_tg.utils.files import files_below, fingerprint
 from terrafm_tg.utils.trust import check_blocks
 
@@ -29,6 +30,7 @@ from .part_files import PartFiles
 from .rows import FOLDERS, find_metadata, scan_tiles, sources_of
 
 
+@checked()
 class MajorTOM(TileDataset):
     """`Major-TOM Core <https://huggingface.co/Major-TOM>`_ as it is published (CC-BY-SA-4.0).
 

@@ -26,6 +26,7 @@ from terrafm_tg.datasets.scenes.pixels import read_band
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.radiometry import OFFSET, offsets_by_name
+from terrafm_tg.utils.arguments import NOT_NEGATIVE, SOME_SHARE, checked
 from terrafm_tg.utils.files import atomic_write, files_below
 from terrafm_tg.utils.parallel import run_units
 from terrafm_tg.utils.trust import open_image
@@ -42,6 +43,7 @@ STEP = 20.0
 _EXTRA = 60  # meters of B10, the one band of a product that the encoder does not read
 
 
+@checked(min_valid=SOME_SHARE, workers=NOT_NEGATIVE)
 def grid_scenes(
     scenes: str | os.PathLike[str],
     root: str | os.PathLike[str],
@@ -78,8 +80,6 @@ def grid_scenes(
         TerraFMError: If there is no scene, a setting is wrong, a scene's unit is another, or none can be read.
     """
     scenes, root = Path(scenes), Path(root)
-    if not 0 < min_valid <= 1:
-        raise TerraFMError(f"`min_valid` must be above 0 and at most 1, got {min_valid:g}.")
     if cell_size % 12 or not 24 <= cell_size <= FULL_SIZE:
         raise TerraFMError(f"`cell_size` must be a multiple of 12 from 24 to {FULL_SIZE}, got {cell_size}.")
     found = find_scenes(scenes, radar_unit, baseline)

@@ -14,11 +14,13 @@ from terrafm_tg.datasets.tiles.table import resolve_offsets
 from terrafm_tg.errors import DamagedTileError
 from terrafm_tg.modalities import Modality
 from terrafm_tg.radiometry import remove_offset
+from terrafm_tg.utils.arguments import checked
 
 from .folder import PLACES, read_store_index
 from .shards import checksum, decode, most_bytes, read_bytes
 
 
+@checked()
 class PackedTiles(TileDataset):
     """The tiles of a store that ``terrafm pack`` made: the same samples as from their source, many times faster.
 

@@ -22,6 +22,7 @@ from terrafm_tg.datasets.tiles.index_file import NAME
 from terrafm_tg.datasets.tiles.table import with_categories
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES, get_modality
+from terrafm_tg.utils.arguments import NOT_NEGATIVE, POSITIVE, SHARE, checked
 from terrafm_tg.utils.files import remove_leftovers, write_text
 from terrafm_tg.utils.parallel import run_units
 from terrafm_tg.utils.trust import remove_below
@@ -76,8 +77,6 @@ class DamageList:
     """
 
     def __init__(self, path: Path, max_share: float) -> None:
-        if not 0 <= max_share <= 1:
-            raise TerraFMError(f"`max_damaged_share` is {max_share}: give a share from 0 to 1.")
         self.path, self.max_share = path, max_share
         self.found: list[tuple[str, ...]] = []
         self.before = pd.DataFrame(columns=_COLUMNS, dtype=str)
@@ -131,6 +130,7 @@ class DamageList:
             self.path.unlink(missing_ok=True)
 
 
+@checked(shard_mb=POSITIVE, workers=NOT_NEGATIVE, max_damaged_share=SHARE)
 def pack(
     tiles: TileDataset,
     out: str | os.PathLike[str],
@@ -172,8 +172,6 @@ def pack(
     """
     out, root = Path(out).absolute(), Path(tiles.root).absolute()
     _check_apart(root, out)
-    if shard_mb <= 0:
-        raise TerraFMError(f"`shard_mb` is {shard_mb}: give the megabytes of a shard, such as 512.")
     settings: dict[str, Any] = {
         "format": FORMAT,
         "tile_size": tiles.tile_size,

@@ -20,6 +20,7 @@ from terrafm_tg.evaluation.report import write_bench_report
 from terrafm_tg.evaluation.report.lines import entries, score_lines
 from terrafm_tg.evaluation.report.published import highest
 from terrafm_tg.evaluation.report.tables import percent
+from terrafm_tg.utils.arguments import checked
 from terrafm_tg.utils.files import write_json
 from terrafm_tg.utils.parallel import run_units
 
@@ -45,6 +46,7 @@ def warnings_once() -> Iterator[None]:
         yield
 
 
+@checked()
 @warnings_once()
 def run_bench(
     root: Path | None = None,

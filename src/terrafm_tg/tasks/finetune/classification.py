@@ -8,11 +8,13 @@ from torch import Tensor
 from torchvision.models._api import WeightsEnum
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, SHARE, checked
 
 from .encoder import build_backbone
 from .task import SensorTask
 
 
+@checked(num_classes=COUNT, num_labels=COUNT, dropout=SHARE, mixup=NOT_NEGATIVE, cutmix=NOT_NEGATIVE)
 class FineTuneClassification(SensorTask):
     """Fine-tunes the encoder with a linear classifier.
 

@@ -12,6 +12,7 @@ from torch.optim import AdamW, Optimizer
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import TerraFMViT
 from terrafm_tg.tasks.pretrain.optimization import CenteredStems, count_steps, warmup_steps
+from terrafm_tg.utils.arguments import NOT_NEGATIVE, POSITIVE, SOME_SHARE, check_arguments
 
 
 def warmup_cosine(step: int, steps: int, peak: float, end: float, warmup: int) -> float:
@@ -102,6 +103,8 @@ class FineTuneOptimization(LightningModule):
         layer_decay: float = 0.75,
         **kwargs: Any,
     ) -> None:
+        limits = dict.fromkeys(("min_lr", "warmup_epochs", "weight_decay"), NOT_NEGATIVE)
+        check_arguments(FineTuneOptimization.__init__, locals(), lr=POSITIVE, layer_decay=SOME_SHARE, **limits)
         super().__init__(**kwargs)  # a task's own `lr` gives way to this one among the hyper-parameters
 
     def configure_optimizers(self) -> Optimizer:

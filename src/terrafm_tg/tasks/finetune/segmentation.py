@@ -9,6 +9,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import TerraFMViT
 from terrafm_tg.models.inputs import PATCH_SIZE
 from terrafm_tg.models.smp_encoder import feature_blocks
+from terrafm_tg.utils.arguments import COUNT, checked
 
 from .encoder import build_backbone
 from .heads import Head, PatchHead, UPerNetHead, resized
@@ -40,6 +41,7 @@ class Segmenter(nn.Module):
         return resized(logits, (height, width), align_corners=True)
 
 
+@checked(num_classes=COUNT)
 class FineTuneSegmentation(SensorTask):
     """Fine-tunes the encoder for semantic segmentation.
 

@@ -14,6 +14,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models.builders import Weights
 from terrafm_tg.models.sizes import find_size, split_name
 from terrafm_tg.tasks.checkpoint_io import VerifiedCheckpoints
+from terrafm_tg.utils.arguments import COUNT, SHARE, check_arguments
 
 from .encoder import SensorImages
 from .losses import LabelLoss
@@ -186,6 +187,7 @@ class SensorTask(FineTuneOptimization, LabelTask):
         grad_checkpointing: bool = False,
         **kwargs: Any,
     ) -> None:
+        check_arguments(SensorTask.__init__, locals(), depth=COUNT, drop_path=SHARE, label_smoothing=SHARE)
         self.weights = weights
         super().__init__(**kwargs)
 

@@ -16,6 +16,7 @@ from terrafm_tg.models.inputs import PATCH_SIZE, guess_modality
 from terrafm_tg.models.sizes import NAMES, SIZES, split_name
 from terrafm_tg.models.smp_encoder import feature_blocks, smp_entry
 from terrafm_tg.models.weights import registered_weights
+from terrafm_tg.utils.arguments import COUNT, checked
 
 from .encoder import freeze_unread
 from .heads import PatchHead, allow_lone_samples
@@ -103,6 +104,7 @@ class DenseModelMixin(LightningModule):
         raise TerraFMError(f"Head {head!r} is unknown: use one of {', '.join([*_SMP, 'dpt', 'linear'])}.")
 
 
+@checked(in_channels=COUNT)
 class TerraFMSegmentation(DenseModelMixin, LabelTask, SemanticSegmentation):
     """Semantic segmentation with any head, bands and weights.
 
@@ -124,6 +126,7 @@ class TerraFMSegmentation(DenseModelMixin, LabelTask, SemanticSegmentation):
     """
 
 
+@checked(in_channels=COUNT)
 class TerraFMPixelwiseRegression(DenseModelMixin, PixelwiseRegression):
     """Pixelwise regression with any head, bands and weights; see :class:`TerraFMSegmentation` for what was missing.
 
@@ -136,6 +139,7 @@ class TerraFMPixelwiseRegression(DenseModelMixin, PixelwiseRegression):
     """
 
 
+@checked()
 class FineTuneChangeDetection(FineTuneOptimization, LabelTask, ChangeDetection):
     """TorchGeo's change detection with warm-up, cosine and layer-wise learning-rate decay.
 

@@ -120,9 +120,9 @@ GROUPS: dict[str, type[Any]] = {
 type _Limit = tuple[Callable[[Any], bool], str]
 _POSITIVE: _Limit = (lambda x: x > 0, "above 0")
 _NOT_NEGATIVE: _Limit = (lambda x: x >= 0, "at least 0")
-_COUNT: _Limit = (lambda x: x >= 1, "at least 1")
+_COUNT: _Limit = (lambda x: 1 <= x < 2**31, "at least 1, and below 2^31")
 _SHARE: _Limit = (lambda x: 0 <= x <= 1, "from 0 to 1")
-_PATCHES: _Limit = (lambda x: x >= 16 and x % 16 == 0, "a multiple of 16, the width of a patch")
+_PATCHES: _Limit = (lambda x: 16 <= x < 2**16 and x % 16 == 0, "a multiple of 16, the width of a patch")
 #: The range of each number, and of the start and the end of each schedule; null passes where it has a meaning.
 _LIMITS: dict[str, _Limit] = {
     **dict.fromkeys(("crops.global_size", "crops.local_size"), _PATCHES),
@@ -158,6 +158,8 @@ def _group(name: str, settings: Any) -> dict[str, Any]:
             if field not in known:
                 raise TerraFMError(f"`{name}.{field}` is no setting: `{name}` has {', '.join(known)}.")
         settings = kind(**settings)
+    if not isinstance(settings, kind):
+        raise TerraFMError(f"`{name}` is {settings!r}: give {kind.__name__}(...), or a mapping of its fields.")
     return {field: plain(value) for field, value in asdict(settings).items()}
 
 

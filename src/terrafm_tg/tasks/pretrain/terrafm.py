@@ -21,11 +21,13 @@ from terrafm_tg.modalities import get_modalities
 from terrafm_tg.models import build_encoder
 from terrafm_tg.models.multi_crop import plan_depth
 from terrafm_tg.transforms import Augment, MultiCrop, SensorBatch
+from terrafm_tg.utils.arguments import NOT_NEGATIVE, check_arguments
 
 from .embedding import TeacherEmbedding
 from .head import ProjectionHead
 from .optimization import DECAY, CenteredStems, StepValues, clip_each_, ema_, make_schedules, parameter_groups
 from .settings import (
+    GROUPS,
     Center,
     Crops,
     Optimization,
@@ -114,6 +116,7 @@ class TerraFM(TeacherEmbedding):
         """Builds student, teacher and their heads; the teacher starts as the student."""
         self.save_hyperparameters(plain_settings(self.hparams))
         h = self.hparams
+        check_arguments(TerraFM.__init__, {name: x for name, x in h.items() if name not in GROUPS}, seed=NOT_NEGATIVE)
         check_limits(h)
         self.sensors = [m.name for m in get_modalities(h["modalities"])]
         depth = {} if h["depth"] is None else {"depth": h["depth"]}

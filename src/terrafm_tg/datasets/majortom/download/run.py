@@ -18,6 +18,7 @@ from rich.console import Console
 
 from terrafm_tg.datasets.majortom.rows import FOLDERS
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.utils.arguments import NOT_NEGATIVE, SHARE, checked
 from terrafm_tg.utils.files import remove_leftovers
 from terrafm_tg.utils.progress import count_units
 from terrafm_tg.utils.remote import NotThereError, RemoteReader
@@ -38,6 +39,7 @@ _RATE = 100.0  # MB/s for which a dry run says how long it will take
 _logger = logging.getLogger(__name__)
 
 
+@checked(max_gb=NOT_NEGATIVE, max_damaged=SHARE, connections=(1, 256))
 def download(
     root: str | os.PathLike[str],
     selection: Selection,
@@ -89,8 +91,6 @@ def download(
         raise TerraFMError(
             f"`source` is {source!r}: give an address that begins with http:// or https://, such as {SOURCE}."
         )
-    if connections < 1:
-        raise TerraFMError(f"`connections` is {connections}: give 1 or more.")
     budget = math.inf if max_gb is None else max_gb * 1e9
     root, reader, console = Path(root), RemoteReader(budget=budget), Console(stderr=True, quiet=not progress)
     products = {name: Product(name, source, root, reader) for name in selection.products}

@@ -19,6 +19,7 @@ from terrafm_tg.datasets.tiles.table import outlines
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import CLASS_NAMES, CLASSES, majorities
 from terrafm_tg.modalities import get_modalities
+from terrafm_tg.utils.arguments import NOT_NEGATIVE, SOME_SHARE, checked
 from terrafm_tg.utils.parallel import run_units
 
 #: Finds the land cover of the tiles of cells (their zones, indexed by name): columns ``cell`` and ``land_cover``.
@@ -27,6 +28,7 @@ _TILE = 534  # 10 m pixels across a tile
 _UNIT = 256  # tiles that one process looks at before it reports
 
 
+@checked(share=SOME_SHARE, seed=NOT_NEGATIVE, max_cloud=(0, 100))
 @dataclass(frozen=True)
 class Selection:
     """Conditions that a cell must all meet; those not given hold for every cell.
@@ -69,12 +71,8 @@ class Selection:
                     f"`bbox` [{west:g},{south:g},{east:g},{north:g}] is empty or not on the globe: give west, south, "
                     "east, north in degrees, south below north."
                 )
-        if not 0 < self.share <= 1:
-            raise TerraFMError(f"`share` is {self.share:g}: give a number above 0 and at most 1.")
         if self.require not in ("all", "any"):
             raise TerraFMError(f"`require` is {self.require!r}: give 'all' or 'any'.")
-        if not 0 <= self.max_cloud <= 100:
-            raise TerraFMError(f"`max_cloud` is {self.max_cloud:g}: give percent, 0 to 100.")
 
     @cached_property
     def products(self) -> list[str]:
