@@ -49,8 +49,8 @@ contracts: $(READY)  ## import-linter: layers, circles, what may import what
 
 # The core of the suite: the encoder, losses, views, sampler, a step of pretraining, tiles and their index, first commands.
 CORE := $(addprefix tests/, models/test_vit.py models/test_registration.py models/test_patch_embed.py models/test_inputs.py \
-  models/test_bands.py models/test_fusion.py models/test_weights.py losses transforms samplers/test_land_cover_sampler.py \
-  tasks/test_fast_step.py tasks/test_schedules.py datasets/tiles datasets/index datasets/majortom/test_major_tom.py \
+  models/test_bands.py models/test_fusion.py models/test_checkpoint.py losses transforms samplers/test_land_cover_sampler.py \
+  tasks/test_fast_step.py tasks/test_steps.py datasets/tiles datasets/index datasets/majortom/test_major_tom.py \
   cli/test_first_hours.py)
 # What torch has only since later versions: Normalize in one graph, a stand-in for a GPU without one, a setting.
 NEWER := test_compiles_without_a_break or test_nothing_waits_for_the_device or test_precision_is_restored_after_an_error

@@ -6,10 +6,13 @@ from pathlib import Path
 from types import CodeType
 from typing import Any, ClassVar
 
+import pytest
 from lightning.pytorch import Callback
+from torch.utils.data import DataLoader
 
 import terrafm_tg
 from terrafm_tg.cli.main import main
+from terrafm_tg.errors import TerraFMError
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path(terrafm_tg.__file__).parent
@@ -58,3 +61,18 @@ def test_a_step_enters_the_files_of_the_walk(small_world: Path, tmp_path: Path) 
     told = re.findall(r"^\d+\. `([\w/]+\.py)`", section, flags=re.MULTILINE)
     assert sorted(told) == sorted(Walk.files)
     assert len(told) <= 28
+
+
+def damaged(samples: list[int]) -> None:
+    """Cannot be read, for a reason."""
+    try:
+        int("nothing")
+    except ValueError as error:
+        raise TerraFMError(f"sample_{samples[0]}.tif cannot be read: fetch it again.") from error
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_worker_s_error_is_the_same_sentence(workers: int) -> None:
+    with pytest.raises(TerraFMError) as info:
+        next(iter(DataLoader(range(2), collate_fn=damaged, num_workers=workers)))
+    assert str(info.value) == "sample_0.tif cannot be read: fetch it again."

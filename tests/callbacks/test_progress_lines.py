@@ -1,5 +1,6 @@
 """Where the output is no terminal, a run tells its progress in lines."""
 
+import io
 import re
 from pathlib import Path
 
@@ -8,9 +9,12 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.demos.boring_classes import BoringModel
+from rich.console import Console
 
 from terrafm_tg.callbacks import ProgressLines
 from terrafm_tg.cli.fit import show_progress
+from terrafm_tg.utils import progress
+from terrafm_tg.utils.progress import count_units, with_bar
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_model_summary": False}
 
@@ -62,3 +66,32 @@ def test_lines_stand_in_for_a_bar_that_would_draw_nothing(bar: object, kind: typ
     trainer = Trainer(callbacks=[bar], default_root_dir=tmp_path, **QUIET)
     show_progress(trainer)
     assert type(trainer.progress_bar_callback) is kind
+
+
+def test_a_log_gets_lines_with_what_is_left(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    seen = []
+    for item in with_bar(iter(range(10)), "Simulating cells", 10):
+        seen.append(item)
+        now += 8
+    assert seen == list(range(10))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "Simulating cells: 1 of 10, 0:01:12 left",
+        "Simulating cells: 4 of 10, 0:00:48 left",
+        "Simulating cells: 7 of 10, 0:00:24 left",
+        "Simulating cells: 10 of 10",
+    ]
+    assert list(with_bar([1, 2], "Quick")) == [1, 2]
+    assert list(with_bar([1, 2], "Quiet", shown=False)) == [1, 2]
+    assert capsys.readouterr().err == ""
+
+
+def test_bytes_come_with_their_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with count_units("Rows", None, Console(file=(log := io.StringIO())), in_bytes=True) as show:
+        now = 30
+        show(advance=3_000_000, now="part_00001")
+    assert log.getvalue() == "Rows: 3.0 MB part_00001\n"

@@ -79,8 +79,6 @@ def test_a_seed_is_a_split_and_no_share_none() -> None:
     [
         ({"val_share": 0.5, "block": 4}, r"Holding out 50% of 9 cells in blocks of 4 x 4 .* leaves none to train on"),
         ({"val_share": 1.0}, "`val_share=1.0`"),
-        ({"block": 0}, "`block=0`"),
-        ({"gap": -1}, "`gap=-1`"),
     ],
 )
 def test_wrong_settings(options, words) -> None:

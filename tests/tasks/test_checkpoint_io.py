@@ -87,20 +87,10 @@ def test_makes_the_folder(tmp_path: Path) -> None:
     assert path.exists()
 
 
-@pytest.mark.parametrize("damage", ["cut", "text", "empty", "other"])
-def test_a_damaged_checkpoint_gives_one_sentence(tmp_path: Path, damage: str) -> None:
-    path, io = tmp_path / "last.ckpt", AtomicCheckpointIO()
-    io.save_checkpoint(BIG, path)
-    whole = path.read_bytes()
-    content = {"cut": whole[: len(whole) // 2], "text": b"not a checkpoint", "empty": b"", "other": whole}
-    path.write_bytes(content[damage])
-    if damage == "other":
-        torch.save([1, 2], path)
-    with pytest.raises(TerraFMError) as error:
-        io.load_checkpoint(path)
-    assert str(path) in str(error.value)
-    assert "\n" not in str(error.value)
-    assert "weights_only" not in str(error.value)  # torch's advice: to run what code the file holds
+def test_what_is_no_checkpoint_of_lightning_is_said(tmp_path: Path) -> None:
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    with pytest.raises(TerraFMError, match=r"list\.ckpt is not a checkpoint of Lightning"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "list.ckpt")
 
 
 def test_a_missing_checkpoint_gives_one_sentence(tmp_path: Path) -> None:
@@ -132,8 +122,9 @@ def claims(folder: Path, answers: "multiprocessing.Queue[str]", done: "multiproc
     done.wait(60)
 
 
-def test_two_runs_share_no_folder(tmp_path: Path) -> None:
+def test_two_runs_share_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second is refused; once the first has ended, however it did, its folder is free."""
+    monkeypatch.setattr("terrafm_tg.tasks.checkpoint_io._PATIENCE", 0.5)
     fork = multiprocessing.get_context("fork")
     answers, done = fork.Queue(), fork.Event()
     first = fork.Process(target=claims, args=(tmp_path, answers, done))

@@ -79,10 +79,9 @@ class SafeStop(Callback):
         """
         self._signal, self._step, self._saved, self._training = 0, trainer.global_step, None, True
         self._listen()
-        if trainer.is_global_zero:
-            for folder in (getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks):
-                if folder and "://" not in str(folder):
-                    claim(Path(folder))
+        for callback in trainer.checkpoint_callbacks if trainer.is_global_zero else ():
+            if (folder := getattr(callback, "dirpath", None)) and "://" not in str(folder):
+                claim(Path(folder))
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Stops all ranks behind the optimizer step in which one of them got a signal.

@@ -15,7 +15,6 @@ from terrafm_tg.evaluation.held_out_report import SHORT_TITLES
 from terrafm_tg.land_cover import CLASS_NAMES
 from terrafm_tg.losses import DualCenter
 from terrafm_tg.tasks import TerraFM
-from terrafm_tg.utils.arguments import checked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +33,6 @@ _PANELS = {
 }
 
 
-@checked()
 class RunSummary(Callback):
     """Prints the checkpoint, the score and the next step of any task, and draws a pretraining's curves.
 

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pickle
+import time
 from pathlib import Path
 from typing import Any, Self
 
@@ -58,11 +59,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             TerraFMError: If there is no such file, or it is no checkpoint.
         """
         try:
-            if "://" in str(path):
-                checkpoint = super().load_checkpoint(path, map_location, weights_only is not False)
-            else:
+            if "://" not in str(path):
                 check_is_file(path)
-                checkpoint = load_archive(path, map_location, weights_only is not False)
+            load = super().load_checkpoint if "://" in str(path) else load_archive
+            checkpoint = load(path, map_location, weights_only is not False)
         except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, OSError) as error:
             raise TerraFMError(f"The checkpoint {path} cannot be read ({error}): use another.") from error
         if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
@@ -109,6 +109,7 @@ def check_is_file(path: str | os.PathLike[str]) -> None:
 
 
 _claimed: dict[Path, int] = {}
+_PATIENCE = 15.0  # seconds in which the loaders of a killed run end, which hold its folder
 
 
 def claim(folder: Path) -> None:
@@ -120,16 +121,20 @@ def claim(folder: Path) -> None:
     if (folder := folder.resolve()) in _claimed:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise TerraFMError(
-            f"Another run writes its checkpoints into {folder}: wait for its end, or give this one a folder of its own "
-            "(`trainer.default_root_dir`, or `dirpath` of ModelCheckpoint)."
-        ) from error
-    except OSError:  # a file system without locks
-        os.close(descriptor)
-    else:
-        _claimed[folder] = descriptor
+    descriptor, patience = os.open(folder, os.O_RDONLY), time.monotonic() + _PATIENCE
+    while folder not in _claimed:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _claimed[folder] = descriptor
+        except BlockingIOError as error:
+            if time.monotonic() < patience:
+                time.sleep(0.2)
+                continue
+            os.close(descriptor)
+            raise TerraFMError(
+                f"Another run writes its checkpoints into {folder}: wait for its end, or give this one a folder of its "
+                "own (`trainer.default_root_dir`, or `dirpath` of ModelCheckpoint)."
+            ) from error
+        except OSError:  # a file system without locks
+            os.close(descriptor)
+            return

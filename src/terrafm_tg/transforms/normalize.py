@@ -87,12 +87,6 @@ class Normalize(nn.Module):
             self.register_buffer(f"{m.name}_shift", shift.float(), persistent=False)
         self._checked: set[str] = set()
 
-    def extra_repr(self) -> str:
-        """The accepted input: modality, bands and unit."""
-        sensors = [get_modality(self.modality)] if self.modality else get_modalities()
-        lines = [f"{m.name} in {m.unit} ({', '.join(self.bands[m.name] or m.bands)})" for m in sensors]
-        return "; ".join(lines) + (f"; size={self.size}" if self.size else "")
-
     def forward(self, x: Tensor | np.ndarray | Mapping[str, Tensor | np.ndarray]) -> Tensor | dict[str, Any]:
         """Normalizes an image, or every image of a sample or batch.
 

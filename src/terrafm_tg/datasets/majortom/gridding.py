@@ -216,7 +216,7 @@ def _write_metadata(folder: Path) -> None:
         held = pq.read_schema(path).metadata or {} if path.is_file() else None
         before = None if held is None else (gpd if b"geo" in held else pd).read_parquet(path)
     except (pa.ArrowException, OSError) as error:
-        raise TerraFMError(f"{path} cannot be read ({error}): get it again, or remove it.") from error
+        raise TerraFMError(f"{path} cannot be read ({error}): get it again, or move it away.") from error
     if len(own):
         outlines = [box(*bounds) for bounds in own.pop("box")]
         own["timestamp"] = pd.to_datetime(own["timestamp"]).astype("datetime64[us]")

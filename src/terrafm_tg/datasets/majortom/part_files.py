@@ -34,14 +34,15 @@ class RemotePart:
 
     def __init__(self, reader: RemoteReader, url: str, kept: Path | None = None) -> None:
         self.reader, self.url = reader, url
-        footer = kept.read_bytes() if kept is not None and kept.is_file() else self._fetch_footer()
+        known = kept is not None and kept.is_file()
+        footer = kept.read_bytes() if kept is not None and known else self._fetch_footer()
         try:
             self.metadata = pq.ParquetFile(pa.BufferReader(footer), thrift_container_size_limit=_MOST_PARTS).metadata
         except (pa.ArrowException, OSError) as error:
-            advice = f"remove {kept}" if kept is not None and kept.is_file() else "it is damaged"
-            raise RemoteError(f"The footer of {url} cannot be read ({error}): {advice}.") from error
+            advice = f"; move {kept} away, and it is fetched again" if known else ""
+            raise RemoteError(f"The footer of {url} is damaged ({error}){advice}.") from error
         self.said = int.from_bytes(footer[:8], "little"), footer[8 : -8 - self.metadata.serialized_size].decode()
-        if kept is not None and not kept.is_file():
+        if kept is not None and not known:
             with atomic_write(kept) as temporary:
                 temporary.write_bytes(footer)
 

@@ -102,7 +102,7 @@ def read_metadata(path: Path) -> pd.DataFrame:
             raise TerraFMError(f"{path} lacks {', '.join(missing)}: it is not Major-TOM's metadata.")
         frame = pd.read_parquet(path, columns=_NEEDED + [name for name in _HELPFUL if name in held])
     except (pa.ArrowException, OSError) as error:
-        raise TerraFMError(f"{path} cannot be read ({error}): remove it, and download it again.") from error
+        raise TerraFMError(f"{path} cannot be read ({error}): download it again into its place.") from error
     frame = frame.reindex(columns=_NEEDED + _HELPFUL)
     crs = pd.Categorical(frame.pop("crs").astype("str"))  # few, of millions of rows
     zones = pd.to_numeric(crs.categories.to_series().str.extract(_UTM, expand=False)).to_numpy(np.float64)
