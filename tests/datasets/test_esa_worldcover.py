@@ -165,7 +165,7 @@ def test_bad_input_is_named(tmp_path):
     for folder in (tmp_path, tmp_path / "absent"):
         with pytest.raises(TerraFMError, match=rf"No ESA WorldCover tile in {folder}: .* ESA_WorldCover_10m_2021"):
             ESAWorldCover(folder)
-    with pytest.raises(TerraFMError, match="no map of 2019"):
+    with pytest.raises(TerraFMError, match="`year` is 2019: it must be from 2020 and up to 2021"):
         ESAWorldCover(tmp_path, year=2019)
     with pytest.raises(TerraFMError, match="'ocean' or 'unknown'"):
         ESAWorldCover(tmp_path, missing="sea")

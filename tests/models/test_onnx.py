@@ -63,7 +63,7 @@ def test_its_metadata_normalises(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"size": None}, "one height and width in pixels, and `size` is None.*only the batch is dynamic"),
+        ({"size": None}, r"`size` is None: it must be int \| tuple\[int, int\]"),
         ({"size": "dynamic"}, "`size` is 'dynamic'"),
         ({"size": -1}, "`size` is -1"),
         ({"size": (32, None)}, r"`size` is \(32, None\)"),

@@ -83,7 +83,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("--model=terrafm_huge", "'terrafm_huge' is unknown"),
         ("--crops.local_cropz=3", "did you mean `--crops.local_crops`?"),
         ("--crops.local_crops=abc", "Got value: abc"),
-        ("--tile_size=-6", "`tile_size` must be a multiple of 6 pixels, got -6"),
+        ("--tile_size=-6", "`tile_size` must be a multiple of 6 pixels up to 4092, got -6"),
     ],
 )
 def test_a_wrong_option_is_one_sentence(option: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,6 +50,7 @@ def fit(folder: Path, seen: Signals, resume: Path | None = None) -> None:
 def test_a_signal_ends_a_run_behind_its_step(
     number: signal.Signals, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    ignored = signal.signal(number, signal.SIG_DFL)  # of a shell's background jobs, and under nohup
     before = signal.getsignal(number)
     with pytest.raises(SystemExit) as end:
         fit(tmp_path, stopped := Signals(number, 1))
@@ -61,6 +62,7 @@ def test_a_signal_ends_a_run_behind_its_step(
     fit(tmp_path, resumed := Signals(), last)
     fit(tmp_path / "whole", whole := Signals())
     assert stopped.losses + resumed.losses == whole.losses
+    signal.signal(number, ignored)
 
 
 def test_a_signal_before_training_ends_a_run_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

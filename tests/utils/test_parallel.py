@@ -87,7 +87,6 @@ def test_processes_of_which_one_is_killed(dask_from_server, tmp_path, capfd):
     assert ahead < 12  # millions of units are not sent at once
     shown = capfd.readouterr()
     assert "2 Dask workers; dashboard: http://127.0.0.1:" in shown.err
-    assert "Squares" in shown.err
     assert "Traceback" not in shown.err
     assert shown.out == ""
 

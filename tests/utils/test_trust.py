@@ -51,6 +51,7 @@ def _watch(event: str, arguments: tuple) -> None:
     if event in ("open", "os.remove", "os.rename", "os.listdir", "os.rmdir") and isinstance(arguments[0], str):
         path = Path(arguments[0]).resolve()
         own = (
+            *map(Path, filter(None, sys.path)),
             *_watched,
             *Path(gettempdir()).glob("terrafm-*"),
             Path(sys.prefix).resolve(),

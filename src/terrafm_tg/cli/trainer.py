@@ -62,7 +62,7 @@ class RunStart(Callback):
     """Says how large a run is when it starts, and knows whether it has: what is refused before is a matter of settings.
 
     Attributes:
-        begun: Whether the first batch has come.
+        begun: Whether training has begun, or the first batch of another command has come.
     """
 
     def __init__(self) -> None:
@@ -74,11 +74,11 @@ class RunStart(Callback):
         trained = sum(size for size, own in sizes if own)
         rank_zero_info(f"{trained:,} of {sum(size for size, _ in sizes):,} parameters are trained")
 
-    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
+    def on_train_start(self, *args: Any, **kwargs: Any) -> None:
         """Takes note of it."""
         self.begun = True
 
-    on_validation_batch_start = on_test_batch_start = on_predict_batch_start = on_train_batch_start
+    on_validation_batch_start = on_test_batch_start = on_predict_batch_start = on_train_start
 
 
 class RunLength(Callback):

@@ -62,7 +62,8 @@ def check_arguments(function: Callable[..., Any], given: Mapping[str, Any], **li
             continue
         if not _fits(value, hint, _ANY):
             words = inspect.formatannotation(hint).replace("collections.abc.", "").replace("typing.", "")
-            raise TerraFMError(f"`{name}` is {short(value)}: it must be {words}, not empty and finite.")
+            words = f"one of {', '.join(map(str, get_args(hint)))}" if get_origin(hint) is Literal else words
+            raise TerraFMError(f"`{name}` is {short(value)}: it must be {words}, finite and not empty.")
         low, high = limits.get(name, _ANY)
         if not _fits(value, hint, (low, high)):
             words = ("above 0" if low == POSITIVE[0] else f"from {low:g}") + f" and up to {high:g}" * (high < math.inf)

@@ -108,8 +108,8 @@ def test_stems_of_other_sensors_and_a_frozen_encoder_stay_as_they_are(tmp_path: 
 def test_impossible_settings_are_one_sentence(tmp_path: Path) -> None:
     data = loader(samples(4, image=images(2, 4), label=[0, 1, 0, 1]))
     for settings, said in (({"layer_decay": 1.5}, "`layer_decay` is 1.5"), ({"min_lr": 1.0}, "`min_lr` is 1.0")):
-        task = FineTuneClassification("terrafm_tiny", modalities=["s1rtc"], num_classes=2, depth=1, **settings)
+        how = {"modalities": ["s1rtc"], "num_classes": 2, "depth": 1} | settings
         with pytest.raises(TerraFMError, match=said):
-            trainer(tmp_path).fit(task, data)
+            trainer(tmp_path).fit(FineTuneClassification("terrafm_tiny", **how), data)
     with pytest.raises(TerraFMError, match="Linear holds no TerraFM encoder"):
         encoder_of(nn.Linear(2, 2))

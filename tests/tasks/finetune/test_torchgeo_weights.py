@@ -135,7 +135,7 @@ def test_wrong_settings_are_one_sentence(checkpoint: Path) -> None:
         SemanticSegmentation("unet", "terrafm_small", str(checkpoint), in_channels=12, num_classes=2)
     with pytest.raises(TerraFMError, match="Backbone 'resnet18' is unknown: use one of terrafm_nano"):
         TerraFMSegmentation("upernet", "resnet18", num_classes=2)
-    with pytest.raises(TerraFMError, match="Head 'fcn' is unknown: use one of upernet, unet"):
+    with pytest.raises(TerraFMError, match="`model` is 'fcn': it must be one of upernet, unet"):
         TerraFMPixelwiseRegression("fcn", "terrafm_tiny")
     with pytest.raises(TerraFMError, match="There is no checkpoint file nowhere"):
         TerraFMSegmentation("linear", "terrafm_tiny", "nowhere.pth", num_classes=2)

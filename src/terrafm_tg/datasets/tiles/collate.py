@@ -8,10 +8,8 @@ from torchgeo.datasets.utils import Sample
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, Modality
-from terrafm_tg.utils.arguments import checked
 
 
-@checked()
 def collate_tiles(samples: Sequence[Sample]) -> dict[str, Tensor]:
     """Batches samples of a :class:`~terrafm_tg.datasets.TileDataset`, of which some may lack a modality.
 
