@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-script-location -e ".[test]" -c constraints.txt
 	@touch $@
 
-pretrain: $(READY)  ## pretrain a small TerraFM on the simulated world (6 minutes on 2 cores); ends in a figure and a table
+pretrain: $(READY)  ## pretrain a small TerraFM on the simulated world (3 to 6 minutes on 2 cores); ends in a figure and a table
 	$(BIN)/terrafm fit --config conf/pretrain.yaml --config conf/size/nano.yaml --config conf/data/simulated.yaml \
 	  --config conf/hardware/cpu.yaml --config conf/quick.yaml
 
