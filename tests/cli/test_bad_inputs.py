@@ -41,8 +41,11 @@ from terrafm_tg.profiling.scaling import scaling_table
 from terrafm_tg.samplers import LandCoverSampler
 from terrafm_tg.simulation import simulate
 
-#: Public names that carry values, or are a base that cannot be made; commands that take seconds each.
-NOT_CALLED, SLOW = {"TileDataset", "TileFeatures", "TileSlice", "SensorBatch", "TerraFM_Base_Weights"}, {"export_onnx"}
+#: Public names that carry values, are a base that cannot be made, or run for each batch; commands that take seconds each.
+NOT_CALLED, SLOW = (
+    {"collate_tiles", "TileDataset", "TileFeatures", "TileSlice", "SensorBatch", "TerraFM_Base_Weights"},
+    {"export_onnx"},
+)
 ODD = "no such ☃ \n"
 # fmt: off
 PACKAGES = ("datasets", "datamodules", "transforms", "models", "samplers", "tasks", "evaluation", "callbacks", "losses",
@@ -142,7 +145,7 @@ def good_arguments(world: Path, base: Path) -> dict[str, dict[str, Any]]:
         "TerraFM": task | {"head": {"prototypes": 8, "hidden_dim": 8, "bottleneck_dim": 8}}, "figure": frame,
         "TerraFMPixelwiseRegression": dense, "TerraFMSegmentation": dense | {"num_classes": 2},
         "collect": {"outputs": []}, "build_encoder": {"name": "terrafm_nano"},
-        "build_index": quiet | size | {"out": f"{base}/new.parquet"}, "collate_tiles": {"samples": [{"row": x}]},
+        "build_index": quiet | size | {"out": f"{base}/new.parquet"},
         "gather": {"features": {"s2l2a": seen}}, "table": frame,
         "evaluate_held_out": {"encoders": {"x": nano}, "datamodule": MajorTOMDataModule(str(world), tile_size=72)},
         "download": {"root": f"{base}/d", "selection": Selection(), "source": "http://127.0.0.1:9/x", "dry_run": True},

@@ -142,11 +142,6 @@ def test_bad_input(make, x, message):
         make()(x)
 
 
-def test_says_what_it_takes():
-    assert repr(Normalize("s2l2a", ["B04", "B08"])) == "Normalize(s2l2a in DN (B04, B08))"
-    assert "s1rtc in dB (VV, VH); s2l1c in DN" in repr(Normalize())
-
-
 @pytest.mark.parametrize("leading", [(), (2,), (2, 3)])
 def test_resizes_images_and_mask(leading):
     sample = {"image": image(S2L2A, size=12).expand(*leading, -1, -1, -1), "label": torch.tensor(1)}
