@@ -41,7 +41,7 @@ from terrafm_tg.profiling.scaling import scaling_table
 from terrafm_tg.samplers import LandCoverSampler
 from terrafm_tg.simulation import simulate
 
-#: Public names that carry values, are a base that cannot be made, or run for each batch; commands that take seconds each.
+#: Public names that carry values, are a base, or run for each batch; commands that take seconds each.
 NOT_CALLED, SLOW = (
     {"collate_tiles", "TileDataset", "TileFeatures", "TileSlice", "SensorBatch", "TerraFM_Base_Weights"},
     {"export_onnx"},
