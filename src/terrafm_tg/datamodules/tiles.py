@@ -214,9 +214,10 @@ class TileDataModule(BaseDataModule):
 
     @cached_property
     def _fingerprint(self) -> str:
-        """The number of tiles, and a digest of their names, modalities and land cover, in their order."""
+        """The number of tiles, and a digest of their names, modalities, bands and land cover, in their order."""
         table = self.tiles.table
-        held = table[[name for name in table if name in ("cell", "quadrant", "land_cover") or name.startswith("has_")]]
+        names = ("cell", "quadrant", "land_cover")
+        held = table[[name for name in table if name in names or name.startswith(("has_", "bands_"))]]
         digest = sha256(pd.util.hash_pandas_object(held.astype({"cell": "category"}), index=False).to_numpy())
         return f"{len(table):,} ({digest.hexdigest()[:12]})"
 

@@ -16,7 +16,7 @@ from terrafm_tg.utils.arguments import NOT_NEGATIVE, checked
 from terrafm_tg.utils.random import keyed_uniform
 
 from .augment import Augment
-from .normalize import affine
+from .normalize import MISSING, affine
 from .resample import Views, render
 
 #: Uniform numbers that one crop uses.
@@ -130,7 +130,8 @@ class MultiCrop(nn.Module):
         Args:
             batch: Batch on the CPU with ``position`` and ``epoch`` (B,) and ``sample_idx_<modality>``, and with
                 ``complete``, bool (B, modalities): whether a tile has all of its pixels; where absent, none counts as
-                such. A sample of position -1 (one that no sampler drew) is keyed by its ``row``.
+                such; and with ``bands_<modality>``, bool (B, C), where tiles lack bands: these are at their training
+                mean in every view. A sample of position -1 (one that no sampler drew) is keyed by its ``row``.
 
         Returns:
             Flat dict of CPU tensors, and of sizes as integers, to be moved with the batch: for "global" and
@@ -146,6 +147,8 @@ class MultiCrop(nn.Module):
             position = np.where(position < 0, -1 - batch["row"].numpy(), position)
         source = np.full((len(self.modalities), len(position)), -1)
         complete = np.zeros(source.shape, dtype=bool)
+        said = [m.name for m in self.modalities if f"bands_{m.name}" in batch]
+        absent_bands = {name: ~batch[f"bands_{name}"].numpy() for name in said}
         for i, m in enumerate(self.modalities):
             if f"sample_idx_{m.name}" in batch:
                 sample_idx = batch[f"sample_idx_{m.name}"].numpy()
@@ -160,13 +163,21 @@ class MultiCrop(nn.Module):
         views = np.split(np.arange(sum(self.counts.values()))[:, None], [GLOBAL_CROPS])
         for kind, of_kind in zip(self.counts, views, strict=True):
             key = self.seed, batch["epoch"].numpy(), position, of_kind
-            plan |= self._plan_kind(kind, key, source, complete)
+            plan |= self._plan_kind(kind, key, source, complete, absent_bands)
         return plan
 
-    def _plan_kind(self, kind: str, key: Key, source: NDArray[np.int64], complete: NDArray[np.bool_]) -> dict[str, Any]:
+    def _plan_kind(
+        self,
+        kind: str,
+        key: Key,
+        source: NDArray[np.int64],
+        complete: NDArray[np.bool_],
+        absent_bands: Mapping[str, NDArray[np.bool_]],
+    ) -> dict[str, Any]:
         """The plan of one kind of view.
 
-        ``source`` (M, B) is each sample's place in its modality's stack, ``complete`` (M, B) whether it has all pixels.
+        ``source`` (M, B) is each sample's place in its modality's stack, ``complete`` (M, B) whether it has all pixels,
+        ``absent_bands`` (B, C) by modality which bands it lacks, where any sample may.
         """
         box, turn = draw_boxes(keyed_uniform(*key, CROP_DRAWS, "crop"), self.scales[kind], self.ratio)
         student = self._draw_modalities(key, source, "student")
@@ -180,6 +191,8 @@ class MultiCrop(nn.Module):
             whole = np.tile(complete[i], len(box))[view_idx]
             order = _tensor(np.argsort(~whole, kind="stable"))
             tile, boxes, turns, scale, shift, sigma = (_tensor(values[view_idx]) for values in drawn)
+            if m.name in absent_bands:
+                set_missing(scale, shift, torch.from_numpy(absent_bands[m.name][view_idx % source.shape[1]]))
             views = Views(tile, boxes, turns, scale, shift, sigma, order, int(whole.sum()))
             plan |= {f"{name}_{field}": value for field, value in views._asdict().items()}
             plan |= {f"{name}_view_idx": _tensor(view_idx), f"{name}_student": len(parts[0])}
@@ -238,7 +251,9 @@ class MultiCrop(nn.Module):
             if sample_idx is None or not len(sample_idx):
                 continue
             n, device = len(sample_idx), sample_idx.device
-            scale, shift = (x.float().to(device).expand(n, -1) for x in affine(m))
+            scale, shift = (x.float().to(device).repeat(n, 1) for x in affine(m))
+            if f"bands_{m.name}" in batch:
+                set_missing(scale, shift, ~batch[f"bands_{m.name}"][sample_idx])
             box = torch.tensor([0.0, 1.0, 0.0, 1.0], device=device).expand(n, 4)
             turn = torch.zeros(n, dtype=torch.bool, device=device)
             source, no_blur = torch.arange(n, device=device), torch.zeros(n, device=device)
@@ -268,6 +283,12 @@ def _complete(batch: Mapping[str, Any], modality: Modality) -> Tensor:
     if "complete" not in batch:
         return torch.zeros_like(sample_idx, dtype=torch.bool)
     return batch["complete"][:, list(MODALITIES).index(modality.name)][sample_idx]
+
+
+def set_missing(scale: Tensor, shift: Tensor, absent: Tensor) -> None:
+    """Makes x * scale + shift the training mean, exactly, in absent bands; all are (n, C)."""
+    scale.masked_fill_(absent, 0.0)
+    shift.masked_fill_(absent, MISSING)
 
 
 def _tensor(x: NDArray[Any]) -> Tensor:

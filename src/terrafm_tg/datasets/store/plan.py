@@ -56,6 +56,10 @@ def source_names(index: pd.DataFrame, root: Path, modality: Modality, salt: str)
         sizes = np.array([file_bytes(root, str(path), modality) for path in files.categories] + [0])
         frame["size"] = sizes[files.codes]
     frame["salt"] = pd.Categorical.from_codes(np.zeros(len(frame), np.int8), [salt])
+    if f"bands_{name}" in index:  # where it is said: the others keep their number
+        subset = pd.Categorical(index[f"bands_{name}"])
+        texts = [salt, *(f"{salt} {text}".rstrip() for text in subset.categories)]
+        frame["salt"] = pd.Categorical(np.array(texts, object)[subset.codes + 1])
     hashes = pd.util.hash_pandas_object(frame, index=False).to_numpy()
     return np.where(index[f"has_{name}"].to_numpy(bool), np.maximum(hashes, 1), 0)
 
@@ -175,4 +179,4 @@ def _rows(tiles: TileDataset, modality: Modality, quantized: bool) -> Iterator[d
         elif quantized and modality.unit == "dB":
             # double precision: the same integers on every kind of processor
             groups = {resolution: quantize(group.astype(np.float64)) for resolution, group in groups.items()}
-        yield make_row(cells[row], int(quadrants[row]), modality, groups, fault)
+        yield make_row(cells[row], int(quadrants[row]), modality, groups, fault, tiles._bands(row, modality))

@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from numcodecs import blosc
+from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from terrafm_tg.datasets.tiles.pixels import check_fit, only_nodata
@@ -139,7 +140,12 @@ def decode(
 
 
 def make_row(
-    cell: str, quadrant: int, modality: Modality, groups: Mapping[int, np.ndarray] | None, fault: str = ""
+    cell: str,
+    quadrant: int,
+    modality: Modality,
+    groups: Mapping[int, np.ndarray] | None,
+    fault: str = "",
+    held: NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
     """Makes the row of a tile in a shard.
 
@@ -150,10 +156,11 @@ def make_row(
         groups: Native pixels (C, h, w) per resolution as they lie at the source, with the offset; None where they
             cannot be read. Where a band holds only nodata, that is kept instead of pixels.
         fault: The cause, as the ``reason`` of a DamagedTileError.
+        held: For each band of the stem, whether the tile has it; None where it has them all.
     """
     row: dict[str, Any] = {"cell": cell, "quadrant": quadrant, "fault": fault}
     if groups is not None:
-        row["fault"] = fault or only_nodata(groups, modality)
+        row["fault"] = fault or only_nodata(groups, modality, held)
     if groups is not None and not row["fault"]:
         row["data"], row["layout"] = encode(groups, modality)
         row["xxh3"] = checksum(row["data"], cell, quadrant, modality, row["layout"])

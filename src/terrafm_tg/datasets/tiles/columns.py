@@ -11,6 +11,10 @@ import pyarrow.compute as pc
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.modalities import MODALITIES
+
+from .bands import HeldBands
 from .table import BOX, MAX_TILE, TIMES
 
 
@@ -62,6 +66,7 @@ _KINDS: dict[str, _Kind] = {
     "offset_": _whole(-1, 65535),
     "baseline_": _whole(-1, 9999),
     **dict.fromkeys(("place", "orbit", "site", "product_", "part_", "path_", "shard_", "layout_"), _TEXT),
+    "bands_": _TEXT,
     "date_": _TIME._replace(gaps=True),
     "cloud_": _MEASURE,
     "nodata_": _MEASURE,
@@ -119,6 +124,11 @@ def check_values(name: str, values: pd.Series) -> None:
         wrong = wrong | ~pc.fill_null(pc.equal(pc.list_value_length(lists), 11), False).to_numpy()
         if not np.isfinite(pc.list_flatten(lists).to_numpy()).all():
             raise ValueError("column land_cover_share holds numbers that are not finite")
+    elif name.startswith("bands_") and (modality := MODALITIES.get(name.removeprefix("bands_"))) is not None:
+        try:
+            HeldBands(values, modality)
+        except TerraFMError as error:
+            raise ValueError(str(error)) from error
     if wrong.any():
         row = int(wrong.argmax())
         raise ValueError(f"column {name} holds {str(values.iloc[row])[:80]!r} in row {row:,}, expected {kind.words}")

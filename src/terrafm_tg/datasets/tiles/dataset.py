@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from affine import Affine
 from geopandas import GeoDataFrame
+from numpy.typing import NDArray
 from pyproj import CRS
 from rasterio import windows
 from rasterio.transform import array_bounds
@@ -25,6 +26,7 @@ from torchgeo.datasets.utils import GeoSlice, Sample
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES, Modality, get_modalities
 
+from .bands import HeldBands, fill_absent
 from .collate import collate_tiles
 from .pixels import check_fit, crop, is_complete, only_nodata, to_ten_meters
 from .table import ALIGNMENT, MAX_TILE, Footprints, TileSlice, as_index, as_table
@@ -47,7 +49,9 @@ class TileDataset(GeoDataset, abc.ABC):
       that is not above 0 is valid) or int16 **hundredths of a decibel** (-32768 where missing), see
       :mod:`terrafm_tg.radiometry`. A group covers the tile's extent, in pixels as they are stored: usually H/2
       and H/6 of them, H where a file holds all bands at 10 m. Its scale is its size relative to that of the
-      10 m group. ``complete``, bool (3,), says for each of ``MODALITIES`` whether all of its pixels are there;
+      10 m group. ``complete``, bool (3,), says for each of ``MODALITIES`` whether all of its pixels are there.
+      ``bands_<modality>``, bool (C,) in stem order, says which bands the tile has, where the index has a column of that
+      name: the pixels of others are missing, and views have them at their training mean;
     * ``land_cover``, ``row``, ``position``, ``epoch``, ``epsg`` as int64 scalars, ``bounds`` and
       ``transform`` as TorchGeo has them (9 numbers each, here float64) in the tile's own CRS.
 
@@ -58,7 +62,8 @@ class TileDataset(GeoDataset, abc.ABC):
 
     Args:
         index: One row per tile: EPSG:4326 footprints on an IntervalIndex (closed="both", name="datetime"),
-            columns ``cell``, ``quadrant``, ``epsg`` and ``has_<modality>``, and ``land_cover`` where known; or
+            columns ``cell``, ``quadrant``, ``epsg`` and ``has_<modality>``, and ``land_cover`` where known, and
+            ``bands_<modality>`` where tiles have a subset of the bands (:mod:`~terrafm_tg.datasets.tiles.bands`); or
             the same as a table (:mod:`~terrafm_tg.datasets.tiles.table`).
         modalities: Names of the modalities to read; those that the index has where None. Tiles with none of
             them are left out.
@@ -94,6 +99,7 @@ class TileDataset(GeoDataset, abc.ABC):
                 )
         has = index[[f"has_{m.name}" for m in self.modalities]].to_numpy(dtype=bool).any(axis=1)
         self.index = index if has.all() else index[has]
+        _ = self._held  # bands that are none stop here
         self.native = native
         self.tile_size = tile_size
         self.transforms = transforms
@@ -103,8 +109,8 @@ class TileDataset(GeoDataset, abc.ABC):
         """Reads the native pixels of one tile and modality.
 
         Returns:
-            (C, h, w) per resolution of ``modality.native``, as in a ``native=True`` sample; None where
-            absent.
+            (C, h, w) per resolution of ``modality.native``, as in a ``native=True`` sample, with nodata in bands that
+            the tile lacks (`_fill_absent`); None where the modality is absent.
 
         Raises:
             DamagedTileError: If it cannot be read.
@@ -212,11 +218,12 @@ class TileDataset(GeoDataset, abc.ABC):
             tensors = {r: torch.from_numpy(np.ascontiguousarray(group)) for r, group in read.items()}
             if self.native:
                 sample |= {m.native_key(r): tensor for r, tensor in tensors.items()}
-                complete += [m.name] * is_complete(tensors)
+                complete += [m.name] * is_complete(read, m, self._bands(row, m))
             else:
                 sample[m.key] = to_ten_meters(tensors, m)
         if self.native:  # found where tiles are read: a view of a complete tile is made in half the time
             sample["complete"] = torch.tensor([name in complete for name in MODALITIES])
+            sample |= {f"bands_{name}": torch.from_numpy(held[row]) for name, held in self._held.items()}
         return sample if self.transforms is None else self.transforms(sample)
 
     def _read_checked(
@@ -232,8 +239,22 @@ class TileDataset(GeoDataset, abc.ABC):
         return groups
 
     def _check_valid(self, row: int, modality: Modality, groups: dict[int, np.ndarray]) -> None:
-        if fault := only_nodata(groups, modality):
+        if fault := only_nodata(groups, modality, self._bands(row, modality)):
             raise DamagedTileError(f"{self.name(row)} {modality.name}", fault)
+
+    def _bands(self, row: int, modality: Modality) -> NDArray[np.bool_] | None:
+        """Tells for each band of the stem whether a tile has it, (C,); None where all tiles have all."""
+        held = self._held.get(modality.name)
+        return None if held is None else held[row]
+
+    def _fill_absent(self, row: int, modality: Modality, groups: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """Completes native groups that hold the bands of a tile only; see :func:`fill_absent`."""
+        held = self._bands(row, modality)
+        if held is None or held.all():
+            return groups
+        sizes = (self._arrays.get(side) for side in ("height", "width"))
+        height, width = (self.tile_size if size is None else int(size[row]) for size in sizes)
+        return fill_absent(groups, modality, held, (height, width))
 
     def _check_row(self, row: int) -> None:
         if not 0 <= row < len(self.table):
@@ -301,7 +322,7 @@ class TileDataset(GeoDataset, abc.ABC):
         self._crs = CRS(index.crs if isinstance(index, GeoDataFrame) else 4326)
         self.table = as_table(index).reset_index(drop=True)
         self._index = None
-        for name in ("_footprints", "_arrays"):
+        for name in ("_footprints", "_arrays", "_held"):
             self.__dict__.pop(name, None)
 
     def __len__(self) -> int:
@@ -316,6 +337,12 @@ class TileDataset(GeoDataset, abc.ABC):
     def _arrays(self) -> dict[str, Any]:
         """The table's columns: pandas takes too long to be asked at every read."""
         return {name: column.array for name, column in self.table.items()}
+
+    @cached_property
+    def _held(self) -> dict[str, HeldBands]:
+        """The bands of the tiles, by modality, where the table says them."""
+        columns = {m: self.table[f"bands_{m.name}"] for m in self.modalities if f"bands_{m.name}" in self.table}
+        return {m.name: HeldBands(column, m) for m, column in columns.items()}
 
     def plot(self, sample: Sample, suptitle: str | None = None) -> "Figure":
         """Draws a sample: optics in natural colors, radar as VV, VH and their ratio, side by side."""

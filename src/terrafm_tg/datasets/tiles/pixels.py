@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rasterio.windows import Window
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -12,6 +13,8 @@ from terrafm_tg.errors import UnfitTileError
 from terrafm_tg.modalities import Modality
 from terrafm_tg.radiometry import NODATA, linear_power, present, remove_offset
 
+from .bands import planes
+
 
 def valid_bands(group: np.ndarray) -> np.ndarray:
     """Tells for each band of a native group (C, h, w) if it has any pixel that is not missing."""
@@ -19,19 +22,28 @@ def valid_bands(group: np.ndarray) -> np.ndarray:
     return some if some.all() else some | present(group).any(axis=(1, 2))
 
 
-def only_nodata(groups: Mapping[int, np.ndarray], modality: Modality) -> str:
-    """Names the bands of a tile in which all pixels are missing, in words; empty where there is none."""
+def only_nodata(groups: Mapping[int, np.ndarray], modality: Modality, held: NDArray[np.bool_] | None = None) -> str:
+    """Names the bands of a tile in which all pixels are missing, in words; empty where there is none.
+
+    Radar often has one polarization only: the other one may be missing.
+
+    Args:
+        groups: (C, h, w) per resolution.
+        modality: The modality.
+        held: For each band of the stem, whether the tile has it; None where it has them all.
+    """
     valid = np.concatenate([valid_bands(groups[resolution]) for resolution in modality.native])
-    if valid.all():
+    order = modality.native_order
+    absent = np.zeros(len(order), bool) if held is None else ~held[np.argsort(order)]
+    if (valid | absent).all() or (modality.unit == "dB" and valid.any()):
         return ""
     bands = np.array([band for group in modality.native.values() for band in group])
-    return f"{f'band {", ".join(bands[~valid])}' if valid.any() else 'it'} holds only nodata"
+    return f"{f'band {", ".join(bands[~(valid | absent)])}' if valid.any() else 'it'} holds only nodata"
 
 
-def is_complete(groups: Mapping[int, Tensor]) -> bool:
-    """Returns whether no pixel is missing in any native group (C, h, w), uint16, int16 or float32."""
-    for group in groups.values():
-        pixels = group.numpy()  # NumPy knows uint16, and passes NaN on
+def is_complete(groups: Mapping[int, np.ndarray], modality: Modality, held: NDArray[np.bool_] | None = None) -> bool:
+    """Returns whether no pixel is missing in any band that a tile has, uint16, int16 or float32; see `only_nodata`."""
+    for pixels in planes(groups, modality, held):
         if not pixels.min() > (NODATA if pixels.dtype == np.int16 else 0):
             return False
         if pixels.dtype.kind == "f" and not pixels.max() < np.inf:
