@@ -32,7 +32,7 @@ def test_round_trip(image, parts):
 def test_the_pattern_of_a_product():
     files = {b: f"S2A_X.SAFE/GRANULE/L2A/IMG_DATA/R{r}m/T33_{b}_{r}m.jp2" for b, r in (("B02", 10), ("B11", 20))}
     scene = Scene("s2l2a", "", None, {band: BandSource(file) for band, file in files.items()})
-    assert files_to_columns(scene)[0] == "S2A_X.SAFE/GRANULE/L2A/IMG_DATA/{}m.jp2"
+    assert files_to_columns(scene)[0] == "S2A_X.SAFE/GRANULE/L2A/IMG_DATA/{}.jp2"
     stack = Scene("s1rtc", "", None, {"VH": BandSource("a.tif"), "VV": BandSource("a.tif", 2)})
     assert files_to_columns(stack) == ("a.tif", '[[{"VH":[],"VV":["",2]},{}]]')
 
