@@ -18,7 +18,8 @@ BANDS = {
     "VH": ["Sigma0_VH_db", "Gamma0_VH", "Amplitude_VH"],
 }  # fmt: skip
 NONE = ["", None, "NDVI", "Band 2", "1", "B13", "B0", "B08_B04_ratio", "VV/VH", "VV_VH_ratio", "angle", "AOT_10m", "HH",
-        "MSK_DETFOO_B02", "B02_stddev", "B4_NIR", "SR_B2", "rededge", "swir", "LC08_L2SP_193024_20230302_SR_B4"]  # fmt: skip
+        "MSK_DETFOO_B02", "B02_stddev", "B4_NIR", "SR_B2", "rededge", "swir",
+        "LC08_L2SP_193024_20230302_SR_B4"]  # fmt: skip
 
 
 @pytest.mark.parametrize(("band", "text"), [(band, text) for band, texts in BANDS.items() for text in texts])
@@ -32,7 +33,8 @@ def test_no_band_in_a_name(text):
 
 
 def test_masks_and_units():
-    assert [read_name(text).mask for text in ("SCL", "QA60", "dataMask", "scl_20m")] == ["SCL", "QA60", "dataMask", "SCL"]
+    masks = {"SCL": "SCL", "QA60": "QA60", "dataMask": "dataMask", "scl_20m": "SCL"}
+    assert {text: read_name(text).mask for text in masks} == masks
     texts = ["Sigma0_VH_db", "VV_dB", "VVdB", "Amplitude_VV", "Intensity_VH", "Sigma0_VV"]
     assert [read_name(text).unit for text in texts] == ["dB", "dB", "dB", "amplitude", "linear", ""]
 

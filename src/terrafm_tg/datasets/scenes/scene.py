@@ -112,7 +112,7 @@ def files_to_columns(scene: Scene) -> tuple[str, str]:
     if len(files) == 1:
         pattern = files[0]
     else:
-        start, stop = (os.path.commonprefix([f[::step] for f in files]) for step in (1, -1))
+        start, stop = (os.path.commonprefix([f[::step] for f in files]) for step in (1, -1))  # noqa: RUF071
         start = start[: max((m.end() for m in _CUT.finditer(start)), default=0)]
         stop = stop[: min(min(map(len, files)) - len(start), len(stop))]
         stop = stop[: max((m.end() for m in _CUT.finditer(stop)), default=0)][::-1]
@@ -169,7 +169,8 @@ def _source(pattern: str, record: Any) -> BandSource:
     if not isinstance(record, list) or len(record) > len(_DEFAULTS):
         raise ValueError(f"it describes a band as {str(record)[:80]!r}")
     fill, index, variable, time = (*record, *_DEFAULTS[len(record) :])
-    fits = isinstance(fill, str) and isinstance(variable, str) and type(index) is int and type(time) in (int, type(None))
+    fits = isinstance(fill, str) and isinstance(variable, str) and type(index) is int
+    fits = fits and (time is None or type(time) is int)
     if not fits or not 1 <= index <= 65535 or not 0 <= (time or 0) < 1 << 31:
         raise ValueError(f"it describes a band as {str(record)[:80]!r}")
     path = pattern.replace("{}", fill)
