@@ -168,7 +168,7 @@ def _source(pattern: str, record: Any) -> BandSource:
     """Reads one source; what it names must lie below the root."""
     if not isinstance(record, list) or len(record) > len(_DEFAULTS):
         raise ValueError(f"it describes a band as {str(record)[:80]!r}")
-    fill, index, variable, time = (*record, *_DEFAULTS[len(record) :])
+    fill, index, variable, time = [*record, *_DEFAULTS[len(record) :]]
     fits = isinstance(fill, str) and isinstance(variable, str) and type(index) is int
     fits = fits and (time is None or type(time) is int)
     if not fits or not 1 <= index <= 65535 or not 0 <= (time or 0) < 1 << 31:
