@@ -98,7 +98,7 @@ class Found:
     said: list[str] = field(default_factory=list)
 
 
-_DEFAULTS = ("", 1, "", None)
+_DEFAULTS: list[Any] = ["", 1, "", None]
 _CUT = re.compile(r"[^A-Za-z0-9{}]")
 
 
