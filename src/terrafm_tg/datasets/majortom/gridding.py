@@ -21,7 +21,7 @@ from rasterio.errors import RasterioError
 from rasterio.warp import transform_bounds
 from shapely import box
 
-from terrafm_tg.datasets.scenes.find import Scene, find_scenes
+from terrafm_tg.datasets.scenes.find import NamedScene, find_scenes
 from terrafm_tg.datasets.scenes.pixels import read_band
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES
@@ -112,7 +112,7 @@ def gridding_summary(written: pd.DataFrame) -> str:
     return table.rename_axis(None).to_string(float_format="%.2f")
 
 
-def _grid_scene(scene: Scene, root: Path, min_valid: float, size: int) -> dict[str, Any]:
+def _grid_scene(scene: NamedScene, root: Path, min_valid: float, size: int) -> dict[str, Any]:
     """Writes the part of one scene, unless it is there; returns its row of what :func:`grid_scenes` returns."""
     path = root / FOLDERS[scene.modality] / "images" / f"{PREFIX}{scene.product}.parquet"
     files = [[band, file.name, file.stat().st_size] for band, file in scene.files]
@@ -130,7 +130,7 @@ def _grid_scene(scene: Scene, root: Path, min_valid: float, size: int) -> dict[s
     return {"modality": scene.modality, "product": scene.product, **written, "kept": kept, "damage": damage}
 
 
-def _scene_rows(scene: Scene, min_valid: float, size: int) -> Iterator[ProductRow]:
+def _scene_rows(scene: NamedScene, min_valid: float, size: int) -> Iterator[ProductRow]:
     """Cuts a scene into rows, one per cell that it covers, from the south west.
 
     Raises:
@@ -166,7 +166,7 @@ def _scene_rows(scene: Scene, min_valid: float, size: int) -> Iterator[ProductRo
         raise DamagedTileError(f"{scene.product} {scene.modality}", str(error).rstrip(".")) from error
 
 
-def _thumbnail(scene: Scene, pixels: dict[str, np.ndarray]) -> bytes:
+def _thumbnail(scene: NamedScene, pixels: dict[str, np.ndarray]) -> bytes:
     if scene.unit != "DN":
         return radar_thumbnail(pixels["VV"], pixels["VH"], pixels["VV"] <= 0)
     offset = OFFSET if offsets_by_name(pd.Series([scene.product]))[0] else 0

@@ -26,7 +26,7 @@ _TIME = re.compile(r"\d{8}T\d{6}")
 
 
 @dataclass(frozen=True)
-class Scene:
+class NamedScene:
     """One scene of one sensor.
 
     Args:
@@ -46,7 +46,7 @@ class Scene:
     cloud_cover: float | None = None
 
 
-def find_scenes(folder: Path, radar_unit: str | None = None, baseline: str | None = None) -> list[Scene]:
+def find_scenes(folder: Path, radar_unit: str | None = None, baseline: str | None = None) -> list[NamedScene]:
     """Finds all usable scenes at any depth below a folder.
 
     Sentinel-2: files such as ``T33UUP_20210501T101031_B02_10m.jp2`` (L2A, in a folder per resolution) or
@@ -72,7 +72,7 @@ def find_scenes(folder: Path, radar_unit: str | None = None, baseline: str | Non
         raise TerraFMError(f"`baseline` must be N and four digits, such as 'N0509', got {baseline!r}.")
     if not folder.is_dir():
         raise TerraFMError(f"{folder} is no folder: give one with Sentinel-1 or Sentinel-2 scenes.")
-    found: dict[tuple[str, str], Scene] = {}
+    found: dict[tuple[str, str], NamedScene] = {}
     problems = []
     for scene in (*_optical(folder, baseline), *_radar(folder, radar_unit)):
         needed = MODALITIES[scene.modality]
@@ -95,7 +95,7 @@ def _images(folder: Path, pattern: str) -> Iterator[Path]:
     return (path for path in files_below(folder, *_IMAGES) if path.match(pattern))
 
 
-def _optical(folder: Path, baseline: str | None) -> Iterator[Scene]:
+def _optical(folder: Path, baseline: str | None) -> Iterator[NamedScene]:
     for path in _images(folder, Sentinel2.filename_glob.format("B02")):
         if (match := _OPTICAL.fullmatch(path.name)) is None:
             continue
@@ -115,7 +115,7 @@ def _optical(folder: Path, baseline: str | None) -> Iterator[Scene]:
         files = {band: _other_band(path, match, band) for band in Sentinel2.all_bands}
         held = tuple((band, file) for band, file in files.items() if file.is_file())
         cloud = _cloud_cover(path, level) if named else None
-        yield Scene(f"s2{level.lower()}", product, pd.to_datetime(match["date"]), held, cloud_cover=cloud)
+        yield NamedScene(f"s2{level.lower()}", product, pd.to_datetime(match["date"]), held, cloud_cover=cloud)
 
 
 def _other_band(path: Path, match: re.Match[str], band: str) -> Path:
@@ -137,7 +137,7 @@ def _cloud_cover(path: Path, level: str) -> float | None:
     return float(found[1]) if found else None
 
 
-def _radar(folder: Path, unit: str | None) -> Iterator[Scene]:
+def _radar(folder: Path, unit: str | None) -> Iterator[NamedScene]:
     for path in _images(folder, Sentinel1.filename_glob.format("VV")):
         stem, time = path.stem, _TIME.search(path.name)
         if not stem.endswith("VV") or time is None:
@@ -153,4 +153,4 @@ def _radar(folder: Path, unit: str | None) -> Iterator[Scene]:
             )
         bands = {band: path.with_name(f"{stem[:-2]}{band}{path.suffix}") for band in ("VV", "VH")}
         held = tuple((band, file) for band, file in bands.items() if file.is_file())
-        yield Scene("s1rtc", stem[:-2].rstrip("_-"), pd.to_datetime(time[0]), held, named or unit or "")
+        yield NamedScene("s1rtc", stem[:-2].rstrip("_-"), pd.to_datetime(time[0]), held, named or unit or "")

@@ -18,8 +18,8 @@ MASKS = {
     "scl": "SCL", "qa60": "QA60", "datamask": "dataMask", "alpha": "alpha", "fmask": "Fmask",
     "cloud_mask": "cloud_mask", "cldprb": "CLD", "cld": "CLD", "clp": "CLD", "clm": "cloud_mask",
 }  # fmt: skip
-#: Further layers of the same products, which nothing here reads.
-LAYERS = {
+# Further layers of the same products, which nothing here reads.
+_LAYERS = {
     "aot", "wvp", "tci", "pvi", "snw", "snwprb", "angle", "incidence", "inc", "dem", "lia", "ls", "area", "rgb",
     "visual", "preview", "thumbnail", "overview", "browse", "looks", "hh", "hv",
 }  # fmt: skip
@@ -59,7 +59,7 @@ _LANDSAT = re.compile(r"(?i)(?:^|[^a-z0-9])(?:L[COET]0[4-9]_|HLS\.?_?L30|(?:SR|S
 
 @dataclass(frozen=True)
 class Name:
-    """What the name of a band says.
+    """The meaning of the name of a band.
 
     Args:
         band: ``B02`` ... ``B12``, ``B8A``, ``VV`` or ``VH``; empty where it holds none, or several.
@@ -106,7 +106,7 @@ def read_name(text: str | None) -> Name:
     mask = next((MASKS[w] for w in (*words, "_".join(words)) if w in MASKS), "")
     if "cloud" in words and "mask" in words:
         mask = "cloud_mask"
-    layer = not mask and bool((LAYERS | _DERIVED) & {*words})
+    layer = not mask and bool((_LAYERS | _DERIVED) & {*words})
     if _LANDSAT.search(text):
         return Name("", "", layer, unit, text, "it is of Landsat, whose bands are others")
     if len(codes) == 1:

@@ -85,7 +85,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Found:
-    """What was found in a folder, a catalogue or a search.
+    """The outcome of a search for scenes in a folder or a catalog.
 
     Args:
         scenes: By modality, time and name.
