@@ -19,8 +19,8 @@ from rasterio.crs import CRS
 from terrafm_tg.modalities import MODALITIES, S2L2A
 
 COMMON = {
-    "B01": "coastal", "B02": "blue", "B03": "green", "B04": "red", "B05": "rededge1", "B06": "rededge2", "B07": "rededge3",
-    "B08": "nir", "B8A": "nir08", "B09": "nir09", "B10": "cirrus", "B11": "swir16", "B12": "swir22",
+    "B01": "coastal", "B02": "blue", "B03": "green", "B04": "red", "B05": "rededge1", "B06": "rededge2",
+    "B07": "rededge3", "B08": "nir", "B8A": "nir08", "B09": "nir09", "B10": "cirrus", "B11": "swir16", "B12": "swir22",
 }  # fmt: skip
 RES = dict(zip(S2L2A.bands, S2L2A.resolutions, strict=True)) | {"B10": 60, "VV": 10, "VH": 10}
 
