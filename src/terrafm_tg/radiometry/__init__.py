@@ -1,9 +1,20 @@
 """One judge of radiometry: what stored pixels mean, and how they become digital numbers and linear power."""
 
-from .claims import FILLS, UNITS, Claims, ContradictionError, Settings, Verdict, baselines_by_name, offsets_by_name
-from .judge import TELLING, judge, offset_beside, offset_by_pixels
-from .native import native
-from .stored import NODATA, OFFSET, UNKNOWN, linear_power, present, quantize, remove_offset
+from .claims import (
+    FILLS,
+    OFFSET,
+    UNITS,
+    UNKNOWN,
+    Claims,
+    ContradictionError,
+    Settings,
+    Verdict,
+    baselines_by_name,
+    offsets_by_name,
+)
+from .judge import TELLING, judge, settle
+from .optics import level_by_pixels, offset_beside, offset_by_pixels, offset_evidence
+from .stored import NODATA, linear_power, native, present, quantize, remove_offset
 
 __all__ = [
     "FILLS",
@@ -18,12 +29,15 @@ __all__ = [
     "Verdict",
     "baselines_by_name",
     "judge",
+    "level_by_pixels",
     "linear_power",
     "native",
     "offset_beside",
     "offset_by_pixels",
+    "offset_evidence",
     "offsets_by_name",
     "present",
     "quantize",
     "remove_offset",
+    "settle",
 ]

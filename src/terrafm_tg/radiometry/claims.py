@@ -12,14 +12,16 @@ import numpy as np
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import get_modality
 
-from .stored import OFFSET, UNKNOWN
-
+#: What baseline 04.00 added, in digital numbers.
+OFFSET = 1000
+#: An offset or a baseline that is not known.
+UNKNOWN = -1
 #: Units in which files hold pixels: of optics, and of radar.
 UNITS = {"DN": ("DN", "reflectance"), "dB": ("dB", "linear", "amplitude")}
 #: Values that files hold where a pixel is missing and that nothing measured can have.
 FILLS = (-9999.0, -10000.0, -32767.0, -32768.0, -99999.0)
-_FIRST = 400  # baseline 04.00
-_AMBIGUOUS = 9999  # "N9999": reprocessed outside ESA's chain, with either convention
+#: Baseline 04.00, and the one of products that were reprocessed outside ESA's chain, with either convention.
+FIRST, AMBIGUOUS = 400, 9999
 _BASELINE = re.compile(r"_N(\d{4})(?:_|$|\.)")
 
 
@@ -172,8 +174,8 @@ def offsets_by_name(products: Iterable[object]) -> np.ndarray:
         baseline).
     """
     baselines = baselines_by_name(products)
-    offsets = np.where(baselines >= _FIRST, OFFSET, 0)
-    return np.where(np.isin(baselines, (UNKNOWN, _AMBIGUOUS)), UNKNOWN, offsets).astype(np.int16)
+    offsets = np.where(baselines >= FIRST, OFFSET, 0)
+    return np.where(np.isin(baselines, (UNKNOWN, AMBIGUOUS)), UNKNOWN, offsets).astype(np.int16)
 
 
 def baselines_by_name(products: Iterable[object]) -> np.ndarray:

@@ -1,16 +1,36 @@
 """The one judge of pixels: unit, scale, fill, offset, level and order of bands, from evidence."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import get_modality
 
-from .claims import FILLS, Claims, ContradictionError, Settings, Verdict, offsets_by_name
-from .stored import OFFSET, UNKNOWN
+from .claims import (
+    AMBIGUOUS,
+    FILLS,
+    FIRST,
+    UNITS,
+    UNKNOWN,
+    Claims,
+    ContradictionError,
+    Settings,
+    Verdict,
+    baselines_by_name,
+)
+from .optics import Bands, find_piles, judge_optics, without
 
 #: Bands whose stored values tell: the reader gives those that it has, and a window of 1,024 pixels is enough.
 TELLING = ("B01", "B02", "B04", "B08", "B8A", "B09", "B10", "B11", "B12", "VV", "VH")
+#: Between these lie the median backscatter of an image in dB.
+_RANGE = {"VV": (-32.0, 3.0), "VH": (-45.0, -3.0)}
+#: Variance of the natural logarithm of power in the quietest places of an image of one date at 10 m: 0.09 to 0.17 by
+#: measurement. Amplitude has a quarter of it; so may power that was filtered, which is why less of it tells nothing.
+_SPECKLE = (0.075, 0.28)
+#: Amplitude of some archives is in steps, of which dB = 20 * log10(step) - 83.
+_STEP = 10 ** (-83 / 20)
 
 
 def judge(
@@ -31,106 +51,201 @@ def judge(
         The verdict; its offset is -1 where nothing tells.
 
     Raises:
-        ContradictionError: If evidence excludes each other; the sentence names both and the setting that decides.
-        TerraFMError: If the pixels can be of no unit, or of several.
+        ContradictionError: If evidence excludes each other, or the pixels can be of no unit; the sentence names the
+            evidence and the setting that decides.
+        TerraFMError: If a setting is not of that sensor.
     """
     settings = settings or Settings()
-    modality = claims.modality or ("s1rtc" if {"VV", "VH"} & {*pixels} else "s2l1c" if "B10" in pixels else "s2l2a")
-    extra = (claims.nodata, settings.of("nodata", modality))
-    fill = tuple(dict.fromkeys((0.0, *FILLS, *(float(x) for x in extra if x is not None and np.isfinite(x)))))
-    if get_modality(modality).unit == "dB":
-        return _radar(claims, pixels, settings, Verdict(modality, "dB", fill=fill))
-    return _optics(claims, pixels, settings, Verdict(modality, "DN", fill=fill), beside)
+    modality = claims.modality or ("s1rtc" if {"VV", "VH"} & {*pixels} else "")
+    named = (claims.nodata, settings.of("nodata", modality))
+    fill = tuple(dict.fromkeys((0.0, *FILLS, *(float(x) for x in named if x is not None and np.isfinite(x)))))
+    if modality == "s1rtc":
+        return _judge_radar(claims, pixels, settings, fill)
+    return judge_optics(claims, pixels, settings, modality and get_modality(modality).name, fill, beside)
 
 
-def _valid(values: np.ndarray, fill: tuple[float, ...]) -> np.ndarray:
-    """Returns the stored values (n,) float64 that are not missing."""
-    values = values[np.isfinite(values)]
-    return values[~np.isin(values, fill)].astype(np.float64)
+def settle(claims: Sequence[Claims], verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Settles unknown offsets by the other images of one archive, whose provider takes it off everywhere or nowhere.
+
+    Args:
+        claims: Of each image.
+        verdicts: Of each image.
+
+    Returns:
+        The verdicts: an offset that is not known, of an image from baseline 04.00 on, is that of all other images from
+        then on whose pixels tell, where there are any and they agree.
+    """
+    baselines = [claim.baseline for claim in claims]
+    names = baselines_by_name(claim.product for claim in claims)
+    late = [FIRST <= (name if b is None else b) != AMBIGUOUS for b, name in zip(baselines, names, strict=True)]
+    pairs = list(zip(verdicts, late, strict=True))
+    held = {v.offset for v, after in pairs if after and v.offset != UNKNOWN and v.unit == "DN"}
+    if len(held) != 1:
+        return list(verdicts)
+    offset = held.pop()
+    words = f"; settled: {offset} as in the other images of this archive from baseline 04.00 on"
+    return [
+        replace(v, offset=offset, proof=v.proof + words) if after and v.offset == UNKNOWN else v for v, after in pairs
+    ]
 
 
-def _optics(
-    claims: Claims,
-    pixels: Mapping[str, np.ndarray],
-    settings: Settings,
-    start: Verdict,
-    beside: Mapping[str, np.ndarray] | None,
-) -> Verdict:
-    """Concludes on Sentinel-2."""
-    name = start.modality
-    unit = settings.of("unit", name) or claims.unit
-    scale = settings.of("scale", name) or (10_000 if unit == "reflectance" else None)
-    valid = {band: held for band, values in pixels.items() if (held := _valid(values, start.fill)).size}
-    if scale is None:
-        scale = 10_000 if valid and max(x.max() for x in valid.values()) < 10 else 1.0
-    numbers = {band: np.rint(values * scale) for band, values in valid.items()}
-    told = settings.of("offset", name)
-    found: int = offset_by_pixels(numbers)
-    said = int(offsets_by_name([claims.product])[0])
-    if beside and found == UNKNOWN:
-        found = offset_beside(numbers, beside, 0)
-    if told in (0, OFFSET):
-        offset, proof = int(told), f"`offset` is {told}"
-    elif UNKNOWN not in (found, said) and found != said:
-        raise ContradictionError(
-            f"{claims.product} has {said} DN of offset by its name and {found} by its pixels: set `offset` to what it "
-            "holds."
-        )
-    else:
-        offset, proof = (said, "its name") if found == UNKNOWN else (found, "its pixels")
-    return Verdict(name, "DN", float(scale), 0.0, offset, start.fill, f"offset {offset} by {proof}")
+def _decibels(values: np.ndarray, unit: str) -> np.ndarray:
+    """Converts to dB; NaN where nothing was measured."""
+    if unit == "dB":
+        return np.where(np.abs(values) <= 90, values, np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(values > 0, (10 if unit == "linear" else 20) * np.log10(values), np.nan)
 
 
-def _radar(claims: Claims, pixels: Mapping[str, np.ndarray], settings: Settings, start: Verdict) -> Verdict:
+def _misfit(bands: Bands, unit: str) -> str:
+    """Tells why numbers cannot be of a unit; empty where they can."""
+    for band, values in bands.items():
+        held = values[np.isfinite(values)]
+        level = _decibels(held, unit)
+        level = level[np.isfinite(level)]
+        if held.size and level.size < 0.05 * held.size:
+            return f"{band} lies beyond -90 to 90 dB" if unit == "dB" else f"{band} is negative"
+        negative = float((held < 0).mean()) if held.size else 0.5 * (unit == "dB")
+        if (negative < 0.5) if unit == "dB" else (negative > 0.05):
+            return f"{negative:.0%} of {band} are negative"
+        if level.size and not _RANGE[band][0] <= (middle := float(np.median(level))) <= _RANGE[band][1]:
+            return f"the median of {band} would be {middle:.0f} dB"
+    return ""
+
+
+def _fits(stored: Bands, scale: float, add: float = 0.0) -> list[str]:
+    scaled = {band: values * scale + add for band, values in stored.items()}
+    return [unit for unit in UNITS["dB"] if not _misfit(scaled, unit)]
+
+
+def _speckle(pixels: Bands, fill: tuple[float, ...]) -> float:
+    """Returns the variance of ln(stored) in the quietest third of blocks of 7 x 7 pixels; NaN where there are few."""
+    found = []
+    for values in pixels.values():
+        middle = tuple(slice(max(side // 2 - 256, 0), side // 2 + 256) for side in values.shape)
+        held = values[middle].astype(np.float64)
+        logs = _decibels(np.where(np.isin(held, fill), np.nan, held), "linear") * (np.log(10) / 10)
+        height, width = (side // 7 for side in logs.shape)
+        blocks = logs[: height * 7, : width * 7].reshape(height, 7, width, 7).swapaxes(1, 2).reshape(-1, 49)
+        spread = np.sort(blocks[np.isfinite(blocks).all(axis=1)].var(axis=1))
+        if len(spread) >= 60:
+            found.append(float(spread[: len(spread) // 3].mean()))
+    return min(found, default=np.nan)
+
+
+def _judge_radar(claims: Claims, pixels: Bands, settings: Settings, fill: tuple[float, ...]) -> Verdict:
     """Concludes on Sentinel-1."""
-    scale = settings.of("scale", "s1rtc") or claims.scale or 1.0
-    valid = {band: held * scale for band, values in pixels.items() if (held := _valid(values, start.fill)).size}
-    below = [float((values < 0).mean()) for values in valid.values()]
-    unit = settings.of("unit", "s1rtc") or claims.unit or ("dB" if below and min(below) > 0.5 else "linear")
-    if below and (unit == "dB") != (min(below) > 0.5):
-        likely = "linear" if unit == "dB" else "dB"
+    who = claims.product or "The image"
+    pixels = {band: values for band, values in pixels.items() if band in _RANGE}
+    piles = [x for x in find_piles(pixels, fill) if x not in fill]
+    fill = (*fill, *piles)
+    stored = {band: without(values, fill) for band, values in pixels.items()}
+    stored = {band: values for band, values in stored.items() if np.isfinite(values).any()}
+    told, told_scale = settings.of("unit", "s1rtc"), settings.of("scale", "s1rtc")
+    if told not in (None, *UNITS["dB"]):
+        raise TerraFMError(f"`unit` is {told!r} for s1rtc: it must be 'dB', 'linear' or 'amplitude'.")
+    said = claims.unit if claims.unit in UNITS["dB"] else None
+    asked, by = (told, "`unit`") if told else (said, claims.said("unit", "its metadata"))
+    tag, origin = (claims.scale or 1.0, claims.offset or 0.0), claims.said("scale", "its scale tag")
+    if told_scale:
+        tag, origin = (float(told_scale), 0.0), "`scale`"
+    if any(values.dtype == np.uint8 for values in pixels.values()) and tag == (1, 0):
         raise ContradictionError(
-            f"{claims.product} holds {min(below):.0%} negative numbers, as {likely} data: set `unit` to {likely!r}, "
-            f"got {unit!r}."
+            f"{who} holds 8-bit numbers, as a picture whose stretch is unknown: take the product's own numbers, or set "
+            "`scale`."
         )
-    return Verdict("s1rtc", unit, float(scale), 0.0, 0, start.fill, f"{unit} by its numbers")
+    fits, plain = _fits(stored, *tag), [] if told_scale or tag == (1, 0) else _fits(stored, 1.0)
+    if told in plain and told not in fits:  # the user passes over the tag
+        tag, fits, plain = (1.0, 0.0), plain, []
+    if not fits and plain:
+        raise ContradictionError(
+            f"{who} holds {' or '.join(plain)} by its numbers, but has {origin} of {tag[0]:g}: set `unit` to what "
+            "it is if the tag does not hold."
+        )
+    if not fits or (asked and asked not in fits):
+        reason = _misfit({band: values * tag[0] + tag[1] for band, values in stored.items()}, asked or "dB")
+        what = f"is in {asked} by {by}" if asked else "holds radar in an unknown unit"
+        raise ContradictionError(f"{who} {what}, but {reason}: {_likely(stored, fits)}.")
+    unit = asked or fits[0]
+    if unit != "dB":
+        unit, by = _power_or_amplitude(who, stored, pixels, fill, fits, asked, bool(told), by)
+    elif not asked:
+        by = "its numbers, which are negative"
+    if tag[1] and 0.0 not in (claims.nodata, settings.of("nodata", "s1rtc")):
+        fill = tuple(x for x in fill if x)  # 0 is a number like others
+    named = _check_polarizations(who, claims, settings, stored, tag, unit)
+    missing = f"missing where {', '.join(f'{x:g}' for x in piles)}" if piles else ""
+    scaled = f"{origin} of {tag[0]:g}" * (tag != (1, 0))
+    proof = "; ".join(filter(None, (f"{unit} by {by}", scaled, named, missing)))
+    return Verdict("s1rtc", unit, float(tag[0]), float(tag[1]), 0, fill, proof)
 
 
-def offset_by_pixels(bands: Mapping[str, np.ndarray]) -> int:
-    """Finds the offset of an image by its pixels, where they leave no doubt.
+def _power_or_amplitude(
+    who: str,
+    stored: Bands,
+    pixels: Bands,
+    fill: tuple[float, ...],
+    fits: list[str],
+    asked: str | None,
+    told: bool,
+    by: str,
+) -> tuple[str, str]:
+    """Tells linear power from amplitude by their speckle, and how that is known."""
+    speckle = _speckle(pixels, fill)
+    powerful = _SPECKLE[0] <= speckle <= _SPECKLE[1]
+    if not asked:
+        if len(fits) > 1 and not powerful:
+            raise ContradictionError(
+                f"{who} holds positive numbers, which may be linear power or amplitude: set `unit` to 'linear' or "
+                "'amplitude'."
+            )
+        return ("linear", "its numbers and their speckle") if len(fits) > 1 else (fits[0], "the size of its numbers")
+    if asked == "amplitude" and powerful:
+        raise ContradictionError(
+            f"{who} is in amplitude by {by}, but its speckle is that of linear power: set `unit` to 'linear'."
+        )
+    cross = _decibels(stored.get("VH", np.empty(0)), "linear")
+    if (
+        asked == "linear"
+        and not told
+        and speckle < _SPECKLE[0]
+        and np.isfinite(cross).any()
+        and np.nanmedian(cross) > -10
+    ):
+        raise ContradictionError(
+            f"{who} is in linear power by {by}, but as bright and smooth as amplitude: set `unit` to what it is."
+        )
+    return asked, by
 
-    Two facts are certain enough: the cirrus band B10 of L1C is nearly black without an offset (its median
-    lies above 800 DN only with one, or under a high cloud that no pixel of the scene escapes); and with an
-    offset next to no pixel of any band lies below 900 DN, which would be a reflectance below -1 %.
 
-    Args:
-        bands: Digital numbers by band name, 0 where missing.
+def _likely(stored: Bands, fits: list[str]) -> str:
+    """Names the setting that numbers in no known unit likely need."""
+    if fits := fits or _fits(stored, 1.0):
+        return f"set `unit` to {' or '.join(map(repr, fits))}"
+    for scale in (0.01, 0.1):
+        if "dB" in _fits(stored, scale):
+            return f"set `unit` to 'dB' and `scale` to {scale:g}, which would fit"
+    if all(np.nanmin(values) >= 0 for values in stored.values()):
+        return (
+            "they look like amplitude: calibrate digital numbers of GRD first, or where the archive says that "
+            f"dB = 20 * log10(number) - 83, set `unit` to 'amplitude' and `scale` to {_STEP:.3g}"
+        )
+    return "set `unit` and `scale` to what they are"
 
-    Returns:
-        1000 or 0; -1 where neither fact holds (such as an L2A scene all of snow or cloud).
-    """
-    valid = {band: values[values > 0] for band, values in bands.items()}
-    if any(np.mean(values < 900) > 0.01 for values in valid.values() if values.size):
-        return 0
-    cirrus = valid.get("B10", np.empty(0))
-    return OFFSET if cirrus.size and np.median(cirrus) >= 800 else UNKNOWN
 
-
-def offset_beside(l2a: Mapping[str, np.ndarray], l1c: Mapping[str, np.ndarray], l1c_offset: int) -> int:
-    """Finds the offset of an L2A image by the L1C image of the same acquisition.
-
-    Short-wave infrared passes the air almost unchanged: in B11 and B12 the dark ends (1st percentiles) of
-    both lie 0 or 1000 DN apart once the offset of L1C is gone.
-
-    Args:
-        l2a: Digital numbers by band name, 0 where missing.
-        l1c: The same of L1C.
-        l1c_offset: The offset that L1C holds.
-
-    Returns:
-        1000 or 0; -1 where the bands are more than 300 DN from either, or are not there.
-    """
-    shared = [b for b in ("B11", "B12") if all((image.get(b, np.empty(0)) > 0).any() for image in (l2a, l1c))]
-    dark = [[np.percentile(image[b][image[b] > 0], 1) for b in shared] for image in (l2a, l1c)]
-    apart = np.array(dark[0]) - np.array(dark[1]) + l1c_offset
-    return next((offset for offset in (0, OFFSET) if shared and (abs(apart - offset) < 300).all()), UNKNOWN)
+def _check_polarizations(
+    who: str, claims: Claims, settings: Settings, stored: Bands, tag: tuple[float, float], unit: str
+) -> str:
+    """Refuses VV and VH that are exchanged, by their medians; returns how they are known, in words."""
+    told, named = settings.of("bands", "s1rtc"), claims.source.get("bands", "")
+    by = "`bands`" if told else named or "the usual order"
+    if {"VV", "VH"} <= {*stored}:
+        medians = [float(np.nanmedian(_decibels(stored[b] * tag[0] + tag[1], unit))) for b in ("VV", "VH")]
+        apart = medians[0] - medians[1]
+        if apart < (0 if told or named else 1):
+            raise ContradictionError(
+                f"{who} has VV (median {medians[0]:.1f} dB) and VH ({medians[1]:.1f} dB) by {by}, but VH lies below VV "
+                "on any ground: set `bands` to their order."
+            )
+        return f"VV lies {apart:.1f} dB above VH"
+    return ""

@@ -17,14 +17,14 @@ from torch import Tensor
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import S1RTC
 
+from .claims import OFFSET, UNKNOWN, Verdict
+
 #: Stored integers per decibel.
 STEPS = 100
 #: A missing pixel, in both forms.
 NODATA = int(S1RTC.nodata)
-#: What baseline 04.00 added, in digital numbers.
-OFFSET = 1000
-#: An offset or a baseline that is not known.
-UNKNOWN = -1
+#: Linear power at or below which nothing was measured, -90 dB; nor is anything above +90 dB.
+LEAST = 1e-9
 
 
 def quantize(power: np.ndarray) -> np.ndarray:
@@ -76,3 +76,38 @@ def remove_offset(pixels: np.ndarray, offset: int) -> np.ndarray:
     if not offset:
         return pixels
     return np.where(pixels > 0, np.maximum(pixels, offset + 1) - offset, 0).astype(pixels.dtype)
+
+
+def native(stored: np.ndarray, verdict: Verdict, mask: np.ndarray | None = None, harmonize: bool = False) -> np.ndarray:
+    """Converts stored values to native pixels.
+
+    Args:
+        stored: As read from a file, any shape and number type.
+        verdict: The rule.
+        mask: Where a mask or an alpha band says that pixels are missing (True), same shape or broadcast to it.
+        harmonize: Take the offset off that the verdict found.
+
+    Returns:
+        Optics uint16 DN, 0 where missing and at least 1 elsewhere. Radar float32 linear power, -32768 where missing.
+
+    Raises:
+        TerraFMError: If the offset is to be taken off and not known.
+    """
+    optics = verdict.unit == "DN"
+    offset = verdict.offset if harmonize and optics else 0
+    if offset == UNKNOWN:
+        raise TerraFMError("The offset of baseline 04.00 is not known: set `offset` to 0 or 1000.")
+    missing = np.isin(stored, verdict.fill) if optics or not verdict.add else np.isin(stored, verdict.fill[1:])
+    if mask is not None:
+        missing = missing | mask
+    if optics and stored.dtype == np.uint16 and (verdict.scale, verdict.add) == (1, 0):
+        return remove_offset(np.where(missing, np.uint16(0), stored), offset)
+    values = np.where(missing, np.nan, stored.astype(np.float64)) * verdict.scale + verdict.add
+    with np.errstate(over="ignore", invalid="ignore"):
+        if optics:  # a reflectance below -0.1 is none
+            numbers = np.rint(values)
+            present = (numbers > -OFFSET) & (numbers <= np.iinfo(np.uint16).max)
+            return remove_offset(np.where(present, numbers.clip(1), 0).astype(np.uint16), offset)
+        power = 10 ** (values / 10) if verdict.unit == "dB" else values**2 if verdict.unit == "amplitude" else values
+        present = (power > LEAST) & (power < 1 / LEAST)
+    return np.where(present, power, NODATA).astype(np.float32)

@@ -13,13 +13,20 @@ from rasterio.windows import Window
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import get_modality
-from terrafm_tg.radiometry import OFFSET, UNKNOWN, offset_beside, offset_by_pixels, offsets_by_name
+from terrafm_tg.radiometry import (
+    OFFSET,
+    TELLING,
+    UNKNOWN,
+    offset_beside,
+    offset_by_pixels,
+    offsets_by_name,
+    remove_offset,
+)
 from terrafm_tg.utils.trust import open_image
 
 from .products import band_file, band_order
 
-#: Bands that tell whether there is an offset, and the pixels along each side that are looked at.
-_TELLING, _WINDOW = ("B10", "B12", "B11", "B02", "B04"), 1024
+_WINDOW = 1024  # pixels along each side that are looked at
 
 Offsets = int | str | Mapping[str, int | str]
 
@@ -75,7 +82,7 @@ def _detect(index: pd.DataFrame, root: Path, name: str, bands: Mapping[str, Sequ
     @cache
     def beside(path: str, l1c: str, l1c_offset: int) -> int:
         pixels = _telling(root, path, bands.get(name)), _telling(root, l1c, bands.get("s2l1c"))
-        return offset_beside(*pixels, l1c_offset)
+        return offset_beside(pixels[0], {band: remove_offset(held, l1c_offset) for band, held in pixels[1].items()})
 
     with ThreadPoolExecutor(4) as pool:
         rows = offsets == UNKNOWN
@@ -93,7 +100,7 @@ def _telling(root: Path, pattern: str, order: Sequence[str] | None) -> dict[str,
     """Reads an image's middle, by band; nothing where it cannot be read, which is said when its tiles are."""
     values = {}
     with contextlib.suppress(RasterioError):
-        for band in _TELLING:
+        for band in TELLING:
             path = band_file(root, pattern, band) if "{}" in pattern else root / pattern
             if path is None:
                 continue
