@@ -1,5 +1,6 @@
 """One judge of radiometry: what stored pixels mean, and how they become digital numbers and linear power."""
 
+from .bands import level_by_pixels
 from .claims import (
     FILLS,
     OFFSET,
@@ -13,7 +14,7 @@ from .claims import (
     offsets_by_name,
 )
 from .judge import TELLING, judge, settle
-from .optics import level_by_pixels, offset_beside, offset_by_pixels, offset_evidence
+from .optics import offset_beside, offset_by_pixels, offset_evidence
 from .stored import NODATA, linear_power, native, present, quantize, remove_offset
 
 __all__ = [

@@ -8,6 +8,7 @@ import numpy as np
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import get_modality
 
+from .bands import Bands
 from .claims import (
     AMBIGUOUS,
     FILLS,
@@ -20,7 +21,7 @@ from .claims import (
     Verdict,
     baselines_by_name,
 )
-from .optics import Bands, find_piles, judge_optics, without
+from .optics import find_piles, judge_optics, without
 
 #: Bands whose stored values tell: the reader gives those that it has, and a window of 1,024 pixels is enough.
 TELLING = ("B01", "B02", "B04", "B08", "B8A", "B09", "B10", "B11", "B12", "VV", "VH")
