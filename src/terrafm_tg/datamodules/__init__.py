@@ -7,6 +7,7 @@ from .loading.loader import TileDataLoader
 from .loading.split import even_pick, split_blocks
 from .sources import (
     MajorTOMDataModule,
+    MixedDataModule,
     MMEarthDataModule,
     PackedDataModule,
     SentinelFolderDataModule,
@@ -21,6 +22,7 @@ __all__ = [
     "FaultTolerant",
     "MMEarthDataModule",
     "MajorTOMDataModule",
+    "MixedDataModule",
     "PackedDataModule",
     "SSL4EOS12DataModule",
     "SensorDataModule",

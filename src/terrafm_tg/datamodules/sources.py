@@ -4,7 +4,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from terrafm_tg.datasets import MajorTOM, MMEarthTiles, PackedTiles, SentinelFolder, SSL4EOS12Tiles
+from terrafm_tg.datasets import MajorTOM, MixedTiles, MMEarthTiles, PackedTiles, SentinelFolder, SSL4EOS12Tiles
+from terrafm_tg.datasets.source import open_tiles
 from terrafm_tg.simulation import SimulatedWorld
 from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, POSITIVE, checked
 
@@ -144,6 +145,31 @@ class PackedDataModule(TileDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+
+
+@checked()
+class MixedDataModule(TileDataModule):
+    """Batches from several archives in one run: see :class:`~terrafm_tg.datasets.MixedTiles`.
+
+    Args:
+        roots: Folders of archives and packed stores of any kind; or a mapping of them to settings of their dataset,
+            such as ``{"data/rgbn": {"bands": {"s2l2a": ["B02", "B03", "B04", "B08"]}}, "data/major_tom": {}}``.
+        tile_size: Edge of all tiles in pixels of 10 m, to which larger ones are cut; that of the smallest where None.
+        **kwargs: Settings of :class:`TileDataModule`. ``by: [archive, land_cover]`` draws the tiles of a small archive
+            more often.
+    """
+
+    def __init__(
+        self, roots: dict[str, dict[str, Any] | None] | list[str], tile_size: int | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        pairs = roots.items() if isinstance(roots, Mapping) else dict.fromkeys(roots).items()
+        self.hparams["roots"] = {os.fspath(root): dict(settings or {}) for root, settings in pairs}
+
+    def make_dataset(self) -> MixedTiles:
+        """Opens the archives."""
+        sources = [open_tiles(root, **settings) for root, settings in self.hparams["roots"].items()]
+        return MixedTiles(sources, self.hparams["modalities"], self.hparams["tile_size"])
 
 
 @checked(cells=COUNT, cell_size=COUNT, world_seed=NOT_NEGATIVE, world_workers=NOT_NEGATIVE)

@@ -5,6 +5,7 @@ from .folder.dataset import SentinelFolder
 from .index.build import build_index
 from .labelled import DFC2020S1, DFC2020S2, BigEarthNetS1, BigEarthNetS2, SensorPairs
 from .majortom.dataset import MajorTOM
+from .mixed import MixedTiles
 from .mmearth import MMEarthTiles
 from .ssl4eo import SSL4EOS12Tiles
 from .store.dataset import PackedTiles
@@ -18,6 +19,7 @@ __all__ = [
     "ESAWorldCover",
     "MMEarthTiles",
     "MajorTOM",
+    "MixedTiles",
     "PackedTiles",
     "SSL4EOS12Tiles",
     "SensorPairs",

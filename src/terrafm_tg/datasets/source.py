@@ -1,6 +1,7 @@
 """The kind of data below a root: Major-TOM, SSL4EO-S12, MMEarth or a folder of GeoTIFFs."""
 
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from .majortom.dataset import MajorTOM
 from .majortom.rows import FOLDERS
 from .mmearth import MMEarthTiles
 from .ssl4eo import SSL4EOS12Tiles
+from .store.dataset import PackedTiles
 from .store.folder import MARKER
+from .tiles.dataset import TileDataset
 from .tiles.index_file import NAME, read_made_for
 
 Kind = type[MajorTOM] | type[SSL4EOS12Tiles] | type[MMEarthTiles] | type[SentinelFolder]
@@ -62,3 +65,28 @@ def open_source(
         given["tile_size"] = tile_size or read_made_for(root / NAME).get("tile_size") or kind.find_tile_size(root)
         given["harmonize"] = False
     return kind(root, modalities, native=True, **given)
+
+
+def open_tiles(root: str, **settings: Any) -> TileDataset:
+    """Opens the tiles below a root as training reads them (``native=True``), of whatever kind they are.
+
+    Args:
+        root: Folder of an archive or a packed store, or the URL of a store.
+        **settings: Of its dataset; where ``tile_size`` is not given it is that of the index, or as the files suggest.
+
+    Raises:
+        TerraFMError: If there is nothing, or a setting is not for it.
+    """
+    path = Path(root)
+    packed = "://" in root or (path / MARKER).is_file()
+    if not packed and not path.is_dir():
+        raise TerraFMError(f"{root} is no folder: give one with an archive of tiles.")
+    kind = PackedTiles if packed else find_kind(path)
+    known = signature(kind).parameters
+    for name in settings:
+        if name not in known or name in ("root", "native", "transforms"):
+            raise TerraFMError(f"`{name}` is no setting for {root}, which holds {kind.__name__}: leave it out.")
+    if "tile_size" in known and settings.get("tile_size") is None:
+        found = read_made_for(path / NAME).get("tile_size")
+        settings["tile_size"] = found or find_kind(path).find_tile_size(path)
+    return kind(root, native=True, **settings)

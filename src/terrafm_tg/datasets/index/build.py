@@ -29,6 +29,7 @@ from terrafm_tg.utils.parallel import run_units
 from .layers import climate_zone, koppen_geiger, region
 
 _UNIT = 4096  # tiles of a unit; about as many of Major-TOM's lie over a file of the map
+_MOST_SUBSETS = 8  # of bands, that a summary lists
 _CACHE = 256  # MB of decoded blocks: some rows of blocks across a file of the map
 
 
@@ -273,6 +274,9 @@ def index_summary(index: pd.DataFrame) -> Table:
             continue
         has, offset = index[f"has_{modality.name}"], index[f"offset_{modality.name}"]
         labels[modality.title] = has
+        if (bands := index.get(f"bands_{modality.name}")) is not None:
+            subsets = bands.dropna().unique()[:_MOST_SUBSETS]
+            labels |= {f"  {modality.title} with {text} only": has & (bands == text) for text in subsets}
         if modality.unit == "DN":
             labels[f"  {modality.title} with the +1000 DN of baseline 04.00"] = has & (offset == OFFSET)
         if (has & (offset == UNKNOWN)).any():

@@ -16,6 +16,7 @@ from rasterio.io import DatasetReader, MemoryFile
 from rasterio.windows import Window
 from torchgeo.datasets.utils import Sample
 
+from terrafm_tg.datasets.tiles.bands import fill_absent
 from terrafm_tg.datasets.tiles.dataset import TileDataset, check_tile_size
 from terrafm_tg.datasets.tiles.index_file import open_index
 from terrafm_tg.datasets.tiles.pixels import native_pixels
@@ -146,7 +147,9 @@ class MajorTOM(TileDataset):
     def _read(self, row: int, modality: Modality, whole: bool = False) -> dict[int, np.ndarray]:
         """Reads the native groups of a tile, or of its whole cell."""
         name = f"{self.name(row)} {modality.name}"
-        values = self._values(row, modality, ["grid_cell", *modality.bands])
+        held = self._bands(row, modality)
+        there = [b for i, b in enumerate(modality.bands) if held is None or held[i]]
+        values = self._values(row, modality, ["grid_cell", *there])
         if values.get("grid_cell") != self.table["cell"].iat[row]:
             raise DamagedTileError(name, f"its row group holds cell {values.get('grid_cell')}")
         quadrant = self._quadrants[row]
@@ -157,7 +160,7 @@ class MajorTOM(TileDataset):
                 size = self.tile_size * 10 // resolution
                 window = None if whole else Window(size * (quadrant % 2), size * (quadrant // 2), size, size)
                 group = []
-                for band in bands:
+                for band in (band for band in bands if band in there):
                     if not values.get(band) or not isinstance(values[band], bytes):
                         raise DamagedTileError(name, f"band {band} is missing")
                     try:
@@ -167,8 +170,10 @@ class MajorTOM(TileDataset):
                             group.append(native_pixels(src.read(1, window=window), modality, src.nodata, offset))
                     except (RasterioError, ValueError) as error:
                         raise DamagedTileError(name, f"band {band}: {error}") from error
-                groups[resolution] = np.stack(group)
-        return groups
+                if group:
+                    groups[resolution] = np.stack(group)
+        side = self.tile_size * (2 if whole else 1)
+        return groups if held is None or held.all() else fill_absent(groups, modality, held, (side, side))
 
     def _values(self, row: int, modality: Modality, columns: list[str]) -> dict[str, Any]:
         """Reads columns of the row group that holds a tile's cell."""
@@ -218,11 +223,12 @@ def cell_width(root: Path, index: pd.DataFrame, expected: int | None = None) -> 
     for row in range(0, min(len(index), 16), 4):
         for name in (name for name in FOLDERS if f"has_{name}" in index and index[f"has_{name}"].iat[row]):
             part, group = root / index[f"part_{name}"].iat[row], int(index[f"group_{name}"].iat[row])
-            band = MODALITIES[name].native[10][0]
-            with contextlib.suppress(OSError, RasterioError, TypeError):  # also of a band that is missing
-                blob = files.read(str(part), group, [band]).get(band)
+            sizes = dict(zip(MODALITIES[name].bands, MODALITIES[name].resolutions, strict=True))
+            with contextlib.suppress(OSError, RasterioError, TypeError, StopIteration):  # also where no band is there
+                blobs = ((x, files.read(str(part), group, [x]).get(x)) for x in sorted(sizes, key=sizes.__getitem__))
+                band, blob = next((band, blob) for band, blob in blobs if blob)
                 with MemoryFile(blob) as memory, memory.open(driver="GTiff") as src:
-                    widths[src.width] += 1
+                    widths[src.width * sizes[band] // 10] += 1
             if expected in widths:
                 return expected
     return max(widths, key=widths.__getitem__, default=None)

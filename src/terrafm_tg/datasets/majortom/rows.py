@@ -1,6 +1,7 @@
 """Major-TOM's ``metadata.parquet`` files to one row per tile: three products joined by grid cell."""
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlparse
@@ -10,8 +11,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from terrafm_tg.datasets.tiles.bands import band_text
 from terrafm_tg.datasets.tiles.table import boxes, times, to_zones
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.radiometry import baselines_by_name, offsets_by_name
 from terrafm_tg.utils.trust import check_address, check_names, is_safe
 
@@ -31,8 +34,8 @@ def scan_tiles(root: Path, tile_size: int, remote: bool | str = False, limit: in
 
     A cell has a product where a row of the metadata names it and the Parquet file of that row is on disk. Of
     several rows the one with the least nodata counts, then the least cloud, then the latest, then the first
-    by name. A product in another UTM zone than the cell's is left out, with a warning: its pixels lie on
-    another grid.
+    by name. A band without a column in its file is one that the product lacks. A product in another UTM zone than
+    the cell's is left out, with a warning: its pixels lie on another grid.
 
     Args:
         root: Folder with ``Core-S2L2A``, ``Core-S2L1C``, ``Core-S1RTC``, any of them.
@@ -61,6 +64,7 @@ def scan_tiles(root: Path, tile_size: int, remote: bool | str = False, limit: in
     columns: dict[str, Any] = {"cell": pd.Categorical(epsg.index), "epsg": epsg.to_numpy()}
     for name, frame in products.items():
         columns |= _columns(name, frame.reindex(epsg.index), epsg)
+        columns |= _subsets(root, name, columns[f"part_{name}"])
     table = pd.DataFrame(columns)
     dates = table.filter(like="date_")
     table = table.assign(**times(dates.min(axis=1), dates.max(axis=1)))
@@ -183,6 +187,21 @@ def _columns(name: str, frame: pd.DataFrame, epsg: pd.Series) -> dict[str, Any]:
         f"part_{name}": pd.Categorical(frame["part"]),
         f"group_{name}": frame["parquet_row"].fillna(-1).to_numpy(np.int32),
     }
+
+
+def _subsets(root: Path, name: str, parts: pd.Categorical) -> dict[str, pd.Categorical]:
+    """Finds the bands that the files on disk have by the names of their columns; nothing where all have all."""
+
+    def of(part: str) -> str | None:
+        try:
+            held = {column.lower() for column in pq.read_schema(root / part).names} if "://" not in part else set()
+            return band_text(MODALITIES[name], [band for band in MODALITIES[name].bands if band.lower() in held])
+        except (pa.ArrowException, OSError, TerraFMError):  # reading it says what is wrong
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        texts = np.array([*pool.map(of, parts.categories), None], dtype=object)
+    return {f"bands_{name}": pd.Categorical(texts[parts.codes])} if texts.any() else {}
 
 
 def tile_corners(rows: np.ndarray, cols: np.ndarray, epsg: np.ndarray, tile_size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from torchgeo.datasets.utils import Sample
 
+from terrafm_tg.datasets.tiles.bands import at_own_resolution
 from terrafm_tg.datasets.tiles.dataset import TileDataset
 from terrafm_tg.datasets.tiles.index_file import NAME, read_index
 from terrafm_tg.datasets.tiles.table import resolve_offsets
@@ -29,7 +31,9 @@ class PackedTiles(TileDataset):
     native groups) and ``xxh3`` (its checksum, which holds for this cell, quadrant and modality only). A record is
     read in one piece, its checksum compared, and then decoded. See ``docs/store.md`` for the format.
 
-    Tiles with bands of nothing but nodata were left out when the store was packed: they are not looked for again.
+    Of a store that was packed from several archives, bands that some tiles have finer than their own resolution and
+    others not are averaged down to it. Tiles with bands of nothing but nodata were left out when the store was packed:
+    they are not looked for again.
 
     Args:
         root: Folder of the store, or its URL (``https://``, ``s3://``, what fsspec opens): then a tile takes one
@@ -96,9 +100,22 @@ class PackedTiles(TileDataset):
                 band -= offset
             else:  # some pixels are missing or dark
                 band[:] = remove_offset(band, offset)
-        return groups
+        return at_own_resolution(groups) if modality.name in self._uneven and out is None else groups
+
+    @cached_property
+    def _uneven(self) -> set[str]:
+        """Modalities of which records differ in shape: of archives that store bands of 20 and 60 m at 10 m or not."""
+        found = set()
+        for m in self.modalities:
+            layouts = pd.Categorical(self.table[f"layout_{m.name}"])
+            used = np.unique(layouts.codes[self.table[f"has_{m.name}"].to_numpy(bool)])
+            if len({str(layouts.categories[code]).partition(" ")[2] for code in used if code >= 0}) > 1:
+                found.add(m.name)
+        return found
 
     def _read_into(self, row: int, modality: Modality, out: dict[int, np.ndarray]) -> bool:
+        if modality.name in self._uneven:
+            return super()._read_into(row, modality, out)
         if not self._arrays[f"has_{modality.name}"][row]:
             return False
         self._read(row, modality, out)

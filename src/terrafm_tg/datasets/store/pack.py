@@ -19,7 +19,7 @@ from rich.filesize import decimal
 
 from terrafm_tg.datasets.tiles.dataset import TileDataset
 from terrafm_tg.datasets.tiles.index_file import NAME
-from terrafm_tg.datasets.tiles.table import with_categories
+from terrafm_tg.datasets.tiles.table import with_categories, with_sizes
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES, get_modality
 from terrafm_tg.utils.arguments import NOT_NEGATIVE, POSITIVE, SHARE, checked
@@ -255,7 +255,10 @@ class _Packing:
         for name, places in self.places.items():
             held = pd.concat([part for part in places if len(part)] or places).sort_index()
             records[name] = held.astype({f"shard_{name}": "category", f"layout_{name}": "category"})
-        table = join_tables(self.tiles.table, records, self.before)
+        source, before = self.tiles.table, self.before
+        if before is not None and ("xres" in source) != ("xres" in before):  # archives of two kinds
+            source, before = (with_sizes(table, self.tiles.tile_size) for table in (source, before))
+        table = join_tables(source, records, before)
         if table.empty:
             raise TerraFMError(f"None of the {len(self.tiles):,} tiles of {self.root} can be packed.")
         write_store_index(table, self.out, settings)

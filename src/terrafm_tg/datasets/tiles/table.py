@@ -91,6 +91,12 @@ GRID = ("epsg", "x", "y", "xres", "yres", "height", "width")
 _CHUNK = 1 << 18  # rows whose footprints are computed at once
 
 
+def with_sizes(table: pd.DataFrame, tile_size: int) -> pd.DataFrame:
+    """Adds the last four columns of ``GRID`` where a table leaves them to its dataset: tiles of 10 m pixels."""
+    usual = zip(GRID[3:], (10.0, 10.0, np.int32(tile_size), np.int32(tile_size)), strict=True)
+    return table.assign(**{name: value for name, value in usual if name not in table})
+
+
 class TileSlice(tuple[slice, slice, slice]):
     """A GeoSlice ``(x, y, t)`` that knows its index row and its position in the epoch.
 
