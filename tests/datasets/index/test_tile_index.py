@@ -232,9 +232,27 @@ def test_regions_are_the_continents():
         (62.0, 129.7): "Asia",  # Yakutsk
         (66.2, -171.5): "Asia",  # Chukotka, beyond 180 degrees
         (4.5, -53.0): "South America",  # French Guiana
-        (20.0, -155.6): "North America",  # Hawaii
         (72.0, -40.0): "North America",
-        (28.1, -15.4): None,  # Gran Canaria lies 2 degrees off the coast
+        (37.74, -25.66): "Europe",  # Azores
+        (28.1, -15.4): "Europe",  # Gran Canaria, of Spain
+        (13.45, 144.77): "Oceania",  # Guam
+        (-21.1, 55.5): "Africa",  # Réunion
+        (-13.8, -172.1): "Oceania",  # Samoa
+        (21.3, -157.86): "Oceania",  # Honolulu
+        (61.2, -149.9): "North America",  # Anchorage
+        (-17.8, 178.0): "Oceania",  # Fiji, on both sides of 180 degrees
+        (-16.8, -179.95): "Oceania",
+        (71.1, 179.9): "Asia",  # Wrangel Island
+        (16.2, -61.5): "North America",  # Guadeloupe
+        (4.2, 73.5): "Asia",  # Maldives
+        (-37.1, -12.3): "Africa",  # Tristan da Cunha
+        (-0.7, -90.4): "South America",  # Galápagos
+        (32.3, -64.8): "North America",  # Bermuda
+        (1.9, -157.4): "Oceania",  # Kiribati
+        (78.2, 15.6): "Europe",  # Svalbard
+        (-89.99, 100.0): "Antarctica",
+        (89.9, 100.0): None,
+        (36.0, -40.0): None,
         (-6.1, 39.3): "Africa",  # Zanzibar
         (-25.0, 134.0): "Oceania",
         (-75.0, 0.0): "Antarctica",

@@ -10,7 +10,9 @@ import shapely
 from rasterio.errors import RasterioError
 from rasterio.transform import rowcol
 from rasterio.warp import transform as warp_points
+from scipy.spatial import KDTree
 
+from terrafm_tg.datasets.majortom.grid import EARTH_RADIUS
 from terrafm_tg.datasets.tiles.table import BOX
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import UNKNOWN
@@ -21,10 +23,11 @@ KOPPEN_GEIGER = (
     "Af", "Am", "Aw", "BWh", "BWk", "BSh", "BSk", "Csa", "Csb", "Csc", "Cwa", "Cwb", "Cwc", "Cfa", "Cfb", "Cfc",
     "Dsa", "Dsb", "Dsc", "Dsd", "Dwa", "Dwb", "Dwc", "Dwd", "Dfa", "Dfb", "Dfc", "Dfd", "ET", "EF",
 )  # fmt: skip
-#: Outlines of the continents, from Natural Earth's countries at 1:110 million (public domain).
+#: Outlines of the continents and islands, from Natural Earth's countries at 1:50 and 1:10 million (public domain).
 CONTINENTS = Path(__file__).parent / "world" / "continents.geojson"
-#: Degrees from a continent within which islands and shores that its coarse outline lacks belong to it.
-SHORE = 1.0
+#: Kilometers from a continent or island within which shores and reefs that its outline lacks belong to it.
+SHORE = 200.0
+_OUTLINE = 0.1  # degrees between the points of an outline to which distances are measured
 _CHUNK = 1 << 18  # tiles that are looked up at once
 
 
@@ -108,8 +111,8 @@ def region(table: pd.DataFrame, path: Path | None = None) -> tuple[np.ndarray, l
 
     Args:
         table: A tile table.
-        path: The file. Where None, the continents (:data:`CONTINENTS`), of which the nearest counts as far as
-            :data:`SHORE` degrees off its outline.
+        path: The file. Where None, the continents (:data:`CONTINENTS`), of which the nearest on the globe counts as
+            far as :data:`SHORE` kilometers off its outline.
 
     Returns:
         int16 (n,), the polygon's row in the file (the first, where several do), -1 where none does; and the names of
@@ -130,9 +133,19 @@ def region(table: pd.DataFrame, path: Path | None = None) -> tuple[np.ndarray, l
     lon, lat = places(table)
     for start in range(0, len(table), _CHUNK):
         points = shapely.points(lon[start : start + _CHUNK], lat[start : start + _CHUNK])
-        if path is None:
-            tiles, near = tree.query_nearest(points, max_distance=SHORE)
-        else:
-            tiles, near = tree.query(points, predicate="intersects")
+        tiles, near = tree.query(points, predicate="intersects")
         np.minimum.at(found, start + tiles, owners[near])
+    beside = np.flatnonzero(found == len(polygons))
+    if path is None and len(beside):
+        lines = shapely.segmentize(parts.boundary.to_numpy(), _OUTLINE)
+        corners, line = shapely.get_coordinates(lines, return_index=True)
+        chord = 2 * np.sin(SHORE / EARTH_RADIUS / 2)
+        near = KDTree(_on_sphere(*corners.T)).query(_on_sphere(lon[beside], lat[beside]), distance_upper_bound=chord)[1]
+        found[beside] = np.append(owners[line], len(polygons))[near]
     return np.where(found < len(polygons), found, UNKNOWN).astype(np.int16), names
+
+
+def _on_sphere(lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+    """Returns places as points (n, 3) of the unit sphere, on which neither poles nor 180 degrees are an edge."""
+    lon, lat = np.radians(lon), np.radians(lat)
+    return np.column_stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])

@@ -5,6 +5,9 @@ L west of Greenwich). Rows are 180/2004 degrees high; how many columns a row has
 its parallel, so that cells are about 10 km wide everywhere. Numbers count from the equator and from
 Greenwich, and name the cell's bottom left corner (Francis & Czerkawski, "Major TOM", 2024; not the numbering
 of the package ``majortom-eg``).
+
+Corners, names and zones are those of the published code to the last bit of their arithmetic: 116 corners lie on the
+border of two zones but for its rounding, and 12 that lie on 180 degrees are called east by it, the others west.
 """
 
 from collections.abc import Iterable, Sequence
@@ -40,16 +43,35 @@ def cells_at(lat: ArrayLike, lon: ArrayLike) -> tuple[NDArray[np.int64], NDArray
         lon: Degrees east; any turn of the globe.
 
     Returns:
-        Rows (north positive) and columns (east positive).
+        Rows (north positive) and columns (east positive). A cell that 180 degrees cuts has one name, that of its
+        western part.
     """
     lon = (np.asarray(lon, dtype=np.float64) + 180) % 360 - 180
-    rows = np.floor(np.asarray(lat, dtype=np.float64) * ROWS / 180 + _ROUNDING).astype(np.int64)
-    return rows, np.floor(lon * cells_per_row(rows) / 360 + _ROUNDING).astype(np.int64)
+    rows = np.floor(np.asarray(lat, dtype=np.float64) * ROWS / 180 + _ROUNDING).astype(np.int64).clip(max=ROWS // 2 - 1)
+    count = cells_per_row(rows)
+    first = (_longitude(count // 2, count) == 180) - count // 2  # the westernmost column
+    return rows, (np.floor(lon * count / 360 + _ROUNDING).astype(np.int64) - first) % count + first
 
 
 def corners(rows: ArrayLike, cols: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Latitude and longitude of the cells' bottom left corners."""
-    return np.asarray(rows) * 180 / ROWS, np.asarray(cols) * 360 / cells_per_row(rows)
+    """Latitude and longitude (-180 to 180) of the cells' bottom left corners."""
+    count = cells_per_row(rows)
+    return (np.asarray(rows) % ROWS * (180 / ROWS) - 90) % 180 - 90, _longitude(np.asarray(cols) % count, count)
+
+
+def _longitude(number: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Longitude of the cell so many cells east of Greenwich, of ``count`` in its row."""
+    return (number * (360 / count) - 180) % 360 - 180
+
+
+def utm_zones(lat: ArrayLike, lon: ArrayLike) -> NDArray[np.int64]:
+    """EPSG codes of the UTM zones that places (longitude -180 to 180) lie in, with those of Norway and Svalbard."""
+    lat, lon = np.broadcast_arrays(np.asarray(lat, dtype=np.float64), np.asarray(lon, dtype=np.float64))
+    zones = np.floor((lon + 180) / 6).astype(np.int64) % 60 + 1
+    zones = np.where((56 <= lat) & (lat < 64) & (3 <= lon) & (lon < 12), 32, zones)
+    svalbard = (72 <= lat) & (lat < 84) & (0 <= lon) & (lon < 42)
+    zones = np.where(svalbard, 31 + 2 * np.searchsorted((9, 21, 33), lon, side="right"), zones)
+    return np.where(lat < 0, 32700, 32600) + zones
 
 
 def names(rows: ArrayLike, cols: ArrayLike) -> list[str]:
@@ -100,9 +122,8 @@ class GridCell:
 
     @cached_property
     def epsg(self) -> int:
-        """The code of the UTM zone that the corner lies in."""
-        lat, lon = self.corner
-        return (32600 if lat >= 0 else 32700) + int((lon + 180) // 6) % 60 + 1
+        """The code of the UTM zone that the corner lies in, as :func:`utm_zones` has it."""
+        return int(utm_zones(*self.corner))
 
     @cached_property
     def _corner_utm(self) -> tuple[float, float]:

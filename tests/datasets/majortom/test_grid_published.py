@@ -1,0 +1,106 @@
+"""The grid against Major-TOM's published code: names, zones and corners of its cells, as digests of what that gives.
+
+The digests are of lines such as ``672U_29R 32632 60.359281437 5.267406660``, cells from south to north and west to
+east, written by the published class for cells of 10 km between 85 degrees south and north (revision of 7 January 2025).
+"""
+
+from hashlib import sha256
+
+import numpy as np
+import pyproj
+import pytest
+from pyproj.aoi import AreaOfInterest
+from pyproj.database import query_utm_crs_info
+
+from terrafm_tg.datasets.majortom import grid
+from terrafm_tg.datasets.majortom.grid import GridCell
+
+COUNT = 5_094_350
+ALL = "561d93a2649abaeaf15a6147e9985afb0082c84f11a8cffdaae3b51559bdbd0e"
+SAMPLE = "e559564e190b5c3de49c89dfbf00a5bff66e5cf804495d201b4dd1b5144e3cac"
+ROWS = np.arange(-946, 947)
+
+
+def lines(rows, cols):
+    """The cells with some corners, by way of their places: each is found again, named, and has its zone."""
+    lat, lon = grid.corners(rows, cols)
+    epsg = grid.utm_zones(lat, lon)
+    names = grid.names(*grid.cells_at(lat + 1e-7, lon + 1e-7))
+    values = zip(names, epsg.tolist(), lat.tolist(), lon.tolist(), strict=True)
+    return [f"{name} {code} {south:.9f} {west:.9f}\n" for name, code, south, west in values]
+
+
+def test_a_sample_drawn_by_hash():
+    """Twelve cells of each row."""
+    rows = np.repeat(ROWS, 12)
+    counts = grid.cells_per_row(rows).tolist()
+    draws = [int(sha256(f"{row} {i % 12}".encode()).hexdigest(), 16) for i, row in enumerate(rows.tolist())]
+    cols = np.array([draw % count for draw, count in zip(draws, counts, strict=True)])
+    assert sha256("".join(lines(rows, cols)).encode()).hexdigest() == SAMPLE
+
+
+@pytest.mark.soak
+def test_all_cells():
+    digest, total = sha256(), 0
+    for rows in np.array_split(ROWS, 40):
+        counts = grid.cells_per_row(rows)
+        all_rows = np.repeat(rows, counts)
+        cols = np.concatenate([np.arange(count) for count in counts])
+        lon = grid.corners(all_rows, cols)[1]
+        order = np.lexsort((lon, all_rows))
+        digest.update("".join(lines(all_rows[order], cols[order])).encode())
+        total += len(cols)
+    assert total == COUNT
+    assert digest.hexdigest() == ALL
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "epsg"),
+    [
+        ((60.4, 5.3), "672U_29R", 32632),  # Bergen
+        ((55.99, 3.5), "623U_21R", 32631),  # the sea, south of Norway's zone
+        ((78.2, 15.6), "870U_35R", 32633),  # Longyearbyen
+        ((78.9, 11.9), "878U_25R", 32633),  # Ny-Ålesund
+        ((71.99, 20.0), "801U_69R", 32634),  # south of Svalbard's
+        ((-17.0, 179.95), "190D_1915R", 32760),  # Fiji
+        ((66.2, 179.9), "737U_808R", 32660),  # Chukotka
+        ((66.2, -179.9), "737U_809L", 32601),
+        ((-84.66, 179.9), "943D_185R", 32760),
+        ((-84.66, -179.9), "943D_185R", 32760),  # the same cell, which 180 degrees cuts
+        ((-84.66, -179.4), "943D_185L", 32701),
+        ((-46.75, -179.9999), "521D_1372R", 32701),  # a corner that the published rounding puts east of 180 degrees
+        ((-46.9, -179.9999), "523D_1367R", 32760),
+        ((-83.26, -119.9999), "927D_157L", 32711),  # and one on the border of two zones
+        ((84.9, 0.5), "945U_0R", 32631),
+    ],
+)
+def test_places(place, name, epsg):
+    row, col = grid.cells_at(*place)
+    assert grid.names(row, col) == [name]
+    cell = GridCell(int(row), int(col))
+    assert (cell.name, cell.epsg) == (name, epsg)
+    lat, lon = cell.corner
+    assert lat <= place[0] < lat + 180 / grid.ROWS
+    assert 0 <= (place[1] - lon + 1e-9) % 360 < 360 / grid.cells_per_row(row) + 1e-9
+
+
+def test_zones_against_the_registry_of_epsg():
+    """In its zone a cell lies within the few degrees for which the registry of EPSG has that zone; Norway's wider."""
+    random = np.random.default_rng(3)
+    for lat, lon in np.column_stack([random.uniform(-79, 83.5, 150), random.uniform(-180, 179.9, 150)]).tolist():
+        if 56 <= lat < 64 and 3 <= lon < 12 or lat >= 72 and 0 <= lon < 42:
+            continue
+        found = query_utm_crs_info("WGS 84", AreaOfInterest(lon, lat, lon, lat))
+        assert str(grid.utm_zones(lat, lon)) in {info.code for info in found}
+    for lat, lon in ((60.4, 5.3), (78.2, 15.6), (78.9, 8.9)):
+        transform = pyproj.Transformer.from_crs(4326, int(grid.utm_zones(lat, lon)), always_xy=True)
+        assert 150_000 < transform.transform(lon, lat)[0] < 850_000
+
+
+def test_poles_lie_in_cells():
+    """Beyond the published rows too: every place on Earth has a cell, of its row."""
+    rows, cols = grid.cells_at([90, 89.99, -90, -89.999], [0, -170, 12, 179.9])
+    assert rows.tolist() == [1001, 1001, -1002, -1002]
+    assert (np.abs(cols) <= grid.cells_per_row(rows)).all()
+    south, west = grid.corners(rows, cols)
+    assert (np.isfinite(south) & np.isfinite(west)).all()
