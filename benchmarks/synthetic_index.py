@@ -9,7 +9,8 @@ import pandas as pd
 from terrafm_tg.datasets.index.build import lists
 from terrafm_tg.datasets.majortom import grid
 from terrafm_tg.datasets.tiles.index_file import write_index
-from terrafm_tg.datasets.tiles.table import boxes, times, to_zones
+from terrafm_tg.datasets.tiles.outlines import boxes, to_zones
+from terrafm_tg.datasets.tiles.table import times
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import OCEAN
 

@@ -30,15 +30,15 @@ SMALL = {
     "Africa": "Cabo Verde, Comoros, Fr. S. Antarctic Lands, Mauritius, Saint Helena, Seychelles, São Tomé and Principe",
     "Asia": "Bahrain, Br. Indian Ocean Ter., Hong Kong, Indian Ocean Ter., Macao, Maldives, Scarborough Reef, "
     "Siachen Glacier, Singapore, Spratly Is., Cyprus U.N. Buffer Zone, Akrotiri, Dhekelia, Baikonur",
-    "Europe": "Andorra, Faeroe Is., Gibraltar, Guernsey, Isle of Man, Jersey, Liechtenstein, Malta, Monaco, San Marino, "
-    "Vatican, Åland",
+    "Europe": "Andorra, Faeroe Is., Gibraltar, Guernsey, Isle of Man, Jersey, Liechtenstein, Malta, Monaco, "
+    "San Marino, Vatican, Åland",
     "North America": "Anguilla, Antigua and Barb., Aruba, Bajo Nuevo Bank, Barbados, Bermuda, British Virgin Is., "
     "Cayman Is., Clipperton I., Curaçao, Dominica, Grenada, Montserrat, Saint Lucia, Serranilla Bank, Sint Maarten, "
     "St-Barthélemy, St-Martin, St. Kitts and Nevis, St. Pierre and Miquelon, St. Vin. and Gren., "
     "Turks and Caicos Is., U.S. Virgin Is., USNB Guantanamo Bay",
     "Oceania": "American Samoa, Ashmore and Cartier Is., Cook Is., Coral Sea Is., Fr. Polynesia, Guam, "
-    "Heard I. and McDonald Is., Kiribati, Marshall Is., Micronesia, N. Mariana Is., Nauru, Niue, Norfolk Island, Palau, Pitcairn Is., Samoa, Tonga, Tuvalu, "
-    "U.S. Minor Outlying Is., Wallis and Futuna Is.",
+    "Heard I. and McDonald Is., Kiribati, Marshall Is., Micronesia, N. Mariana Is., Nauru, Niue, Norfolk Island, "
+    "Palau, Pitcairn Is., Samoa, Tonga, Tuvalu, U.S. Minor Outlying Is., Wallis and Futuna Is.",
     "South America": "S. Geo. and the Is.",
 }
 #: Parts of countries that lie elsewhere: the country, a box around them, their continent.

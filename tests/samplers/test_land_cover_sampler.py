@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from datasets.tiny_files import Places
-from terrafm_tg.datasets.tiles.table import BOX, TIMES
+from terrafm_tg.datasets.tiles.outlines import BOX
+from terrafm_tg.datasets.tiles.table import TIMES
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.samplers import LandCoverSampler
 

@@ -22,8 +22,9 @@ from terrafm_tg.utils.trust import open_hdf5
 from .majortom import grid
 from .tiles.dataset import TileDataset
 from .tiles.index_file import open_index
+from .tiles.outlines import boxes, to_zones
 from .tiles.pixels import native_pixels
-from .tiles.table import boxes, times, to_zones
+from .tiles.table import times
 
 
 @checked()

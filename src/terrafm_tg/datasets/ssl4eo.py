@@ -25,8 +25,9 @@ from .folder.products import band_file
 from .majortom import grid
 from .tiles.dataset import TileDataset
 from .tiles.index_file import open_index
+from .tiles.outlines import boxes
 from .tiles.pixels import native_pixels
-from .tiles.table import boxes, times
+from .tiles.table import times
 
 
 @checked()

@@ -16,7 +16,7 @@ from terrafm_tg.datasets.index import build, layers
 from terrafm_tg.datasets.index.build import index_summary
 from terrafm_tg.datasets.index.layers import KOPPEN_GEIGER, koppen_geiger, region
 from terrafm_tg.datasets.tiles.index_file import read_index
-from terrafm_tg.datasets.tiles.table import outlines
+from terrafm_tg.datasets.tiles.outlines import outlines
 from terrafm_tg.errors import TerraFMError
 
 WEST, EAST = "536U_101R", "536U_104R"  # the second lies east of the map below

@@ -9,6 +9,8 @@ from hashlib import sha256
 import numpy as np
 import pyproj
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pyproj.aoi import AreaOfInterest
 from pyproj.database import query_utm_crs_info
 
@@ -88,7 +90,7 @@ def test_zones_against_the_registry_of_epsg():
     """In its zone a cell lies within the few degrees for which the registry of EPSG has that zone; Norway's wider."""
     random = np.random.default_rng(3)
     for lat, lon in np.column_stack([random.uniform(-79, 83.5, 150), random.uniform(-180, 179.9, 150)]).tolist():
-        if 56 <= lat < 64 and 3 <= lon < 12 or lat >= 72 and 0 <= lon < 42:
+        if (56 <= lat < 64 and 3 <= lon < 12) or (lat >= 72 and 0 <= lon < 42):
             continue
         found = query_utm_crs_info("WGS 84", AreaOfInterest(lon, lat, lon, lat))
         assert str(grid.utm_zones(lat, lon)) in {info.code for info in found}
@@ -104,3 +106,28 @@ def test_poles_lie_in_cells():
     assert (np.abs(cols) <= grid.cells_per_row(rows)).all()
     south, west = grid.corners(rows, cols)
     assert (np.isfinite(south) & np.isfinite(west)).all()
+
+
+@given(
+    st.floats(-180, 180), st.floats(-90, 89), st.floats(0.01, 3), st.floats(0.01, 0.9), st.sampled_from([-360, 0, 360])
+)
+def test_cells_over_a_box(west, south, wide, high, turn):
+    """Those of a lattice of places in it, each once, in whatever turn or order its sides are given."""
+    east, north = west + wide, south + high
+    cells = grid.cells_over(west, south, east, north)
+    lon, lat = np.meshgrid(np.linspace(west, east, 90), np.linspace(south, north, 30))
+    names = {cell.name for cell in cells}
+    assert len(names) == len(cells)
+    assert names >= {*grid.names(*grid.cells_at(lat.ravel(), lon.ravel()))}
+    rows = (int(high * grid.ROWS / 180) + 2) * (int(wide * grid.cells_per_row(cells[0].row) / 360) + 2)
+    assert len(cells) <= 2 * rows
+    assert names == {cell.name for cell in grid.cells_over(west + turn, south, east + turn, north)}
+    assert names == {cell.name for cell in grid.cells_over(west, south, (east + 180) % 360 - 180, north)}
+
+
+def test_cells_around_a_pole():
+    cells = grid.cells_over(-180, 89.7, 180, 90)
+    assert len({cell.name for cell in cells}) == len(cells)
+    assert [cell.row for cell in cells] == [
+        row for row in (998, 999, 1000, 1001) for _ in range(grid.cells_per_row(row))
+    ]

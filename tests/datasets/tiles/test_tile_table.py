@@ -4,6 +4,7 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+import pyproj
 import pytest
 import shapely
 
@@ -12,7 +13,8 @@ from datasets.tiny_files import Places
 from terrafm_tg.datasets import MajorTOM
 from terrafm_tg.datasets.tiles import index_file as index_file
 from terrafm_tg.datasets.tiles.index_file import read_index, write_index
-from terrafm_tg.datasets.tiles.table import BOX, TIMES, as_index, as_table
+from terrafm_tg.datasets.tiles.outlines import BOX
+from terrafm_tg.datasets.tiles.table import TIMES, as_index, as_table
 from terrafm_tg.errors import TerraFMError
 
 MADE_FOR = {"tile_size": 534, "remote": False, "state": "synthetic"}
@@ -135,6 +137,10 @@ def test_any_place_finds_its_tile(seed):
     )
     index = as_index(grids)
     tiles = Places(as_table(index).drop(columns="geometry"))
+    half, middles = size * 5, np.empty((count, 2))  # of each square, on the ground
+    for epsg, rows in grids.groupby("epsg"):
+        to_lonlat, i = pyproj.Transformer.from_crs(epsg, 4326, always_xy=True), rows.index
+        middles[i] = np.transpose(to_lonlat.transform(rows.x + half[i], rows.y - half[i]))
     found = 0
     for place in index.geometry.sample(60, random_state=seed).apply(lambda tile: tile.representative_point()):
         x, y = place.x + rng.normal(0, 0.05), place.y + rng.normal(0, 0.05)
@@ -143,10 +149,8 @@ def test_any_place_finds_its_tile(seed):
         over = over & (grids[TIMES[0]] <= t).to_numpy() & (grids[TIMES[1]] >= t).to_numpy()
         query = slice(x - 1e-3, x + 1e-3), slice(y - 1e-3, y + 1e-3), slice(t, t)
         if over.any():
-            boxes = index.geometry.bounds.to_numpy()
-            middle = (boxes[:, :2] + boxes[:, 2:]) / 2
-            away = np.where(over, ((middle - (x, y)) ** 2).sum(axis=1), np.inf)
-            assert tiles.resolve(query) == away.argmin()
+            apart = pyproj.Geod(ellps="WGS84").inv(*middles.T, np.full(count, x), np.full(count, y))[2]
+            assert tiles.resolve(query) == np.where(over, apart, np.inf).argmin()
             found += 1
         else:
             with pytest.raises(IndexError):

@@ -16,8 +16,9 @@ from torchgeo.datasets.utils import Sample
 
 from terrafm_tg.datasets.tiles.dataset import TileDataset, check_tile_size
 from terrafm_tg.datasets.tiles.index_file import open_index
+from terrafm_tg.datasets.tiles.outlines import GRID
 from terrafm_tg.datasets.tiles.pixels import RADAR_UNITS, native_pixels
-from terrafm_tg.datasets.tiles.table import GRID, resolve_offsets
+from terrafm_tg.datasets.tiles.table import resolve_offsets
 from terrafm_tg.datasets.tiles.warp import needed_window, warp
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import Modality

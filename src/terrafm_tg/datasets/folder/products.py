@@ -17,7 +17,8 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from terrafm_tg.datasets.majortom import grid
-from terrafm_tg.datasets.tiles.table import BOX, outlines, times
+from terrafm_tg.datasets.tiles.outlines import BOX, outlines
+from terrafm_tg.datasets.tiles.table import times
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, canonical, get_modality
 from terrafm_tg.radiometry import UNKNOWN

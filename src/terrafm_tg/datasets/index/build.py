@@ -17,7 +17,8 @@ from terrafm_tg.datasets.esa_worldcover import ESAWorldCover
 from terrafm_tg.datasets.mmearth import MMEarthTiles
 from terrafm_tg.datasets.source import find_kind
 from terrafm_tg.datasets.tiles.index_file import NAME, read_index, read_made_for, write_index
-from terrafm_tg.datasets.tiles.table import BOX, GRID, as_table, outlines
+from terrafm_tg.datasets.tiles.outlines import BOX, GRID, outlines
+from terrafm_tg.datasets.tiles.table import as_table
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import CLASS_NAMES, CLASSES, OCEAN, majorities
 from terrafm_tg.modalities import MODALITIES

@@ -13,7 +13,7 @@ from rasterio.warp import transform as warp_points
 from scipy.spatial import KDTree
 
 from terrafm_tg.datasets.majortom.grid import EARTH_RADIUS
-from terrafm_tg.datasets.tiles.table import BOX
+from terrafm_tg.datasets.tiles.outlines import BOX
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import UNKNOWN
 from terrafm_tg.utils.trust import open_image

@@ -49,8 +49,32 @@ def cells_at(lat: ArrayLike, lon: ArrayLike) -> tuple[NDArray[np.int64], NDArray
     lon = (np.asarray(lon, dtype=np.float64) + 180) % 360 - 180
     rows = np.floor(np.asarray(lat, dtype=np.float64) * ROWS / 180 + _ROUNDING).astype(np.int64).clip(max=ROWS // 2 - 1)
     count = cells_per_row(rows)
-    first = (_longitude(count // 2, count) == 180) - count // 2  # the westernmost column
-    return rows, (np.floor(lon * count / 360 + _ROUNDING).astype(np.int64) - first) % count + first
+    return rows, _column(np.floor(lon * count / 360 + _ROUNDING).astype(np.int64), count)
+
+
+def cells_over(west: float, south: float, east: float, north: float) -> list["GridCell"]:
+    """Lists the cells that a box meets, each once, from the south west.
+
+    Args:
+        west: Degrees; any turn of the globe.
+        south: Degrees.
+        east: Degrees; it may be less than ``west``, or more than 180, where the box lies across 180 degrees.
+        north: Degrees.
+    """
+    turn = east - west if 0 <= east - west < 360 else (east - west) % 360 or 360.0
+    cells = []
+    for row in range(int(cells_at(south, 0)[0]), int(cells_at(north, 0)[0]) + 1):
+        count = cells_per_row(row)
+        first, last = (int(np.floor(lon * count / 360 + _ROUNDING)) for lon in (west, west + turn))
+        numbers = np.arange(first, min(last + 1, first + int(count)))
+        cells += [GridCell(row, col) for col in _column(numbers, count).tolist()]
+    return cells
+
+
+def _column(number: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Names the cell so many cells east of Greenwich, any turn of the globe, by the column that its row has."""
+    first = (_longitude(count // 2, count) == 180) - count // 2  # the westernmost
+    return (number - first) % count + first
 
 
 def corners(rows: ArrayLike, cols: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -68,8 +92,8 @@ def utm_zones(lat: ArrayLike, lon: ArrayLike) -> NDArray[np.int64]:
     """EPSG codes of the UTM zones that places (longitude -180 to 180) lie in, with those of Norway and Svalbard."""
     lat, lon = np.broadcast_arrays(np.asarray(lat, dtype=np.float64), np.asarray(lon, dtype=np.float64))
     zones = np.floor((lon + 180) / 6).astype(np.int64) % 60 + 1
-    zones = np.where((56 <= lat) & (lat < 64) & (3 <= lon) & (lon < 12), 32, zones)
-    svalbard = (72 <= lat) & (lat < 84) & (0 <= lon) & (lon < 42)
+    zones = np.where((lat >= 56) & (lat < 64) & (lon >= 3) & (lon < 12), 32, zones)
+    svalbard = (lat >= 72) & (lat < 84) & (lon >= 0) & (lon < 42)
     zones = np.where(svalbard, 31 + 2 * np.searchsorted((9, 21, 33), lon, side="right"), zones)
     return np.where(lat < 0, 32700, 32600) + zones
 

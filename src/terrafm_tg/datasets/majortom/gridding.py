@@ -1,7 +1,6 @@
 """Own Sentinel scenes to Major-TOM's layout: a Parquet part per scene with a row per cell that it covers."""
 
 import json
-import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -174,7 +173,7 @@ def _thumbnail(scene: NamedScene, pixels: dict[str, np.ndarray]) -> bytes:
 
 
 def cells_under(path: Path) -> list[GridCell]:
-    """Lists the cells that the box around a file in latitude and longitude meets, from the south west."""
+    """Lists the cells that the box around a file in latitude and longitude meets, each once, from the south west."""
     with open_image(path) as src:
         if src.crs is None or src.transform.is_identity:
             raise TerraFMError(
@@ -182,15 +181,7 @@ def cells_under(path: Path) -> list[GridCell]:
                 "ASF HyP3 or SNAP."
             )
         west, south, east, north = transform_bounds(src.crs, 4326, *src.bounds, densify_pts=21)
-    east += 360 * (east < west)  # across the date line
-    cells: dict[tuple[int, int], None] = {}
-    for row in range(int(grid.cells_at(south, 0)[0]), int(grid.cells_at(north, 0)[0]) + 1):
-        width = 360 / int(grid.cells_per_row(row))
-        edges = np.arange(math.ceil(west / width), math.floor(east / width) + 1) * width
-        lons = np.sort([west, *edges, *([180.0] if west < 180 <= east else [])])
-        rows, columns = grid.cells_at(np.full(len(lons), row * 180 / grid.ROWS), lons)
-        cells |= dict.fromkeys(zip(rows.tolist(), columns.tolist(), strict=True))
-    return [GridCell(*cell) for cell in cells]
+    return grid.cells_over(west, south, east, north)
 
 
 def picture_grid(cell: GridCell, size: int, meters: int = 10) -> Affine:

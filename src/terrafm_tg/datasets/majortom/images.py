@@ -12,6 +12,8 @@ from PIL import Image
 from rasterio.crs import CRS
 from rasterio.io import MemoryFile
 
+from terrafm_tg.datasets.tiles.outlines import turned
+
 from .grid import GridCell
 
 
@@ -50,7 +52,9 @@ def product_row(
         more: Columns that not every product has, in the order of the table: cloud, nodata, orbit.
     """
     (lon, lat), *corners = cell.lonlat(size, [(0.5, 0.5), (0, 0), (1, 0), (0, 1), (1, 1)])
-    lons, lats = zip(*corners, strict=True)
+    lons, lats = np.transpose(corners)
+    lons = turned(lons, lon - 180)  # a picture that 180 degrees cuts goes on beyond
+    lons -= 360 * np.floor((lons.min() + 180) / 360)
     names = {"product_id": product, "grid_cell": cell.name}
     image = {**names, "product_datetime": f"{time:%Y-%m-%d %H:%M:%S}", "thumbnail": thumbnail, **files}
     metadata = {
@@ -63,7 +67,7 @@ def product_row(
         "centre_lat": lat,
         "centre_lon": lon,
         "crs": f"EPSG:{cell.epsg}",
-        "box": (min(lons), min(lats), max(lons), max(lats)),
+        "box": (*np.min([lons, lats], axis=1).tolist(), *np.max([lons, lats], axis=1).tolist()),
     }
     return ProductRow(image, metadata)
 

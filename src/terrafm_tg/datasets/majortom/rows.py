@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from terrafm_tg.datasets.tiles.bands import band_text
-from terrafm_tg.datasets.tiles.table import boxes, times, to_zones
+from terrafm_tg.datasets.tiles.outlines import boxes, to_zones
+from terrafm_tg.datasets.tiles.table import times
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.radiometry import baselines_by_name, offsets_by_name

@@ -15,7 +15,8 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES
 
 from .bands import HeldBands
-from .table import BOX, MAX_TILE, TIMES
+from .outlines import BOX
+from .table import MAX_TILE, TIMES
 
 
 class _Kind(NamedTuple):

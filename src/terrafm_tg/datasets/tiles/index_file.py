@@ -23,7 +23,8 @@ from terrafm_tg.utils.files import atomic_write
 from terrafm_tg.utils.trust import check_declared, check_names
 
 from .columns import check_places, check_schema, check_values, index_settings
-from .table import BOX, TIMES, as_table, categorical, outlines
+from .outlines import BOX, outlines
+from .table import TIMES, as_table, categorical
 
 NAME = "index.parquet"
 #: Rows of a row group: what of the polygons is in memory at once, written or read.

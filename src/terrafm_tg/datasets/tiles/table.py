@@ -11,9 +11,9 @@ It is a plain data frame with a row per tile, counted from 0. Besides the column
   products as Arrow holds them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ from pyproj import CRS
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.radiometry import OFFSET, UNKNOWN
+
+from .outlines import BOX, GRID, edges, is_geographic, middle, outlines, to_zones, transformer, turned
 
 
 def as_table(index: pd.DataFrame) -> pd.DataFrame:
@@ -83,12 +85,8 @@ def times(start: pd.Series, stop: pd.Series) -> dict[str, np.ndarray]:
 ALIGNMENT = 6
 #: Longest edge of a tile in pixels: what a file declares beyond it is not read.
 MAX_TILE = 4092
-#: Columns of a tile table: the box around each footprint in EPSG:4326, and the time it is valid for.
-BOX = ("xmin", "ymin", "xmax", "ymax")
+#: Columns of a tile table: the time that a tile is valid for.
 TIMES = ("datetime_start", "datetime_stop")
-#: Columns of which a footprint is computed; the last four where tiles are not of one size.
-GRID = ("epsg", "x", "y", "xres", "yres", "height", "width")
-_CHUNK = 1 << 18  # rows whose footprints are computed at once
 
 
 def with_sizes(table: pd.DataFrame, tile_size: int) -> pd.DataFrame:
@@ -126,6 +124,7 @@ class Footprints:
 
     def __init__(self, table: pd.DataFrame, tile_size: int, crs: pyproj.CRS) -> None:
         self.table, self.tile_size, self.crs = table, tile_size, crs.to_string()
+        self.round = crs.is_geographic  # its x is an angle
         self.west, self.south, self.east, self.north = (table[name].to_numpy() for name in BOX)
         self.start, self.stop = (table[name].to_numpy() for name in TIMES)
         self.epsg = table["epsg"].to_numpy()
@@ -143,24 +142,59 @@ class Footprints:
         )
 
     def extent(self, res: tuple[float, float]) -> tuple[slice, slice, slice]:
-        """Returns the box around all tiles, and all their times."""
+        """Returns the box around all tiles, and all their times; the narrowest where some lie across 180 degrees."""
+        west, east = float(self.west.min()), float(self.east.max())
+        if self.round and east > 180:
+            order = np.argsort(self.west)
+            starts, stops = self.west[order], np.maximum.accumulate(self.east[order])
+            gaps = np.append(starts[1:], west + 360) - stops
+            last = int(gaps.argmax())
+            if gaps[last] <= 0:
+                west, east = -180.0, 180.0
+            elif last < len(order) - 1:
+                west, east = float(starts[last + 1]), float(stops[last] + 360)
         return (
-            slice(float(self.west.min()), float(self.east.max()), res[0]),
+            slice(west, east, res[0]),
             slice(float(self.south.min()), float(self.north.max()), res[1]),
             slice(pd.Timestamp(self.start.min()), pd.Timestamp(self.stop.max()), 1),
         )
 
     def find(self, x: slice, y: slice, t: slice) -> int | None:
-        """Finds the tile over the slices' center at that time; of several, the one whose center is nearest."""
-        east, north = (x.start + x.stop) / 2, (y.start + y.stop) / 2
+        """Finds the tile over the slices' center at that time; of several, the one whose center is nearest.
+
+        Longitude is a circle: the slices may lie at any turn of it, and ``x.stop`` may lie west of ``x.start``, across
+        180 degrees. A slice that is the box around a tile means that tile, also where its center lies beside it (at a
+        pole).
+        """
         first, last = (pd.Timestamp(limit).to_datetime64() for limit in (t.start, t.stop))
-        over = (self.west <= east) & (self.east >= east) & (self.south <= north) & (self.north >= north)
-        near = np.flatnonzero(over & (self.start <= last) & (self.stop >= first))
-        near = near[shapely.intersects(self.outlines(near), shapely.Point(east, north))]
-        if not len(near):
-            return None
-        away = ((self.west[near] + self.east[near]) / 2 - east, (self.south[near] + self.north[near]) / 2 - north)
-        return int(near[np.argmin(away[0] ** 2 + away[1] ** 2)])
+        when = (self.start <= last) & (self.stop >= first)
+        east, north = middle(x, self.round), (y.start + y.stop) / 2
+        near = np.flatnonzero(when & (self.south <= north) & (self.north >= north))
+        ahead = turned(east, self.west[near]) if self.round else np.full(len(near), east)
+        over = (self.west[near] <= ahead) & (self.east[near] >= ahead)
+        near, ahead = near[over], ahead[over]
+        away = self._away(near, ahead, north)
+        if np.isfinite(away).any():
+            return int(near[np.argmin(away)])
+        same = (self.west == x.start) & (self.east == x.stop) & (self.south == y.start) & (self.north == y.stop) & when
+        return int(same.argmax()) if same.any() else None
+
+    def _away(self, rows: np.ndarray, lon: np.ndarray, lat: float) -> np.ndarray:
+        """Returns how far the centers of some tiles are from places, in meters; inf where a tile is not over its."""
+        if "geometry" in self.table:
+            over = shapely.intersects(self.outlines(rows), shapely.points(lon, lat))
+            across, up = (self.west[rows] + self.east[rows]) / 2 - lon, (self.south[rows] + self.north[rows]) / 2 - lat
+            around = np.cos(np.radians(lat)) if self.round else 1.0
+            return np.where(over, np.hypot(across * around, up), np.inf)
+        left, top, right, bottom = edges(self.table.iloc[rows], self.tile_size)
+        x, y = to_zones(lon, np.full(len(rows), lat), self.epsg[rows])
+        degrees = np.array([is_geographic(code) for code in self.epsg[rows].tolist()], bool)
+        x = np.where(degrees, turned(x, left), x)
+        over = (left <= x) & (x <= right) & (bottom <= y) & (y <= top)
+        across, up = (left + right) / 2 - x, (top + bottom) / 2 - y
+        meters = np.where(degrees, 111_320.0, 1.0)
+        around = np.where(degrees, np.cos(np.radians(lat)), 1.0)
+        return np.where(over, meters * np.hypot(across * around, up), np.inf)
 
     def outlines(self, rows: np.ndarray) -> np.ndarray:
         """Returns footprints of some tiles, (n,) polygons: those given, else computed from the tiles' corners."""
@@ -178,69 +212,21 @@ class Footprints:
 
     def in_tile_crs(self, row: int, x: slice, y: slice) -> tuple[float, float, float, float]:
         """Converts a box of the index' CRS to (left, bottom, right, top) in the tile's own."""
-        return self._transformer(row).transform_bounds(x.start, y.start, x.stop, y.stop)
+        west, east = x.start, x.stop + 360 * (self.round and x.stop < x.start)
+        west, south, east, north = self._transformer(row).transform_bounds(west, y.start, east, y.stop)
+        if is_geographic(int(self.epsg[row])):  # to the turn that the tile is written in
+            east += 360 * (east < west)
+            center = (west + east) / 2
+            turn = float(turned(center, self.origin(row)[0] - 180)) - center
+            west, east = west + turn, east + turn
+        return west, south, east, north
 
     def _transformer(self, row: int) -> pyproj.Transformer:
-        return _transformer(self.crs, int(self.epsg[row]))
+        return transformer(self.crs, int(self.epsg[row]))
 
     @cached_property
     def _corners(self) -> tuple[np.ndarray, np.ndarray]:
         return self.table["x"].to_numpy(), self.table["y"].to_numpy()
-
-
-def outlines(table: pd.DataFrame, tile_size: int | None = None) -> np.ndarray:
-    """Returns footprints in EPSG:4326 of north-up grids.
-
-    Args:
-        table: ``epsg``, ``x`` and ``y`` of the upper left corner; ``xres``, ``yres``, ``height``, ``width``
-            where they are not ``tile_size`` pixels of 10 m.
-        tile_size: Edge in 10 m pixels.
-
-    Returns:
-        (n,) polygons. One that crosses the date line lies wholly on the eastern side, beyond 180 degrees.
-    """
-    return np.concatenate([shapely.polygons(rings) for rings in _rings(table, tile_size)])
-
-
-def boxes(table: pd.DataFrame, tile_size: int | None = None) -> dict[str, np.ndarray]:
-    """Returns the columns ``BOX``: the boxes around :func:`outlines`, which are not kept."""
-    parts = [np.concatenate([rings.min(axis=1), rings.max(axis=1)], axis=1) for rings in _rings(table, tile_size)]
-    return dict(zip(BOX, np.concatenate(parts).T.copy(), strict=True))
-
-
-def _rings(table: pd.DataFrame, tile_size: int | None) -> Iterator[np.ndarray]:
-    """Yields the corners of some tiles after the other, (n, 4, 2) longitude and latitude."""
-    for start in range(0, max(len(table), 1), _CHUNK):
-        part = table.iloc[start : start + _CHUNK]
-        left, top = part["x"].to_numpy(np.float64), part["y"].to_numpy(np.float64)
-        if "xres" in table or tile_size is None:
-            right = left + (part["width"] * part["xres"]).to_numpy()
-            bottom = top - (part["height"] * part["yres"]).to_numpy()
-        else:
-            right, bottom = left + tile_size * 10.0, top - tile_size * 10.0
-        x, y = np.stack([left, right, right, left], axis=1), np.stack([top, top, bottom, bottom], axis=1)
-        rings, epsg = np.empty((len(part), 4, 2)), part["epsg"].to_numpy()
-        for code in np.unique(epsg):
-            here = epsg == code
-            to_lonlat = _transformer(f"EPSG:{code}", 4326)
-            rings[here] = np.stack(to_lonlat.transform(x[here], y[here]), axis=-1)
-        split = np.ptp(rings[..., 0], axis=1) > 180
-        rings[split, :, 0] %= 360
-        yield rings
-
-
-def to_zones(lon: np.ndarray, lat: np.ndarray, epsg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Converts places to x and y in the CRS that each has, (n,) all."""
-    x, y = np.empty(len(lon)), np.empty(len(lon))
-    for code in np.unique(epsg):
-        here = epsg == code
-        x[here], y[here] = _transformer("EPSG:4326", int(code)).transform(lon[here], lat[here])
-    return x, y
-
-
-@lru_cache(maxsize=256)
-def _transformer(crs: str, epsg: int) -> pyproj.Transformer:
-    return pyproj.Transformer.from_crs(crs, epsg, always_xy=True)
 
 
 def resolve_offsets(index: pd.DataFrame, modalities: Sequence[str] | None, ambiguous: str) -> pd.DataFrame:
