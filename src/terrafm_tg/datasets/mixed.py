@@ -18,8 +18,9 @@ from terrafm_tg.utils.arguments import checked
 
 from .tiles.bands import at_own_resolution
 from .tiles.dataset import TileDataset, check_tile_size
+from .tiles.outlines import GRID, boxes
 from .tiles.pixels import crop
-from .tiles.table import ALIGNMENT, GRID, TIMES, boxes, with_sizes
+from .tiles.table import ALIGNMENT, TIMES, with_sizes
 
 #: Columns that stay, besides ``has_<modality>`` and ``bands_<modality>``, and what they are where an archive has none.
 _COLUMNS = {"cell": None, "quadrant": 0, "epsg": 0, "land_cover": -1, "climate": -1, "region": -1, "ocean": False}
