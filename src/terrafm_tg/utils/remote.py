@@ -8,18 +8,15 @@ to other protocols or into the network of the user.
 """
 
 import asyncio
-import errno
 import json
 import logging
 import math
 import os
 import random
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from email.utils import mktime_tz, parsedate_tz
 from functools import cache
 from io import BytesIO
 from ipaddress import ip_address
@@ -29,12 +26,16 @@ from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import fsspec
-from aiohttp import ClientPayloadError, ClientResponse, ClientResponseError
+from aiohttp import ClientPayloadError, ClientResponse
 from fsspec.asyn import sync
 from yarl import URL
 
 from terrafm_tg.errors import TerraFMError
 
+from .answers import ChangedError as ChangedError
+from .answers import NotThereError as NotThereError
+from .answers import RemoteError as RemoteError
+from .answers import check_answer, check_encoding, check_passing, reason_of, retry_after
 from .files import atomic_write, write_json
 from .trust import check_address
 
@@ -44,28 +45,15 @@ _PIECE = 1 << 24  # bytes of a file in an object store that are asked for at onc
 _FIRST = 0.5  # seconds before the second attempt
 _LONGEST = 60.0  # seconds between two attempts, unless the server asks for more
 _ASKED = 300.0  # seconds that a server may ask to wait
+_ANSWERED = 300.0  # seconds in which a service must have answered
 _PATIENCE = 1800.0  # seconds without progress, waits and all, after which to give up
 _SAID = 5.0  # seconds of waiting from which a line says so; shorter waits are in the log
 _SLOWEST = 1000.0  # bytes per second; what comes slower is no progress
 _FIRST_CONTACT = 2  # attempts made again where no server ever answered
 _MOST_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
-_BUSY = (408, 425, 429, 500, 502, 503, 504)
+_JSON = {"Accept": "application/geo+json, application/json"}
 _EXPIRED = (401, 403, 404, 410)  # of a signed address that was redirected to
-_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
-_RESET = re.compile(r"\bt=(\d+)")
-
-
-class RemoteError(TerraFMError, OSError):
-    """A file on a server cannot be read."""
-
-
-class NotThereError(RemoteError):
-    """The server has no such file."""
-
-
-class ChangedError(RemoteError):
-    """The file is another than it was."""
 
 
 @dataclass
@@ -82,11 +70,13 @@ class RemoteReader:
         retries: Failures in a row without progress after which to give up.
         timeout: Seconds without a byte, or at less than the least speed, that count as a failure.
         budget: Bytes that may be read in all.
+        sign: Makes of an address the one that is asked, which holds a permission for some time.
     """
 
     retries: int = 8
     timeout: float = 60.0
     budget: float = math.inf
+    sign: Callable[[str], str] = str
 
     def __post_init__(self) -> None:
         self.came = 0  # bytes
@@ -126,6 +116,37 @@ class RemoteReader:
         self._fill(url, body, start, stop, said)
         return body.getvalue()
 
+    def read_head(self, url: str, most: int) -> tuple[bytes, tuple[int, str]]:
+        """Reads the first bytes of a file, all of a smaller one, and its size and version. Errors as :meth:`read`."""
+        body, said = BytesIO(), None if _is_http(url) else self.describe(url)
+        said = self._fill(url, body, 0, min(most, said[0]) if said else most, said) or said or (0, "")
+        return body.getvalue(), said
+
+    def fetch(self, url: str, limit: int, post: Any = None) -> bytes:
+        """Reads the whole answer of a service, whose size is not known before.
+
+        Args:
+            url: Of the service.
+            limit: Most bytes.
+            post: Sent as JSON, where it is not None.
+
+        Raises:
+            NotThereError, RemoteError: As :meth:`read`, and if the answer is larger.
+        """
+
+        async def ask() -> bytes:
+            body = bytearray()
+            async with asyncio.timeout(_ANSWERED), await self._ask(url, url, _JSON, post) as answer:
+                check_encoding(url, answer)
+                while chunk := await answer.content.read(_CHUNK):
+                    body += chunk
+                    self.came += len(chunk)
+                    if len(body) > limit:
+                        raise RemoteError(f"{url} answers with more than {limit:,} bytes: ask for less at once.")
+            return bytes(body)
+
+        return self._persist(url, lambda: sync(self._http.loop, ask), lambda: 0)
+
     def save(self, url: str, path: Path, limit: int) -> bool:
         """Downloads a file, unless the one that is there is the server's still, as ``.<name>.json`` remembers.
 
@@ -157,16 +178,19 @@ class RemoteReader:
         self, url: str, out: BinaryIO, start: int, stop: int, said: tuple[int, str] | None = None
     ) -> tuple[int, str] | None:
         """Writes bytes of a file to an empty one; returns size and version of the file."""
+        signed = url
 
         async def ask() -> None:
             nonlocal said
             at = start + out.tell()
-            async with await self._ask(url, at, stop) as answer:
-                said = _check_answer(url, answer, at, said)
-                await self._take(url, answer, out, stop - at)
+            async with await self._ask(url, signed, {"Range": f"bytes={at}-{stop - 1}"}) as answer:
+                said = check_answer(url, answer, at, said)
+                await self._take(url, answer, out, min(stop, said[0]) - at)
 
         def step() -> tuple[int, str] | None:
+            nonlocal signed
             if _is_http(url):
+                signed = self.sign(url)  # may ask another server, and for a new permission each time
                 sync(self._http.loop, ask)
             else:
                 while (at := start + out.tell()) < stop:
@@ -180,15 +204,16 @@ class RemoteReader:
 
         return self._persist(url, step, out.tell)
 
-    async def _ask(self, url: str, start: int, stop: int) -> ClientResponse:
-        """Asks for a range, along redirects, and returns the answer without its body."""
+    async def _ask(self, url: str, signed: str, headers: dict[str, str], post: Any = None) -> ClientResponse:
+        """Asks for a range or a whole, along redirects, and returns the answer without its body."""
         session = await self._http.set_session()
-        headers = {"Accept-Encoding": "identity", "Range": f"bytes={start}-{stop - 1}"}
-        target = self._redirects.get(url) or URL(url, encoded=True)
+        headers, method = {"Accept-Encoding": "identity", **headers}, "GET" if post is None else "POST"
+        target = self._redirects.get(url) or URL(signed, encoded=True)
         async with asyncio.timeout(self.timeout):
             for _ in range(_MOST_REDIRECTS + 1):
                 proxy = None if proxy_bypass(target.host or "") else getproxies().get(target.scheme)
-                answer = await session.get(target, headers=headers, allow_redirects=False, proxy=proxy)
+                more = {"headers": headers, "json": post, "allow_redirects": False, "proxy": proxy}
+                answer = await session.request(method, target, **more)
                 if answer.status not in _REDIRECTS:
                     break
                 answer.close()
@@ -200,7 +225,7 @@ class RemoteReader:
             raise ConnectionError("the address that it redirects to has expired")
         answer.raise_for_status()
         self._answered = True
-        if target != URL(url, encoded=True):
+        if post is None and target != URL(signed, encoded=True):
             self._redirects[url] = target
         return answer
 
@@ -246,22 +271,22 @@ class RemoteReader:
             except RemoteError:
                 raise
             except (aiohttp.ClientError, OSError) as error:  # timeouts are OSErrors
-                _check_passing(url, error)
+                check_passing(url, error)
                 lasted = time.monotonic() - since
                 if came() - before > _SLOWEST * lasted:
                     failures, before, since, lasted = 0, came(), time.monotonic(), 0.0
                 failures += 1
                 wait = min(_LONGEST, _FIRST * 2 ** (failures - 1)) * random.uniform(0.5, 1.5)
-                if asked := _retry_after(error):
+                if asked := retry_after(error):
                     wait = max(wait, min(asked, _ASKED))
                     self._not_before = time.monotonic() + wait
                 allowed = self.retries if self._answered else min(self.retries, _FIRST_CONTACT)
                 if failures > allowed or lasted + wait > _PATIENCE:
                     raise RemoteError(
-                        f"{url} cannot be read after {failures} attempts in {lasted:.0f} s ({_reason(error)}): check "
+                        f"{url} cannot be read after {failures} attempts in {lasted:.0f} s ({reason_of(error)}): check "
                         "the network and the address, or try again later."
                     ) from error
-                _rest(url, wait, _reason(error))
+                _rest(url, wait, reason_of(error))
 
 
 def shared_reader() -> RemoteReader:
@@ -323,66 +348,7 @@ async def _is_private(url: URL) -> bool:
     return not all((getattr(address, "ipv4_mapped", None) or address).is_global for address in addresses)
 
 
-def _check_answer(url: str, answer: ClientResponse, at: int, said: tuple[int, str] | None) -> tuple[int, str]:
-    """Returns the size and version of a file as an answer says them, if the answer is what was asked for."""
-    headers = answer.headers
-    if (encoding := headers.get("Content-Encoding", "identity").strip().lower()) not in ("", "identity"):
-        raise RemoteError(
-            f"{url} comes compressed ({encoding[:20]}) from its server, which was asked for it as it is: switch that "
-            "off there, or use another source."
-        )
-    found = _RANGE.fullmatch(headers.get("Content-Range", ""))
-    if answer.status != 206 or found is None:
-        raise RemoteError(
-            f"{url} comes from a server that ignores range requests (status {answer.status}), so that single rows "
-            "cannot be fetched: use one that has them (nginx, Apache, object stores; Python's http.server has none)."
-        )
-    first, last, size = map(int, found.groups())
-    if first != at or not first <= last < size:
-        raise RemoteError(
-            f"{url} comes from a server that sent bytes {first:,} to {last:,} of {size:,} when asked for those from "
-            f"{at:,} on: use another source."
-        )
-    version = (headers.get("ETag") or headers.get("Last-Modified") or "").removeprefix("W/")
-    if said is not None and (size != said[0] or (version and said[1] and version != said[1])):
-        raise ChangedError(
-            f"{url} changed on the server ({size:,} bytes, version {version or 'unknown'}; before {said[0]:,} bytes, "
-            f"version {said[1] or 'unknown'}): start again, it is then read anew."
-        )
-    return size, version
-
-
-def _check_passing(url: str, error: Exception) -> None:
-    """Raises for an error that another attempt would not mend."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # of the disk that it goes to
-        raise error
-    status = getattr(error, "status", None) if isinstance(error, ClientResponseError) else None
-    if isinstance(error, FileNotFoundError) or status == 404:
-        raise NotThereError(f"{url} does not exist (404): correct the address.") from error
-    if isinstance(error, aiohttp.InvalidURL) or status not in (None, *_BUSY):
-        raise RemoteError(f"{url} cannot be read ({_reason(error)}): correct the address.") from error
-
-
 def _rest(url: str, wait: float, reason: str) -> None:
     if wait > 0:
         _logger.log(logging.WARNING if wait >= _SAID else logging.INFO, "%s: %s; waiting %.1f s.", url, reason, wait)
         time.sleep(wait)
-
-
-def _reason(error: Exception) -> str:
-    text = f"{error.status} {error.message}" if isinstance(error, ClientResponseError) else str(error)
-    if isinstance(error, TimeoutError):
-        text = "no answer in time"
-    return "".join(filter(str.isprintable, text))[:200].strip().rstrip(".") or type(error).__name__
-
-
-def _retry_after(error: Exception) -> float:
-    """Reads the seconds that the server asks to wait, as Hugging Face says it or as others do; 0 where it does not."""
-    headers: Any = getattr(error, "headers", None) or {}
-    if found := _RESET.search(headers.get("RateLimit", "")):
-        return float(found[1])
-    value = headers.get("Retry-After", "")
-    if value.isdecimal():
-        return float(value)
-    date = parsedate_tz(value)
-    return max(0.0, mktime_tz(date) - time.time()) if date else 0.0

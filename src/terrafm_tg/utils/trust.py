@@ -5,11 +5,11 @@ opens a protocol, a host or a path outside. Addresses come from the user alone.
 """
 
 import re
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
@@ -94,16 +94,21 @@ def check_address(url: str) -> str:
 
 
 @contextmanager
-def open_image(path: str | PathLike[str]) -> Iterator[DatasetReader]:
+def open_image(path: str | PathLike[str], opener: Callable[..., Any] | None = None) -> Iterator[DatasetReader]:
     """Opens a file on disk for reading, as JPEG 2000 where it begins so, else as GeoTIFF, and in no other format.
 
     A file that ends in ``.tif`` and is a VRT, or comes with side-car files, reaches no other file or address.
 
+    Args:
+        path: The file.
+        opener: Makes file objects that are read instead of it; its path is then a name.
+
     Raises:
         rasterio.errors.RasterioIOError: If it cannot be opened.
     """
-    driver = "JP2OpenJPEG" if _head(path, 8).startswith(_JPEG2000) else "GTiff"
-    with rasterio.Env(**_QUIET), rasterio.open(Path(path), driver=driver, sharing=False) as src:
+    driver = "JP2OpenJPEG" if (_head(path, 8, opener or open)).startswith(_JPEG2000) else "GTiff"
+    where = Path(path) if opener is None else path
+    with rasterio.Env(**_QUIET), rasterio.open(where, driver=driver, sharing=False, opener=opener) as src:
         check_blocks(src)
         yield src
 
@@ -177,10 +182,10 @@ def check_declared(
         raise ValueError(f"it declares {size / 1e6:,.0f} MB of values, expected {limit / 1e6:,.0f} at most")
 
 
-def _head(path: str | PathLike[str], count: int) -> bytes:
+def _head(path: str | PathLike[str], count: int, opener: Callable[..., Any] = open) -> bytes:
     """Returns the first bytes of a file; none where it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with opener(path, "rb") as file:
             return file.read(count)
     except OSError:
         return b""
