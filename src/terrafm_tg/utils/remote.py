@@ -87,6 +87,11 @@ class RemoteReader:
         client = {"timeout": aiohttp.ClientTimeout(total=None, sock_read=self.timeout), "auto_decompress": False}
         self._http = fsspec.filesystem("http", skip_instance_cache=True, client_kwargs=client, get_client=_session)
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop of the thread that reads."""
+        return self._http.loop
+
     def describe(self, url: str) -> tuple[int, str]:
         """Returns a file's size and its version (``ETag`` or ``Last-Modified``). Errors as :meth:`read`."""
         if _is_http(url):
@@ -334,6 +339,15 @@ async def _follow(url: str, target: URL, location: str) -> URL:
     else:
         return to
     raise RemoteError(f"{url} redirects to {location[:200]!r}, which was not opened ({reason}): use another source.")
+
+
+def leads_inside(reader: RemoteReader, url: str, origin: str) -> bool:
+    """Tells whether an address lies in a private network and the one that led to it does not."""
+
+    async def look_up() -> bool:
+        return await _is_private(URL(url, encoded=True)) and not await _is_private(URL(origin, encoded=True))
+
+    return _is_http(url) and bool(sync(reader.loop, look_up))
 
 
 async def _is_private(url: URL) -> bool:

@@ -1,0 +1,424 @@
+"""Scenes from STAC: an item, an item collection, a static catalogue, or a search of an API."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlencode, urljoin, urlsplit
+
+import pandas as pd
+from torchgeo.datasets.utils import lazy_import
+
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.utils.arguments import COUNT, checked
+from terrafm_tg.utils.files import write_json
+from terrafm_tg.utils.remote import RemoteReader, leads_inside
+from terrafm_tg.utils.trust import check_address, is_safe
+
+from .scene import Found, Scene
+from .stac_items import Place, item_scene
+
+if TYPE_CHECKING:
+    from pystac_client import ItemSearch
+
+#: A search's items, kept in the folder that is indexed.
+ITEMS = "stac_items.json"
+#: Catalogues by a short name, the collections that are read of each, and where their images lie.
+CATALOGUES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "planetary-computer": (
+        "https://planetarycomputer.microsoft.com/api/stac/v1",
+        ("sentinel-2-l2a", "sentinel-1-rtc"),
+        ("https://sentinel2l2a01.blob.core.windows.net/", "https://sentinel1euwestrtc.blob.core.windows.net/"),
+    ),
+    "earth-search": (
+        "https://earth-search.aws.element84.com/v1",
+        ("sentinel-2-l2a",),
+        (
+            "https://sentinel-cogs.s3.us-west-2.amazonaws.com/",
+            "https://e84-earth-search-sentinel-data.s3.us-west-2.amazonaws.com/",
+        ),
+    ),
+}
+_MOST_DOCUMENT = 1 << 26  # bytes of a page of items
+_MOST_DOCUMENTS = 100_000
+_MOST_ITEMS = 20_000
+_PAGE = 100  # items of a page that is asked for
+_SIGNED = ".blob.core.windows.net"
+
+
+@checked(max_cloud=(0, 100), max_scenes=COUNT)
+@dataclass(frozen=True)
+class Search:
+    """Conditions that the items of a STAC catalogue must all meet; those not given hold for every item.
+
+    Args:
+        collections: Names of collections, such as ``[sentinel-2-l2a,sentinel-1-rtc]``.
+        bbox: West, south, east, north in degrees, such as ``[10.9,48.0,11.2,48.2]``; of scenes only what lies in the
+            box is read. West may exceed east: the box then crosses the antimeridian.
+        dates: A day, month or year, or the first and the last: ``2023-05``, ``2023-05-01/2023-06-15``.
+        max_cloud: Leaves out optical scenes with more cloud than this, in percent.
+        max_scenes: Stop where more scenes than this are found, instead of reading them all.
+
+    Raises:
+        TerraFMError: If a setting is impossible.
+    """
+
+    collections: list[str] | None = None
+    bbox: list[float] | None = None
+    dates: str | None = None
+    max_cloud: float | None = None
+    max_scenes: int = 1000
+
+    def __post_init__(self) -> None:
+        _ = self.interval
+        if self.bbox is not None:
+            check_bbox(self.bbox)
+
+    @cached_property
+    def interval(self) -> tuple[pd.Timestamp | None, pd.Timestamp | None]:
+        """The first and the last moment; None where it is open."""
+        if self.dates is None:
+            return None, None
+        parts = self.dates.split("/")
+        try:
+            periods = [None if text.strip() in ("", "..") else pd.Period(text.strip()) for text in parts]
+        except ValueError:
+            periods = []
+        if len(periods) not in (1, 2) or not any(periods):
+            raise TerraFMError(
+                f"`dates` is {self.dates!r}: give a day, month or year, or two with a slash between them, such as "
+                "2023-05-01/2023-06-15."
+            )
+        first, last = periods[0], periods[-1]
+        start, end = first and first.start_time, last and last.end_time
+        if start is not None and end is not None and end < start:
+            raise TerraFMError(f"`dates` is {self.dates!r}, which ends before it begins: exchange the two.")
+        return start, end
+
+    def fits(self, item: Mapping[str, Any], place: Place) -> bool:
+        """Tells whether an item meets the conditions."""
+        start, end = self.interval
+        if self.collections and place.collection not in self.collections:
+            return False
+        if place.time is not None and ((start and place.time < start) or (end and place.time > end)):
+            return False
+        if self.max_cloud is not None and (place.cloud_cover or 0) > self.max_cloud:
+            return False
+        return self.bbox is None or boxes_meet(place.box, self.bbox)
+
+
+def check_bbox(bbox: list[float]) -> None:
+    """Refuses a box that is none on the globe.
+
+    Raises:
+        TerraFMError: If it is not.
+    """
+    if len(bbox) != 4:
+        raise TerraFMError(f"`bbox` has {len(bbox)} numbers: give west, south, east, north.")
+    west, south, east, north = bbox
+    if not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south < north <= 90) or west == east:
+        raise TerraFMError(
+            f"`bbox` [{west:g},{south:g},{east:g},{north:g}] is empty or not on the globe: give west, south, east, "
+            "north in degrees, south below north."
+        )
+
+
+def boxes_meet(box: tuple[float, ...] | None, other: list[float]) -> bool:
+    """Tells whether two boxes in degrees share a place, along any meridian; True where one is not known."""
+    if box is None:
+        return True
+    (west, south, east, north), (w, s, e, n) = box, other
+    width, wide = (east - west) % 360 or 360, (e - w) % 360 or 360
+    return south <= n and s <= north and ((w - west) % 360 <= width or (west - w) % 360 <= wide)
+
+
+@dataclass(frozen=True)
+class StacScenes(Found):
+    """Scenes of a catalogue: with ``scenes``, ``refused`` and ``said`` of a folder's.
+
+    Args:
+        root: Folder below which their files lie; None where they lie on servers.
+        items: The items, with complete addresses.
+        sources: Addresses below which the files lie.
+        signed: Whether the addresses are to be signed by ``planetary-computer``.
+    """
+
+    root: Path | None = None
+    items: tuple[dict[str, Any], ...] = ()
+    sources: tuple[str, ...] = ()
+    signed: bool = False
+
+    def save(self, path: Path) -> None:
+        """Writes the items as a STAC item collection, atomically."""
+        write_json(path, {"type": "FeatureCollection", "features": list(self.items)})
+
+
+@checked()
+def open_stac(source: str | os.PathLike[str], search: Search | None = None, modality: str | None = None) -> StacScenes:
+    """Opens an item, an item collection, a static catalogue, or the found of an API's search as scenes.
+
+    What a catalogue names is opened only over HTTP or in object stores, or below the catalogue's own folder where it
+    is a file; a public catalogue leads to no private network.
+
+    Args:
+        source: Path or address of an item, item collection, collection or catalogue, the address of an API, or one of
+            the names of :data:`CATALOGUES`.
+        search: Conditions; an API needs collections, and a box or dates.
+        modality: Of items that do not say theirs.
+
+    Returns:
+        The scenes, their files as addresses or as names below the root.
+
+    Raises:
+        TerraFMError: If it is no STAC, cannot be read, holds nothing that fits, or no usable scene.
+    """
+    search, name = search or Search(), str(source)
+    if name in CATALOGUES:
+        name, known, _ = CATALOGUES[name]
+        search = replace(search, collections=search.collections or [*known])
+    documents = _Documents(name)
+    signed = (urlsplit(documents.origin).hostname or "").endswith("planetarycomputer.microsoft.com")
+    held: dict[tuple[Any, ...], list[tuple[int, Scene, dict[str, Any]]]] = {}
+    refused, found, seen = [], 0, set()
+    for href, item in _items(documents, search):
+        place = Place.of(item)
+        if (place.collection, place.name) in seen or not search.fits(item, place):
+            continue
+        seen.add((place.collection, place.name))
+        found += 1
+        if found > search.max_scenes:
+            raise TerraFMError(
+                f"{name} has more than `max_scenes` {search.max_scenes:,} items that fit: narrow the box, the dates or "
+                "the cloud cover, or raise it."
+            )
+        try:
+            whole = _with_addresses(item, href, documents)
+            scene = item_scene(whole, place, modality)
+        except TerraFMError as error:
+            refused.append((place.name, str(error)))
+            continue
+        held.setdefault((scene.modality, scene.platform, scene.time, place.tile or place.name), []).append(
+            (place.baseline, scene, whole)
+        )
+    if not held:
+        reason = f", first: {refused[0][0]}, {refused[0][1]}" if refused else " that meets the conditions"
+        raise TerraFMError(
+            f"{name} holds no usable Sentinel scene{reason}" if refused else
+            f"{name} holds no item{reason}: widen the box, the dates or the cloud cover, or name other collections."
+        )  # fmt: skip
+    newest = (entry for same in held.values() for entry in same if entry[0] == max(other[0] for other in same))
+    entries = sorted(newest, key=lambda entry: (entry[1].modality, str(entry[1].time), entry[1].product))
+    said = []
+    if older := found - len(refused) - len(entries):
+        said.append(f"{older} of {found} items are older processings of others, and left out.")
+    if signed:
+        said.append("Addresses are signed by planetary-computer.")
+    scenes = [entry[1] for entry in entries]
+    files = [file for scene in scenes for file in scene.files]
+    sources = tuple(sorted({f"{'/'.join(file.split('/', 3)[:3])}/" for file in files if "://" in file}))
+    return StacScenes(
+        scenes,
+        refused,
+        said,
+        None if sources else documents.root,
+        tuple(entry[2] for entry in entries),
+        sources,
+        signed,
+    )
+
+
+def read_items(path: Path) -> StacScenes:
+    """Reads the items that :meth:`StacScenes.save` wrote. Errors as :func:`open_stac`."""
+    return open_stac(path, Search(max_scenes=_MOST_ITEMS))
+
+
+def sign_blob(url: str) -> str:
+    """Signs an address of the Planetary Computer's, which reads for about an hour; others stay as they are.
+
+    Raises:
+        torchgeo.datasets.errors.DependencyNotFoundError: If planetary-computer is not installed.
+        OSError: If its server does not answer.
+    """
+    if not (urlsplit(url).hostname or "").endswith(_SIGNED):
+        return url
+    return str(lazy_import("planetary_computer").sign(url))
+
+
+class _Documents:
+    """The JSON documents of a catalogue: files below its folder, or answers of servers.
+
+    Args:
+        origin: What the user named.
+    """
+
+    def __init__(self, origin: str) -> None:
+        self.remote = "://" in origin and not origin.startswith("file://")
+        if self.remote:
+            self.origin = check_address(origin)
+            self.root = None
+        else:
+            path = Path(unquote(urlsplit(origin).path) if origin.startswith("file://") else origin)
+            self.root = Path(os.path.abspath(path)).parent
+            self.origin = str(self.root / path.name)
+        self.reader, self.count = RemoteReader(), 0
+
+    def resolve(self, base: str, href: object) -> str:
+        """Completes what a document names; a local path stays below the catalogue's folder.
+
+        Raises:
+            TerraFMError: If it may not be read.
+        """
+        if not isinstance(href, str) or not href or "\0" in href:
+            raise TerraFMError(f"It names {str(href)[:200]!r} as a file.")
+        if "://" in base or ("://" in href and not href.startswith("file://")):
+            url = urljoin(base, href) if "://" in base and "://" not in href else href
+            check_address(url)
+            if url.startswith("file:"):
+                raise TerraFMError(f"It names {url[:200]!r}, which a catalogue on a server cannot: get its files anew.")
+            if self.remote and leads_inside(self.reader, url, self.origin):
+                raise TerraFMError(f"It names {url[:200]!r} in a private network, which was not opened.")
+            return url
+        path = unquote(urlsplit(href).path) if href.startswith("file://") else href
+        whole = Path(os.path.normpath(Path(base).parent / path))
+        name = whole.relative_to(self.root).as_posix() if self.root and whole.is_relative_to(self.root) else ""
+        if not is_safe(name):
+            raise TerraFMError(
+                f"It names {href[:200]!r}, which does not lie below {self.root} and was not opened: name the "
+                "catalogue's top folder."
+            )
+        return str(whole)
+
+    def read(self, href: str, post: Any = None) -> dict[str, Any]:
+        """Reads a document.
+
+        Raises:
+            TerraFMError: If it cannot be read or is no JSON object.
+        """
+        self.count += 1
+        if self.count > _MOST_DOCUMENTS:
+            raise TerraFMError(f"{self.origin} leads to more than {_MOST_DOCUMENTS:,} documents: name a part of it.")
+        try:
+            if "://" in href:
+                body = self.reader.fetch(href, _MOST_DOCUMENT, post)
+            else:
+                with open(href, "rb") as file:
+                    body = file.read(_MOST_DOCUMENT + 1)
+            content = json.loads(body)
+            if isinstance(content, dict) and len(body) <= _MOST_DOCUMENT:
+                return content
+            reason = "it is no object of JSON, or too long"
+        except (OSError, ValueError, RecursionError) as error:
+            if isinstance(error, TerraFMError):
+                raise
+            reason = str(error)
+        raise TerraFMError(f"{href} is no STAC ({reason}): give an item, a collection, a catalogue or an API.")
+
+
+def _items(documents: _Documents, search: Search) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the items of a catalogue with the place of the document that holds each; conditions are not final."""
+    waiting, seen = [documents.origin], set[str]()
+    while waiting:
+        href = waiting.pop()
+        if href in seen:
+            continue
+        seen.add(href)
+        content = documents.read(href)
+        kind, links = content.get("type"), content.get("links")
+        links = [link for link in links if isinstance(link, dict)] if isinstance(links, list) else []
+        if kind == "Feature":
+            yield href, content
+        elif kind == "FeatureCollection":
+            features = content.get("features")
+            yield from (
+                (href, item) for item in (features if isinstance(features, list) else ()) if isinstance(item, dict)
+            )
+        elif kind not in ("Catalog", "Collection") and "stac_version" not in content:
+            raise TerraFMError(f"{href} is no STAC: give an item, an item collection, a catalogue or an API.")
+        elif href == documents.origin and any(link.get("rel") == "search" for link in links):
+            yield from ((href, item) for item in _search(documents, content, links, search))
+            return
+        elif kind == "Collection" and not _may_hold(content, search):
+            continue
+        else:
+            named = [link.get("href") for link in links if link.get("rel") in ("item", "items", "child")]
+            waiting += reversed([documents.resolve(href, name) for name in named])
+
+
+def _may_hold(collection: Mapping[str, Any], search: Search) -> bool:
+    """Tells whether a collection can have an item that fits, by its name and the box of its extent."""
+    if search.collections and collection.get("id") not in search.collections:
+        return False
+    try:
+        first = [float(x) for x in collection["extent"]["spatial"]["bbox"][0]]
+    except (KeyError, IndexError, TypeError, ValueError):
+        return True
+    box = (*first[:2], *first[len(first) // 2 :][:2])
+    return len(first) not in (4, 6) or search.bbox is None or boxes_meet(box, search.bbox)
+
+
+def _search(
+    documents: _Documents, root: Mapping[str, Any], links: list[dict[str, Any]], search: Search
+) -> Iterator[dict[str, Any]]:
+    """Yields what an API finds."""
+    if not search.collections or (search.bbox is None and search.dates is None):
+        raise TerraFMError(
+            f"{documents.origin} is the API of a whole archive: give `collections`, such as [sentinel-2-l2a], and a "
+            "`bbox` or `dates`."
+        )
+    link = next((x for x in links if x.get("rel") == "search" and x.get("method") == "POST"), None)
+    method = "POST" if link else "GET"
+    link = link or next(x for x in links if x.get("rel") == "search")
+    url = documents.resolve(f"{documents.origin.rstrip('/')}/", link.get("href"))
+    start, end = (".." if moment is None else f"{moment.isoformat()[:19]}Z" for moment in search.interval)
+    west, south, east, north = search.bbox or (0.0,) * 4
+    halves = [[west, south, 180.0, north], [-180.0, south, east, north]] if west > east else [search.bbox]
+    for bbox in halves:
+        found: ItemSearch = lazy_import("pystac_client").ItemSearch(
+            url, method=method, stac_io=_api_io(documents), collections=search.collections, bbox=bbox, limit=_PAGE,
+            datetime=None if search.dates is None else f"{start}/{end}", max_items=_MOST_ITEMS,
+        )  # fmt: skip
+        yield from (item for item in found.items_as_dicts() if isinstance(item, dict))
+
+
+def _api_io(documents: _Documents) -> Any:
+    """Makes what pystac-client reads with: it follows pages, we read them."""
+
+    class Reader(lazy_import("pystac_client.stac_api_io").StacApiIO):  # type: ignore[misc]
+        def request(
+            self, href: str, method: str | None = None, headers: object = None, parameters: dict[str, Any] | None = None
+        ) -> str:
+            url = documents.resolve(documents.origin, href)
+            if (method or "GET").upper() == "POST":
+                return json.dumps(documents.read(url, parameters or {}))
+            query = urlencode(parameters or {}, doseq=True)
+            return json.dumps(documents.read(f"{url}{'&' if '?' in url else '?'}{query}" if query else url))
+
+        def read_text(self, source: Any, *args: Any, **kwargs: Any) -> str:
+            if isinstance(source, str):  # never a file
+                return self.request(source, *args, **kwargs)
+            return str(super().read_text(source, *args, **kwargs))
+
+    return Reader()
+
+
+def _with_addresses(item: Mapping[str, Any], href: str, documents: _Documents) -> dict[str, Any]:
+    """Returns an item whose images are named by complete addresses, or names below the catalogue's folder."""
+    assets = item.get("assets")
+    whole = {}
+    for key, asset in assets.items() if isinstance(assets, dict) else ():
+        if not isinstance(asset, dict) or not is_image(asset):
+            continue
+        place = documents.resolve(href, asset.get("href"))
+        if "://" not in place and documents.root is not None:
+            place = PurePosixPath(place).relative_to(documents.root).as_posix()
+        whole[str(key)] = asset | {"href": place}
+    return {**item, "assets": whole, "links": []}
+
+
+def is_image(asset: Mapping[str, Any]) -> bool:
+    """Tells whether an asset is a GeoTIFF or JPEG 2000, by its media type, else by its name."""
+    kind, name = str(asset.get("type") or "").lower(), urlsplit(str(asset.get("href"))).path.lower()
+    return "tiff" in kind or "jp2" in kind or (not kind and name.endswith((".tif", ".tiff", ".jp2")))
