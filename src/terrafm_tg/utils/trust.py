@@ -108,7 +108,9 @@ def open_image(path: str | PathLike[str], opener: Callable[..., Any] | None = No
     """
     driver = "JP2OpenJPEG" if (_head(path, 8, opener or open)).startswith(_JPEG2000) else "GTiff"
     where = Path(path) if opener is None else path
-    with rasterio.Env(**_QUIET), rasterio.open(where, driver=driver, sharing=False, opener=opener) as src:
+    # A thread of GDAL's own cannot call the opener: it would leave blocks out without an error.
+    alone = {} if opener is None else {"GDAL_NUM_THREADS": 1}
+    with rasterio.Env(**_QUIET, **alone), rasterio.open(where, driver=driver, sharing=False, opener=opener) as src:
         check_blocks(src)
         yield src
 

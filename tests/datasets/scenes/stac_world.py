@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import parse_qs, urlencode
 
 import numpy as np
 import pystac
@@ -18,7 +19,9 @@ from terrafm_tg.modalities import MODALITIES
 
 EPSG, X, Y = 32632, 701_460, 5_334_840  # upper left corner of the scenes, around the middle of a cell
 #: Reflectance of a field in spring, in thousands of digital numbers, with the offset of baseline 04.00.
-FIELD = dict(zip(MODALITIES["s2l2a"].bands, (300, 400, 700, 600, 1100, 2600, 3100, 3200, 3300, 3400, 2200, 1300)))
+FIELD = dict(
+    zip(MODALITIES["s2l2a"].bands, (300, 400, 700, 600, 1100, 2600, 3100, 3200, 3300, 3400, 2200, 1300), strict=True)
+)
 SHORT = {"blue": "B02", "green": "B03", "red": "B04", "nir": "B08", "nir08": "B8A", "swir16": "B11"}
 
 
@@ -147,9 +150,8 @@ class SearchServer(RangeServer):
         link = {"rel": "next", "href": f"{self.url}/api/search", "method": self.methods[0]}
         more = {"token": str(token + 1)}
         if self.methods[0] == "GET":
-            query = "&".join(
-                f"{k}={v if isinstance(v, str) else ','.join(map(str, v))}" for k, v in (asked | more).items()
-            )
+            words = {k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in (asked | more).items()}
+            query = urlencode(words)
             link["href"] += f"?{query}"
         link |= {"body": more, "merge": True} if self.methods[0] == "POST" else {}
         return {"type": "FeatureCollection", "features": features, "links": [link] if held[token + 1 :] else []}
@@ -160,7 +162,7 @@ class _Search(_Handler):
 
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
-        if path == "/api":
+        if path.rstrip("/") == "/api":
             links = [
                 {"rel": "search", "href": f"{self.server.url}/api/search", "method": m} for m in self.server.methods
             ]
@@ -169,8 +171,6 @@ class _Search(_Handler):
             return self._json({"type": "Catalog"} | more)
         if path != "/api/search":
             return super().do_GET()
-        from urllib.parse import parse_qs
-
         asked = {key: values[0] for key, values in parse_qs(query).items()}
         self._json(self.server.found(asked | {k: asked[k].split(",") for k in ("bbox", "collections")}))
 

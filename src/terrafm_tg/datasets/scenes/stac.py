@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -42,6 +43,7 @@ CATALOGUES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
         ),
     ),
 }
+_DATE = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d:\d\d(:\d\d)?)?)?)?Z?")
 _MOST_DOCUMENT = 1 << 26  # bytes of a page of items
 _MOST_DOCUMENTS = 100_000
 _MOST_ITEMS = 20_000
@@ -82,10 +84,10 @@ class Search:
         """The first and the last moment; None where it is open."""
         if self.dates is None:
             return None, None
-        parts = self.dates.split("/")
+        parts = [text.strip() for text in self.dates.split("/")]
         try:
-            periods = [None if text.strip() in ("", "..") else pd.Period(text.strip()) for text in parts]
-        except ValueError:
+            periods = [None if text in ("", "..") else pd.Period(_DATE.fullmatch(text)[0]) for text in parts]
+        except (ValueError, TypeError):  # no such day; no such text
             periods = []
         if len(periods) not in (1, 2) or not any(periods):
             raise TerraFMError(
