@@ -86,8 +86,10 @@ class Search:
             return None, None
         parts = [text.strip() for text in self.dates.split("/")]
         try:
-            periods = [None if text in ("", "..") else pd.Period(_DATE.fullmatch(text)[0]) for text in parts]
-        except (ValueError, TypeError):  # no such day; no such text
+            if not all(text in ("", "..") or _DATE.fullmatch(text) for text in parts):
+                raise ValueError
+            periods = [None if text in ("", "..") else pd.Period(text) for text in parts]
+        except ValueError:  # no such text, no such day
             periods = []
         if len(periods) not in (1, 2) or not any(periods):
             raise TerraFMError(
