@@ -1,4 +1,4 @@
-"""What servers answer: is it what was asked for, does the failure pass, how long do they ask to wait."""
+"""Answers of servers: whether they are what was asked for, a failure passes, and how long to wait."""
 
 import errno
 import re

@@ -1,4 +1,4 @@
-"""A static STAC catalogue as pystac writes it, of scenes some kilometers wide, and an API that searches its items."""
+"""A static STAC catalog as pystac writes it, of scenes some kilometers wide, and an API that searches its items."""
 
 import json
 from collections.abc import Callable
@@ -82,7 +82,7 @@ def write_item(
 
 
 def write_world(folder: Path, side: int = 768) -> pystac.Catalog:
-    """Writes two optical items of the same pixels (clouds of 5 % and 60 %) and one of radar, below a catalogue."""
+    """Writes two optical items of the same pixels (clouds of 5 % and 60 %) and one of radar, below a catalog."""
     catalog = pystac.Catalog("world", "Scenes of Munich")
     extent = pystac.Extent(
         pystac.SpatialExtent([[11.6, 47.9, 12.0, 48.2]]), pystac.TemporalExtent([[datetime(2023, 5, 1), None]])

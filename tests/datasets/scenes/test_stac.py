@@ -1,4 +1,4 @@
-"""Catalogues on disk and behind servers, and searches of an API: what is found, what is refused, and what is opened."""
+"""Catalogs on disk and behind servers, and searches of an API: what is found, what is refused, and what is opened."""
 
 import json
 import shutil
@@ -13,7 +13,8 @@ from datasets.range_server import Fault, RangeServer
 from datasets.scenes.stac_world import SearchServer, change_item, write_world
 from refusals import refused
 from terrafm_tg.datasets.scenes import stac
-from terrafm_tg.datasets.scenes.stac import Search, boxes_meet, open_stac, sign_blob
+from terrafm_tg.datasets.scenes.stac import open_stac, sign_blob
+from terrafm_tg.datasets.scenes.stac_search import Search, boxes_meet
 from terrafm_tg.utils import remote
 
 INSIDE = [11.72, 48.09, 11.78, 48.12]
@@ -41,14 +42,14 @@ def days(found: stac.StacScenes) -> list[tuple[str, int]]:
 ALL = [("s1rtc", 2), ("s2l2a", 1), ("s2l2a", 20)]
 
 
-def test_a_catalogue_on_disk(world: Path) -> None:
+def test_a_catalog_on_disk(world: Path) -> None:
     for source in (world / "catalog.json", f"file://{world}/catalog.json"):
         found = open_stac(source)
         assert (days(found), found.refused, found.root, found.sources) == (ALL, [], world, ())
         assert all((world / file).is_file() for scene in found.scenes for file in scene.files)
     collection = open_stac(world / "catalog.json", Search(["sentinel-1-rtc"]))
     assert days(collection) == ALL[:1]
-    with refused(match="does not lie below .* name the catalogue's top folder"):
+    with refused(match="does not lie below .* name the catalog's top folder"):
         open_stac(world / "sentinel-1-rtc/collection.json")  # its images lie above
 
 
@@ -160,7 +161,7 @@ def test_an_item_leads_nowhere_else(href: object, copy: Path) -> None:
 
 
 @pytest.mark.parametrize("href", ["/etc/passwd", "file:///etc/passwd", "../other/catalog.json", "ssh://h/x"])
-def test_a_catalogue_leads_nowhere_else(href: str, copy: Path) -> None:
+def test_a_catalog_leads_nowhere_else(href: str, copy: Path) -> None:
     content = json.loads((copy / "catalog.json").read_text())
     content["links"].append({"rel": "child", "href": href})
     (copy / "catalog.json").write_text(json.dumps(content))
@@ -197,7 +198,7 @@ def _as_it_is(page: dict, change: dict) -> dict:
     return page
 
 
-def test_a_catalogue_in_a_circle_ends(copy: Path) -> None:
+def test_a_catalog_in_a_circle_ends(copy: Path) -> None:
     content = json.loads((copy / "sentinel-2-l2a/collection.json").read_text())
     content["links"] += [{"rel": "child", "href": "../catalog.json"}, {"rel": "child", "href": "./collection.json"}]
     (copy / "sentinel-2-l2a/collection.json").write_text(json.dumps(content))

@@ -1,34 +1,32 @@
-"""Scenes from STAC: an item, an item collection, a static catalogue, or a search of an API."""
+"""Scenes from STAC: an item, an item collection, a static catalog, or a search of an API."""
 
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlencode, urljoin, urlsplit
 
-import pandas as pd
 from torchgeo.datasets.utils import lazy_import
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.utils.arguments import COUNT, checked
+from terrafm_tg.utils.arguments import checked
 from terrafm_tg.utils.files import write_json
 from terrafm_tg.utils.remote import RemoteReader, leads_inside
 from terrafm_tg.utils.trust import check_address, is_safe
 
 from .scene import Found, Scene
 from .stac_items import Place, item_scene
+from .stac_search import Search, boxes_meet
 
 if TYPE_CHECKING:
     from pystac_client import ItemSearch
 
 #: A search's items, kept in the folder that is indexed.
 ITEMS = "stac_items.json"
-#: Catalogues by a short name, the collections that are read of each, and where their images lie.
-CATALOGUES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+#: Catalogs by a short name, the collections that are read of each, and where their images lie.
+CATALOGS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "planetary-computer": (
         "https://planetarycomputer.microsoft.com/api/stac/v1",
         ("sentinel-2-l2a", "sentinel-1-rtc"),
@@ -43,7 +41,6 @@ CATALOGUES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
         ),
     ),
 }
-_DATE = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d:\d\d(:\d\d)?)?)?)?Z?")
 _MOST_DOCUMENT = 1 << 26  # bytes of a page of items
 _MOST_DOCUMENTS = 100_000
 _MOST_ITEMS = 20_000
@@ -51,97 +48,9 @@ _PAGE = 100  # items of a page that is asked for
 _SIGNED = ".blob.core.windows.net"
 
 
-@checked(max_cloud=(0, 100), max_scenes=COUNT)
-@dataclass(frozen=True)
-class Search:
-    """Conditions that the items of a STAC catalogue must all meet; those not given hold for every item.
-
-    Args:
-        collections: Names of collections, such as ``[sentinel-2-l2a,sentinel-1-rtc]``.
-        bbox: West, south, east, north in degrees, such as ``[10.9,48.0,11.2,48.2]``; of scenes only what lies in the
-            box is read. West may exceed east: the box then crosses the antimeridian.
-        dates: A day, month or year, or the first and the last: ``2023-05``, ``2023-05-01/2023-06-15``.
-        max_cloud: Leaves out optical scenes with more cloud than this, in percent.
-        max_scenes: Stop where more scenes than this are found, instead of reading them all.
-
-    Raises:
-        TerraFMError: If a setting is impossible.
-    """
-
-    collections: list[str] | None = None
-    bbox: list[float] | None = None
-    dates: str | None = None
-    max_cloud: float | None = None
-    max_scenes: int = 1000
-
-    def __post_init__(self) -> None:
-        _ = self.interval
-        if self.bbox is not None:
-            check_bbox(self.bbox)
-
-    @cached_property
-    def interval(self) -> tuple[pd.Timestamp | None, pd.Timestamp | None]:
-        """The first and the last moment; None where it is open."""
-        if self.dates is None:
-            return None, None
-        parts = [text.strip() for text in self.dates.split("/")]
-        try:
-            if not all(text in ("", "..") or _DATE.fullmatch(text) for text in parts):
-                raise ValueError
-            periods = [None if text in ("", "..") else pd.Period(text) for text in parts]
-        except ValueError:  # no such text, no such day
-            periods = []
-        if len(periods) not in (1, 2) or not any(periods):
-            raise TerraFMError(
-                f"`dates` is {self.dates!r}: give a day, month or year, or two with a slash between them, such as "
-                "2023-05-01/2023-06-15."
-            )
-        first, last = periods[0], periods[-1]
-        start, end = first and first.start_time, last and last.end_time
-        if start is not None and end is not None and end < start:
-            raise TerraFMError(f"`dates` is {self.dates!r}, which ends before it begins: exchange the two.")
-        return start, end
-
-    def fits(self, item: Mapping[str, Any], place: Place) -> bool:
-        """Tells whether an item meets the conditions."""
-        start, end = self.interval
-        if self.collections and place.collection not in self.collections:
-            return False
-        if place.time is not None and ((start and place.time < start) or (end and place.time > end)):
-            return False
-        if self.max_cloud is not None and (place.cloud_cover or 0) > self.max_cloud:
-            return False
-        return self.bbox is None or boxes_meet(place.box, self.bbox)
-
-
-def check_bbox(bbox: list[float]) -> None:
-    """Refuses a box that is none on the globe.
-
-    Raises:
-        TerraFMError: If it is not.
-    """
-    if len(bbox) != 4:
-        raise TerraFMError(f"`bbox` has {len(bbox)} numbers: give west, south, east, north.")
-    west, south, east, north = bbox
-    if not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south < north <= 90) or west == east:
-        raise TerraFMError(
-            f"`bbox` [{west:g},{south:g},{east:g},{north:g}] is empty or not on the globe: give west, south, east, "
-            "north in degrees, south below north."
-        )
-
-
-def boxes_meet(box: tuple[float, ...] | None, other: list[float]) -> bool:
-    """Tells whether two boxes in degrees share a place, along any meridian; True where one is not known."""
-    if box is None:
-        return True
-    (west, south, east, north), (w, s, e, n) = box, other
-    width, wide = (east - west) % 360 or 360, (e - w) % 360 or 360
-    return south <= n and s <= north and ((w - west) % 360 <= width or (west - w) % 360 <= wide)
-
-
 @dataclass(frozen=True)
 class StacScenes(Found):
-    """Scenes of a catalogue: with ``scenes``, ``refused`` and ``said`` of a folder's.
+    """Scenes of a catalog: with ``scenes``, ``refused`` and ``said`` of a folder's.
 
     Args:
         root: Folder below which their files lie; None where they lie on servers.
@@ -162,14 +71,14 @@ class StacScenes(Found):
 
 @checked()
 def open_stac(source: str | os.PathLike[str], search: Search | None = None, modality: str | None = None) -> StacScenes:
-    """Opens an item, an item collection, a static catalogue, or the found of an API's search as scenes.
+    """Opens an item, an item collection, a static catalog, or the found of an API's search as scenes.
 
-    What a catalogue names is opened only over HTTP or in object stores, or below the catalogue's own folder where it
-    is a file; a public catalogue leads to no private network.
+    What a catalog names is opened only over HTTP or in object stores, or below the catalog's own folder where it
+    is a file; a public catalog leads to no private network.
 
     Args:
-        source: Path or address of an item, item collection, collection or catalogue, the address of an API, or one of
-            the names of :data:`CATALOGUES`.
+        source: Path or address of an item, item collection, collection or catalog, the address of an API, or one of
+            the names of :data:`CATALOGS`.
         search: Conditions; an API needs collections, and a box or dates.
         modality: Of items that do not say theirs.
 
@@ -180,8 +89,8 @@ def open_stac(source: str | os.PathLike[str], search: Search | None = None, moda
         TerraFMError: If it is no STAC, cannot be read, holds nothing that fits, or no usable scene.
     """
     search, name = search or Search(), str(source)
-    if name in CATALOGUES:
-        name, known, _ = CATALOGUES[name]
+    if name in CATALOGS:
+        name, known, _ = CATALOGS[name]
         search = replace(search, collections=search.collections or [*known])
     documents = _Documents(name)
     signed = (urlsplit(documents.origin).hostname or "").endswith("planetarycomputer.microsoft.com")
@@ -252,7 +161,7 @@ def sign_blob(url: str) -> str:
 
 
 class _Documents:
-    """The JSON documents of a catalogue: files below its folder, or answers of servers.
+    """The JSON documents of a catalog: files below its folder, or answers of servers.
 
     Args:
         origin: What the user named.
@@ -270,7 +179,7 @@ class _Documents:
         self.reader, self.count = RemoteReader(), 0
 
     def resolve(self, base: str, href: object) -> str:
-        """Completes what a document names; a local path stays below the catalogue's folder.
+        """Completes what a document names; a local path stays below the catalog's folder.
 
         Raises:
             TerraFMError: If it may not be read.
@@ -281,7 +190,7 @@ class _Documents:
             url = urljoin(base, href) if "://" in base and "://" not in href else href
             check_address(url)
             if url.startswith("file:"):
-                raise TerraFMError(f"It names {url[:200]!r}, which a catalogue on a server cannot: get its files anew.")
+                raise TerraFMError(f"It names {url[:200]!r}, which a catalog on a server cannot: get its files anew.")
             if self.remote and leads_inside(self.reader, url, self.origin):
                 raise TerraFMError(f"It names {url[:200]!r} in a private network, which was not opened.")
             return url
@@ -291,7 +200,7 @@ class _Documents:
         if not is_safe(name):
             raise TerraFMError(
                 f"It names {href[:200]!r}, which does not lie below {self.root} and was not opened: name the "
-                "catalogue's top folder."
+                "catalog's top folder."
             )
         return str(whole)
 
@@ -318,11 +227,11 @@ class _Documents:
             if isinstance(error, TerraFMError):
                 raise
             reason = str(error)
-        raise TerraFMError(f"{href} is no STAC ({reason}): give an item, a collection, a catalogue or an API.")
+        raise TerraFMError(f"{href} is no STAC ({reason}): give an item, a collection, a catalog or an API.")
 
 
 def _items(documents: _Documents, search: Search) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the items of a catalogue with the place of the document that holds each; conditions are not final."""
+    """Yields the items of a catalog with the place of the document that holds each; conditions are not final."""
     waiting, seen = [documents.origin], set[str]()
     while waiting:
         href = waiting.pop()
@@ -340,7 +249,7 @@ def _items(documents: _Documents, search: Search) -> Iterator[tuple[str, dict[st
                 (href, item) for item in (features if isinstance(features, list) else ()) if isinstance(item, dict)
             )
         elif kind not in ("Catalog", "Collection") and "stac_version" not in content:
-            raise TerraFMError(f"{href} is no STAC: give an item, an item collection, a catalogue or an API.")
+            raise TerraFMError(f"{href} is no STAC: give an item, an item collection, a catalog or an API.")
         elif href == documents.origin and any(link.get("rel") == "search" for link in links):
             yield from ((href, item) for item in _search(documents, content, links, search))
             return
@@ -409,7 +318,7 @@ def _api_io(documents: _Documents) -> Any:
 
 
 def _with_addresses(item: Mapping[str, Any], href: str, documents: _Documents) -> dict[str, Any]:
-    """Returns an item whose images are named by complete addresses, or names below the catalogue's folder."""
+    """Returns an item whose images are named by complete addresses, or names below the catalog's folder."""
     assets = item.get("assets")
     whole = {}
     for key, asset in assets.items() if isinstance(assets, dict) else ():

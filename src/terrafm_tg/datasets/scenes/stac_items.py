@@ -34,7 +34,7 @@ class Place:
 
     Args:
         name: Its id.
-        collection: Of the catalogue; empty where it is not told.
+        collection: Of the catalog; empty where it is not told.
         time: Of acquisition, UTC without a zone; None where it is not told.
         box: West, south, east, north in degrees; None where it is not told.
         cloud_cover: Percent, of optical items.
@@ -150,7 +150,7 @@ def _modality(
 
 @dataclass(frozen=True)
 class _Claimed:
-    """What an asset says of one band."""
+    """Statements of an asset on one band."""
 
     asset: Mapping[str, Any]
     band: Mapping[str, Any]

@@ -15,6 +15,7 @@ from geopandas import GeoDataFrame
 from terrafm_tg.datasets.esa_worldcover import ESAWorldCover, map_file
 from terrafm_tg.datasets.majortom import grid
 from terrafm_tg.datasets.majortom.rows import FOLDERS, best_first, tile_corners
+from terrafm_tg.datasets.scenes.stac_search import check_bbox
 from terrafm_tg.datasets.tiles.outlines import outlines
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import CLASS_NAMES, CLASSES, majorities
@@ -63,14 +64,7 @@ class Selection:
     def __post_init__(self) -> None:
         _ = self.products, self.classes, self.names  # refuses unknown ones
         if self.bbox is not None:
-            if len(self.bbox) != 4:
-                raise TerraFMError(f"`bbox` has {len(self.bbox)} numbers: give west, south, east, north.")
-            west, south, east, north = self.bbox
-            if not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south < north <= 90) or west == east:
-                raise TerraFMError(
-                    f"`bbox` [{west:g},{south:g},{east:g},{north:g}] is empty or not on the globe: give west, south, "
-                    "east, north in degrees, south below north."
-                )
+            check_bbox(self.bbox)
         if self.require not in ("all", "any"):
             raise TerraFMError(f"`require` is {self.require!r}: give 'all' or 'any'.")
 
