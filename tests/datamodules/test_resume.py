@@ -136,6 +136,17 @@ def test_goes_on_at_the_next_tile(
     assert steps == save_at // saved.get("accumulate_grad_batches", 1)
 
 
+@pytest.mark.parametrize("second", [8, 9, 13])
+@pytest.mark.parametrize("accumulate", [1, 7])
+def test_resumes_again_after_an_epochs_last_batch(second: int, accumulate: int, tmp_path: Path) -> None:
+    """Lightning's counts of epochs must be those of a run that went through, or else the next resume repeats tiles."""
+    settings = {"batch_size": 4, "accumulate_grad_batches": accumulate}
+    fit(tmp_path, "first", 7, **settings)
+    fit(tmp_path, "second", second, "first", **settings)
+    done = (second - 7) // accumulate * accumulate * 4
+    assert fit(tmp_path, "third", resume="second", **settings) == expected((1, done), 4, 4 * accumulate)
+
+
 def test_two_processes_share_the_draws(tmp_path) -> None:
     process = start(toy_runs.run_on_two_processes, tmp_path)
     process.join(120)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -135,7 +136,7 @@ class SafeStop(Callback):
 
     def _explain(self, trainer: Trainer, exception: BaseException) -> None:
         status = 128 + self._signal if self._signal else getattr(exception, "code", None)
-        reason = str(exception).partition("\n")[0].rstrip(". ")
+        worker = next((text for text in _messages(exception) if text.startswith("DataLoader worker")), None)
         if status in _STATUS:
             if trainer.is_global_zero:
                 _say(f"stopped by {_STATUS[status]}{self._resume(trainer)}")
@@ -144,9 +145,9 @@ class SafeStop(Callback):
             self._name_missing(trainer, exception)
         elif dist.is_initialized():
             call_roll(trainer.global_rank, 0, "failed")
-        if reason.startswith("DataLoader worker"):
+        if worker:
             raise TerraFMError(
-                f"A worker process that reads data has died ({reason}), most likely for want of memory: give the job "
+                f"A worker process that reads data has died ({worker}), most likely for want of memory: give the job "
                 f"more, or lower `data.num_workers` or `data.batch_size`{self._resume(trainer)}"
             ) from exception
         if self._training and trainer.is_global_zero:
@@ -209,6 +210,13 @@ def call_roll(rank: int, ranks: int, word: str) -> dict[int, bytes]:
     asking.start()
     asking.join(_ROLL_CALL)
     return dict(said)
+
+
+def _messages(exception: BaseException | None) -> Iterator[str]:
+    """Yields the first line of an exception, and of those that it followed: a dead worker is met anywhere."""
+    while exception is not None:
+        yield str(exception).partition("\n")[0].rstrip(". ")
+        exception = exception.__cause__ or exception.__context__
 
 
 def _is_broken_connection(exception: BaseException) -> bool:

@@ -126,9 +126,16 @@ class TileDataLoader(DataLoader[Any]):
 
     def _count(self, trainer: Trainer, left: int) -> None:
         """Tells the trainer how many of its own batches are left: its checkpoint counts those of the run before."""
-        progress = trainer.fit_loop.epoch_loop.batch_progress
+        progress, epochs = trainer.fit_loop.epoch_loop.batch_progress, trainer.fit_loop.epoch_progress
+        current: Any = progress.current
+        counted: Any = epochs.current
         progress.is_last_batch |= left == 0
-        current = progress.current
+        if left == 0 and current.completed < current.processed and counted.processed < counted.ready:
+            # Saved behind the epoch's last batch: Lightning would run the next epoch without counting it as begun, and
+            # take a checkpoint of its middle for one of its end.
+            epochs.increment_processed()
+            epochs.increment_completed()
+            progress.is_last_batch = False
         moved = len(self) - (0 if progress.is_last_batch else left) - current.ready
         for name in ("ready", "started", "processed", "completed"):  # they differ by the hook that saved
             setattr(current, name, getattr(current, name) + moved)
