@@ -134,6 +134,7 @@ def test_the_examples_of_fine_tuning_run(tmp_path: Path):
 def test_the_examples_of_the_stems_run():
     names = _run("which_stem.md", {}, terrafm_base="terrafm_tiny")
     assert names["surface"].shape == names["top"].shape == (1, 192)
+    assert _run("feeding.md", {}, terrafm_base="terrafm_tiny")["embedding"].shape == (1, 192)
 
 
 class Parsed(Exception):
@@ -163,7 +164,7 @@ def test_every_printed_command_is_accepted(words: list[str], tmp_path: Path, mon
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     if words[0] in ("python", "sbatch"):
         script = next(word for word in words[1:] if not word.startswith("-"))
-        assert (ROOT / script).is_file()
+        assert (ROOT / (f"{script.replace('.', '/')}.py" if "-m" in words else script)).is_file()
     if "terrafm" not in words:
         return
     yaml_of = re.findall(r"```yaml[^\n]*\n(.*?)```", (ROOT / "docs/use_in_torchgeo.md").read_text(), re.DOTALL)
