@@ -26,7 +26,7 @@ from .optics import find_piles, judge_optics, without
 #: Bands whose stored values tell: the reader gives those that it has, and a window of 1,024 pixels is enough.
 TELLING = ("B01", "B02", "B04", "B08", "B8A", "B09", "B10", "B11", "B12", "VV", "VH")
 #: Between these lie the median backscatter of an image in dB.
-_RANGE = {"VV": (-32.0, 3.0), "VH": (-45.0, -3.0)}
+_RANGE = {"VV": (-28.0, 3.0), "VH": (-40.0, -3.0)}
 #: Variance of the natural logarithm of power in the quietest places of an image of one date at 10 m: 0.09 to 0.17 by
 #: measurement. Amplitude has a quarter of it; so may power that was filtered, which is why less of it tells nothing.
 _SPECKLE = (0.075, 0.28)
@@ -104,7 +104,7 @@ def _misfit(bands: Bands, unit: str) -> str:
         held = values[np.isfinite(values)]
         level = _decibels(held, unit)
         level = level[np.isfinite(level)]
-        if held.size and level.size < 0.05 * held.size:
+        if held.size and level.size < 0.5 * held.size:
             return f"{band} lies beyond -90 to 90 dB" if unit == "dB" else f"{band} is negative"
         negative = float((held < 0).mean()) if held.size else 0.5 * (unit == "dB")
         if (negative < 0.5) if unit == "dB" else (negative > 0.05):
@@ -138,7 +138,7 @@ def _judge_radar(claims: Claims, pixels: Bands, settings: Settings, fill: tuple[
     """Concludes on Sentinel-1."""
     who = claims.product or "The image"
     pixels = {band: values for band, values in pixels.items() if band in _RANGE}
-    piles = [x for x in find_piles(pixels, fill) if x not in fill]
+    piles = find_piles(pixels, fill, -90, 9999)
     fill = (*fill, *piles)
     stored = {band: without(values, fill) for band, values in pixels.items()}
     stored = {band: values for band, values in stored.items() if np.isfinite(values).any()}
@@ -168,6 +168,10 @@ def _judge_radar(claims: Claims, pixels: Bands, settings: Settings, fill: tuple[
         what = f"is in {asked} by {by}" if asked else "holds radar in an unknown unit"
         raise ContradictionError(f"{who} {what}, but {reason}: {_likely(stored, fits)}.")
     unit = asked or fits[0]
+    if unit in plain:
+        raise ContradictionError(
+            f"{who} may be {unit} with {origin} of {tag[0]:g} or without: set `scale` to their factor."
+        )
     if unit != "dB":
         unit, by = _power_or_amplitude(who, stored, pixels, fill, fits, asked, bool(told), by)
     elif not asked:

@@ -40,7 +40,7 @@ def judge_optics(
     """Concludes on Sentinel-2; see :func:`~.judge.judge`."""
     who = claims.product or "The image"
     pixels = {band: values for band, values in pixels.items() if band.startswith("B")}
-    piles = find_piles(pixels, fill)
+    piles = find_piles(pixels, fill, 0, 9999)
     fill = (*fill, *piles)
     stored = {band: without(values, fill) for band, values in pixels.items()}
     stored = {band: values for band, values in stored.items() if np.isfinite(values).any()}
@@ -64,23 +64,28 @@ def without(values: np.ndarray, fill: tuple[float, ...]) -> np.ndarray:
     return np.where(np.isin(values, fill) | ~(np.abs(numbers) < _HUGE), np.nan, numbers)
 
 
-def find_piles(pixels: Bands, fill: tuple[float, ...]) -> list[float]:
-    """Finds fill values that nobody declared.
+def find_piles(pixels: Bands, fill: tuple[float, ...], low: float, high: float) -> tuple[float, ...]:
+    """Finds fill values that nobody declared: of what lies outside of a range nearly all is one and the same number.
 
-    Negative numbers of which nearly all are one and the same; or 9999 and more, where all bands hold one and the same.
+    Args:
+        pixels: Stored values by band.
+        fill: Fill values that are known.
+        low: A number below is looked at in each band alone.
+        high: A number of so much or more only where all bands, two or more, hold the same.
+
+    Returns:
+        Those fill values.
     """
-    found = []
-    for sign in (-1, 1):
-        values = {band: v[np.isfinite(v)] for band, v in ((b, without(x, fill)) for b, x in pixels.items())}
-        tops: list[float] = []
-        for held in values.values():
-            far = held[held < 0] if sign < 0 else held[held >= 9999]
-            kinds, counts = np.unique(far, return_counts=True)
-            if far.size >= max(0.005 * held.size, 3) and counts.max() >= 0.9 * far.size:
-                tops.append(float(kinds[counts.argmax()]))
-        if tops and (sign < 0 or len(tops) == len(values) > 1) and len(set(tops)) == 1:
-            found.append(tops[0])
-    return found
+    values = [held[np.isfinite(held)] for held in (without(x, fill) for x in pixels.values())]
+    below = {top for held in values if (top := _pile(held, held < low)) is not None}
+    above = {_pile(held, held >= high) for held in values}
+    return (*below, *(top for top in above if top is not None and len(above) == 1 < len(values)))
+
+
+def _pile(values: np.ndarray, far: np.ndarray) -> float | None:
+    kinds, counts = np.unique(values[far], return_counts=True)
+    enough = far.sum() >= max(0.005 * values.size, 3) and counts.max() >= 0.9 * far.sum()
+    return float(kinds[counts.argmax()]) if enough else None
 
 
 def _scale(

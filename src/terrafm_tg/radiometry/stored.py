@@ -97,7 +97,12 @@ def native(stored: np.ndarray, verdict: Verdict, mask: np.ndarray | None = None,
     offset = verdict.offset if harmonize and optics else 0
     if offset == UNKNOWN:
         raise TerraFMError("The offset of baseline 04.00 is not known: set `offset` to 0 or 1000.")
-    missing = np.isin(stored, verdict.fill) if optics or not verdict.add else np.isin(stored, verdict.fill[1:])
+    whole = stored.dtype.kind in "ui"
+    limits = np.iinfo(stored.dtype) if whole else np.finfo(np.float64)
+    fill = [x for x in verdict.fill if limits.min <= x <= limits.max and (not whole or x == int(x))]
+    if optics and stored.dtype == np.uint16 and (verdict.scale, verdict.add, fill, mask) == (1, 0, [0], None):
+        return remove_offset(stored, offset)
+    missing = np.isin(stored, np.array(fill).astype(stored.dtype))
     if mask is not None:
         missing = missing | mask
     if optics and stored.dtype == np.uint16 and (verdict.scale, verdict.add) == (1, 0):
