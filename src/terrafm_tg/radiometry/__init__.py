@@ -14,7 +14,7 @@ from .claims import (
     offsets_by_name,
 )
 from .judge import TELLING, judge, settle
-from .optics import offset_beside, offset_by_pixels, offset_evidence
+from .offset import offset_beside, offset_by_pixels, offset_evidence
 from .stored import NODATA, linear_power, native, present, quantize, remove_offset
 
 __all__ = [

@@ -7,9 +7,8 @@ import numpy as np
 
 from terrafm_tg.modalities import S2L1C
 
-from .claims import OFFSET, Claims, ContradictionError
-
-type Bands = Mapping[str, np.ndarray]
+from .claims import OFFSET, UNKNOWN, Claims, ContradictionError
+from .offset import Bands, offset_evidence
 
 _LEVEL = re.compile(r"MSI_?(L1C|L2A)")
 _TITLES = {"s2l1c": "L1C", "s2l2a": "L2A"}
@@ -46,7 +45,7 @@ def _misfits(held: Mapping[str, float], kinds: Mapping[str, int]) -> Iterator[tu
 def check_order(who: str, claims: Claims, told: Sequence[str] | None, numbers: Bands, count: int) -> None:
     """Refuses bands that cannot be those that they are taken for."""
     held = {band: float(np.nanmedian(values)) for band, values in numbers.items()}
-    kinds = {band: len(np.unique(values[np.isfinite(values)])) for band, values in numbers.items()}
+    kinds = {b: len(np.unique(numbers[b][np.isfinite(numbers[b])])) for b in ("B11", "B12") if b in numbers}
     found = [words for certain, words in _misfits(held, kinds) if certain or not told]
     named = claims.source.get("bands", "")
     usual = _USUAL if count == len(_USUAL) else S2L1C.bands
@@ -60,13 +59,18 @@ def check_order(who: str, claims: Claims, told: Sequence[str] | None, numbers: B
         own = score({band: band for band in usual})
         scores = {name: score(places) for name, order in _ORDERS.items() if (places := _places(order, usual))}
         best = max(scores, key=lambda name: scores[name])
-        if scores[best] > max(own + 0.005, 0.6):
+        if scores[best] > max(own + 0.005, 0.82):
             found.append(f"they resemble each other as in another order ({scores[best]:.2f} against {own:.2f})")
             likely = f" (likely {best})"
-        elif alike["B07", "B08"] > alike["B07", "B8A"] + 0.001 > 0.6:
+        elif alike["B07", "B08"] > alike["B07", "B8A"] + 0.001 > 0.82:
             found.append("B07 resembles B08 more than B8A")
             likely = " (likely B8A before B08)"
-        elif own < 0.8 and held["B08"] > 700 and max(x for pair, x in alike.items() if len({*pair}) > 1) > 0.9:
+        elif (
+            own < 0.8
+            and held["B08"] > 700
+            and held["B02"] < 2500
+            and max(x for pair, x in alike.items() if len({*pair}) > 1) > 0.9
+        ):
             found.append(f"neighbors in the spectrum do not resemble each other ({own:.2f})")
     if found:
         by = "`bands`" if told else named or "the usual order"
@@ -125,9 +129,10 @@ def level_by_pixels(numbers: Bands) -> tuple[str, str]:
     if "B10" in numbers:
         return "s2l1c", "B10, which L2A does not have"
     held = {band: float(np.nanmedian(numbers[band])) for band in ("B02", "B8A", "B09") if band in numbers}
-    bright = {o: held.get("B8A", 0) - o for o in (0, OFFSET)}
-    if "B09" in held and bright[0] > 800:
-        ratios = [(held["B09"] - o) / light for o, light in bright.items() if light > 400]
+    seen = offset_evidence(numbers).offset
+    light = {o: held.get("B8A", 0) - o for o in ((0, OFFSET) if seen == UNKNOWN else (seen,))}
+    if "B09" in held and min(light.values()) > 400:
+        ratios = [(held["B09"] - o) / bright for o, bright in light.items()]
         words = f"water vapor (B09 has {ratios[0]:.0%} of B8A)"
         if max(ratios) < 0.62:
             return "s2l1c", words

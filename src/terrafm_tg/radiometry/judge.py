@@ -1,5 +1,6 @@
 """The one judge of pixels: unit, scale, fill, offset, level and order of bands, from evidence."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -8,7 +9,6 @@ import numpy as np
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import get_modality
 
-from .bands import Bands
 from .claims import (
     AMBIGUOUS,
     FILLS,
@@ -21,6 +21,7 @@ from .claims import (
     Verdict,
     baselines_by_name,
 )
+from .offset import Bands
 from .optics import find_piles, judge_optics, without
 
 #: Bands whose stored values tell: the reader gives those that it has, and a window of 1,024 pixels is enough.
@@ -73,21 +74,27 @@ def settle(claims: Sequence[Claims], verdicts: Sequence[Verdict]) -> list[Verdic
         verdicts: Of each image.
 
     Returns:
-        The verdicts: an offset that is not known, of an image from baseline 04.00 on, is that of all other images from
-        then on whose pixels tell, where there are any and they agree.
+        The verdicts: an offset that is not known becomes that of the other images of the same level whose baselines
+        are on the same side of 04.00, where there are any and they agree.
     """
-    baselines = [claim.baseline for claim in claims]
     names = baselines_by_name(claim.product for claim in claims)
-    late = [FIRST <= (name if b is None else b) != AMBIGUOUS for b, name in zip(baselines, names, strict=True)]
-    pairs = list(zip(verdicts, late, strict=True))
-    held = {v.offset for v, after in pairs if after and v.offset != UNKNOWN and v.unit == "DN"}
-    if len(held) != 1:
-        return list(verdicts)
-    offset = held.pop()
-    words = f"; settled: {offset} as in the other images of this archive from baseline 04.00 on"
-    return [
-        replace(v, offset=offset, proof=v.proof + words) if after and v.offset == UNKNOWN else v for v, after in pairs
+    numbers = [int(n) if claim.baseline is None else claim.baseline for claim, n in zip(claims, names, strict=True)]
+    kinds = [
+        (verdict.modality, None if number in (UNKNOWN, AMBIGUOUS) else number >= FIRST)
+        for verdict, number in zip(verdicts, numbers, strict=True)
     ]
+    held = defaultdict[tuple[str, bool | None], set[int]](set)
+    for verdict, kind in zip(verdicts, kinds, strict=True):
+        held[kind] |= {verdict.offset} - {UNKNOWN}
+    settled = []
+    for verdict, kind in zip(verdicts, kinds, strict=True):
+        if verdict.offset == UNKNOWN and kind[1] is not None and len(held[kind]) == 1:
+            when = "from baseline 04.00 on" if kind[1] else "before baseline 04.00"
+            offset = min(held[kind])
+            proof = f"{verdict.proof}; offset {offset}, as the archive's other images {when} have it"
+            verdict = replace(verdict, offset=offset, proof=proof)
+        settled.append(verdict)
+    return settled
 
 
 def _decibels(values: np.ndarray, unit: str) -> np.ndarray:
