@@ -21,7 +21,6 @@ from terrafm_tg.utils.arguments import checked
 from terrafm_tg.utils.files import fingerprint
 from terrafm_tg.utils.trust import open_image
 
-from .folder.products import band_file
 from .majortom import grid
 from .tiles.dataset import TileDataset
 from .tiles.index_file import open_index
@@ -147,7 +146,7 @@ class SSL4EOS12Tiles(TileDataset):
             DamagedTileError: If it cannot be read, or has another size.
         """
         name, side = f"{self.name(row)} {modality.name}", self.tile_size * 10 // resolution
-        path = band_file(self.root, pattern, band)
+        path = _band_file(self.root, pattern, band)
         if path is None:
             raise DamagedTileError(name, f"band {band} has no file")
         try:
@@ -228,3 +227,10 @@ def _place(images: Sequence[Path]) -> dict[str, float]:
             t = src.transform
             return {"x": t.c, "y": t.f, "xres": t.a, "yres": -t.e}
     return {}
+
+
+def _band_file(root: Path, pattern: str, band: str) -> Path | None:
+    """Finds the file of a band, in whatever way its name spells it; None where there is none."""
+    short = band.replace("B0", "B")
+    names = dict.fromkeys([band, short, band.lower(), short.lower()])
+    return next((path for name in names if (path := root / pattern.replace("{}", name)).is_file()), None)

@@ -4,13 +4,18 @@ A string in a data file (an index, metadata, a packed store) is a name below tha
 opens a protocol, a host or a path outside. Addresses come from the user alone.
 """
 
+import json
+import os
 import re
+import zipfile
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
+from math import prod
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,12 +24,14 @@ import rasterio
 from rasterio.enums import Interleaving
 from rasterio.errors import RasterioIOError
 from rasterio.io import DatasetReader
+from torchgeo.datasets.errors import DependencyNotFoundError
 from torchgeo.datasets.utils import lazy_import
 
 from terrafm_tg.errors import TerraFMError
 
 if TYPE_CHECKING:
     import h5py
+    import xarray
 
 #: Of a name from a data file: absolute, above its folder, of another protocol, drive or host, or in disguise.
 UNSAFE = (
@@ -38,6 +45,14 @@ PROTOCOLS = ("http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "
 _QUIET = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
 _JPEG2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 _MOST_BLOCK = 1 << 27  # pixels: a whole band of Sentinel-2
+_MOST_PLACES = 1 << 22  # of a coordinate of a cube, which is read as a whole
+_HDF5, _NETCDF3 = b"\x89HDF\r\n\x1a\n", b"CDF"
+# What decodes numbers and texts; others of numcodecs run code (pickle) or are of formats that nobody here reads.
+_CODECS = {
+    "blosc", "zstd", "zlib", "gzip", "lz4", "bz2", "lzma", "shuffle", "delta", "fixedscaleoffset", "bitround",
+    "packbits", "quantize", "astype", "crc32", "crc32c", "adler32", "fletcher32", "vlen-utf8", "vlen-bytes", "bytes",
+    "endian",    "transpose", "sharding_indexed",
+}  # fmt: skip
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -97,7 +112,8 @@ def check_address(url: str) -> str:
 def open_image(path: str | PathLike[str], opener: Callable[..., Any] | None = None) -> Iterator[DatasetReader]:
     """Opens a file on disk for reading, as JPEG 2000 where it begins so, else as GeoTIFF, and in no other format.
 
-    A file that ends in ``.tif`` and is a VRT, or comes with side-car files, reaches no other file or address.
+    A file that ends in ``.tif`` and is a VRT, or comes with side-car files, reaches no other file or address. A path
+    that leads on behind a zip file, ``x.zip/y.jp2``, is of a file in it.
 
     Args:
         path: The file.
@@ -106,13 +122,134 @@ def open_image(path: str | PathLike[str], opener: Callable[..., Any] | None = No
     Raises:
         rasterio.errors.RasterioIOError: If it cannot be opened.
     """
+    outer = zip_above(path) if opener is None else None
     driver = "JP2OpenJPEG" if (_head(path, 8, opener or open)).startswith(_JPEG2000) else "GTiff"
-    where = Path(path) if opener is None else path
+    where: Any = Path(path) if opener is None else path
+    if outer is not None:
+        where = f"/vsizip/{{{outer.absolute()}}}/{Path(path).relative_to(outer).as_posix()}"
     # A thread of GDAL's own cannot call the opener: it would leave blocks out without an error.
     alone = {} if opener is None else {"GDAL_NUM_THREADS": 1}
     with rasterio.Env(**_QUIET, **alone), rasterio.open(where, driver=driver, sharing=False, opener=opener) as src:
         check_blocks(src)
         yield src
+
+
+def zip_above(path: str | PathLike[str]) -> Path | None:
+    """Returns the zip file that a path leads into; None where it is of a file by itself."""
+    if ".zip/" not in Path(path).as_posix().lower():
+        return None
+    return next((above for above in Path(path).parents if above.suffix.lower() == ".zip" and above.is_file()), None)
+
+
+def zip_members(path: str | PathLike[str]) -> list[str]:
+    """Lists the files in a zip file whose names lie below it; none where it is no zip file."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return [name for name in file.namelist() if is_safe(name) and not name.endswith("/")]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return []
+
+
+def read_text(path: str | PathLike[str], most: int = 1 << 25) -> str:
+    """Reads a text file on disk, or in a zip file; empty where it cannot be read or is larger than ``most`` bytes."""
+    text = _head(path, most + 1)
+    return "" if len(text) > most else text.decode("utf-8", "replace")
+
+
+def open_array(path: str | PathLike[str]) -> np.ndarray:
+    """Maps a NumPy array on disk, of numbers.
+
+    Raises:
+        ValueError: If it is something else, or cannot be read.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, EOFError) as error:
+        raise ValueError(f"it cannot be read ({error})") from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
+        raise ValueError("it holds no array of numbers")
+    return array
+
+
+def open_cube(path: str | PathLike[str], group: str = "") -> "xarray.Dataset":
+    """Opens a group of a NetCDF file or of a Zarr store on disk, with values as they are stored, read when asked for.
+
+    Nothing of it leads elsewhere, and no codec runs code; the size of what is read at once is bounded.
+
+    Raises:
+        TerraFMError: If it needs a library that is absent, keeps a part in another file, or uses another codec.
+        ValueError: If it is no such file, or damaged.
+    """
+    options: dict[str, Any] = {"mask_and_scale": False, "decode_coords": False}
+    try:
+        xarray = lazy_import("xarray")
+        if Path(path).is_dir():
+            check_zarr(Path(path))
+            store = lazy_import("zarr").storage.LocalStore(Path(path), read_only=True)
+            return xarray.open_zarr(store, group=group or None, chunks=None, consolidated=False, **options)
+        if _head(path, 3) == _NETCDF3:
+            return xarray.open_dataset(path, engine="scipy", **options)
+        lazy_import("h5netcdf")
+        with open_hdf5(path) as file:
+            for item in file.values():
+                if prod(getattr(item, "shape", ())) > _MOST_PLACES and len(item.shape) == 1:
+                    raise ValueError(f"its {item.name} has {item.size:,} places, expected {_MOST_PLACES:,} at most")
+        return xarray.open_dataset(path, engine="h5netcdf", group=group or None, **options)
+    except DependencyNotFoundError as error:
+        raise TerraFMError(
+            f"{path} is a cube in NetCDF or Zarr, and {str(error).split()[0]} is not installed: run "
+            "`pip install 'terrafm-tg[cubes]'`."
+        ) from error
+    except TerraFMError:
+        raise
+    except (OSError, KeyError, TypeError, RuntimeError, AttributeError, IndexError, OverflowError) as error:
+        raise ValueError(f"it cannot be read ({type(error).__name__}: {error})") from error
+
+
+def check_zarr(path: Path) -> None:
+    """Refuses a Zarr store that declares a codec which is not known to decode numbers only, or endless sizes.
+
+    Raises:
+        TerraFMError: If it does.
+        ValueError: If its metadata are damaged.
+    """
+    for base, _, names in os.walk(path):
+        for name in {".zarray", ".zmetadata", "zarr.json"} & {*names}:
+            pending = [json.loads(read_text(Path(base, name)) or "null")]
+            while pending:
+                part = pending.pop()
+                if isinstance(part, dict) and "shape" in part:
+                    _check_zarr_array(part, Path(base, name))
+                elif isinstance(part, dict):
+                    pending += [value for key, value in part.items() if key != "attributes"]
+
+
+def _check_zarr_array(array: dict[str, Any], origin: Path) -> None:
+    """Checks what one array of a Zarr store declares, of format 2 or 3."""
+    codecs = [array.get("compressor"), *(array.get("filters") or []), *(array.get("codecs") or [])]
+    codecs += array.get("storage_transformers") or []
+    while codecs:
+        codec = codecs.pop()
+        if codec is None:
+            continue
+        name = str(codec.get("id", codec.get("name", ""))) if isinstance(codec, dict) else str(codec)
+        if name.removeprefix("numcodecs.") not in _CODECS:
+            raise TerraFMError(
+                f"{origin} names the codec {name[:80]!r}, which is not read: write it with zstd or blosc."
+            )
+        inside = codec.get("configuration") if isinstance(codec, dict) else None
+        if isinstance(inside, dict):
+            codecs += [*(inside.get("codecs") or []), *(inside.get("index_codecs") or [])]
+    grid = array.get("chunk_grid") or {}
+    chunks = array.get("chunks") or grid.get("configuration", {}).get("chunk_shape") or []
+    shape = array["shape"]
+    if not all(isinstance(side, int) and side >= 0 for side in [*shape, *chunks]):
+        raise ValueError(f"{origin.name} declares the shape {str(shape)[:80]}")
+    if prod(chunks) > _MOST_BLOCK or (len(shape) == 1 and shape[0] > _MOST_PLACES):
+        raise TerraFMError(
+            f"{origin} declares chunks of {prod(chunks):,} values of {shape}, expected {_MOST_BLOCK:,} at most: write "
+            "it anew in smaller chunks."
+        )
 
 
 @contextmanager
@@ -134,6 +271,8 @@ def open_hdf5(path: str | PathLike[str]) -> "Iterator[h5py.File]":
             item = None if isinstance(link, hdf5.ExternalLink) else group.get(name)
             if item is None or (isinstance(item, hdf5.Dataset) and (item.external or item.is_virtual)):
                 raise TerraFMError(f"{path} keeps {name!r} in another file, which was not opened: get a whole copy.")
+            if isinstance(item, hdf5.Dataset) and prod(item.chunks or ()) > _MOST_BLOCK:
+                raise TerraFMError(f"{path} keeps {name!r} in chunks of {prod(item.chunks):,} values: rewrite it.")
             if isinstance(item, hdf5.Group):
                 check(item)
 
@@ -185,11 +324,14 @@ def check_declared(
 
 
 def _head(path: str | PathLike[str], count: int, opener: Callable[..., Any] = open) -> bytes:
-    """Returns the first bytes of a file; none where it cannot be read."""
+    """Returns the first bytes of a file, or of one in a zip file; none where it cannot be read."""
     try:
+        if opener is open and (outer := zip_above(path)) is not None:
+            with zipfile.ZipFile(outer) as held, held.open(Path(path).relative_to(outer).as_posix()) as member:
+                return member.read(count)
         with opener(path, "rb") as file:
             return file.read(count)
-    except OSError:
+    except (OSError, KeyError, RuntimeError, zipfile.BadZipFile, NotImplementedError):
         return b""
 
 

@@ -1,45 +1,47 @@
-"""A folder of GeoTIFFs per modality, as tiles."""
+"""A folder of Sentinel scenes, as tiles."""
 
-import contextlib
+import json
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
-from rasterio.transform import array_bounds, from_bounds
-from rasterio.windows import Window
 from torchgeo.datasets.utils import Sample
 
+from terrafm_tg.datasets.scenes.find import state_files
+from terrafm_tg.datasets.scenes.judged import find_judged
+from terrafm_tg.datasets.scenes.pixels import read_tile
+from terrafm_tg.datasets.scenes.scene import Scene, files_from_columns
 from terrafm_tg.datasets.tiles.dataset import TileDataset, check_tile_size
 from terrafm_tg.datasets.tiles.index_file import open_index
 from terrafm_tg.datasets.tiles.outlines import GRID
-from terrafm_tg.datasets.tiles.pixels import RADAR_UNITS, native_pixels
 from terrafm_tg.datasets.tiles.table import resolve_offsets
-from terrafm_tg.datasets.tiles.warp import needed_window, warp
-from terrafm_tg.errors import DamagedTileError, TerraFMError
+from terrafm_tg.errors import DamagedTileError
 from terrafm_tg.modalities import Modality
-from terrafm_tg.utils.arguments import NOT_NEGATIVE, POSITIVE, checked
+from terrafm_tg.radiometry import Settings, Verdict
+from terrafm_tg.utils.arguments import NOT_NEGATIVE, checked
 from terrafm_tg.utils.files import fingerprint
-from terrafm_tg.utils.trust import open_image
 
-from .offsets import Offsets, find_offsets
-from .products import FOLDERS, band_file, band_order, find_folders, find_products, image_files, join_products
-
-_MOST_PIXELS = 1 << 15  # along a side of a tile: a damaged header must not ask for endless work
+from .chips import EPSG, place_chips
+from .products import ANCHORS, join_products, products_table
 
 
-@checked(optical_scale=POSITIVE, max_days=NOT_NEGATIVE)
+@checked(max_days=NOT_NEGATIVE)
 class SentinelFolder(TileDataset):
-    """Co-registered GeoTIFFs: a folder per modality, at any depth multi-band files or a file per band.
+    """Scenes of Sentinel-1 and Sentinel-2 below a folder, as providers lay them out.
 
-    Reads layouts such as TerraMesh's (``S1RTC/<tile>.tif``, ``S2L1C/``, ``S2L2A/``), SSL4EO-S12's
-    (``s1/<site>/<product>/VV.tif``, ``s2c/``, ``s2a/``) and BigEarthNet's (``S1/<patch>/<patch>_VV.tif``,
-    ``S2/``). Files are joined by place and date, not by name: see :func:`~.products.join_products`. A sensor
-    whose grid differs from the tile's (same CRS) is interpolated to it, radar as linear power.
+    Takes SAFE folders, zipped or not, files per band, stacks, NetCDF and Zarr cubes, EOPF products, at any depth, and
+    chips without a place: see :func:`~terrafm_tg.datasets.scenes.find.find_scenes` and ``docs/your_data.md``. Unit,
+    scale, offset and missing values of each scene are concluded from its metadata and its pixels
+    (:func:`~terrafm_tg.radiometry.judge`). Scenes are joined by place and date, not by name: see
+    :func:`~.products.join_products`.
 
     Tiles keep the CRS of their files, UTM or not (``epsg``). Bands of 20 and 60 m come at the size in which
     they are stored, also in ``native=True`` samples: often 10 m.
@@ -53,24 +55,25 @@ class SentinelFolder(TileDataset):
         native: Return the stored pixels instead of float32 at 10 m.
         tile_size: Larger images are cut into tiles of this many pixels; smaller ones are used whole.
         index: A tile index, or the path of one, instead of ``root/index.parquet``.
-        folders: Folder below the root by modality; where None, usual names are looked for (``S1RTC``,
-            ``s2a``, ...).
-        bands: Band order by modality, for files that do not name their bands and are not in the usual order.
-        radar_unit: ``"dB"`` or ``"linear"`` power, as the files hold it.
-        optical_scale: Digital numbers per stored unit: 1, or 10,000 where the files hold reflectance from 0
-            to 1.
-        offsets: The +1000 DN of baseline 04.00 in optical files: 0, 1000 or ``"detect"`` (by name, else by pixels),
-            for all or by modality: see :func:`~.offsets.find_offsets`. None: as ``index.parquet`` has it, else
-            ``"detect"``.
-        ambiguous_offset: Decides where it could not be found out: ``"error"``, ``"present"``,
+        folders: Folder below the root by modality; where None, all are looked through, and usual names
+            (``S1RTC``, ``s2a``, ...) tell the modality of files that do not.
+        bands: Bands of files in their order, for all modalities or by modality; it decides where names of bands say
+            something else.
+        unit: ``"dB"``, ``"linear"`` or ``"amplitude"`` (radar), ``"DN"`` or ``"reflectance"`` (optics), for all or by
+            modality; where None, as files and pixels tell.
+        scale: Digital numbers, or radar's unit, per stored number, for all or by modality; likewise.
+        offset: The +1000 DN of baseline 04.00 in optical files: 0, 1000 or ``"detect"``, for all or by modality.
+        nodata: Stored value that is missing, for all or by modality, besides what files declare and usual ones.
+        ambiguous_offset: Decides where the offset could not be found out: ``"error"``, ``"present"``,
             ``"absent"``, ``"drop"``.
         harmonize: Take the offset off; False keeps the numbers as they are stored.
         max_days: Do not join images that are further apart in time.
+        mask_clouds: Count pixels as missing that the product's own mask (SCL, QA60, ...) calls cloud or its shadow.
         transforms: Applied to each sample.
 
     Raises:
-        TerraFMError: If the root is missing or holds no usable image, its index is out of date, an offset is
-            unknown, the unit is another, or a setting is wrong.
+        TerraFMError: If the root is missing or holds no usable image, its index is out of date or made with other
+            settings, an offset is unknown, evidence contradicts itself, or a setting is wrong.
     """
 
     root: Path
@@ -84,48 +87,55 @@ class SentinelFolder(TileDataset):
         tile_size: int = 534,
         index: pd.DataFrame | str | os.PathLike[str] | None = None,
         folders: Mapping[str, str] | None = None,
-        bands: Mapping[str, Sequence[str]] | None = None,
-        radar_unit: str = "dB",
-        optical_scale: float = 1.0,
-        offsets: Offsets | None = None,
+        bands: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+        unit: str | Mapping[str, str] | None = None,
+        scale: float | Mapping[str, float] | None = None,
+        offset: int | str | Mapping[str, int | str] | None = None,
+        nodata: float | Mapping[str, float] | None = None,
         ambiguous_offset: str = "error",
         harmonize: bool = True,
         max_days: float | None = None,
+        mask_clouds: bool = False,
         transforms: Callable[[Sample], Sample] | None = None,
     ) -> None:
         check_tile_size(tile_size)
-        if radar_unit not in RADAR_UNITS:
-            raise TerraFMError(f"`radar_unit` must be {' or '.join(map(repr, RADAR_UNITS))}, got {radar_unit!r}.")
         self.root = self.paths = Path(root)
-        self.bands, self.harmonize = bands, harmonize
-        self.radar_unit, self.optical_scale = radar_unit, optical_scale
-        made_here = {"folders": folders, "bands": bands, "offsets": "detect" if offsets is None else offsets}
-        table, opened = open_index(
-            index, self.root, self.scan, self.state, made_here, needs=("path_", "offset_", *GRID),
-            tile_size=tile_size, max_days=max_days,
+        self.harmonize, self.mask_clouds = harmonize, mask_clouds
+        given = {
+            "folders": folders, "bands": bands, "unit": unit, "scale": scale, "offset": offset, "nodata": nodata,
+            "max_days": max_days,
+        }  # fmt: skip
+        told = {name: _plain(value) for name, value in given.items() if value is not None}
+        table, _ = open_index(
+            index, self.root, self.scan, self.state, {}, needs=("path_", "files_", "verdict_", "offset_", *GRID),
+            tile_size=tile_size, **told,
         )  # fmt: skip
-        if opened and offsets is not None:
-            table = find_offsets(table, self.root, offsets, bands)
         if harmonize:
             table = resolve_offsets(table, modalities, ambiguous_offset)
         super().__init__(table, modalities, native, tile_size, transforms)
-        self._check_units()
 
-    #: Settings of :meth:`scan` that an index on disk must have been made with.
-    SETTINGS: ClassVar = {"max_days": None}
+    #: Settings of :meth:`scan` that an index on disk must have been made with, where the dataset has them.
+    SETTINGS: ClassVar = dict.fromkeys(("folders", "bands", "unit", "scale", "offset", "nodata", "max_days"))
 
     @staticmethod
     def scan(
         root: Path,
         tile_size: int,
-        max_days: float | None = None,
         folders: Mapping[str, str] | None = None,
-        bands: Mapping[str, Sequence[str]] | None = None,
-        offsets: Offsets = "detect",
+        bands: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+        unit: str | Mapping[str, str] | None = None,
+        scale: float | Mapping[str, float] | None = None,
+        offset: int | str | Mapping[str, int | str] | None = None,
+        nodata: float | Mapping[str, float] | None = None,
+        max_days: float | None = None,
     ) -> pd.DataFrame:
-        """Makes the tile table from the files' headers; arguments as for the class."""
-        products = find_products(root, find_folders(root, folders), bands)
-        return find_offsets(join_products(products, tile_size, max_days), root, offsets, bands)
+        """Makes the tile table from files and a part of their pixels; arguments as for the class."""
+        settings = Settings(unit, scale, "detect" if offset is None else offset, nodata, bands)
+        judged, said = place_chips(find_judged(root, settings, folders))
+        for sentence in said:
+            warnings.warn(sentence, stacklevel=5)
+        table = join_products(products_table(judged), tile_size, max_days)
+        return table.assign(placed=table["epsg"] != EPSG) if said else table
 
     @staticmethod
     def find_tile_size(root: Path) -> int:
@@ -135,78 +145,39 @@ class SentinelFolder(TileDataset):
     @staticmethod
     def state(root: Path) -> str:
         """Returns a name for the files below the root: an index made for another set is out of date."""
-        return fingerprint(image_files(root), root)
+        return fingerprint(state_files(root), root)
 
     def name(self, row: int) -> str:
         """Returns the tile's name in logs: the path of its first image."""
-        paths = (self.table[f"path_{m}"].iat[row] for m in FOLDERS if f"path_{m}" in self.table)
+        paths = (self.table[f"path_{m}"].iat[row] for m in ANCHORS if f"path_{m}" in self.table)
         return next(path for path in paths if isinstance(path, str)).replace("{}", "*")
 
     def _read(self, row: int, modality: Modality) -> dict[int, np.ndarray]:
-        pattern = self._arrays[f"path_{modality.name}"][row]
-        if "{}" not in pattern:
-            image = self._pixels(row, modality, self.root / pattern, modality.bands)
-            return {r: image[modality.band_indices(bands)] for r, bands in modality.native.items()}
-        return {
-            resolution: np.concatenate(
-                [self._pixels(row, modality, band_file(self.root, pattern, band), [band]) for band in bands]
-            )
-            for resolution, bands in modality.native.items()
-        }
-
-    def _pixels(self, row: int, modality: Modality, path: Path | None, bands: Sequence[str]) -> np.ndarray:
-        """Reads some bands of one file over a tile: native pixels (C, h, w).
-
-        Raises:
-            DamagedTileError: If they cannot be read.
-        """
-        name = f"{self.name(row)} {modality.name}"
-        if path is None:
-            raise DamagedTileError(name, f"band {bands[0]} has no file")
-        offset = int(self.table[f"offset_{modality.name}"].iat[row]) if self.harmonize else 0
-        transform, crs = self._transform(row), CRS.from_epsg(int(self._arrays["epsg"][row]))
+        path, files, text = (self._arrays[f"{column}_{modality.name}"][row] for column in ("path", "files", "verdict"))
+        name, transform = f"{self.name(row)} {modality.name}", self._transform(row)
         size = int(self.table["height"].iat[row]), int(self.table["width"].iat[row])
-        extent = array_bounds(*size, transform)
         try:
-            with open_image(path) as src:
-                order = bands if src.count == 1 else band_order(src, (self.bands or {}).get(modality.name))
-                if missing := [band for band in bands if band not in order]:
-                    raise ValueError(f"band {', '.join(missing)} is missing")
-                pixels_across = (size[1] * transform.a / src.transform.a, size[0] * transform.e / src.transform.e)
-                if not all(0.5 < count < _MOST_PIXELS for count in pixels_across):
-                    raise ValueError(f"its pixels are not of a size for its tile ({src.transform.a:g} wide)")
-                if (window := needed_window(src, src.crs, extent)) is None:
-                    raise ValueError("it lies elsewhere than its tile")
-                stored = src.read([order.index(band) + 1 for band in bands], window=window)
-                factor = max(round(src.transform.a / transform.a), 1)
-                origin = src.window_transform(window)
-                pixels = native_pixels(stored, modality, src.nodata, offset, self.radar_unit, self.optical_scale)
-        except (RasterioError, ValueError, ArithmeticError) as error:
-            raise DamagedTileError(name, f"{path.name}: {error}") from error
-        height, width = (-(-side // factor) for side in size)
-        grid = from_bounds(*extent, width, height)
-        return warp(pixels, origin, crs, grid, crs, (height, width), modality.nodata, average=False)
+            scene, verdict = _sources(modality.name, path, files), _verdict(text)
+            verdict = replace(verdict, offset=int(self.table[f"offset_{modality.name}"].iat[row]))
+            crs = CRS.from_epsg(int(self._arrays["epsg"][row]))
+            groups = read_tile(self.root, scene, verdict, crs, transform, size, self.harmonize, self.mask_clouds)
+        except (RasterioError, ValueError, ArithmeticError, OSError) as error:
+            if isinstance(error, DamagedTileError):
+                raise
+            raise DamagedTileError(name, str(error)) from error
+        return self._fill_absent(row, modality, groups)
 
-    def _check_units(self) -> None:
-        """Refuses a unit that the first image of a modality cannot have."""
-        for modality in self.modalities:
-            row = int(self.table[f"has_{modality.name}"].argmax())
-            pattern, band = self._arrays[f"path_{modality.name}"][row], modality.native[10][0]
-            path = band_file(self.root, pattern, band) if "{}" in pattern else self.root / pattern
-            with contextlib.suppress(RasterioError), open_image(path or "") as src:
-                middle = (slice(max(side // 2 - 1024, 0), min(side // 2 + 1024, side)) for side in src.shape)
-                pixels = src.read(1, window=Window.from_slices(*middle))
-                pixels = pixels[np.isfinite(pixels) & (pixels != modality.nodata) & (pixels != src.nodata)]
-                if not pixels.size:
-                    continue
-                if modality.unit == "DN" and self.optical_scale == 1 and pixels.max() < 10:
-                    raise TerraFMError(
-                        f"{pattern} holds numbers up to {pixels.max():g}, which are no digital numbers: set "
-                        "`optical_scale` to 10000 if they are reflectance."
-                    )
-                stored = "dB" if pixels.min() < 0 else "linear"
-                if modality.unit == "dB" and stored != self.radar_unit:
-                    raise TerraFMError(
-                        f"{pattern} holds {'' if stored == 'dB' else 'no '}negative numbers, as {stored} data: set "
-                        f"`radar_unit` to {stored!r}, got {self.radar_unit!r}."
-                    )
+
+@lru_cache(256)
+def _sources(modality: str, pattern: str, files: str) -> Scene:
+    return files_from_columns(modality, pattern, files)
+
+
+@lru_cache(256)
+def _verdict(text: str) -> Verdict:
+    return Verdict.from_json(text)
+
+
+def _plain(setting: Any) -> Any:
+    """Returns a setting as JSON has it, with which the index keeps it."""
+    return json.loads(json.dumps(setting, default=list))

@@ -232,18 +232,20 @@ def build_index(
     cover, share = np.full(len(table), UNKNOWN, np.int8), np.zeros((len(table), len(CLASSES)), np.float32)
     if "land_cover" in table:
         cover, share = table["land_cover"].to_numpy(), np.stack(table["land_cover_share"].to_list())
+    placed = table["placed"].to_numpy() if "placed" in table else np.ones(len(table), bool)  # chips lie nowhere
     work = out.with_name(f"{out.name}.work")
     if worldcover is not None:
         source = worldcover if isinstance(worldcover, ESAWorldCover) else ESAWorldCover(worldcover)
         made_for["worldcover"] = described = describe_map(source)
         known = known_cover(table, out, described, cover, share)
-        counts = cover_counts(table, settings["tile_size"], source, ~known, work, workers, scheduler, progress)
+        counts = cover_counts(table, settings["tile_size"], source, ~known & placed, work, workers, scheduler, progress)
         latitude = ((table["ymin"] + table["ymax"]) / 2).to_numpy()
         cover = np.where(known, cover, majorities(counts, latitude))
         total = np.maximum(counts.sum(axis=1, keepdims=True), 1)  # no data counts to the whole
         np.divide(counts[:, : len(CLASSES)], total, out=share, where=~known[:, None], casting="unsafe")
     zones = koppen_geiger(table) if climate is None else climate_zone(table, climate)
     region_of, made_for["regions"] = region(table, regions)
+    cover, zones, region_of = (np.where(placed, x, UNKNOWN).astype(x.dtype) for x in (cover, zones, region_of))
     table = table.assign(
         land_cover=cover,
         land_cover_share=lists(share),

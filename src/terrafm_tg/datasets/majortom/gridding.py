@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -17,18 +20,20 @@ import pyarrow.parquet as pq
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
+from rasterio.transform import array_bounds
 from rasterio.warp import transform_bounds
 from shapely import box
 
-from terrafm_tg.datasets.scenes.find import NamedScene, find_scenes
-from terrafm_tg.datasets.scenes.pixels import read_band
+from terrafm_tg.datasets.scenes.judged import find_judged
+from terrafm_tg.datasets.scenes.pixels import read_scene
+from terrafm_tg.datasets.scenes.scene import Scene, files_to_columns
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES
-from terrafm_tg.radiometry import OFFSET, offsets_by_name
+from terrafm_tg.radiometry import UNKNOWN, Settings, Verdict, offsets_by_name
 from terrafm_tg.utils.arguments import NOT_NEGATIVE, SOME_SHARE, checked
 from terrafm_tg.utils.files import atomic_write, files_below
 from terrafm_tg.utils.parallel import run_units
-from terrafm_tg.utils.trust import open_image
+from terrafm_tg.utils.trust import zip_above
 
 from . import grid
 from .grid import FULL_SIZE, GridCell
@@ -47,8 +52,13 @@ def grid_scenes(
     scenes: str | os.PathLike[str],
     root: str | os.PathLike[str],
     min_valid: float = 0.9,
-    radar_unit: str | None = None,
-    baseline: str | None = None,
+    folders: Mapping[str, str] | None = None,
+    bands: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    unit: str | Mapping[str, str] | None = None,
+    scale: float | Mapping[str, float] | None = None,
+    offset: int | str | Mapping[str, int | str] | None = None,
+    nodata: float | Mapping[str, float] | None = None,
+    mask_clouds: bool = False,
     cell_size: int = FULL_SIZE,
     workers: int | None = None,
     scheduler: str | None = None,
@@ -56,16 +66,24 @@ def grid_scenes(
 ) -> pd.DataFrame:
     """Cuts scenes into Major-TOM's cells and adds them to a Major-TOM root, or makes one.
 
-    A part, ``images/own_<scene>.parquet``, is written atomically. Scenes whose part is there already, made
+    Takes scenes as :class:`~terrafm_tg.datasets.SentinelFolder` does, with the same settings. A part,
+    ``images/own_<scene>.parquet``, is written atomically. Scenes whose part is there already, made
     from the same files with the same settings, are not read again. ``metadata.parquet`` is written last: rows that
-    it has of other parts stay. Digital numbers stay as they are, offset included; the product's name tells it.
+    it has of other parts stay. Digital numbers stay as they are where the product's name tells the offset that they
+    hold; otherwise the offset is taken off, and the name says N0000.
 
     Args:
         scenes: Folder with scenes, at any depth.
         root: The Major-TOM root.
         min_valid: Least share of a cell's picture that a scene must cover; above 0.75 no quarter is empty.
-        radar_unit: Unit of radar scenes: ``"linear"`` power, ``"dB"`` or ``"amplitude"``.
-        baseline: Processing baseline of Sentinel-2 scenes that do not name it, such as ``"N0509"``.
+        folders: Folder below ``scenes`` by modality; usual names are looked for where None.
+        bands: Bands of files in their order, for all modalities or by modality.
+        unit: ``"dB"``, ``"linear"`` or ``"amplitude"`` (radar), ``"DN"`` or ``"reflectance"`` (optics), for all or by
+            modality; where None, as files and pixels tell.
+        scale: Digital numbers, or radar's unit, per stored number, for all or by modality; likewise.
+        offset: The +1000 DN of baseline 04.00 in optical files: 0, 1000 or ``"detect"``, for all or by modality.
+        nodata: Stored value that is missing, for all or by modality, besides what files declare and usual ones.
+        mask_clouds: Count pixels as missing that the product's own mask (SCL, QA60, ...) calls cloud or its shadow.
         cell_size: Pixels of 10 m across a cell's picture, a multiple of 12; Major-TOM's is 1068.
         workers: Number of processes; 0 works in this one. By default one per core where there is much to do.
         scheduler: Address of a Dask cluster, instead of local processes.
@@ -76,26 +94,31 @@ def grid_scenes(
         ``damage``, why it was left out. Scenes that cannot be read are named in a warning; the rest goes on.
 
     Raises:
-        TerraFMError: If there is no scene, a setting is wrong, a scene's unit is another, or none can be read.
+        TerraFMError: If there is no scene, a setting is wrong, evidence contradicts itself, or none can be read.
     """
     scenes, root = Path(scenes), Path(root)
     if cell_size % 12 or not 24 <= cell_size <= FULL_SIZE:
         raise TerraFMError(f"`cell_size` must be a multiple of 12 from 24 to {FULL_SIZE}, got {cell_size}.")
-    found = find_scenes(scenes, radar_unit, baseline)
-    folders = {name: root / FOLDERS[name] for name in {scene.modality for scene in found}}
-    for folder in folders.values():
+    settings = Settings(unit, scale, "detect" if offset is None else offset, nodata, bands)
+    found = find_judged(scenes, settings, folders)
+    works = [_work(scenes, scene, verdict) for scene, verdict in found]
+    names = Counter((scene.modality, scene.product) for scene, _ in works)
+    if twice := next((name for name, count in names.items() if count > 1), None):
+        raise TerraFMError(f"{scenes} has {names[twice]} scenes named {twice[1]}: give each a name of its own.")
+    folder_of = {name: root / FOLDERS[name] for name in {scene.modality for scene, _ in works}}
+    for folder in folder_of.values():
         (folder / "images").mkdir(parents=True, exist_ok=True)
-    work = partial(_grid_scene, root=root, min_valid=min_valid, size=cell_size)
-    results: list[dict[str, Any]] = [{}] * len(found)
+    work = partial(_grid_scene, scenes=scenes, root=root, min_valid=min_valid, size=cell_size, cloudy=mask_clouds)
+    results: list[dict[str, Any]] = [{}] * len(works)
     for i, result in run_units(
-        work, found, workers=workers, scheduler=scheduler, title="Gridding scenes", progress=progress
+        work, works, workers=workers, scheduler=scheduler, title="Gridding scenes", progress=progress
     ):
         results[i] = result
-    for name in sorted(folders):
-        _write_metadata(folders[name])
+    for name in sorted(folder_of):
+        _write_metadata(folder_of[name])
     if damage := [result["damage"] for result in results if result["damage"]]:
-        message = f"{len(damage)} of {len(found)} scenes are left out, first: {damage[0]} Get them again."
-        if len(damage) == len(found):
+        message = f"{len(damage)} of {len(works)} scenes are left out, first: {damage[0]} Get them again."
+        if len(damage) == len(works):
             raise TerraFMError(message)
         warnings.warn(message, stacklevel=2)
     return pd.DataFrame(results)
@@ -111,77 +134,121 @@ def gridding_summary(written: pd.DataFrame) -> str:
     return table.rename_axis(None).to_string(float_format="%.2f")
 
 
-def _grid_scene(scene: NamedScene, root: Path, min_valid: float, size: int) -> dict[str, Any]:
+def _work(folder: Path, scene: Scene, verdict: Verdict) -> tuple[Scene, Verdict]:
+    """Gives a scene the name that its row will have, which tells the offset that its numbers hold.
+
+    Raises:
+        TerraFMError: If it has no place or no date, or its offset is not known.
+    """
+    what = f"{folder / scene.files[0]}"
+    if scene.transform is None or scene.time is None:
+        lost = "place on the ground" if scene.transform is None else "date in its name, tags or metadata"
+        raise TerraFMError(f"{what} has no {lost}, which Major-TOM's rows need: use the folder itself for pretraining.")
+    if verdict.unit != "DN":
+        return scene, verdict
+    if verdict.offset == UNKNOWN:
+        raise TerraFMError(
+            f"Whether {what} holds the +1000 DN of baseline 04.00 is not known: set `offset` to 0 or 1000."
+        )
+    if offsets_by_name([scene.product])[0] == verdict.offset:
+        return scene, verdict
+    name = re.sub(r"_N\d{4}(?=_|$)", "_N0000", scene.product)
+    if name == scene.product or not name.startswith("S2"):
+        level, time = scene.modality[2:].upper(), scene.time.strftime("%Y%m%dT%H%M%S")
+        name = f"S2_MSI{level}_{time}_N0000_{re.sub(r'[^A-Za-z0-9-]+', '_', scene.product)}"
+    return replace(scene, product=name), verdict
+
+
+def _grid_scene(
+    work: tuple[Scene, Verdict], scenes: Path, root: Path, min_valid: float, size: int, cloudy: bool
+) -> dict[str, Any]:
     """Writes the part of one scene, unless it is there; returns its row of what :func:`grid_scenes` returns."""
+    scene, verdict = work
     path = root / FOLDERS[scene.modality] / "images" / f"{PREFIX}{scene.product}.parquet"
-    files = [[band, file.name, file.stat().st_size] for band, file in scene.files]
-    settings = {"unit": scene.unit, "min_valid": min_valid, "size": size, "product": scene.product}
-    made_of = {"files": files, **settings}
+    files = [[name, *_identity(scenes / name)] for name in scene.files]
+    settings = {"verdict": verdict.to_json(), "min_valid": min_valid, "size": size, "product": scene.product}
+    made_of = {"files": files, **settings, "sources": files_to_columns(scene)[1]} | ({"cloudy": True} if cloudy else {})
     footer = _footer(path)
     kept = footer.get("made_of") == made_of
     rows, damage = footer.get("rows", []), None
     if not kept:
         try:
-            rows = _write_part(path, _scene_rows(scene, min_valid, size), made_of)
+            rows = _write_part(path, _scene_rows(scenes, scene, verdict, min_valid, size, cloudy), made_of)
         except DamagedTileError as error:
             rows, damage = [], str(error)
     written = {"cells": len(rows), "bytes": path.stat().st_size if rows else 0}
     return {"modality": scene.modality, "product": scene.product, **written, "kept": kept, "damage": damage}
 
 
-def _scene_rows(scene: NamedScene, min_valid: float, size: int) -> Iterator[ProductRow]:
+def _identity(path: Path) -> tuple[int, int]:
+    """Returns the size and the time of change of a scene's file; of a zipped one or a cube's store, of that."""
+    held = (zip_above(path) or path).stat()
+    return held.st_size, held.st_mtime_ns
+
+
+def _scene_rows(
+    root: Path, scene: Scene, verdict: Verdict, min_valid: float, size: int, cloudy: bool
+) -> Iterator[ProductRow]:
     """Cuts a scene into rows, one per cell that it covers, from the south west.
 
     Raises:
         DamagedTileError: If a file of the scene cannot be read.
-        TerraFMError: If it is not geocoded, or its pixels are not of its unit.
     """
-    modality, files = MODALITIES[scene.modality], dict(scene.files)
-    radar, first = scene.unit != "DN", modality.native[10][0]
-    native = dict(zip(modality.bands, modality.resolutions, strict=True))
-    native |= {band: _EXTRA for band in modality.extra if band in files}
+    modality = MODALITIES[scene.modality]
+    radar = modality.unit == "dB"
+    native = {band: res for band, res in zip(modality.bands, modality.resolutions, strict=True) if band in scene.bands}
+    first = min(native, key=lambda band: native[band])
+    native |= {band: _EXTRA for band in modality.extra if band in scene.bands}
+    keep = offsets_by_name([scene.product])[0] == verdict.offset
 
-    def read(cell: GridCell, band: str) -> np.ndarray:
-        transform, side = picture_grid(cell, size, native[band]), size * 10 // native[band]
-        return read_band(files[band], modality, scene.unit, CRS.from_epsg(cell.epsg), transform, side)
+    def read(cell: GridCell, bands: list[str]) -> dict[str, np.ndarray]:
+        pixels = dict[str, np.ndarray]()
+        for res in {native[band] for band in bands}:
+            transform, side = picture_grid(cell, size, res), size * 10 // res
+            some, crs = [band for band in bands if native[band] == res], CRS.from_epsg(cell.epsg)
+            shape = side, side
+            planes = read_scene(root, scene, verdict, some, crs, transform, shape, harmonize=not keep, cloudy=cloudy)
+            pixels |= dict(zip(some, planes, strict=True))
+        return pixels
 
     try:
-        for cell in cells_under(files[first]):
-            pixels = {first: read(cell, first)}
+        for cell in cells_under(scene):
+            pixels = read(cell, [first])
             valid = float((pixels[first] > 0).mean())
             if valid < min_valid:
                 continue
-            pixels |= {band: read(cell, band) for band in native if band != first}
+            pixels |= read(cell, [band for band in native if band != first])
             tiffs = {}
             for band, res in sorted(native.items()):
                 nodata = modality.nodata if radar else None
                 name = band.lower() if radar else band
                 tiffs[name] = geotiff(pixels[band], cell.epsg, picture_grid(cell, size, res), nodata)
-            more: dict[str, float | None] = {"orbit_state": None} if radar else {"cloud_cover": scene.cloud_cover}
-            more["nodata"] = 100 * (1 - valid)
-            thumbnail = _thumbnail(scene, pixels)
-            yield product_row(scene.product, scene.time, cell, size, thumbnail, tiffs, more)
-    except RasterioError as error:
+            more: dict[str, Any] = (
+                {"orbit_state": scene.orbit_state} if radar else {"cloud_cover": scene.cloud_cover}
+            ) | {"nodata": 100 * (1 - valid)}
+            thumbnail = _thumbnail(pixels, first, verdict.offset if keep else 0, radar)
+            yield product_row(scene.product, pd.Timestamp(scene.time), cell, size, thumbnail, tiffs, more)
+    except (RasterioError, ValueError, OSError) as error:
+        if isinstance(error, DamagedTileError):
+            raise
         raise DamagedTileError(f"{scene.product} {scene.modality}", str(error).rstrip(".")) from error
 
 
-def _thumbnail(scene: NamedScene, pixels: dict[str, np.ndarray]) -> bytes:
-    if scene.unit != "DN":
-        return radar_thumbnail(pixels["VV"], pixels["VH"], pixels["VV"] <= 0)
-    offset = OFFSET if offsets_by_name(pd.Series([scene.product]))[0] else 0
-    return optical_thumbnail(pixels["B04"], pixels["B03"], pixels["B02"], offset, pixels["B02"] == 0)
+def _thumbnail(pixels: dict[str, np.ndarray], first: str, offset: int, radar: bool) -> bytes:
+    """Draws a cell, in gray where bands of the usual picture are absent."""
+    shown = [pixels.get(band, pixels[first]) for band in (("VV", "VH") if radar else ("B04", "B03", "B02"))]
+    shown = [x if x.shape == pixels[first].shape else pixels[first] for x in shown]
+    outside = pixels[first] <= 0
+    if radar:
+        return radar_thumbnail(shown[0], shown[1], outside)
+    return optical_thumbnail(shown[0], shown[1], shown[2], offset, outside)
 
 
-def cells_under(path: Path) -> list[GridCell]:
-    """Lists the cells that the box around a file in latitude and longitude meets, each once, from the south west."""
-    with open_image(path) as src:
-        if src.crs is None or src.transform.is_identity:
-            raise TerraFMError(
-                f"{path} is not geocoded (radar in slant or ground range): correct it for terrain first, such as with "
-                "ASF HyP3 or SNAP."
-            )
-        west, south, east, north = transform_bounds(src.crs, 4326, *src.bounds, densify_pts=21)
-    return grid.cells_over(west, south, east, north)
+def cells_under(scene: Scene) -> list[GridCell]:
+    """Lists the cells that the box around a scene in latitude and longitude meets, each once, from the south west."""
+    assert scene.transform is not None
+    bounds = array_bounds(scene.height, scene.width, scene.transform)
+    return grid.cells_over(*transform_bounds(scene.epsg, 4326, *bounds, densify_pts=21))
 
 
 def picture_grid(cell: GridCell, size: int, meters: int = 10) -> Affine:

@@ -1,156 +1,219 @@
-"""Sentinel scenes in a folder, found by TorchGeo's file conventions: SAFE folders, files per band, radar."""
+"""Scenes of Sentinel-1 and Sentinel-2 below a folder, as providers lay them out: names, folders, formats."""
 
+import os
 import re
-import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path, PurePosixPath
 
-import pandas as pd
-from torchgeo.datasets import Sentinel1, Sentinel2
+from rasterio.errors import RasterioError
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.modalities import MODALITIES
-from terrafm_tg.utils.files import files_below
+from terrafm_tg.modalities import MODALITIES, get_modality
+from terrafm_tg.radiometry import Settings
+from terrafm_tg.utils.trust import zip_members
 
-#: Units in which radar scenes come; amplitude is the root of power.
-UNITS = ("linear", "dB", "amplitude")
-_NAMED_UNITS = {"p": "linear", "d": "dB", "a": "amplitude"}  # in ASF's names
-_IMAGES = (".jp2", ".tif", ".tiff")
-_OPTICAL = re.compile(Sentinel2.filename_regex.format("10m"), re.VERBOSE)
-_RTC = re.compile(Sentinel1.filename_regex, re.VERBOSE)
-_PRODUCT = re.compile(r"S2[A-D]_MSI(?P<level>L1C|L2A)_\d{8}T\d{6}_N\d{4}_.*")
-_BASELINE = re.compile(r"N\d{4}")
-_CLOUD = re.compile(rb"Cloud_Coverage_Assessment>\s*(\d+\.?\d*)\s*<")
-_TIME = re.compile(r"\d{8}T\d{6}")
+from .bursts import merge_bursts
+from .cubes import cube_layouts
+from .describe import Layout, RefusedError, StacksError, describe
+from .names import RADAR, read_name
+from .scene import BandSource, Found, Scene
 
-
-@dataclass(frozen=True)
-class NamedScene:
-    """One scene of one sensor.
-
-    Args:
-        modality: ``s1rtc``, ``s2l1c`` or ``s2l2a``.
-        product: Its name, for Sentinel-2 with the processing baseline.
-        time: Of acquisition.
-        files: Band names and files.
-        unit: ``DN``, or of :data:`UNITS`.
-        cloud_cover: Of the whole scene in percent, where its metadata tell.
-    """
-
-    modality: str
-    product: str
-    time: pd.Timestamp
-    files: tuple[tuple[str, Path], ...]
-    unit: str = "DN"
-    cloud_cover: float | None = None
+_IMAGES = (".tif", ".tiff", ".jp2", ".npy")
+_FILES = (*_IMAGES, ".nc", ".nc4", ".cdf", ".zip")
+_STORE = (".zgroup", ".zarray", ".zmetadata", "zarr.json")
+_RESOLUTION = re.compile(r"(?<=\{\})_?([126]0)m\b")
+_BY_RESOLUTION = re.compile(r"R[126]0m", re.IGNORECASE)
+_NATIVE = dict(zip(MODALITIES["s2l2a"].bands, MODALITIES["s2l2a"].resolutions, strict=True)) | {"B10": 60}
+_OURS = re.compile(r"(?i)^ESA_WorldCover|^climate\.tif$")
 
 
-def find_scenes(folder: Path, radar_unit: str | None = None, baseline: str | None = None) -> list[NamedScene]:
-    """Finds all usable scenes at any depth below a folder.
+def find_scenes(
+    root: str | os.PathLike[str], settings: Settings | None = None, folders: Mapping[str, str] | None = None
+) -> Found:
+    """Finds all scenes at any depth below a folder, also behind links and in zip files.
 
-    Sentinel-2: files such as ``T33UUP_20210501T101031_B02_10m.jp2`` (L2A, in a folder per resolution) or
-    ``T33UUP_20210501T101031_B02.jp2`` (L1C) of :class:`torchgeo.datasets.Sentinel2`, JPEG 2000 or GeoTIFF. Where a
-    folder above them is named as a product (``S2A_MSIL2A_20210501T101031_N0300_..._.SAFE``), it gives level and
-    baseline. Sentinel-1: files such as ``S1..._VV.tif`` with ``S1..._VH.tif`` beside, of
-    :class:`torchgeo.datasets.Sentinel1`.
+    Takes SAFE folders, files per band by the names of ESA, CDSE, Earth Search, Planetary Computer, ASF and OPERA, or by
+    STAC's common names; stacks whose bands have names, or are in the usual order; NetCDF and Zarr cubes; EOPF products;
+    and chips without a place. See ``docs/your_data.md``.
 
     Args:
-        folder: Where to look.
-        radar_unit: Unit of radar scenes, one of :data:`UNITS`; may be None where ASF's names say it.
-        baseline: Processing baseline such as ``N0509`` of scenes without it in their folder's name.
+        root: The folder.
+        settings: The user's word: ``bands`` orders those of files, before their names.
+        folders: Folders below the root by modality, and no others; where None, all are looked through, and usual names
+            (``S1RTC``, ``s2a``, ...) tell the modality.
 
     Returns:
-        The scenes, by modality and name. Those that lack a band are left out with a warning.
+        The scenes, and what looks like an image and is none that can be used, with the reason.
 
     Raises:
-        TerraFMError: If there is none, or a unit or baseline is missing, unknown, or not what a name says.
+        TerraFMError: If the folder, or one that was named, is missing.
     """
-    if radar_unit not in (None, *UNITS):
-        raise TerraFMError(f"`radar_unit` must be {', '.join(map(repr, UNITS))}, got {radar_unit!r}.")
-    if baseline is not None and not _BASELINE.fullmatch(baseline):
-        raise TerraFMError(f"`baseline` must be N and four digits, such as 'N0509', got {baseline!r}.")
-    if not folder.is_dir():
-        raise TerraFMError(f"{folder} is no folder: give one with Sentinel-1 or Sentinel-2 scenes.")
-    found: dict[tuple[str, str], NamedScene] = {}
-    problems = []
-    for scene in (*_optical(folder, baseline), *_radar(folder, radar_unit)):
-        needed = MODALITIES[scene.modality]
-        if missing := [band for band in needed.bands if band not in dict(scene.files)]:
-            problems.append(f"{scene.product} lacks {', '.join(missing)}")
-        elif (same := found.setdefault((scene.modality, scene.product), scene)) is not scene:
-            problems.append(f"{scene.product} lies in {scene.files[0][1].parent} and {same.files[0][1].parent}")
-    if not found:
-        reason = f"; {problems[0]}" if problems else ""
-        raise TerraFMError(
-            f"No Sentinel scene below {folder}{reason}: expected files such as T33UUP_20210501T101031_B02_10m.jp2, "
-            "T33UUP_20210501T101031_B02.jp2 or S1A_IW_20210501T051031_..._VV.tif with all their bands."
+    root, settings = Path(root), settings or Settings()
+    if not root.is_dir():
+        raise TerraFMError(f"{root} is no folder: give one with Sentinel-1 or Sentinel-2 images.")
+    for name, folder in (folders or {}).items():
+        if not (root / folder).is_dir():
+            raise TerraFMError(f"{root / folder} is no folder: correct `folders` for {get_modality(name).name}.")
+    chosen = {name: PurePosixPath(folder).as_posix() for name, folder in (folders or {"": "."}).items()}
+    scenes, said = list[Scene](), list[str]()
+    refused, minor = list[tuple[str, str]](), list[tuple[str, str]]()
+    for modality, folder in chosen.items():
+        files = list(scene_files(root, folder))
+        with ThreadPoolExecutor(8) as pool:  # opening waits for the disk
+            work = partial(_outcomes, root, settings, modality or None)
+            for layout, result in pool.map(work, _layouts(root, files)):
+                said += layout.said
+                for outcome in result:
+                    if isinstance(outcome, Scene):
+                        scenes.append(outcome)
+                    else:
+                        (minor if outcome.minor else refused).append((layout.path, str(outcome)))
+    scenes, doubles = _without_doubles(merge_bursts(scenes))
+    return Found(sorted(scenes, key=_order), (refused + doubles) or ([] if scenes else minor), said)
+
+
+def _order(scene: Scene) -> tuple[str, str, str, tuple[str, ...]]:
+    return scene.modality, str(scene.time), scene.product, scene.files
+
+
+def scene_files(root: Path, folder: str = ".") -> Iterator[str]:
+    """Yields the files below a folder that may hold pixels, in order, through links; of a Zarr store, its folder.
+
+    Args:
+        root: Of the names.
+        folder: Below the root.
+    """
+    seen = set[str]()
+    for base, folders, names in os.walk(root / folder, followlinks=True):
+        real = os.path.realpath(base)
+        if real in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        place = Path(base).relative_to(root)
+        if set(_STORE) & {*names}:
+            folders.clear()
+            yield place.as_posix()
+            continue
+        folders.sort()
+        for name in sorted(names):
+            if name.lower().endswith(_FILES) and not _OURS.search(name):
+                yield (place / name).as_posix()
+
+
+def state_files(root: Path) -> Iterator[Path]:
+    """Yields files whose change means that scenes below a root changed: images, and the metadata of Zarr stores."""
+    for name in scene_files(root):
+        path = root / name
+        yield from (file for file in map(path.joinpath, _STORE) if file.is_file()) if path.is_dir() else [path]
+
+
+def _layouts(root: Path, files: Iterable[str]) -> list[Layout]:
+    """Groups files by what belongs together."""
+    per_band: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    found = list[Layout]()
+    for path in files:
+        if path.lower().endswith(".zip"):
+            inside = [f"{path}/{member}" for member in zip_members(root / path) if member.lower().endswith(_IMAGES)]
+            found += _layouts(root, inside) if not path.lower().endswith(".zip/") and inside else []
+        elif not path.lower().endswith(_IMAGES):
+            found.append(Layout(path, PurePosixPath(path).stem, stack=BandSource(path), cube=True))
+        else:
+            key, band = _place(path)
+            if key:
+                per_band[key].append((band, path))
+            elif band != "-":
+                found.append(_stack(path))
+    for key, held in per_band.items():
+        bands = {band for band, _ in held if band in _NATIVE or band in RADAR}
+        sure = any(read_name(_stem(path)).coded for band, path in held if band in bands) or len(bands) > 1
+        if not bands or (not sure and "/{}" not in f"/{key}"):
+            found += [_stack(path) for band, path in held if band in bands]
+            continue
+        layout = Layout(key, _product_name(key))
+        for band, path in sorted(held, key=lambda x: (_fitness(*x), x[1])):
+            group = layout.bands if band in bands else layout.masks
+            group.setdefault(band, BandSource(path))
+        layout.units = {unit for _, path in held if (unit := read_name(_stem(path)).unit)}
+        found.append(layout)
+    return sorted(found, key=lambda layout: layout.path)
+
+
+def _stack(path: str) -> Layout:
+    return Layout(path, _stem(path), stack=BandSource(path), named=False)
+
+
+def _stem(path: str) -> str:
+    return PurePosixPath(path).stem
+
+
+def _place(path: str) -> tuple[str, str]:
+    """Returns the pattern of a product's files and the band or mask of this one.
+
+    Without a pattern, the band is ``-`` for layers that are not read, and empty for a file by itself.
+    """
+    file = PurePosixPath(path)
+    name = read_name(file.stem)
+    folder = file.parent
+    if name.band or (name.mask and "{}" in name.rest):
+        at_end = name.rest.endswith("{}") or name.coded
+        rest = _RESOLUTION.sub("", name.rest)
+        folder = folder.parent if _BY_RESOLUTION.fullmatch(folder.name) else folder
+        return (
+            ((folder / f"{rest}{file.suffix}").as_posix(), name.band or name.mask) if at_end or name.mask else ("", "")
         )
-    if problems:
-        warnings.warn(f"{len(problems)} scenes below {folder} are left out, first: {problems[0]}.", stacklevel=3)
-    return [found[key] for key in sorted(found)]
+    above = read_name(folder.name)  # a folder per band
+    if above.band and above.rest == "{}" and above.coded and not name.layer:
+        return (folder.parent / "{}" / file.name).as_posix(), above.band
+    return "", "-" if name.layer or name.mask else ""
 
 
-def _images(folder: Path, pattern: str) -> Iterator[Path]:
-    return (path for path in files_below(folder, *_IMAGES) if path.match(pattern))
+def _product_name(pattern: str) -> str:
+    """Names a product after the pattern of its files, or their folder where nothing else is in it."""
+    file = PurePosixPath(pattern)
+    name = file.name[: -len(file.suffix)] if file.suffix else file.name
+    bare = re.sub(r"[_.-]{2,}", "_", name.replace("{}", "")).strip("_-. ")
+    return file.parent.name if not bare or re.fullmatch(r"(?i)iw.rtc|iw|ew", bare) else bare
 
 
-def _optical(folder: Path, baseline: str | None) -> Iterator[NamedScene]:
-    for path in _images(folder, Sentinel2.filename_glob.format("B02")):
-        if (match := _OPTICAL.fullmatch(path.name)) is None:
-            continue
-        level = "L2A" if match["resolution"] else "L1C"
-        above = (_PRODUCT.fullmatch(part.removesuffix(".SAFE")) for part in reversed(path.parts[:-1]))
-        named = next(filter(None, above), None)
-        if named is not None and named["level"] != level:
-            raise TerraFMError(
-                f"{path.name} is named as {level} and lies in {named[0]}: L2A files end in their resolution (_10m)."
-            )
-        if named is None and baseline is None:
-            raise TerraFMError(
-                f"No folder above {path} names its processing baseline, which tells whether it holds +1000 DN: set "
-                "`baseline`, such as N0509 (N0400 and later hold it) or N0301."
-            )
-        product = named[0] if named else f"S2_MSI{level}_{match['date']}_{baseline}_T{match['tile']}"
-        files = {band: _other_band(path, match, band) for band in Sentinel2.all_bands}
-        held = tuple((band, file) for band, file in files.items() if file.is_file())
-        cloud = _cloud_cover(path, level) if named else None
-        yield NamedScene(f"s2{level.lower()}", product, pd.to_datetime(match["date"]), held, cloud_cover=cloud)
+def _fitness(band: str, path: str) -> float:
+    """Ranks the files of one band: at its native resolution, else coarser, else finer."""
+    found = re.search(r"_([126]0)m\b", _stem(path)) or re.search(r"(?i)/R([126]0)m/", path)
+    if found is None or band not in _NATIVE:
+        return float(found[1]) if found else 0
+    res, native = int(found[1]), _NATIVE[band]
+    return res / native if res >= native else 10 + native / res
 
 
-def _other_band(path: Path, match: re.Match[str], band: str) -> Path:
-    """Finds the file of another band, as TorchGeo's class finds it: L2A names its resolution."""
-    name, resolution = path.name, Sentinel2.resolutions[band]
-    if not match["resolution"]:
-        return path.with_name(name[: match.start("band")] + band + name[match.end("band") :])
-    name = f"{name[: match.start('band')]}{band}_{resolution}{name[match.end('resolution') :]}"
-    for parent in (path.parent.parent / f"R{resolution}", path.parent):  # COGs may lie in one folder
-        if (parent / name).is_file():
-            return parent / name
-    return path.with_name(name)
+def _outcomes(
+    root: Path, settings: Settings, modality: str | None, layout: Layout
+) -> tuple[Layout, list[Scene | RefusedError]]:
+    """Returns the scenes of files that belong together, or the reasons why there are none."""
+    try:
+        if not layout.cube:
+            return layout, [describe(root, settings, modality, layout)]
+        parts = list(cube_layouts(root, layout.path, layout.name))
+    except StacksError:
+        parts = [_stack(source.path) for source in layout.bands.values()]
+    except RefusedError as error:
+        return layout, [error]
+    except TerraFMError as error:
+        return layout, [RefusedError(str(error).removeprefix(f"{root / layout.path} ").rstrip("."))]
+    except (RasterioError, ValueError, OSError) as error:
+        return layout, [RefusedError(f"it cannot be read ({error})")]
+    return layout, [outcome for part in parts for outcome in _outcomes(root, settings, modality, part)[1]]
 
 
-def _cloud_cover(path: Path, level: str) -> float | None:
-    """Reads the cloud cover from the product's own metadata, where they lie above the file."""
-    file = next(filter(Path.is_file, (parent / f"MTD_MSI{level}.xml" for parent in path.parents)), None)
-    found = file and _CLOUD.search(file.read_bytes())
-    return float(found[1]) if found else None
-
-
-def _radar(folder: Path, unit: str | None) -> Iterator[NamedScene]:
-    for path in _images(folder, Sentinel1.filename_glob.format("VV")):
-        stem, time = path.stem, _TIME.search(path.name)
-        if not stem.endswith("VV") or time is None:
-            continue
-        match = _RTC.match(path.name)
-        named = _NAMED_UNITS[match["scale"]] if match else None
-        if named and unit and named != unit:
-            raise TerraFMError(f"`radar_unit` is {unit!r}, but the name of {path.name} says {named!r}: leave it out.")
-        if named is None and unit is None:
-            raise TerraFMError(
-                f"The name of {path.name} does not tell its unit: set `radar_unit` to 'linear' (power), 'dB' or "
-                "'amplitude'."
-            )
-        bands = {band: path.with_name(f"{stem[:-2]}{band}{path.suffix}") for band in ("VV", "VH")}
-        held = tuple((band, file) for band, file in bands.items() if file.is_file())
-        yield NamedScene("s1rtc", stem[:-2].rstrip("_-"), pd.to_datetime(time[0]), held, named or unit or "")
+def _without_doubles(scenes: list[Scene]) -> tuple[list[Scene], list[tuple[str, str]]]:
+    """Leaves out what is there twice: a product, zipped and unpacked."""
+    kept, doubles = dict[tuple[object, ...], Scene](), list[tuple[str, str]]()
+    for scene in sorted(scenes, key=_order):
+        grid = scene.epsg, scene.transform, scene.height, scene.width
+        product = scene.claims.baseline is not None and scene.epsg is not None
+        key = scene.modality, scene.product, scene.time, *grid, () if product else scene.files
+        if (first := kept.setdefault(key, scene)) is not scene:
+            doubles.append((scene.files[0], f"it is the same product as {first.files[0]}"))
+    return list(kept.values()), doubles

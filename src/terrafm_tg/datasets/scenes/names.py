@@ -66,8 +66,9 @@ class Name:
         mask: Name of a mask (values of :data:`MASKS`), else empty.
         layer: Whether it is a further layer that is known and not read.
         unit: ``dB``, ``linear`` or ``amplitude`` where it says so, else empty.
-        rest: The name without the band: equal in names that differ in their band only.
+        rest: The name without the band or mask: equal in names that differ in it only.
         conflict: Why it holds no band although it names one.
+        coded: Whether a code (``B02``, ``VV``) says it, and not a word such as ``red``.
     """
 
     band: str = ""
@@ -76,6 +77,7 @@ class Name:
     unit: str = ""
     rest: str = ""
     conflict: str = ""
+    coded: bool = True
 
 
 def read_name(text: str | None) -> Name:
@@ -123,8 +125,9 @@ def read_name(text: str | None) -> Name:
         meant, start, end = colors[0]
         only = sorted(meant) if len(meant) == 1 else [b for b in (_ALONE.get(text.lower()),) if b]
         if only:
-            return Name(only[0], "", False, unit, text[:start] + "{}" + text[end:])
-    return Name("", mask, layer, unit, text)
+            return Name(only[0], "", False, unit, text[:start] + "{}" + text[end:], coded=False)
+    start, end = next(((start, end) for word, start, end in tokens if word in MASKS), (0, 0))
+    return Name("", mask, layer, unit, text[:start] + "{}" + text[end:] if end else text)
 
 
 def spell(code: str) -> str:

@@ -1,17 +1,20 @@
 """Scenes: images of one sensor at one place and time, with the files of their bands and what is said about them."""
 
+import glob
 import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from affine import Affine
+from rasterio.transform import array_bounds, from_bounds
 
 from terrafm_tg.radiometry import Claims
-from terrafm_tg.utils.trust import is_safe
+from terrafm_tg.utils.trust import is_safe, zip_above
 
 from .names import MASKS, OPTICAL, RADAR
 
@@ -54,6 +57,7 @@ class Scene:
         platform: ``sentinel-2a``, ..., where it is told.
         parts: Images that together are this one (bursts of one acquisition), each with sources and grid of its own;
             those of this scene are then of the first, its grid covers all.
+        placed: Its files say where it lies; else ``epsg`` and ``transform`` are where it was put, or None.
     """
 
     modality: str
@@ -70,6 +74,7 @@ class Scene:
     orbit_state: str | None = None
     platform: str | None = None
     parts: tuple["Scene", ...] = ()
+    placed: bool = True
 
     @property
     def images(self) -> tuple["Scene", ...]:
@@ -130,6 +135,7 @@ def files_to_columns(scene: Scene) -> tuple[str, str]:
 
     images = [
         [{name: record(source) for name, source in group.items()} for group in (image.bands, image.masks)]
+        + ([] if image.placed else [_box(image)])
         for image in scene.images
     ]
     return pattern, json.dumps(images, separators=(",", ":"))
@@ -150,18 +156,36 @@ def files_from_columns(modality: str, pattern: str, text: str) -> Scene:
         images = json.loads(text)
         groups = [
             [{name: _source(pattern, record) for name, record in group.items()} for group in (bands, masks)]
-            for bands, masks in images
+            for bands, masks, *_ in images
         ]
+        boxes = [_place(*place) if place else {} for _, _, *place in images]
     except (TypeError, AttributeError, RecursionError, json.JSONDecodeError) as error:
         raise ValueError(f"it describes files as {text[:80]!r}") from error
     known = RADAR if modality == "s1rtc" else OPTICAL
     for bands, masks in groups:
         if not bands or not {*bands} <= {*known} or not {*masks} <= {*MASKS.values()}:
             raise ValueError(f"it names bands {', '.join([*bands, *masks])[:80]!r} of {modality}")
-    parts = tuple(Scene(modality, pattern, None, bands, masks=masks) for bands, masks in groups)
+    parts = tuple(
+        Scene(modality, pattern, None, bands, masks=masks, **place)
+        for (bands, masks), place in zip(groups, boxes, strict=True)
+    )
     if not parts:
         raise ValueError("it describes no file")
     return parts[0] if len(parts) == 1 else replace(parts[0], parts=parts)
+
+
+def _box(image: Scene) -> list[float]:
+    """Writes where an image without a place was put: EPSG code, left, bottom, right, top."""
+    assert image.transform is not None
+    assert image.epsg is not None
+    return [image.epsg, *array_bounds(image.height, image.width, image.transform)]
+
+
+def _place(box: Any) -> dict[str, Any]:
+    """Reads it back, as the place of one pixel."""
+    if not isinstance(box, list) or len(box) != 5 or not all(type(x) in (int, float) and abs(x) < 1e9 for x in box):
+        raise ValueError(f"it describes a place as {str(box)[:80]!r}")
+    return {"epsg": int(box[0]), "transform": from_bounds(*box[1:], 1, 1), "height": 1, "width": 1, "placed": False}
 
 
 def _source(pattern: str, record: Any) -> BandSource:
@@ -177,3 +201,16 @@ def _source(pattern: str, record: Any) -> BandSource:
     if not is_safe(path) or (variable and not is_safe(variable)):
         raise ValueError(f"it names {path[:80]!r} {variable[:80]!r}, which is no file below its folder")
     return BandSource(path, index, variable, time)
+
+
+def held_files(root: Path, pattern: str) -> list[Path]:
+    """Lists the files that a pattern in a tile index stands for: ``{}`` for anything, a folder for all in it."""
+    if (outer := zip_above(root / pattern)) is not None:
+        return [outer]
+    if (root / pattern).is_dir():
+        return [file for file in sorted((root / pattern).rglob("*")) if file.is_file()]
+    start, mark, stop = pattern.partition("{}")
+    if not mark:
+        return [root / pattern] if (root / pattern).is_file() else []
+    deep = "**/*" if not start or start.endswith("/") else "*"
+    return sorted(file for file in root.glob(f"{glob.escape(start)}{deep}{glob.escape(stop)}") if file.is_file())

@@ -118,8 +118,7 @@ class DamageList:
         Rows of an earlier run stay as long as their source, by modality, is the same, or gone.
         """
         stays = [
-            int(row.source, 16) in sources.get(row.modality, ())
-            or not file_bytes(root, row.file, get_modality(row.modality))
+            int(row.source, 16) in sources.get(row.modality, ()) or not file_bytes(root, row.file)
             for row in self.before.itertuples()
         ]
         table = pd.concat([self.before[np.array(stays, bool)], pd.DataFrame(self.found, columns=_COLUMNS, dtype=str)])

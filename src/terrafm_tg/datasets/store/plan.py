@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from terrafm_tg.datasets.folder.products import band_file
+from terrafm_tg.datasets.scenes.scene import held_files
 from terrafm_tg.datasets.tiles.dataset import TileDataset
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import Modality
@@ -53,7 +53,7 @@ def source_names(index: pd.DataFrame, root: Path, modality: Modality, salt: str)
     columns = [column for column in ("cell", "quadrant", *grid, *own) if column in index]
     frame = pd.DataFrame({column: index[column].array for column in columns})
     if (files := _files(index, name)) is not None:
-        sizes = np.array([file_bytes(root, str(path), modality) for path in files.categories] + [0])
+        sizes = np.array([file_bytes(root, str(path)) for path in files.categories] + [0])
         frame["size"] = sizes[files.codes]
     frame["salt"] = pd.Categorical.from_codes(np.zeros(len(frame), np.int8), [salt])
     if f"bands_{name}" in index:  # where it is said: the others keep their number
@@ -121,12 +121,9 @@ def _files(index: pd.DataFrame, name: str) -> pd.Categorical | None:
     return None
 
 
-def file_bytes(root: Path, path: str, modality: Modality) -> int:
-    """Sums the bytes of a part, or of a product's files (``{}`` stands for the band); 0 for those elsewhere or gone."""
-    if not is_safe(path):
-        return 0
-    found = [band_file(root, path, band) for band in modality.bands] if "{}" in path else [root / path]
-    return sum(file.stat().st_size for file in found if file is not None and file.is_file())
+def file_bytes(root: Path, path: str) -> int:
+    """Sums the bytes of a part, or of a scene's files (``{}`` stands for what differs); 0 for others."""
+    return sum(file.stat().st_size for file in held_files(root, path)) if is_safe(path) else 0
 
 
 def write_planned(job: tuple[TileDataset, ShardPlan], out: Path, quantized: bool) -> pd.DataFrame:

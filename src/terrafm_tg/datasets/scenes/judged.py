@@ -1,0 +1,97 @@
+"""Scenes with the verdict on their pixels, which one judge finds for all of them."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rasterio.transform import array_bounds
+from shapely import box
+
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.radiometry import UNKNOWN, Settings, Verdict, judge, native, settle
+
+from .find import find_scenes
+from .pixels import telling_pixels
+from .scene import Scene
+
+_SAME = 0.5  # of the union of two images that they share, which then show one place
+
+
+def find_judged(
+    root: Path, settings: Settings, folders: Mapping[str, str] | None = None
+) -> list[tuple[Scene, Verdict]]:
+    """Finds the scenes below a folder and judges them; those that cannot be used are named in a warning.
+
+    Args:
+        root: The folder.
+        settings: The user's word.
+        folders: As for :func:`~.find.find_scenes`.
+
+    Raises:
+        TerraFMError: If there is none, a setting is wrong, or evidence excludes each other.
+    """
+    found = find_scenes(root, settings, folders)
+    if not found.scenes:
+        count = len(found.refused)
+        reason = f"{count:,} images, first {': '.join(found.refused[0])}" if count else "it holds no image"
+        raise TerraFMError(
+            f"No scene of Sentinel-1 or Sentinel-2 below {root} can be used ({reason}): docs/your_data.md has what is "
+            "taken, and how."
+        )
+    judged = judge_scenes(root, found.scenes, settings)
+    for sentence in found.said[:1]:
+        warnings.warn(sentence, stacklevel=3)
+    if found.refused:
+        count, first = len(found.refused), ": ".join(found.refused[0])
+        warnings.warn(f"{count:,} images below {root} are left out, first {first}.", stacklevel=3)
+    return judged
+
+
+def judge_scenes(root: Path, scenes: Sequence[Scene], settings: Settings | None = None) -> list[tuple[Scene, Verdict]]:
+    """Finds how the numbers of each scene are to be read, by what is said of them and by themselves.
+
+    Where nothing tells the offset of an L2A scene, the L1C scene beside it does, of the same place and day.
+
+    Args:
+        root: Of their files.
+        scenes: The scenes.
+        settings: The user's word, which decides a contradiction.
+
+    Returns:
+        Each scene, of the modality of its verdict, with that.
+
+    Raises:
+        TerraFMError: If evidence excludes each other, or numbers can be of no unit: naming the setting that decides.
+    """
+
+    def alone(scene: Scene) -> Verdict:
+        return judge(scene.claims, telling_pixels(root, scene), settings)
+
+    with ThreadPoolExecutor(4) as pool:
+        verdicts = list(pool.map(alone, scenes))
+    judged = [
+        (replace(scene, modality=verdict.modality), verdict) for scene, verdict in zip(scenes, verdicts, strict=True)
+    ]
+    known = [(s, v) for s, v in judged if v.modality == "s2l1c" and v.offset != UNKNOWN]
+    for place, (scene, verdict) in enumerate(judged):
+        if verdict.modality == "s2l2a" and verdict.offset == UNKNOWN:
+            partner = next((pair for pair in known if _beside(scene, pair[0])), None)
+            if partner is not None:
+                pixels = {b: native(x, partner[1], None, True) for b, x in telling_pixels(root, partner[0]).items()}
+                judged[place] = scene, judge(scene.claims, telling_pixels(root, scene), settings, pixels)
+    settled = settle([scene.claims for scene, _ in judged], [verdict for _, verdict in judged])
+    return [(scene, verdict) for (scene, _), verdict in zip(judged, settled, strict=True)]
+
+
+def _beside(scene: Scene, other: Scene) -> bool:
+    """Tells if two scenes show one place on one day, as far as days are known."""
+    if scene.epsg != other.epsg or scene.transform is None or other.transform is None:
+        return False
+    apart = abs(scene.time - other.time) if scene.time is not None and other.time is not None else pd.Timedelta(0)
+    a, b = (box(*array_bounds(s.height, s.width, s.transform)) for s in (scene, other))
+    shared = a.intersection(b).area
+    return bool(apart <= pd.Timedelta(1, "D") and shared >= _SAME * (a.area + b.area - shared) and np.isfinite(shared))
