@@ -152,7 +152,7 @@ def test_a_mistake_gets_one_sentence(tmp_path: Path, small_world: Path, real_dat
     assert "lie in each other" in fails(capsys, "pack", str(small_world), str(small_world / "store"))
     assert "use one of s1rtc" in fails(capsys, "pack", str(small_world), out, "--modalities=s3")
     assert "made for tile_size=72, the dataset has 66" in fails(capsys, "pack", str(small_world), out, "--tile_size=66")
-    assert "`radar_unit` is no setting" in fails(capsys, "pack", str(small_world), out, "--radar_unit=dB")
+    assert "`unit` is no setting" in fails(capsys, "pack", str(small_world), out, "--unit=dB")
     sites = str(real_data / "ssl4eo_s12")
     assert "`tile_size` is no setting" in fails(capsys, "pack", sites, out, "--tile_size=264")
     assert "No Dask scheduler" in fails(capsys, "pack", sites, out, "--scheduler=tcp://127.0.0.1:9")

@@ -176,7 +176,7 @@ def test_workers_and_their_ring_give_the_same_batches(mixture, tmp_path):
 def test_what_is_no_archive_or_setting_is_one_sentence(roots, tmp_path):
     for given, message in (
         ({str(tmp_path / "none"): {}}, "none is no folder"),
-        ({str(roots[4]): {"radar_unit": "dB"}}, "`radar_unit` is no setting for .*, which holds MajorTOM"),
+        ({str(roots[4]): {"unit": "dB"}}, "`unit` is no setting for .*, which holds MajorTOM"),
         ({str(roots[4]): {}}, "No tile is as large as 78 pixels"),
     ):
         with pytest.raises(TerraFMError, match=message):
@@ -251,7 +251,7 @@ def test_archives_packed_into_one_store(roots, tmp_path):
     """One of 4 native bands, then files that hold all bands at 10 m: tiles of one size and shape."""
     pack(open_tiles(str(roots[4])), tmp_path / "store", **QUIET)
     write(tmp_path / "chips/S2L2A/a.tif", optics(12, 72))
-    chips = open_tiles(str(tmp_path / "chips"), tile_size=72, offsets=0)
+    chips = open_tiles(str(tmp_path / "chips"), tile_size=72, offset=0)
     pack(chips, tmp_path / "store", **QUIET)
     store = PackedTiles(tmp_path / "store", native=True)
     assert len(store) == 13

@@ -87,7 +87,7 @@ def sources(tmp_path_factory) -> Path:
     write(base / "folder/s2l2a/20210501.tif", optics(12), descriptions=None)
     write(base / "folder/s1rtc/20210501.tif", radar())
     build_index(base / "major_tom", tile_size=12, workers=0, progress=False)
-    build_index(base / "folder", tile_size=24, offsets=0, workers=0, progress=False)
+    build_index(base / "folder", tile_size=24, offset=0, workers=0, progress=False)
     pack(
         MajorTOM(base / "major_tom", tile_size=12, native=True, harmonize=False),
         base / "store",
@@ -152,7 +152,7 @@ def test_an_address_reads_bytes_and_nothing_more(url: str) -> None:
     ("kind", "opened"),
     [
         ("major_tom", lambda root: MajorTOM(root, tile_size=12)),
-        ("folder", lambda root: SentinelFolder(root, tile_size=24, offsets=0)),
+        ("folder", lambda root: SentinelFolder(root, tile_size=24, offset=0)),
         ("store", PackedTiles),
     ],
 )
@@ -246,7 +246,7 @@ def test_a_tif_that_is_a_vrt_gives_no_pixels(tmp_path: Path) -> None:
     (tmp_path / "root/s2l2a/20210501.tif").write_text(VRT.format(path=tmp_path / "real/s2l2a/20210501.tif"))
     write(tmp_path / "root/s1rtc/20210501.tif", radar())
     with nothing_outside(tmp_path / "root"), pytest.warns(UserWarning, match="not recognized as being in a supported"):
-        assert [m.name for m in SentinelFolder(tmp_path / "root", tile_size=24, offsets=0).modalities] == ["s1rtc"]
+        assert [m.name for m in SentinelFolder(tmp_path / "root", tile_size=24, offset=0).modalities] == ["s1rtc"]
 
 
 def test_an_hdf5_file_leads_to_no_other(tmp_path: Path) -> None:

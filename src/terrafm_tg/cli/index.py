@@ -12,7 +12,7 @@ from terrafm_tg.datasets.tiles.index_file import NAME
 from terrafm_tg.evaluation.index_figure import write_index_figure
 from terrafm_tg.simulation.dataset import MARKER
 
-from .options import read_options
+from .options import READING, read_options
 
 _OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "tile_size": (
@@ -26,6 +26,7 @@ _OPTIONS: dict[str, tuple[Any, Any, str]] = {
         "Also index Major-TOM's cells that are not on disk, to be read from their URLs: true for the published source, "
         "or the address of another.",
     ),
+    **READING,
     "figure": (bool, True, "Draw a map and the shares of classes, zones and regions beside it (index.png)."),
 }
 
@@ -46,7 +47,8 @@ def write_index_of(root: str, out: str | None = None, figure: bool = True, **opt
             ``_OPTIONS``, so that they are passed on where they are given.
     """
     path = Path(root) / NAME if out is None else Path(out)
-    rows = build_index(root, out=path, **{name: x for name, x in options.items() if x or name not in _OPTIONS})
+    given = {name: x for name, x in options.items() if name not in _OPTIONS or not (x is None or x is False)}
+    rows = build_index(root, out=path, **given)
     console = Console()
     console.print(index_summary(rows))
     console.print(f"{len(rows):,} tiles in {path}")

@@ -13,6 +13,32 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 
 from .main import SENTENCES
 
+#: Settings of a folder of scenes (:class:`~terrafm_tg.datasets.SentinelFolder`), for commands that read one.
+READING: dict[str, tuple[Any, Any, str]] = {
+    "folders": (dict[str, str] | None, None, "Folder below the root by modality, such as {s2l2a: optical}."),
+    "bands": (
+        list[str] | dict[str, list[str]] | None,
+        None,
+        "Bands of files in their order, such as [B02, B03, B04, B08]: for all modalities or by modality.",
+    ),
+    "unit": (
+        str | dict[str, str] | None,
+        None,
+        "dB, linear or amplitude (radar), DN or reflectance (optics), for all or by modality; else as files tell.",
+    ),
+    "scale": (
+        float | dict[str, float] | None,
+        None,
+        "Digital numbers, or the radar's unit, per stored number, for all or by modality.",
+    ),
+    "offset": (
+        int | str | dict[str, int | str] | None,
+        None,
+        "The +1000 of baseline 04.00 in optical files: 0, 1000 or detect, for all or by modality.",
+    ),
+    "nodata": (float | dict[str, float] | None, None, "Stored value that is missing, for all or by modality."),
+    "max_days": (float | None, None, "Do not join images that are further apart in time."),
+}
 #: Configurations that come with the package, in a wheel and in a checkout.
 _CONF = (Path(__file__).parents[1] / "conf", Path(__file__).parents[3] / "conf")
 

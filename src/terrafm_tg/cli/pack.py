@@ -10,7 +10,7 @@ from terrafm_tg.datasets.source import open_source
 from terrafm_tg.datasets.store.pack import pack
 from terrafm_tg.datasets.tiles.index_file import NAME
 
-from .options import read_options
+from .options import READING, read_options
 
 #: Settings of the dataset to pack, for which its class has a default.
 _SETTINGS: dict[str, tuple[Any, object, str]] = {
@@ -19,12 +19,8 @@ _SETTINGS: dict[str, tuple[Any, object, str]] = {
         None,
         "Read Major-TOM's cells that are not on disk: true for the published source, or the address of another.",
     ),
-    "radar_unit": (str | None, None, "Unit of radar in a folder of GeoTIFFs: dB (the default) or linear."),
-    "optical_scale": (
-        float | None,
-        None,
-        "Digital numbers per stored unit in a folder of GeoTIFFs: 10000 for reflectance; 1 by default.",
-    ),
+    **READING,
+    "mask_clouds": (bool | None, None, "Leave out pixels that the product's own mask calls cloud or its shadow."),
 }
 _MODALITIES = (list[str] | str | None, None, "Any of s1rtc, s2l1c, s2l2a; all by default.")
 
@@ -34,7 +30,7 @@ def run(command: str, words: Sequence[str]) -> None:
     skipped = {"modalities", "settings", "tiles"}
     options = read_options(command, words, open_source, pack, skip=skipped, modalities=_MODALITIES, **_SETTINGS)
     root, modalities = Path(options.pop("root")), options.pop("modalities")
-    settings = {name: options.pop(name) or None for name in _SETTINGS}
+    settings = {name: None if (x := options.pop(name)) is False else x for name in _SETTINGS}
     tiles = open_source(
         root, [modalities] if isinstance(modalities, str) else modalities, options.pop("tile_size"), **settings
     )

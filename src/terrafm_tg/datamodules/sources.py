@@ -7,7 +7,7 @@ from typing import Any
 from terrafm_tg.datasets import MajorTOM, MixedTiles, MMEarthTiles, PackedTiles, SentinelFolder, SSL4EOS12Tiles
 from terrafm_tg.datasets.source import open_tiles
 from terrafm_tg.simulation import SimulatedWorld
-from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, POSITIVE, checked
+from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, checked
 
 from .tiles import TileDataModule
 
@@ -43,23 +43,26 @@ class MajorTOMDataModule(TileDataModule):
         super().__init__(**kwargs)
 
 
-@checked(optical_scale=POSITIVE, max_days=NOT_NEGATIVE)
+@checked(max_days=NOT_NEGATIVE)
 class SentinelFolderDataModule(TileDataModule):
-    """Batches from a folder of GeoTIFFs per modality: see :class:`~terrafm_tg.datasets.SentinelFolder`.
+    """Batches from a folder of Sentinel scenes: see :class:`~terrafm_tg.datasets.SentinelFolder`.
 
     Args:
         root: The folder.
         tile_size: Larger images are cut into tiles of this many pixels; smaller ones are used whole.
         index: Path of a tile index instead of ``root/index.parquet``.
         folders: Folder below the root by modality; usual names are looked for where None.
-        bands: Band order by modality, for files that do not name their bands and are not in the usual order.
-        radar_unit: ``dB`` or ``linear``.
-        optical_scale: Digital numbers per stored unit: 10,000 where the files hold reflectance from 0 to 1.
-        offsets: The offset of processing baseline 04.00 that optical files hold: 0, 1000 or ``detect``,
+        bands: Bands of files in their order, for all modalities or by modality.
+        unit: ``dB``, ``linear``, ``amplitude`` (radar), ``DN`` or ``reflectance`` (optics), for all or by modality;
+            where None, as files and pixels tell.
+        scale: Digital numbers, or radar's unit, per stored number, for all or by modality; likewise.
+        offset: The offset of processing baseline 04.00 that optical files hold: 0, 1000 or ``detect``,
             for all or by modality.
+        nodata: Stored value that is missing, for all or by modality, besides what files declare.
         ambiguous_offset: Decides where it could not be found out: ``error``, ``present``, ``absent``,
             ``drop``.
         max_days: Do not join images that are further apart in time.
+        mask_clouds: Count pixels as missing that the product's own mask calls cloud or its shadow.
         **kwargs: Settings of :class:`TileDataModule`.
     """
 
@@ -71,12 +74,14 @@ class SentinelFolderDataModule(TileDataModule):
         tile_size: int = 534,
         index: str | os.PathLike[str] | None = None,
         folders: Mapping[str, str] | None = None,
-        bands: Mapping[str, Sequence[str]] | None = None,
-        radar_unit: str = "dB",
-        optical_scale: float = 1.0,
-        offsets: int | str | Mapping[str, int | str] | None = None,
+        bands: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+        unit: str | Mapping[str, str] | None = None,
+        scale: float | Mapping[str, float] | None = None,
+        offset: int | str | Mapping[str, int | str] | None = None,
+        nodata: float | Mapping[str, float] | None = None,
         ambiguous_offset: str = "error",
         max_days: float | None = None,
+        mask_clouds: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)

@@ -1,4 +1,4 @@
-"""The kind of data below a root: Major-TOM, SSL4EO-S12, MMEarth or a folder of GeoTIFFs."""
+"""The kind of data below a root: Major-TOM, SSL4EO-S12, MMEarth or a folder of scenes."""
 
 from collections.abc import Sequence
 from inspect import signature
@@ -22,12 +22,12 @@ Kind = type[MajorTOM] | type[SSL4EOS12Tiles] | type[MMEarthTiles] | type[Sentine
 #: Settings that some kinds have, and others not.
 _SETTINGS: dict[Kind, tuple[str, ...]] = {
     MajorTOM: ("tile_size", "remote"),
-    SentinelFolder: ("tile_size", "radar_unit", "optical_scale"),
+    SentinelFolder: ("tile_size", *SentinelFolder.SETTINGS, "mask_clouds"),
 }
 
 
 def find_kind(root: Path) -> Kind:
-    """Finds the dataset that reads a root; a folder of GeoTIFFs per modality where it is nothing else."""
+    """Finds the dataset that reads a root; a folder of scenes where it is nothing else."""
     if any((root / folder / "metadata.parquet").is_file() for folder in FOLDERS.values()):
         return MajorTOM
     if SSL4EOS12Tiles.lies_in(root):
@@ -42,12 +42,12 @@ def open_source(
     """Opens the dataset below a root as it is stored: offsets of the baseline stay in the numbers.
 
     Args:
-        root: Archive to pack (Major-TOM, SSL4EO-S12, MMEarth or a folder of GeoTIFFs); its ``index.parquet`` is used
+        root: Archive to pack (Major-TOM, SSL4EO-S12, MMEarth or a folder of scenes); its ``index.parquet`` is used
             where there is one.
         modalities: Those to read; all where None.
         tile_size: Edge of a tile in 10 m pixels; where None, that of the index, or as the files suggest.
-        **settings: Of the dataset: `remote` of Major-TOM, `radar_unit` and `optical_scale` of a folder of
-            GeoTIFFs; None for the default.
+        **settings: Of the dataset: `remote` of Major-TOM, those of :class:`SentinelFolder` of a folder of scenes; None
+            for the default.
 
     Raises:
         TerraFMError: If there is none, or a setting is not for it.

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import shapely
 from rich.console import Console
-from tiny_files import product, write, write_major_tom
+from tiny_files import optics, product, write, write_major_tom
 
 from data.geotiff import write_geotiff
 from terrafm_tg.datasets import ESAWorldCover, MajorTOM, SentinelFolder, build_index
@@ -130,12 +130,13 @@ def test_an_index_elsewhere(root, worldcover, tmp_path):
 
 def test_a_folder_of_tiffs(tmp_path):
     for name, bands in (("S2L2A", 12), ("S2L1C", 13)):
-        write(tmp_path / name / "a.tif", np.full((bands, 24, 24), 700, np.uint16))
-    build_index(tmp_path, tile_size=12, offsets={"s2l1c": 0}, progress=False)
+        write(tmp_path / name / "a.tif", optics(bands))
+    build_index(tmp_path, tile_size=12, offset={"s2l1c": 0}, progress=False)
     dataset = SentinelFolder(tmp_path, tile_size=12)
     assert len(dataset) == 4
     assert dataset.index.offset_s2l2a.tolist() == [0] * 4
-    assert SentinelFolder(tmp_path, tile_size=12, offsets={"s2l2a": 1000}).index.offset_s2l2a.tolist() == [1000] * 4
+    with pytest.raises(TerraFMError, match=r"made for offset=\{'s2l1c': 0\}, the dataset has 1000"):
+        SentinelFolder(tmp_path, tile_size=12, offset=1000)
     (tmp_path / "S2L2A/b.tif").write_bytes(b"")
     with pytest.raises(TerraFMError, match=r"made for other files than lie there now"):
         SentinelFolder(tmp_path, tile_size=12)
@@ -152,7 +153,7 @@ class TestBadInput:
     def test_roots(self, tmp_path):
         with pytest.raises(TerraFMError, match="nowhere is no folder"):
             build_index(tmp_path / "nowhere")
-        with pytest.raises(TerraFMError, match="no folder that names a modality"):
+        with pytest.raises(TerraFMError, match="No scene of Sentinel-1 or Sentinel-2"):
             build_index(tmp_path)
         with pytest.raises(TerraFMError, match=r"index.parquet cannot be written, as its folder is missing"):
             build_index(tmp_path, out=tmp_path / "nowhere/index.parquet")

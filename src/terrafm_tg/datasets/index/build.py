@@ -4,6 +4,7 @@ import os
 import shutil
 from functools import partial
 from hashlib import sha256
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -186,8 +187,8 @@ def build_index(
     often it was stopped and whatever the number of processes.
 
     Args:
-        root: A Major-TOM root (:class:`~terrafm_tg.datasets.MajorTOM`), or a folder with a folder of GeoTIFFs
-            per modality (:class:`~terrafm_tg.datasets.SentinelFolder`); or that of SSL4EO-S12 or MMEarth.
+        root: A Major-TOM root (:class:`~terrafm_tg.datasets.MajorTOM`), or a folder of scenes
+            (:class:`~terrafm_tg.datasets.SentinelFolder`); or that of SSL4EO-S12 or MMEarth.
         worldcover: ESA WorldCover, or the folder of its files; by default ``WorldCover`` below the root, or the
             land cover that MMEarth holds.
         climate: GeoTIFF of climate zone codes; by default ``climate.tif`` below the root, or else the
@@ -199,7 +200,7 @@ def build_index(
         scheduler: Address of a Dask cluster, instead of local processes.
         progress: Show a bar.
         **settings: Of the dataset's ``scan``: ``tile_size`` (half a cell, or 534, where not given),
-            ``remote``; ``folders``, ``bands``, ``offsets``, ``max_days``.
+            ``remote``; ``folders``, ``bands``, ``unit``, ``scale``, ``offset``, ``nodata``, ``max_days``.
 
     Returns:
         The index as a tile table (:mod:`~terrafm_tg.datasets.tiles.table`), with the columns that
@@ -210,7 +211,7 @@ def build_index(
     """
     root = Path(root)
     if not root.is_dir():
-        raise TerraFMError(f"{root} is no folder: give a Major-TOM root, or a folder of GeoTIFFs per modality.")
+        raise TerraFMError(f"{root} is no folder: give a Major-TOM root, or a folder of scenes.")
     worldcover = _below(root, "WorldCover") if worldcover is None else worldcover
     climate = _below(root, "climate.tif") if climate is None else Path(climate)
     regions = _below(root, "regions.geojson") if regions is None else Path(regions)
@@ -226,6 +227,9 @@ def build_index(
         settings["cover"] = True  # it holds the map of its places itself
     if settings.get("tile_size") is None:
         settings["tile_size"] = kind.find_tile_size(root)
+    for name in settings:
+        if name not in signature(kind.scan).parameters:
+            raise TerraFMError(f"`{name}` is no setting for {root}, which holds {kind.__name__}: leave it out.")
     made_for = {name: settings.get(name, default) for name, default in kind.SETTINGS.items()}
     made_for |= {"tile_size": settings["tile_size"], "state": kind.state(root)}
     table = as_table(kind.scan(root, **settings))
