@@ -37,6 +37,12 @@ def test_no_file_is_longer_than_400_lines() -> None:
     assert not {str(p.relative_to(ROOT)) for p in files if len(p.read_text().splitlines()) > 400}
 
 
+def test_each_test_file_has_a_name_of_its_own() -> None:
+    """Or else pytest takes one for the other."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_each_public_name_is_defined_once() -> None:
     found = defaultdict(list)
     for path, tree in modules():

@@ -15,12 +15,13 @@ from .claims import (
 )
 from .judge import TELLING, judge, settle
 from .offset import offset_beside, offset_by_pixels, offset_evidence
-from .stored import NODATA, linear_power, native, present, quantize, remove_offset
+from .stored import NODATA, STEPS, linear_power, native, present, quantize, remove_offset
 
 __all__ = [
     "FILLS",
     "NODATA",
     "OFFSET",
+    "STEPS",
     "TELLING",
     "UNITS",
     "UNKNOWN",
