@@ -84,7 +84,6 @@ def test_nor_do_two_epochs_on_two_processes(start: Callable[..., Path]) -> None:
 def go_on(folder: Path, world: Path, name: str, ranks: int, *options: str, after: Run | None = None) -> Run:
     """Six steps and a tail of `terrafm fit` to its end; over shares where its name begins with "sharded"."""
     words = ["--trainer.max_epochs=1", f"--data.epoch_length={6 * STEP + 5}", *options]
-    words += ["--model.schedule.freeze_last_layer_epochs=0"]  # FSDP wants a state of each trained parameter
     words += [f"--config={CONF / 'hardware/fsdp.yaml'}"] if name.startswith("sharded") else []
     words += [f"--ckpt_path={after.folder / 'last.ckpt'}"] if after else []
     run = Run(folder / name, world, *words, ranks=ranks, step=STEP)

@@ -22,9 +22,9 @@ from yarl import URL
 from datasets.range_server import RangeServer
 from refusals import refused
 from terrafm_tg.datasets.majortom.download import Selection, download
-from terrafm_tg.datasets.majortom.pages import check_pages
 from terrafm_tg.datasets.majortom.part_files import RemotePart
 from terrafm_tg.utils import remote
+from terrafm_tg.utils.parquet import check_pages
 from terrafm_tg.utils.remote import RemoteReader
 
 MB, GB = 1 << 20, 1 << 30
@@ -184,14 +184,16 @@ def test_a_few_bytes_never_become_many(tmp_path: Path) -> None:
     path = tmp_path / "part.parquet"
     pq.write_table(pa.table({"B01": [bytes(40 * MB), b"x"]}), path, 1, use_dictionary=False, compression="zstd")
     assert path.stat().st_size < 16_000
-    column = pq.read_metadata(path).row_group(0).column(0)
-    chunk = path.read_bytes()[column.data_page_offset :][: column.total_compressed_size]
-    check_pages(chunk, column.total_uncompressed_size)
-    with pytest.raises(ValueError, match=r"its pages need 41,943,0\d\d bytes, expected 1,048,576 at most"):
-        check_pages(chunk, MB)
-    for damaged in (chunk[:9], b"\x1c" * 9999, bytes(3)):
-        with pytest.raises(ValueError, match="its pages are none of one picture"):
-            check_pages(damaged, MB)
+    column, data = pq.read_metadata(path).row_group(0).column(0), path.read_bytes()
+    check_pages(lambda a, b: data[a:b], column)
+    names = ("data_page_offset", "dictionary_page_offset", "total_compressed_size", "path_in_schema", "num_values")
+    less = SimpleNamespace(**{name: getattr(column, name) for name in names}, total_uncompressed_size=MB)
+    with pytest.raises(ValueError, match=r"the pages of B01 need 41,943,0\d\d bytes for 1 values, expected 1,048,576"):
+        check_pages(lambda a, b: data[a:b], less)
+    less.num_values = 0
+    for damaged in (data[:13], b"\x1c" * 9999, bytes(7), data):
+        with pytest.raises(ValueError, match="the pages of B01 are not as its footer says"):
+            check_pages(lambda a, b, damaged=damaged: damaged[a:b], less)
     nothings = b"\x15\x04\x19\x1c\x48\x01a\0\x16\x02\x19\x1c\x19\xfc" + b"\xa0\xf7\x36" + bytes(1000)
     (tmp_path / "bomb").write_bytes(bytes(12) + nothings + len(nothings).to_bytes(4, "little") + b"PAR1")
     before = peak()

@@ -4,12 +4,14 @@ import fcntl
 import os
 import pickle
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.files import atomic_write
@@ -74,10 +76,20 @@ class VerifiedCheckpoints(LightningModule):
     """Base of tasks whose checkpoints are safe in any Trainer, without a plugin named."""
 
     def setup(self, stage: str) -> None:
-        """Takes the place of Lightning's own plugin, but of no other."""
+        """Takes the place of Lightning's own plugin, but of no other, and checks what sharded strategies read.
+
+        Raises:
+            TerraFMError: If the strategy's checkpoints would not be read again.
+        """
         super().setup(stage)
-        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        strategy = self.trainer.strategy
+        if type(strategy.checkpoint_io) is TorchCheckpointIO:
+            strategy.checkpoint_io = AtomicCheckpointIO()
+        if isinstance(strategy, DeepSpeedStrategy | FSDPStrategy | ModelParallelStrategy):
+            if stage == "fit":
+                check_writes_files(strategy)
+            if "load_checkpoint" not in vars(strategy):  # they read past the plugin
+                vars(strategy)["load_checkpoint"] = _checked(strategy.load_checkpoint)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
@@ -90,6 +102,40 @@ class VerifiedCheckpoints(LightningModule):
             check_is_file(checkpoint_path)
             verify_archive(checkpoint_path)
         return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+
+
+def check_writes_files(strategy: Strategy) -> None:
+    """Refuses a strategy whose checkpoints are folders, before a run writes one.
+
+    Raises:
+        TerraFMError: Naming it.
+    """
+    folders = getattr(strategy, "_save_distributed_checkpoint", False)
+    folders |= getattr(strategy, "_state_dict_type", "full") != "full"
+    if folders or isinstance(strategy, DeepSpeedStrategy):
+        raise TerraFMError(
+            f"The strategy {type(strategy).__name__} writes checkpoints as folders, which are not read again, because "
+            "their metadata could run code: use conf/hardware/fsdp.yaml, DDP, or whole files "
+            '(`save_distributed_checkpoint=False` of ModelParallelStrategy, `state_dict_type="full"` of FSDPStrategy).'
+        )
+
+
+def check_tensors(path: str | os.PathLike[str]) -> None:
+    """Refuses a checkpoint that is damaged, a folder, or more than tensors and plain values.
+
+    Raises:
+        TerraFMError: Naming it.
+    """
+    check_is_file(path)
+    load_archive(path, "meta")  # takes no memory
+
+
+def _checked(load: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    def load_checkpoint(checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
+        check_tensors(checkpoint_path)
+        return load(checkpoint_path, weights_only)
+
+    return load_checkpoint
 
 
 def check_is_file(path: str | os.PathLike[str]) -> None:

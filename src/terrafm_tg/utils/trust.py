@@ -8,7 +8,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from math import prod
 from os import PathLike
@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import rasterio
 from rasterio.enums import Interleaving
 from rasterio.errors import RasterioIOError
@@ -294,33 +293,6 @@ def check_blocks(src: DatasetReader) -> None:
             f"it has blocks of {pixels / 1e6:,.0f} million pixels, expected {_MOST_BLOCK / 1e6:,.0f} at most: write it "
             "anew in tiles (gdal_translate -co TILED=YES)"
         )
-
-
-def check_declared(
-    metadata: pq.FileMetaData,
-    limit: int,
-    columns: Container[str] | None = None,
-    row_groups: Iterable[int] | None = None,
-) -> None:
-    """Refuses a Parquet file whose columns would take more memory than what it is to hold can be.
-
-    Args:
-        metadata: Of the file.
-        limit: Most bytes.
-        columns: Paths of the columns that are to be read; all where None.
-        row_groups: Those that are to be read; all where None.
-
-    Raises:
-        ValueError: If it does.
-    """
-    size = 0
-    for row in map(metadata.row_group, range(metadata.num_row_groups) if row_groups is None else row_groups):
-        for chunk in map(row.column, range(row.num_columns)):
-            if columns is None or chunk.path_in_schema in columns:
-                told = chunk.total_uncompressed_size, chunk.total_compressed_size, chunk.num_values
-                size += max(told[:2]) + 8 * told[2] if min(told) >= 0 else limit + 1
-    if size > limit:
-        raise ValueError(f"it declares {size / 1e6:,.0f} MB of values, expected {limit / 1e6:,.0f} at most")
 
 
 def _head(path: str | PathLike[str], count: int, opener: Callable[..., Any] = open) -> bytes:

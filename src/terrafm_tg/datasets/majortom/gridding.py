@@ -33,6 +33,7 @@ from terrafm_tg.radiometry import UNKNOWN, Settings, Verdict, offsets_by_name
 from terrafm_tg.utils.arguments import NOT_NEGATIVE, SOME_SHARE, checked
 from terrafm_tg.utils.files import atomic_write, files_below
 from terrafm_tg.utils.parallel import run_units
+from terrafm_tg.utils.parquet import read_table
 from terrafm_tg.utils.trust import zip_above
 
 from . import grid
@@ -271,9 +272,9 @@ def _write_metadata(folder: Path) -> None:
     parts = (p for p in files_below(folder / "images", ".parquet", deep=False) if p.name.startswith(PREFIX))
     own = pd.DataFrame([row for part in parts for row in _footer(part)["rows"]])
     try:
-        held = pq.read_schema(path).metadata or {} if path.is_file() else None
+        held = read_table(path).schema.metadata or {} if path.is_file() else None  # none that is larger than it may be
         before = None if held is None else (gpd if b"geo" in held else pd).read_parquet(path)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise TerraFMError(f"{path} cannot be read ({error}): get it again, or move it away.") from error
     if len(own):
         outlines = [box(*bounds) for bounds in own.pop("box")]

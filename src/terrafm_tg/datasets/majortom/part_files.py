@@ -9,14 +9,10 @@ import pyarrow.parquet as pq
 from fsspec.spec import AbstractBufferedFile
 
 from terrafm_tg.utils.files import OpenFiles, atomic_write
+from terrafm_tg.utils.parquet import MOST_FOOTER, MOST_PARTS, CheckedFile, check_declared, check_pages, chunks_of, span
 from terrafm_tg.utils.remote import RemoteError, RemoteReader, shared_reader
-from terrafm_tg.utils.trust import check_declared
-
-from .pages import check_pages
 
 _MAGIC = b"PAR1"
-_MOST_FOOTER = 1 << 22  # bytes, that may take 200 times as much memory; a published file of 5.3 GB has 0.9 MB
-_MOST_PARTS = 1 << 17  # row groups or columns
 _MOST_ROW = 1 << 25  # bytes of all bands of a cell, even of float32 ones that are not compressed
 
 
@@ -37,7 +33,7 @@ class RemotePart:
         known = kept is not None and kept.is_file()
         footer = kept.read_bytes() if kept is not None and known else self._fetch_footer()
         try:
-            self.metadata = pq.ParquetFile(pa.BufferReader(footer), thrift_container_size_limit=_MOST_PARTS).metadata
+            self.metadata = pq.ParquetFile(pa.BufferReader(footer), thrift_container_size_limit=MOST_PARTS).metadata
         except (pa.ArrowException, OSError) as error:
             advice = f"; move {kept} away, and it is fetched again" if known else ""
             raise RemoteError(f"The footer of {url} is damaged ({error}){advice}.") from error
@@ -51,13 +47,13 @@ class RemotePart:
         size, version = said = self.reader.describe(self.url)
         tail = self.reader.read(self.url, max(0, size - 8), size, said)
         length = int.from_bytes(tail[:4], "little")
-        if tail[4:] != _MAGIC or not 0 < length <= min(size - 12, _MOST_FOOTER):
+        if tail[4:] != _MAGIC or not 0 < length <= min(size - 12, MOST_FOOTER):
             raise RemoteError(f"{self.url} is no Parquet file: correct `source`.")
         known = size.to_bytes(8, "little") + version.encode()
         return known + self.reader.read(self.url, size - 8 - length, size - 8, said) + tail
 
-    def chunks(self, group: int, columns: Sequence[str]) -> list[tuple[int, int, int]]:
-        """Returns first byte, end, and bytes when not compressed of each of a row's columns.
+    def chunks(self, group: int, columns: Sequence[str]) -> list[pq.ColumnChunkMetaData]:
+        """Returns where each of a row's columns lies.
 
         Raises:
             RemoteError: If the file has no such row group, it holds more than one row, or more than a cell can have.
@@ -66,16 +62,16 @@ class RemotePart:
             raise RemoteError(
                 f"{self.url} has no row group {group} of one row: the source's table does not fit its files."
             )
-        found = []
-        for chunk in map(self.metadata.row_group(group).column, range(self.metadata.num_columns)):
-            if chunk.path_in_schema in columns:
-                start = min(chunk.dictionary_page_offset or chunk.data_page_offset, chunk.data_page_offset)
-                found.append((start, start + chunk.total_compressed_size, chunk.total_uncompressed_size))
-        wrong = any(not 0 <= start < stop <= self.said[0] or size < 0 for start, stop, size in found)
-        if wrong or _bytes_of(found) > _MOST_ROW:
+        found = [*chunks_of(self.metadata, columns, [group])]
+        size, sizes = _bytes_of(found), [part.total_uncompressed_size for part in found]
+        if (
+            not all(0 <= a < b <= self.said[0] for a, b in map(span, found))
+            or min(sizes, default=0) < 0
+            or size > _MOST_ROW
+        ):
             raise RemoteError(
-                f"{self.url} declares {_bytes_of(found):,} bytes in row group {group}, expected {_MOST_ROW:,} at most, "
-                "within the file: use another source."
+                f"{self.url} declares {size:,} bytes in row group {group}, expected {_MOST_ROW:,} at most, within the "
+                "file: use another source."
             )
         return found
 
@@ -91,25 +87,28 @@ class RemotePart:
             pyarrow.ArrowException, OSError, ValueError: If the bytes do not decode, or to more than was declared.
         """
         chunks, ranges = self.chunks(group, columns), list[tuple[int, int]]()
-        for start, stop, _ in chunks:  # those that touch are one request
+        for start, stop in map(span, chunks):  # those that touch are one request
             if ranges and ranges[-1][1] == start:
                 start = ranges.pop()[0]
             ranges.append((start, stop))
-        spans = {span: self.reader.read(self.url, *span, self.said) for span in ranges}
-        for start, stop, size in chunks:
-            first, body = next((a, spans[a, b]) for a, b in ranges if a <= start and stop <= b)
-            check_pages(body[start - first : stop - first], size)
+        spans = {(a, b): self.reader.read(self.url, a, b, self.said) for a, b in ranges}
+
+        def fetched(start: int, stop: int) -> bytes:
+            return next(data[start - a : stop - a] for (a, b), data in spans.items() if a <= start <= b)
+
+        for chunk in chunks:
+            check_pages(fetched, chunk)
         known = {"cache_type": "parts", "cache_options": {"data": spans}}
         file = AbstractBufferedFile(None, self.url, size=self.said[0], **known)
         part = pq.ParquetFile(file, metadata=self.metadata, page_checksum_verification=True)
         return part.read_row_group(group, columns, use_threads=use_threads)
 
 
-def _bytes_of(chunks: list[tuple[int, int, int]]) -> int:
-    return sum(max(stop - start, size) for start, stop, size in chunks)
+def _bytes_of(chunks: list[pq.ColumnChunkMetaData]) -> int:
+    return sum(max(chunk.total_compressed_size, chunk.total_uncompressed_size) for chunk in chunks)
 
 
-class PartFiles(OpenFiles[pq.ParquetFile | RemotePart]):
+class PartFiles(OpenFiles[CheckedFile | RemotePart]):
     """The last few image files that this process read."""
 
     def __init__(self, limit: int = 16) -> None:
@@ -144,8 +143,8 @@ class PartFiles(OpenFiles[pq.ParquetFile | RemotePart]):
         except (pa.ArrowException, ValueError, LookupError) as error:
             raise OSError(str(error)) from error
 
-    def _open(self, path: str) -> pq.ParquetFile | RemotePart:
+    def _open(self, path: str) -> CheckedFile | RemotePart:
         if "://" in path:
             return RemotePart(shared_reader(), path)
         # As published the parts have no checksums; those that `terrafm download` writes have one per page.
-        return pq.ParquetFile(path, page_checksum_verification=True)
+        return CheckedFile(path)

@@ -9,7 +9,6 @@ from urllib.parse import urlparse
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from terrafm_tg.datasets.tiles.bands import band_text
 from terrafm_tg.datasets.tiles.outlines import boxes, to_zones
@@ -17,6 +16,7 @@ from terrafm_tg.datasets.tiles.table import times
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.radiometry import baselines_by_name, offsets_by_name
+from terrafm_tg.utils.parquet import read_schema, read_table
 from terrafm_tg.utils.trust import check_address, check_names, is_safe
 
 from . import grid
@@ -102,11 +102,13 @@ def read_metadata(path: Path) -> pd.DataFrame:
         TerraFMError: If it is not Major-TOM's metadata.
     """
     try:
-        held = pq.read_schema(path).names
+        held = read_schema(path).names
         if missing := [name for name in _NEEDED if name not in held]:
             raise TerraFMError(f"{path} lacks {', '.join(missing)}: it is not Major-TOM's metadata.")
-        frame = pd.read_parquet(path, columns=_NEEDED + [name for name in _HELPFUL if name in held])
-    except (pa.ArrowException, OSError) as error:
+        frame = read_table(path, _NEEDED + [name for name in _HELPFUL if name in held]).to_pandas()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, TerraFMError):
+            raise
         raise TerraFMError(f"{path} cannot be read ({error}): download it again into its place.") from error
     frame = frame.reindex(columns=_NEEDED + _HELPFUL)
     crs = pd.Categorical(frame.pop("crs").astype("str"))  # few, of millions of rows

@@ -20,7 +20,8 @@ from pyproj import CRS
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.files import atomic_write
-from terrafm_tg.utils.trust import check_declared, check_names
+from terrafm_tg.utils.parquet import CheckedFile, check_declared, read_schema
+from terrafm_tg.utils.trust import check_names
 
 from .columns import check_places, check_schema, check_values, index_settings
 from .outlines import BOX, outlines
@@ -122,14 +123,14 @@ def read_index(
         TerraFMError: If the file is damaged, is something else, or names files outside of its root.
     """
     try:
-        schema = pq.read_schema(path)
+        schema = read_schema(path)
         made_for = index_settings((schema.metadata or {}).get(b"terrafm", b"null"))
         if made_for is None or len({*schema.names}) < len(schema) or not {*_NEEDED} <= {*schema.names}:
             raise TerraFMError(f"{path} is no tile index of ours: make it again with `terrafm index`.")
         wanted = [name for name in schema.names if name not in ("bbox", "geometry") and (only is None or name in only)]
         kinds = check_schema({name: schema.field(name).type for name in wanted})
         texts = [name for name, kind in kinds.items() if pa.types.is_string(kind) or pa.types.is_large_string(kind)]
-        with pq.ParquetFile(path, read_dictionary=texts) as file:
+        with CheckedFile(path, read_dictionary=texts) as file:
             check_declared(file.metadata, _MOST + _MOST_PER_BYTE * path.stat().st_size)
             columns = {name: _column(file, name) for name in kinds}
             if only is None:
@@ -168,7 +169,7 @@ def check_files(table: pd.DataFrame, origin: Path | str, sources: Iterable[str] 
 def read_made_for(path: Path) -> dict[str, Any]:
     """Reads the settings that an index was made for; none of a file that is absent or no index of ours."""
     try:
-        return index_settings((pq.read_schema(path).metadata or {}).get(b"terrafm", b"null")) or {}
+        return index_settings((read_schema(path).metadata or {}).get(b"terrafm", b"null")) or {}
     except (pa.ArrowException, OSError, ValueError):
         return {}  # the dataset reads the whole of it and says what is wrong
 

@@ -11,8 +11,6 @@ from torch.optim import Optimizer
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.models import TerraFMViT
-from terrafm_tg.tasks.checkpoint_io import check_is_file
-from terrafm_tg.utils.tensor_files import verify_archive
 
 
 class ShardingStrategy(ModelParallelStrategy):
@@ -27,14 +25,19 @@ class ShardingStrategy(ModelParallelStrategy):
         super().setup_environment()
 
     def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
-        """Loads tensors and plain values from a file that was verified.
+        """Loads a file of whole tensors, of FSDP or any other run.
 
-        Raises:
-            TerraFMError: If it is damaged, a folder, or no checkpoint.
+        Lightning would refuse an optimizer that has no state for a parameter, as for a layer that was frozen so far.
         """
-        check_is_file(checkpoint_path)
-        verify_archive(checkpoint_path)
-        return super().load_checkpoint(checkpoint_path, weights_only is not False)
+        optimizers, self.optimizers = self.optimizers, []
+        try:
+            checkpoint = super().load_checkpoint(checkpoint_path, weights_only is not False)
+        finally:
+            self.optimizers = optimizers
+        assert self.model is not None
+        for optimizer, state in zip(optimizers, checkpoint.get("optimizer_states", ()), strict=False):
+            load_optimizer_state(self.model, optimizer, state)
+        return checkpoint
 
 
 def shard(pairs: Iterable[tuple[nn.Module, nn.Module]], mesh: DeviceMesh) -> None:
@@ -89,6 +92,31 @@ def number_parameters(state: dict[str, Any], optimizer: Optimizer, model: nn.Mod
             group | {"params": [numbers[number] for number in group["params"]]} for group in state["param_groups"]
         ],
     }
+
+
+def load_optimizer_state(model: nn.Module, optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """Loads an optimizer's state into shares; parameters that have none in it begin with none, as in any other run.
+
+    Args:
+        model: Whose parameters are sharded, in the order in which the state numbers them.
+        optimizer: Of AdamW's kind: a state that is all 0 is that of a parameter before its first step.
+        saved: State of whole tensors, as :func:`number_parameters` or FSDP's own gives it.
+    """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+
+    if not saved["state"]:
+        return
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    places, state = {id(p): n for n, p in enumerate(parameters)}, dict(saved["state"])
+    example, kind = next(iter(state.items()))
+    for number in (places[id(p)] for group in optimizer.param_groups for p in group["params"]):
+        if number not in state:
+            shape, like = parameters[number].shape, parameters[example].shape
+            state[number] = {k: v.new_zeros(shape if v.shape == like else v.shape) for k, v in kind.items()}
+    groups = [group | {"params": [names[number] for number in group["params"]]} for group in saved["param_groups"]]
+    named: dict[str, Any] = {"state": {names[number]: value for number, value in state.items()}, "param_groups": groups}
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    set_optimizer_state_dict(model, optimizer, named, options=options)
 
 
 def check_strategy(strategy: Strategy) -> None:

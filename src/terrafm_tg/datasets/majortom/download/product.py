@@ -17,6 +17,7 @@ from terrafm_tg.datasets.majortom.rows import FOLDERS, read_metadata
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import get_modality
 from terrafm_tg.utils.files import atomic_write, files_below
+from terrafm_tg.utils.parquet import read_schema, read_table
 from terrafm_tg.utils.remote import ChangedError, NotThereError, RemoteError, RemoteReader
 
 #: Below a root: what is kept of the source (tables, footers of its files) and rows that wait for their file.
@@ -96,7 +97,7 @@ class Product:
         """
         path, images = self.folder / "metadata.parquet", self.folder / "images"
         here = [file.name for file in files_below(images, ".parquet", deep=False)]
-        before = _read(path) if path.is_file() else pq.read_schema(self.published).empty_table()
+        before = _read(path) if path.is_file() else read_schema(self.published).empty_table()
         names = pd.Series([url.rpartition("/")[2] for url in before["parquet_url"].to_pylist()], dtype=str)
         rows = before.filter(pa.array(names.isin(here)))  # the source's own table names files that are elsewhere
         if new := sorted({*here} - {*names}):
@@ -104,7 +105,7 @@ class Product:
             held = pd.concat([frame.reset_index(names="row") for frame in held])
             known = table[["cell", "product_id", "position"]].drop_duplicates(["cell", "product_id"])
             held = held.merge(known, left_on=_IDENTITY, right_on=["cell", "product_id"])
-            found = pq.read_table(self.published, memory_map=True).take(held["position"].to_numpy())
+            found = _read(self.published).take(held["position"].to_numpy())
             for column, values in (("parquet_url", held["file"]), ("parquet_row", held["row"])):
                 i = found.schema.get_field_index(column)
                 found = found.set_column(i, found.schema.field(i), pa.array(values).cast(found.schema.field(i).type))
@@ -210,8 +211,8 @@ def row_keys(cells: pd.Series, product_ids: pd.Series) -> pd.Series:
 
 def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
-        return pq.read_table(path, columns=columns)
-    except (pa.ArrowException, OSError, KeyError) as error:
+        return read_table(path, columns)
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise TerraFMError(f"{path} cannot be read ({error}): move it away, and start again.") from error
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import shapely
 from geopandas import GeoDataFrame
 
@@ -22,6 +21,7 @@ from terrafm_tg.land_cover import CLASS_NAMES, CLASSES, majorities
 from terrafm_tg.modalities import get_modalities
 from terrafm_tg.utils.arguments import NOT_NEGATIVE, SOME_SHARE, checked
 from terrafm_tg.utils.parallel import run_units
+from terrafm_tg.utils.parquet import read_table
 
 #: Finds the land cover of the tiles of cells (their zones, indexed by name): columns ``cell`` and ``land_cover``.
 LandCoverOf = Callable[[pd.Series], pd.DataFrame]
@@ -189,7 +189,7 @@ def cover_of_index(path: Path, zones: pd.Series) -> pd.DataFrame:
         TerraFMError: If it is none.
     """
     try:
-        return pq.read_table(path, columns=["cell", "land_cover"]).to_pandas()
+        return read_table(path, ["cell", "land_cover"]).to_pandas()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise TerraFMError(f"{path} is no tile index with land cover ({error}): run `terrafm index`.") from error
 
