@@ -190,8 +190,10 @@ def test_a_few_bytes_never_become_many(tmp_path: Path) -> None:
     less = SimpleNamespace(**{name: getattr(column, name) for name in names}, total_uncompressed_size=MB)
     with pytest.raises(ValueError, match=r"the pages of B01 need 41,943,0\d\d bytes for 1 values, expected 1,048,576"):
         check_pages(lambda a, b: data[a:b], less)
-    less.num_values = 0
-    for damaged in (data[:13], b"\x1c" * 9999, bytes(7), data):
+    less.num_values = 2
+    with pytest.raises(ValueError, match=r"for 1 values, expected 1,048,576 at most for 2"):
+        check_pages(lambda a, b: data[a:b], less)
+    for damaged in (data[:13], b"\x1c" * 9999, bytes(7)):
         with pytest.raises(ValueError, match="the pages of B01 are not as its footer says"):
             check_pages(lambda a, b, damaged=damaged: damaged[a:b], less)
     nothings = b"\x15\x04\x19\x1c\x48\x01a\0\x16\x02\x19\x1c\x19\xfc" + b"\xa0\xf7\x36" + bytes(1000)

@@ -1,5 +1,8 @@
 """Tables of strangers: what they take in memory is bounded, whatever they declare, repeat or contradict."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -31,19 +34,21 @@ BOMBS = {
 }  # fmt: skip
 
 
+def peak():
+    """The most memory that this process had, in bytes."""
+    return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1])
+
+
 @pytest.mark.parametrize("kind", BOMBS)
 def test_a_small_table_never_becomes_a_large_one(kind, tmp_path):
     columns, options, said = BOMBS[kind]
     pq.write_table(pa.table(columns), tmp_path / "x.parquet", compression="zstd", write_statistics=False, **options)
     assert (tmp_path / "x.parquet").stat().st_size < 250_000
-    usual, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
-    pa.set_memory_pool(pool)
-    try:
-        with pytest.raises(ValueError, match=said):
-            read_table(tmp_path / "x.parquet", ["a"])
-    finally:
-        pa.set_memory_pool(usual)
-    assert pool.max_memory() < 1 << 25
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is the present memory again
+    before = peak()
+    with pytest.raises(ValueError, match=said):
+        read_table(tmp_path / "x.parquet", ["a"])
+    assert peak() - before < 1 << 26
 
 
 kinds = st.sampled_from(["text", "category", "bytes", "number", "flag", "time", "struct", "numbers"])
@@ -100,7 +105,7 @@ def test_pages_are_no_more_than_their_footer_says(tmp_path):
     pq.write_table(pa.table({"B02": [band], "B03": [b"x"]}), path, use_dictionary=False, compression="zstd")
     assert PartFiles().read(str(path), 0, ["B02", "B03"]) == {"B02": band, "B03": b"x"}
     lying(path, 300_004 + 6, 1_000_000)
-    with pytest.raises(OSError, match=r"the pages of B02 need 1,000,000 bytes for 1 values, expected 300,0\d\d for 1"):
+    with pytest.raises(OSError, match=r"the pages of B02 need 1,000,000 bytes for 1 values, expected 300,0\d\d at"):
         PartFiles().read(str(path), 0, ["B02"])
     assert PartFiles().read(str(path), 0, ["B03"]) == {"B03": b"x"}
     with pytest.raises(ValueError, match="the pages of B02 need"):

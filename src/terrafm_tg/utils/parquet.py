@@ -19,6 +19,7 @@ _VERSION_1, _DICTIONARY, _VERSION_2 = 5, 7, 8  # fields that say more of a page 
 _ENCODINGS = (0, 2, 3, 5, 6, 8, 9)  # not those whose values repeat what comes before: they make much of a few bytes
 _STRUCT, _BINARY = 12, 8
 _MOST_HEADER = 1 << 15  # bytes, with the least and the largest value of a page
+_MOST_NAMES = 1024  # of a dictionary, for each value
 #: Bytes of a footer, that may take 200 times as much memory; a published file of 5.3 GB has 0.9 MB.
 MOST_FOOTER = 1 << 22
 #: Row groups or columns.
@@ -89,11 +90,11 @@ def check_pages(read: Callable[[int, int], bytes], chunk: pq.ColumnChunkMetaData
         chunk: What the footer says.
 
     Raises:
-        ValueError: If its pages have more values, need more bytes, or have no header that is understood.
+        ValueError: If its pages have another number of values, need more bytes, or have no header that is understood.
     """
     (at, stop), size, count = span(chunk), 0, 0
     try:
-        while at < stop:
+        while at < stop and chunk.num_values:  # of none, no page is read
             header, length = _read_struct(read(at, min(stop, at + _MOST_HEADER)), 0)
             (kind,) = {_VERSION_1, _DICTIONARY, _VERSION_2} & header.keys()
             values, encoding = header[kind][1], header[kind][4 if kind == _VERSION_2 else 2]
@@ -103,10 +104,10 @@ def check_pages(read: Callable[[int, int], bytes], chunk: pq.ColumnChunkMetaData
                 raise ValueError(f"one has {values:,} values in encoding {encoding}")
     except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise ValueError(f"the pages of {chunk.path_in_schema} are not as its footer says ({error})") from error
-    if size > chunk.total_uncompressed_size or count > chunk.num_values:
+    if size > chunk.total_uncompressed_size or count != chunk.num_values:
         raise ValueError(
             f"the pages of {chunk.path_in_schema} need {size:,} bytes for {count:,} values, expected "
-            f"{chunk.total_uncompressed_size:,} for {chunk.num_values:,} at most"
+            f"{chunk.total_uncompressed_size:,} at most for {chunk.num_values:,}"
         )
 
 
