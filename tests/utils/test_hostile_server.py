@@ -14,15 +14,18 @@ from itertools import repeat
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from yarl import URL
 
 from datasets.range_server import RangeServer
+from datasets.tiny_files import product
 from refusals import refused
 from terrafm_tg.datasets.majortom.download import Selection, download
 from terrafm_tg.datasets.majortom.part_files import RemotePart
+from terrafm_tg.modalities import get_modality
 from terrafm_tg.utils import remote
 from terrafm_tg.utils.parquet import check_pages
 from terrafm_tg.utils.remote import RemoteReader
@@ -205,3 +208,43 @@ def test_a_few_bytes_never_become_many(tmp_path: Path) -> None:
         with refused(match=r"The footer of .*/bomb is damaged .*size limit"):
             RemotePart(RemoteReader(), f"{server.url}/bomb")
     assert peak() - before < 100 * MB
+
+
+def footer(size: int) -> bytes:
+    """One of so many bytes, whose row groups hold nothing but as many columns as fit."""
+    number = lambda n: bytes([n & 127 | 128, n >> 7 & 127 | 128, n >> 14])  # noqa: E731
+    group = b"\x19\xfc" + number(9999) + b"\x26\0\0" * 9999 + b"\x16\0\x16\x02\0"
+    count = size // len(group)
+    return b"\x15\x04\x19\x1c\x48\x01a\0\x16\x02\x19\xfc" + number(count) + group * count + b"\0"
+
+
+def test_sixteen_connections_share_one_gigabyte(tmp_path: Path) -> None:
+    """Rows as large as any, and footers that are large in memory, on all connections at the same time."""
+    cells = [f"520U_{93 + i}R" for i in range(16)]
+    rows = [product("s2l2a", cell)["metadata"] | {"parquet_row": 0} for cell in cells]
+    (tmp_path / "source/Core-S2L2A/images").mkdir(parents=True)
+    parts = [tmp_path / f"source/Core-S2L2A/images/part_{i:05}.parquet" for i in range(16)]
+    table = pd.DataFrame(rows).assign(parquet_url=[f"https://h/images/{path.name}" for path in parts])
+    table.to_parquet(tmp_path / "source/Core-S2L2A/metadata.parquet")
+    bands = {name: [bytes(31 * MB // 12)] for name in get_modality("s2l2a").bands}
+    large = pa.table({"grid_cell": ["elsewhere"], "product_id": ["x"]} | bands)
+    pq.write_table(large, parts[0], compression="none", use_dictionary=False, write_statistics=False)
+    for path in parts[1:]:
+        path.hardlink_to(parts[0])
+    told, seen = Selection(modalities="s2l2a"), []
+    with RangeServer(tmp_path / "source", chunk=MB) as server:
+        for kind, said in (("rows", "holds cell elsewhere"), ("footers", "it has 689,931 column chunks")):
+            if kind == "footers":
+                bomb = footer((2 << 20) - 99)
+                parts[0].write_bytes(b"PAR1" + bomb + len(bomb).to_bytes(4, "little") + b"PAR1")
+            Path("/proc/self/clear_refs").write_text("5")  # the peak is the present memory again
+            before = peak_now()
+            with refused(match=said):
+                download(tmp_path / kind, told, server.url, connections=16, max_damaged=0.9, progress=False)
+            seen.append((kind, (peak_now() - before) // MB))
+    assert max(size for _, size in seen) < 900, seen  # some 700 and 550
+
+
+def peak_now() -> int:
+    """The most memory that this process had since the peak was set back, in bytes."""
+    return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1])

@@ -1,5 +1,6 @@
 """Many units of work at once, on Dask: in this process, on this machine's cores, or on a cluster of machines."""
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import ExitStack, contextmanager
@@ -24,6 +25,32 @@ _AHEAD = 3  # units that each worker has been given, so that it does not wait fo
 _DEAF = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
 _ANSWER = 10  # seconds in which the scheduler that is given must answer
 _JOIN = 60  # seconds in which a worker must join the scheduler that is given
+
+
+class Room:
+    """Memory that threads share: who needs more than is free waits until others are done.
+
+    Args:
+        size: Bytes.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = self._free = size
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, size: int) -> Iterator[None]:
+        """Takes so many bytes within it; all of them for what needs more."""
+        size = min(size, self.size)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= size)
+            self._free -= size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += size
+                self._changed.notify_all()
 
 
 def run_units[U, R](

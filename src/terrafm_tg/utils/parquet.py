@@ -98,9 +98,12 @@ def check_pages(read: Callable[[int, int], bytes], chunk: pq.ColumnChunkMetaData
             header, length = _read_struct(read(at, min(stop, at + _MOST_HEADER)), 0)
             (kind,) = {_VERSION_1, _DICTIONARY, _VERSION_2} & header.keys()
             values, encoding = header[kind][1], header[kind][4 if kind == _VERSION_2 else 2]
-            size, at = size + header[2], at + length + header[3]
-            count += 0 if kind == _DICTIONARY else values
-            if not 0 <= values <= chunk.num_values or encoding not in _ENCODINGS or header[2] < 0 or header[3] < 0:
+            size, at, most = size + header[2], at + length + header[3], chunk.num_values
+            if kind == _DICTIONARY:  # may hold values of other row groups, too
+                most = max(most, min(_MOST_NAMES * most, header[2] // 4))
+            else:
+                count += values
+            if not 0 <= values <= most or encoding not in _ENCODINGS or header[2] < 0 or header[3] < 0:
                 raise ValueError(f"one has {values:,} values in encoding {encoding}")
     except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise ValueError(f"the pages of {chunk.path_in_schema} are not as its footer says ({error})") from error

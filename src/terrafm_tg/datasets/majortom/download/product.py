@@ -17,6 +17,7 @@ from terrafm_tg.datasets.majortom.rows import FOLDERS, read_metadata
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import get_modality
 from terrafm_tg.utils.files import atomic_write, files_below
+from terrafm_tg.utils.parallel import Room
 from terrafm_tg.utils.parquet import read_schema, read_table
 from terrafm_tg.utils.remote import ChangedError, NotThereError, RemoteError, RemoteReader
 
@@ -39,11 +40,12 @@ class Product:
         source: Address of the products, as :func:`download` takes it.
         root: Of the local copy.
         reader: Reads the source.
+        room: For the rows that are in memory at the same time.
     """
 
-    def __init__(self, modality: str, source: str, root: Path, reader: RemoteReader) -> None:
+    def __init__(self, modality: str, source: str, root: Path, reader: RemoteReader, room: Room) -> None:
         name = FOLDERS[modality]
-        self.modality, self.bands, self.reader = modality, get_modality(modality).bands, reader
+        self.modality, self.bands, self.reader, self.room = modality, get_modality(modality).bands, reader, room
         self.url = source.replace("{product}", name) if "{product}" in source else f"{source.rstrip('/')}/{name}"
         self.folder, self.kept = root / name, root / KEPT / name
         self.published = self.kept / "metadata.parquet"
@@ -165,7 +167,8 @@ class Product:
             path = self.waiting(part, row.group)
             try:
                 if not path.is_file():
-                    _write(path, [self._fetch_row(file, row)])
+                    with self.room.taken(file.row_bytes(row.group, self.columns(file))):
+                        _write(path, [self._fetch_row(file, row)])
                 came.append(path)
             except DamagedTileError as error:
                 damage[row.Index] = str(error)
@@ -195,13 +198,19 @@ class Product:
             raise
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DamagedTileError(name, f"{place} does not decode ({error})") from error
-        held = {column.lower(): value for column, (value,) in table.to_pydict().items()}
-        if held["grid_cell"] != row.cell or held.get("product_id", row.product_id) != row.product_id:
-            raise DamagedTileError(name, f"{place} holds cell {held['grid_cell']}")
+        held = {column.lower(): table[column][0] for column in table.column_names}
+        names = [held[column].as_py() for column in _IDENTITY if column in held]
+        if names != [row.cell, row.product_id][: len(names)]:
+            raise DamagedTileError(name, f"{place} holds cell {str(names[0])[:99]}")
         for band in self.bands:
-            if (held[band.lower()] or b"")[:4] not in _TIFF:
+            if _head(held[band.lower()]) not in _TIFF:
                 raise DamagedTileError(name, f"band {band} in {place} is no TIFF")
         return table
+
+
+def _head(value: pa.Scalar) -> bytes:
+    """The first bytes of a picture, of which no copy is made."""
+    return value.as_buffer()[:4].to_pybytes() if isinstance(value, pa.BinaryScalar) and value.is_valid else b""
 
 
 def row_keys(cells: pd.Series, product_ids: pd.Series) -> pd.Series:

@@ -20,6 +20,7 @@ from terrafm_tg.datasets.majortom.rows import FOLDERS
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.arguments import NOT_NEGATIVE, SHARE, checked
 from terrafm_tg.utils.files import remove_leftovers
+from terrafm_tg.utils.parallel import Room
 from terrafm_tg.utils.progress import count_units
 from terrafm_tg.utils.remote import NotThereError, RemoteReader
 
@@ -35,6 +36,7 @@ MAP_FILE_BYTES = 44_000_000
 MOST_MAP_FILE = 1 << 30
 #: Files of which a dry run reads the footers, per product; the sizes of other rows are taken to be the mean of these.
 SAMPLE = 8
+_ROOM = 1 << 27  # bytes of rows at the same time, whatever `connections` is; they take some four times as much
 _RATE = 100.0  # MB/s for which a dry run says how long it will take
 _logger = logging.getLogger(__name__)
 
@@ -93,7 +95,8 @@ def download(
         )
     budget = math.inf if max_gb is None else max_gb * 1e9
     root, reader, console = Path(root), RemoteReader(budget=budget), Console(stderr=True, quiet=not progress)
-    products = {name: Product(name, source, root, reader) for name in selection.products}
+    room = Room(_ROOM)
+    products = {name: Product(name, source, root, reader, room) for name in selection.products}
     maps = partial(_fetch_maps, reader, root / "WorldCover", worldcover_source, console)
     land_cover = partial(cover_of_map, root / "WorldCover", maps, progress)
     if land_cover_from is not None:
