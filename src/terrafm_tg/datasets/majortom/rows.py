@@ -197,9 +197,9 @@ def _subsets(root: Path, name: str, parts: pd.Categorical) -> dict[str, pd.Categ
 
     def of(part: str) -> str | None:
         try:
-            held = {column.lower() for column in pq.read_schema(root / part).names} if "://" not in part else set()
+            held = {column.lower() for column in read_schema(root / part).names} if "://" not in part else set()
             return band_text(MODALITIES[name], [band for band in MODALITIES[name].bands if band.lower() in held])
-        except (pa.ArrowException, OSError, TerraFMError):  # reading it says what is wrong
+        except (pa.ArrowException, OSError, ValueError):  # reading it says what is wrong
             return None
 
     with ThreadPoolExecutor(8) as pool:
