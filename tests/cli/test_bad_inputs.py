@@ -65,7 +65,7 @@ OPTIONS = {
     **dict.fromkeys(("model.weights", "ckpt_path", "config"), "Path"),
     "model.crops.local_scale": "tuple float", "model.compile": "bool"}
 #: Numbers that may be negative, and those that may be 0; texts that may be any; paths that are written, where any new
-#: name is good; and what is looked up only when a run begins or needs it, or by TorchGeo.
+#: name is good; and names that are looked up only when a run begins.
 SIGNED = {"power", "offsets", "haze", "devices", "max_steps", "max_epochs"}
 ZERO = {
     *SIGNED, "seed", "world_seed", "workers", "world_workers", "num_workers", "val_share", "val_block", "val_gap",
@@ -78,8 +78,7 @@ ZERO = {
 FREE = {"title", "option", "source", "scheduler", "compile", "HeldOutReport.folder"}
 WRITTEN = {"out", "path", "folder", "simulate.root", "grid_scenes.root", "download.root", "SimulatedWorld.root",
            "SimulatedDataModule.root"}
-LATER = {"BenchKNN.root", "BenchKNN.encoder", "BenchKNN.model", "ContactSheet.path", "PredictionWriter.folder",
-         "download.land_cover_from", "download.worldcover_source", "DFC2020S1.bands", "DFC2020S2.bands"}
+LATER = {"BenchKNN.root", "BenchKNN.encoder", "BenchKNN.model", "ContactSheet.path", "PredictionWriter.folder"}
 # fmt: on
 
 
@@ -95,10 +94,14 @@ class Case(NamedTuple):
 def bad_values(kind: str, key: str, base: Path, words: bool = False) -> list[Any]:
     """Values that a parameter of an annotation cannot take; as words of a command on demand."""
     name, has = key.rpartition(".")[2], set(re.findall(r"\w+", kind.replace("Weights", "PathLike None")))
-    values: list[Any] = [] if words else [object(), {7: 7}] + [None] * ("None" not in has)
+    later, values = key in LATER, list[Any]()
+    values += [] if words else [object(), {7: 7}] + [None] * ("None" not in has)
     if is_path := bool(has & {"PathLike", "Path"}):
-        values += ["", "a\0b", "n" * 300, f"{base}/loop", f"{base}/fifo", f"{base}/file/x", "/proc/no/x", "/dev/full"]
-        values += [] if {name, key} & WRITTEN else [ODD, *(f"{base}/{x}" for x in ("dangling", "file", "empty"))]
+        values += ["", "a\0b", "n" * 300, f"{base}/loop", f"{base}/fifo", f"{base}/file/x", "/dev/full"]
+        values += [] if later else ["/proc/no/x"]
+        values += (
+            [] if later or {name, key} & WRITTEN else [ODD, *(f"{base}/{x}" for x in ("dangling", "file", "empty"))]
+        )
         values += [] if words else [7, math.nan, b"\xff"]
     if has & {"int", "float"}:
         values += ["abc", math.nan, math.inf, *([] if name in SIGNED else [-7]), *([] if name in ZERO else [0])]
@@ -107,13 +110,16 @@ def bad_values(kind: str, key: str, base: Path, words: bool = False) -> list[Any
     elif "bool" in has and not has & {"str", "PathLike", "Path"}:
         values += ["maybe", 7, [1]]
     if not is_path and not {name, key} & FREE:
-        values += [ODD, *([""] if "str" in has or ("Literal" in has and "''" not in kind) else [])]
+        values += [
+            *([] if later else [ODD]),
+            *([""] if "str" in has or ("Literal" in has and "''" not in kind) else []),
+        ]
     if has & {"Callable", "Tensor", "DataFrame", "TileDataset", "ndarray", "Module", "type", "terrafm_tg", "Literal"}:
         values += [7, math.nan]
     if has & {"Sequence", "list", "tuple", "Iterable"} and not is_path:
         values += [[ODD], [[]]] + [[math.nan, 2] if has & {"int", "float"} else [7]] * (not words)
     values += [{ODD: 7}, [[7]]] if has & {"Mapping", "dict"} else []
-    return [] if key in LATER else values
+    return values
 
 
 def functions() -> dict[str, Callable[..., Any]]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -108,6 +109,13 @@ class _EightClasses(CopernicusBenchBase):
 
     def __init_subclass__(cls) -> None:
         cls.classes = tuple(CopernicusBenchDFC2020S1.classes[i] for i in FILE_CLASSES)
+
+    @wraps(CopernicusBenchBase.__init__)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__init__(*args, **kwargs)
+        except ValueError as error:  # of `list.index`
+            raise TerraFMError(f"`bands`: {error}; give any of {', '.join(self.all_bands)}.") from error
 
     def _load_mask(self, path: str) -> dict[str, Any]:
         return {"mask": _TABLE[super()._load_mask(path)["mask"]]}

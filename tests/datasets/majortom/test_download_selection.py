@@ -1,6 +1,5 @@
 """Which cells a download takes, and what it says of a wrong selection."""
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -102,11 +101,11 @@ def test_land_cover_from_an_index(tmp_path: Path):
     cells = [f"520U_{column}R" for column in range(93, 96)]
     index = {"cell": np.repeat(cells, 4).tolist(), "land_cover": [0, 0, 3, 0, 0, 0, 0, 0, -1, -1, 11, 11]}
     pq.write_table(pa.table(index), tmp_path / "index.parquet")
-    cover = partial(cover_of_index, tmp_path / "index.parquet")
+    found = cover_of_index(tmp_path / "index.parquet")
     cases = [("cropland", cells[:1]), (10, cells[:2]), (["Ocean", "40"], [cells[0], cells[2]])]
     for classes, expected in cases:
         selection = Selection(land_cover=classes, modalities="s2l2a")
-        assert chosen(selection, products(cells), cover) == set(expected)
+        assert chosen(selection, products(cells), lambda zones: found) == set(expected)
 
 
 def test_land_cover_from_the_map(tmp_path: Path):

@@ -89,10 +89,11 @@ def download(
         TerraFMError: If a setting is wrong, nothing is chosen, it does not fit the budget or the disk, the source
             cannot be read, or too much is damaged. What has come is kept: the same call goes on.
     """
-    if urlparse(source).scheme not in ("http", "https"):
-        raise TerraFMError(
-            f"`source` is {source!r}: give an address that begins with http:// or https://, such as {SOURCE}."
-        )
+    for name, address, usual in (("source", source, SOURCE), ("worldcover_source", worldcover_source, WORLDCOVER)):
+        if urlparse(address).scheme not in ("http", "https"):
+            raise TerraFMError(
+                f"`{name}` is {address!r}: give an address that begins with http:// or https://, such as {usual}."
+            )
     budget = math.inf if max_gb is None else max_gb * 1e9
     root, reader, console = Path(root), RemoteReader(budget=budget), Console(stderr=True, quiet=not progress)
     room = Room(_ROOM)
@@ -100,7 +101,7 @@ def download(
     maps = partial(_fetch_maps, reader, root / "WorldCover", worldcover_source, console)
     land_cover = partial(cover_of_map, root / "WorldCover", maps, progress)
     if land_cover_from is not None:
-        land_cover = partial(cover_of_index, Path(land_cover_from))
+        land_cover = partial(_given, cover_of_index(Path(land_cover_from)))
     with _locked(root):
         tables = {}
         with count_units("Tables", len(products), console) as show:
@@ -121,6 +122,11 @@ def download(
             if worldcover:
                 maps(map_files(cell_tiles(chosen.drop_duplicates("cell").set_index("cell")["epsg"])))
     return chosen
+
+
+def _given(cover: pd.DataFrame, zones: pd.Series) -> pd.DataFrame:
+    """The land cover of an index, whatever the cells."""
+    return cover
 
 
 def download_summary(chosen: pd.DataFrame, dry_run: bool) -> str:

@@ -182,8 +182,8 @@ def map_files(tiles: GeoDataFrame) -> list[str]:
     return sorted(map_file(south, west) for south, west in places if -60 <= south < 84)
 
 
-def cover_of_index(path: Path, zones: pd.Series) -> pd.DataFrame:
-    """Looks up the land cover of cells in a tile index, as :data:`LandCoverOf` says.
+def cover_of_index(path: Path) -> pd.DataFrame:
+    """Reads the land cover of cells in a tile index, as :data:`LandCoverOf` gives it.
 
     Raises:
         TerraFMError: If it is none.
