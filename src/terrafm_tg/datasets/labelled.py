@@ -110,7 +110,7 @@ class _EightClasses(CopernicusBenchBase):
     def __init_subclass__(cls) -> None:
         cls.classes = tuple(CopernicusBenchDFC2020S1.classes[i] for i in FILE_CLASSES)
 
-    @wraps(CopernicusBenchBase.__init__)
+    @wraps(CopernicusBenchBase.__init__)  # type: ignore[misc]  # mypy knows no decorated __init__
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         try:
             super().__init__(*args, **kwargs)
