@@ -8,6 +8,7 @@ from data.ssl4eo import data as fake
 from datasets.tiny_files import sample_of
 from refusals import damaged, refused
 from terrafm_tg.datasets import SSL4EOS12Tiles, build_index
+from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES
 
 SPLITS = {"s1rtc": "s1", "s2l1c": "s2c", "s2l2a": "s2a"}
@@ -115,4 +116,16 @@ def test_indexed_for_other_sites_than_lie_there(tmp_path):
     assert SSL4EOS12Tiles(tmp_path).table.region.tolist() == table.region.tolist()
     fake.create(tmp_path, (201,), one)
     with refused(match="was made for other files"):
+        SSL4EOS12Tiles(tmp_path)
+
+
+def test_pictures_of_8_bits_are_refused(tmp_path):
+    """A compressed copy of the dataset holds such, whose stretch differs by band."""
+    fake.create(tmp_path)
+    for path in tmp_path.glob("s2a/*/*/B12.tif"):
+        with rasterio.open(path) as src:
+            pixels, profile = (src.read() / 40).astype(np.uint8), src.profile
+        with rasterio.open(path, "w", **profile | {"dtype": "uint8"}) as out:
+            out.write(pixels)
+    with pytest.raises(TerraFMError, match=r"not as published.*8-bit numbers"):
         SSL4EOS12Tiles(tmp_path)

@@ -14,6 +14,7 @@ from torchgeo.datasets.utils import Sample
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.land_cover import count_codes, majorities
 from terrafm_tg.modalities import Modality, get_modalities
+from terrafm_tg.radiometry import archive_verdict, native
 from terrafm_tg.utils.arguments import checked
 from terrafm_tg.utils.files import fingerprint
 from terrafm_tg.utils.progress import with_bar
@@ -23,7 +24,6 @@ from .majortom import grid
 from .tiles.dataset import TileDataset
 from .tiles.index_file import open_index
 from .tiles.outlines import boxes, to_zones
-from .tiles.pixels import native_pixels
 from .tiles.table import times
 
 
@@ -160,7 +160,7 @@ class MMEarthTiles(TileDataset):
         try:
             with open_hdf5(data_file(self.root, self.subset)) as file:
                 stored = file[kind][place]
-            pixels = native_pixels(stored[self._channels(row, modality)], modality, None, unit="dB")
+            pixels = native(stored[self._channels(row, modality)], archive_verdict(modality.name, modality.unit))
         except (OSError, KeyError, ValueError) as error:
             raise DamagedTileError(name, f"{kind} of row {place}: {error}") from error
         return {r: pixels[modality.band_indices(bands)] for r, bands in modality.native.items()}

@@ -16,7 +16,8 @@ from torchgeo.datasets import SSL4EOS12
 from torchgeo.datasets.utils import Sample
 
 from terrafm_tg.errors import DamagedTileError, TerraFMError
-from terrafm_tg.modalities import Modality, get_modalities
+from terrafm_tg.modalities import MODALITIES, Modality, get_modalities
+from terrafm_tg.radiometry import Claims, archive_verdict, judge, native
 from terrafm_tg.utils.arguments import checked
 from terrafm_tg.utils.files import fingerprint
 from terrafm_tg.utils.trust import open_image
@@ -25,7 +26,6 @@ from .majortom import grid
 from .tiles.dataset import TileDataset
 from .tiles.index_file import open_index
 from .tiles.outlines import boxes
-from .tiles.pixels import native_pixels
 from .tiles.table import times
 
 
@@ -102,6 +102,8 @@ class SSL4EOS12Tiles(TileDataset):
         rows = [row for part in parts for row in part]
         if not rows:
             raise TerraFMError(f"No site of SSL4EO-S12 below {root} has an image that can be opened.")
+        for name in splits:
+            _check(root, name, next((row[f"path_{name}"] for row in rows if row[f"path_{name}"]), None))
         table = pd.DataFrame(rows)
         table = table.assign(epsg=np.int32(4326), height=np.int32(SSL4EOS12.size), width=np.int32(SSL4EOS12.size))
         table = table.assign(**boxes(table))
@@ -153,7 +155,7 @@ class SSL4EOS12Tiles(TileDataset):
             with open_image(path) as src:
                 if src.shape != (side, side):
                     raise ValueError(f"it is {src.width} x {src.height} pixels, expected {side} x {side}")
-                return native_pixels(src.read(1), modality, src.nodata, unit="dB")
+                return native(src.read(1), archive_verdict(modality.name, modality.unit, nodata=src.nodata))
         except (RasterioError, ValueError) as error:
             raise DamagedTileError(name, f"{path.name}: {error}") from error
 
@@ -190,6 +192,23 @@ def find_splits(root: Path, modalities: Sequence[str] | None = None) -> dict[str
             f"get them (0.5 TB per sensor) by torchgeo.datasets.SSL4EOS12(root, {split!r}, download=True)."
         )
     return {name: split for name, split in SPLITS.items() if name in held}
+
+
+def _check(root: Path, name: str, pattern: str | None) -> None:
+    """Refuses images that are not in the published unit, such as pictures of 8 bits, by a band of the first.
+
+    Raises:
+        TerraFMError: Saying what they hold.
+    """
+    pixels, band = {}, MODALITIES[name].bands[-1]
+    with contextlib.suppress(RasterioError), open_image(band_file(root, pattern or "", band) or "") as src:
+        pixels[band] = src.read(1)
+    source = dict.fromkeys(("unit", "offset_applied", "bands"), "SSL4EO-S12's description")
+    claims = Claims(name, pattern or "", unit=MODALITIES[name].unit, offset_applied=True, source=source)
+    try:
+        judge(claims, pixels)
+    except TerraFMError as error:
+        raise TerraFMError(f"{root} is not as published, read it as a folder of GeoTIFFs: {error}") from error
 
 
 def _site_rows(root: Path, splits: Mapping[str, str], site: str) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from .claims import (
     ContradictionError,
     Settings,
     Verdict,
+    archive_verdict,
     baselines_by_name,
     offsets_by_name,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "ContradictionError",
     "Settings",
     "Verdict",
+    "archive_verdict",
     "baselines_by_name",
     "judge",
     "level_by_pixels",

@@ -23,7 +23,7 @@ from .claims import OFFSET, UNKNOWN, Verdict
 STEPS = 100
 #: A missing pixel, in both forms.
 NODATA = int(S1RTC.nodata)
-#: Linear power at or below which nothing was measured, -90 dB; nor is anything above +90 dB.
+#: Linear power of -90 dB: decibels at or below, and any power above +90 dB, are no measurement.
 LEAST = 1e-9
 
 
@@ -100,7 +100,7 @@ def native(stored: np.ndarray, verdict: Verdict, mask: np.ndarray | None = None,
     whole = stored.dtype.kind in "ui"
     limits = np.iinfo(stored.dtype) if whole else np.finfo(np.float64)
     fill = [x for x in verdict.fill if limits.min <= x <= limits.max and (not whole or x == int(x))]
-    if optics and stored.dtype == np.uint16 and (verdict.scale, verdict.add, fill, mask) == (1, 0, [0], None):
+    if optics and stored.dtype == np.uint16 and (verdict.scale, verdict.add, fill) == (1, 0, [0]) and mask is None:
         return remove_offset(stored, offset)
     missing = np.isin(stored, np.array(fill).astype(stored.dtype))
     if mask is not None:
@@ -114,5 +114,5 @@ def native(stored: np.ndarray, verdict: Verdict, mask: np.ndarray | None = None,
             present = (numbers > -OFFSET) & (numbers <= np.iinfo(np.uint16).max)
             return remove_offset(np.where(present, numbers.clip(1), 0).astype(np.uint16), offset)
         power = 10 ** (values / 10) if verdict.unit == "dB" else values**2 if verdict.unit == "amplitude" else values
-        present = (power > LEAST) & (power < 1 / LEAST)
+        present = (power > LEAST * (verdict.unit == "dB")) & (power < 1 / LEAST)
     return np.where(present, power, NODATA).astype(np.float32)

@@ -19,10 +19,10 @@ from torchgeo.datasets.utils import Sample
 from terrafm_tg.datasets.tiles.bands import fill_absent
 from terrafm_tg.datasets.tiles.dataset import TileDataset, check_tile_size
 from terrafm_tg.datasets.tiles.index_file import open_index
-from terrafm_tg.datasets.tiles.pixels import native_pixels
 from terrafm_tg.datasets.tiles.table import resolve_offsets
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES, Modality
+from terrafm_tg.radiometry import archive_verdict, native
 from terrafm_tg.utils.arguments import checked
 from terrafm_tg.utils.files import files_below, fingerprint
 from terrafm_tg.utils.trust import check_blocks
@@ -154,7 +154,7 @@ class MajorTOM(TileDataset):
             raise DamagedTileError(name, f"its row group holds cell {values.get('grid_cell')}")
         quadrant = self._quadrants[row]
         offset = int(self.table[f"offset_{modality.name}"].iat[row]) if self.harmonize else 0
-        groups = {}
+        groups, unit = {}, "DN" if modality.unit == "DN" else "linear"
         with Env.from_defaults():  # one for all bands: each would make and end its own
             for resolution, bands in modality.native.items():
                 size = self.tile_size * 10 // resolution
@@ -167,7 +167,8 @@ class MajorTOM(TileDataset):
                         # one driver: damaged bytes are not tried in every format that GDAL knows
                         with MemoryFile(values[band]) as memory, memory.open(driver="GTiff") as src:
                             self._check_grid(row, src, resolution)
-                            group.append(native_pixels(src.read(1, window=window), modality, src.nodata, offset))
+                            rule = archive_verdict(modality.name, unit, offset, src.nodata)
+                            group.append(native(src.read(1, window=window), rule, harmonize=True))
                     except (RasterioError, ValueError) as error:
                         raise DamagedTileError(name, f"band {band}: {error}") from error
                 if group:
