@@ -201,7 +201,7 @@ def _check(root: Path, name: str, pattern: str | None) -> None:
         TerraFMError: Saying what they hold.
     """
     pixels, band = {}, MODALITIES[name].bands[-1]
-    with contextlib.suppress(RasterioError), open_image(band_file(root, pattern or "", band) or "") as src:
+    with contextlib.suppress(RasterioError), open_image(_band_file(root, pattern or "", band) or "") as src:
         pixels[band] = src.read(1)
     source = dict.fromkeys(("unit", "offset_applied", "bands"), "SSL4EO-S12's description")
     claims = Claims(name, pattern or "", unit=MODALITIES[name].unit, offset_applied=True, source=source)

@@ -15,7 +15,7 @@ from .claims import (
     offsets_by_name,
 )
 from .judge import TELLING, judge, settle
-from .offset import offset_beside, offset_by_pixels, offset_evidence
+from .offset import offset_beside, offset_evidence
 from .stored import NODATA, STEPS, linear_power, native, present, quantize, remove_offset
 
 __all__ = [
@@ -37,7 +37,6 @@ __all__ = [
     "linear_power",
     "native",
     "offset_beside",
-    "offset_by_pixels",
     "offset_evidence",
     "offsets_by_name",
     "present",

@@ -148,16 +148,3 @@ def offset_beside(l2a: Bands, l1c: Bands) -> int:
     dark = [np.array([np.percentile(image[band], 1) for band in shared]) for image in images]
     apart = dark[0] - 1.1 * dark[1]
     return next((offset for offset in (0, OFFSET) if shared and (abs(apart - offset) < 400).all()), UNKNOWN)
-
-
-def offset_by_pixels(bands: Bands) -> int:
-    """Finds the offset of an image by its pixels alone, where they leave no doubt.
-
-    Args:
-        bands: Digital numbers by band, 0 where missing.
-
-    Returns:
-        1000 or 0; -1 where they do.
-    """
-    found = offset_evidence({band: np.where(values > 0, values, np.nan) for band, values in bands.items()})
-    return found.offset
