@@ -75,7 +75,8 @@ def test_blocks_come_once_and_together(layout: str, folder: Path) -> None:
         assert needed < server.sent() <= 1.2 * needed
         starts = sorted((answer.start, answer.start + answer.sent) for answer in server.log)
         assert all(stop <= start for (_, stop), (start, _) in pairwise(starts))
-        file.close()
+        file.forget()
+        assert file.missing([(0, file.size)])[0][0] == len(file.head)
 
 
 @pytest.mark.parametrize("name", ["cog.tif", "strips.tif", "picture.jp2"])

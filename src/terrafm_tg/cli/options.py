@@ -3,15 +3,19 @@
 import re
 from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
 from .main import SENTENCES
+
+if TYPE_CHECKING:
+    from terrafm_tg.datasets.scenes.stac.search import Search
 
 #: Settings of a folder of scenes (:class:`~terrafm_tg.datasets.SentinelFolder`), for commands that read one.
 READING: dict[str, tuple[Any, Any, str]] = {
@@ -86,6 +90,14 @@ def read_options(
     except ArgumentError as error:
         refuse(error, [name for action in parser._actions for name in action.option_strings])
     return {name: value for name, value in vars(found).items() if name != "config"}
+
+
+def pop_search(options: dict[str, Any]) -> "Search | None":
+    """Takes the conditions of a STAC search out of a command's options; None where none is given."""
+    from terrafm_tg.datasets.scenes.stac.search import Search
+
+    search = Search(**{field.name: options.pop(field.name) for field in fields(Search)})
+    return None if search == Search() else search
 
 
 def find_configs(words: Sequence[str]) -> list[str]:

@@ -15,9 +15,10 @@ from .options import READING, read_options
 #: Settings of the dataset to pack, for which its class has a default.
 _SETTINGS: dict[str, tuple[Any, object, str]] = {
     "remote": (
-        bool | str | None,
+        bool | str | list[str] | None,
         None,
-        "Read Major-TOM's cells that are not on disk: true for the published source, or the address of another.",
+        "Read what is not on disk: Major-TOM's cells (true for the published source, or the address of another), or "
+        "the images of a STAC search (the addresses that `terrafm index --stac` says).",
     ),
     **READING,
     "mask_clouds": (bool | None, None, "Leave out pixels that the product's own mask calls cloud or its shadow."),

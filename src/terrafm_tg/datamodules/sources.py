@@ -63,6 +63,7 @@ class SentinelFolderDataModule(TileDataModule):
             ``drop``.
         max_days: Do not join images that are further apart in time.
         mask_clouds: Count pixels as missing that the product's own mask calls cloud or its shadow.
+        remote: Addresses below which images may lie that a STAC search found (``terrafm index --stac`` says them).
         **kwargs: Settings of :class:`TileDataModule`.
     """
 
@@ -82,6 +83,7 @@ class SentinelFolderDataModule(TileDataModule):
         ambiguous_offset: str = "error",
         max_days: float | None = None,
         mask_clouds: bool = False,
+        remote: bool | str | Sequence[str] = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)

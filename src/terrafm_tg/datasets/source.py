@@ -22,7 +22,7 @@ Kind = type[MajorTOM] | type[SSL4EOS12Tiles] | type[MMEarthTiles] | type[Sentine
 #: Settings that some kinds have, and others not.
 _SETTINGS: dict[Kind, tuple[str, ...]] = {
     MajorTOM: ("tile_size", "remote"),
-    SentinelFolder: ("tile_size", *SentinelFolder.SETTINGS, "mask_clouds"),
+    SentinelFolder: ("tile_size", *SentinelFolder.SETTINGS, "mask_clouds", "remote"),
 }
 
 

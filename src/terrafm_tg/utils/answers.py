@@ -24,6 +24,14 @@ class NotThereError(RemoteError):
     """The server has no such file."""
 
 
+class DeniedError(RemoteError):
+    """The server does not give the file."""
+
+
+class OverBudgetError(RemoteError):
+    """More was to be fetched than the user allows."""
+
+
 class ChangedError(RemoteError):
     """The file is another than it was."""
 
@@ -70,7 +78,7 @@ def check_passing(url: str, error: Exception) -> None:
     if isinstance(error, FileNotFoundError) or status == 404:
         raise NotThereError(f"{url} does not exist (404): correct the address.") from error
     if isinstance(error, aiohttp.InvalidURL) or status not in (None, *_BUSY):
-        raise RemoteError(f"{url} cannot be read ({reason_of(error)}): correct the address.") from error
+        raise DeniedError(f"{url} cannot be read ({reason_of(error)}): correct the address.") from error
 
 
 def reason_of(error: Exception) -> str:

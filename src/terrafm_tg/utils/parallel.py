@@ -3,7 +3,9 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
 from importlib.util import find_spec
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
@@ -51,6 +53,19 @@ class Room:
             with self._changed:
                 self._free += size
                 self._changed.notify_all()
+
+
+def map_threads[U, R](function: Callable[[U], R], items: Iterable[U], threads: int) -> list[R]:
+    """Calls a function with each item in threads, for work that waits; errors are raised as they are.
+
+    Each has this thread's context variables: rasterio before 1.5 keeps there what GDAL is to read with.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        jobs = [pool.submit(copy_context().run, function, item) for item in items]
+        try:
+            return [job.result() for job in jobs]
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def run_units[U, R](

@@ -33,7 +33,9 @@ from yarl import URL
 from terrafm_tg.errors import TerraFMError
 
 from .answers import ChangedError as ChangedError
+from .answers import DeniedError as DeniedError
 from .answers import NotThereError as NotThereError
+from .answers import OverBudgetError as OverBudgetError
 from .answers import RemoteError as RemoteError
 from .answers import check_answer, check_encoding, check_passing, reason_of, retry_after
 from .files import atomic_write, write_json
@@ -54,6 +56,10 @@ _MOST_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
 _JSON = {"Accept": "application/geo+json, application/json"}
 _EXPIRED = (401, 403, 404, 410)  # of a signed address that was redirected to
+
+
+#: Errors of one file; others are of the server, or of all that is fetched.
+OF_THE_FILE = (NotThereError, DeniedError, ChangedError)
 
 
 @dataclass
@@ -238,7 +244,7 @@ class RemoteReader:
         """Writes the bytes wanted of an answer to a file, and not one more."""
         left, window, since = wanted, 0, time.monotonic()
         if self.came + wanted > self.budget:
-            raise RemoteError(
+            raise OverBudgetError(
                 f"{url} needs {wanted:,} bytes more, which `max_gb` {self.budget / 1e9:g} does not allow after "
                 f"{self.came:,}: raise it, or choose less."
             )

@@ -40,10 +40,13 @@ class RemoteFile:
         reader: Fetches it.
         url: Its address.
         head: Its first bytes, its size and its version, where they are known.
+        keep: Bytes beyond which all but its head is given back when it is opened again.
     """
 
-    def __init__(self, reader: RemoteReader, url: str, head: tuple[bytes, tuple[int, str]] | None = None) -> None:
-        self.reader, self.url = reader, url
+    def __init__(
+        self, reader: RemoteReader, url: str, head: tuple[bytes, tuple[int, str]] | None = None, keep: float = math.inf
+    ) -> None:
+        self.reader, self.url, self.keep = reader, url, keep
         self.head, self.said = reader.read_head(url, _HEAD) if head is None else head
         self.error: RemoteError | None = None  # what went wrong while a library was reading
         self._lock, self._spans = Lock(), list[Span]()
@@ -96,9 +99,16 @@ class RemoteFile:
             self._bytes.seek(at)
             return self._bytes.read(stop - at)
 
-    def close(self) -> None:
-        """Gives back what it takes on disk."""
-        self._bytes.close()
+    def __del__(self) -> None:
+        if hasattr(self, "_bytes"):
+            self._bytes.close()
+
+    def forget(self) -> None:
+        """Gives back the disk that it takes; its head stays."""
+        with self._lock:
+            self._bytes.truncate(0)
+            self._spans.clear()
+        self._keep(0, self.head)
 
     def _keep(self, at: int, body: bytes) -> None:
         with self._lock:
@@ -123,6 +133,8 @@ class RemoteFile:
             rasterio.errors.RasterioError: If they are no raster.
         """
         self.error = None
+        if sum(stop - start for start, stop in self._spans) > self.keep:
+            self.forget()
         name = PurePosixPath(urlsplit(self.url).path).name or "image"
         try:
             with open_image(f"{uuid4().hex}/{name}", opener=lambda *_, **__: _Cursor(self)) as src:

@@ -73,7 +73,8 @@ def check_names(names: Iterable[object], origin: str, sources: Iterable[str] = (
     plain = pa.array([next((t[len(s) :] for s in sources if t.startswith(s)), t) for t in texts], pa.string())
     for index in pc.indices_nonzero(pc.match_substring_regex(plain, UNSAFE)).to_pylist():
         raise TerraFMError(
-            f"{origin} names {str(known[index])[:200]!r}, which is no file below its folder, and was not opened: "
+            f"{origin} names {(name := str(known[index]))[:200]!r}, which is no file below its folder, and was not "
+            f"opened: {'give an address above it as `remote` if you trust it, or ' * name.startswith('http')}"
             "use data from a source that you trust, or make the index again with `terrafm index`."
         )
 

@@ -21,7 +21,8 @@ from terrafm_tg.cli.main import main
 from terrafm_tg.datasets import MajorTOM
 from terrafm_tg.datasets.majortom import grid
 from terrafm_tg.datasets.majortom.grid import GridCell
-from terrafm_tg.datasets.majortom.gridding import cells_under, grid_scenes, picture_grid
+from terrafm_tg.datasets.majortom.gridding import grid_scenes
+from terrafm_tg.datasets.majortom.pictures import cells_under, picture_grid
 from terrafm_tg.datasets.scenes.scene import Scene
 from terrafm_tg.modalities import MODALITIES
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -12,9 +13,9 @@ from hypothesis import strategies as st
 from datasets.range_server import Fault, RangeServer
 from datasets.scenes.stac_world import SearchServer, change_item, write_world
 from refusals import refused
-from terrafm_tg.datasets.scenes import stac
-from terrafm_tg.datasets.scenes.stac import open_stac, sign_blob
-from terrafm_tg.datasets.scenes.stac_search import Search, boxes_meet
+from terrafm_tg.datasets.scenes.stac import catalog as stac
+from terrafm_tg.datasets.scenes.stac.catalog import open_stac, sign_blob
+from terrafm_tg.datasets.scenes.stac.search import Search, boxes_meet
 from terrafm_tg.utils import remote
 
 INSIDE = [11.72, 48.09, 11.78, 48.12]
@@ -239,8 +240,9 @@ def test_a_page_without_end_is_cut_off(world: Path, monkeypatch) -> None:
 def test_items_are_kept_and_read_back(world: Path, tmp_path: Path) -> None:
     with SearchServer(world) as server:
         found = open_stac(f"{server.url}/api", MAY)
-    found.save(tmp_path / stac.ITEMS)
-    again = stac.read_items(tmp_path / stac.ITEMS)
+    found.save_in(tmp_path)
+    again = stac.read_items(tmp_path / stac.ITEMS, found.sources)
+    assert again.bbox == tuple(INSIDE)
     assert again.scenes == found.scenes
     assert again.sources == found.sources
 
@@ -251,7 +253,16 @@ def test_addresses_are_signed_by_the_library(monkeypatch) -> None:
         def sign(url: str) -> str:
             return f"{url}?st={pd.Timestamp.now().year}"
 
-    monkeypatch.setattr(stac, "lazy_import", lambda name: Signs)
+    monkeypatch.setattr(stac, "import_module", lambda name: Signs)
     assert "?st=" in sign_blob("https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/x.tif")
-    for other in ("https://h/x.tif", "https://blob.core.windows.net.evil.org/x.tif"):
+    for other in ("https://h/x.tif", "https://sentinel2l2a01.blob.core.windows.net.evil.org/x.tif"):
         assert sign_blob(other) == other
+
+
+@pytest.mark.parametrize("name", ["pystac_client", "planetary_computer"])
+def test_an_extra_that_is_missing_is_one_sentence(name: str, world: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    with SearchServer(world) as server, refused(match=r"needs p.*: run pip install 'terrafm-tg\[stac\]'"):
+        if name == "pystac_client":
+            open_stac(f"{server.url}/api", MAY)
+        sign_blob("https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/x.tif")

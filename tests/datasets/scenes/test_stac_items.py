@@ -6,7 +6,7 @@ from copy import deepcopy
 import pytest
 
 from refusals import refused
-from terrafm_tg.datasets.scenes.stac_items import Place, item_scene
+from terrafm_tg.datasets.scenes.stac.items import Place, item_scene
 from terrafm_tg.modalities import MODALITIES
 
 BANDS = MODALITIES["s2l2a"].bands

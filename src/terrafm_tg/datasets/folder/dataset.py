@@ -15,14 +15,17 @@ from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from torchgeo.datasets.utils import Sample
 
+from terrafm_tg.datasets.scenes.fetched import judge_catalog
 from terrafm_tg.datasets.scenes.find import state_files
 from terrafm_tg.datasets.scenes.judged import find_judged
 from terrafm_tg.datasets.scenes.pixels import read_tile
 from terrafm_tg.datasets.scenes.scene import Scene, files_from_columns
+from terrafm_tg.datasets.scenes.stac.catalog import ITEMS, image_sources, read_items
+from terrafm_tg.datasets.scenes.stac.search import boxes_meet
 from terrafm_tg.datasets.tiles.dataset import TileDataset, check_tile_size
 from terrafm_tg.datasets.tiles.index_file import open_index
 from terrafm_tg.datasets.tiles.outlines import GRID
-from terrafm_tg.datasets.tiles.table import resolve_offsets
+from terrafm_tg.datasets.tiles.table import BOX, resolve_offsets
 from terrafm_tg.errors import DamagedTileError
 from terrafm_tg.modalities import Modality
 from terrafm_tg.radiometry import Settings, Verdict
@@ -69,6 +72,9 @@ class SentinelFolder(TileDataset):
         harmonize: Take the offset off; False keeps the numbers as they are stored.
         max_days: Do not join images that are further apart in time.
         mask_clouds: Count pixels as missing that the product's own mask (SCL, QA60, ...) calls cloud or its shadow.
+        remote: Addresses below which the images may lie that ``root/stac_items.json`` names (what a STAC search found;
+            ``terrafm index --stac`` writes it): one or several, ``"planetary-computer"`` or ``"earth-search"``, or True
+            for these two. Only the blocks that a tile needs are read.
         transforms: Applied to each sample.
 
     Raises:
@@ -96,6 +102,7 @@ class SentinelFolder(TileDataset):
         harmonize: bool = True,
         max_days: float | None = None,
         mask_clouds: bool = False,
+        remote: bool | str | Sequence[str] = False,
         transforms: Callable[[Sample], Sample] | None = None,
     ) -> None:
         check_tile_size(tile_size)
@@ -106,9 +113,10 @@ class SentinelFolder(TileDataset):
             "max_days": max_days,
         }  # fmt: skip
         told = {name: _plain(value) for name, value in given.items() if value is not None}
+        self._sources = image_sources(remote)
         table, _ = open_index(
-            index, self.root, self.scan, self.state, {}, needs=("path_", "files_", "verdict_", "offset_", *GRID),
-            tile_size=tile_size, **told,
+            index, self.root, self.scan, self.state, {"remote": remote}, self._sources,
+            ("path_", "files_", "verdict_", "offset_", *GRID), tile_size=tile_size, **told,
         )  # fmt: skip
         if harmonize:
             table = resolve_offsets(table, modalities, ambiguous_offset)
@@ -128,13 +136,20 @@ class SentinelFolder(TileDataset):
         offset: int | str | Mapping[str, int | str] | None = None,
         nodata: float | Mapping[str, float] | None = None,
         max_days: float | None = None,
+        remote: bool | str | Sequence[str] = False,
     ) -> pd.DataFrame:
         """Makes the tile table from files and a part of their pixels; arguments as for the class."""
         settings = Settings(unit, scale, "detect" if offset is None else offset, nodata, bands)
-        judged, said = place_chips(find_judged(root, settings, folders))
+        catalog = read_items(root / ITEMS, image_sources(remote)) if (root / ITEMS).is_file() else None
+        judged, said = place_chips(
+            judge_catalog(catalog, settings) if catalog else find_judged(root, settings, folders)
+        )
         for sentence in said:
             warnings.warn(sentence, stacklevel=5)
         table = join_products(products_table(judged), tile_size, max_days)
+        if catalog is not None and catalog.bbox is not None:
+            inside = [boxes_meet(box, list(catalog.bbox)) for box in table[list(BOX)].itertuples(index=False)]
+            table = table[inside].reset_index(drop=True)
         return table.assign(placed=table["epsg"] != EPSG) if said else table
 
     @staticmethod
@@ -145,7 +160,8 @@ class SentinelFolder(TileDataset):
     @staticmethod
     def state(root: Path) -> str:
         """Returns a name for the files below the root: an index made for another set is out of date."""
-        return fingerprint(state_files(root), root)
+        items = [root / ITEMS] if (root / ITEMS).is_file() else []
+        return fingerprint([*state_files(root), *items], root)
 
     def name(self, row: int) -> str:
         """Returns the tile's name in logs: the path of its first image."""
@@ -157,7 +173,7 @@ class SentinelFolder(TileDataset):
         name, transform = f"{self.name(row)} {modality.name}", self._transform(row)
         size = int(self.table["height"].iat[row]), int(self.table["width"].iat[row])
         try:
-            scene, verdict = _sources(modality.name, path, files), _verdict(text)
+            scene, verdict = _scene(modality.name, path, files, self._sources), _verdict(text)
             verdict = replace(verdict, offset=int(self.table[f"offset_{modality.name}"].iat[row]))
             crs = CRS.from_epsg(int(self._arrays["epsg"][row]))
             groups = read_tile(self.root, scene, verdict, crs, transform, size, self.harmonize, self.mask_clouds)
@@ -169,8 +185,8 @@ class SentinelFolder(TileDataset):
 
 
 @lru_cache(256)
-def _sources(modality: str, pattern: str, files: str) -> Scene:
-    return files_from_columns(modality, pattern, files)
+def _scene(modality: str, pattern: str, files: str, sources: tuple[str, ...]) -> Scene:
+    return files_from_columns(modality, pattern, files, sources)
 
 
 @lru_cache(256)

@@ -1,11 +1,12 @@
 """Own Sentinel scenes to Major-TOM's layout: a Parquet part per scene with a row per cell that it covers."""
 
 import json
+import math
 import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -24,9 +25,13 @@ from rasterio.transform import array_bounds
 from rasterio.warp import transform_bounds
 from shapely import box
 
+from terrafm_tg.datasets.scenes.fetched import judge_catalog
 from terrafm_tg.datasets.scenes.judged import find_judged
 from terrafm_tg.datasets.scenes.pixels import read_scene
+from terrafm_tg.datasets.scenes.remote import reading_with, remote_file
 from terrafm_tg.datasets.scenes.scene import Scene, files_to_columns
+from terrafm_tg.datasets.scenes.stac.catalog import StacScenes, is_catalog, open_stac, sign_blob
+from terrafm_tg.datasets.scenes.stac.search import Search
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.radiometry import UNKNOWN, Settings, Verdict, offsets_by_name
@@ -34,23 +39,22 @@ from terrafm_tg.utils.arguments import NOT_NEGATIVE, SOME_SHARE, checked
 from terrafm_tg.utils.files import atomic_write, files_below
 from terrafm_tg.utils.parallel import run_units
 from terrafm_tg.utils.parquet import read_table
+from terrafm_tg.utils.remote import RemoteReader
 from terrafm_tg.utils.trust import zip_above
 
-from . import grid
 from .grid import FULL_SIZE, GridCell
 from .images import ProductRow, geotiff, optical_thumbnail, product_row, radar_thumbnail
+from .pictures import cells_under, cut_fetched, picture_grid, picture_needs
 from .rows import FOLDERS
 
 #: Parts of own scenes begin so; their footer holds this key, with their rows of the metadata.
 PREFIX, _KEY = "own_", b"terrafm"
-#: Meters that a picture's corner is a multiple of.
-STEP = 20.0
 _EXTRA = 60  # meters of B10, the one band of a product that the encoder does not read
 
 
-@checked(min_valid=SOME_SHARE, workers=NOT_NEGATIVE)
+@checked(min_valid=SOME_SHARE, workers=NOT_NEGATIVE, max_gb=NOT_NEGATIVE)
 def grid_scenes(
-    scenes: str | os.PathLike[str],
+    scenes: str | os.PathLike[str] | StacScenes,
     root: str | os.PathLike[str],
     min_valid: float = 0.9,
     folders: Mapping[str, str] | None = None,
@@ -60,6 +64,8 @@ def grid_scenes(
     offset: int | str | Mapping[str, int | str] | None = None,
     nodata: float | Mapping[str, float] | None = None,
     mask_clouds: bool = False,
+    search: Search | None = None,
+    max_gb: float | None = None,
     cell_size: int = FULL_SIZE,
     workers: int | None = None,
     scheduler: str | None = None,
@@ -74,7 +80,8 @@ def grid_scenes(
     hold; otherwise the offset is taken off, and the name says N0000.
 
     Args:
-        scenes: Folder with scenes, at any depth.
+        scenes: Folder with scenes, at any depth; or a STAC item, item collection, catalog or API, by path, address or
+            name, as for :func:`~terrafm_tg.datasets.scenes.stac.catalog.open_stac`, or what that returned.
         root: The Major-TOM root.
         min_valid: Least share of a cell's picture that a scene must cover; above 0.75 no quarter is empty.
         folders: Folder below ``scenes`` by modality; usual names are looked for where None.
@@ -85,8 +92,11 @@ def grid_scenes(
         offset: The +1000 DN of baseline 04.00 in optical files: 0, 1000 or ``"detect"``, for all or by modality.
         nodata: Stored value that is missing, for all or by modality, besides what files declare and usual ones.
         mask_clouds: Count pixels as missing that the product's own mask (SCL, QA60, ...) calls cloud or its shadow.
+        search: Conditions for items of a STAC catalog; of a folder's scenes only its box holds.
+        max_gb: The most that may be fetched from servers, in GB.
         cell_size: Pixels of 10 m across a cell's picture, a multiple of 12; Major-TOM's is 1068.
-        workers: Number of processes; 0 works in this one. By default one per core where there is much to do.
+        workers: Number of processes; 0 works in this one. By default one per core where there is much to do and
+            nothing is fetched.
         scheduler: Address of a Dask cluster, instead of local processes.
         progress: Show a bar.
 
@@ -97,26 +107,73 @@ def grid_scenes(
     Raises:
         TerraFMError: If there is no scene, a setting is wrong, evidence contradicts itself, or none can be read.
     """
-    scenes, root = Path(scenes), Path(root)
+    root = Path(root)
     if cell_size % 12 or not 24 <= cell_size <= FULL_SIZE:
         raise TerraFMError(f"`cell_size` must be a multiple of 12 from 24 to {FULL_SIZE}, got {cell_size}.")
     settings = Settings(unit, scale, "detect" if offset is None else offset, nodata, bands)
-    found = find_judged(scenes, settings, folders)
-    works = [_work(scenes, scene, verdict) for scene, verdict in found]
+    reader = RemoteReader(budget=math.inf if max_gb is None else max_gb * 1e9, sign=sign_blob)
+    with reading_with(reader):
+        base, found = _found(scenes, settings, folders, search, cell_size)
+        works = [_work(base, scene, verdict) for scene, verdict in found]
+        return _grid_works(works, base, root, min_valid, cell_size, mask_clouds, workers, scheduler, progress, reader)
+
+
+def _found(
+    scenes: str | os.PathLike[str] | StacScenes, settings: Settings, folders: Mapping[str, str] | None,
+    search: Search | None, size: int,
+) -> tuple[Path, list[tuple[Scene, Verdict]]]:  # fmt: skip
+    """Finds and judges the scenes of a catalog or below a folder, whose root is returned, too."""
+
+    def middle(scene: Scene) -> tuple[float, ...] | None:
+        """Returns the inner half of the picture in the middle of what is wanted: it will be read anyway."""
+        cells = cells_under(scene)
+        if not cells:
+            return scene.wanted
+        cell, part = cells[len(cells) // 2], size // 4
+        quarter = picture_grid(cell, size) * Affine.translation(part, part)
+        return transform_bounds(cell.epsg, 4326, *array_bounds(size - 2 * part, size - 2 * part, quarter))
+
+    if not isinstance(scenes, StacScenes) and is_catalog(scenes):
+        scenes = open_stac(scenes, search)
+    if isinstance(scenes, StacScenes):
+        return scenes.root or Path(), judge_catalog(scenes, settings, middle)
+    bbox = None if search is None or search.bbox is None else tuple(search.bbox)
+    if search is not None and search != replace(Search(), bbox=search.bbox):
+        raise TerraFMError(f"{scenes} is a folder, of which only `bbox` chooses a part: leave other conditions out.")
+    judged = find_judged(Path(scenes), settings, folders)
+    return Path(scenes), [(replace(scene, wanted=bbox), verdict) for scene, verdict in judged]
+
+
+def _grid_works(
+    works: list[tuple[Scene, Verdict]], scenes: Path, root: Path, min_valid: float, cell_size: int, cloudy: bool,
+    workers: int | None, scheduler: str | None, progress: bool, reader: RemoteReader,
+) -> pd.DataFrame:  # fmt: skip
+    """Writes the parts of scenes and the metadata; see :func:`grid_scenes`."""
     names = Counter((scene.modality, scene.product) for scene, _ in works)
     if twice := next((name for name, count in names.items() if count > 1), None):
         raise TerraFMError(f"{scenes} has {names[twice]} scenes named {twice[1]}: give each a name of its own.")
     folder_of = {name: root / FOLDERS[name] for name in {scene.modality for scene, _ in works}}
     for folder in folder_of.values():
         (folder / "images").mkdir(parents=True, exist_ok=True)
-    work = partial(_grid_scene, scenes=scenes, root=root, min_valid=min_valid, size=cell_size, cloudy=mask_clouds)
+    work = partial(_grid_scene, scenes=scenes, root=root, min_valid=min_valid, size=cell_size, cloudy=cloudy)
     results: list[dict[str, Any]] = [{}] * len(works)
-    for i, result in run_units(
-        work, works, workers=workers, scheduler=scheduler, title="Gridding scenes", progress=progress
-    ):
-        results[i] = result
-    for name in sorted(folder_of):
-        _write_metadata(folder_of[name])
+    remote = any("://" in file for scene, _ in works for file in scene.files)
+    try:
+        if remote and not workers and scheduler is None:
+            needs = [
+                None if work(one, look=True)["kept"] else picture_needs(one[0], cell_size, cloudy) for one in works
+            ]
+            done: Iterable[tuple[int, dict[str, Any]]] = cut_fetched(work, works, needs, reader, progress)
+        else:
+            work = partial(_fetch_alone, work) if remote else work
+            done = run_units(
+                work, works, workers=workers, scheduler=scheduler, title="Gridding scenes", progress=progress
+            )
+        for i, result in done:
+            results[i] = result
+    finally:  # a budget or a server may end it: what was cut is there
+        for name in sorted(folder_of):
+            _write_metadata(folder_of[name])
     if damage := [result["damage"] for result in results if result["damage"]]:
         message = f"{len(damage)} of {len(works)} scenes are left out, first: {damage[0]} Get them again."
         if len(damage) == len(works):
@@ -160,19 +217,25 @@ def _work(folder: Path, scene: Scene, verdict: Verdict) -> tuple[Scene, Verdict]
     return replace(scene, product=name), verdict
 
 
+def _fetch_alone(work: Callable[..., dict[str, Any]], one: tuple[Scene, Verdict]) -> dict[str, Any]:
+    """Cuts a scene on a server in a process of its own."""
+    with reading_with(RemoteReader(sign=sign_blob)):
+        return work(one)
+
+
 def _grid_scene(
-    work: tuple[Scene, Verdict], scenes: Path, root: Path, min_valid: float, size: int, cloudy: bool
+    work: tuple[Scene, Verdict], scenes: Path, root: Path, min_valid: float, size: int, cloudy: bool, look: bool = False
 ) -> dict[str, Any]:
     """Writes the part of one scene, unless it is there; returns its row of what :func:`grid_scenes` returns."""
     scene, verdict = work
     path = root / FOLDERS[scene.modality] / "images" / f"{PREFIX}{scene.product}.parquet"
-    files = [[name, *_identity(scenes / name)] for name in scene.files]
+    files = [[name, *_identity(scenes, name)] for name in scene.files]
     settings = {"verdict": verdict.to_json(), "min_valid": min_valid, "size": size, "product": scene.product}
     made_of = {"files": files, **settings, "sources": files_to_columns(scene)[1]} | ({"cloudy": True} if cloudy else {})
     footer = _footer(path)
     kept = footer.get("made_of") == made_of
     rows, damage = footer.get("rows", []), None
-    if not kept:
+    if not kept and not look:
         try:
             rows = _write_part(path, _scene_rows(scenes, scene, verdict, min_valid, size, cloudy), made_of)
         except DamagedTileError as error:
@@ -181,8 +244,11 @@ def _grid_scene(
     return {"modality": scene.modality, "product": scene.product, **written, "kept": kept, "damage": damage}
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    """Returns the size and the time of change of a scene's file; of a zipped one or a cube's store, of that."""
+def _identity(root: Path, name: str) -> tuple[int, int | str]:
+    """Returns the size and the time of change, or version, of a scene's file; of a zipped one or a store, of that."""
+    if "://" in name:
+        return remote_file(name).said
+    path = root / name
     held = (zip_above(path) or path).stat()
     return held.st_size, held.st_mtime_ns
 
@@ -243,23 +309,6 @@ def _thumbnail(pixels: dict[str, np.ndarray], first: str, offset: int, radar: bo
     if radar:
         return radar_thumbnail(shown[0], shown[1], outside)
     return optical_thumbnail(shown[0], shown[1], shown[2], offset, outside)
-
-
-def cells_under(scene: Scene) -> list[GridCell]:
-    """Lists the cells that the box around a scene in latitude and longitude meets, each once, from the south west."""
-    assert scene.transform is not None
-    bounds = array_bounds(scene.height, scene.width, scene.transform)
-    return grid.cells_over(*transform_bounds(scene.epsg, 4326, *bounds, densify_pts=21))
-
-
-def picture_grid(cell: GridCell, size: int, meters: int = 10) -> Affine:
-    """The grid of a cell's picture: Major-TOM's, its corner moved to the nearest multiple of 20 m.
-
-    So Sentinel-2's pixels of 10 and 20 m, which end on such multiples in each zone, and radar on the same raster are
-    copied as they are, at most 10 m from where Major-TOM cuts. Major-TOM's own corners lie between pixels.
-    """
-    exact = cell.transform(size)
-    return Affine(meters, 0.0, round(exact.c / STEP) * STEP, 0.0, -meters, round(exact.f / STEP) * STEP)
 
 
 def _write_metadata(folder: Path) -> None:

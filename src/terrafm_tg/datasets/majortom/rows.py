@@ -1,6 +1,7 @@
 """Major-TOM's ``metadata.parquet`` files to one row per tile: three products joined by grid cell."""
 
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -138,15 +139,16 @@ def _product(root: Path, metadata: Path, remote: bool | str, limit: int | None) 
     return best_first(frame[frame["epsg"].notna()]).drop_duplicates("grid_cell").set_index("grid_cell")
 
 
-def sources_of(remote: bool | str) -> tuple[str, ...]:
-    """Returns the address below which image files may be read: the published one, the user's own, or none.
+def sources_of(remote: bool | str | Sequence[str]) -> tuple[str, ...]:
+    """Returns the addresses below which image files may be read: the published one, the user's own, or none.
 
     Raises:
         TerraFMError: If the user's is none that can be read.
     """
     if remote is False:
         return ()
-    return (check_address(PUBLISHED if remote is True else remote).rstrip("/") + "/",)
+    named = [PUBLISHED] if remote is True else [remote] if isinstance(remote, str) else remote
+    return tuple(f"{check_address(name).rstrip('/')}/" for name in named)
 
 
 def _part(root: Path, metadata: Path, url: str, sources: tuple[str, ...]) -> str | None:

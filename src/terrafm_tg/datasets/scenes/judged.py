@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from shapely import box
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.radiometry import UNKNOWN, Settings, Verdict, judge, native, settle
+from terrafm_tg.utils.parallel import map_threads
 
 from .find import find_scenes
 from .pixels import telling_pixels
@@ -71,8 +71,7 @@ def judge_scenes(root: Path, scenes: Sequence[Scene], settings: Settings | None 
     def alone(scene: Scene) -> Verdict:
         return judge(scene.claims, telling_pixels(root, scene), settings)
 
-    with ThreadPoolExecutor(4) as pool:
-        verdicts = list(pool.map(alone, scenes))
+    verdicts = map_threads(alone, scenes, 4)
     judged = [
         (replace(scene, modality=verdict.modality), verdict) for scene, verdict in zip(scenes, verdicts, strict=True)
     ]

@@ -1,7 +1,8 @@
 """Pixels of scenes: a part that tells their unit, and any part as digital numbers or linear power on another grid."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -15,6 +16,7 @@ from rasterio.windows import Window
 from terrafm_tg.datasets.tiles.warp import needed_window, warp
 from terrafm_tg.modalities import MODALITIES, Modality
 from terrafm_tg.radiometry import TELLING, Verdict, native
+from terrafm_tg.utils.remote import OF_THE_FILE, RemoteError
 
 from .rasters import Raster, open_raster
 from .scene import BandSource, Scene
@@ -49,8 +51,8 @@ def telling_pixels(root: Path, scene: Scene) -> dict[str, np.ndarray]:
     for place in _PLACES:
         values = {}
         for band in (band for band in TELLING if band in image.bands):
-            with suppress(RasterioError, ValueError, OSError), open_raster(root, image.bands[band]) as raster:
-                window = _part(raster.shape, place)
+            with suppress_damage(), open_raster(root, image.bands[band]) as raster:
+                window = _part(raster, place, scene.wanted)
                 stored = raster.read([image.bands[band].index], window)[0]
                 missing = _missing(root, image, raster, window, [image.bands[band].index])
                 if missing is not None and missing.any():
@@ -61,11 +63,35 @@ def telling_pixels(root: Path, scene: Scene) -> dict[str, np.ndarray]:
             best, most = values, float(share)
         if share > _SHARE or max(image.height, image.width) <= _WINDOW:
             break
-    return best
+    return telling_pixels(root, replace(scene, wanted=None)) if scene.wanted and most <= 0 else best
 
 
-def _part(shape: tuple[int, int], place: tuple[float, float]) -> Window:
-    """Returns a window of the usual size around a place, given as a share of height and width."""
+@contextmanager
+def suppress_damage() -> Iterator[None]:
+    """Passes over a file that cannot be read, and not over a server that cannot."""
+    try:
+        yield
+    except (RasterioError, ValueError, OSError) as error:
+        if isinstance(error, RemoteError) and not isinstance(error, OF_THE_FILE):
+            raise
+
+
+def _part(raster: Raster, place: tuple[float, float], wanted: tuple[float, ...] | None) -> Window:
+    """Returns a window of the usual size around a place, given as a share of height and width, or of what is wanted."""
+    shape = raster.shape
+    if wanted is not None and raster.crs is not None and raster.transform is not None:
+        west, south, east, north = wanted
+        box = west, south, east + 360 * (east < west), north
+        whole = needed_window(_Grid(raster.crs, raster.transform, shape), CRS.from_epsg(4326), box)
+        if whole is not None:
+            sizes = [min(side, _WINDOW) for side in (whole.height, whole.width)]
+            top, left = (
+                round(start + share * (side - size))
+                for start, side, size, share in zip(
+                    (whole.row_off, whole.col_off), (whole.height, whole.width), sizes, place, strict=True
+                )
+            )
+            return Window(left, top, sizes[1], sizes[0])
     sizes = [min(side, _WINDOW) for side in shape]
     starts = [  # where blocks begin, as far as may be
         min(max(round((side * share - size / 2) / _WINDOW) * _WINDOW, 0), side - size)

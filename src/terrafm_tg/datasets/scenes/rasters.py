@@ -17,9 +17,11 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from terrafm_tg.utils.files import OpenFiles
+from terrafm_tg.utils.remote_file import RemoteFile, block_spans
 from terrafm_tg.utils.trust import open_array, open_cube, open_image
 
 from .names import read_name
+from .remote import remote_file
 from .scene import BandSource
 
 if TYPE_CHECKING:
@@ -88,7 +90,8 @@ class Raster(ABC):
 class _Image(Raster):
     """A GeoTIFF or JPEG 2000 file, on disk or on a server."""
 
-    def __init__(self, src: DatasetReader) -> None:
+    def __init__(self, src: DatasetReader, file: RemoteFile | None = None) -> None:
+        self.file = file
         self.src, self.names, self.shape, self.crs = src, src.descriptions, src.shape, src.crs
         self.dtype, self.tags = np.dtype(src.dtypes[0]), src.tags()
         placed = not src.transform.is_identity
@@ -117,6 +120,8 @@ class _Image(Raster):
         return Tags(src.nodatavals[index - 1], src.scales[index - 1], src.offsets[index - 1])
 
     def read(self, indexes: Sequence[int], window: Window) -> np.ndarray:
+        if self.file is not None:  # in few requests
+            self.file.fetch(block_spans(self.src, window, indexes))
         return self.src.read(list(indexes), window=window)
 
     def missing(self, window: Window) -> np.ndarray | None:
@@ -287,7 +292,7 @@ def as_crs(text: object) -> CRS | None:
 
 @contextmanager
 def open_raster(root: Path, source: BandSource) -> Iterator[Raster]:
-    """Opens the file that a source names, below a root.
+    """Opens the file that a source names, below a root or at an address.
 
     Raises:
         rasterio.errors.RasterioIOError: If GDAL cannot open it.
@@ -298,6 +303,9 @@ def open_raster(root: Path, source: BandSource) -> Iterator[Raster]:
         yield _open_variable(root / source.path, source)
     elif source.path.lower().endswith(".npy"):
         yield _Array(root / source.path)
+    elif "://" in source.path:
+        with (file := remote_file(source.path)).opened() as src:
+            yield _Image(src, file)
     else:
         with open_image(root / source.path) as src:
             yield _Image(src)

@@ -58,6 +58,7 @@ class Scene:
         parts: Images that together are this one (bursts of one acquisition), each with sources and grid of its own;
             those of this scene are then of the first, its grid covers all.
         placed: Its files say where it lies; else ``epsg`` and ``transform`` are where it was put, or None.
+        wanted: West, south, east, north in degrees of the part that is asked for; None for all.
     """
 
     modality: str
@@ -75,6 +76,7 @@ class Scene:
     platform: str | None = None
     parts: tuple["Scene", ...] = ()
     placed: bool = True
+    wanted: tuple[float, ...] | None = None
 
     @property
     def images(self) -> tuple["Scene", ...]:
@@ -141,21 +143,22 @@ def files_to_columns(scene: Scene) -> tuple[str, str]:
     return pattern, json.dumps(images, separators=(",", ":"))
 
 
-def files_from_columns(modality: str, pattern: str, text: str) -> Scene:
+def files_from_columns(modality: str, pattern: str, text: str, sources: tuple[str, ...] = ()) -> Scene:
     """Reads the sources of a scene back, as a scene without anything else.
 
     Args:
         modality: Of the scene.
         pattern: As :func:`files_to_columns` wrote it.
         text: Likewise.
+        sources: Addresses that the user named, below which files may lie, too.
 
     Raises:
-        ValueError: If they are something else, or name a file outside of the root.
+        ValueError: If they are something else, or name a file outside of the root and the sources.
     """
     try:
         images = json.loads(text)
         groups = [
-            [{name: _source(pattern, record) for name, record in group.items()} for group in (bands, masks)]
+            [{name: _source(pattern, record, sources) for name, record in group.items()} for group in (bands, masks)]
             for bands, masks, *_ in images
         ]
         boxes = [_place(*place) if place else {} for _, _, *place in images]
@@ -188,8 +191,8 @@ def _place(box: Any) -> dict[str, Any]:
     return {"epsg": int(box[0]), "transform": from_bounds(*box[1:], 1, 1), "height": 1, "width": 1, "placed": False}
 
 
-def _source(pattern: str, record: Any) -> BandSource:
-    """Reads one source; what it names must lie below the root."""
+def _source(pattern: str, record: Any, sources: tuple[str, ...]) -> BandSource:
+    """Reads one source; what it names must lie below the root or a source."""
     if not isinstance(record, list) or len(record) > len(_DEFAULTS):
         raise ValueError(f"it describes a band as {str(record)[:80]!r}")
     fill, index, variable, time = [*record, *_DEFAULTS[len(record) :]]
@@ -198,7 +201,8 @@ def _source(pattern: str, record: Any) -> BandSource:
     if not fits or not 1 <= index <= 65535 or not 0 <= (time or 0) < 1 << 31:
         raise ValueError(f"it describes a band as {str(record)[:80]!r}")
     path = pattern.replace("{}", fill)
-    if not is_safe(path) or (variable and not is_safe(variable)):
+    below = next((path[len(start) :] for start in sources if path.startswith(start)), path)
+    if not is_safe(below) or (variable and not is_safe(variable)):
         raise ValueError(f"it names {path[:80]!r} {variable[:80]!r}, which is no file below its folder")
     return BandSource(path, index, variable, time)
 

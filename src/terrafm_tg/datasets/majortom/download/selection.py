@@ -14,7 +14,7 @@ from geopandas import GeoDataFrame
 from terrafm_tg.datasets.esa_worldcover import ESAWorldCover, map_file
 from terrafm_tg.datasets.majortom import grid
 from terrafm_tg.datasets.majortom.rows import FOLDERS, best_first, tile_corners
-from terrafm_tg.datasets.scenes.stac_search import check_bbox
+from terrafm_tg.datasets.scenes.stac.search import check_bbox
 from terrafm_tg.datasets.tiles.outlines import outlines
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import CLASS_NAMES, CLASSES, majorities

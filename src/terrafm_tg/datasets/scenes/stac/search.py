@@ -11,7 +11,7 @@ import pandas as pd
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.arguments import COUNT, checked
 
-from .stac_items import Place
+from .items import Place
 
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d:\d\d(:\d\d)?)?)?)?Z?")
 

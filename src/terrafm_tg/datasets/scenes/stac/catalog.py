@@ -2,23 +2,22 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlencode, urljoin, urlsplit
 
-from torchgeo.datasets.utils import lazy_import
-
+from terrafm_tg.datasets.scenes.scene import Found, Scene
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.arguments import checked
 from terrafm_tg.utils.files import write_json
 from terrafm_tg.utils.remote import RemoteReader, leads_inside
-from terrafm_tg.utils.trust import check_address, is_safe
+from terrafm_tg.utils.trust import check_address, check_names, is_safe
 
-from .scene import Found, Scene
-from .stac_items import Place, item_scene
-from .stac_search import Search, boxes_meet
+from .items import Place, item_scene
+from .search import Search, boxes_meet
 
 if TYPE_CHECKING:
     from pystac_client import ItemSearch
@@ -45,7 +44,6 @@ _MOST_DOCUMENT = 1 << 26  # bytes of a page of items
 _MOST_DOCUMENTS = 100_000
 _MOST_ITEMS = 20_000
 _PAGE = 100  # items of a page that is asked for
-_SIGNED = ".blob.core.windows.net"
 
 
 @dataclass(frozen=True)
@@ -53,20 +51,33 @@ class StacScenes(Found):
     """Scenes of a catalog: with ``scenes``, ``refused`` and ``said`` of a folder's.
 
     Args:
-        root: Folder below which their files lie; None where they lie on servers.
+        root: Folder below which files lie that are no addresses; None where the catalog lies on a server.
         items: The items, with complete addresses.
         sources: Addresses below which the files lie.
-        signed: Whether the addresses are to be signed by ``planetary-computer``.
+        bbox: Box of the search, outside of which nothing is read.
     """
 
     root: Path | None = None
     items: tuple[dict[str, Any], ...] = ()
     sources: tuple[str, ...] = ()
-    signed: bool = False
+    bbox: tuple[float, ...] | None = None
 
-    def save(self, path: Path) -> None:
-        """Writes the items as a STAC item collection, atomically."""
-        write_json(path, {"type": "FeatureCollection", "features": list(self.items)})
+    def save_in(self, folder: Path) -> None:
+        """Writes the items as a STAC item collection, :data:`ITEMS`, atomically.
+
+        Raises:
+            TerraFMError: If images lie on disk, and not below that folder.
+        """
+        on_disk = any("://" not in file for scene in self.scenes for file in scene.files)
+        if on_disk and self.root is not None and self.root != Path(os.path.abspath(folder)):
+            raise TerraFMError(f"The catalog's images lie below {self.root}: use that folder instead of {folder}.")
+        items = {"type": "FeatureCollection", "terrafm:bbox": self.bbox, "features": list(self.items)}
+        write_json(folder / ITEMS, items)
+
+
+def is_catalog(source: str | os.PathLike[str]) -> bool:
+    """Tells whether a name is of a STAC catalog: an address, a JSON file, or a name of :data:`CATALOGS`."""
+    return str(source) in CATALOGS or "://" in str(source) or str(source).lower().endswith((".json", ".geojson"))
 
 
 @checked()
@@ -93,8 +104,7 @@ def open_stac(source: str | os.PathLike[str], search: Search | None = None, moda
         name, known, _ = CATALOGS[name]
         search = replace(search, collections=search.collections or [*known])
     documents = _Documents(name)
-    signed = (urlsplit(documents.origin).hostname or "").endswith("planetarycomputer.microsoft.com")
-    held: dict[tuple[Any, ...], list[tuple[int, Scene, dict[str, Any]]]] = {}
+    found_at: dict[tuple[Any, ...], list[tuple[int, Scene, dict[str, Any]]]] = {}
     refused, found, seen = [], 0, set()
     for href, item in _items(documents, search):
         place = Place.of(item)
@@ -113,51 +123,89 @@ def open_stac(source: str | os.PathLike[str], search: Search | None = None, moda
         except TerraFMError as error:
             refused.append((place.name, str(error)))
             continue
-        held.setdefault((scene.modality, scene.platform, scene.time, place.tile or place.name), []).append(
+        found_at.setdefault((scene.modality, scene.platform, scene.time, place.tile or place.name), []).append(
             (place.baseline, scene, whole)
         )
-    if not held:
+    if not found_at:
         reason = f", first: {refused[0][0]}, {refused[0][1]}" if refused else " that meets the conditions"
         raise TerraFMError(
             f"{name} holds no usable Sentinel scene{reason}" if refused else
             f"{name} holds no item{reason}: widen the box, the dates or the cloud cover, or name other collections."
         )  # fmt: skip
-    newest = (entry for same in held.values() for entry in same if entry[0] == max(other[0] for other in same))
+    newest = (entry for same in found_at.values() for entry in same if entry[0] == max(other[0] for other in same))
     entries = sorted(newest, key=lambda entry: (entry[1].modality, str(entry[1].time), entry[1].product))
     said = []
     if older := found - len(refused) - len(entries):
         said.append(f"{older} of {found} items are older processings of others, and left out.")
-    if signed:
-        said.append("Addresses are signed by planetary-computer.")
     scenes = [entry[1] for entry in entries]
     files = [file for scene in scenes for file in scene.files]
     sources = tuple(sorted({f"{'/'.join(file.split('/', 3)[:3])}/" for file in files if "://" in file}))
-    return StacScenes(
-        scenes,
-        refused,
-        said,
-        None if sources else documents.root,
-        tuple(entry[2] for entry in entries),
-        sources,
-        signed,
-    )
+    bbox = None if search.bbox is None else tuple(search.bbox)
+    held = tuple(entry[2] for entry in entries)
+    return StacScenes(scenes, refused, said, documents.root, held, sources, bbox)
 
 
-def read_items(path: Path) -> StacScenes:
-    """Reads the items that :meth:`StacScenes.save` wrote. Errors as :func:`open_stac`."""
-    return open_stac(path, Search(max_scenes=_MOST_ITEMS))
+def image_sources(remote: bool | str | Sequence[str]) -> tuple[str, ...]:
+    """Returns the addresses below which images may lie, each with a final slash.
+
+    Args:
+        remote: One or several; the name of one of :data:`CATALOGS` stands for its own, True for those of all.
+
+    Raises:
+        TerraFMError: If one is none that can be read.
+    """
+    if isinstance(remote, bool):
+        return tuple(source for *_, sources in CATALOGS.values() for source in sources) if remote else ()
+    found: list[str] = []
+    for name in [remote] if isinstance(remote, str) else remote:
+        found += CATALOGS[name][2] if name in CATALOGS else [f"{check_address(name).rstrip('/')}/"]
+    return tuple(found)
+
+
+def read_items(path: Path, sources: tuple[str, ...]) -> StacScenes:
+    """Reads the items that :meth:`StacScenes.save` wrote, which may be a stranger's.
+
+    Args:
+        path: The file.
+        sources: Addresses that the user named, below which images may lie.
+
+    Raises:
+        TerraFMError: As :func:`open_stac`, and if an image lies elsewhere.
+    """
+    bbox = _Documents(str(path)).read(str(path)).get("terrafm:bbox")
+    search = Search(bbox=bbox, max_scenes=_MOST_ITEMS) if isinstance(bbox, list) else Search(max_scenes=_MOST_ITEMS)
+    found = open_stac(path, search)
+    for file in (file for scene in found.scenes for file in scene.files if "://" in file):
+        if not file.startswith(sources):
+            raise TerraFMError(
+                f"{path} names {file[:200]!r}, which does not lie below an address that you named: give its address as "
+                f"`remote`, such as {found.sources[0]}, if you trust it."
+            )
+        check_names([file], str(path), sources)
+    return found
 
 
 def sign_blob(url: str) -> str:
-    """Signs an address of the Planetary Computer's, which reads for about an hour; others stay as they are.
+    """Signs an address of the Planetary Computer's images, which reads for about an hour; others stay as they are.
 
     Raises:
-        torchgeo.datasets.errors.DependencyNotFoundError: If planetary-computer is not installed.
+        TerraFMError: If planetary-computer is not installed.
         OSError: If its server does not answer.
     """
-    if not (urlsplit(url).hostname or "").endswith(_SIGNED):
-        return url
-    return str(lazy_import("planetary_computer").sign(url))
+    return str(_library("planetary_computer").sign(url)) if url.startswith(CATALOGS["planetary-computer"][2]) else url
+
+
+def _library(name: str) -> Any:
+    """Imports a library of an extra.
+
+    Raises:
+        TerraFMError: If it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        package = name.partition(".")[0].replace("_", "-")
+        raise TerraFMError(f"This needs {package}: run pip install 'terrafm-tg[stac]'.") from error
 
 
 class _Documents:
@@ -189,6 +237,8 @@ class _Documents:
         if "://" in base or ("://" in href and not href.startswith("file://")):
             url = urljoin(base, href) if "://" in base and "://" not in href else href
             check_address(url)
+            parts = urlsplit(url)  # without `..` in it
+            url = urljoin(url, parts.path) + f"?{parts.query}" * bool(parts.query)
             if url.startswith("file:"):
                 raise TerraFMError(f"It names {url[:200]!r}, which a catalog on a server cannot: get its files anew.")
             if self.remote and leads_inside(self.reader, url, self.origin):
@@ -289,7 +339,7 @@ def _search(
     west, south, east, north = search.bbox or (0.0,) * 4
     halves = [[west, south, 180.0, north], [-180.0, south, east, north]] if west > east else [search.bbox]
     for bbox in halves:
-        found: ItemSearch = lazy_import("pystac_client").ItemSearch(
+        found: ItemSearch = _library("pystac_client").ItemSearch(
             url, method=method, stac_io=_api_io(documents), collections=search.collections, bbox=bbox, limit=_PAGE,
             datetime=None if search.dates is None else f"{start}/{end}", max_items=_MOST_ITEMS,
         )  # fmt: skip
@@ -299,7 +349,7 @@ def _search(
 def _api_io(documents: _Documents) -> Any:
     """Makes what pystac-client reads with: it follows pages, we read them."""
 
-    class Reader(lazy_import("pystac_client.stac_api_io").StacApiIO):  # type: ignore[misc]
+    class Reader(_library("pystac_client.stac_api_io").StacApiIO):  # type: ignore[misc]
         def request(
             self, href: str, method: str | None = None, headers: object = None, parameters: dict[str, Any] | None = None
         ) -> str:

@@ -9,12 +9,11 @@ from typing import Any
 import pandas as pd
 from affine import Affine
 
+from terrafm_tg.datasets.scenes.names import OPTICAL, RADAR, read_name
+from terrafm_tg.datasets.scenes.scene import BandSource, Scene
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, get_modality
 from terrafm_tg.radiometry import UNKNOWN, Claims
-
-from .names import OPTICAL, RADAR, read_name
-from .scene import BandSource, Scene
 
 _BASELINE = re.compile(r"N?0*(\d{1,2})\.?(\d{2})")
 _LEVELS = (
