@@ -227,6 +227,10 @@ def _bands_of_stack(layout: Layout, raster: Raster, settings: Settings, hint: st
                     f"its bands are named {', '.join(texts)[:120]}, which names no band: set `bands`",
                     raster.count == 1 and not hint,
                 )
+            if raster.odd:
+                raise RefusedError(
+                    f"of its {len(texts)} bands one in the middle is declared an alpha channel: set `bands`"
+                )
             if len(texts) not in _ORDERS or (len(texts) == 2 and hint not in (None, "s1rtc")):
                 count = f"{len(texts)} bands have" if len(texts) > 1 else "one band has"
                 known = "names and are not in a known order" if len(texts) > 1 else "name"

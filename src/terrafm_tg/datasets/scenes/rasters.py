@@ -52,7 +52,8 @@ class Raster(ABC):
         dtype: Of the stored numbers.
         tags: Further texts that came with the file.
         problem: Why no pixels on the ground are to be had, as the end of a sentence; empty otherwise.
-        alpha: Index (from 1) of the band that is an alpha channel; 0 where none is.
+        alpha: Index (from 1) of the band that is an alpha channel, the last; 0 where it is none.
+        odd: Another band is said to be an alpha channel.
     """
 
     names: Sequence[str | None]
@@ -63,6 +64,7 @@ class Raster(ABC):
     tags: Mapping[str, Any]
     problem: str = ""
     alpha: int = 0
+    odd: bool = False
 
     @property
     def count(self) -> int:
@@ -112,7 +114,9 @@ class _Image(Raster):
             if t.b or t.d or t.e >= 0 or t.a <= 0:
                 self.problem = "it is not north up: warp it (gdalwarp)"
         alpha = [i for i, color in enumerate(src.colorinterp, 1) if color == ColorInterp.alpha]
-        self.alpha = next((i for i in alpha if not read_name(src.descriptions[i - 1]).band), 0)
+        alpha = [i for i in alpha if not read_name(src.descriptions[i - 1]).band]
+        self.alpha = src.count if alpha == [src.count] and src.count > 1 else 0
+        self.odd = bool(alpha) and not self.alpha  # as GDAL writes ALPHA=YES for more than four bands
         self._masked = any(flags == [MaskFlags.per_dataset] for flags in src.mask_flag_enums)
 
     def declared(self, index: int) -> Tags:
