@@ -262,8 +262,9 @@ def eopf(root: Path, image: Image, said=True, version=2) -> Path:
         coords = {"y": image.y - res * (np.arange(size) + 0.5), "x": image.x + res * (np.arange(size) + 0.5)}
         data = xr.Dataset({b.lower(): (("y", "x"), image.bands[b], dict(number)) for b in held}, coords)
         data.to_zarr(path, group=f"measurements/reflectance/r{res}m", mode="a", **how)
-        mask = xr.Dataset({b.lower(): (("y", "x"), np.zeros((size, size), np.uint8)) for b in held}, coords)
-        mask.to_zarr(path, group=f"conditions/mask/detector_footprint/r{res}m", mode="a", **how)
+        if res == 60:
+            mask = xr.Dataset({b.lower(): (("y", "x"), np.zeros((size, size), np.uint8)) for b in held}, coords)
+            mask.to_zarr(path, group="conditions/mask/detector_footprint/r60m", mode="a", **how)
     return path
 
 
