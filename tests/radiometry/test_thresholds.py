@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from real_tiles import THIRTEEN, TWELVE, Tile, optical_tiles, radar_tiles
+from real_tiles import THIRTEEN, TWELVE, Tile, optical_tiles, radar_tiles, stack
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.radiometry import UNKNOWN, Claims, ContradictionError, Settings, judge, level_by_pixels, offset_beside
@@ -69,14 +69,6 @@ ORDERS = {
     "and classes": (*TWELVE, "SCL"),
     "and alpha": (*TWELVE, "alpha"),
 }
-
-
-def stack(tile: Tile) -> dict[str, np.ndarray]:
-    """All bands at 10 m, and those that are none."""
-    side = len(tile.bands["B02"])
-    bands = {b: np.kron(x, np.ones((side // len(x),) * 2, int)).astype(np.uint16) for b, x in tile.bands.items()}
-    classes = np.random.default_rng(0).choice([4, 5, 6, 7], (side, side)).astype(np.uint16)
-    return bands | {"SCL": classes, "alpha": np.full((side, side), 255, np.uint16)}
 
 
 def test_another_order_of_a_stack_without_names_is_refused_but_at_sea(real_data) -> None:

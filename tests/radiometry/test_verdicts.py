@@ -1,14 +1,17 @@
 """Faults that people met, each with the right verdict: reading, rows R1, R3 to R7, R9 to R11 and R15."""
 
 import json
+import re
+import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from real_tiles import THIRTEEN, TWELVE, Tile, optical_tiles, radar_tiles
+from real_tiles import THIRTEEN, TWELVE, Tile, optical_tiles, radar_tiles, stack
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.radiometry import UNKNOWN, Claims, ContradictionError, Settings, Verdict, judge, native, settle
+from terrafm_tg.transforms import Normalize
 
 LATE = "S2B_MSIL2A_20230302T095029_N0509_R079_T33UXP_20230302T104753"
 OLD = LATE.replace("N0509", "N0300")
@@ -262,3 +265,46 @@ def test_a_verdict_goes_through_an_index() -> None:
             Verdict.from_json(json.dumps(good | bad))
     with pytest.raises(TerraFMError, match="no verdict"):
         Verdict.from_json("[" * 100_000)
+
+
+class TestNormalize:
+    """R27, and issue 15's part 7: what the encoder's door says, once."""
+
+    def said(self, modality: str, images: list[dict[str, np.ndarray]], bands) -> list[str]:
+        normalize = Normalize(modality, bands)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for image in images:
+                normalize(np.stack([image[band] for band in bands]))
+        return [str(warning.message) for warning in caught]
+
+    def test_right_pixels_bring_no_word(self, real_data) -> None:
+        for tile in optical_tiles(real_data, 120):
+            image = stack(tile)
+            assert self.said(tile.modality, [image], [b for b in THIRTEEN if b in image]) == []
+        for tile in radar_tiles(real_data, 120):
+            assert self.said("s1rtc", [tile.bands], ("VV", "VH")) == []
+
+    def test_level_offset_and_order(self, tiles) -> None:
+        l1c, l2a = stack(tiles["s2l1c", "637U"]), stack(tiles["s2l2a", "637U"])
+        cloud = {band: np.full_like(x, 6000) for band, x in l2a.items()}
+        for modality, image, match in (
+            ("s2l2a", l1c, "looks like Sentinel-2 L1C by water vapor .*`modality='s2l1c'`"),
+            ("s2l1c", l2a, "looks like Sentinel-2 L2A by .*`modality='s2l2a'`"),
+            ("s2l2a", {b: np.where(x > 0, x + 1000, 0) for b, x in l2a.items()}, "the .1000 .*take 1000 off"),
+            ("s2l1c", {b: np.where(x > 0, x + 1000, 0) for b, x in l1c.items()}, "the .1000"),
+        ):
+            (words,) = self.said(modality, [cloud, image, image], TWELVE)
+            assert re.search(match, words), words
+
+    def test_polarizations(self, real_data) -> None:
+        tile = radar_tiles(real_data, 120)[0]
+        (words,) = self.said("s1rtc", [{"VV": tile.bands["VH"], "VH": tile.bands["VV"]}] * 2, ("VV", "VH"))
+        assert "exchange them" in words
+
+    @pytest.mark.parametrize("kind", [np.uint16, np.int16, np.float32, np.float64])
+    def test_fill_is_missing(self, kind) -> None:
+        fills = [0, -9999, -32768] if kind != np.uint16 else [0]
+        for modality, bands in (("s2l2a", ["B02"]), ("s1rtc", ["VV"])):
+            got = Normalize(modality, bands)(np.array([[fills]], kind))
+            assert got.flatten().tolist() == [0.5] * len(fills)

@@ -15,11 +15,13 @@ from .claims import (
     offsets_by_name,
 )
 from .judge import TELLING, judge, settle
-from .offset import offset_beside, offset_evidence
+from .offset import FEW, LIKELY, offset_beside, offset_evidence
 from .stored import NODATA, STEPS, linear_power, native, present, quantize, remove_offset
 
 __all__ = [
+    "FEW",
     "FILLS",
+    "LIKELY",
     "NODATA",
     "OFFSET",
     "STEPS",

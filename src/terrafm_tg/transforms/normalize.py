@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.modalities import Modality, get_modalities, get_modality
+from terrafm_tg.modalities import MODALITIES, Modality, canonical, get_modalities, get_modality
+from terrafm_tg.radiometry import FEW, LIKELY, OFFSET, level_by_pixels, offset_evidence
 from terrafm_tg.utils.arguments import COUNT, checked
 
-#: Values that files hold where a pixel is missing, by unit: 0 is a digital number of none, and 0 dB one of many.
-FILLS = {"DN": (0, -9999, -10000, -32768), "dB": (-9999, -32768)}
+#: Between these lies what can be measured, by unit. What lies beyond is missing, and 0: files are filled with such.
+LIMITS = {"DN": (-9_998.5, 65_535.0), "dB": (-90.0, 90.0)}
+#: Images that are looked at, and pixels of them.
+_LOOKS, _PIXELS = 8, 1 << 14
 #: What a missing pixel becomes: the band's training mean after normalization.
 MISSING = 0.5
 
@@ -43,9 +46,10 @@ def affine(modality: Modality, bands: Sequence[str] | None = None) -> tuple[Tens
 class Normalize(nn.Module):
     """Normalizes Sentinel-1 in decibels and Sentinel-2 in digital numbers as the encoder expects them.
 
-    Takes tensors and NumPy arrays of any number type, as files hold them. A missing pixel, one
-    that is not finite or holds one of :data:`FILLS`, becomes 0.5, the band's mean. Values whose range cannot be the
-    unit, such as reflectance from 0 to 1 or radar in linear power, bring one warning per modality.
+    Takes tensors and NumPy arrays of any number type, as files hold them. A missing pixel, one that is 0, not finite or
+    beyond :data:`LIMITS`, becomes 0.5, the band's mean. Values that cannot be the unit (reflectance from 0 to 1, radar
+    in linear power), the level (L1C through the stem of L2A), free of the offset of baseline 04.00, or in that order
+    (VV and VH exchanged) bring one warning per modality.
 
     Args:
         modality: What ``image``, or a bare tensor, is: ``s1rtc`` (dB), ``s2l1c`` or ``s2l2a`` (digital
@@ -85,7 +89,7 @@ class Normalize(nn.Module):
             scale, shift = affine(m, self.bands[m.name])
             self.register_buffer(f"{m.name}_scale", scale.float(), persistent=False)
             self.register_buffer(f"{m.name}_shift", shift.float(), persistent=False)
-        self._checked: set[str] = set()
+        self._looks = dict.fromkeys(MODALITIES, 0)
 
     def forward(self, x: Tensor | np.ndarray | Mapping[str, Tensor | np.ndarray]) -> Tensor | dict[str, Any]:
         """Normalizes an image, or every image of a sample or batch.
@@ -133,31 +137,51 @@ class Normalize(nn.Module):
             )
         stored = x.dtype
         x = x if x.is_floating_point() and isinstance(image, Tensor) else x.to(scale.dtype)
-        missing = ~torch.isfinite(x)
-        for fill in FILLS[modality.unit]:
-            missing |= x == fill
+        low, high = LIMITS[modality.unit]
+        missing = ~((x >= low) & (x <= high) & (x != 0))  # NaN compares false
         if not torch.compiler.is_compiling():
-            self._check_unit(x, missing, modality, stored)
+            self._check(x, missing, modality, stored)
         y = x * scale.to(x)[:, None, None] + shift.to(x)[:, None, None]
         y = torch.where(missing | ~torch.isfinite(y), MISSING, y)
         return _resize(y, self.size, mode="bilinear", antialias=True) if self.size else y
 
-    def _check_unit(self, x: Tensor, missing: Tensor, modality: Modality, stored: torch.dtype) -> None:
-        """Looks at the first image of each modality that has any pixel."""
-        if modality.name in self._checked:
+    def _check(self, x: Tensor, missing: Tensor, modality: Modality, stored: torch.dtype) -> None:
+        """Looks at the first images of each modality that have any pixel, until one brings a warning."""
+        if self._looks[modality.name] >= _LOOKS:
             return
         values = x[torch.isfinite(x) if missing.all() else ~missing]
         if not len(values):
             return
-        self._checked.add(modality.name)
-        hint = _hint(modality.unit, values.min().item(), values.max().item(), stored)
+        self._looks[modality.name] += 1
+        low, high = values.min().item(), values.max().item()
+        hint = _hint(modality.unit, low, high, stored)
         if hint:
-            warnings.warn(
-                f"{modality.title} must be in {modality.unit}, but lies from {values.min().item():.4g} to "
-                f"{values.max().item():.4g}: {hint}.",
-                UserWarning,
-                stacklevel=6,  # the caller of the module
-            )
+            hint = f"must be in {modality.unit}, but lies from {low:.4g} to {high:.4g}: {hint}"
+        else:
+            hint = _doubt(torch.where(missing, torch.nan, x), self.bands[modality.name] or modality.bands, modality)
+        if hint:
+            self._looks[modality.name] = _LOOKS
+            warnings.warn(f"{modality.title} {hint}.", UserWarning, stacklevel=6)  # the caller of the module
+
+
+def _doubt(x: Tensor, bands: Sequence[str], modality: Modality) -> str | None:
+    """Returns why pixels (..., C, H, W) are of another level or order, or hold an offset, with the remedy."""
+    flat = x.detach().movedim(-3, 0).flatten(1)
+    planes = flat[:, :: -(-flat.shape[1] // _PIXELS)].double().cpu().numpy()
+    names = [canonical(band) for band in bands]
+    numbers = {name: plane for name, plane in zip(names, planes, strict=True) if np.isfinite(plane).sum() >= FEW}
+    if modality.unit == "dB":
+        medians = [float(np.nanmedian(numbers[name])) for name in ("VV", "VH") if name in numbers]
+        if len(medians) == 2 and medians[1] > medians[0]:
+            return f"has VH (median {medians[1]:.1f} dB) above VV ({medians[0]:.1f} dB): exchange them, or set `bands`"
+        return None
+    level, why = level_by_pixels(numbers)
+    if level and level != modality.name:
+        return f"looks like {get_modality(level).title} by {why}: use `modality={level!r}`, which has another stem"
+    seen = offset_evidence(numbers, modality.name)
+    if seen.offset == OFFSET and seen.strength >= LIKELY:
+        return f"seems to hold the +1000 of processing baseline 04.00 ({seen.words}): take 1000 off first"
+    return None
 
 
 def _hint(unit: str, low: float, high: float, dtype: torch.dtype) -> str | None:
