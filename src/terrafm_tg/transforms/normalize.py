@@ -186,7 +186,7 @@ def _doubt(x: Tensor, bands: Sequence[str], modality: Modality) -> str | None:
 
 def _hint(unit: str, low: float, high: float, dtype: torch.dtype) -> str | None:
     """Returns the likely unit of values from ``low`` to ``high`` that cannot be in ``unit``, with the remedy."""
-    if unit == "dB" and low >= 0:
+    if unit == "dB" and high > low >= 0:
         return "this looks like linear power: take 10 * log10 of it"
     if unit == "dB" and low < -200:
         return "no backscatter is that low: set missing pixels to NaN, and undo a stored scale"
