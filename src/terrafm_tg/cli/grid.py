@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from terrafm_tg.datasets.majortom.gridding import grid_scenes, gridding_summary
-from terrafm_tg.datasets.scenes.stac.search import Search
+from terrafm_tg.datasets.scenes.stac.search import StacSearch
 
 from .options import pop_search, read_options
 
 
 def run(command: str, words: Sequence[str]) -> None:
     """Cuts the scenes, says what became of each, and names the next command."""
-    options = read_options(command, words, grid_scenes, Search, skip={"search"})
+    options = read_options(command, words, grid_scenes, StacSearch, skip={"search"})
     search = pop_search(options)
     Console().print(gridding_summary(grid_scenes(search=search, **options)))
     print(f"Next: terrafm index {options['root']}")

@@ -12,7 +12,7 @@ from terrafm_tg.datasets import build_index
 from terrafm_tg.datasets.index.build import index_summary, region_names
 from terrafm_tg.datasets.scenes.remote import reading_with
 from terrafm_tg.datasets.scenes.stac.catalog import ITEMS, open_stac, sign_blob
-from terrafm_tg.datasets.scenes.stac.search import Search
+from terrafm_tg.datasets.scenes.stac.search import StacSearch
 from terrafm_tg.datasets.tiles.index_file import NAME
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.index_figure import write_index_figure
@@ -52,7 +52,7 @@ _CATALOG: dict[str, tuple[Any, Any, str]] = {
 
 def run(command: str, words: Sequence[str]) -> None:
     """Builds an index, of what a STAC search finds where one is given."""
-    options = read_options(command, words, build_index, Search, skip={"settings"}, **_OPTIONS, **_CATALOG)
+    options = read_options(command, words, build_index, StacSearch, skip={"settings"}, **_OPTIONS, **_CATALOG)
     stac, max_gb, search = options.pop("stac"), options.pop("max_gb"), pop_search(options)
     if stac is None and search is not None:
         raise TerraFMError("A box, dates and the like choose from a STAC catalog: name it with `stac`.")
@@ -68,7 +68,7 @@ def run(command: str, words: Sequence[str]) -> None:
         print(f"Next: terrafm fit --config=pretrain --config=data/folder {settings}")
 
 
-def _keep_items(stac: str, search: Search | None, root: Path) -> list[str]:
+def _keep_items(stac: str, search: StacSearch | None, root: Path) -> list[str]:
     """Keeps what a search finds in the folder to be indexed; returns the addresses below which its images lie."""
     found = open_stac(stac, search)
     found.save_in(root)

@@ -15,7 +15,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 from .main import SENTENCES
 
 if TYPE_CHECKING:
-    from terrafm_tg.datasets.scenes.stac.search import Search
+    from terrafm_tg.datasets.scenes.stac.search import StacSearch
 
 #: Settings of a folder of scenes (:class:`~terrafm_tg.datasets.SentinelFolder`), for commands that read one.
 READING: dict[str, tuple[Any, Any, str]] = {
@@ -92,12 +92,12 @@ def read_options(
     return {name: value for name, value in vars(found).items() if name != "config"}
 
 
-def pop_search(options: dict[str, Any]) -> "Search | None":
+def pop_search(options: dict[str, Any]) -> "StacSearch | None":
     """Takes the conditions of a STAC search out of a command's options; None where none is given."""
-    from terrafm_tg.datasets.scenes.stac.search import Search
+    from terrafm_tg.datasets.scenes.stac.search import StacSearch
 
-    search = Search(**{field.name: options.pop(field.name) for field in fields(Search)})
-    return None if search == Search() else search
+    search = StacSearch(**{field.name: options.pop(field.name) for field in fields(StacSearch)})
+    return None if search == StacSearch() else search
 
 
 def find_configs(words: Sequence[str]) -> list[str]:

@@ -7,6 +7,8 @@ from .labelled import DFC2020S1, DFC2020S2, BigEarthNetS1, BigEarthNetS2, Sensor
 from .majortom.dataset import MajorTOM
 from .mixed import MixedTiles
 from .mmearth import MMEarthTiles
+from .scenes.stac.catalog import StacScenes, open_stac
+from .scenes.stac.search import StacSearch
 from .ssl4eo import SSL4EOS12Tiles
 from .store.dataset import PackedTiles
 from .tiles.dataset import TileDataset, TileSlice, collate_tiles
@@ -24,8 +26,11 @@ __all__ = [
     "SSL4EOS12Tiles",
     "SensorPairs",
     "SentinelFolder",
+    "StacScenes",
+    "StacSearch",
     "TileDataset",
     "TileSlice",
     "build_index",
     "collate_tiles",
+    "open_stac",
 ]

@@ -15,12 +15,12 @@ from datasets.scenes.stac_world import SearchServer, change_item, write_world
 from refusals import refused
 from terrafm_tg.datasets.scenes.stac import catalog as stac
 from terrafm_tg.datasets.scenes.stac.catalog import open_stac, sign_blob
-from terrafm_tg.datasets.scenes.stac.search import Search, boxes_meet
+from terrafm_tg.datasets.scenes.stac.search import StacSearch, boxes_meet
 from terrafm_tg.utils import remote
 
 INSIDE = [11.72, 48.09, 11.78, 48.12]
 COLLECTIONS = ["sentinel-2-l2a", "sentinel-1-rtc"]
-MAY = Search(COLLECTIONS, INSIDE, "2023-05")
+MAY = StacSearch(COLLECTIONS, INSIDE, "2023-05")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_a_catalog_on_disk(world: Path) -> None:
         found = open_stac(source)
         assert (days(found), found.refused, found.root, found.sources) == (ALL, [], world, ())
         assert all((world / file).is_file() for scene in found.scenes for file in scene.files)
-    collection = open_stac(world / "catalog.json", Search(["sentinel-1-rtc"]))
+    collection = open_stac(world / "catalog.json", StacSearch(["sentinel-1-rtc"]))
     assert days(collection) == ALL[:1]
     with refused(match="does not lie below .* name the catalog's top folder"):
         open_stac(world / "sentinel-1-rtc/collection.json")  # its images lie above
@@ -61,30 +61,30 @@ def test_a_search_of_an_api(methods: tuple[str, ...], world: Path) -> None:
         assert (days(found), found.root, found.sources) == (ALL, None, (f"{server.url}/",))
         assert len(server.asked) == 3  # pages
         assert server.asked[0]["datetime"] == "2023-05-01T00:00:00Z/2023-05-31T23:59:59Z"
-        assert days(open_stac(f"{server.url}/api/", Search(["sentinel-2-l2a"], INSIDE))) == ALL[1:]
-        across = open_stac(f"{server.url}/api", Search(COLLECTIONS, [11.7, 48, -170, 49], "2023-05-02/2023-05-10"))
+        assert days(open_stac(f"{server.url}/api/", StacSearch(["sentinel-2-l2a"], INSIDE))) == ALL[1:]
+        across = open_stac(f"{server.url}/api", StacSearch(COLLECTIONS, [11.7, 48, -170, 49], "2023-05-02/2023-05-10"))
         assert days(across) == ALL[:1]
         assert [asked["bbox"] for asked in server.asked[-2:]] != [[11.7, 48, -170, 49]] * 2
-        for search in (Search(bbox=INSIDE), Search(COLLECTIONS)):
+        for search in (StacSearch(bbox=INSIDE), StacSearch(COLLECTIONS)):
             with refused(match="is the API of a whole archive: give `collections`"):
                 open_stac(f"{server.url}/api", search)
 
 
 def test_conditions_hold_whatever_a_server_sends(world: Path) -> None:
     for search, expected in (
-        (Search(dates="2023-05-01/2023-05-19"), ALL[:2]),
-        (Search(dates="2023-05-20/.."), ALL[2:]),
-        (Search(dates="2023-05-02"), ALL[:1]),
-        (Search(max_cloud=20), ALL[:2]),
-        (Search(["sentinel-2-l2a"], INSIDE, "2023", 5), ALL[1:2]),
-        (Search(bbox=[-170, 48, 11.75, 49]), ALL),
+        (StacSearch(dates="2023-05-01/2023-05-19"), ALL[:2]),
+        (StacSearch(dates="2023-05-20/.."), ALL[2:]),
+        (StacSearch(dates="2023-05-02"), ALL[:1]),
+        (StacSearch(max_cloud=20), ALL[:2]),
+        (StacSearch(["sentinel-2-l2a"], INSIDE, "2023", 5), ALL[1:2]),
+        (StacSearch(bbox=[-170, 48, 11.75, 49]), ALL),
     ):
         assert days(open_stac(world / "catalog.json", search)) == expected
-    for search in (Search(bbox=[100, 48, 101, 49]), Search(dates="2024"), Search(["landsat"])):
+    for search in (StacSearch(bbox=[100, 48, 101, 49]), StacSearch(dates="2024"), StacSearch(["landsat"])):
         with refused(match="holds no item that meets the conditions: widen"):
             open_stac(world / "catalog.json", search)
     with refused(match="more than `max_scenes` 2 items that fit: narrow"):
-        open_stac(world / "catalog.json", Search(max_scenes=2))
+        open_stac(world / "catalog.json", StacSearch(max_scenes=2))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_conditions_hold_whatever_a_server_sends(world: Path) -> None:
 )
 def test_settings_that_cannot_be(settings: dict, said: str) -> None:
     with refused(match=said):
-        Search(**settings)
+        StacSearch(**settings)
 
 
 @given(*[st.floats(-180, 180).map(lambda x: round(x, 3))] * 4, st.floats(-179, 179))
@@ -186,7 +186,7 @@ def test_a_redirect_to_a_file_or_a_private_network_is_not_followed(world: Path, 
         server.items[-1]["assets"]["B02"] = change | {"type": "image/tiff"}
         server.found = lambda asked, ask=server.found: _as_it_is(ask(asked), change)
         with refused(match="in a private network, which was not opened"):
-            open_stac(f"{server.url}/api", Search(["sentinel-2-l2a"], INSIDE, "2023-05-20"))
+            open_stac(f"{server.url}/api", StacSearch(["sentinel-2-l2a"], INSIDE, "2023-05-20"))
 
 
 async def _only_the_second_is_private(url) -> bool:
@@ -266,3 +266,21 @@ def test_an_extra_that_is_missing_is_one_sentence(name: str, world: Path, monkey
         if name == "pystac_client":
             open_stac(f"{server.url}/api", MAY)
         sign_blob("https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/x.tif")
+
+
+def test_the_users_word_on_items_that_say_nothing(copy: Path) -> None:
+    def quiet(item: dict) -> None:
+        item.update(id="Sx", collection="mine")
+        item["properties"] = {"datetime": item["properties"]["datetime"]}
+
+    change_item(copy, "20230501", quiet)
+    collection = json.loads((copy / "sentinel-2-l2a/collection.json").read_text()) | {"id": "mine"}
+    (copy / "sentinel-2-l2a/collection.json").write_text(json.dumps(collection))
+    with refused(match="set `modality`"):
+        open_stac(copy / "catalog.json", StacSearch(["mine"]))
+    found = open_stac(copy / "catalog.json", StacSearch(["mine"], modality="s2l1c"))
+    assert days(found) == [("s2l1c", 1)]
+    found.save_in(copy)
+    assert days(stac.read_items(copy / stac.ITEMS, ())) == [("s2l1c", 1)]
+    with refused(match="landsat"):
+        StacSearch(modality="landsat")

@@ -20,13 +20,13 @@ from refusals import refused
 from terrafm_tg.datasets import MajorTOM, SentinelFolder, build_index
 from terrafm_tg.datasets.majortom.gridding import grid_scenes
 from terrafm_tg.datasets.scenes.stac.catalog import ITEMS, open_stac
-from terrafm_tg.datasets.scenes.stac.search import Search
+from terrafm_tg.datasets.scenes.stac.search import StacSearch
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.radiometry import ContradictionError
 from terrafm_tg.utils import remote
 
 INSIDE = [11.72, 48.08, 11.78, 48.13]
-CLEAR = Search(["sentinel-2-l2a", "sentinel-1-rtc"], INSIDE, "2023-05", 20)
+CLEAR = StacSearch(["sentinel-2-l2a", "sentinel-1-rtc"], INSIDE, "2023-05", 20)
 SIDE, LEFT, TOP = 264, 274, 272  # of the cell's picture, in pixels of the scene: its corner moved to 20 m
 SETTINGS = {"cell_size": SIDE, "progress": False}
 
@@ -104,7 +104,7 @@ def test_what_was_cut_is_not_fetched_again(world: Path, tmp_path: Path, capsys) 
 
 
 def test_clouds_are_left_out_where_asked(world: Path, tmp_path: Path) -> None:
-    optical = Search(["sentinel-2-l2a"], INSIDE, max_cloud=20)
+    optical = StacSearch(["sentinel-2-l2a"], INSIDE, max_cloud=20)
     with SearchServer(world) as server:
         grid_scenes(f"{server.url}/catalog.json", tmp_path, search=optical, mask_clouds=True, min_valid=0.5, **SETTINGS)
         assert "SCL.tif" in " ".join(answer.path for answer in server.log)
@@ -149,7 +149,7 @@ def changed(world: Path, folder: Path, offset: int, **told) -> Path:
 @pytest.mark.parametrize("scaled", [False, True])
 def test_the_offset_is_what_the_catalog_and_the_pixels_say(world: Path, tmp_path: Path, scaled: bool) -> None:
     """As Earth Search: +1000 taken off of baseline 05.09, and the item says so; or it says so and lies."""
-    optical, applied = Search(["sentinel-2-l2a"], INSIDE, max_cloud=20), {"earthsearch:boa_offset_applied": True}
+    optical, applied = StacSearch(["sentinel-2-l2a"], INSIDE, max_cloud=20), {"earthsearch:boa_offset_applied": True}
     honest = changed(world, tmp_path / "honest", -1000, **applied)
     written = grid_scenes(honest / "catalog.json", tmp_path / "root", search=optical, workers=0, **SETTINGS)
     assert "_N0000_" in written["product"].iloc[0]
@@ -169,7 +169,7 @@ def test_an_item_that_places_its_files_elsewhere_is_refused(world: Path, tmp_pat
     grid = {"proj:code": "EPSG:32633", "proj:shape": [768, 768], "proj:transform": [10, 0, 701460, 0, -10, 5334840]}
     change_item(folder, "20230501", lambda item: item["properties"].update(grid))
     with refused(match=r"Its item places it at 701460, 5334840 of EPSG:32633 .* which contradict each other"):
-        grid_scenes(folder / "catalog.json", tmp_path / "root", search=Search(["sentinel-2-l2a"], INSIDE, max_cloud=9))
+        grid_scenes(folder / "catalog.json", tmp_path / "root", search=StacSearch(["sentinel-2-l2a"], max_cloud=9))
 
 
 def test_tiles_are_read_where_they_lie(world: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from terrafm_tg.datasets.scenes.pixels import read_scene
 from terrafm_tg.datasets.scenes.remote import reading_with, remote_file
 from terrafm_tg.datasets.scenes.scene import Scene, files_to_columns
 from terrafm_tg.datasets.scenes.stac.catalog import StacScenes, is_catalog, open_stac, sign_blob
-from terrafm_tg.datasets.scenes.stac.search import Search
+from terrafm_tg.datasets.scenes.stac.search import StacSearch
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.radiometry import UNKNOWN, Settings, Verdict, offsets_by_name
@@ -64,7 +64,7 @@ def grid_scenes(
     offset: int | str | Mapping[str, int | str] | None = None,
     nodata: float | Mapping[str, float] | None = None,
     mask_clouds: bool = False,
-    search: Search | None = None,
+    search: StacSearch | None = None,
     max_gb: float | None = None,
     cell_size: int = FULL_SIZE,
     workers: int | None = None,
@@ -120,7 +120,7 @@ def grid_scenes(
 
 def _found(
     scenes: str | os.PathLike[str] | StacScenes, settings: Settings, folders: Mapping[str, str] | None,
-    search: Search | None, size: int,
+    search: StacSearch | None, size: int,
 ) -> tuple[Path, list[tuple[Scene, Verdict]]]:  # fmt: skip
     """Finds and judges the scenes of a catalog or below a folder, whose root is returned, too."""
 
@@ -138,7 +138,7 @@ def _found(
     if isinstance(scenes, StacScenes):
         return scenes.root or Path(), judge_catalog(scenes, settings, middle)
     bbox = None if search is None or search.bbox is None else tuple(search.bbox)
-    if search is not None and search != replace(Search(), bbox=search.bbox):
+    if search is not None and search != replace(StacSearch(), bbox=search.bbox):
         raise TerraFMError(f"{scenes} is a folder, of which only `bbox` chooses a part: leave other conditions out.")
     judged = find_judged(Path(scenes), settings, folders)
     return Path(scenes), [(replace(scene, wanted=bbox), verdict) for scene, verdict in judged]

@@ -20,7 +20,7 @@ from terrafm_tg.utils.remote_file import RemoteFile, Span, block_spans
 from .judged import judge_scenes
 from .rasters import Raster, open_raster
 from .remote import remote_file
-from .scene import Scene
+from .scene import Found, Scene
 from .stac.catalog import StacScenes
 
 #: A box (left, bottom, right, top) in a CRS.
@@ -44,30 +44,32 @@ def judge_catalog(
     Raises:
         TerraFMError: If none can be used, evidence excludes each other, or a server cannot be read.
     """
-    root = catalog.root or Path()
-    scenes, refused = locate_scenes(root, [replace(scene, wanted=catalog.bbox) for scene in catalog.scenes])
-    refused = [*catalog.refused, *refused]
-    if not scenes:
-        raise TerraFMError(f"No scene of the catalog can be used; first {': '.join(refused[0])}")
-    for sentence in catalog.said:
+    found = locate_catalog(catalog)
+    if not found.scenes:
+        raise TerraFMError(f"No scene of the catalog can be used; first {': '.join(found.refused[0])}")
+    for sentence in found.said:
         warnings.warn(sentence, stacklevel=3)
-    if refused:
-        warnings.warn(f"{len(refused):,} items are left out, first {': '.join(refused[0])}", stacklevel=3)
+    if found.refused:
+        warnings.warn(f"{len(found.refused):,} items are left out, first {': '.join(found.refused[0])}", stacklevel=3)
+    scenes = found.scenes
     looked_at = scenes if look_at is None else [replace(scene, wanted=look_at(scene)) for scene in scenes]
-    judged = judge_scenes(root, looked_at, settings)
+    judged = judge_scenes(catalog.root or Path(), looked_at, settings)
     return [(replace(scene, wanted=catalog.bbox), verdict) for scene, verdict in judged]
 
 
-def locate_scenes(root: Path, scenes: Sequence[Scene]) -> tuple[list[Scene], list[tuple[str, str]]]:
+def locate_catalog(catalog: StacScenes) -> Found:
     """Opens the files of scenes that a catalog described: they place them, and may declare what items do not.
 
     Args:
-        root: Of files on disk.
-        scenes: The scenes.
+        catalog: The scenes.
 
     Returns:
-        Scenes with the grid of their finest band, and what cannot be used with the reason.
+        Scenes with the grid of their finest band and the box of the search, and what cannot be used with the reason.
+
+    Raises:
+        RemoteError: If a server cannot be read.
     """
+    root = catalog.root or Path()
 
     def locate(scene: Scene) -> Scene | str:
         try:
@@ -79,9 +81,12 @@ def locate_scenes(root: Path, scenes: Sequence[Scene]) -> tuple[list[Scene], lis
                 raise
             return str(error)
 
+    scenes = [replace(scene, wanted=catalog.bbox) for scene in catalog.scenes]
     found = list(zip(scenes, map_threads(locate, scenes, _THREADS), strict=True))
     refused = [(scene.product, result) for scene, result in found if isinstance(result, str)]
-    return [result for _, result in found if isinstance(result, Scene)], refused
+    return Found(
+        [result for _, result in found if isinstance(result, Scene)], [*catalog.refused, *refused], catalog.said
+    )
 
 
 def _placed(scene: Scene, rasters: dict[str, Raster]) -> Scene:

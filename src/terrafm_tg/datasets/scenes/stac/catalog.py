@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from terrafm_tg.utils.remote import RemoteReader, leads_inside
 from terrafm_tg.utils.trust import check_address, check_names, is_safe
 
 from .items import Place, item_scene
-from .search import Search, boxes_meet
+from .search import StacSearch, boxes_meet
 
 if TYPE_CHECKING:
     from pystac_client import ItemSearch
@@ -54,13 +54,18 @@ class StacScenes(Found):
         root: Folder below which files lie that are no addresses; None where the catalog lies on a server.
         items: The items, with complete addresses.
         sources: Addresses below which the files lie.
-        bbox: Box of the search, outside of which nothing is read.
+        search: The conditions; outside of their box nothing is read.
     """
 
     root: Path | None = None
     items: tuple[dict[str, Any], ...] = ()
     sources: tuple[str, ...] = ()
-    bbox: tuple[float, ...] | None = None
+    search: StacSearch = field(default_factory=StacSearch)
+
+    @property
+    def bbox(self) -> tuple[float, ...] | None:
+        """Box of the search."""
+        return None if self.search.bbox is None else tuple(self.search.bbox)
 
     def save_in(self, folder: Path) -> None:
         """Writes the items as a STAC item collection, :data:`ITEMS`, atomically.
@@ -71,8 +76,8 @@ class StacScenes(Found):
         on_disk = any("://" not in file for scene in self.scenes for file in scene.files)
         if on_disk and self.root is not None and self.root != Path(os.path.abspath(folder)):
             raise TerraFMError(f"The catalog's images lie below {self.root}: use that folder instead of {folder}.")
-        items = {"type": "FeatureCollection", "terrafm:bbox": self.bbox, "features": list(self.items)}
-        write_json(folder / ITEMS, items)
+        told = {"terrafm:bbox": self.bbox, "terrafm:modality": self.search.modality}
+        write_json(folder / ITEMS, {"type": "FeatureCollection", **told, "features": list(self.items)})
 
 
 def is_catalog(source: str | os.PathLike[str]) -> bool:
@@ -81,7 +86,7 @@ def is_catalog(source: str | os.PathLike[str]) -> bool:
 
 
 @checked()
-def open_stac(source: str | os.PathLike[str], search: Search | None = None, modality: str | None = None) -> StacScenes:
+def open_stac(source: str | os.PathLike[str], search: StacSearch | None = None) -> StacScenes:
     """Opens an item, an item collection, a static catalog, or the found of an API's search as scenes.
 
     What a catalog names is opened only over HTTP or in object stores, or below the catalog's own folder where it
@@ -91,7 +96,6 @@ def open_stac(source: str | os.PathLike[str], search: Search | None = None, moda
         source: Path or address of an item, item collection, collection or catalog, the address of an API, or one of
             the names of :data:`CATALOGS`.
         search: Conditions; an API needs collections, and a box or dates.
-        modality: Of items that do not say theirs.
 
     Returns:
         The scenes, their files as addresses or as names below the root.
@@ -99,7 +103,7 @@ def open_stac(source: str | os.PathLike[str], search: Search | None = None, moda
     Raises:
         TerraFMError: If it is no STAC, cannot be read, holds nothing that fits, or no usable scene.
     """
-    search, name = search or Search(), str(source)
+    search, name = search or StacSearch(), str(source)
     if name in CATALOGS:
         name, known, _ = CATALOGS[name]
         search = replace(search, collections=search.collections or [*known])
@@ -119,7 +123,7 @@ def open_stac(source: str | os.PathLike[str], search: Search | None = None, moda
             )
         try:
             whole = _with_addresses(item, href, documents)
-            scene = item_scene(whole, place, modality)
+            scene = item_scene(whole, place, search.modality)
         except TerraFMError as error:
             refused.append((place.name, str(error)))
             continue
@@ -140,9 +144,8 @@ def open_stac(source: str | os.PathLike[str], search: Search | None = None, moda
     scenes = [entry[1] for entry in entries]
     files = [file for scene in scenes for file in scene.files]
     sources = tuple(sorted({f"{'/'.join(file.split('/', 3)[:3])}/" for file in files if "://" in file}))
-    bbox = None if search.bbox is None else tuple(search.bbox)
     held = tuple(entry[2] for entry in entries)
-    return StacScenes(scenes, refused, said, documents.root, held, sources, bbox)
+    return StacScenes(scenes, refused, said, documents.root, held, sources, search)
 
 
 def image_sources(remote: bool | str | Sequence[str]) -> tuple[str, ...]:
@@ -172,9 +175,9 @@ def read_items(path: Path, sources: tuple[str, ...]) -> StacScenes:
     Raises:
         TerraFMError: As :func:`open_stac`, and if an image lies elsewhere.
     """
-    bbox = _Documents(str(path)).read(str(path)).get("terrafm:bbox")
-    search = Search(bbox=bbox, max_scenes=_MOST_ITEMS) if isinstance(bbox, list) else Search(max_scenes=_MOST_ITEMS)
-    found = open_stac(path, search)
+    held = _Documents(str(path)).read(str(path))
+    told = {key: value for key in ("bbox", "modality") if (value := held.get(f"terrafm:{key}")) is not None}
+    found = open_stac(path, StacSearch(**told, max_scenes=_MOST_ITEMS))
     for file in (file for scene in found.scenes for file in scene.files if "://" in file):
         if not file.startswith(sources):
             raise TerraFMError(
@@ -280,7 +283,7 @@ class _Documents:
         raise TerraFMError(f"{href} is no STAC ({reason}): give an item, a collection, a catalog or an API.")
 
 
-def _items(documents: _Documents, search: Search) -> Iterator[tuple[str, dict[str, Any]]]:
+def _items(documents: _Documents, search: StacSearch) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the items of a catalog with the place of the document that holds each; conditions are not final."""
     waiting, seen = [documents.origin], set[str]()
     while waiting:
@@ -310,7 +313,7 @@ def _items(documents: _Documents, search: Search) -> Iterator[tuple[str, dict[st
             waiting += reversed([documents.resolve(href, name) for name in named])
 
 
-def _may_hold(collection: Mapping[str, Any], search: Search) -> bool:
+def _may_hold(collection: Mapping[str, Any], search: StacSearch) -> bool:
     """Tells whether a collection can have an item that fits, by its name and the box of its extent."""
     if search.collections and collection.get("id") not in search.collections:
         return False
@@ -323,7 +326,7 @@ def _may_hold(collection: Mapping[str, Any], search: Search) -> bool:
 
 
 def _search(
-    documents: _Documents, root: Mapping[str, Any], links: list[dict[str, Any]], search: Search
+    documents: _Documents, root: Mapping[str, Any], links: list[dict[str, Any]], search: StacSearch
 ) -> Iterator[dict[str, Any]]:
     """Yields what an API finds."""
     if not search.collections or (search.bbox is None and search.dates is None):

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.modalities import get_modality
 from terrafm_tg.utils.arguments import COUNT, checked
 
 from .items import Place
@@ -18,7 +19,7 @@ _DATE = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d:\d\d(:\d\d)?)?)?)?Z?")
 
 @checked(max_cloud=(0, 100), max_scenes=COUNT)
 @dataclass(frozen=True)
-class Search:
+class StacSearch:
     """Conditions that the items of a STAC catalog must all meet; those not given hold for every item.
 
     Args:
@@ -27,6 +28,7 @@ class Search:
             box is read. West may exceed east: the box then crosses the antimeridian.
         dates: A day, month or year, or the first and the last: ``2023-05``, ``2023-05-01/2023-06-15``.
         max_cloud: Leaves out optical scenes with more cloud than this, in percent.
+        modality: Sensor and level of items that do not say theirs: ``s1rtc``, ``s2l1c`` or ``s2l2a``.
         max_scenes: Stop where more scenes than this are found, instead of reading them all.
 
     Raises:
@@ -37,10 +39,13 @@ class Search:
     bbox: list[float] | None = None
     dates: str | None = None
     max_cloud: float | None = None
+    modality: str | None = None
     max_scenes: int = 1000
 
     def __post_init__(self) -> None:
         _ = self.interval
+        if self.modality is not None:
+            get_modality(self.modality)
         if self.bbox is not None:
             check_bbox(self.bbox)
 
