@@ -176,7 +176,7 @@ class Product:
         if came:
             names = chain([part], (f"{Path(part).stem}_{number}.parquet" for number in count(2)))
             targets = (self.folder / "images" / name for name in names)
-            _write(next(target for target in targets if not target.exists()), map(pq.read_table, came))
+            _write(next(target for target in targets if not target.exists()), map(_read, came))
         for path in came:  # nothing waits for the local file any more
             path.unlink()
         return damage
