@@ -1,4 +1,5 @@
 import numpy as np
+import pyproj
 import pytest
 import rasterio
 from affine import Affine
@@ -92,3 +93,87 @@ def test_the_window_that_a_box_needs() -> None:
             assert window is not None
             assert (window.col_off, window.row_off, window.width, window.height) == (8, 8, 14, 14)
             assert needed_window(src, UTM, (600_000, 4_999_800, 600_100, 4_999_900)) is None
+
+
+def smooth(lon, lat):
+    """A field that is the same at any turn of longitude, and at a pole."""
+    return 2 + np.sin(np.radians(lon) * 3000) * np.cos(np.radians(lat)) + np.cos(np.radians(lat) * 3000)
+
+
+def project(epsg):
+    return pyproj.Transformer.from_crs(4326, epsg, always_xy=True)
+
+
+def lonlat_of(epsg, transform, shape):
+    rows, columns = np.indices(shape) + 0.5
+    x, y = transform.c + columns * transform.a, transform.f + rows * transform.e
+    return (x, y) if epsg == 4326 else project(epsg).transform(x, y, direction="INVERSE")
+
+
+DEGREE = 1 / 9000  # of latitude and longitude: 12 m
+CASES = {
+    "degrees to the zone west of 180": (4326, 179.9, 32760),
+    "degrees to the zone east of it": (4326, 179.9, 32701),
+    "degrees that begin at -180.1": (4326, -180.1, 32701),
+    "degrees that begin a turn further": (4326, 539.9, 32760),
+    "degrees in another turn": (4326, -180.1, 4326),
+    "another zone across it": (32760, None, 32701),
+    "from a zone to degrees": (32701, None, 4326),
+    "map grid of Fiji": (3460, None, 32760),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_over_180_degrees(case):
+    """A window and its warp, against the field itself at each pixel."""
+    epsg, west, to_epsg = CASES[case]
+    if west is None:
+        x, y = project(epsg).transform(180.0, -17.0)
+        source, side = Affine(10, 0, round(x) - 5000, 0, -10, round(y) + 5000), 1000
+    else:
+        source, side = Affine(DEGREE, 0, west, 0, -DEGREE, -16.9), 1800
+    pixels = smooth(*lonlat_of(epsg, source, (side, side))).astype(np.float32)
+    if to_epsg == 4326:
+        to = Affine(DEGREE, 0, 179.99 + DEGREE / 3, 0, -DEGREE, -16.99)
+    else:
+        x, y = project(to_epsg).transform(180.0, -17.0)
+        to = Affine(10, 0, round(x) - 1000, 0, -10, round(y) + 1000)
+    crs, to_crs = CRS.from_epsg(epsg), CRS.from_epsg(to_epsg)
+    with MemoryFile() as memory:
+        profile = {"driver": "GTiff", "count": 1, "dtype": "float32", "height": side, "width": side}
+        with memory.open(**profile, crs=crs, transform=source) as file:
+            file.write(pixels, 1)
+        with memory.open() as src:
+            window = needed_window(src, to_crs, rasterio.transform.array_bounds(180, 180, to))
+            assert window.height < 300
+            assert window.width < 300
+            part, origin = src.read(1, window=window), src.window_transform(window)
+    got = warp(part, origin, crs, to, to_crs, (180, 180), -32768)
+    np.testing.assert_allclose(got, smooth(*lonlat_of(to_epsg, to, (180, 180))), atol=0.02)
+
+
+def test_a_map_around_the_globe():
+    """Both of its ends are needed across 180 degrees."""
+    source = Affine(0.5, 0, -180, 0, -0.5, 90)
+    pixels = np.random.default_rng(0).uniform(1, 2, (360, 720)).astype(np.float32)
+    with MemoryFile() as memory:
+        profile = {"driver": "GTiff", "count": 1, "dtype": "float32", "height": 360, "width": 720}
+        with memory.open(**profile, crs=CRS.from_epsg(4326), transform=source) as file:
+            file.write(pixels, 1)
+        with memory.open() as src:
+            x, y = project(32701).transform(180.0, -17.0)
+            window = needed_window(src, CRS.from_epsg(32701), (x - 1e5, y - 1e5, x + 1e5, y + 1e5))
+    assert (window.col_off, window.width) == (0, 720)
+
+
+def test_around_a_pole():
+    x, y = project(32661).transform(0, 90)
+    source = Affine(10, 0, x - 3000, 0, -10, y + 3000)
+    pixels = (2 + np.indices((600, 600)).sum(axis=0) / 300).astype(np.float32)  # a plane: exact however it is turned
+    to = Affine(10, 0, -1000, 0, -10, 1000)
+    crs, to_crs = CRS.from_epsg(32661), CRS.from_epsg(3413)
+    got = warp(pixels, source, crs, to, to_crs, (200, 200), -32768, average=False)
+    lon, lat = lonlat_of(3413, to, (200, 200))
+    east, north = project(32661).transform(lon, lat)
+    expected = 2 + ((east - source.c) / 10 - 0.5 + (source.f - north) / 10 - 0.5) / 300
+    np.testing.assert_allclose(got, expected, atol=2e-4)

@@ -120,12 +120,21 @@ def middle(x: slice, is_angle: bool) -> float:
 
 
 def to_zones(lon: NDArray, lat: NDArray, epsg: NDArray) -> tuple[NDArray, NDArray]:
-    """Converts places to x and y in the CRS that each has, (n,) all."""
-    x, y = np.empty(len(lon)), np.empty(len(lon))
+    """Converts places to x and y in the CRS that each has, (n,) or (n, k) for (n,) codes."""
+    return _by_zone(lon, lat, epsg, "FORWARD")
+
+
+def from_zones(x: NDArray, y: NDArray, epsg: NDArray) -> tuple[NDArray, NDArray]:
+    """Converts x and y in the CRS that each place has to longitude and latitude, (n,) or (n, k) for (n,) codes."""
+    return _by_zone(x, y, epsg, "INVERSE")
+
+
+def _by_zone(x: NDArray, y: NDArray, epsg: NDArray, direction: str) -> tuple[NDArray, NDArray]:
+    to_x, to_y = np.empty(x.shape), np.empty(x.shape)
     for code in np.unique(epsg):
         here = epsg == code
-        x[here], y[here] = transformer("EPSG:4326", int(code)).transform(lon[here], lat[here])
-    return x, y
+        to_x[here], to_y[here] = transformer("EPSG:4326", int(code)).transform(x[here], y[here], direction=direction)
+    return to_x, to_y
 
 
 @lru_cache(maxsize=256)

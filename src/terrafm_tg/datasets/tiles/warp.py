@@ -9,21 +9,42 @@ from rasterio.crs import CRS
 from rasterio.io import DatasetReader
 from rasterio.warp import Resampling, reproject, transform_bounds
 from rasterio.windows import Window, from_bounds
+from rasterio.windows import union as windows_union
 
 _SAME = 1e-3  # of a pixel, at each edge
+_TURNS = (0, -360, 360)  # degrees: a file around the globe has both ends of a box across its edge
 
 
 def needed_window(src: DatasetReader, crs: CRS, bounds: tuple[float, float, float, float]) -> Window | None:
-    """Finds the pixels of a file that a box (left, bottom, right, top) needs and two beyond; None where it has none."""
-    there = bounds if src.crs == crs else transform_bounds(crs, src.crs, *bounds, densify_pts=21)
-    needed = from_bounds(*there, transform=src.transform)
+    """Finds the pixels of a file that a box (left, bottom, right, top) needs and two beyond; None where it has none.
+
+    Longitude is a circle: a file may be written in any turn of it, and the box lie across 180 degrees.
+    """
+    left, bottom, right, top = bounds if src.crs == crs else transform_bounds(crs, src.crs, *bounds, densify_pts=21)
+    turns = [0.0]
+    if src.crs.is_geographic:
+        right += 360 * (right < left)
+        turns = [_turn((left + right) / 2, src.transform.c + src.transform.a * src.shape[1] / 2) + n for n in _TURNS]
+    windows = [
+        _inside(from_bounds(left + n, bottom, right + n, top, transform=src.transform), src.shape) for n in turns
+    ]
+    found = [window for window in windows if window is not None]
+    return windows_union(found) if found else None
+
+
+def _inside(needed: Window, shape: tuple[int, int]) -> Window | None:
     ranges = []
-    for (low, high), size in zip(needed.toranges(), src.shape, strict=True):
+    for (low, high), size in zip(needed.toranges(), shape, strict=True):
         start, stop = max(math.floor(low) - 2, 0), min(math.ceil(high) + 2, size)
         if start >= stop:
             return None
         ranges.append((start, stop))
     return Window.from_slices(*ranges)
+
+
+def _turn(lon: float, near: float) -> float:
+    """Returns the whole turns of the globe, in degrees, that bring a longitude nearest to another."""
+    return 360.0 * round((near - lon) / 360)
 
 
 def warp(
@@ -55,6 +76,10 @@ def warp(
         (H, W), or (C, H, W), of the same type.
     """
     height, width = shape
+    if crs.is_geographic:  # to the turn of the new grid, or the one that GDAL knows
+        middle = transform.c + transform.a * pixels.shape[-1] / 2
+        turn = _turn(middle, to.c + to.a * width / 2 if to_crs.is_geographic else 0.0)
+        transform = Affine(transform.a, transform.b, transform.c + turn, transform.d, transform.e, transform.f)
     rows = (np.array([to.f, to.f + height * to.e]) - transform.f) / transform.e - [0, height]
     columns = (np.array([to.c, to.c + width * to.a]) - transform.c) / transform.a - [0, width]
     row, column = round(rows[0]), round(columns[0])

@@ -1,0 +1,299 @@
+"""Pairs: scenes cut to tiles, and joined with those of other sensors that show the same place."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import pandas as pd
+import shapely
+from numpy.typing import NDArray
+
+from terrafm_tg.datasets.majortom import grid
+from terrafm_tg.datasets.tiles.bands import band_text
+from terrafm_tg.datasets.tiles.outlines import BOX, boxes, edges, from_zones, is_geographic, to_zones
+from terrafm_tg.datasets.tiles.table import ALIGNMENT, times
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.modalities import MODALITIES
+from terrafm_tg.radiometry import Verdict
+
+from .scene import Scene, files_to_columns
+
+#: Modalities in the order in which they give a tile its grid.
+ANCHORS = ("s2l2a", "s2l1c", "s1rtc")
+#: Columns of a scene that its tiles have by modality.
+HELD = ("path", "files", "bands", "verdict", "offset", "product", "date")
+#: Share of a tile that another sensor's scene must cover to be joined.
+OVERLAP = 0.5
+#: Choices of the dates that are joined within ``max_days``.
+DATES = ("nearest", "all")
+#: Choices for images that are smaller than a tile where others are not.
+SMALL = ("drop", "pad")
+_GRID = ["epsg", "x", "y", "xres", "yres", "height", "width"]
+_COARSE = 15.0  # meters of a pixel from which on a tile has 10 m pixels all the same
+_LATTICE = 8  # places along each side of a tile by which its cover by a scene of another CRS is measured
+_CHUNK = 1 << 15  # pairs of tiles and scenes that are measured at once
+_ALIGNED = 1e-3  # of a pixel
+_REASONS = {
+    1: "lie where no image of it covers half of the tile",
+    2: "lie where its nearest image is more than `max_days` {} away",
+}
+
+
+@dataclass
+class Pairing:
+    """Numbers of a join, and sentences on it.
+
+    Args:
+        tiles: All tiles.
+        joined: Tiles that show a sensor besides the one that gives the grid, by modality.
+        warped: Those of them whose pixels lie on another grid (CRS, resolution or alignment) and are warped to the
+            tile's, by modality.
+        apart: Tiles without a sensor because of a reason, by modality and reason.
+        said: Sentences for people.
+    """
+
+    tiles: int = 0
+    joined: dict[str, int] = field(default_factory=dict)
+    warped: dict[str, int] = field(default_factory=dict)
+    apart: dict[str, dict[str, int]] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
+
+
+def products_table(scenes: Sequence[tuple[Scene, Verdict]]) -> pd.DataFrame:
+    """Lists judged scenes, one a row: ``modality``, :data:`HELD`, and the grid of the finest band."""
+    rows = []
+    for scene, verdict in scenes:
+        pattern, files = files_to_columns(scene)
+        assert scene.transform is not None
+        modality, t = MODALITIES[verdict.modality], scene.transform
+        rows.append({
+            "modality": modality.name, "path": pattern, "files": files, "bands": band_text(modality, scene.bands),
+            "verdict": verdict.to_json(), "offset": verdict.offset, "product": scene.product, "date": scene.time,
+            "epsg": scene.epsg, "x": t.c, "y": t.f, "xres": t.a, "yres": -t.e, "height": scene.height,
+            "width": scene.width,
+        })  # fmt: skip
+    table = pd.DataFrame(rows)
+    table["date"] = pd.to_datetime(table["date"]).astype("datetime64[us]")
+    return table.sort_values(["date", "path", "files"], ignore_index=True)
+
+
+def join_products(
+    products: pd.DataFrame, tile_size: int, max_days: float | None = None, dates: str = "nearest", small: str = "drop"
+) -> pd.DataFrame:
+    """Cuts scenes into tiles and joins those of several sensors that show the same place.
+
+    L2A scenes are cut first, then L1C and then S1 scenes that no tile shows yet. A tile is on the grid of its first
+    scene. Of each other modality it gets the scene nearest in time that covers half of it at least, whatever CRS,
+    resolution or alignment that has. With ``dates="all"`` it is listed once per S1 scene in the time window instead, a
+    sample each. An S1 or L1C scene that is nearest to no tile makes samples of its own all the same, with the nearest
+    optical tile under it, so that each scene is in one sample at least.
+
+    Args:
+        products: As from :func:`products_table`.
+        tile_size: Scenes are cut into tiles of so many pixels from the upper left corner, without overlap; what is left
+            at the edges is not used. Where all are smaller and of one size, they are used whole.
+        max_days: Do not join scenes that are further apart in time; any where None. Scenes without a date are joined.
+        dates: ``"nearest"`` or ``"all"``: the S1 scenes that a tile is joined with.
+        small: ``"drop"`` leaves scenes out that are smaller than a tile where others are not; ``"pad"`` takes them,
+            missing beyond their edges.
+
+    Returns:
+        The tile table; its ``attrs`` have the numbers (:class:`Pairing`), which warnings say in words.
+
+    Raises:
+        TerraFMError: If a setting is unknown, or all scenes are smaller than a tile and of several sizes.
+    """
+    for name, value, choices in (("dates", dates, DATES), ("small", small, SMALL)):
+        if value not in choices:
+            raise TerraFMError(f"`{name}` must be {' or '.join(map(repr, choices))}, got {value!r}.")
+    pairing = Pairing()
+    products = _sized(_ten_meters(products), tile_size, small, pairing)
+    samples = _Samples(products, np.inf if max_days is None else max_days, dates)
+    table = samples.make()
+    tiles = _tiles(products, table)
+    _tell(products, table, pairing, max_days)
+    for sentence in pairing.said:
+        warnings.warn(sentence, stacklevel=2)
+    tiles.attrs["pairing"] = asdict(pairing)
+    return tiles
+
+
+def _ten_meters(products: pd.DataFrame) -> pd.DataFrame:
+    """Puts scenes of 20 or 60 m pixels alone on a grid of 10 m, as the encoder sees them."""
+    degrees = np.array([is_geographic(code) for code in products["epsg"].tolist()])
+    coarse = (products["xres"] > _COARSE).to_numpy() & ~degrees
+    finer = products.copy()
+    for side, res in (("width", "xres"), ("height", "yres")):
+        length = (products[side] * products[res] / 10).to_numpy()
+        finer[side] = np.where(coarse, np.floor(length + 1e-6), products[side]).astype(np.int64)
+        finer[res] = np.where(coarse, 10.0, products[res])
+    return finer
+
+
+def _sized(products: pd.DataFrame, tile_size: int, small: str, pairing: Pairing) -> pd.DataFrame:
+    """Gives each scene the height and width of its tiles; leaves out those too small, as `join_products` says."""
+    size = products[["height", "width"]]
+    little = (size < tile_size).any(axis=1)
+    if little.all() and len(sizes := size.drop_duplicates()) == 1:
+        whole = dict(zip(("tile_height", "tile_width"), sizes.iloc[0].clip(upper=tile_size), strict=True))
+        return products.assign(**whole)
+    if little.any():
+        least, first = int(size[little].min().min()), products["path"][little].iloc[0].replace("{}", "*")
+        fitting = least // ALIGNMENT * ALIGNMENT
+        what = (
+            f"{little.sum():,} of {len(products):,} images are smaller than `tile_size` {tile_size} (down to {least} "
+            f"pixels; first {first}, {size[little].iloc[0]['width']} x {size[little].iloc[0]['height']})"
+        )
+        takes_all = f"set `tile_size` to {fitting}, which all hold" if fitting >= ALIGNMENT else "get larger images"
+        if small == "drop" and little.all():
+            raise TerraFMError(f"{what}: {takes_all}, or `small` to 'pad'.")
+        pairing.said.append(
+            f"{what}: they are {'filled up with missing pixels' if small == 'pad' else 'left out'}"
+            f"{'' if small == 'pad' else f'; {takes_all}, or `small` to ' + repr('pad') + ', to use them'}."
+        )
+        if small == "drop":
+            products = products[~little].reset_index(drop=True)
+    return products.assign(tile_height=tile_size, tile_width=tile_size)
+
+
+class _Samples:
+    """Samples of judged scenes: the grid of each, and the row of ``products`` by modality, -1 where it has none."""
+
+    def __init__(self, products: pd.DataFrame, max_days: float, dates: str) -> None:
+        self.products, self.max_days, self.dates = products, max_days, dates
+        modality = products["modality"].to_numpy()
+        self.scenes = {name: np.flatnonzero(modality == name) for name in ANCHORS if (modality == name).any()}
+        bounds = boxes(products.astype({"epsg": np.int32}))
+        west, south, east, north = (np.tile(bounds[side], 3) for side in BOX)
+        turn = np.repeat([0, -360, 360], len(products))
+        self.tree = shapely.STRtree(shapely.box(west + turn, south, east + turn, north))
+
+    def make(self) -> pd.DataFrame:
+        """Makes them, modality by modality; see :func:`join_products`."""
+        parts, used = list[pd.DataFrame](), np.zeros(len(self.products), bool)
+        for name, scenes in self.scenes.items():
+            left = scenes[~used[scenes]]
+            if parts and len(left):
+                places = pd.concat(parts)[_GRID].drop_duplicates(ignore_index=True)
+                pairs = self._pairs(places, left)
+                again = places.loc[pairs["tile"]].reset_index(drop=True).assign(**{name: pairs["scene"].to_numpy()})
+                again = self._join(again, name, False)
+                parts.append(again[(again[[other for other in self.scenes if other != name]] >= 0).any(axis=1)])
+                left = np.setdiff1d(left, parts[-1][name])
+            if len(left):
+                tiles = _cut(self.products.iloc[left]).rename(columns={"scene": name})
+                parts.append(self._join(tiles, name, True))
+            taken = np.concatenate([part[[*self.scenes]].to_numpy().ravel() for part in parts])
+            used[taken[taken >= 0]] = True
+        return pd.concat(parts, ignore_index=True)
+
+    def _join(self, tiles: pd.DataFrame, name: str, first: bool) -> pd.DataFrame:
+        """Adds the scenes of the other modalities to tiles that have one."""
+        for other in (other for other in self.scenes if other != name):
+            pairs = self._pairs(tiles, self.scenes[other])
+            dates = self.products["date"].to_numpy()
+            apart = dates[tiles[name].to_numpy()[pairs["tile"]]] - dates[pairs["scene"]]
+            pairs["days"] = np.abs(apart / np.timedelta64(1, "D"))
+            fits = pairs[~(pairs["days"] > self.max_days)].sort_values(["tile", "days", "apart", "scene"])
+            if not (first and self.dates == "all" and other == "s1rtc"):
+                fits = fits.drop_duplicates("tile")
+            why = np.ones(len(tiles), np.int8)
+            why[pairs["tile"]] = 2
+            why[fits["tile"]] = 0
+            tiles[f"why_{other}"] = why
+            rows = tiles.reset_index(drop=True).join(fits.set_index("tile")["scene"].rename(other))
+            tiles = rows.assign(**{other: rows[other].fillna(-1).astype(np.int64)}).reset_index(drop=True)
+        return tiles
+
+    def _pairs(self, tiles: pd.DataFrame, scenes: NDArray[np.int64]) -> pd.DataFrame:
+        """Lists tiles (by place in the table) with the scenes that cover half of them at least, and how much not."""
+        bounds = boxes(tiles.astype({"epsg": np.int32}))
+        tile, scene = self.tree.query(shapely.box(*(bounds[side] for side in BOX)), predicate="intersects")
+        scene %= len(self.products)
+        pairs = np.unique(np.stack([tile, scene])[:, np.isin(scene, scenes)], axis=1)
+        shares = [
+            _shares(tiles.iloc[t], self.products.iloc[s])
+            for t, s in zip(*(np.split(part, range(_CHUNK, pairs.shape[1], _CHUNK)) for part in pairs), strict=True)
+        ]
+        found = pd.DataFrame({"tile": pairs[0], "scene": pairs[1], "apart": 1 - np.concatenate(shares)})
+        return found[found["apart"] <= 1 - OVERLAP].reset_index(drop=True)
+
+
+def _cut(scenes: pd.DataFrame) -> pd.DataFrame:
+    """Cuts scenes into tiles: the grid of each, and its ``scene``."""
+    sides = {side: scenes[f"tile_{side}"].to_numpy() for side in ("height", "width")}
+    down, across = (np.maximum(scenes[side].to_numpy() // sides[side], 1) for side in sides)
+    repeats = np.repeat(np.arange(len(scenes)), down * across)
+    number = np.arange(len(repeats)) - np.repeat(np.cumsum(down * across) - down * across, down * across)
+    tiles = scenes.iloc[repeats][_GRID].assign(scene=scenes.index.to_numpy()[repeats]).reset_index(drop=True)
+    tiles["x"] += number % across[repeats] * sides["width"][repeats] * tiles["xres"]
+    tiles["y"] -= number // across[repeats] * sides["height"][repeats] * tiles["yres"]
+    return tiles.assign(**{side: size[repeats].astype(np.int32) for side, size in sides.items()})
+
+
+def _shares(tiles: pd.DataFrame, scenes: pd.DataFrame) -> NDArray[np.float64]:
+    """Measures the share of each tile that its scene covers: on the ground, wherever 180 degrees or a pole lies."""
+    left, top, right, bottom = edges(tiles, None)
+    west, north, east, south = edges(scenes, None)
+    codes, others = tiles["epsg"].to_numpy(), scenes["epsg"].to_numpy()
+    degrees = np.array([is_geographic(code) for code in others.tolist()], bool)
+    same, result = codes == others, np.zeros(len(tiles))
+    turn = np.where(degrees & same, 360 * np.rint((left + right - west - east) / 720), 0)
+    wide = np.minimum(right, east + turn) - np.maximum(left, west + turn)
+    high = np.minimum(top, north) - np.maximum(bottom, south)
+    result[same] = (wide.clip(0) * high.clip(0) / (right - left) / (top - bottom))[same]
+    if not same.all():
+        there = ~same
+        steps = (np.arange(_LATTICE) + 0.5) / _LATTICE
+        across, down = (part.ravel() for part in np.meshgrid(steps, steps))
+        x = left[there, None] + across * (right - left)[there, None]
+        y = top[there, None] - down * (top - bottom)[there, None]
+        x, y = to_zones(*from_zones(x, y, codes[there]), others[there])
+        west, north, east, south = (side[there, None] for side in (west, north, east, south))
+        x = x + np.where(degrees[there, None], 360 * np.rint((west + east - 2 * x) / 720), 0)
+        result[there] = ((west <= x) & (x <= east) & (south <= y) & (y <= north)).mean(axis=1)
+    return result
+
+
+def _tiles(products: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
+    """Makes the tile table of samples."""
+    tiles = samples[_GRID].astype({"epsg": np.int32, "height": np.int32, "width": np.int32})
+    left, top, right, bottom = edges(tiles, None)
+    lon, lat = from_zones((left + right) / 2, (top + bottom) / 2, tiles["epsg"].to_numpy())
+    tiles.insert(0, "cell", pd.Categorical(grid.names(*grid.cells_at(lat, lon))))
+    tiles.insert(1, "quadrant", np.zeros(len(tiles), dtype=np.int8))
+    for name in (name for name in ANCHORS if name in samples):
+        held = products[list(HELD)].reindex(samples[name]).reset_index(drop=True)  # -1 is none
+        for column in HELD:
+            tiles[f"{column}_{name}"] = (
+                held[column] if column in ("offset", "date") else held[column].astype("category")
+            )
+        tiles[f"has_{name}"] = samples[name].to_numpy() >= 0
+        tiles[f"offset_{name}"] = tiles[f"offset_{name}"].fillna(0).astype(np.int16)
+        if not len(tiles[f"bands_{name}"].cat.categories):
+            tiles = tiles.drop(columns=f"bands_{name}")  # all tiles have all
+    dates = tiles.filter(like="date_")
+    return tiles.assign(**boxes(tiles), **times(dates.min(axis=1), dates.max(axis=1)))
+
+
+def _tell(products: pd.DataFrame, samples: pd.DataFrame, pairing: Pairing, max_days: float | None) -> None:
+    """Counts what was joined, and says it."""
+    pairing.tiles = len(samples)
+    names = [name for name in ANCHORS if name in samples]
+    for name in names if len(names) > 1 else ():
+        has = samples[samples[name] >= 0]
+        images = products.iloc[has[name].to_numpy()]
+        own = images["epsg"].to_numpy() == has["epsg"].to_numpy()
+        for side, res in (("x", "xres"), ("y", "yres")):
+            step = (has[side].to_numpy() - images[side].to_numpy()) / has[res].to_numpy()
+            own &= np.isclose(images[res], has[res], rtol=1e-6) & (np.abs(step - np.rint(step)) < _ALIGNED)
+        pairing.joined[name] = len(has)
+        pairing.warped[name] = int((~own).sum())
+        reasons = samples.get(f"why_{name}", pd.Series(0, samples.index)).value_counts()
+        pairing.apart[name] = {text.format(max_days): int(reasons[i]) for i, text in _REASONS.items() if i in reasons}
+        lost = [f"{count:,} {reason}" for reason, count in pairing.apart[name].items()]
+        if lost or pairing.warped[name]:
+            warped = f", {pairing.warped[name]:,} of them warped to the tile's grid" if pairing.warped[name] else ""
+            missing = f"; of those without, {' and '.join(lost)}" if lost else ""
+            pairing.said.append(f"{name} is in {len(has):,} of {len(samples):,} tiles{warped}{missing}.")
