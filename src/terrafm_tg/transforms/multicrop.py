@@ -124,6 +124,23 @@ class MultiCrop(nn.Module):
         self.ratio, self.modality_probability, self.fuse = ratio, modality_probability, fuse
         self.augment, self.seed = augment, seed
 
+    def enlarged(self, batch: Mapping[str, Any]) -> str:
+        """Says, of a batch whose tiles are so small that every crop of a kind enlarges them, how much; else nothing."""
+        keys = [m.native_key(r) for m in self.modalities for r in m.native if m.native_key(r) in batch]
+        side = max((max(batch[key].shape[-2:]) for key in keys), default=0)
+        times = {kind: size / side / self.scales[kind][1] ** 0.5 for kind, size in self.sizes.items() if side}
+        said = [
+            f"{kind} crops of {self.sizes[kind]} pixels enlarge them {times[kind]:.2g} times at least"
+            for kind in times
+            if times[kind] > 1.01 and self.counts[kind]
+        ]
+        if not said:
+            return ""
+        return (
+            f"Tiles are {side} pixels across: {' and '.join(said)}, so that views show interpolated pixels. Index "
+            "larger tiles (`tile_size`), or set `crops.global_size` and `crops.local_size` to theirs."
+        )
+
     def plan(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Decides what every view of a batch shows.
 

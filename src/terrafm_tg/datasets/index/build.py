@@ -17,6 +17,7 @@ from rich.table import Column, Table
 from terrafm_tg.datasets.esa_worldcover import ESAWorldCover
 from terrafm_tg.datasets.mmearth import MMEarthTiles
 from terrafm_tg.datasets.source import find_kind
+from terrafm_tg.datasets.tiles.dataset import check_tile_size
 from terrafm_tg.datasets.tiles.index_file import NAME, read_index, read_made_for, write_index
 from terrafm_tg.datasets.tiles.outlines import BOX, GRID, outlines
 from terrafm_tg.datasets.tiles.table import as_table
@@ -25,7 +26,7 @@ from terrafm_tg.land_cover import CLASS_NAMES, CLASSES, OCEAN, majorities
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.radiometry import OFFSET, UNKNOWN
 from terrafm_tg.utils.arguments import NOT_NEGATIVE, checked
-from terrafm_tg.utils.files import atomic_write
+from terrafm_tg.utils.files import atomic_write, content
 from terrafm_tg.utils.parallel import run_units
 
 from .layers import climate_zone, koppen_geiger, region
@@ -38,8 +39,11 @@ _CACHE = 256  # MB of decoded blocks: some rows of blocks across a file of the m
 def describe_map(worldcover: ESAWorldCover) -> dict[str, Any]:
     """Describes the map by all that decides the land cover of an index besides its tiles; JSON can hold it."""
     files = sorted(Path(path) for path in worldcover.index.filepath)
-    sizes = {file.name: file.stat().st_size for file in files}
-    return {"year": worldcover.year, "missing": worldcover.missing, "files": sizes}
+    return {
+        "year": worldcover.year,
+        "missing": worldcover.missing,
+        "files": {file.name: content(file, 1 << 20) for file in files},
+    }
 
 
 def count_unit(tiles: pd.DataFrame, tile_size: int, worldcover: ESAWorldCover) -> np.ndarray:
@@ -209,6 +213,8 @@ def build_index(
     Raises:
         TerraFMError: If there is nothing to index, a map cannot be read, or WorldCover covers no tile.
     """
+    if settings.get("tile_size") is not None:
+        check_tile_size(settings["tile_size"])
     root = Path(root)
     if not root.is_dir():
         raise TerraFMError(f"{root} is no folder: give a Major-TOM root, or a folder of scenes.")

@@ -28,7 +28,7 @@ from terrafm_tg.utils.parallel import run_units
 from terrafm_tg.utils.trust import remove_below
 
 from .folder import FORMAT, alone_in, read_store_index, write_store_index
-from .plan import ShardPlan, file_bytes, plan_shards, select_tiles, source_names, tiles_per_shard, write_planned
+from .plan import ShardPlan, plan_shards, select_tiles, source_files, source_names, tiles_per_shard, write_planned
 from .table import PLACES, join_tables, take_over
 
 _log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class DamageList:
 
     Args:
         path: The list of earlier runs, if there is one. What it names is not tried again until its source file is
-            replaced by one of another size, or the list is moved away.
+            replaced, or the list is moved away.
         max_share: Largest share of damaged tiles among those to pack now, checked once ten are damaged (0: none is
             allowed).
 
@@ -118,7 +118,7 @@ class DamageList:
         Rows of an earlier run stay as long as their source, by modality, is the same, or gone.
         """
         stays = [
-            int(row.source, 16) in sources.get(row.modality, ()) or not file_bytes(root, row.file)
+            int(row.source, 16) in sources.get(row.modality, ()) or not source_files(root, row.file)
             for row in self.before.itertuples()
         ]
         table = pd.concat([self.before[np.array(stays, bool)], pd.DataFrame(self.found, columns=_COLUMNS, dtype=str)])

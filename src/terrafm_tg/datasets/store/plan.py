@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -16,6 +17,7 @@ from terrafm_tg.datasets.tiles.dataset import TileDataset
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import Modality
 from terrafm_tg.radiometry import quantize
+from terrafm_tg.utils.files import content
 from terrafm_tg.utils.trust import is_safe
 
 from .shards import SUFFIX, make_row, shard_table, write_shard
@@ -41,8 +43,8 @@ class ShardPlan:
 def source_names(index: pd.DataFrame, root: Path, modality: Modality, salt: str) -> np.ndarray:
     """Numbers each tile by the origin of its pixels of a modality and the way in which they are stored.
 
-    It changes when the source file is another, or one of another size, and with ``salt``: what else decides the stored
-    bytes, such as the unit of radar.
+    It changes when the source file is another or was replaced, by one of equal size too, and with ``salt``: what else
+    decides the stored bytes, such as the unit of radar.
 
     Returns:
         uint64 (n,), 0 where the tile lacks the modality.
@@ -53,8 +55,11 @@ def source_names(index: pd.DataFrame, root: Path, modality: Modality, salt: str)
     columns = [column for column in ("cell", "quadrant", *grid, *own) if column in index]
     frame = pd.DataFrame({column: index[column].array for column in columns})
     if (files := _files(index, name)) is not None:
-        sizes = np.array([file_bytes(root, str(path)) for path in files.categories] + [0])
-        frame["size"] = sizes[files.codes]
+        found = [source_files(root, str(path)) for path in files.categories]
+        with ThreadPoolExecutor(8) as pool:  # reading waits for the disk
+            digests = pool.map(lambda group: " ".join(map(content, group)), found)
+        texts = pd.Series([*digests, ""], dtype=object)
+        frame["content"] = pd.util.hash_pandas_object(texts, index=False).to_numpy()[files.codes]
     frame["salt"] = pd.Categorical.from_codes(np.zeros(len(frame), np.int8), [salt])
     if f"bands_{name}" in index:  # where it is said: the others keep their number
         subset = pd.Categorical(index[f"bands_{name}"])
@@ -121,9 +126,9 @@ def _files(index: pd.DataFrame, name: str) -> pd.Categorical | None:
     return None
 
 
-def file_bytes(root: Path, path: str) -> int:
-    """Sums the bytes of a part, or of a scene's files (``{}`` stands for what differs); 0 for others."""
-    return sum(file.stat().st_size for file in held_files(root, path)) if is_safe(path) else 0
+def source_files(root: Path, path: str) -> list[Path]:
+    """Lists the files of a part, or of a scene (``{}`` stands for what differs); none elsewhere or gone."""
+    return held_files(root, path) if is_safe(path) else []
 
 
 def write_planned(job: tuple[TileDataset, ShardPlan], out: Path, quantized: bool) -> pd.DataFrame:

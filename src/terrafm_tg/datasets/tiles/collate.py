@@ -9,6 +9,8 @@ from torchgeo.datasets.utils import Sample
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, Modality
 
+from .table import ALIGNMENT
+
 
 def collate_tiles(samples: Sequence[Sample]) -> dict[str, Tensor]:
     """Batches samples of a :class:`~terrafm_tg.datasets.TileDataset`, of which some may lack a modality.
@@ -64,5 +66,9 @@ def _stack(key: str, tensors: list[Tensor]) -> Tensor:
     shapes = {tuple(tensor.shape) for tensor in tensors}
     if len(shapes) > 1:
         sizes = " and ".join(" x ".join(map(str, shape)) for shape in sorted(shapes))
-        raise TerraFMError(f"{key} differs in size within a batch ({sizes}): set `tile_size` to the smallest tile's.")
+        fits = min(side for shape in shapes for side in shape[-2:]) // ALIGNMENT * ALIGNMENT
+        raise TerraFMError(
+            f"{key} differs in size within a batch ({sizes}): set `tile_size` to {max(fits, ALIGNMENT)} or less, a "
+            f"multiple of {ALIGNMENT} that all tiles hold."
+        )
     return torch.stack(tensors)

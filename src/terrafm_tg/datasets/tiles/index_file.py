@@ -234,5 +234,8 @@ def open_index(
                 "or make the index again with `terrafm index`."
             )
     if index is None and made_for.get("state") != state(root):
-        raise TerraFMError(f"{path} was made for other files than lie there now: run `terrafm index` again.")
+        raise TerraFMError(
+            f"{path} was made for other files than lie there now (some were added, removed, replaced, or copied "
+            "without their times): run `terrafm index` again."
+        )
     return table, True

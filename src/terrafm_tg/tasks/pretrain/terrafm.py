@@ -131,6 +131,7 @@ class TerraFM(TeacherEmbedding):
         self.stems = CenteredStems(self.student)
         self.student.set_grad_checkpointing(h["grad_checkpointing"])
         augment, draws = Augment(**h["augmentation"]), ("modality_probability", "fuse", "seed")
+        self._looked_at_size = False
         self.multicrop = MultiCrop(self.sensors, **h["crops"], augment=augment, **{name: h[name] for name in draws})
 
     def configure_losses(self) -> None:
@@ -224,6 +225,10 @@ class TerraFM(TeacherEmbedding):
             raise TerraFMError(
                 "A batch of one tile cannot be centered: set `batch_size` to 2 or more (with `drop_last`)."
             )
+        if not self._looked_at_size:
+            self._looked_at_size = True
+            if said := self.multicrop.enlarged(batch):
+                rank_zero_warn(said)
         views = [count for count in self.multicrop.counts.values() if count]
         keys = self.hparams["seed"], batch["epoch"], batch["position"]
         planned = {"plan": self.multicrop.plan(batch), "depth": plan_depth(self.student.blocks, *keys, views)}
