@@ -15,6 +15,8 @@ import rasterio
 from rich.table import Column, Table
 
 from terrafm_tg.datasets.esa_worldcover import ESAWorldCover
+from terrafm_tg.datasets.majortom.dataset import MajorTOM
+from terrafm_tg.datasets.majortom.settled import settle_offsets
 from terrafm_tg.datasets.mmearth import MMEarthTiles
 from terrafm_tg.datasets.source import find_kind
 from terrafm_tg.datasets.tiles.dataset import check_tile_size
@@ -239,6 +241,8 @@ def build_index(
     made_for = {name: settings.get(name, default) for name, default in kind.SETTINGS.items()}
     made_for |= {"tile_size": settings["tile_size"], "state": kind.state(root)}
     table = as_table(kind.scan(root, **settings))
+    if kind is MajorTOM:
+        table = settle_offsets(table, root, workers, scheduler, progress)
     cover, share = np.full(len(table), UNKNOWN, np.int8), np.zeros((len(table), len(CLASSES)), np.float32)
     if "land_cover" in table:
         cover, share = table["land_cover"].to_numpy(), np.stack(table["land_cover_share"].to_list())

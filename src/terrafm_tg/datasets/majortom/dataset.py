@@ -29,6 +29,9 @@ from terrafm_tg.utils.trust import check_blocks
 
 from .part_files import PartFiles
 from .rows import FOLDERS, find_metadata, scan_tiles, sources_of
+from .settled import settle_offsets
+
+_FEW = 64  # images whose pixels are asked for their offset when a dataset is opened without an index
 
 
 @checked()
@@ -59,8 +62,9 @@ class MajorTOM(TileDataset):
         tile_size: Edge of a tile in 10 m pixels; half a cell's.
         index: A tile index, or the path of one, instead of ``root/index.parquet``.
         harmonize: Take the offset of baseline 04.00 off; False keeps the numbers as they are stored.
-        ambiguous_offset: What to do where a product's name does not tell (``N9999``): ``"error"``,
-            ``"present"`` (1000 is taken off), ``"absent"``, or ``"drop"`` (the modality is left out there).
+        ambiguous_offset: What to do where neither a product's name (``N9999``) nor its pixels tell, which
+            ``terrafm index`` asks (and so does opening, of few images): ``"error"``, ``"present"`` (1000 is taken off),
+            ``"absent"``, or ``"drop"`` (the modality is left out there).
         remote: Read rows whose file is not on disk from their URL (only the bytes of the bands travel): True for the
             published source, or the address of another that you trust. The metadata may name files below it only.
         transforms: Applied to each sample.
@@ -88,12 +92,14 @@ class MajorTOM(TileDataset):
         self.root: Path = Path(root)
         self.paths = self.root
         self.harmonize = harmonize
-        table, _ = open_index(
+        table, opened = open_index(
             index, self.root, self.scan, self.state, {}, sources_of(remote), ("part_", "group_", "offset_", "x", "y"),
             tile_size=tile_size, remote=remote,
         )  # fmt: skip
         if table["quadrant"].max() > 3:
             raise TerraFMError(f"The index of {self.root} has quadrant {table['quadrant'].max()}, expected 0 to 3.")
+        if harmonize and not opened and ambiguous_offset == "error":
+            table = settle_offsets(table, self.root, most=_FEW)
         if harmonize:
             table = resolve_offsets(table, modalities, ambiguous_offset)
         super().__init__(table, modalities, native, tile_size, transforms)
