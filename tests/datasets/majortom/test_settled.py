@@ -14,7 +14,7 @@ SIZE = 120
 
 
 def scene(level: str, offset: int, dark: bool = True) -> dict[str, np.ndarray]:
-    """Digital numbers of a country with a lake in a fifth of it, or (not dark) of nothing but snow."""
+    """Digital numbers of a country with a lake in a fifth of it, or (not dark) of nothing but sand."""
     held = MODALITIES[f"s2{level}"]
     bands = dict(zip(held.bands, held.resolutions, strict=True)) | ({"B10": 60} if level == "l1c" else {})
     level_of = {"B10": 15, "B11": 2100, "B12": 1300, "B09": 900 if level == "l1c" else 3000, "B8A": 3000, "B08": 2900}
@@ -25,8 +25,8 @@ def scene(level: str, offset: int, dark: bool = True) -> dict[str, np.ndarray]:
         if band != "B10":
             water = np.arange(side) < side // 5
             values[water] = random.normal(60 if band in ("B11", "B12", "B8A", "B08") else 250, 8, (water.sum(), side))
-        if not dark:
-            values = random.normal(6000, 300, (side, side))
+        if not dark and band != "B10":
+            values = random.normal(4000 if level == "l2a" else 3640, 100, (side, side))
         pixels[band] = np.clip(np.rint(values + offset), 1, 65535).astype(np.uint16)
     return pixels
 
@@ -63,7 +63,7 @@ def test_pixels_tell_and_it_is_recorded(tmp_path, level):
     assert abs(np.median(images[0]) - np.median(images[1])) < 100
 
 
-def test_snow_tells_nothing_but_for_l1c_beside(tmp_path):
+def test_sand_tells_nothing_but_for_l1c_beside(tmp_path):
     both = [(cell, offset, False) for cell, offset in zip(CELLS, (0, 1000, 1000), strict=True)]
     alone = write(tmp_path / "alone", l2a=both)
     with refused(
@@ -72,6 +72,13 @@ def test_snow_tells_nothing_but_for_l1c_beside(tmp_path):
         MajorTOM(alone, tile_size=SIZE // 2)
     build_index(alone, tile_size=SIZE // 2, workers=0, progress=False)
     assert set(offsets(read_index(alone / "index.parquet")[0], "l2a").values()) == {-1}
+    l1c = [(cell, 0, False) for cell in CELLS[:2]]  # cirrus tells
+    paired = write(tmp_path / "paired", l2a=both[:2], l1c=l1c)
+    build_index(paired, tile_size=SIZE // 2, workers=0, progress=False)
+    table = read_index(paired / "index.parquet")[0]
+    assert list(offsets(table, "l1c").values()) == [0, 0]
+    assert list(offsets(table, "l2a").values()) == [0, 1000]
+    assert table["proof_s2l2a"].astype(str).str.contains("L1C").all()
 
 
 def test_many_are_left_to_the_index(tmp_path, monkeypatch):
