@@ -42,6 +42,12 @@ READING: dict[str, tuple[Any, Any, str]] = {
     ),
     "nodata": (float | dict[str, float] | None, None, "Stored value that is missing, for all or by modality."),
     "max_days": (float | None, None, "Do not join images that are further apart in time."),
+    "dates": (
+        str | None,
+        None,
+        "S1 images within max_days that a tile is joined with: nearest, or all (a sample each).",
+    ),
+    "small_images": (str | None, None, "Images smaller than a tile where others are not: drop them, or pad them."),
 }
 #: Configurations that come with the package, in a wheel and in a checkout.
 _CONF = (Path(__file__).parents[1] / "conf", Path(__file__).parents[3] / "conf")

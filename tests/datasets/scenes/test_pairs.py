@@ -193,25 +193,37 @@ class TestSmall:
         assert said == []
 
     def test_several_sizes_advise_one_that_works(self):
-        advice = "3 of 3 images are smaller than `tile_size` 534 (down to 256 pixels; first 256.tif, 256 x 256): set "
-        with refused(match=r"3 of 3 images.*set `tile_size` to 252, which all hold, or `small` to 'pad'") as error:
+        advice = (
+            "3 of 3 s2l2a images are smaller than a tile of 534 pixels (down to 256; first 256.tif, 256 x 256): set "
+        )
+        with refused(
+            match=r"3 of 3 s2l2a images.*set `tile_size` to 252, which all hold, or `small_images` to 'pad'"
+        ) as error:
             join(*self.scenes(256, 264, 300), tile_size=534)
         assert str(error.value).startswith(advice)
         tiles, _ = join(*self.scenes(256, 264, 300), tile_size=252)
         assert tiles["height"].tolist() == [252] * 3
 
+    def test_partners_may_be_of_any_size(self):
+        optical = self.scenes(300)[0]
+        radar = [scene("s1rtc", (11.5, 48.1), 32632, side=side, name=f"r{side}") for side in (310, 280)]
+        tiles, said = join(optical, radar[0], tile_size=534)
+        assert (len(tiles), bool(tiles["has_s1rtc"].all()), said) == (1, True, [])
+        tiles, said = join(optical, radar[1], tile_size=534)
+        assert (len(tiles), bool(tiles["has_s1rtc"].all()), said) == (1, True, [])
+
     def test_left_out_or_padded_by_choice(self):
         tiles, said = join(*self.scenes(300, 256, 264), tile_size=300)
         assert tiles["path_s2l2a"].tolist() == ["300.tif"]
         assert said == [
-            "2 of 3 images are smaller than `tile_size` 300 (down to 256 pixels; first 256.tif, 256 x 256): they are "
-            "left out; set `tile_size` to 252, which all hold, or `small` to 'pad', to use them."
+            "2 of 3 s2l2a images are smaller than a tile of 300 pixels (down to 256; first 256.tif, 256 x 256): they "
+            "are left out; set `tile_size` to 252, which all hold, or `small_images` to 'pad', to use them."
         ]
-        tiles, said = join(*self.scenes(300, 256, 264), tile_size=300, small="pad")
+        tiles, said = join(*self.scenes(300, 256, 264), tile_size=300, small_images="pad")
         assert tiles[["height", "width"]].to_numpy().tolist() == [[300, 300]] * 3
         assert "filled up with missing pixels" in said[0]
-        with refused(match="`small` must be 'drop' or 'pad', got 'crop'"):
-            join(*self.scenes(300), small="crop")
+        with refused(match="`small_images` must be 'drop' or 'pad', got 'crop'"):
+            join(*self.scenes(300), small_images="crop")
 
 
 @settings(max_examples=80, deadline=None)

@@ -18,6 +18,7 @@ from torchgeo.datasets.utils import Sample
 from terrafm_tg.datasets.scenes.fetched import judge_catalog
 from terrafm_tg.datasets.scenes.find import state_files
 from terrafm_tg.datasets.scenes.judged import find_judged
+from terrafm_tg.datasets.scenes.pairs import ANCHORS, DATES, SMALL, join_products, products_table
 from terrafm_tg.datasets.scenes.pixels import read_tile
 from terrafm_tg.datasets.scenes.scene import Scene, files_from_columns
 from terrafm_tg.datasets.scenes.stac.catalog import ITEMS, image_sources, read_items
@@ -33,7 +34,6 @@ from terrafm_tg.utils.arguments import NOT_NEGATIVE, checked
 from terrafm_tg.utils.files import fingerprint
 
 from .chips import EPSG, place_chips
-from .products import ANCHORS, join_products, products_table
 
 
 @checked(max_days=NOT_NEGATIVE)
@@ -44,7 +44,7 @@ class SentinelFolder(TileDataset):
     chips without a place: see :func:`~terrafm_tg.datasets.scenes.find.find_scenes` and ``docs/your_data.md``. Unit,
     scale, offset and missing values of each scene are concluded from its metadata and its pixels
     (:func:`~terrafm_tg.radiometry.judge`). Scenes are joined by place and date, not by name: see
-    :func:`~.products.join_products`.
+    :func:`~terrafm_tg.datasets.scenes.pairs.join_products`.
 
     Tiles keep the CRS of their files, UTM or not (``epsg``). Bands of 20 and 60 m come at the size in which
     they are stored, also in ``native=True`` samples: often 10 m.
@@ -56,7 +56,8 @@ class SentinelFolder(TileDataset):
         root: The folder.
         modalities: ``"s1rtc"``, ``"s2l1c"``, ``"s2l2a"``, any of them; those that are found where None.
         native: Return the stored pixels instead of float32 at 10 m.
-        tile_size: Larger images are cut into tiles of this many pixels; smaller ones are used whole.
+        tile_size: Images are cut into tiles of this many pixels; where all are smaller and of one size, they are used
+            whole.
         index: A tile index, or the path of one, instead of ``root/index.parquet``.
         folders: Folder below the root by modality; where None, all are looked through, and usual names
             (``S1RTC``, ``s2a``, ...) tell the modality of files that do not.
@@ -71,6 +72,10 @@ class SentinelFolder(TileDataset):
             ``"absent"``, ``"drop"``.
         harmonize: Take the offset off; False keeps the numbers as they are stored.
         max_days: Do not join images that are further apart in time.
+        dates: S1 images within that time that a tile is joined with: ``"nearest"``, or ``"all"``, a sample each; None
+            is the first.
+        small_images: Images smaller than a tile where others are not are left out (``"drop"``), or filled up with
+            missing pixels (``"pad"``); None is the first.
         mask_clouds: Count pixels as missing that the product's own mask (SCL, QA60, ...) calls cloud or its shadow.
         remote: Addresses below which the images may lie that ``root/stac_items.json`` names (what a STAC search found;
             ``terrafm index --stac`` writes it): one or several, ``"planetary-computer"`` or ``"earth-search"``, or True
@@ -101,6 +106,8 @@ class SentinelFolder(TileDataset):
         ambiguous_offset: str = "error",
         harmonize: bool = True,
         max_days: float | None = None,
+        dates: str | None = None,
+        small_images: str | None = None,
         mask_clouds: bool = False,
         remote: bool | str | Sequence[str] = False,
         transforms: Callable[[Sample], Sample] | None = None,
@@ -110,7 +117,7 @@ class SentinelFolder(TileDataset):
         self.harmonize, self.mask_clouds = harmonize, mask_clouds
         given = {
             "folders": folders, "bands": bands, "unit": unit, "scale": scale, "offset": offset, "nodata": nodata,
-            "max_days": max_days,
+            "max_days": max_days, "dates": dates, "small_images": small_images,
         }  # fmt: skip
         told = {name: _plain(value) for name, value in given.items() if value is not None}
         self._sources = image_sources(remote)
@@ -123,7 +130,9 @@ class SentinelFolder(TileDataset):
         super().__init__(table, modalities, native, tile_size, transforms)
 
     #: Settings of :meth:`scan` that an index on disk must have been made with, where the dataset has them.
-    SETTINGS: ClassVar = dict.fromkeys(("folders", "bands", "unit", "scale", "offset", "nodata", "max_days"))
+    SETTINGS: ClassVar = dict.fromkeys(
+        ("folders", "bands", "unit", "scale", "offset", "nodata", "max_days", "dates", "small_images")
+    )
 
     @staticmethod
     def scan(
@@ -136,6 +145,8 @@ class SentinelFolder(TileDataset):
         offset: int | str | Mapping[str, int | str] | None = None,
         nodata: float | Mapping[str, float] | None = None,
         max_days: float | None = None,
+        dates: str | None = None,
+        small_images: str | None = None,
         remote: bool | str | Sequence[str] = False,
     ) -> pd.DataFrame:
         """Makes the tile table from files and a part of their pixels; arguments as for the class."""
@@ -146,7 +157,7 @@ class SentinelFolder(TileDataset):
         )
         for sentence in said:
             warnings.warn(sentence, stacklevel=5)
-        table = join_products(products_table(judged), tile_size, max_days)
+        table = join_products(products_table(judged), tile_size, max_days, dates or DATES[0], small_images or SMALL[0])
         if catalog is not None and catalog.bbox is not None:
             inside = [boxes_meet(box, list(catalog.bbox)) for box in table[list(BOX)].itertuples(index=False)]
             table = table[inside].reset_index(drop=True)

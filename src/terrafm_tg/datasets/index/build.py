@@ -206,7 +206,8 @@ def build_index(
         scheduler: Address of a Dask cluster, instead of local processes.
         progress: Show a bar.
         **settings: Of the dataset's ``scan``: ``tile_size`` (half a cell, or 534, where not given),
-            ``remote``; ``folders``, ``bands``, ``unit``, ``scale``, ``offset``, ``nodata``, ``max_days``.
+            ``remote``; ``folders``, ``bands``, ``unit``, ``scale``, ``offset``, ``nodata``, ``max_days``,
+            ``dates``, ``small_images``.
 
     Returns:
         The index as a tile table (:mod:`~terrafm_tg.datasets.tiles.table`), with the columns that

@@ -31,8 +31,8 @@ DATES = ("nearest", "all")
 SMALL = ("drop", "pad")
 _GRID = ["epsg", "x", "y", "xres", "yres", "height", "width"]
 _COARSE = 15.0  # meters of a pixel from which on a tile has 10 m pixels all the same
-_LATTICE = 8  # places along each side of a tile by which its cover by a scene of another CRS is measured
-_CHUNK = 1 << 15  # pairs of tiles and scenes that are measured at once
+_LATTICE = 16  # places along each side of a tile by which its cover by a scene of another CRS is measured
+_CHUNK = 1 << 13  # pairs of tiles and scenes that are measured at once
 _ALIGNED = 1e-3  # of a pixel
 _REASONS = {
     1: "lie where no image of it covers half of the tile",
@@ -79,7 +79,11 @@ def products_table(scenes: Sequence[tuple[Scene, Verdict]]) -> pd.DataFrame:
 
 
 def join_products(
-    products: pd.DataFrame, tile_size: int, max_days: float | None = None, dates: str = "nearest", small: str = "drop"
+    products: pd.DataFrame,
+    tile_size: int,
+    max_days: float | None = None,
+    dates: str = DATES[0],
+    small_images: str = SMALL[0],
 ) -> pd.DataFrame:
     """Cuts scenes into tiles and joins those of several sensors that show the same place.
 
@@ -95,8 +99,8 @@ def join_products(
             at the edges is not used. Where all are smaller and of one size, they are used whole.
         max_days: Do not join scenes that are further apart in time; any where None. Scenes without a date are joined.
         dates: ``"nearest"`` or ``"all"``: the S1 scenes that a tile is joined with.
-        small: ``"drop"`` leaves scenes out that are smaller than a tile where others are not; ``"pad"`` takes them,
-            missing beyond their edges.
+        small_images: ``"drop"`` cuts no scenes that are smaller than a tile where others are not; ``"pad"`` does,
+            missing beyond their edges. They are joined to others' tiles all the same.
 
     Returns:
         The tile table; its ``attrs`` have the numbers (:class:`Pairing`), which warnings say in words.
@@ -104,12 +108,11 @@ def join_products(
     Raises:
         TerraFMError: If a setting is unknown, or all scenes are smaller than a tile and of several sizes.
     """
-    for name, value, choices in (("dates", dates, DATES), ("small", small, SMALL)):
+    for name, value, choices in (("dates", dates, DATES), ("small_images", small_images, SMALL)):
         if value not in choices:
             raise TerraFMError(f"`{name}` must be {' or '.join(map(repr, choices))}, got {value!r}.")
-    pairing = Pairing()
-    products = _sized(_ten_meters(products), tile_size, small, pairing)
-    samples = _Samples(products, np.inf if max_days is None else max_days, dates)
+    pairing, products = Pairing(), _ten_meters(products)
+    samples = _Samples(products, tile_size, np.inf if max_days is None else max_days, dates, small_images, pairing.said)
     table = samples.make()
     tiles = _tiles(products, table)
     _tell(products, table, pairing, max_days)
@@ -131,37 +134,15 @@ def _ten_meters(products: pd.DataFrame) -> pd.DataFrame:
     return finer
 
 
-def _sized(products: pd.DataFrame, tile_size: int, small: str, pairing: Pairing) -> pd.DataFrame:
-    """Gives each scene the height and width of its tiles; leaves out those too small, as `join_products` says."""
-    size = products[["height", "width"]]
-    little = (size < tile_size).any(axis=1)
-    if little.all() and len(sizes := size.drop_duplicates()) == 1:
-        whole = dict(zip(("tile_height", "tile_width"), sizes.iloc[0].clip(upper=tile_size), strict=True))
-        return products.assign(**whole)
-    if little.any():
-        least, first = int(size[little].min().min()), products["path"][little].iloc[0].replace("{}", "*")
-        fitting = least // ALIGNMENT * ALIGNMENT
-        what = (
-            f"{little.sum():,} of {len(products):,} images are smaller than `tile_size` {tile_size} (down to {least} "
-            f"pixels; first {first}, {size[little].iloc[0]['width']} x {size[little].iloc[0]['height']})"
-        )
-        takes_all = f"set `tile_size` to {fitting}, which all hold" if fitting >= ALIGNMENT else "get larger images"
-        if small == "drop" and little.all():
-            raise TerraFMError(f"{what}: {takes_all}, or `small` to 'pad'.")
-        pairing.said.append(
-            f"{what}: they are {'filled up with missing pixels' if small == 'pad' else 'left out'}"
-            f"{'' if small == 'pad' else f'; {takes_all}, or `small` to ' + repr('pad') + ', to use them'}."
-        )
-        if small == "drop":
-            products = products[~little].reset_index(drop=True)
-    return products.assign(tile_height=tile_size, tile_width=tile_size)
-
-
 class _Samples:
     """Samples of judged scenes: the grid of each, and the row of ``products`` by modality, -1 where it has none."""
 
-    def __init__(self, products: pd.DataFrame, max_days: float, dates: str) -> None:
+    def __init__(
+        self, products: pd.DataFrame, tile_size: int, max_days: float, dates: str, small_images: str, said: list[str]
+    ) -> None:
         self.products, self.max_days, self.dates = products, max_days, dates
+        self.tile_size, self.small_images, self.said = tile_size, small_images, said
+        self.size = (0, 0)  # height and width of all tiles, as the first scenes have it
         modality = products["modality"].to_numpy()
         self.scenes = {name: np.flatnonzero(modality == name) for name in ANCHORS if (modality == name).any()}
         bounds = boxes(products.astype({"epsg": np.int32}))
@@ -181,12 +162,43 @@ class _Samples:
                 again = self._join(again, name, False)
                 parts.append(again[(again[[other for other in self.scenes if other != name]] >= 0).any(axis=1)])
                 left = np.setdiff1d(left, parts[-1][name])
-            if len(left):
-                tiles = _cut(self.products.iloc[left]).rename(columns={"scene": name})
+            if len(left := self._large(left)):
+                tiles = _cut(self.products.iloc[left], self.size).rename(columns={"scene": name})
                 parts.append(self._join(tiles, name, True))
             taken = np.concatenate([part[[*self.scenes]].to_numpy().ravel() for part in parts])
             used[taken[taken >= 0]] = True
         return pd.concat(parts, ignore_index=True)
+
+    def _large(self, scenes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Decides the size of tiles, and returns the scenes that are cut into some; see :func:`join_products`.
+
+        Raises:
+            TerraFMError: If all are smaller than a tile and of several sizes.
+        """
+        sizes = self.products[["height", "width"]].to_numpy()[scenes]
+        first = self.size == (0, 0)
+        if first and len(sizes) and (sizes < self.tile_size).any(axis=1).all() and (sizes == sizes[0]).all():
+            self.size = int(min(sizes[0, 0], self.tile_size)), int(min(sizes[0, 1], self.tile_size))
+        elif first and len(sizes):
+            self.size = self.tile_size, self.tile_size
+        little = (sizes < self.size).any(axis=1)
+        if not little.any():
+            return scenes
+        least, at = int(sizes[little].min()), int(little.argmax())
+        fitting = least // ALIGNMENT * ALIGNMENT
+        what = (
+            f"{little.sum():,} of {len(scenes):,} {self.products['modality'].iloc[scenes[0]]} images are smaller than "
+            f"a tile of {max(self.size)} pixels (down to {least}; first "
+            f"{self.products['path'].iloc[scenes[at]].replace('{}', '*')}, {sizes[at, 1]} x {sizes[at, 0]})"
+        )
+        takes_all = f"set `tile_size` to {fitting}, which all hold" if fitting >= ALIGNMENT else "get larger images"
+        if self.small_images == "drop" and first and little.all():
+            raise TerraFMError(f"{what}: {takes_all}, or `small_images` to 'pad'.")
+        if self.small_images == "pad":
+            self.said.append(f"{what}: they are filled up with missing pixels.")
+            return scenes
+        self.said.append(f"{what}: they are left out; {takes_all}, or `small_images` to 'pad', to use them.")
+        return scenes[~little]
 
     def _join(self, tiles: pd.DataFrame, name: str, first: bool) -> pd.DataFrame:
         """Adds the scenes of the other modalities to tiles that have one."""
@@ -220,16 +232,16 @@ class _Samples:
         return found[found["apart"] <= 1 - OVERLAP].reset_index(drop=True)
 
 
-def _cut(scenes: pd.DataFrame) -> pd.DataFrame:
-    """Cuts scenes into tiles: the grid of each, and its ``scene``."""
-    sides = {side: scenes[f"tile_{side}"].to_numpy() for side in ("height", "width")}
-    down, across = (np.maximum(scenes[side].to_numpy() // sides[side], 1) for side in sides)
+def _cut(scenes: pd.DataFrame, size: tuple[int, int]) -> pd.DataFrame:
+    """Cuts scenes into tiles of a height and width: the grid of each, and its ``scene``."""
+    high, wide = size
+    down, across = (np.maximum(scenes[side].to_numpy() // n, 1) for side, n in (("height", high), ("width", wide)))
     repeats = np.repeat(np.arange(len(scenes)), down * across)
     number = np.arange(len(repeats)) - np.repeat(np.cumsum(down * across) - down * across, down * across)
     tiles = scenes.iloc[repeats][_GRID].assign(scene=scenes.index.to_numpy()[repeats]).reset_index(drop=True)
-    tiles["x"] += number % across[repeats] * sides["width"][repeats] * tiles["xres"]
-    tiles["y"] -= number // across[repeats] * sides["height"][repeats] * tiles["yres"]
-    return tiles.assign(**{side: size[repeats].astype(np.int32) for side, size in sides.items()})
+    tiles["x"] += number % across[repeats] * wide * tiles["xres"]
+    tiles["y"] -= number // across[repeats] * high * tiles["yres"]
+    return tiles.assign(height=np.int32(high), width=np.int32(wide))
 
 
 def _shares(tiles: pd.DataFrame, scenes: pd.DataFrame) -> NDArray[np.float64]:
