@@ -25,8 +25,8 @@ from terrafm_tg.datasets.scenes.stac.catalog import ITEMS, image_sources, read_i
 from terrafm_tg.datasets.scenes.stac.search import boxes_meet
 from terrafm_tg.datasets.tiles.dataset import TileDataset, check_tile_size
 from terrafm_tg.datasets.tiles.index_file import open_index
-from terrafm_tg.datasets.tiles.outlines import GRID
-from terrafm_tg.datasets.tiles.table import BOX, resolve_offsets
+from terrafm_tg.datasets.tiles.outlines import BOX, GRID
+from terrafm_tg.datasets.tiles.table import resolve_offsets
 from terrafm_tg.errors import DamagedTileError
 from terrafm_tg.modalities import Modality
 from terrafm_tg.radiometry import Settings, Verdict
