@@ -42,7 +42,7 @@ READING: dict[str, tuple[Any, Any, str]] = {
     ),
     "nodata": (float | dict[str, float] | None, None, "Stored value that is missing, for all or by modality."),
     "max_days": (float | None, None, "Do not join images that are further apart in time."),
-    "dates": (
+    "join": (
         str | None,
         None,
         "S1 images within max_days that a tile is joined with: nearest, or all (a sample each).",

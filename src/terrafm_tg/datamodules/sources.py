@@ -62,7 +62,7 @@ class SentinelFolderDataModule(TileDataModule):
         ambiguous_offset: Decides where it could not be found out: ``error``, ``present``, ``absent``,
             ``drop``.
         max_days: Do not join images that are further apart in time.
-        dates: S1 images within that time that a tile is joined with: ``nearest`` (the default), or ``all``, a sample
+        join: S1 images within that time that a tile is joined with: ``nearest`` (the default), or ``all``, a sample
             each.
         small_images: Images smaller than a tile where others are not: ``drop`` them (the default), or ``pad`` them.
         mask_clouds: Count pixels as missing that the product's own mask calls cloud or its shadow.
@@ -85,7 +85,7 @@ class SentinelFolderDataModule(TileDataModule):
         nodata: float | Mapping[str, float] | None = None,
         ambiguous_offset: str = "error",
         max_days: float | None = None,
-        dates: str | None = None,
+        join: str | None = None,
         small_images: str | None = None,
         mask_clouds: bool = False,
         remote: bool | str | Sequence[str] = False,

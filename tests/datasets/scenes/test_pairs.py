@@ -127,12 +127,12 @@ class TestDates:
     def test_all_within_days(self):
         scenes = [self.s2(f"2021-{d}") for d in ("03-01", "06-01")]
         scenes += [self.s1(f"2021-{d}") for d in ("02-25", "03-04", "06-03", "08-20")]
-        found, said = self.pairs(*scenes, max_days=10, dates="all")
+        found, said = self.pairs(*scenes, max_days=10, join="all")
         assert found == [("03-01", "03-04"), ("03-01", "02-25"), ("06-01", "06-03"), ("-", "08-20")]
         assert said == [
             "s2l2a is in 3 of 4 tiles; of those without, 1 lie where its nearest image is more than `max_days` 10 away."
         ]
-        assert len(self.pairs(*scenes, dates="all")[0]) == 8
+        assert len(self.pairs(*scenes, join="all")[0]) == 8
 
     def test_too_far_apart(self):
         found, said = self.pairs(self.s2("2021-03-01"), self.s1("2021-04-01"), max_days=30)
@@ -161,8 +161,8 @@ class TestDates:
         assert tiles["datetime_stop"].dt.month.tolist() == [3, 4]
 
     def test_settings(self):
-        with refused(match="`dates` must be 'nearest' or 'all', got 'every'"):
-            join(self.s2("2021-03-01"), dates="every")
+        with refused(match="`join` must be 'nearest' or 'all', got 'every'"):
+            join(self.s2("2021-03-01"), join="every")
 
 
 def test_a_radar_scene_over_many_optical_ones():

@@ -18,7 +18,7 @@ from torchgeo.datasets.utils import Sample
 from terrafm_tg.datasets.scenes.fetched import judge_catalog
 from terrafm_tg.datasets.scenes.find import state_files
 from terrafm_tg.datasets.scenes.judged import find_judged
-from terrafm_tg.datasets.scenes.pairs import ANCHORS, DATES, SMALL, join_products, products_table
+from terrafm_tg.datasets.scenes.pairs import ANCHORS, JOINS, SMALL, join_products, products_table
 from terrafm_tg.datasets.scenes.pixels import read_tile
 from terrafm_tg.datasets.scenes.scene import Scene, files_from_columns
 from terrafm_tg.datasets.scenes.stac.catalog import ITEMS, image_sources, read_items
@@ -72,7 +72,7 @@ class SentinelFolder(TileDataset):
             ``"absent"``, ``"drop"``.
         harmonize: Take the offset off; False keeps the numbers as they are stored.
         max_days: Do not join images that are further apart in time.
-        dates: S1 images within that time that a tile is joined with: ``"nearest"``, or ``"all"``, a sample each; None
+        join: S1 images within that time that a tile is joined with: ``"nearest"``, or ``"all"``, a sample each; None
             is the first.
         small_images: Images smaller than a tile where others are not are left out (``"drop"``), or filled up with
             missing pixels (``"pad"``); None is the first.
@@ -106,7 +106,7 @@ class SentinelFolder(TileDataset):
         ambiguous_offset: str = "error",
         harmonize: bool = True,
         max_days: float | None = None,
-        dates: str | None = None,
+        join: str | None = None,
         small_images: str | None = None,
         mask_clouds: bool = False,
         remote: bool | str | Sequence[str] = False,
@@ -117,7 +117,7 @@ class SentinelFolder(TileDataset):
         self.harmonize, self.mask_clouds = harmonize, mask_clouds
         given = {
             "folders": folders, "bands": bands, "unit": unit, "scale": scale, "offset": offset, "nodata": nodata,
-            "max_days": max_days, "dates": dates, "small_images": small_images,
+            "max_days": max_days, "join": join, "small_images": small_images,
         }  # fmt: skip
         told = {name: _plain(value) for name, value in given.items() if value is not None}
         self._sources = image_sources(remote)
@@ -131,7 +131,7 @@ class SentinelFolder(TileDataset):
 
     #: Settings of :meth:`scan` that an index on disk must have been made with, where the dataset has them.
     SETTINGS: ClassVar = dict.fromkeys(
-        ("folders", "bands", "unit", "scale", "offset", "nodata", "max_days", "dates", "small_images")
+        ("folders", "bands", "unit", "scale", "offset", "nodata", "max_days", "join", "small_images")
     )
 
     @staticmethod
@@ -145,7 +145,7 @@ class SentinelFolder(TileDataset):
         offset: int | str | Mapping[str, int | str] | None = None,
         nodata: float | Mapping[str, float] | None = None,
         max_days: float | None = None,
-        dates: str | None = None,
+        join: str | None = None,
         small_images: str | None = None,
         remote: bool | str | Sequence[str] = False,
     ) -> pd.DataFrame:
@@ -157,7 +157,7 @@ class SentinelFolder(TileDataset):
         )
         for sentence in said:
             warnings.warn(sentence, stacklevel=5)
-        table = join_products(products_table(judged), tile_size, max_days, dates or DATES[0], small_images or SMALL[0])
+        table = join_products(products_table(judged), tile_size, max_days, join or JOINS[0], small_images or SMALL[0])
         if catalog is not None and catalog.bbox is not None:
             inside = [boxes_meet(box, list(catalog.bbox)) for box in table[list(BOX)].itertuples(index=False)]
             table = table[inside].reset_index(drop=True)

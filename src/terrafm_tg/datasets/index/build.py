@@ -207,7 +207,7 @@ def build_index(
         progress: Show a bar.
         **settings: Of the dataset's ``scan``: ``tile_size`` (half a cell, or 534, where not given),
             ``remote``; ``folders``, ``bands``, ``unit``, ``scale``, ``offset``, ``nodata``, ``max_days``,
-            ``dates``, ``small_images``.
+            ``join``, ``small_images``.
 
     Returns:
         The index as a tile table (:mod:`~terrafm_tg.datasets.tiles.table`), with the columns that

@@ -25,8 +25,8 @@ ANCHORS = ("s2l2a", "s2l1c", "s1rtc")
 HELD = ("path", "files", "bands", "verdict", "offset", "product", "date")
 #: Share of a tile that another sensor's scene must cover to be joined.
 OVERLAP = 0.5
-#: Choices of the dates that are joined within ``max_days``.
-DATES = ("nearest", "all")
+#: Choices of the S1 scenes within ``max_days`` that a tile is joined with.
+JOINS = ("nearest", "all")
 #: Choices for images that are smaller than a tile where others are not.
 SMALL = ("drop", "pad")
 _GRID = ["epsg", "x", "y", "xres", "yres", "height", "width"]
@@ -82,14 +82,14 @@ def join_products(
     products: pd.DataFrame,
     tile_size: int,
     max_days: float | None = None,
-    dates: str = DATES[0],
+    join: str = JOINS[0],
     small_images: str = SMALL[0],
 ) -> pd.DataFrame:
     """Cuts scenes into tiles and joins those of several sensors that show the same place.
 
     L2A scenes are cut first, then L1C and then S1 scenes that no tile shows yet. A tile is on the grid of its first
     scene. Of each other modality it gets the scene nearest in time that covers half of it at least, whatever CRS,
-    resolution or alignment that has. With ``dates="all"`` it is listed once per S1 scene in the time window instead, a
+    resolution or alignment that has. With ``join="all"`` it is listed once per S1 scene in the time window instead, a
     sample each. An S1 or L1C scene that is nearest to no tile makes samples of its own all the same, with the nearest
     optical tile under it, so that each scene is in one sample at least.
 
@@ -98,7 +98,7 @@ def join_products(
         tile_size: Scenes are cut into tiles of so many pixels from the upper left corner, without overlap; what is left
             at the edges is not used. Where all are smaller and of one size, they are used whole.
         max_days: Do not join scenes that are further apart in time; any where None. Scenes without a date are joined.
-        dates: ``"nearest"`` or ``"all"``: the S1 scenes that a tile is joined with.
+        join: ``"nearest"`` or ``"all"``: the S1 scenes that a tile is joined with.
         small_images: ``"drop"`` cuts no scenes that are smaller than a tile where others are not; ``"pad"`` does,
             missing beyond their edges. They are joined to others' tiles all the same.
 
@@ -108,11 +108,11 @@ def join_products(
     Raises:
         TerraFMError: If a setting is unknown, or all scenes are smaller than a tile and of several sizes.
     """
-    for name, value, choices in (("dates", dates, DATES), ("small_images", small_images, SMALL)):
+    for name, value, choices in (("join", join, JOINS), ("small_images", small_images, SMALL)):
         if value not in choices:
             raise TerraFMError(f"`{name}` must be {' or '.join(map(repr, choices))}, got {value!r}.")
     pairing, products = Pairing(), _ten_meters(products)
-    samples = _Samples(products, tile_size, np.inf if max_days is None else max_days, dates, small_images, pairing.said)
+    samples = _Samples(products, tile_size, np.inf if max_days is None else max_days, join, small_images, pairing.said)
     table = samples.make()
     tiles = _tiles(products, table)
     _tell(products, table, pairing, max_days)
@@ -138,9 +138,9 @@ class _Samples:
     """Samples of judged scenes: the grid of each, and the row of ``products`` by modality, -1 where it has none."""
 
     def __init__(
-        self, products: pd.DataFrame, tile_size: int, max_days: float, dates: str, small_images: str, said: list[str]
+        self, products: pd.DataFrame, tile_size: int, max_days: float, join: str, small_images: str, said: list[str]
     ) -> None:
-        self.products, self.max_days, self.dates = products, max_days, dates
+        self.products, self.max_days, self.join = products, max_days, join
         self.tile_size, self.small_images, self.said = tile_size, small_images, said
         self.size = (0, 0)  # height and width of all tiles, as the first scenes have it
         modality = products["modality"].to_numpy()
@@ -208,7 +208,7 @@ class _Samples:
             apart = dates[tiles[name].to_numpy()[pairs["tile"]]] - dates[pairs["scene"]]
             pairs["days"] = np.abs(apart / np.timedelta64(1, "D"))
             fits = pairs[~(pairs["days"] > self.max_days)].sort_values(["tile", "days", "apart", "scene"])
-            if not (first and self.dates == "all" and other == "s1rtc"):
+            if not (first and self.join == "all" and other == "s1rtc"):
                 fits = fits.drop_duplicates("tile")
             why = np.ones(len(tiles), np.int8)
             why[pairs["tile"]] = 2
