@@ -15,6 +15,7 @@ from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from torchgeo.datasets.utils import Sample
 
+from terrafm_tg.datasets.majortom import grid
 from terrafm_tg.datasets.scenes.fetched import judge_catalog
 from terrafm_tg.datasets.scenes.find import state_files
 from terrafm_tg.datasets.scenes.judged import find_judged
@@ -25,7 +26,7 @@ from terrafm_tg.datasets.scenes.stac.catalog import ITEMS, image_sources, read_i
 from terrafm_tg.datasets.scenes.stac.search import boxes_meet
 from terrafm_tg.datasets.tiles.dataset import TileDataset, check_tile_size
 from terrafm_tg.datasets.tiles.index_file import open_index
-from terrafm_tg.datasets.tiles.outlines import BOX, GRID
+from terrafm_tg.datasets.tiles.outlines import BOX, GRID, edges, from_zones
 from terrafm_tg.datasets.tiles.table import resolve_offsets
 from terrafm_tg.errors import DamagedTileError
 from terrafm_tg.modalities import Modality
@@ -158,6 +159,10 @@ class SentinelFolder(TileDataset):
         for sentence in said:
             warnings.warn(sentence, stacklevel=5)
         table = join_products(products_table(judged), tile_size, max_days, join or JOINS[0], small_images or SMALL[0])
+        left, top, right, bottom = edges(table, None)
+        lon, lat = from_zones((left + right) / 2, (top + bottom) / 2, table["epsg"].to_numpy())
+        table.insert(0, "cell", pd.Categorical(grid.names(*grid.cells_at(lat, lon))))
+        table.insert(1, "quadrant", np.zeros(len(table), dtype=np.int8))
         if catalog is not None and catalog.bbox is not None:
             inside = [boxes_meet(box, list(catalog.bbox)) for box in table[list(BOX)].itertuples(index=False)]
             table = table[inside].reset_index(drop=True)

@@ -9,7 +9,6 @@ import pandas as pd
 import shapely
 from numpy.typing import NDArray
 
-from terrafm_tg.datasets.majortom import grid
 from terrafm_tg.datasets.tiles.bands import band_text
 from terrafm_tg.datasets.tiles.outlines import BOX, boxes, edges, from_zones, is_geographic, to_zones
 from terrafm_tg.datasets.tiles.table import ALIGNMENT, times
@@ -103,7 +102,8 @@ def join_products(
             missing beyond their edges. They are joined to others' tiles all the same.
 
     Returns:
-        The tile table; its ``attrs`` have the numbers (:class:`Pairing`), which warnings say in words.
+        The tile table without names of cells; its ``attrs`` have the numbers (:class:`Pairing`), which warnings say in
+        words.
 
     Raises:
         TerraFMError: If a setting is unknown, or all scenes are smaller than a tile and of several sizes.
@@ -271,10 +271,6 @@ def _shares(tiles: pd.DataFrame, scenes: pd.DataFrame) -> NDArray[np.float64]:
 def _tiles(products: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
     """Makes the tile table of samples."""
     tiles = samples[_GRID].astype({"epsg": np.int32, "height": np.int32, "width": np.int32})
-    left, top, right, bottom = edges(tiles, None)
-    lon, lat = from_zones((left + right) / 2, (top + bottom) / 2, tiles["epsg"].to_numpy())
-    tiles.insert(0, "cell", pd.Categorical(grid.names(*grid.cells_at(lat, lon))))
-    tiles.insert(1, "quadrant", np.zeros(len(tiles), dtype=np.int8))
     for name in (name for name in ANCHORS if name in samples):
         held = products[list(HELD)].reindex(samples[name]).reset_index(drop=True)  # -1 is none
         for column in HELD:
