@@ -24,7 +24,7 @@ from .claims import (
 from .offset import Bands
 from .optics import find_piles, judge_optics, without
 
-#: Bands whose stored values tell: the reader gives those that it has, and a window of 1,024 pixels is enough.
+#: Bands whose stored values tell, in a window of some 1,000 pixels a side; of a file without names all bands do.
 TELLING = ("B01", "B02", "B04", "B08", "B8A", "B09", "B10", "B11", "B12", "VV", "VH")
 #: Between these lie the median backscatter of an image in dB.
 _RANGE = {"VV": (-28.0, 3.0), "VH": (-40.0, -3.0)}

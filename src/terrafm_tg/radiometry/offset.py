@@ -46,9 +46,10 @@ def find_offset(
         seen = seen._replace(offset=UNKNOWN)
     if seen.offset != UNKNOWN:
         if sides and seen.offset not in sides:
+            fix = f" if the pixels are right, else to {OFFSET - seen.offset}" * (seen.strength < CERTAIN)
             raise ContradictionError(
                 f"{who} has an offset of {seen.offset} DN by its pixels ({seen.words}), but {words}: set `offset` to "
-                f"{seen.offset} if the pixels are right, else to {OFFSET - seen.offset}."
+                f"{seen.offset}{fix}."
             )
         return seen.offset, f"offset {seen.offset} by its pixels ({seen.words})"
     if len(sides) > 1:

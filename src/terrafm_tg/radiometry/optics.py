@@ -18,7 +18,7 @@ _FULL = {"DN": 1.0, "reflectance": 10_000.0}
 _HUGE = 1e6  # a number of no unit
 _LIMIT = np.iinfo(np.uint16).max
 #: Between these digital numbers lie the brightest pixels of an image (the highest 99th percentile of its bands).
-_BRIGHT = (255, 40_000)
+_BRIGHT = (256, 40_000)
 
 
 def judge_optics(

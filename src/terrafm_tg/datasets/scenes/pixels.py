@@ -43,14 +43,15 @@ def telling_pixels(root: Path, scene: Scene) -> dict[str, np.ndarray]:
         scene: The scene.
 
     Returns:
-        (h, w) by band, of :data:`~terrafm_tg.radiometry.TELLING` those that there are; NaN where masked. Bands that
-        cannot be read are left out, which is said when their tiles are read.
+        (h, w) by band, of :data:`~terrafm_tg.radiometry.TELLING` those that there are, of bands that nothing names all;
+        NaN where masked. Bands that cannot be read are left out, which is said when their tiles are read.
     """
     best, most = dict[str, np.ndarray](), -1.0
     image = scene.images[len(scene.images) // 2]
+    bands = [band for band in image.bands if band in TELLING or "bands" not in scene.claims.source]
     for place in _PLACES:
         values = {}
-        for band in (band for band in TELLING if band in image.bands):
+        for band in bands:
             with suppress_damage(), open_raster(root, image.bands[band]) as raster:
                 window = _part(raster, place, scene.wanted)
                 stored = raster.read([image.bands[band].index], window)[0]
