@@ -336,3 +336,17 @@ def test_impossible_batches(make_batch):
         small()({key: x for key, x in batch.items() if key != "image_s2l2a_60m"}, plan)
     with pytest.raises(TerraFMError, match=r"must be \(B, 4, H, W\), bands B02"):
         small()(batch | {"image_s2l2a_10m": batch["image_s2l2a_10m"][:, :3]}, plan)
+
+
+def test_tiles_smaller_than_their_crops_are_said():
+    def said(side, **changes):
+        return MultiCrop(**changes).enlarged({"image_s2l2a_10m": torch.zeros(2, 4, side, side)})
+
+    assert said(534) == said(224) == ""
+    assert said(6).startswith(
+        "Tiles are 6 pixels across: global crops of 224 pixels enlarge them 37 times at least and "
+    )
+    assert "local crops of 96 pixels enlarge them 32 times at least" in said(6)
+    assert "local" not in said(200).partition(", so that")[0]
+    assert said(6, global_size=6, local_size=3) == ""
+    assert MultiCrop().enlarged({}) == ""

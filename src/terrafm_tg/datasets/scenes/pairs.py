@@ -148,7 +148,9 @@ class _Samples:
         bounds = boxes(products.astype({"epsg": np.int32}))
         west, south, east, north = (np.tile(bounds[side], 3) for side in BOX)
         turn = np.repeat([0, -360, 360], len(products))
-        self.tree = shapely.STRtree(shapely.box(west + turn, south, east + turn, north))
+        near = (turn == 0) | ((east + turn >= -180) & (west + turn <= max(east.max(), 180)))
+        self.owners = np.flatnonzero(near) % len(products)
+        self.tree = shapely.STRtree(shapely.box(west + turn, south, east + turn, north)[near])
 
     def make(self) -> pd.DataFrame:
         """Makes them, modality by modality; see :func:`join_products`."""
@@ -222,7 +224,7 @@ class _Samples:
         """Lists tiles (by place in the table) with the scenes that cover half of them at least, and how much not."""
         bounds = boxes(tiles.astype({"epsg": np.int32}))
         tile, scene = self.tree.query(shapely.box(*(bounds[side] for side in BOX)), predicate="intersects")
-        scene %= len(self.products)
+        scene = self.owners[scene]
         pairs = np.unique(np.stack([tile, scene])[:, np.isin(scene, scenes)], axis=1)
         shares = [
             _shares(tiles.iloc[t], self.products.iloc[s])

@@ -258,7 +258,7 @@ def resolve_offsets(index: pd.DataFrame, modalities: Sequence[str] | None, ambig
             raise TerraFMError(
                 f"Whether {name} holds the +1000 DN of baseline 04.00 is not known for {unknown.sum():,} of "
                 f"{has.sum():,} tiles, first {index['cell'].iat[unknown.argmax()]} "
-                f"({products.iat[unknown.argmax()]}): run `terrafm index`, which asks the pixels, or set "
+                f"({products.iat[unknown.argmax()]}): index their source (`terrafm index` asks the pixels), or set "
                 "`ambiguous_offset` to 'present' (1000 is taken off), 'absent' (nothing is) or 'drop' (left out there)."
             )
         decided = np.where(unknown, OFFSET if ambiguous == "present" else 0, offsets).astype(np.int16)
