@@ -303,6 +303,8 @@ def test_nothing_else_opens_or_removes() -> None:
                 assert own == "utils/trust.py", f"{own}:{node.lineno}"
             if node.func.attr == "read_parquet" or called.startswith(("pq.read_", "pq.ParquetFile")):
                 assert own in PARQUET, f"{own}:{node.lineno}"
+            if called.startswith(("xarray.open_", "zarr.open")):
+                assert own == "utils/trust.py", f"{own}:{node.lineno}"
             if called.startswith("fsspec."):
                 assert own == "utils/remote.py", f"{own}:{node.lineno}"
             if node.func.attr in ("unlink", "rmtree", "rmdir") or called == "os.remove":

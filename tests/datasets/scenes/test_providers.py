@@ -71,6 +71,24 @@ class TestSafe:
         assert (scene.cloud_cover, scene.orbit_state, scene.platform) == (12.5, "descending", "sentinel-2b")
         assert scene.time.strftime("%H%M%S") == "095029"
 
+    def test_a_name_and_metadata_that_differ(self, tmp_path):
+        image = p.optical(60)
+        product = p.safe(tmp_path, image)
+        path = product / "MTD_MSIL2A.xml"
+        path.write_text(p.xml(replace(image, baseline=209)))
+        with refused(match="says baseline 509 and .*says 209: set `offset`"):
+            read(tmp_path)
+        same(read(tmp_path, Settings(offset=0))[1], image)
+
+    def test_an_item_of_another_image_says_nothing(self, tmp_path):
+        image = p.optical(60, baseline=300)
+        folder = p.earth_search(tmp_path, image)
+        assert find_scenes(tmp_path).scenes[0].claims.baseline == 300
+        (folder / f"{folder.name}.json").write_text(
+            '{"id": "S2A_10UEV", "properties": {"s2:processing_baseline": "05.09"}}'
+        )
+        assert find_scenes(tmp_path).scenes[0].claims.baseline is None
+
     def test_level_1c_of_any_satellite(self, tmp_path):
         image = p.optical(60, level="L1C", baseline=209, platform="S2D")
         p.safe(tmp_path, image)
@@ -262,6 +280,14 @@ class TestRadarForms:
             read(tmp_path)
 
 
+@pytest.mark.parametrize("names", [None, ("HH", "HV"), ("Sigma0_HH",)], ids=["file", "two", "one"])
+def test_polarizations_that_no_stem_knows(tmp_path, names):
+    pixels = np.stack([*p.radar(60).bands.values()])[: len(names or "1")]
+    p.tiff(tmp_path / f"S1A_EW_20230303T051031_RTC{'' if names else '_HH'}.tif", p.radar(60), pixels, names=names)
+    with refused(match="of polarization HH: the radar stem knows VV and VH"):
+        read(tmp_path)
+
+
 def test_other_sensors_are_refused(tmp_path):
     image = p.optical(60)
     p.stack(tmp_path / "S2L2A", image, name="LC08_L2SP_193024_20230302_20230309_02_T1", names=str)
@@ -280,3 +306,29 @@ def test_an_unknown_level_is_asked_for(tmp_path):
     same(read(tmp_path, folders={"s2l2a": "mine"})[1], image, at_ten=True)
     with pytest.raises(TerraFMError, match="mine2 is no folder"):
         find_scenes(tmp_path, folders={"s2l2a": "mine2"})
+
+
+@pytest.mark.parametrize("provider", p.OPTICAL_WRITERS)
+def test_real_pixels(tmp_path, real_data, provider):
+    """Five sites of TerraMesh, one of them with the offset, as each provider would have laid them out."""
+    paths = sorted((real_data / "terramesh/S2L2A").glob("*.tif"))
+    assert len(paths) == 5
+    outcomes = []
+    for path in paths:
+        offset = 1000 if path.stem.startswith("433D") else 0
+        with rasterio.open(path) as src:
+            pixels = src.read()[:, :222, :222].astype(np.uint16)
+        steps = dict(zip(S2L2A.bands, (res // 10 for res in S2L2A.resolutions), strict=True))
+        bands = {b: x[:: steps[b], :: steps[b]] for b, x in zip(S2L2A.bands, pixels, strict=True)}
+        image = p.Image(bands, baseline=509 if offset else 300)
+        p.OPTICAL_WRITERS[provider](tmp_path / path.stem / "S2L2A", image)
+        try:
+            groups = read(tmp_path / path.stem)[1]
+        except TerraFMError as error:
+            outcomes.append(str(error))
+            continue
+        for resolution, expected in p.native_groups(image, "s2l2a", provider in AT_TEN).items():
+            harmonized = np.where(expected > 0, np.maximum(expected, offset + 1) - np.uint16(offset), 0)
+            np.testing.assert_array_equal(groups[resolution], harmonized)
+        outcomes.append("exact")
+    assert outcomes == ["exact"] * 5

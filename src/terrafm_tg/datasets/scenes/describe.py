@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from terrafm_tg.modalities import MODALITIES
-from terrafm_tg.radiometry import Claims, Settings
+from terrafm_tg.radiometry import OFFSET, Claims, Settings
 
-from .names import OPTICAL, RADAR, band_set, read_name, read_order
+from .names import OPTICAL, RADAR, band_set, crossed, read_name, read_order
 from .rasters import CubeRaster, Raster, open_raster
 from .said import Said, by_folder, by_metadata, by_names, find_date, other_sensor
 from .scene import BandSource, Scene
@@ -124,7 +124,8 @@ def _assemble(
     elif any(raster.crs for raster in rasters.values()):
         raise RefusedError("its CRS has no EPSG code: warp it to one that has (gdalwarp -t_srs EPSG:32633)")
     modality, claimed = _modality(layout, said, given, hint, folder, sure)
-    if said.conflict and not given and modality != "s1rtc":
+    decided = "`offset`" in said.conflict and settings.of("offset", modality) in (0, OFFSET)
+    if said.conflict and not given and not decided and modality != "s1rtc":
         raise RefusedError(said.conflict)
     tags = {band: raster.declared(layout.bands[band].index) for band, raster in rasters.items()}
     scales = {(tag.scale, tag.offset) for tag in tags.values()}
@@ -222,6 +223,8 @@ def _bands_of_stack(layout: Layout, raster: Raster, settings: Settings, hint: st
         if order.problem:
             raise RefusedError(f"{order.problem}: set `bands`")
         if not order.bands:
+            if other := next(filter(None, map(crossed, [*texts, *[layout.path] * (not any(texts))])), ""):
+                raise RefusedError(f"it is of polarization {other}: the radar stem knows VV and VH")
             if any(texts):
                 raise RefusedError(
                     f"its bands are named {', '.join(texts)[:120]}, which names no band: set `bands`",

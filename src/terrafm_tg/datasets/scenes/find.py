@@ -19,6 +19,7 @@ from .bursts import merge_bursts
 from .cubes import cube_layouts
 from .describe import Layout, RefusedError, StacksError, describe
 from .names import RADAR, read_name
+from .said import forget_metadata
 from .scene import BandSource, Found, Scene
 
 _IMAGES = (".tif", ".tiff", ".jp2", ".npy")
@@ -52,6 +53,7 @@ def find_scenes(
         TerraFMError: If the folder, or one that was named, is missing.
     """
     root, settings = Path(root), settings or Settings()
+    forget_metadata()
     if not root.is_dir():
         raise TerraFMError(f"{root} is no folder: give one with Sentinel-1 or Sentinel-2 images.")
     for name, folder in (folders or {}).items():

@@ -21,7 +21,7 @@ MASKS = {
 # Further layers of the same products, which nothing here reads.
 _LAYERS = {
     "aot", "wvp", "tci", "pvi", "snw", "snwprb", "angle", "incidence", "inc", "dem", "lia", "ls", "area", "rgb",
-    "visual", "preview", "thumbnail", "overview", "browse", "looks", "hh", "hv",
+    "visual", "preview", "thumbnail", "overview", "browse", "looks",
 }  # fmt: skip
 _DERIVED = {
     "ratio", "probability", "zenith", "azimuth", "angle", "incidence", "std", "stddev", "stdev", "variance", "count",
@@ -128,6 +128,12 @@ def read_name(text: str | None) -> Name:
             return Name(only[0], "", False, unit, text[:start] + "{}" + text[end:], coded=False)
     start, end = next(((start, end) for word, start, end in tokens if word in MASKS), (0, 0))
     return Name("", mask, layer, unit, text[:start] + "{}" + text[end:] if end else text)
+
+
+def crossed(text: str) -> str:
+    """Returns the polarization in a name that no stem knows, ``HH`` or ``HV``; empty where there is none."""
+    found = re.search(r"(?i)(?:^|[^a-z0-9])(h[hv])(?:$|[^a-z0-9])", text)
+    return found[1].upper() if found else ""
 
 
 def spell(code: str) -> str:

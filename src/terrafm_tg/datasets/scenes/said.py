@@ -152,19 +152,24 @@ def other_sensor(path: str) -> bool:
 
 
 def by_metadata(root: Path, path: str, said: Said) -> Said:
-    """Adds what metadata say that came with a file: MTD_MSI*.xml above it, or a STAC item in its folder."""
-    folder = PurePosixPath(path).parent
-    for above in (folder, *folder.parents):
+    """Adds what metadata say that came with a file: MTD_MSI*.xml above it, or a STAC item of its own in its folder."""
+    file = PurePosixPath(path)
+    for above in file.parents:
         told = Said()
         for name in _metadata_in(root / above):
-            origin = f"its metadata ({name})"
-            text = read_text(root / above / name)
-            told = _from_xml(told, text, origin) if name.endswith(".xml") else _from_item(told, text, origin)
+            if name.endswith(".xml") or above == file.parent:
+                told = told.join(_read_metadata(root / above / name, f"{above.name}/{file.name}"))
         if told.source:
             return _compared(said, told).join(told)
         if ".SAFE" in above.name:
             break
     return said
+
+
+def forget_metadata() -> None:
+    """Forgets which metadata there were: files may have come since."""
+    _metadata_in.cache_clear()
+    _read_metadata.cache_clear()
 
 
 def _compared(said: Said, told: Said) -> Said:
@@ -213,13 +218,21 @@ def _from_xml(said: Said, text: str, origin: str) -> Said:
     )  # fmt: skip
 
 
-def _from_item(said: Said, text: str, origin: str) -> Said:
+@lru_cache(256)
+def _read_metadata(path: Path, owner: str) -> Said:
+    """Reads a file of metadata: all of a product's, or an item's whose name its folder or file begins with."""
+    origin = f"its metadata ({path.name})"
+    text = read_text(path, 1 << (25 if path.suffix == ".xml" else 20))
+    if path.suffix == ".xml":
+        return _from_xml(Said(), text, origin)
     try:
         item = json.loads(text)
     except (ValueError, RecursionError):
-        return said
+        return Said()
     properties = item.get("properties") if isinstance(item, dict) else None
-    return said if not isinstance(properties, dict) else from_properties(said, properties, origin)
+    own = isinstance(properties, dict) and isinstance(item.get("id"), str) and len(item["id"]) > 3
+    owned = own and any(part.startswith(item["id"]) for part in owner.split("/"))
+    return from_properties(Said(), properties, origin) if owned else Said()
 
 
 def from_properties(said: Said, properties: Mapping[str, Any], origin: str) -> Said:

@@ -209,7 +209,8 @@ class _Packing:
         table = self.tiles.table
         for modality in self.tiles.modalities:
             name, steps = modality.name, self.quantize and modality.unit == "dB"
-            sources = self.sources[name] = source_names(table, self.root, modality, "steps" if steps else "")
+            salt = "steps" * steps + "clouds" * getattr(self.tiles, "mask_clouds", False)
+            sources = self.sources[name] = source_names(table, self.root, modality, salt)
             todo = (sources > 0) & ~np.isin(sources, self.damage.known(name))
             self.before, found = take_over(self.before, name, sources, self.out)
             todo[found.index] = False

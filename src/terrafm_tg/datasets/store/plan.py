@@ -50,7 +50,7 @@ def source_names(index: pd.DataFrame, root: Path, modality: Modality, salt: str)
         uint64 (n,), 0 where the tile lacks the modality.
     """
     name = modality.name
-    own = [f"{column}_{name}" for column in ("product", "part", "group", "path")]
+    own = [f"{column}_{name}" for column in ("product", "part", "group", "path", "files", "verdict")]
     grid = () if f"part_{name}" in index else ("x", "y", "xres", "yres", "height", "width")
     columns = [column for column in ("cell", "quadrant", *grid, *own) if column in index]
     frame = pd.DataFrame({column: index[column].array for column in columns})
