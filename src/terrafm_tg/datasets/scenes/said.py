@@ -230,9 +230,9 @@ def _read_metadata(path: Path, owner: str) -> Said:
     except (ValueError, RecursionError):
         return Said()
     properties = item.get("properties") if isinstance(item, dict) else None
-    own = isinstance(properties, dict) and isinstance(item.get("id"), str) and len(item["id"]) > 3
-    owned = own and any(part.startswith(item["id"]) for part in owner.split("/"))
-    return from_properties(Said(), properties, origin) if owned else Said()
+    if not isinstance(properties, dict) or not isinstance(name := item.get("id"), str) or len(name) < 4:
+        return Said()
+    return from_properties(Said(), properties, origin) if any(x.startswith(name) for x in owner.split("/")) else Said()
 
 
 def from_properties(said: Said, properties: Mapping[str, Any], origin: str) -> Said:
