@@ -298,12 +298,18 @@ def test_other_sensors_are_refused(tmp_path):
     assert all("another sensor" in reason for _, reason in found.refused)
 
 
-def test_an_unknown_level_is_asked_for(tmp_path):
-    image = p.optical(60, baseline=None)
-    p.stack(tmp_path / "mine", image, names=str)
-    with refused(match=r"level L1C or L2A: set `folders`"):
-        read(tmp_path)
-    same(read(tmp_path, folders={"s2l2a": "mine"})[1], image, at_ten=True)
+def test_a_level_that_nothing_says_is_concluded_or_asked_for(tmp_path):
+    land, snow = p.optical(60, baseline=None), p.optical(60, 6000, baseline=None)
+    p.stack(tmp_path / "land", land, names=str)
+    scene, groups = read(tmp_path / "land")
+    same(groups, land, at_ten=True)
+    assert (scene.modality, scene.claims.modality) == ("s2l2a", None)
+    p.stack(tmp_path / "snow/mine", snow, names=str)
+    with refused(match=r"Nothing tells whether .* is L1C or L2A: set `folders`"):
+        read(tmp_path / "snow")
+    scene, groups = read(tmp_path / "snow", Settings(offset=0), folders={"s2l1c": "mine"})
+    same(groups, snow, at_ten=True, modality="s2l1c")
+    assert scene.modality == "s2l1c"
     with pytest.raises(TerraFMError, match="mine2 is no folder"):
         find_scenes(tmp_path, folders={"s2l2a": "mine2"})
 

@@ -184,11 +184,8 @@ def _modality(
         return "s2l1c", "s2l1c" if layout.named else None
     if hint == "s2l1c":
         return hint, hint
-    if hint or "SCL" in layout.masks:
-        return "s2l2a", "s2l2a" if "SCL" in layout.masks else None
-    raise RefusedError(
-        "nothing says whether it is of level L1C or L2A: set `folders`, such as {'s2l2a': 'the folder it lies in'}"
-    )
+    claimed = "SCL" in layout.masks or folder.lower() == "s2a"  # SSL4EO-S12's name
+    return "s2l2a", "s2l2a" if claimed else None  # its pixels tell, or the user is asked
 
 
 def _bands_of_stack(layout: Layout, raster: Raster, settings: Settings, hint: str | None) -> None:
