@@ -115,7 +115,7 @@ def mixture(roots, tmp_path_factory):
     for at in range(2):
         write(folder / f"chips/S2L2A/{at}.tif", optics(12, 150, seed=at), x=400_000 + 3000 * at)
         write(folder / f"chips/S1RTC/{at}.tif", radar(150), x=400_000 + 3000 * at)
-    return {str(roots[4]): {}, str(roots[6]): {}, str(folder / "store"): {}, str(folder / "chips"): {"offsets": 0}}
+    return {str(roots[4]): {}, str(roots[6]): {}, str(folder / "store"): {}, str(folder / "chips"): {"offset": 0}}
 
 
 def test_a_mixture_of_archives(mixture, tmp_path):
