@@ -157,7 +157,7 @@ class _Cubes(OpenFiles["xarray.Dataset"]):
     """Groups of cubes that stay open."""
 
     def _open(self, path: str) -> "xarray.Dataset":
-        return open_cube(*path.split("\n"))
+        return open_cube(*path.split("\0")[:2])
 
 
 _cubes = _Cubes(16)
@@ -170,7 +170,7 @@ def cube_group(path: str | Path, group: str = "") -> "xarray.Dataset":
         TerraFMError: As :func:`~terrafm_tg.utils.trust.open_cube`.
         ValueError: Likewise.
     """
-    return _cubes.opened(f"{path}\n{group}")
+    return _cubes.opened(f"{path}\0{group}\0{Path(path).stat().st_mtime_ns}")  # one that was replaced is opened anew
 
 
 @dataclass(frozen=True)
