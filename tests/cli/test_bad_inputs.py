@@ -146,6 +146,8 @@ def good_arguments(world: Path, base: Path) -> dict[str, dict[str, Any]]:
         "FineTuneChangeDetection": dense | {"model": "upernet", "in_channels": 12},
         "LandCoverSampler": {"dataset": tiles}, "FineTuneClassification": task | {"num_classes": 2},
         "FineTuneSegmentation": task | {"decoder": "linear"}, "MajorTOM": size, "MajorTOMDataModule": size,
+        "MixedDataModule": size | {"roots": [str(world)]},
+        "MixedTiles": {"sources": [datasets.MajorTOM(world, tile_size=72, native=True)]},
         "TileDataModule": size | {"root": str(world)}, "SensorDataModule": {"datasets": {"s2l2a": datasets.DFC2020S2}},
         "accuracy": two, "balanced_accuracy": two,
         "TerraFM": task | {"head": {"prototypes": 8, "hidden_dim": 8, "bottleneck_dim": 8}}, "figure": frame,
