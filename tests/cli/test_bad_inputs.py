@@ -52,7 +52,8 @@ PACKAGES = ("datasets", "datamodules", "transforms", "models", "samplers", "task
             "simulation")
 #: Commands, and the functions whose parameters are their options; options of the trainer's commands.
 COMMANDS: dict[str, list[Callable[..., Any]]] = {
-    "simulate": [simulate], "download": [download, Selection], "grid": [grid_scenes], "index": [datasets.build_index],
+    "simulate": [simulate], "download": [download, Selection], "grid": [grid_scenes, datasets.StacSearch],
+    "index": [datasets.build_index],
     "pack": [open_source, pack], "export": [export], "bench": [run_bench], "profile memory": [memory_table],
     "profile scaling": [scaling_table]}
 TRAINER = ("fit", "validate", "test", "predict", "profile")
@@ -162,7 +163,7 @@ def good_arguments(world: Path, base: Path) -> dict[str, dict[str, Any]]:
         "split_blocks": {"index": tiles.table},
         "export_encoder": {"checkpoint": f"{base}/nano.pth", "out": f"{base}/e"}, "reparameterize": {"model": nano},
         "export_onnx": {"model": nano, "path": f"{base}/o.onnx", "modality": "s2l2a", "size": 32},
-        "grid_scenes": quiet | {"scenes": f"{base}/empty"},
+        "grid_scenes": quiet | {"scenes": f"{base}/empty"}, "open_stac": {"source": f"{base}/empty"},
         "knn_predict": {"query": x, "bank": x, "labels": labels, "k": 2},
         "load_encoder_state": {"source": f"{base}/nano.pth"}, "teacher_entropy": {"teacher": x, "teacher_temp": 0.1},
         "load_weights": {"model": nano, "state": nano.state_dict(), "source": "x"}, "open_source": {"root": world},
@@ -188,7 +189,8 @@ def cases(world: Path, base: Path) -> Iterator[Case]:
                     yield Case(what, name, value, partial(call, made, given | {name: value}))
     for command, parts in COMMANDS.items():
         options = {n: p for part in parts for n, p in inspect.signature(part).parameters.items()}
-        options = {n: p for n, p in options.items() if n not in ("settings", "tiles", "selection", "part_bytes")}
+        no_options = ("settings", "tiles", "selection", "part_bytes", "search")
+        options = {n: p for n, p in options.items() if n not in no_options}
         usual = {"root": str(world)} | {n: v for part in parts for n, v in good.get(part.__name__, {}).items()}
         for name, parameter in options.items():
             for value in bad_values(str(parameter.annotation), f"{parts[0].__name__}.{name}", base, words=True):

@@ -14,7 +14,7 @@ from datasets.range_server import Fault, RangeServer
 from refusals import refused
 from terrafm_tg.utils import remote
 from terrafm_tg.utils.remote import RemoteError, RemoteReader
-from terrafm_tg.utils.remote_file import RemoteFile, block_spans, fetch_together
+from terrafm_tg.utils.remote_file import RemoteFile, Spool, block_spans, fetch_together
 
 WINDOW = Window(300, 520, 300, 200)
 PIXELS = np.random.default_rng(0).integers(1, 60000, (2, 1024, 1024)).astype(np.uint16)
@@ -87,28 +87,38 @@ def test_what_was_not_foreseen_is_fetched_as_it_is_read(name: str, folder: Path)
 
 
 def test_spans_are_kept_whatever_their_order() -> None:
+    """Of several files that share a spool, in any order, some given back in between: the right bytes, none in vain."""
+
     class Reader:
-        asked = []
+        def __init__(self, body: bytes) -> None:
+            self.body, self.asked = body, list[tuple[int, int]]()
+
+        def read_head(self, url, most):
+            return self.body[:100], (len(self.body), "")
 
         def read(self, url, start, stop, said):
             self.asked.append((start, stop))
-            return BODY[start:stop]
+            return self.body[start:stop]
 
-    BODY = np.random.default_rng(1).bytes(1 << 20)
-    file = RemoteFile(Reader(), "http://h/x", (BODY[:100], (len(BODY), "")))
-    random, had = np.random.default_rng(2), bytearray(len(BODY))
-    had[:100] = b"x" * 100
-    for start, size in random.integers(0, (1 << 20, 20_000), (60, 2)).tolist():
-        stop = min(start + size, len(BODY))
-        expected = had[start:stop].count(0)
-        gaps = file.missing([(start, stop)])
-        wasted = sum(had[a:b].count(b"x"[0]) for a, b in gaps)
-        assert sum(b - a for a, b in gaps) - wasted == expected
+    random, spool = np.random.default_rng(2), Spool()
+    files = [RemoteFile(Reader(random.bytes(1 << 20)), f"http://h/{k}", spool=spool) for k in range(3)]
+    had = [bytearray(b"x" * 100 + bytes((1 << 20) - 100)) for _ in files]
+    for turn, (start, size) in enumerate(random.integers(0, (1 << 20, 20_000), (200, 2)).tolist()):
+        k = turn % 3
+        file, stop = files[k], min(start + size, 1 << 20)
+        if turn % 50 == 49:
+            file.forget()
+            had[k][100:] = bytes((1 << 20) - 100)
+        gaps = file.missing([(start, stop), (start + 10, stop)])
+        wasted = sum(had[k][a:b].count(b"x"[0]) for a, b in gaps)
+        assert sum(b - a for a, b in gaps) - wasted == had[k][start:stop].count(0)
         assert wasted <= 1024 * len(gaps)
-        assert file.read(start, size) == BODY[start:stop]
-        for a, b in file._spans:
-            had[a:b] = b"x" * (b - a)
+        assert file.read(start, size) == file.reader.body[start:stop]
+        for a, b in file.reader.asked:
+            had[k][a:b] = b"x" * (b - a)
+        file.reader.asked.clear()
         assert not file.missing([(start, stop)])
+    assert spool._end < 4 << 20
 
 
 def test_resets_and_busy_servers_are_waited_for(folder: Path, monkeypatch, caplog) -> None:

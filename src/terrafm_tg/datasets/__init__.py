@@ -7,7 +7,7 @@ from .labelled import DFC2020S1, DFC2020S2, BigEarthNetS1, BigEarthNetS2, Sensor
 from .majortom.dataset import MajorTOM
 from .mixed import MixedTiles
 from .mmearth import MMEarthTiles
-from .scenes.stac.catalog import StacScenes, open_stac
+from .scenes.stac.catalog import open_stac
 from .scenes.stac.search import StacSearch
 from .ssl4eo import SSL4EOS12Tiles
 from .store.dataset import PackedTiles
@@ -26,7 +26,6 @@ __all__ = [
     "SSL4EOS12Tiles",
     "SensorPairs",
     "SentinelFolder",
-    "StacScenes",
     "StacSearch",
     "TileDataset",
     "TileSlice",

@@ -1,18 +1,18 @@
 """A file on a server that GDAL reads as one on disk: each byte is fetched once, blocks in few requests.
 
 GDAL asks for a TIFF's headers and blocks one by one. Here the blocks of a window are asked of the headers first, and
-those that touch are one request. The bytes lie in a temporary file at their places, so that what neighbors share is
-not fetched again.
+those that touch are one request. The bytes are kept in a temporary file, so that what neighbors share is not fetched
+again.
 """
 
 import io
 import math
-from bisect import bisect_left
+from bisect import insort
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import PurePosixPath
-from tempfile import SpooledTemporaryFile
+from tempfile import TemporaryFile
 from threading import Lock
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -29,8 +29,44 @@ _HEAD = 1 << 13  # bytes that the headers of most cloud-optimized files fit into
 _PAGE = 1 << 12  # least bytes of a request that was not foreseen
 _GAP = 1 << 10  # bytes between two blocks that are fetched with them
 _PIECE = 1 << 23  # most bytes of a request
-_IN_MEMORY = 1 << 17  # bytes of a file of which no more is held
 Span = tuple[int, int]
+
+
+class Spool:
+    """Bytes that are kept for a while, of any number of files in one temporary file, which has no name."""
+
+    def __init__(self) -> None:
+        self._file = TemporaryFile()  # noqa: SIM115
+        self._lock, self._end = Lock(), 0
+        self._free = list[Span]()
+
+    def __del__(self) -> None:
+        self._file.close()
+
+    def keep(self, body: bytes) -> int:
+        """Keeps bytes; returns where."""
+        with self._lock:
+            place = next((k for k, (start, stop) in enumerate(self._free) if stop - start >= len(body)), None)
+            if place is None:
+                at, self._end = self._end, self._end + len(body)
+            else:
+                at, stop = self._free.pop(place)
+                if at + len(body) < stop:
+                    self._free.append((at + len(body), stop))
+            self._file.seek(at)
+            self._file.write(body)
+        return at
+
+    def read(self, at: int, count: int) -> bytes:
+        """Reads bytes that are kept."""
+        with self._lock:
+            self._file.seek(at)
+            return self._file.read(count)
+
+    def forget(self, spans: Iterable[Span]) -> None:
+        """Gives places back."""
+        with self._lock:
+            self._free += spans
 
 
 class RemoteFile:
@@ -39,39 +75,43 @@ class RemoteFile:
     Args:
         reader: Fetches it.
         url: Its address.
-        head: Its first bytes, its size and its version, where they are known.
         keep: Bytes beyond which all but its head is given back when it is opened again.
+        spool: Keeps its bytes, and those of other files of this process.
     """
 
-    def __init__(
-        self, reader: RemoteReader, url: str, head: tuple[bytes, tuple[int, str]] | None = None, keep: float = math.inf
-    ) -> None:
-        self.reader, self.url, self.keep = reader, url, keep
-        self.head, self.said = reader.read_head(url, _HEAD) if head is None else head
+    def __init__(self, reader: RemoteReader, url: str, keep: float = math.inf, spool: Spool | None = None) -> None:
+        self.reader, self.url, self.keep, self.spool = reader, url, keep, spool or Spool()
+        self.head, self.said = reader.read_head(url, _HEAD)
         self.error: RemoteError | None = None  # what went wrong while a library was reading
-        self._lock, self._spans = Lock(), list[Span]()
-        self._bytes = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115
-        self._keep(0, self.head)
+        self._lock = Lock()
+        self._held = list[tuple[int, int, int]]()  # first byte, the one behind the last, place in the spool
 
     @property
     def size(self) -> int:
         """Its size in bytes."""
         return self.said[0]
 
+    def _gaps(self, start: int, stop: int) -> list[Span]:
+        """Lists what of a span is not held."""
+        gaps = list[Span]()
+        for low, high, _ in [(0, len(self.head), 0), *self._held, (self.size, self.size, 0)]:
+            if start < min(low, stop):
+                gaps.append((start, min(low, stop)))
+            start = max(start, high)
+        return gaps
+
     def missing(self, spans: Iterable[Span]) -> list[Span]:
         """Lists what of some spans has not been fetched, as the requests that would fetch it."""
-        gaps = list[Span]()
-        for start, stop in sorted((max(a, 0), min(b, self.size)) for a, b in spans):
-            for low, high in [*self._spans, (self.size, self.size)]:
-                if start < min(low, stop):
-                    gaps.append((start, min(low, stop)))
-                start = max(start, high)
         requests = list[Span]()
-        for start, stop in gaps:
-            if requests and start - requests[-1][1] <= _GAP and stop - requests[-1][0] <= _PIECE:
-                requests[-1] = (requests[-1][0], max(stop, requests[-1][1]))
-            else:
-                requests += [(at, min(at + _PIECE, stop)) for at in range(start, stop, _PIECE)]
+        for a, b in sorted(spans):
+            for start, stop in self._gaps(max(a, 0), min(b, self.size)):
+                if requests and stop <= requests[-1][1]:
+                    continue
+                if requests and start - requests[-1][1] <= _GAP and stop - requests[-1][0] <= _PIECE:
+                    requests[-1] = (requests[-1][0], stop)
+                else:
+                    start = max(start, requests[-1][1]) if requests else start
+                    requests += [(at, min(at + _PIECE, stop)) for at in range(start, stop, _PIECE)]
         return requests
 
     def fetch(self, spans: Iterable[Span], show: Callable[[int], object] = lambda count: None) -> None:
@@ -85,44 +125,35 @@ class RemoteFile:
             RemoteError: If the server cannot be read, or the file is another than it was.
         """
         for start, stop in self.missing(spans):
-            self._keep(start, self.reader.read(self.url, start, stop, self.said))
+            body = self.reader.read(self.url, start, stop, self.said)
+            with self._lock:
+                for a, b in self._gaps(start, stop):
+                    insort(self._held, (a, b, self.spool.keep(body[a - start : b - start])))
             show(stop - start)
 
     def read(self, at: int, count: int) -> bytes:
         """Reads bytes, fetching those that are missing. Errors as :meth:`fetch`."""
         stop = min(at + count, self.size) if count >= 0 else self.size
-        if at >= stop:
-            return b""
-        if self.missing([(at, stop)]):
+        if stop <= len(self.head):
+            return self.head[at:stop]
+        if self._gaps(at, stop):
             self.fetch([(at, max(stop, at + _PAGE))])
+        parts = [self.head[at:stop]]
         with self._lock:
-            self._bytes.seek(at)
-            return self._bytes.read(stop - at)
+            for low, high, place in self._held:
+                if (start := max(low, at)) < (end := min(high, stop)):
+                    parts.append(self.spool.read(place + start - low, end - start))
+        return b"".join(parts)
 
     def __del__(self) -> None:
-        if hasattr(self, "_bytes"):
-            self._bytes.close()
+        if hasattr(self, "_held"):
+            self.forget()
 
     def forget(self) -> None:
-        """Gives back the disk that it takes; its head stays."""
+        """Gives back what it takes on disk; its head stays."""
         with self._lock:
-            self._bytes.truncate(0)
-            self._spans.clear()
-        self._keep(0, self.head)
-
-    def _keep(self, at: int, body: bytes) -> None:
-        with self._lock:
-            if at + len(body) > _IN_MEMORY:
-                self._bytes.rollover()  # else what lies before would be in memory as zeros
-            self._bytes.seek(at)
-            self._bytes.write(body)
-            start, stop = at, at + len(body)
-            first = bisect_left(self._spans, start, key=lambda span: span[1])
-            last = first
-            while last < len(self._spans) and self._spans[last][0] <= stop:
-                start, stop = min(start, self._spans[last][0]), max(stop, self._spans[last][1])
-                last += 1
-            self._spans[first:last] = [(start, stop)]
+            self.spool.forget((place, place + high - low) for low, high, place in self._held)
+            self._held.clear()
 
     @contextmanager
     def opened(self) -> Iterator[DatasetReader]:
@@ -133,7 +164,7 @@ class RemoteFile:
             rasterio.errors.RasterioError: If they are no raster.
         """
         self.error = None
-        if sum(stop - start for start, stop in self._spans) > self.keep:
+        if sum(stop - start for start, stop, _ in self._held) > self.keep:
             self.forget()
         name = PurePosixPath(urlsplit(self.url).path).name or "image"
         try:

@@ -97,6 +97,7 @@ def test_conditions_hold_whatever_a_server_sends(world: Path) -> None:
         ({"bbox": [1.0, 2.0, 3.0]}, "`bbox` has 3 numbers"),
         ({"bbox": [10.0, 50.0, 11.0, 49.0]}, "is empty or not on the globe"),
         ({"max_cloud": 101}, "`max_cloud`"),
+        ({"collections": ["a\nb"]}, "which is no name"),
         ({"max_scenes": 0}, "`max_scenes`"),
     ],
 )

@@ -7,7 +7,7 @@ from threading import Lock
 
 from terrafm_tg.utils.files import OpenFiles
 from terrafm_tg.utils.remote import RemoteReader
-from terrafm_tg.utils.remote_file import RemoteFile
+from terrafm_tg.utils.remote_file import RemoteFile, Spool
 
 from .stac.catalog import sign_blob
 
@@ -21,11 +21,12 @@ class _Files(OpenFiles[RemoteFile]):
     def __init__(self, reader: RemoteReader | None = None, kept: float = _KEPT, limit: int = _OPEN) -> None:
         super().__init__(limit)
         self._reader, self.kept, self._lock, self.process = reader, kept, Lock(), os.getpid()
+        self._spool = Spool()
 
     def _open(self, path: str) -> RemoteFile:
         if self._reader is None:
             self._reader = RemoteReader(retries=2, sign=sign_blob)
-        return RemoteFile(self._reader, path, keep=self.kept)
+        return RemoteFile(self._reader, path, self.kept, self._spool)
 
     def get(self, url: str) -> RemoteFile:
         """Returns a file, whose head is fetched where it is new."""

@@ -14,6 +14,7 @@ from terrafm_tg.utils.arguments import COUNT, checked
 
 from .items import Place
 
+_NAME = re.compile(r"[\w.:/ ~-]{1,200}")
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d:\d\d(:\d\d)?)?)?)?Z?")
 
 
@@ -44,6 +45,10 @@ class StacSearch:
 
     def __post_init__(self) -> None:
         _ = self.interval
+        if wrong := next((name for name in self.collections or () if not _NAME.fullmatch(name)), None):
+            raise TerraFMError(
+                f"`collections` has {wrong[:200]!r}, which is no name: give ones such as sentinel-2-l2a."
+            )
         if self.modality is not None:
             get_modality(self.modality)
         if self.bbox is not None:
