@@ -83,7 +83,9 @@ class TestSafe:
     def test_an_item_of_another_image_says_nothing(self, tmp_path):
         image = p.optical(60, baseline=300)
         folder = p.earth_search(tmp_path, image)
-        assert find_scenes(tmp_path).scenes[0].claims.baseline == 300
+        claims = find_scenes(tmp_path).scenes[0].claims
+        assert (claims.baseline, claims.offset_applied) == (300, False)
+        assert claims.source["offset_applied"] == f"its metadata ({folder.name}.json)"
         (folder / f"{folder.name}.json").write_text(
             '{"id": "S2A_10UEV", "properties": {"s2:processing_baseline": "05.09"}}'
         )

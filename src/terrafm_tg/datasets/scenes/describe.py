@@ -140,6 +140,8 @@ def _assemble(
         scales_said = scale, offset
         source |= dict.fromkeys(("scale", "offset"), "its tags")
     unit = next(iter(layout.units), said.unit)
+    if "applied" in source:
+        source["offset_applied"] = source.pop("applied")
     if layout.units:
         source["unit"] = "the names of its bands"
     if layout.named:
