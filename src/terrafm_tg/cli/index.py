@@ -20,6 +20,7 @@ from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.simulation.dataset import MARKER
 from terrafm_tg.utils.remote import RemoteReader
 
+from .inspect import print_table
 from .options import READING, pop_search, read_options
 
 _OPTIONS: dict[str, tuple[Any, Any, str]] = {
@@ -52,7 +53,7 @@ _CATALOG: dict[str, tuple[Any, Any, str]] = {
 
 def run(command: str, words: Sequence[str]) -> None:
     """Builds an index, of what a STAC search finds where one is given."""
-    options = read_options(command, words, build_index, StacSearch, skip={"settings"}, **_OPTIONS, **_CATALOG)
+    options = read_options(command, words, build_index, StacSearch, skip={"settings", "watch"}, **_OPTIONS, **_CATALOG)
     stac, max_gb, search = options.pop("stac"), options.pop("max_gb"), pop_search(options)
     if stac is None and search is not None:
         raise TerraFMError("A box, dates and the like choose from a STAC catalog: name it with `stac`.")
@@ -83,7 +84,7 @@ def _keep_items(stac: str, search: StacSearch | None, root: Path) -> list[str]:
 
 
 def write_index_of(root: str, out: str | None = None, figure: bool = True, **options: Any) -> None:
-    """Builds the index of a dataset, prints what it holds, and draws it.
+    """Builds the index of a dataset, prints what was understood and what it holds, and draws it.
 
     Args:
         root: Folder of the dataset.
@@ -94,7 +95,7 @@ def write_index_of(root: str, out: str | None = None, figure: bool = True, **opt
     """
     path = Path(root) / NAME if out is None else Path(out)
     given = {name: x for name, x in options.items() if name not in _OPTIONS or not (x is None or x is False)}
-    rows = build_index(root, out=path, **given)
+    rows = build_index(root, out=path, watch=print_table, **given)
     console = Console()
     console.print(index_summary(rows))
     console.print(f"{len(rows):,} tiles in {path}")

@@ -18,6 +18,7 @@ _FULL = (ENOSPC, EDQUOT)
 #: The commands by group: what each does, in the module of its first word or the one that is named.
 COMMANDS = {
     "data": {
+        "inspect": "say what a path holds, how its pixels are read and why, and whether it can be trained on",
         "simulate": "write a simulated world in Major-TOM's and WorldCover's formats",
         "download": "fetch a subset of Major-TOM: by box, land cover, cells or share",
         "grid": "cut your own Sentinel-1 and Sentinel-2 scenes into Major-TOM's cells",

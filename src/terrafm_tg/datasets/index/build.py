@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
 from inspect import signature
@@ -182,6 +183,7 @@ def build_index(
     workers: int | None = None,
     scheduler: str | None = None,
     progress: bool = True,
+    watch: Callable[[pd.DataFrame], None] | None = None,
     **settings: Any,
 ) -> pd.DataFrame:
     """Builds the tile index of any dataset of tiles, and writes it as GeoParquet.
@@ -205,6 +207,7 @@ def build_index(
             there is much to do.
         scheduler: Address of a Dask cluster, instead of local processes.
         progress: Show a bar.
+        watch: Called with the tile table as soon as the files are understood, before maps are read.
         **settings: Of the dataset's ``scan``: ``tile_size`` (half a cell, or 534, where not given),
             ``remote``; ``folders``, ``bands``, ``unit``, ``scale``, ``offset``, ``nodata``, ``max_days``,
             ``join``, ``small_images``.
@@ -244,6 +247,8 @@ def build_index(
     table = as_table(kind.scan(root, **settings))
     if kind is MajorTOM:
         table = settle_offsets(table, root, workers, scheduler, progress)
+    if watch is not None:
+        watch(table)
     cover, share = np.full(len(table), UNKNOWN, np.int8), np.zeros((len(table), len(CLASSES)), np.float32)
     if "land_cover" in table:
         cover, share = table["land_cover"].to_numpy(), np.stack(table["land_cover_share"].to_list())

@@ -25,7 +25,7 @@ def plot_tile(sample: Sample, suptitle: str | None = None) -> Figure:
     Raises:
         TerraFMError: If the sample has no image.
     """
-    images = {m.title: _picture(image, m) for m in MODALITIES.values() if (image := _image(sample, m)) is not None}
+    images = {m.title: tile_picture(image, m) for m in MODALITIES.values() if (image := _image(sample, m)) is not None}
     if not images:
         raise TerraFMError(f"The sample holds no image to plot, only {', '.join(sample)}.")
     figure, axes = plt.subplots(1, len(images), figsize=(4 * len(images), 4), squeeze=False, layout="constrained")
@@ -45,8 +45,8 @@ def _image(sample: Sample, modality: Modality) -> np.ndarray | None:
     return sample[modality.key].numpy() if modality.key in sample else None
 
 
-def _picture(image: np.ndarray, modality: Modality) -> np.ndarray:
-    """RGB (H, W, 3) in [0, 1]."""
+def tile_picture(image: np.ndarray, modality: Modality) -> np.ndarray:
+    """Returns an image (C, H, W) in the stem's bands as RGB (H, W, 3) in [0, 1]; missing pixels are white."""
     if modality.unit == "dB":
         vv, vh = image
         channels = [_stretch(vv), _stretch(vh), _stretch(vv - vh)]

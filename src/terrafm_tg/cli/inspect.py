@@ -1,0 +1,191 @@
+"""``terrafm inspect``: what a path holds, how its pixels are read and why, and whether it can be trained on."""
+
+import json as jsonlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from terrafm_tg.datasets.scenes.remote import reading_with
+from terrafm_tg.datasets.scenes.stac.catalog import sign_blob
+from terrafm_tg.datasets.scenes.stac.search import StacSearch
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.evaluation.inspection import Inspection, Look, combinations, describe, images_of
+from terrafm_tg.evaluation.inspection_figure import write_inspection_figure
+from terrafm_tg.evaluation.inspection_sources import inspect_source
+from terrafm_tg.modalities import get_modality
+from terrafm_tg.utils.remote import RemoteReader
+
+from .options import READING, pop_search, read_options
+
+#: Edge of the paper's larger crops, in pixels.
+CROP = 224
+
+_OPTIONS: dict[str, tuple[Any, Any, str]] = {
+    **READING,
+    "ambiguous_offset": (
+        str | None,
+        None,
+        "present, absent or drop: where nothing tells whether +1000 is in the files.",
+    ),
+    "mask_clouds": (bool | None, None, "Count as missing what the products' own masks call cloud or its shadow."),
+    "remote": (bool | str | list[str] | None, None, "Addresses that may be read from, as of `terrafm index`."),
+    "max_gb": (float, 1.0, "The most that may be fetched of a STAC catalog's images, in GB."),
+    "figure": (bool | str, True, "Draw a tile, missing pixels and values of each sensor: false, or the PNG to write."),
+    "json": (bool, False, "Print what was understood as JSON instead of text."),
+}
+
+
+def run(command: str, words: Sequence[str]) -> None:
+    """Inspects a path.
+
+    Raises:
+        TerraFMError: Where it cannot be trained on, after what was understood is printed.
+    """
+    options = read_options(command, words, inspect_source, StacSearch, skip={"settings", "search"}, **_OPTIONS)
+    figure, as_json = options.pop("figure"), options.pop("json")
+    with reading_with(RemoteReader(budget=options.pop("max_gb") * 1e9, sign=sign_blob)):
+        found = inspect_source(search=pop_search(options), **options)
+    picture = None
+    if figure and found.looks:
+        name = re.sub(r"\W+", "_", Path(found.root).resolve().name).strip("_")
+        picture = Path(figure) if isinstance(figure, str) else Path(f"inspect_{name}.png")
+        write_inspection_figure(found.looks, f"{found.root}: {_number(found.tiles, 'tile')}", picture)
+    if as_json:
+        print(jsonlib.dumps(found.to_dict() | {"figure": picture and str(picture)}, indent=2, ensure_ascii=False))
+    else:
+        print_inspection(found, picture)
+    if found.problem:
+        raise TerraFMError(found.problem)
+
+
+def print_table(table: pd.DataFrame) -> None:
+    """Prints in a few lines what a tile table says of each sensor, and which stand together."""
+    console = Console(highlight=False)
+    for name, sensor in describe(images_of(table)).items():
+        bands = {_bands(text, get_modality(name).bands): count for text, count in sensor["bands"].items()}
+        dates = " to ".join(dict.fromkeys(sensor["dates"])) or "without dates"
+        facts = [
+            _counted({f"{text} bands": n for text, n in bands.items()}),
+            _counted(sensor["units"]),
+            _counted(sensor["offsets"]),
+            dates,
+        ]
+        words = ", ".join(filter(None, [_number(sensor["images"], "image"), *facts]))
+        console.print(f"{get_modality(name).title}: {words}", markup=False, soft_wrap=True)
+    console.print(f"Tiles: {_counted(combinations(table), 'tile', alone=True)}", soft_wrap=True)
+
+
+def print_inspection(found: Inspection, picture: Path | None = None) -> None:
+    """Prints what was understood, sensor by sensor, and the verdict."""
+    console = Console(highlight=False)
+    tiles = f": {_number(found.tiles, 'tile')}, read by {found.kind}" if found.kind else ""
+    console.print(f"[bold]{escape(found.root)}[/]{tiles}")
+    looks = {look.modality: look for look in found.looks}
+    for name, sensor in found.sensors.items():
+        console.print(f"\n[bold]{get_modality(name).title}[/] ({name})")
+        console.print(_lines(sensor_lines(name, sensor, looks.get(name))))
+    if lines := tile_lines(found):
+        console.print("\n[bold]Together[/]", _lines(lines), sep="\n")
+    left_out = found.refused if found.kind or len(found.refused) > 1 else []  # else the error says it
+    for title, pairs in (("Contradictions", found.contradictions[1:]), ("Left out", left_out)):
+        if pairs:
+            console.print(f"\n[bold]{title}[/]")
+            for path, reason in pairs[:5]:
+                console.print(f"  {path}: {reason}", markup=False)
+            if len(pairs) > 5:
+                console.print(f"  and {len(pairs) - 5:,} more, which --json lists")
+    if picture is not None:
+        console.print(f"\nPicture: {escape(str(picture))}")
+    verdict = "[bold red]It cannot be trained on as it is.[/]" if found.problem else "[bold]It can be trained on.[/]"
+    console.print(verdict)
+
+
+def _lines(lines: Mapping[str, str]) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(min_width=12, no_wrap=True, style="dim")
+    table.add_column(overflow="fold")
+    for label, text in lines.items():
+        if text:
+            table.add_row(f"  {label}", escape(text))
+    return table
+
+
+def sensor_lines(name: str, sensor: Mapping[str, Any], look: Look | None) -> dict[str, str]:
+    """Says what was understood of one sensor, by label."""
+    modality = get_modality(name)
+    bands = {_bands(text, modality.bands): count for text, count in sensor["bands"].items()}
+    dates = " to ".join(dict.fromkeys(sensor["dates"]))
+    undated = f"{sensor['undated']:,} without a date" if sensor["undated"] else ""
+    lines = {
+        "images": f"{sensor['images']:,}" + (f" in {_number(sensor['tiles'], 'tile')}" if "tiles" in sensor else ""),
+        "files": _some(sensor["files"], sensor["images"]),
+        "products": _some(sensor["products"], sensor["images"]),
+        "bands": "; by ".join(filter(None, (_counted(bands), _counted(sensor["bands_by"])))),
+        "masks": _counted(sensor["masks"]),
+        "unit": _counted(sensor["units"]),
+        "offset": _counted(sensor["offsets"]),
+        "because": _counted(sensor["proofs"], most=3, between="\n"),
+        "CRS": _counted(sensor["crs"]),
+        "dates": "; ".join(filter(None, (dates, undated))),
+        "clouds": "" if sensor["cloud"] is None else f"{sensor['cloud']:.0f} % on average, by the products' metadata",
+    }
+    if look is not None:
+        digits = 0 if modality.unit == "DN" else 1
+        medians = ", ".join(f"{band} {middle:.{digits}f}" for band, (_, middle, _) in look.quantiles.items())
+        lines |= {
+            "missing": f"{look.missing:.1%} of the pixels ({_number(look.tiles, 'tile')} read)",
+            "medians": f"{medians} {modality.unit}",
+            "unusual": f"{look.beyond:.0%} of the values are more than 2 standard deviations from the training's mean",
+            "damaged": _some(look.damaged, len(look.damaged)),
+        }
+    return lines
+
+
+def tile_lines(found: Inspection) -> dict[str, str]:
+    """Says which sensors stand together, and how the tiles fit the crops, by label."""
+    if not found.kind:
+        return {}
+    sizes = " to ".join(map("{:,}".format, found.tile_sizes))
+    crops = f"the paper's crops of {CROP} px are cut from them"
+    if found.tile_sizes[0] < CROP:
+        fit = max(found.tile_sizes[0] // 16 * 16, 16)
+        crops = f"crops of {CROP} px, the paper's, would be enlarged: set --model.crops.global_size {fit}"
+    return {
+        "sensors": _counted(found.together, "tile", alone=len(found.sensors) > 1),
+        "tile size": f"{sizes} px; {crops}",
+        **{"note" + " " * i: sentence for i, sentence in enumerate(found.said)},
+    }
+
+
+def _bands(text: str, all_bands: Sequence[str]) -> str:
+    names = text.split()
+    if names == list(all_bands):
+        return f"all {len(names)}"
+    absent = [band for band in all_bands if band not in names]
+    counts = "count as their training means" if len(absent) > 1 else "counts as its training mean"
+    return f"{len(names)} of {len(all_bands)}, without {', '.join(absent)}, which {counts}"
+
+
+def _some(names: Sequence[str], count: int) -> str:
+    """Shows the first name, and how many more there are."""
+    return (names[0] + (f" and {count - 1:,} more" if count > 1 else "")) if names else ""
+
+
+def _counted(
+    counts: Mapping[str, int], unit: str = "image", most: int = 5, alone: bool = False, between: str = "; "
+) -> str:
+    """Shows values with their counts, the most frequent first; a single value without."""
+    if len(counts) == 1 and not alone:
+        return next(iter(counts))
+    shown = [f"{text} ({_number(count, unit)})" for text, count in list(counts.items())[:most]]
+    return between.join([*shown, *([f"{len(counts) - most:,} others"] if len(counts) > most else [])])
+
+
+def _number(count: int, unit: str) -> str:
+    return f"{count:,} {unit}{'s' * (count != 1)}"
