@@ -184,9 +184,7 @@ def test_a_catalog_and_a_search(tmp_path: Path, capsys: pytest.CaptureFixture[st
     ],
     ids=" ".join,
 )  # fmt: skip
-def test_a_bad_value_gets_one_sentence(
-    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bad_value_gets_one_sentence(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder(tmp_path / "data")
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "text.txt").write_text("a thesis")

@@ -131,7 +131,11 @@ def images_of(table: pd.DataFrame) -> pd.DataFrame:
         keys = [f"{name}{ending}" for name in ("path", "files", "part", "group", "product", "date")]
         images = tiles.drop_duplicates([key for key in keys if key in own] or ["cell"])[["epsg", *own]]
         images = images.rename(columns=lambda name, ending=ending: name.removesuffix(ending))
-        text = {name: images[name].astype(object) for name in ("path", "product", "bands", "verdict") if name in images}
+        text = {
+            name: images[name].astype(object)
+            for name in ("path", "product", "bands", "verdict", "proof")
+            if name in images
+        }
         parts.append(images.assign(modality=modality.name, **text))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"modality": []})
 
@@ -179,7 +183,7 @@ def _describe(images: pd.DataFrame, modality: Modality, kind: str) -> dict[str, 
         "masks": _counts(column("masks")),
         "units": _counts(units) or ({usual: len(images)} if usual else {}),
         "offsets": _counts(column("offset").map(_OFFSETS)) if optical else {},
-        "proofs": _alike(column("verdict").map(lambda text: verdicts[text].proof)),
+        "proofs": _alike(column("verdict").map(lambda text: verdicts[text].proof) if verdicts else column("proof")),
         "crs": _counts(column("epsg").map(lambda code: f"EPSG:{code:.0f}")),
         "dates": [str(day.date()) for day in (dates.min(), dates.max()) if not pd.isna(day)],
         "undated": len(images) - len(dates),

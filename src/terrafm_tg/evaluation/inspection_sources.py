@@ -12,17 +12,15 @@ import numpy as np
 import pandas as pd
 
 from terrafm_tg.datasets import PackedTiles, SentinelFolder, TileDataset
-from terrafm_tg.datasets.folder.chips import place_chips
-from terrafm_tg.datasets.folder.products import join_products, products_table
+from terrafm_tg.datasets.folder.dataset import tile_scenes
 from terrafm_tg.datasets.scenes.fetched import locate_catalog
 from terrafm_tg.datasets.scenes.find import find_scenes
 from terrafm_tg.datasets.scenes.judged import judge_scenes
 from terrafm_tg.datasets.scenes.scene import Found, Scene, files_to_columns
 from terrafm_tg.datasets.scenes.stac.catalog import CATALOGS, ITEMS, StacScenes, image_sources, open_stac, read_items
-from terrafm_tg.datasets.scenes.stac.search import StacSearch, boxes_meet
+from terrafm_tg.datasets.scenes.stac.search import StacSearch
 from terrafm_tg.datasets.source import find_kind
 from terrafm_tg.datasets.store.folder import MARKER
-from terrafm_tg.datasets.tiles.outlines import BOX
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.radiometry import Settings, Verdict
@@ -117,7 +115,8 @@ def _look(found: Inspection, dataset: TileDataset) -> Inspection:
 def _scenes(found: Inspection, source: Path | StacScenes, given: dict[str, Any]) -> Inspection:
     """Inspects scenes, of which some may be refused or contradict themselves while others are understood."""
     given = {"remote": False} | given
-    folders, max_days = given.pop("folders", None), given.pop("max_days", None)
+    folders = given.pop("folders", None)
+    joining = {name: given.pop(name) for name in ("max_days", "join", "small_images") if name in given}
     tile_size = given.pop("tile_size", None) or SentinelFolder.find_tile_size(Path())
     reading = {name: given.pop(name) for name in ("ambiguous_offset", "mask_clouds", "remote") if name in given}
     try:
@@ -141,12 +140,8 @@ def _scenes(found: Inspection, source: Path | StacScenes, given: dict[str, Any])
         )
         if not judged:
             return replace(found, problem=found.problem or _nothing(found))
-        judged, placed = place_chips(judged)
-        found = replace(found, said=[*found.said, *placed])
-        table = join_products(products_table(judged), tile_size, max_days)
-        if isinstance(source, StacScenes) and source.bbox is not None:
-            table = table[[boxes_meet(box, [*source.bbox]) for box in table[list(BOX)].itertuples(index=False)]]
-            table = table.reset_index(drop=True)
+        bbox = source.bbox if isinstance(source, StacScenes) else None
+        table = tile_scenes(judged, tile_size, **joining, bbox=bbox)
     except TerraFMError as error:
         return replace(found, problem=str(error))
     try:

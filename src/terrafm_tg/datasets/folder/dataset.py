@@ -153,20 +153,8 @@ class SentinelFolder(TileDataset):
         """Makes the tile table from files and a part of their pixels; arguments as for the class."""
         settings = Settings(unit, scale, "detect" if offset is None else offset, nodata, bands)
         catalog = read_items(root / ITEMS, image_sources(remote)) if (root / ITEMS).is_file() else None
-        judged, said = place_chips(
-            judge_catalog(catalog, settings) if catalog else find_judged(root, settings, folders)
-        )
-        for sentence in said:
-            warnings.warn(sentence, stacklevel=5)
-        table = join_products(products_table(judged), tile_size, max_days, join or JOINS[0], small_images or SMALL[0])
-        left, top, right, bottom = edges(table, None)
-        lon, lat = from_zones((left + right) / 2, (top + bottom) / 2, table["epsg"].to_numpy())
-        table.insert(0, "cell", pd.Categorical(grid.names(*grid.cells_at(lat, lon))))
-        table.insert(1, "quadrant", np.zeros(len(table), dtype=np.int8))
-        if catalog is not None and catalog.bbox is not None:
-            inside = [boxes_meet(box, list(catalog.bbox)) for box in table[list(BOX)].itertuples(index=False)]
-            table = table[inside].reset_index(drop=True)
-        return table.assign(placed=table["epsg"] != EPSG) if said else table
+        judged = judge_catalog(catalog, settings) if catalog else find_judged(root, settings, folders)
+        return tile_scenes(judged, tile_size, max_days, join, small_images, catalog.bbox if catalog else None)
 
     @staticmethod
     def find_tile_size(root: Path) -> int:
@@ -213,3 +201,35 @@ def _verdict(text: str) -> Verdict:
 def _plain(setting: Any) -> Any:
     """Returns a setting as JSON has it, with which the index keeps it."""
     return json.loads(json.dumps(setting, default=list))
+
+
+def tile_scenes(
+    judged: Sequence[tuple[Scene, Verdict]],
+    tile_size: int,
+    max_days: float | None = None,
+    join: str | None = None,
+    small_images: str | None = None,
+    bbox: Sequence[float] | None = None,
+) -> pd.DataFrame:
+    """Makes the tile table of judged scenes, joined and cut as :class:`SentinelFolder` says.
+
+    Args:
+        judged: The scenes.
+        tile_size: As for the class, like the next three.
+        max_days: Likewise.
+        join: Likewise.
+        small_images: Likewise.
+        bbox: Only tiles that meet this box of degrees; all where None.
+    """
+    judged, said = place_chips(judged)
+    for sentence in said:
+        warnings.warn(sentence, stacklevel=6)
+    table = join_products(products_table(judged), tile_size, max_days, join or JOINS[0], small_images or SMALL[0])
+    left, top, right, bottom = edges(table, None)
+    lon, lat = from_zones((left + right) / 2, (top + bottom) / 2, table["epsg"].to_numpy())
+    table.insert(0, "cell", pd.Categorical(grid.names(*grid.cells_at(lat, lon))))
+    table.insert(1, "quadrant", np.zeros(len(table), dtype=np.int8))
+    if bbox is not None:
+        inside = [boxes_meet(box, list(bbox)) for box in table[list(BOX)].itertuples(index=False)]
+        table = table[inside].reset_index(drop=True)
+    return table.assign(placed=table["epsg"] != EPSG) if said else table
