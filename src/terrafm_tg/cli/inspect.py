@@ -15,7 +15,7 @@ from terrafm_tg.datasets.scenes.remote import reading_with
 from terrafm_tg.datasets.scenes.stac.catalog import sign_blob
 from terrafm_tg.datasets.scenes.stac.search import StacSearch
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.inspection import Inspection, Look, combinations, describe, images_of
+from terrafm_tg.evaluation.inspection import Inspection, Look, combinations, describe_images, images_of
 from terrafm_tg.evaluation.inspection_figure import write_inspection_figure
 from terrafm_tg.evaluation.inspection_sources import inspect_source
 from terrafm_tg.modalities import get_modality
@@ -67,7 +67,7 @@ def run(command: str, words: Sequence[str]) -> None:
 def print_table(table: pd.DataFrame) -> None:
     """Prints in a few lines what a tile table says of each sensor, and which stand together."""
     console = Console(highlight=False)
-    for name, sensor in describe(images_of(table)).items():
+    for name, sensor in describe_images(images_of(table)).items():
         bands = {_bands(text, get_modality(name).bands): count for text, count in sensor["bands"].items()}
         dates = " to ".join(dict.fromkeys(sensor["dates"])) or "without dates"
         facts = [

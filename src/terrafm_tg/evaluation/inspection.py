@@ -20,7 +20,7 @@ _TILES, _SIDE = 16, 128  # tiles that are looked at, and pixels along each side 
 
 @dataclass(frozen=True)
 class Look:
-    """What some tiles show of one sensor.
+    """The pixels of some tiles of one sensor, in numbers.
 
     Args:
         modality: Which.
@@ -140,7 +140,7 @@ def images_of(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"modality": []})
 
 
-def describe(images: pd.DataFrame, kind: str = "") -> dict[str, dict[str, Any]]:
+def describe_images(images: pd.DataFrame, kind: str = "") -> dict[str, dict[str, Any]]:
     """Describes the images of each sensor, in values that JSON can hold.
 
     Args:
@@ -224,14 +224,14 @@ def combinations(table: pd.DataFrame) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was understood of a dataset.
+    """A dataset as it was understood.
 
     Args:
         root: Its path or address, as it was named.
         kind: Name of the class that reads it; empty where none does.
         tiles: Number of tiles.
         tile_sizes: The shortest and the longest edge of a tile, in pixels.
-        sensors: By modality, as :func:`describe` says it, with ``tiles``.
+        sensors: By modality, as :func:`describe_images` says it, with ``tiles``.
         together: Tiles by the sensors that they have, as :func:`combinations` counts them.
         looks: Of each sensor.
         contradictions: Images whose evidence excludes itself: path, and the sentence that says so.

@@ -26,7 +26,7 @@ from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.radiometry import Settings, Verdict
 from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, check_arguments, checked
 
-from .inspection import Inspection, combinations, describe, images_of, look_at
+from .inspection import Inspection, combinations, describe_images, images_of, look_at
 
 
 @checked(tile_size=COUNT)
@@ -97,7 +97,7 @@ def _look(found: Inspection, dataset: TileDataset) -> Inspection:
         except TerraFMError as error:
             problems.append(str(error))
     kind, table = type(dataset).__name__, dataset.table
-    sensors = found.sensors or describe(images_of(table), kind)
+    sensors = found.sensors or describe_images(images_of(table), kind)
     tiles = {name: int(table[f"has_{name}"].sum()) if f"has_{name}" in table else 0 for name in sensors}
     sizes = table[["height", "width"]].to_numpy() if "height" in table else np.array(dataset.tile_size)
     return replace(
@@ -132,7 +132,7 @@ def _scenes(found: Inspection, source: Path | StacScenes, given: dict[str, Any])
         judged, contradictions = _judge(root, scenes.scenes, settings)
         found = replace(
             found,
-            sensors=describe(_images(judged, [scene for scene, _ in contradictions], settings)),
+            sensors=describe_images(_images(judged, [scene for scene, _ in contradictions], settings)),
             contradictions=[(scene.files[0], sentence) for scene, sentence in contradictions],
             refused=scenes.refused,
             said=scenes.said,
@@ -152,7 +152,7 @@ def _scenes(found: Inspection, source: Path | StacScenes, given: dict[str, Any])
 
 
 def _images(judged: Sequence[tuple[Scene, Verdict]], unsettled: Sequence[Scene], settings: Settings) -> pd.DataFrame:
-    """Lists scenes as :func:`describe` takes them; those without a verdict, too."""
+    """Lists scenes as :func:`describe_images` takes them; those without a verdict, too."""
     rows = []
     for scene, verdict in [*judged, *((scene, None) for scene in unsettled)]:
         by = scene.claims.source.get("bands", "their usual order")
