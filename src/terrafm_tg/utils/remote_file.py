@@ -11,9 +11,11 @@ from bisect import insort
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import PurePosixPath
 from tempfile import TemporaryFile
-from threading import Lock
+from threading import Lock, RLock
+from typing import BinaryIO, cast
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -36,12 +38,16 @@ class Spool:
     """Bytes that are kept for a while, of any number of files in one temporary file, which has no name."""
 
     def __init__(self) -> None:
-        self._file = TemporaryFile()  # noqa: SIM115
-        self._lock, self._end = Lock(), 0
+        self._lock, self._end = RLock(), 0  # a file may be given back while another is kept
         self._free = list[Span]()
 
+    @cached_property
+    def _file(self) -> BinaryIO:
+        return cast("BinaryIO", TemporaryFile())
+
     def __del__(self) -> None:
-        self._file.close()
+        if "_file" in self.__dict__:
+            self._file.close()
 
     def keep(self, body: bytes) -> int:
         """Keeps bytes; returns where."""
