@@ -240,6 +240,28 @@ class TestUnits:
             judge(claims, stored)
         assert judge(claims, stored, Settings(unit="reflectance")).scale == 10_000
 
+    def test_numbers_of_no_unit(self, tiles) -> None:
+        image = tiles["s2l2a", "637U"].bands
+        for name, make, match in (
+            ("percent", lambda x: x / 100, "set `scale`"),
+            ("0 to 255", lambda x: x / 10_000 * 255, "set `scale`"),
+            ("ten times", lambda x: x * 10, "set `scale`"),
+            ("standardized", lambda x: (x - 1500) / 1200, "below reflectance -0.1.*set `nodata`"),
+        ):
+            with pytest.raises(ContradictionError, match=match):
+                judge(Claims("s2l2a", name, source=NAMED), {b: make(x.astype(np.float32)) for b, x in image.items()})
+        for kind in (bool, np.complex64):
+            with pytest.raises(TerraFMError, match="take its detected power"):
+                judge(Claims("s1rtc"), {"VV": np.ones((9, 9), kind)})
+
+    def test_a_dark_sea_is_no_picture(self) -> None:
+        rng = np.random.default_rng(0)
+        levels = {"B01": 120, "B02": 110, "B04": 40, "B08": 18, "B8A": 15, "B09": 14, "B11": 12, "B12": 11}
+        sea = {band: (level + rng.integers(-8, 9, (99, 99))).astype(np.uint16) for band, level in levels.items()}
+        assert judge(Claims("s2l2a", source=NAMED), sea).offset == 0
+        with pytest.raises(ContradictionError, match="set `unit` to 'DN' if they are that"):
+            judge(Claims("s2l2a", source=NAMED), dict.fromkeys(("B02", "B04", "B08"), sea["B01"]))
+
     def test_settings_that_cannot_be(self, tiles) -> None:
         for setting in ({"unit": "db"}, {"offset": 500}, {"scale": 0}, {"unit": {"s2": "DN"}}):
             with pytest.raises(TerraFMError, match=r"unit|offset|scale|unknown"):

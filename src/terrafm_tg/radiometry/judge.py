@@ -58,6 +58,10 @@ def judge(
         TerraFMError: If a setting is not of that sensor.
     """
     settings = settings or Settings()
+    if odd := next((str(values.dtype) for values in pixels.values() if values.dtype.kind not in "uif"), None):
+        raise TerraFMError(
+            f"{claims.product or 'The image'} holds {odd} numbers: take its detected power or reflectance."
+        )
     modality = claims.modality or ("s1rtc" if {"VV", "VH"} & {*pixels} else "")
     named = (claims.nodata, settings.of("nodata", modality))
     fill = tuple(dict.fromkeys((0.0, *FILLS, *(float(x) for x in named if x is not None and np.isfinite(x)))))
@@ -182,7 +186,7 @@ def _judge_radar(claims: Claims, pixels: Bands, settings: Settings, fill: tuple[
     if unit != "dB":
         unit, by = _power_or_amplitude(who, stored, pixels, fill, fits, asked, bool(told), by)
     elif not asked:
-        by = "its numbers, which are negative"
+        by = "its numbers, which are negative" if stored else "supposition, for no pixel was seen"
     if tag[1] and 0.0 not in (claims.nodata, settings.of("nodata", "s1rtc")):
         fill = tuple(x for x in fill if x)  # 0 is a number like others
     named = _check_polarizations(who, claims, settings, stored, tag, unit)

@@ -34,6 +34,13 @@ def judge_optics(
     bytes_only = any(values.dtype == np.uint8 for values in pixels.values())
     scale, add, tagged, unit = _scale(who, claims, settings, modality, stored, bytes_only)
     numbers = {band: np.rint(values * scale + add) for band, values in stored.items()}
+    beyond = {band: (v < -OFFSET) | (v > _LIMIT) for band, v in numbers.items()}
+    share = max((float(lost.sum() / np.isfinite(numbers[band]).sum()) for band, lost in beyond.items()), default=0.0)
+    if share > 0.02:
+        raise ContradictionError(
+            f"{who} has {share:.0%} of a band below reflectance -0.1 or above 6.5 ({unit}): set `nodata` if these are "
+            "fill, else take the product's own numbers."
+        )
     numbers = {band: np.where((v > -OFFSET) & (v <= _LIMIT), v, np.nan) for band, v in numbers.items()}
     numbers = {band: v for band, v in numbers.items() if np.isfinite(v).sum() >= FEW}
     check_order(who, claims, settings.of("bands", modality), numbers, len(pixels))
@@ -84,6 +91,10 @@ def _scale(
         Factor and summand, whether a tag says that +1000 DN are held, and the reason in words.
     """
     high = max((float(np.nanpercentile(v, 99)) for v in stored.values()), default=np.nan)
+    whole = all((values[np.isfinite(values)] % 1 == 0).all() for values in stored.values())
+    # a sea may be as dark as a picture of 8 bits
+    infrared, blue = (stored.get(name, np.zeros(1)) for name in ("B08" if "B08" in stored else "B8A", "B02"))
+    sea = whole and 0 < np.nanpercentile(infrared, 99) < np.nanmedian(blue)
     told_scale, told = settings.of("scale", modality), settings.of("unit", modality)
     factor, summand = claims.scale or 1.0, claims.offset or 0.0
     tagged = min(abs(summand + OFFSET), abs(summand * 10_000 + OFFSET)) < 0.5
@@ -109,16 +120,15 @@ def _scale(
             scale = _FULL[unit] * (factor if use_tag else 1)
             scale = round(scale) if scale > 0.5 and abs(scale / round(scale) - 1) < 1e-5 else scale
             add = _FULL[unit] * summand if use_tag and not tagged else 0.0
-            low = 10 if told and not use_tag else _BRIGHT[0]
+            low = 10 if sea or (told and whole and not use_tag) else _BRIGHT[0]
             if high != high or low <= high * scale + add <= _BRIGHT[1]:
                 fits[use_tag, unit] = float(scale), float(add)
     if not fits:
-        likely = next((unit for unit, full in _FULL.items() if 10 <= high * full <= _BRIGHT[1]), None)
+        likely = "DN" if whole and 10 <= high <= _BRIGHT[1] else "reflectance" if 0 < high <= 4 else ""
         sure = f"{told} by `unit`" if told else f"{said} by {origin}" if said else "digital numbers or reflectance"
         fix = f"set `unit` to {likely!r}" if likely else "set `scale` to the digital numbers per stored number"
-        raise ContradictionError(
-            f"{who} holds numbers up to {high:.4g}, which cannot be {sure}: {fix}{' if they are that' * bool(likely)}."
-        )
+        fix += " if they are that" * (likely == "DN")
+        raise ContradictionError(f"{who} holds numbers up to {high:.4g}, which cannot be {sure}: {fix}.")
     (used, unit), (scale, add) = next(iter(fits.items()))
     if not told and said not in (None, unit):
         raise ContradictionError(
@@ -129,5 +139,6 @@ def _scale(
             f"{who} holds {unit} by its numbers up to {high:.4g}, but has {tag}: set `unit` to {unit!r} if it does not "
             "hold."
         )
-    reason = "`unit`" if told else origin if said else f"numbers up to {high:.4g}"
+    seen = f"numbers up to {high:.4g}" if high == high else "supposition, for no pixel was seen"
+    reason = "`unit`" if told else origin if said else seen
     return scale, add, tagged, f"{unit} by {reason}" + f" and {tag}" * (used and factor != 1)

@@ -102,7 +102,8 @@ def native(stored: np.ndarray, verdict: Verdict, mask: np.ndarray | None = None,
     fill = [x for x in verdict.fill if limits.min <= x <= limits.max and (not whole or x == int(x))]
     if optics and stored.dtype == np.uint16 and (verdict.scale, verdict.add, fill) == (1, 0, [0]) and mask is None:
         return remove_offset(stored, offset)
-    missing = np.isin(stored, np.array(fill).astype(stored.dtype))
+    with np.errstate(over="ignore"):  # a fill value of more than float16 or float32 holds
+        missing = np.isin(stored, np.array(fill).astype(stored.dtype))
     if mask is not None:
         missing = missing | mask
     if optics and stored.dtype == np.uint16 and (verdict.scale, verdict.add) == (1, 0):
