@@ -10,13 +10,12 @@ from .claims import (
     ContradictionError,
     Settings,
     Verdict,
-    archive_verdict,
     baselines_by_name,
     offsets_by_name,
 )
 from .judge import TELLING, judge, settle
 from .offset import FEW, LIKELY, offset_beside, offset_evidence
-from .stored import NODATA, STEPS, linear_power, native, present, quantize, remove_offset
+from .stored import NODATA, STEPS, archive_verdict, linear_power, native, present, quantize, remove_offset
 
 __all__ = [
     "FEW",

@@ -162,22 +162,6 @@ class Verdict:
         return verdict
 
 
-def archive_verdict(modality: str, unit: str, offset: int = 0, nodata: float | None = None) -> Verdict:
-    """Makes the verdict on an archive whose documentation says how its numbers are to be read.
-
-    Args:
-        modality: Sensor and level.
-        unit: As in :class:`Verdict`.
-        offset: Of baseline 04.00.
-        nodata: Value that the file declares as missing, beside the usual ones.
-    """
-    extra = () if nodata is None or not math.isfinite(nodata) else (float(nodata),)
-    fill = tuple(dict.fromkeys((0.0, *FILLS, *extra)))
-    return Verdict(
-        modality, unit, offset=offset, fill=fill, proof=f"{unit}, offset {offset} by the archive's description"
-    )
-
-
 def offsets_by_name(products: Iterable[object]) -> np.ndarray:
     """Finds the offset of products by the baseline in their names.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import S1RTC
 
-from .claims import OFFSET, UNKNOWN, Verdict
+from .claims import FILLS, OFFSET, UNKNOWN, Verdict
 
 #: Stored integers per decibel.
 STEPS = 100
@@ -76,6 +76,22 @@ def remove_offset(pixels: np.ndarray, offset: int) -> np.ndarray:
     if not offset:
         return pixels
     return np.where(pixels > 0, np.maximum(pixels, offset + 1) - offset, 0).astype(pixels.dtype)
+
+
+def archive_verdict(modality: str, unit: str, offset: int = 0, nodata: float | None = None) -> Verdict:
+    """Makes the verdict on an archive whose documentation says how its numbers are to be read.
+
+    Args:
+        modality: Sensor and level.
+        unit: As in :class:`Verdict`.
+        offset: Of baseline 04.00.
+        nodata: Value that the file declares as missing, beside the usual ones.
+    """
+    extra = () if nodata is None or not math.isfinite(nodata) else (float(nodata),)
+    fill = tuple(dict.fromkeys((0.0, *FILLS, *extra)))
+    return Verdict(
+        modality, unit, offset=offset, fill=fill, proof=f"{unit}, offset {offset} by the archive's description"
+    )
 
 
 def native(stored: np.ndarray, verdict: Verdict, mask: np.ndarray | None = None, harmonize: bool = False) -> np.ndarray:

@@ -3,7 +3,6 @@
 import glob
 import json
 import os
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -57,37 +56,6 @@ def remove_leftovers(*folders: Path) -> None:
     for folder in folders:
         for path in folder.rglob(f".*{_ENDING}"):
             path.unlink(missing_ok=True)
-
-
-class OpenFiles[F]:
-    """The last few files that this process opened; a forked or spawned worker opens its own.
-
-    Args:
-        limit: How many stay open.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._files: OrderedDict[str, F] = OrderedDict()
-        self._owner = os.getpid()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"limit": self.limit, "_files": OrderedDict(), "_owner": -1}
-
-    def _open(self, path: str) -> F:
-        """Opens a file."""
-        raise NotImplementedError
-
-    def opened(self, path: str) -> F:
-        """Returns an open file, and closes the one that was used least recently where there are too many."""
-        if self._owner != os.getpid():
-            self._files, self._owner = OrderedDict(), os.getpid()
-        if path not in self._files:
-            if len(self._files) >= self.limit:
-                self._files.popitem(last=False)
-            self._files[path] = self._open(path)
-        self._files.move_to_end(path)
-        return self._files[path]
 
 
 def files_below(root: Path, *endings: str, deep: bool = True) -> Iterator[Path]:

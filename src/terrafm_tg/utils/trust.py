@@ -8,6 +8,7 @@ import json
 import os
 import re
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from math import prod
@@ -317,3 +318,34 @@ def check_tiffs(paths: Iterable[str | PathLike[str]]) -> None:
     for path in paths:
         if _head(path, 4) not in _TIFF:
             raise TerraFMError(f"{path} is no TIFF, whatever its name says, or cannot be read: replace it.")
+
+
+class OpenFiles[F]:
+    """The last few files that this process opened; a forked or spawned worker opens its own.
+
+    Args:
+        limit: How many stay open.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._files: OrderedDict[str, F] = OrderedDict()
+        self._owner = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"limit": self.limit, "_files": OrderedDict(), "_owner": -1}
+
+    def _open(self, path: str) -> F:
+        """Opens a file."""
+        raise NotImplementedError
+
+    def opened(self, path: str) -> F:
+        """Returns an open file, and closes the one that was used least recently where there are too many."""
+        if self._owner != os.getpid():
+            self._files, self._owner = OrderedDict(), os.getpid()
+        if path not in self._files:
+            if len(self._files) >= self.limit:
+                self._files.popitem(last=False)
+            self._files[path] = self._open(path)
+        self._files.move_to_end(path)
+        return self._files[path]

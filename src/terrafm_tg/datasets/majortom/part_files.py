@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.spec import AbstractBufferedFile
 
-from terrafm_tg.utils.files import OpenFiles, atomic_write
+from terrafm_tg.utils.files import atomic_write
 from terrafm_tg.utils.parquet import MOST_PARTS, CheckedFile, check_declared, check_pages, chunks_of, span
 from terrafm_tg.utils.remote import RemoteError, RemoteReader, shared_reader
+from terrafm_tg.utils.trust import OpenFiles
 
 _MAGIC = b"PAR1"
 #: Of a file on a server: a published one of 5.3 GB has 0.9 MB and 10,000 chunks. A footer can take 230 times its bytes

@@ -16,9 +16,8 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from terrafm_tg.utils.files import OpenFiles
 from terrafm_tg.utils.remote_file import RemoteFile, block_spans
-from terrafm_tg.utils.trust import open_array, open_cube, open_image
+from terrafm_tg.utils.trust import OpenFiles, open_array, open_cube, open_image
 
 from .names import read_name
 from .remote import remote_file

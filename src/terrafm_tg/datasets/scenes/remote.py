@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
 
-from terrafm_tg.utils.files import OpenFiles
 from terrafm_tg.utils.remote import RemoteReader
 from terrafm_tg.utils.remote_file import RemoteFile, Spool
+from terrafm_tg.utils.trust import OpenFiles
 
 from .stac.catalog import sign_blob
 

@@ -58,18 +58,6 @@ class HeldBands:
         return len(np.unique(self._codes)) > 1
 
 
-def planes(groups: Mapping[int, np.ndarray], modality: Modality, held: NDArray[np.bool_] | None) -> list[np.ndarray]:
-    """Returns the bands that are there, without a copy: whole groups (C, h, w), or planes (h, w) of a subset."""
-    if held is None or held.all():
-        return list(groups.values())
-    return [
-        plane
-        for resolution, bands in modality.native.items()
-        for plane, there in zip(groups[resolution], held[modality.band_indices(bands)], strict=True)
-        if there
-    ]
-
-
 def fill_absent(
     groups: Mapping[int, np.ndarray], modality: Modality, held: NDArray[np.bool_], size: tuple[int, int]
 ) -> dict[int, np.ndarray]:

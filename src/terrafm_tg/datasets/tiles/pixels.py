@@ -13,7 +13,17 @@ from terrafm_tg.errors import UnfitTileError
 from terrafm_tg.modalities import Modality
 from terrafm_tg.radiometry import NODATA, linear_power, present
 
-from .bands import planes
+
+def planes(groups: Mapping[int, np.ndarray], modality: Modality, held: NDArray[np.bool_] | None) -> list[np.ndarray]:
+    """Returns the bands that are there, without a copy: whole groups (C, h, w), or planes (h, w) of a subset."""
+    if held is None or held.all():
+        return list(groups.values())
+    return [
+        plane
+        for resolution, bands in modality.native.items()
+        for plane, there in zip(groups[resolution], held[modality.band_indices(bands)], strict=True)
+        if there
+    ]
 
 
 def valid_bands(group: np.ndarray) -> np.ndarray:
