@@ -13,6 +13,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import get_modality
 from terrafm_tg.tasks import TerraFM
 from terrafm_tg.transforms import SensorBatch
+from terrafm_tg.transforms.statistics import Statistics, with_statistics
 from terrafm_tg.utils.arguments import COUNT, checked
 
 if TYPE_CHECKING:
@@ -60,14 +61,18 @@ class ContactSheet(Callback):
             )
         whole = pl_module.multicrop.whole(batch, pl_module.hparams["crops"]["global_size"], pl_module.sensors)
         views = pl_module.multicrop(batch, batch["plan"])
-        figure = draw_contact_sheet(whole, views, batch["plan"], self.tiles)
+        figure = draw_contact_sheet(whole, views, batch["plan"], self.tiles, pl_module.multicrop.statistics)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(self.path, dpi=130)
         print(f"Contact sheet of the first batch's views: {self.path}")
 
 
 def draw_contact_sheet(
-    whole: SensorBatch, views: Mapping[str, SensorBatch], plan: Mapping[str, Any], tiles: int = 3
+    whole: SensorBatch,
+    views: Mapping[str, SensorBatch],
+    plan: Mapping[str, Any],
+    tiles: int = 3,
+    statistics: Statistics | None = None,
 ) -> "Figure":
     """Draws the views of the first tiles of a batch.
 
@@ -82,6 +87,7 @@ def draw_contact_sheet(
         views: From :meth:`MultiCrop.forward` of the batch.
         plan: From :meth:`MultiCrop.plan`.
         tiles: Number of tiles to show.
+        statistics: Those that the views are normalized with; the published ones where None.
 
     Returns:
         The figure; ``figure.savefig("sheet.png")`` writes it.
@@ -103,12 +109,12 @@ def draw_contact_sheet(
         ax.set_title(title, fontsize=8)
     for line, (tile, sensor) in zip(axes, lines, strict=True):
         line[0].set_ylabel(f"tile {tile + 1}\n{get_modality(sensor).title}", fontsize=7)
-        reference = _picture(whole, sensor, tile)
+        reference = _picture(whole, sensor, tile, statistics)
         stretch = (0.0, 1.0) if reference is None else np.percentile(reference, (1, 99), axis=(0, 1))
         _show(line[0], reference, stretch, "no data")
         for ax, (name, view) in zip(line[1:], columns, strict=True):
             kind, place = _GROUPS[name][1], view * whole.size + tile
-            picture = _picture(views[name], sensor, place)
+            picture = _picture(views[name], sensor, place, statistics)
             _show(ax, picture, stretch, "no data" if reference is None else "not drawn")
             if reference is None or picture is None:
                 continue
@@ -130,12 +136,12 @@ def _show(ax: "Axes", picture: NDArray[np.float32] | None, stretch: Any, absent:
         ax.imshow(np.clip((picture - low) / np.maximum(high - low, 1e-6), 0, 1), interpolation="nearest")
 
 
-def _picture(group: SensorBatch, name: str, place: int) -> NDArray[np.float32] | None:
+def _picture(group: SensorBatch, name: str, place: int, statistics: Statistics | None) -> NDArray[np.float32] | None:
     """Three channels (h, w, 3) of the view at that place of the list; None where it lacks the modality."""
     found = _find(group.idx(name), place) if name in group.images else None
     if found is None:
         return None
-    x, modality = group.images[name][found].detach().float().cpu(), get_modality(name)
+    x, modality = group.images[name][found].detach().float().cpu(), with_statistics(get_modality(name), statistics)
     if modality.unit == "dB":
         vv, vh = (x[i].numpy() * 4 * modality.std[i] + modality.mean[i] - 2 * modality.std[i] for i in (0, 1))
         return np.stack([vv, vh, vv - vh], axis=-1)

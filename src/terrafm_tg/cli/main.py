@@ -23,6 +23,7 @@ COMMANDS = {
         "download": "fetch a subset of Major-TOM: by box, land cover, cells or share",
         "grid": "cut your own Sentinel-1 and Sentinel-2 scenes into Major-TOM's cells",
         "index": "build the tile index: files, dates, baseline, land cover, climate, region",
+        "stats": "compute the mean and standard deviation of each band of an archive, for runs to normalize with",
         "pack": "turn tiles into a store that feeds GPUs: fast to read, checked, appendable",
     },
     "training": {

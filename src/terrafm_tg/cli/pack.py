@@ -13,7 +13,7 @@ from terrafm_tg.datasets.tiles.index_file import NAME
 from .options import READING, read_options
 
 #: Settings of the dataset to pack, for which its class has a default.
-_SETTINGS: dict[str, tuple[Any, object, str]] = {
+DATASET_SETTINGS: dict[str, tuple[Any, object, str]] = {
     "remote": (
         bool | str | list[str] | None,
         None,
@@ -23,15 +23,17 @@ _SETTINGS: dict[str, tuple[Any, object, str]] = {
     **READING,
     "mask_clouds": (bool | None, None, "Leave out pixels that the product's own mask calls cloud or its shadow."),
 }
-_MODALITIES = (list[str] | str | None, None, "Any of s1rtc, s2l1c, s2l2a; all by default.")
+#: The option of modalities.
+MODALITY_NAMES = (list[str] | str | None, None, "Any of s1rtc, s2l1c, s2l2a; all by default.")
 
 
 def run(command: str, words: Sequence[str]) -> None:
     """Packs, says what became of the tiles, and names the next command; the same command again resumes or appends."""
     skipped = {"modalities", "settings", "tiles"}
-    options = read_options(command, words, open_source, pack, skip=skipped, modalities=_MODALITIES, **_SETTINGS)
+    more = DATASET_SETTINGS | {"modalities": MODALITY_NAMES}
+    options = read_options(command, words, open_source, pack, skip=skipped, **more)
     root, modalities = Path(options.pop("root")), options.pop("modalities")
-    settings = {name: None if (x := options.pop(name)) is False else x for name in _SETTINGS}
+    settings = {name: None if (x := options.pop(name)) is False else x for name in DATASET_SETTINGS}
     tiles = open_source(
         root, [modalities] if isinstance(modalities, str) else modalities, options.pop("tile_size"), **settings
     )

@@ -16,6 +16,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, S2L1C, get_modalities, get_modality
 from terrafm_tg.transforms import Normalize
 from terrafm_tg.transforms.orient import ORIENTATIONS, orient
+from terrafm_tg.transforms.statistics import Statistics, read_statistics
 from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, SHARE, checked
 
 
@@ -28,6 +29,7 @@ class SensorTransforms(nn.Module):
         size: Height and width to resize to; as they are where None. Masks are resized by nearest neighbor.
         augment: Turn and mirror each sample, its images and its mask alike; nothing else changes.
         radar_unit: Unit of Sentinel-1: ``dB``, or ``linear`` power.
+        statistics: As for :class:`~terrafm_tg.transforms.Normalize`.
     """
 
     def __init__(
@@ -37,9 +39,10 @@ class SensorTransforms(nn.Module):
         size: int | None = None,
         augment: bool = False,
         radar_unit: Literal["dB", "linear"] = "dB",
+        statistics: Statistics | str | None = None,
     ) -> None:
         super().__init__()
-        self.normalize = Normalize(image, dict(bands), size)
+        self.normalize = Normalize(image, dict(bands), size, statistics)
         self.units = {modality.key: modality.unit for modality in MODALITIES.values()}
         if image is not None:
             self.units["image"] = MODALITIES[image].unit
@@ -92,6 +95,8 @@ class SensorDataModule(NonGeoDataModule):
         batch_size: Samples per batch and process.
         num_workers: Processes that read.
         options: Further arguments of the dataset classes, such as ``{"num_classes": 43}``.
+        statistics: Mean and standard deviation that the encoder was trained with where these are not the published
+            ones: its file, that of ``terrafm stats``, or a mapping.
 
     Raises:
         TerraFMError: If a modality, band or size is impossible.
@@ -112,6 +117,7 @@ class SensorDataModule(NonGeoDataModule):
         batch_size: int = 64,
         num_workers: int = 0,
         options: dict[str, Any] | None = None,
+        statistics: dict[str, Any] | str | None = None,
     ) -> None:
         sensors = get_modalities(list(datasets))
         self.bands = {m.name: _known(m.name, (bands or {}).get(m.name)) for m in sensors}
@@ -127,6 +133,7 @@ class SensorDataModule(NonGeoDataModule):
         self.options = {"root": root, **(options or {})}
         single = sensors[0] if len(sensors) == 1 else None
         how: dict[str, Any] = {"image": single and single.name, "size": size, "radar_unit": radar_unit}
+        how["statistics"] = read_statistics(statistics)
         self.aug = SensorTransforms(self.bands, **how)
         self.train_aug = SensorTransforms(self.bands, augment=augment, **how)
         if single is not None:

@@ -18,6 +18,7 @@ from terrafm_tg.modalities import S1RTC, S2L1C, S2L2A, get_modality
 from terrafm_tg.models import build_encoder
 from terrafm_tg.models.inputs import PATCH_SIZE
 from terrafm_tg.transforms.normalize import MISSING
+from terrafm_tg.transforms.statistics import Statistics, with_statistics
 
 _log = logging.getLogger(__name__)
 
@@ -83,16 +84,16 @@ class TerraFMBench(BenchModel):
             raise TerraFMError(f"`pooling` is {pooling!r}: use token or mean.")
         self.pooling = pooling
         self.names, self.sources = _assign(bands, modality)
+        known = True if weights == "default" else weights
+        self.backbone = build_encoder(model, known, bands=self.names, depth=settings.get("depth"))
         channels = [_Channel(False, 0.0, MISSING)] * len(bands)
         for name, sources in self.sources.items():
             for source, band in zip(sources, self.names[name], strict=True):
-                channels[source] = _channel(bands, source, name, band, normalization)
+                channels[source] = _channel(bands, source, name, band, normalization, self.backbone.statistics)
         self.power = [at for at, channel in enumerate(channels) if channel.power]
         for buffer, values in (("scale", [c.scale for c in channels]), ("shift", [c.shift for c in channels])):
             column = torch.tensor(values, dtype=torch.float32)[:, None, None]
             self.register_buffer(buffer, column, persistent=False)
-        known = True if weights == "default" else weights
-        self.backbone = build_encoder(model, known, bands=self.names, depth=settings.get("depth"))
 
     def normalize_inputs(self, images: Tensor) -> Tensor:
         """Returns raw images (B, C, H, W) as the stems expect them; missing pixels are at the mean."""
@@ -158,9 +159,11 @@ def sentinel_band(spec: BandSpec) -> str | None:
     return near if abs(WAVELENGTHS[near][0] - nanometers) <= _TOLERANCE * nanometers else None
 
 
-def _channel(bands: Sequence[BandSpec], at: int, sensor: str, band: str, normalization: str) -> _Channel:
+def _channel(
+    bands: Sequence[BandSpec], at: int, sensor: str, band: str, normalization: str, statistics: Statistics | None
+) -> _Channel:
     """Returns the normalization of a channel for its stem."""
-    spec, modality = bands[at], get_modality(sensor)
+    spec, modality = bands[at], with_statistics(get_modality(sensor), statistics)
     index = modality.bands.index(band)
     if normalization == "minmax":
         span = max(spec.max - spec.min, 1e-8)

@@ -8,6 +8,7 @@ from timm.models import build_model_with_cfg, register_model
 from torchvision.models._api import WeightsEnum
 
 from terrafm_tg.modalities import S2L2A, Modality, get_modality
+from terrafm_tg.transforms.statistics import with_statistics
 from terrafm_tg.utils.arguments import checked
 
 from .inputs import guess_modality, input_channels, select_columns
@@ -64,12 +65,13 @@ def build_encoder(name: str, weights: Weights = None, *, pretrained: bool = Fals
         feature_cfg={"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"},
         **(SIZES[size] | kwargs),
     )
+    encoder = model if isinstance(model, TerraFMViT) else model.model
     bare = get_modality(modality or guess_modality(kwargs["in_chans"], columns))
-    config = cast("dict[str, Any]", model.pretrained_cfg)  # of a feature extractor, too
-    config |= {} if by_timm else data_config(bare, columns[bare.name])
-    config["first_conv"] = f"patch_embed.conv2d_{bare.stem}"
     if checkpoint is not None:
-        load_weights(model if isinstance(model, TerraFMViT) else model.model, checkpoint, str(source))
+        load_weights(encoder, checkpoint, str(source), meta["statistics"])
+    config = cast("dict[str, Any]", model.pretrained_cfg)  # of a feature extractor, too
+    config |= {} if by_timm else data_config(with_statistics(bare, encoder.statistics), columns[bare.name])
+    config["first_conv"] = f"patch_embed.conv2d_{bare.stem}"
     return model
 
 

@@ -6,11 +6,13 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import get_modalities
+from terrafm_tg.transforms.statistics import with_statistics
 from terrafm_tg.utils.arguments import COUNT, checked
 from terrafm_tg.utils.files import atomic_write
 from terrafm_tg.utils.tensor_files import save_archive, save_tensors
@@ -25,7 +27,7 @@ _TOLERANCE = 1e-3
 
 @checked()
 def export_encoder(checkpoint: str | os.PathLike[str], out: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """Writes a checkpoint's encoder for other projects; each file is written atomically.
+    """Writes a checkpoint's encoder for other projects, with statistics of its own; each file is written atomically.
 
     Args:
         checkpoint: Anything that :func:`load_encoder_state` reads; of our pretraining, its teacher is taken.
@@ -42,7 +44,11 @@ def export_encoder(checkpoint: str | os.PathLike[str], out: str | os.PathLike[st
     tensors = {key: tensor.contiguous() for key, tensor in state.items()}
     # The prefix and the hyper-parameter are what TorchGeo's extract_backbone looks for.
     wrapped = {f"model.{key}": tensor for key, tensor in tensors.items()}
-    lightning = {"state_dict": wrapped, "hyper_parameters": {"model": name, "depth": meta["depth"]}}
+    settings: dict[str, Any] = {"model": name, "depth": meta["depth"]}
+    said = {"format": "pt", "model": name, "depth": str(meta["depth"])}
+    if meta["statistics"] is not None:
+        settings["statistics"], said["statistics"] = meta["statistics"], json.dumps(meta["statistics"])
+    lightning = {"state_dict": wrapped, "hyper_parameters": settings}
     target = Path(out)
     if target.suffix in (".ckpt", ".safetensors"):
         target = target.with_suffix("")
@@ -51,7 +57,7 @@ def export_encoder(checkpoint: str | os.PathLike[str], out: str | os.PathLike[st
         if path.exists() and path.samefile(checkpoint):
             raise TerraFMError(f"{path} would overwrite the checkpoint that is exported: give `out` another name.")
     with atomic_write(paths[0]) as partial:
-        save_tensors(tensors, partial, {"format": "pt", "model": name, "depth": str(meta["depth"])})
+        save_tensors(tensors, partial, said)
     with atomic_write(paths[1]) as partial:
         save_archive(lightning, partial)
     return paths
@@ -110,7 +116,8 @@ def export_onnx(
     if program is None:
         raise TerraFMError("This torch returned no ONNX program: use a version of constraints.txt.")
     inputs = {
-        m.name: data_config(m, columns) | {"bands": m.channel_names(columns), "unit": m.unit}
+        m.name: data_config(with_statistics(m, encoder.statistics), columns)
+        | {"bands": m.channel_names(columns), "unit": m.unit}
         for m, columns in ((m, encoder.columns[m.name]) for m in sensors)
     }
     program.model.metadata_props["terrafm"] = json.dumps(inputs)

@@ -103,6 +103,8 @@ class TerraFMViT(VisionTransformer):
         torch.Size([4, 192])
     """
 
+    #: Mean and standard deviation by modality that its weights were trained with; None for the published ones.
+    statistics: dict[str, dict[str, list[float]]] | None = None
     patch_embed: SensorPatchEmbed
     cls_token: nn.Parameter
     pos_embed: nn.Parameter

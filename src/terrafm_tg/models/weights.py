@@ -2,9 +2,11 @@
 
 import hashlib
 import http.client
+import json
 import os
 import re
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from torchvision.models._api import Weights, WeightsEnum
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, S2L2A
 from terrafm_tg.transforms import Normalize
+from terrafm_tg.transforms.statistics import Statistics, read_statistics
 from terrafm_tg.utils.arguments import COUNT, checked
 from terrafm_tg.utils.files import atomic_write
 from terrafm_tg.utils.progress import count_units
@@ -151,7 +154,8 @@ def load_encoder_state(
 
     Returns:
         The state dict with the published names, on the CPU, and a dict of ``model`` (the size's name, None
-        for an unusual width), ``embed_dim``, ``depth`` and ``hyper_parameters`` (of the file; may be empty).
+        for an unusual width), ``embed_dim``, ``depth``, ``hyper_parameters`` (of the file; may be empty) and
+        ``statistics`` (those that it was trained with; None for the published ones).
 
     Raises:
         TerraFMError: If there is no such file, it is damaged, or holds no TerraFM encoder or one of another
@@ -180,11 +184,17 @@ def load_encoder_state(
         )
     settings = content.get("hyper_parameters")
     settings = dict(settings) if isinstance(settings, Mapping) else {}
-    return state, {"model": model, "embed_dim": width, "depth": depth, "hyper_parameters": settings}
+    statistics = settings.pop("statistics", None)
+    if not isinstance(statistics, Mapping | None):
+        raise TerraFMError(f"{place} holds {str(statistics)[:80]!r} as its statistics: export it again.")
+    meta = {"model": model, "embed_dim": width, "depth": depth, "hyper_parameters": settings}
+    return state, meta | {"statistics": read_statistics(statistics)}
 
 
 @checked()
-def load_weights(model: TerraFMViT, state: Mapping[str, Tensor], source: str) -> None:
+def load_weights(
+    model: TerraFMViT, state: Mapping[str, Tensor], source: str, statistics: Statistics | None = None
+) -> None:
     """Puts an encoder's tensors into a model and checks that nothing was left out.
 
     Where the checkpoint has no fusion the model's own stays; a head of other classes is not taken.
@@ -193,10 +203,20 @@ def load_weights(model: TerraFMViT, state: Mapping[str, Tensor], source: str) ->
         model: Receives the tensors.
         state: From :func:`load_encoder_state`.
         source: What a message calls the checkpoint.
+        statistics: Those that it was trained with where they are not the published ones: the model keeps them, and a
+            warning says so.
 
     Raises:
         TerraFMError: If a tensor is missing, unknown, or of another shape.
     """
+    model.statistics = read_statistics(statistics)
+    if model.statistics is not None:
+        warnings.warn(
+            f"{source} was trained with statistics of its own for {', '.join(model.statistics)}: normalize its images "
+            f"with them, by Normalize(..., statistics={source!r}) or `normalize: true` of a fine-tuning task.",
+            UserWarning,
+            stacklevel=2,
+        )
     own = model.state_dict()
     heads = [sd["head.weight"].shape if "head.weight" in sd else None for sd in (own, state)]
     if heads[0] != heads[1]:
@@ -255,9 +275,10 @@ def _read(path: Path, option: str, url: str | None = None) -> dict[str, Any]:
         )
     try:
         if path.suffix == ".safetensors":
-            return dict(load_tensors(path)[0])
+            tensors, said = load_tensors(path)
+            return {**tensors, "hyper_parameters": {"statistics": json.loads(said.get("statistics", "null"))}}
         content = load_archive(path)
-    except (TensorFileError, OSError) as error:
+    except (TensorFileError, OSError, json.JSONDecodeError) as error:
         text = str(error).replace(str(path), url or str(path))
         if url:
             text = re.sub("se another copy", "se the file of another server, or try again later", text)

@@ -18,6 +18,7 @@ from terrafm_tg.utils.random import keyed_uniform
 from .augment import Augment
 from .normalize import MISSING, affine
 from .resample import Views, render
+from .statistics import Statistics, with_statistics
 
 #: Uniform numbers that one crop uses.
 CROP_DRAWS = 5
@@ -76,6 +77,8 @@ class MultiCrop(nn.Module):
         fuse: Whether a view may show several modalities; otherwise each shows one.
         augment: Changes of the values; ``NO_CHANGE`` for none.
         seed: Seed of all draws.
+        statistics: Mean and standard deviation by modality that images are normalized with; the published ones by
+            default.
 
     Raises:
         TerraFMError: If a setting is impossible.
@@ -101,6 +104,7 @@ class MultiCrop(nn.Module):
         fuse: bool = True,
         augment: Augment = Augment(),
         seed: int = 0,
+        statistics: Statistics | None = None,
     ) -> None:
         super().__init__()
         self.scales = {"global": global_scale, "local": local_scale}
@@ -118,7 +122,8 @@ class MultiCrop(nn.Module):
                 f"{local_crops} local crops of {local_size} px beside global ones of {global_size} px: "
                 "set sizes of at least 1 and a number of at least 0."
             )
-        self.modalities = get_modalities(modalities)
+        self.modalities = tuple(with_statistics(m, statistics) for m in get_modalities(modalities))
+        self.statistics = statistics
         self.sizes = {"global": global_size, "local": local_size}
         self.counts = {"global": GLOBAL_CROPS, "local": local_crops}
         self.ratio, self.modality_probability, self.fuse = ratio, modality_probability, fuse
@@ -261,9 +266,9 @@ class MultiCrop(nn.Module):
         Returns:
             One view per sample.
         """
-        chosen = self.modalities if modalities is None else get_modalities(modalities)
+        chosen = [m.name for m in self.modalities] if modalities is None else modalities
         images, idx = {}, {}
-        for m in chosen:
+        for m in (with_statistics(m, self.statistics) for m in get_modalities(chosen)):
             sample_idx = batch.get(f"sample_idx_{m.name}")
             if sample_idx is None or not len(sample_idx):
                 continue

@@ -1,6 +1,7 @@
 """The encoder's normalization, (x - (mean - 2 std)) / (4 std) without clipping (`paper.md`, Data)."""
 
 import math
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +14,8 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, Modality, canonical, get_modalities, get_modality
 from terrafm_tg.radiometry import FEW, LIKELY, OFFSET, level_by_pixels, offset_evidence
 from terrafm_tg.utils.arguments import COUNT, checked
+
+from .statistics import Statistics, read_statistics, with_statistics
 
 #: Between these lies what can be measured, by unit. What lies beyond is missing, and 0: files are filled with such.
 LIMITS = {"DN": (-9_998.5, 65_535.0), "dB": (-90.0, 90.0)}
@@ -59,9 +62,12 @@ class Normalize(nn.Module):
             mapping of modality to bands. All of the stem's bands by default. The same list fits the encoder.
         size: Height and width in pixels, or one number for both, to resize images to after normalization
             (bilinear, antialiased), and with them a sample's ``mask`` (nearest pixel); None keeps the size.
+        statistics: Mean and standard deviation that the encoder was trained with where these are not the published
+            ones: the file of the encoder itself, that of ``terrafm stats``, or a mapping
+            (:func:`~terrafm_tg.transforms.statistics.read_statistics`).
 
     Raises:
-        TerraFMError: If a modality or band is unknown.
+        TerraFMError: If a modality or band is unknown, or there are no statistics.
 
     Example:
         >>> Normalize("s2l2a", bands=["B04", "B03", "B02"])(torch.full((3, 8, 8), 1500.0)).shape
@@ -74,8 +80,10 @@ class Normalize(nn.Module):
         modality: str | None = None,
         bands: str | Sequence[str] | Mapping[str, Sequence[str]] | None = None,
         size: int | tuple[int, int] | None = None,
+        statistics: Statistics | str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__()
+        self.statistics = read_statistics(statistics)
         self.modality = None if modality is None else get_modality(modality).name
         self.size = (size, size) if isinstance(size, int) else size
         if bands is not None and not isinstance(bands, Mapping):
@@ -86,7 +94,7 @@ class Normalize(nn.Module):
         for name in bands or {}:
             get_modality(name)
         for m in get_modalities():
-            scale, shift = affine(m, self.bands[m.name])
+            scale, shift = affine(with_statistics(m, self.statistics), self.bands[m.name])
             self.register_buffer(f"{m.name}_scale", scale.float(), persistent=False)
             self.register_buffer(f"{m.name}_shift", shift.float(), persistent=False)
         self._looks = dict.fromkeys(MODALITIES, 0)

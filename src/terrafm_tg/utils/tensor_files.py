@@ -101,6 +101,20 @@ def load_tensors(path: str | PathLike[str]) -> tuple[dict[str, Tensor], dict[str
     return tensors, metadata
 
 
+def read_metadata_of(path: str | PathLike[str]) -> dict[str, str]:
+    """Reads the metadata of safetensors, without the tensors.
+
+    Raises:
+        TensorFileError: If the file is none.
+        OSError: If it cannot be opened.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, RuntimeError, ValueError, TypeError) as error:
+        raise TensorFileError(_other(path) or f"{path} is damaged ({_first_line(error)}): use another copy.") from error
+
+
 def verify_archive(path: str | PathLike[str]) -> None:
     """Compares the checksum of every member of a zip archive, and the digest of all where there is one.
 

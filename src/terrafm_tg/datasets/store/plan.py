@@ -150,8 +150,8 @@ def write_planned(job: tuple[TileDataset, ShardPlan], out: Path, quantized: bool
     return write_shard(path, shard.modality, _rows(tiles, shard.modality, quantized))
 
 
-def select_tiles(tiles: TileDataset, table: pd.DataFrame) -> TileDataset:
-    """Returns a dataset with some rows of another, as a worker process is given it: pixels as they are stored."""
+def select_tiles(tiles: TileDataset, table: pd.DataFrame, stored: bool = True) -> TileDataset:
+    """Returns a dataset with some rows of another, as a worker process is given it; ``stored``: pixels as they are."""
     part = copy.copy(tiles)
     for name in [name for name in vars(part) if isinstance(getattr(type(part), name, None), cached_property)]:
         del part.__dict__[name]
@@ -160,7 +160,8 @@ def select_tiles(tiles: TileDataset, table: pd.DataFrame) -> TileDataset:
         for name, column in table.items()
         if isinstance(column.dtype, pd.CategoricalDtype)
     })  # fmt: skip
-    part.__dict__ |= {"transforms": None, "harmonize": False, "root": Path(part.root).absolute()}
+    if stored:
+        part.__dict__ |= {"transforms": None, "harmonize": False, "root": Path(part.root).absolute()}
     return part
 
 

@@ -19,9 +19,10 @@ from terrafm_tg.models import build_encoder
 from terrafm_tg.models.builders import BUILDERS
 from terrafm_tg.models.inputs import PATCH_SIZE
 from terrafm_tg.models.sizes import split_name
+from terrafm_tg.transforms.statistics import with_statistics
 
 from .backbone import IMAGE, Backbone, Features, Inputs, TimmBackbone, with_seed
-from .channels import RGB, find, is_radar, is_sentinel2, modality_channels, rgb_channels
+from .channels import RGB, Source, find, is_radar, is_sentinel2, modality_channels, rgb_channels
 from .encoder import BenchEncoder
 from .reader import Request
 from .spec import ModelSpec
@@ -83,26 +84,29 @@ def load_terrafm(request: Request, model: str) -> BenchEncoder:
     name, variant = split_name(model)
     preset = variant.get("modality")
     wanted = variant.get("bands") if spec.channels in (None, ("all",)) else spec.channels
-    readers, bands = {}, {}
+    bands: dict[str, tuple[str, ...]] = {}
+    places: dict[str, list[Source | None]] = {}
     for sensor in request.sensors:
         stem = sensor if is_radar(sensor) else spec.stem or (sensor if is_sentinel2(sensor) else S2L2A.name)
-        if stem in readers or preset not in (None, stem):
+        if stem in bands or preset not in (None, stem):
             continue
         modality = MODALITIES[stem]
         names = modality.bands if wanted is None else [band for band in modality.bands if band in wanted]
         sources = find(request.task, [sensor], names, spec.absent)
         there = [(band, source) for band, source in zip(names, sources, strict=True) if source is not None]
         if there:
-            bands[stem] = tuple(band for band, _ in there)
-            channels = modality_channels(modality, bands[stem])
-            readers[stem] = request.reader(channels, size, sources=[source for _, source in there])
-    if not readers and wanted is not None:
+            bands[stem], places[stem] = tuple(band for band, _ in there), [source for _, source in there]
+    if not bands and wanted is not None:
         raise request.unsupported(f"{', '.join(request.sensors)} has none of the bands {', '.join(wanted)}")
-    if not readers:
+    if not bands:
         stems = preset or f"{S1RTC.name} or Sentinel-2"
         raise request.unsupported(f"none of {', '.join(request.sensors)} has a band of {stems}")
     weights = True if spec.weights == "default" else spec.weights
     encoder = with_seed(spec.seed, lambda: build_encoder(name, weights, bands=bands))
+    readers = {}
+    for stem, sources in places.items():
+        channels = modality_channels(with_statistics(MODALITIES[stem], encoder.statistics), bands[stem])
+        readers[stem] = request.reader(channels, size, sources=sources)
     return BenchEncoder(request, readers, TimmBackbone(encoder, size, select=dict), size)
 
 

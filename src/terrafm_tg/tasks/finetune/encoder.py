@@ -1,6 +1,6 @@
 """The encoder that is fine-tuned: which parts of it learn, and which images of a TorchGeo batch it reads."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from terrafm_tg.models import TerraFMViT, build_encoder
 from terrafm_tg.models.builders import Weights
 from terrafm_tg.models.inputs import Columns
 from terrafm_tg.transforms import Normalize
+from terrafm_tg.transforms.statistics import Statistics, read_statistics
 
 #: Normalized images lie around 0.5, mostly within 0 to 1; a batch whose median is further from 0 is not normalized.
 LARGEST_MEDIAN = 5.0
@@ -24,18 +25,25 @@ class SensorImages(nn.Module):
             the key ``image`` is that sensor's.
         columns: Stem channels of the images, by modality, where batches hold raw values (dB, digital numbers)
             that this module normalizes; None where they are normalized.
+        statistics: Mean and standard deviation by modality to normalize with; the published ones where None.
 
     Raises:
         TerraFMError: If a modality is unknown.
     """
 
-    def __init__(self, modalities: Sequence[str] | None = None, columns: Columns | None = None) -> None:
+    def __init__(
+        self,
+        modalities: Sequence[str] | None = None,
+        columns: Columns | None = None,
+        statistics: Statistics | None = None,
+    ) -> None:
         super().__init__()
         self.modalities = None if modalities is None else [m.name for m in get_modalities(modalities)]
         self.normalize = None
         if columns is not None:
             self.normalize = Normalize(
-                bands={name: get_modality(name).channel_names(picked) for name, picked in columns.items()}
+                bands={name: get_modality(name).channel_names(picked) for name, picked in columns.items()},
+                statistics=statistics,
             )
         self._checked: set[str] = set()  # of each sensor the first images are looked at
 
@@ -76,14 +84,17 @@ class SensorImages(nn.Module):
         return images
 
 
-def build_backbone(settings: Mapping[str, Any], weights: Weights, **timm: Any) -> tuple[TerraFMViT, SensorImages]:
+def build_backbone(
+    settings: MutableMapping[str, Any], weights: Weights, **timm: Any
+) -> tuple[TerraFMViT, SensorImages]:
     """Builds the encoder of a fine-tuning task, and what feeds it.
 
     Stems of sensors that the task does not name are frozen, and on request all but a classifier.
 
     Args:
         settings: The task's hyper-parameters: ``model``, ``modalities``, ``bands``, ``normalize``, ``depth``,
-            ``drop_path``, ``grad_checkpointing``, ``freeze_backbone``.
+            ``drop_path``, ``grad_checkpointing``, ``freeze_backbone``, and ``statistics``, which become those of the
+            weights where there are none.
         weights: Encoder weights; random where None.
         timm: Further settings of the encoder.
 
@@ -108,7 +119,8 @@ def build_backbone(settings: Mapping[str, Any], weights: Weights, **timm: Any) -
     if settings["freeze_backbone"]:
         encoder.requires_grad_(False)
         encoder.head.requires_grad_(True)
-    return encoder, SensorImages(named, encoder.columns if settings["normalize"] else None)
+    settings["statistics"] = read_statistics(settings["statistics"]) or encoder.statistics
+    return encoder, SensorImages(named, encoder.columns if settings["normalize"] else None, settings["statistics"])
 
 
 def freeze_unread(encoder: TerraFMViT, modalities: Collection[str]) -> None:

@@ -3,6 +3,7 @@
 import abc
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -152,6 +153,8 @@ class SensorTask(FineTuneOptimization, LabelTask):
             The stems of sensors that are not named stay as they are.
         bands: Bands in the order of the images' channels, by modality where there are several; all by default.
         normalize: Normalize batches of raw values here (dB; digital numbers), for datamodules that do not.
+        statistics: Mean and standard deviation to normalize with: a file of ``terrafm stats``, or ``mean`` and ``std``
+            by modality; those that the weights were trained with by default.
         labels: Names of the classes, for the log.
         class_weights: Weight of each class in the cross-entropy.
         ignore_index: Class, or value of the mask, that loss and metrics leave out.
@@ -177,6 +180,7 @@ class SensorTask(FineTuneOptimization, LabelTask):
         modalities: list[str] | None = None,
         bands: list[str] | dict[str, list[str]] | None = None,
         normalize: bool = False,
+        statistics: dict[str, Any] | Path | None = None,
         labels: list[str] | None = None,
         class_weights: Sequence[float] | None = None,
         ignore_index: int | None = None,
@@ -201,7 +205,8 @@ class SensorTask(FineTuneOptimization, LabelTask):
         return self
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Builds the encoder anew where the checkpoint's is of another size than the settings'."""
+        """Builds the encoder anew where the checkpoint's is of another size, or has other statistics, than here."""
+        saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}).get("statistics")
         state, own = checkpoint["state_dict"], encoder_of(self)
         token = next((name for name in state if name.endswith("cls_token")), None)
         if token is None:
@@ -210,7 +215,12 @@ class SensorTask(FineTuneOptimization, LabelTask):
         width = state[token].shape[-1]
         depth = len({name.removeprefix(blocks).split(".")[0] for name in state if name.startswith(blocks)})
         size = find_size(width, depth)
+        other = saved != self.hparams["statistics"]
+        self.hparams["statistics"] = saved
         if (width, depth) == (own.embed_dim, own.depth) or size is None:
+            if other:
+                self.weights = None  # those of the checkpoint follow
+                self.configure_models()
             return
         name = self.hparams["model"]
         self.hparams["model"], self.hparams["depth"] = name.replace(split_name(name)[0], size), depth

@@ -76,8 +76,8 @@ class DenseModelMixin(LightningModule):
         if self.weights:
             size = split_name(h["backbone"])[0]
             source = registered_weights(size) if self.weights is True else self.weights
-            state, _ = load_encoder_state(source, expected=size)
-            load_weights(encoder_of(self.model), state, str(source))
+            state, meta = load_encoder_state(source, expected=size)
+            load_weights(encoder_of(self.model), state, str(source), meta["statistics"])
         allow_lone_samples(self.model)
         if h["freeze_backbone"]:
             self.model.encoder.requires_grad_(False)

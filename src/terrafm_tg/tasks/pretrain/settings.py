@@ -7,6 +7,7 @@ Every number of the paper is a default here. A group is a section in YAML and a 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from os import PathLike
+from reprlib import repr as short
 from typing import Any
 
 import numpy as np
@@ -208,7 +209,7 @@ def check_settings(saved: Mapping[str, Any], present: Mapping[str, Any], free: C
     missing = object()
     now = flatten(present)
     differing = [
-        f"{name} ({value!r} in the checkpoint, {now.get(name, 'unknown')!r} now)"
+        f"{name} ({short(value)} in the checkpoint, {short(now.get(name, _of_group(name, present)))} now)"
         for name, value in flatten(saved).items()
         if not name.startswith("_") and name not in free and plain(value) != plain(now.get(name, missing))
     ]
@@ -219,6 +220,13 @@ def check_settings(saved: Mapping[str, Any], present: Mapping[str, Any], free: C
         )
 
 
+def _of_group(name: str, present: Mapping[str, Any]) -> Any:
+    """Returns the setting that has no value of that dotted name now."""
+    group, _, field = name.partition(".")
+    value = present.get(group, "unknown")
+    return "unknown" if field and isinstance(value, Mapping) else value
+
+
 def plain(value: Any) -> Any:
     """Returns the value as YAML would hold it: arrays and tuples as lists, NumPy's numbers and paths as Python's."""
     if isinstance(value, np.ndarray | np.generic):
@@ -227,4 +235,6 @@ def plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
     return value

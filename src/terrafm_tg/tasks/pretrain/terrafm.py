@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -21,6 +22,7 @@ from terrafm_tg.modalities import get_modalities
 from terrafm_tg.models import build_encoder
 from terrafm_tg.models.multi_crop import plan_depth
 from terrafm_tg.transforms import Augment, MultiCrop, SensorBatch
+from terrafm_tg.transforms.statistics import read_statistics
 from terrafm_tg.utils.arguments import NOT_NEGATIVE, check_arguments
 
 from .embedding import TeacherEmbedding
@@ -80,6 +82,9 @@ class TerraFM(TeacherEmbedding):
         grad_checkpointing: Recompute the student's blocks in the backward pass: less memory, more time.
         compile: Compile the transformer's blocks, once for all numbers of views.
         seed: Seed of the views and of stochastic depth.
+        statistics: Mean and standard deviation that images are normalized with: a file of ``terrafm stats``, or
+            ``mean`` and ``std`` by modality. Those of ``weights`` by default, which are mostly the published ones.
+            Checkpoints and exported encoders keep them.
 
     Raises:
         TerraFMError: If a setting is impossible.
@@ -108,13 +113,17 @@ class TerraFM(TeacherEmbedding):
         grad_checkpointing: bool = False,
         compile: bool = False,
         seed: int = 0,
+        statistics: dict[str, Any] | Path | None = None,
     ) -> None:
         self.weights = weights
         super().__init__()
 
     def configure_models(self) -> None:
         """Builds student, teacher and their heads; the teacher starts as the student."""
-        self.save_hyperparameters(plain_settings(self.hparams))
+        own = {"statistics": self.hparams["statistics"]}
+        check_arguments(TerraFM.__init__, own)  # before a file is opened, which a checkpoint must not name
+        own = {"statistics": read_statistics(own["statistics"])}
+        self.save_hyperparameters(plain_settings(self.hparams) | own)
         h = self.hparams
         check_arguments(TerraFM.__init__, {name: x for name, x in h.items() if name not in GROUPS}, seed=NOT_NEGATIVE)
         check_limits(h)
@@ -122,6 +131,7 @@ class TerraFM(TeacherEmbedding):
         depth = {} if h["depth"] is None else {"depth": h["depth"]}
         self.student = build_encoder(h["model"], self.weights, drop_path_rate=h["drop_path"], **depth)
         self.teacher = build_encoder(h["model"], depth=len(self.student.blocks))
+        h["statistics"] = h["statistics"] or self.student.statistics
         head = {"output_dim" if name == "prototypes" else name: value for name, value in h["head"].items()}
         head["input_dim"] = self.student.num_features
         self.student_head, self.teacher_head = ProjectionHead(**head), ProjectionHead(**head)
@@ -130,9 +140,10 @@ class TerraFM(TeacherEmbedding):
             teacher.requires_grad_(False).eval()
         self.stems = CenteredStems(self.student)
         self.student.set_grad_checkpointing(h["grad_checkpointing"])
-        augment, draws = Augment(**h["augmentation"]), ("modality_probability", "fuse", "seed")
         self._looked_at_size = False
-        self.multicrop = MultiCrop(self.sensors, **h["crops"], augment=augment, **{name: h[name] for name in draws})
+        augment, draws = Augment(**h["augmentation"]), ("modality_probability", "fuse", "seed", "statistics")
+        shown = {name: h[name] for name in draws}
+        self.multicrop = MultiCrop(self.sensors, **h["crops"], augment=augment, **shown)
 
     def configure_losses(self) -> None:
         """Builds the losses and the centers."""
@@ -334,9 +345,10 @@ class TerraFM(TeacherEmbedding):
                 "The checkpoint was not written by TerraFM's pretraining (it holds no centers): give one "
                 "that `terrafm fit` wrote; encoders alone are loaded by `get_model(..., weights=path)`."
             )
-        saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        saved = {"statistics": None} | checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         fitting = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
-        check_settings(saved, self.hparams, FREE_SETTINGS if fitting else set(flatten(saved)) - set(SHAPE_SETTINGS))
+        fixed = [name for name in flatten(saved) if name in SHAPE_SETTINGS or name.startswith("statistics")]
+        check_settings(saved, self.hparams, FREE_SETTINGS if fitting else set(flatten(saved)) - set(fixed))
         self._saved_schedules = checkpoint.get("schedules")
 
     def _pairs(self) -> tuple[tuple[nn.Module, nn.Module], ...]:
