@@ -3,7 +3,6 @@
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from datasets.tiny_files import optics, product, radar, write, write_major_tom
@@ -85,14 +84,10 @@ def test_outliers_do_not_widen_them():
 
 def test_a_band_that_nothing_is_known_of_keeps_the_published_ones(tmp_path):
     for at in range(3):
-        write(tmp_path / f"S1RTC/{at}.tif", radar(), x=400_000 + 900 * at)
-    tiles = open_tiles(str(tmp_path), tile_size=24)
-    tiles.index = tiles.table.assign(bands_s1rtc=pd.Categorical(["VV"] * 3))
-    read = tiles._read
-    tiles._read = lambda row, m: tiles._fill_absent(row, m, {10: read(row, m)[10][:1]})
-    own = moments(count_values(tiles)["s1rtc"], S1RTC, 0.001)
+        write(tmp_path / f"S1RTC/{at}.tif", radar()[:1], x=400_000 + 900 * at, descriptions=["VV"])
+    own = build_statistics(tmp_path, tile_size=24, **QUIET)["s1rtc"]
     assert (own["mean"][1], own["std"][1], own["pixels"][1]) == (S1RTC.mean[1], S1RTC.std[1], 0)
-    assert own["mean"][0] == pytest.approx(-14, abs=0.5)
+    assert own["mean"][0] == pytest.approx(radar()[0].mean(), abs=0.1)
 
 
 def test_a_store_gives_the_same(root, tmp_path):
@@ -189,5 +184,5 @@ def test_bad_input_is_one_sentence(root, tmp_path):
 
 def test_chips_of_a_folder(tmp_path):
     write(tmp_path / "S2L2A/a.tif", optics(12, 24))
-    found = build_statistics(tmp_path, offsets=0, tile_size=24, **QUIET)
+    found = build_statistics(tmp_path, offset=0, tile_size=24, **QUIET)
     assert found["s2l2a"]["mean"][0] == pytest.approx(optics(12, 24)[0].mean(), rel=2e-3)
