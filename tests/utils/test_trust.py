@@ -282,7 +282,7 @@ def _virtual(path: Path) -> "h5py.VirtualLayout":
 REMOVES = {"utils/files.py", "utils/trust.py", "datasets/store/pack.py"}
 REMOVES |= {"datasets/majortom/gridding.py", "datasets/majortom/download/product.py"}
 REMOVES |= {"datasets/majortom/download/run.py", "evaluation/bench/work.py", "datasets/index/build.py"}
-REMOVES |= {"simulation/dataset.py"}
+REMOVES |= {"simulation/dataset.py", "datasets/index/statistics.py"}
 WRITES = {"simulation/writer.py", "datasets/majortom/images.py"}
 # A footer alone, of a part whose pages are then compared with it; what was checked just before.
 PARQUET = {"utils/parquet.py", "datasets/majortom/part_files.py", "datasets/majortom/gridding.py"}
