@@ -15,7 +15,7 @@ from terrafm_tg.modalities import MODALITIES, S1RTC, S2L2A
 from terrafm_tg.models import build_encoder, export_encoder, load_encoder_state
 from terrafm_tg.tasks import FineTuneClassification, TerraFM
 from terrafm_tg.transforms import Normalize
-from terrafm_tg.transforms.statistics import read_statistics, with_statistics
+from terrafm_tg.transforms.statistics import find_statistics, with_statistics
 
 OWN = {
     "s2l2a": {"mean": [1000.0 + i for i in range(12)], "std": [500.0 + i for i in range(12)]},
@@ -85,7 +85,7 @@ def test_an_encoder_with_the_published_ones_says_nothing(tmp_path):
         warnings.simplefilter("error")
         for path in paths:
             assert build_encoder("terrafm_tiny", path).statistics is None
-            assert read_statistics(path) is None
+            assert find_statistics(path) is None
 
 
 def test_views_are_normalized_with_them():
@@ -177,7 +177,7 @@ def test_files_that_are_none_are_one_sentence(tmp_path):
     (tmp_path / "z.safetensors").write_bytes(b"no")
     for name in ("x.json", "y.json", "z.safetensors", "gone.json", "gone.ckpt"):
         with pytest.raises(TerraFMError, match=name):
-            read_statistics(tmp_path / name)
+            find_statistics(tmp_path / name)
 
 
 def test_a_name_in_a_checkpoint_opens_nothing(trained, tmp_path):
@@ -199,4 +199,4 @@ def test_the_statistics_of_others_stay_the_published_ones():
 
 def test_export_of_the_command(trained, tmp_path, capsys):
     main(["export", str(trained / "run.ckpt"), str(tmp_path / "out")])
-    assert read_statistics(Path(capsys.readouterr().out.split()[0])) == OWN
+    assert find_statistics(Path(capsys.readouterr().out.split()[0])) == OWN

@@ -16,7 +16,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, S2L1C, get_modalities, get_modality
 from terrafm_tg.transforms import Normalize
 from terrafm_tg.transforms.orient import ORIENTATIONS, orient
-from terrafm_tg.transforms.statistics import Statistics, read_statistics
+from terrafm_tg.transforms.statistics import Statistics, find_statistics
 from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, SHARE, checked
 
 
@@ -133,7 +133,7 @@ class SensorDataModule(NonGeoDataModule):
         self.options = {"root": root, **(options or {})}
         single = sensors[0] if len(sensors) == 1 else None
         how: dict[str, Any] = {"image": single and single.name, "size": size, "radar_unit": radar_unit}
-        how["statistics"] = read_statistics(statistics)
+        how["statistics"] = find_statistics(statistics)
         self.aug = SensorTransforms(self.bands, **how)
         self.train_aug = SensorTransforms(self.bands, augment=augment, **how)
         if single is not None:

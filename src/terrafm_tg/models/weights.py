@@ -21,7 +21,7 @@ from torchvision.models._api import Weights, WeightsEnum
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, S2L2A
 from terrafm_tg.transforms import Normalize
-from terrafm_tg.transforms.statistics import Statistics, read_statistics
+from terrafm_tg.transforms.statistics import Statistics, find_statistics
 from terrafm_tg.utils.arguments import COUNT, checked
 from terrafm_tg.utils.files import atomic_write
 from terrafm_tg.utils.progress import count_units
@@ -188,7 +188,7 @@ def load_encoder_state(
     if not isinstance(statistics, Mapping | None):
         raise TerraFMError(f"{place} holds {str(statistics)[:80]!r} as its statistics: export it again.")
     meta = {"model": model, "embed_dim": width, "depth": depth, "hyper_parameters": settings}
-    return state, meta | {"statistics": read_statistics(statistics)}
+    return state, meta | {"statistics": find_statistics(statistics)}
 
 
 @checked()
@@ -209,7 +209,7 @@ def load_weights(
     Raises:
         TerraFMError: If a tensor is missing, unknown, or of another shape.
     """
-    model.statistics = read_statistics(statistics)
+    model.statistics = find_statistics(statistics)
     if model.statistics is not None:
         warnings.warn(
             f"{source} was trained with statistics of its own for {', '.join(model.statistics)}: normalize its images "

@@ -15,7 +15,7 @@ from terrafm_tg.modalities import MODALITIES, Modality, canonical, get_modalitie
 from terrafm_tg.radiometry import FEW, LIKELY, OFFSET, level_by_pixels, offset_evidence
 from terrafm_tg.utils.arguments import COUNT, checked
 
-from .statistics import Statistics, read_statistics, with_statistics
+from .statistics import Statistics, find_statistics, with_statistics
 
 #: Between these lies what can be measured, by unit. What lies beyond is missing, and 0: files are filled with such.
 LIMITS = {"DN": (-9_998.5, 65_535.0), "dB": (-90.0, 90.0)}
@@ -64,7 +64,7 @@ class Normalize(nn.Module):
             (bilinear, antialiased), and with them a sample's ``mask`` (nearest pixel); None keeps the size.
         statistics: Mean and standard deviation that the encoder was trained with where these are not the published
             ones: the file of the encoder itself, that of ``terrafm stats``, or a mapping
-            (:func:`~terrafm_tg.transforms.statistics.read_statistics`).
+            (:func:`~terrafm_tg.transforms.statistics.find_statistics`).
 
     Raises:
         TerraFMError: If a modality or band is unknown, or there are no statistics.
@@ -83,7 +83,7 @@ class Normalize(nn.Module):
         statistics: Statistics | str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__()
-        self.statistics = read_statistics(statistics)
+        self.statistics = find_statistics(statistics)
         self.modality = None if modality is None else get_modality(modality).name
         self.size = (size, size) if isinstance(size, int) else size
         if bands is not None and not isinstance(bands, Mapping):

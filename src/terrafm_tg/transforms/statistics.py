@@ -19,7 +19,7 @@ _MOST = 1 << 20  # bytes of a file of statistics
 _HELP = "give a file of `terrafm stats`, an encoder that keeps its own, or `mean` and `std` by modality"
 
 
-def read_statistics(source: Statistics | str | os.PathLike[str] | None) -> dict[str, dict[str, list[float]]] | None:
+def find_statistics(source: Statistics | str | os.PathLike[str] | None) -> dict[str, dict[str, list[float]]] | None:
     """Reads statistics, from wherever they are kept.
 
     Args:

@@ -11,7 +11,7 @@ from terrafm_tg.models import TerraFMViT, build_encoder
 from terrafm_tg.models.builders import Weights
 from terrafm_tg.models.inputs import Columns
 from terrafm_tg.transforms import Normalize
-from terrafm_tg.transforms.statistics import Statistics, read_statistics
+from terrafm_tg.transforms.statistics import Statistics, find_statistics
 
 #: Normalized images lie around 0.5, mostly within 0 to 1; a batch whose median is further from 0 is not normalized.
 LARGEST_MEDIAN = 5.0
@@ -119,7 +119,7 @@ def build_backbone(
     if settings["freeze_backbone"]:
         encoder.requires_grad_(False)
         encoder.head.requires_grad_(True)
-    settings["statistics"] = read_statistics(settings["statistics"]) or encoder.statistics
+    settings["statistics"] = find_statistics(settings["statistics"]) or encoder.statistics
     return encoder, SensorImages(named, encoder.columns if settings["normalize"] else None, settings["statistics"])
 
 

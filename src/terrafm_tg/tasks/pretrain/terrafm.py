@@ -22,7 +22,7 @@ from terrafm_tg.modalities import get_modalities
 from terrafm_tg.models import build_encoder
 from terrafm_tg.models.multi_crop import plan_depth
 from terrafm_tg.transforms import Augment, MultiCrop, SensorBatch
-from terrafm_tg.transforms.statistics import read_statistics
+from terrafm_tg.transforms.statistics import find_statistics
 from terrafm_tg.utils.arguments import NOT_NEGATIVE, check_arguments
 
 from .embedding import TeacherEmbedding
@@ -122,7 +122,7 @@ class TerraFM(TeacherEmbedding):
         """Builds student, teacher and their heads; the teacher starts as the student."""
         own = {"statistics": self.hparams["statistics"]}
         check_arguments(TerraFM.__init__, own)  # before a file is opened, which a checkpoint must not name
-        own = {"statistics": read_statistics(own["statistics"])}
+        own = {"statistics": find_statistics(own["statistics"])}
         self.save_hyperparameters(plain_settings(self.hparams) | own)
         h = self.hparams
         check_arguments(TerraFM.__init__, {name: x for name, x in h.items() if name not in GROUPS}, seed=NOT_NEGATIVE)
