@@ -148,6 +148,7 @@ def test_bands_units_and_places_of_scenes(tmp_path: Path, capsys: pytest.Capture
     assert set(found["sensors"]["s2l2a"]["pixels"]["bands"]) == {*optical.bands}
     assert found["sensors"]["s1rtc"]["units"] == {"linear power": 1}
     assert found["sensors"]["s1rtc"]["crs"] == {"EPSG:32633": 1}
+    assert found["sensors"]["s1rtc"]["pixel_sizes"] == {"10 m": 1}
     assert found["together"] == {"s1rtc + s2l2a": 1}
     main(["index", str(tmp_path)])
     printed = " ".join(capsys.readouterr().out.split())

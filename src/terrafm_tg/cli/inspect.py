@@ -131,6 +131,7 @@ def sensor_lines(name: str, sensor: Mapping[str, Any], look: Look | None) -> dic
         "unit": _counted(sensor["units"]),
         "offset": _counted(sensor["offsets"]),
         "because": _counted(sensor["proofs"], most=3, between="\n"),
+        "pixel size": _counted(sensor["pixel_sizes"]),
         "CRS": _counted(sensor["crs"]),
         "dates": "; ".join(filter(None, (dates, undated))),
         "clouds": "" if sensor["cloud"] is None else f"{sensor['cloud']:.0f} % on average, by the products' metadata",

@@ -144,13 +144,14 @@ def describe_images(images: pd.DataFrame, kind: str = "") -> dict[str, dict[str,
     """Describes the images of each sensor, in values that JSON can hold.
 
     Args:
-        images: As from :func:`images_of`; ``bands_by`` and ``masks``, in words, may be there, too.
+        images: As from :func:`images_of`; ``bands_by``, ``masks`` and ``pixel``, in words, may be there.
         kind: Name of the class that reads them.
 
     Returns:
         By modality: ``images``, their number; the first ``products`` and ``files`` (below the root); counts of images
-        by value: ``bands``, ``bands_by``, ``masks``, ``units``, ``offsets``, ``proofs``, ``crs``; ``dates``, the first
-        and the last, and ``undated`` images; ``cloud``, the mean cover in percent, None where it is not told.
+        by value: ``bands``, ``bands_by``, ``masks``, ``units``, ``offsets``, ``proofs``, ``pixel_sizes``, ``crs``;
+        ``dates``, the first and the last, and ``undated`` images; ``cloud``, the mean cover in percent, None where it
+        is not told.
     """
     modalities = (m for m in MODALITIES.values() if (images["modality"] == m.name).any())
     return {m.name: _describe(images[images["modality"] == m.name], m, kind) for m in modalities}
@@ -184,6 +185,7 @@ def _describe(images: pd.DataFrame, modality: Modality, kind: str) -> dict[str, 
         "units": _counts(units) or ({usual: len(images)} if usual else {}),
         "offsets": _counts(column("offset").map(_OFFSETS)) if optical else {},
         "proofs": _alike(column("verdict").map(lambda text: verdicts[text].proof) if verdicts else column("proof")),
+        "pixel_sizes": _counts(column("pixel")),
         "crs": _counts(column("epsg").map(lambda code: f"EPSG:{code:.0f}")),
         "dates": [str(day.date()) for day in (dates.min(), dates.max()) if not pd.isna(day)],
         "undated": len(images) - len(dates),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from rasterio.errors import NotGeoreferencedWarning
 
 from terrafm_tg.datasets import PackedTiles, SentinelFolder, TileDataset
 from terrafm_tg.datasets.folder.dataset import tile_scenes
@@ -21,6 +22,7 @@ from terrafm_tg.datasets.scenes.stac.catalog import CATALOGS, ITEMS, StacScenes,
 from terrafm_tg.datasets.scenes.stac.search import StacSearch
 from terrafm_tg.datasets.source import find_kind
 from terrafm_tg.datasets.store.folder import MARKER
+from terrafm_tg.datasets.tiles.outlines import is_geographic
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.radiometry import Settings, Verdict
@@ -65,6 +67,7 @@ def inspect_source(
     found = Inspection(os.fspath(root))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # chips without a place are said by the reader
         if kind is SentinelFolder:
             found = _scenes(found, open_stac(root, search) if catalog else path, given)
         else:
@@ -161,10 +164,18 @@ def _images(judged: Sequence[tuple[Scene, Verdict]], unsettled: Sequence[Scene],
             "modality": scene.modality, "path": files_to_columns(scene)[0].replace("{}", "*"), "product": scene.product,
             "date": scene.time, "bands": " ".join(bands), "epsg": scene.epsg, "cloud": scene.cloud_cover,
             "bands_by": "`bands`" if settings.of("bands", scene.modality) else by,
-            "masks": ", ".join(scene.masks) or None, "verdict": None if verdict is None else verdict.to_json(),
+            "pixel": _pixel(scene), "masks": ", ".join(scene.masks) or None,
+            "verdict": None if verdict is None else verdict.to_json(),
             "offset": None if verdict is None else verdict.offset,
         })  # fmt: skip
     return pd.DataFrame(rows, columns=None if rows else ["modality"])
+
+
+def _pixel(scene: Scene) -> str | None:
+    """Says the pixel size of a scene's finest band as its georeference has it, which may be wrong."""
+    if scene.transform is None or scene.epsg is None:
+        return None
+    return f"{scene.transform.a:.3g} {'degrees' if is_geographic(scene.epsg) else 'm'}"
 
 
 def _nothing(found: Inspection) -> str:
