@@ -157,6 +157,12 @@ class TestNames:
         p.earth_engine(tmp_path, image, prefix="20230302T095029_20230302T095345_T33UXP_")
         same(read(tmp_path)[1], image, at_ten=True)
 
+    def test_a_list_of_another_length_is_not_passed_over(self, tmp_path):
+        image = p.optical(60, baseline=300)
+        p.stack(tmp_path, image, names=lambda band: "")
+        with refused(match="it has 12 bands, and `bands` names 3: correct it"):
+            read(tmp_path, Settings(bands=["B02", "B03", "B04"]))
+
     @pytest.mark.parametrize(
         ("names", "why"),
         [

@@ -205,8 +205,17 @@ def _bands_of_stack(layout: Layout, raster: Raster, settings: Settings, hint: st
     if len(texts) > 1 and len({*texts}) == 1 and not read_name(texts[0]).band:
         texts = [""] * len(texts)  # one word for all of them names none
     order = read_order(texts)
+    unfit = ""
     for name in [hint] if hint else MODALITIES:
         given = settings.of("bands", name or "")
+        if given is not None and len(given) != len(places):
+            meant = read_order(list(given)).bands
+            if not order.bands and (name == "s1rtc") == ({*meant} <= {*RADAR}):
+                unfit = f"it has {len(places)} bands, and `bands` names {len(given)}: correct it"
+            elif {*meant} & {*order.bands}:
+                layout.said.append(
+                    f"The bands of {layout.path} are read by their names, as `bands` has another number."
+                )
         if given is not None and len(given) == len(places):
             told = read_order(list(given))
             if told.problem or not told.bands:
@@ -222,6 +231,8 @@ def _bands_of_stack(layout: Layout, raster: Raster, settings: Settings, hint: st
         if order.problem:
             raise RefusedError(f"{order.problem}: set `bands`")
         if not order.bands:
+            if unfit:
+                raise RefusedError(unfit)
             if other := next(filter(None, map(crossed, [*texts, *[layout.path] * (not any(texts))])), ""):
                 raise RefusedError(f"it is of polarization {other}: the radar stem knows VV and VH")
             if any(texts):
