@@ -114,7 +114,9 @@ class _EightClasses(CopernicusBenchBase):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         try:
             super().__init__(*args, **kwargs)
-        except ValueError as error:  # of `list.index`
+        except ValueError as error:
+            if type(error) is not ValueError:  # of `list.index`; pandas has some for damaged lists
+                raise
             raise TerraFMError(f"`bands`: {error}; give any of {', '.join(self.all_bands)}.") from error
 
     def _load_mask(self, path: str) -> dict[str, Any]:
