@@ -58,7 +58,7 @@ NEWER := test_compiles_without_a_break or test_nothing_waits_for_the_device or t
 floors:  ## the suite's core on the least versions (floors.txt, Python 3.12) and on Python 3.13; docs/floors.md has the last result
 	python3.12 -m venv --clear .venv.floors && .venv.floors/bin/pip install -q -c floors.txt ".[all]" pytest pytest-xdist hypothesis
 	OMP_NUM_THREADS=1 .venv.floors/bin/python -m pytest -q -m "not soak" -k "not ($(NEWER))" -n $(CORES) $(CORE)
-	python3.13 -m venv --clear .venv.floors && .venv.floors/bin/pip install -q ".[all]" pytest pytest-xdist hypothesis
+	PYENV_VERSION=$$(pyenv latest 3.13 2>/dev/null) python3.13 -m venv --clear .venv.floors && .venv.floors/bin/pip install -q ".[all]" pytest pytest-xdist hypothesis
 	OMP_NUM_THREADS=1 .venv.floors/bin/python -m pytest -q -m "not soak" -n $(CORES) $(CORE)
 	rm -rf .venv.floors
 
