@@ -110,7 +110,7 @@ class Chips(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """What a way of feeding does to the embeddings of one set of images.
+    """The effect of a way of feeding on the embeddings of one set of images.
 
     Args:
         level: Mean of what goes into the stem, over all pixels and bands; about 0.5 in training.

@@ -54,7 +54,7 @@ SHORT = (
 
 
 def losses(folder: Path) -> list[float]:
-    """What a run in a folder has logged."""
+    """The losses that a run in a folder has logged."""
     logged = pd.read_csv(folder / "run/lightning_logs/version_0/metrics.csv")
     return logged["train/loss"].dropna().tolist()
 

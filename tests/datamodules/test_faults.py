@@ -94,7 +94,7 @@ def test_too_many_end_the_run(workers, damaged, words) -> None:
 
 
 def ambiguous(name: str, pixels: np.ndarray) -> np.ndarray:
-    """What finds a wrong setting only when it reads."""
+    """Finds a wrong setting only when it reads."""
     raise TerraFMError("Set `ambiguous_offset`.")
 
 

@@ -39,7 +39,7 @@ def folder(root: Path, image: np.ndarray = SCENE, name: str = "S2L2A/20210601_a.
 
 
 def inspected(path: Path | str, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
-    """What the command prints as JSON."""
+    """The JSON that the command prints."""
     main(["inspect", str(path), "--json", "--figure", "false", *options])
     return json.loads(capsys.readouterr().out)
 

@@ -1,4 +1,4 @@
-"""Which scores a set of embeddings gives."""
+"""Scores of a set of embeddings."""
 
 import math
 
@@ -173,7 +173,7 @@ def test_shares_of_one_class_add_up_and_large_distances_do_not_overflow() -> Non
     bank = 1e4 * torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
     share = knn_votes(bank, bank, labels, metric="l2")
     torch.testing.assert_close(share.sum(1), torch.ones(20))
-    assert torch.equal(share.argmax(1), labels.argmax(1))  # the nearest neighbour is the query itself
+    assert torch.equal(share.argmax(1), labels.argmax(1))  # the nearest neighbor is the query itself
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,8 +29,8 @@ def test_equals_a_float64_oracle() -> None:
             for n in ([5] if step % 2 else [4, 6])
         ]
         for logits, land_cover in batches:
-            centred = center(torch.tensor(logits, dtype=torch.float32))
-            np.testing.assert_allclose(centred, logits - 0.8 * c - 0.2 * c_h, atol=1e-5)
+            centered = center(torch.tensor(logits, dtype=torch.float32))
+            np.testing.assert_allclose(centered, logits - 0.8 * c - 0.2 * c_h, atol=1e-5)
             center.accumulate(torch.tensor(logits, dtype=torch.float32), torch.tensor(land_cover))
         center.update()
         everything = np.concatenate([logits.reshape(-1, dim) for logits, _ in batches])
@@ -133,7 +133,7 @@ def test_no_frequent_class_gives_one_sentence(call, says: str) -> None:
 
 @pytest.mark.parametrize(("views", "batch", "dim"), [(2, 3, 16), (6, 5, 64), (10, 2, 257)])
 def test_agrees_with_lightly_over_several_steps(views: int, batch: int, dim: int) -> None:
-    """The loss, its gradient and the centre, which lightly updates after each step."""
+    """The loss, its gradient and the center, which lightly updates after each step."""
     torch.manual_seed(views)
     oracle = lightly.loss.DINOLoss(dim, student_temp=0.1, center_momentum=0.9)
     ours, center = DINOLoss(student_temp=0.1), DualCenter(dim, momentum=0.9, alpha=1.0)

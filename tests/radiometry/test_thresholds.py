@@ -1,4 +1,4 @@
-"""What the judge concludes of every real tile, with an offset and without: never the wrong one."""
+"""Verdicts on every real tile, with an offset and without: never the wrong one."""
 
 from collections import Counter
 from contextlib import suppress

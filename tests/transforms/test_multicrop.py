@@ -66,7 +66,7 @@ def flat_batch(value, tile=24, n=2, modality=S2L2A):
 
 
 def in_unit(x, modality):
-    """What normalized bands (..., C, H, W) are in the modality's unit."""
+    """Normalized bands (..., C, H, W), back in the modality's unit."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (modality.mean, modality.std))
     return x * 4 * std + mean - 2 * std
 
@@ -89,7 +89,7 @@ def test_shapes_and_counts(make_batch):
 
 
 def test_a_view_depends_on_its_key_alone(make_batch):
-    """Not on the batch, its order, its size, or whether a neighbour lacks radar or pixels."""
+    """Not on the batch, its order, its size, or whether a neighbor lacks radar or pixels."""
     crop, positions = small(), [4, 9, 2, 7, 11, 30]
     whole = make_batch(positions, without_s1=(2,))
     expected = views_of(crop, whole)
@@ -170,8 +170,8 @@ def test_modality_sets_are_uniform_and_independent():
         for other in views[:i]:
             table = np.histogram2d(one, other, bins=7, range=[[0.5, 7.5]] * 2)[0]
             assert stats.chi2_contingency(table).pvalue > 1e-4
-    neighbours = np.histogram2d(views[0][:-1], views[0][1:], bins=7, range=[[0.5, 7.5]] * 2)[0]
-    assert stats.chi2_contingency(neighbours).pvalue > 1e-4
+    neighbors = np.histogram2d(views[0][:-1], views[0][1:], bins=7, range=[[0.5, 7.5]] * 2)[0]
+    assert stats.chi2_contingency(neighbors).pvalue > 1e-4
 
 
 def test_samples_without_radar_never_draw_it():

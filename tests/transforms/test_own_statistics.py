@@ -24,7 +24,7 @@ OWN = {
 
 
 def normalized(x, name):
-    """What the formula of the paper gives."""
+    """The paper's formula."""
     mean, std = (torch.tensor(OWN[name][key])[:, None, None] for key in ("mean", "std"))
     return (x - (mean - 2 * std)) / (4 * std)
 

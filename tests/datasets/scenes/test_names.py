@@ -1,4 +1,4 @@
-"""Which name of a band means which band."""
+"""Names of bands, and the band that each means."""
 
 import pytest
 

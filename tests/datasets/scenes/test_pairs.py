@@ -171,7 +171,8 @@ def test_a_radar_scene_over_many_optical_ones():
 
 
 def test_coarse_pixels_alone_are_cut_at_ten_meters():
-    tiles, _ = join(scene("s2l2a", (11.5, 48.1), 32632, side=60, res=20.0), tile_size=60)
+    tiles, (sentence,) = join(scene("s2l2a", (11.5, 48.1), 32632, side=60, res=20.0), tile_size=60)
+    assert sentence.startswith("1 image has pixels of 20 m (first ")
     assert len(tiles) == 4
     assert tiles[["xres", "yres", "height", "width"]].drop_duplicates().to_numpy().tolist() == [[10, 10, 60, 60]]
 

@@ -24,7 +24,7 @@ DOCS = Path(__file__).parents[3] / "docs/your_data.md"
 
 
 def cases():
-    """What the pixels hold, and what is said of them: baseline, and that the offset is taken off."""
+    """Yields the offset that pixels hold, and claims on them: baseline, and that the offset is taken off."""
     for offset in (0, 1000):
         yield "absent", offset, None, None
         for baseline in BASELINES:

@@ -111,7 +111,8 @@ def join_products(
     for name, value, choices in (("join", join, JOINS), ("small_images", small_images, SMALL)):
         if value not in choices:
             raise TerraFMError(f"`{name}` must be {' or '.join(map(repr, choices))}, got {value!r}.")
-    pairing, products = Pairing(), _ten_meters(products)
+    pairing = Pairing()
+    products = _ten_meters(products, pairing.said)
     samples = _Samples(products, tile_size, np.inf if max_days is None else max_days, join, small_images, pairing.said)
     table = samples.make()
     tiles = _tiles(products, table)
@@ -122,10 +123,18 @@ def join_products(
     return tiles
 
 
-def _ten_meters(products: pd.DataFrame) -> pd.DataFrame:
-    """Puts scenes of 20 or 60 m pixels alone on a grid of 10 m, as the encoder sees them."""
+def _ten_meters(products: pd.DataFrame, said: list[str]) -> pd.DataFrame:
+    """Puts scenes of 20 or 60 m pixels alone on a grid of 10 m, as the encoder sees them, and says so."""
     degrees = np.array([is_geographic(code) for code in products["epsg"].tolist()])
     coarse = (products["xres"] > _COARSE).to_numpy() & ~degrees
+    if coarse.any():
+        count, sizes = int(coarse.sum()), sorted({*products["xres"][coarse].tolist()})
+        said.append(
+            f"{count:,} {'image has' if count == 1 else 'images have'} pixels of "
+            f"{' or '.join(f'{x:g}' for x in sizes)} m "
+            f"(first {products['path'].iloc[int(coarse.argmax())].replace('{}', '*')}), enlarged to 10 m: correct the "
+            "georeference if it is wrong."
+        )
     finer = products.copy()
     for side, res in (("width", "xres"), ("height", "yres")):
         length = (products[side] * products[res] / 10).to_numpy()

@@ -25,7 +25,7 @@ class BandSource:
 
     Args:
         path: File below the root, parts divided by ``/`` (``x.zip/…`` for a member of a zipped product); or an
-            address, where the user named the catalogue that it comes from.
+            address, where the user named the catalog that it comes from.
         index: Band of a raster, from 1; of a cube's dimension of bands.
         variable: Variable of a NetCDF file or Zarr store, with its groups (``measurements/reflectance/r10m/b02``).
         time: Place along a cube's dimension of time.
@@ -119,7 +119,7 @@ def files_to_columns(scene: Scene) -> tuple[str, str]:
     if len(files) == 1:
         pattern = files[0]
     else:
-        start, stop = (os.path.commonprefix([f[::step] for f in files]) for step in (1, -1))  # noqa: RUF071
+        start, stop = (os.path.commonprefix([f[::step] for f in files]) for step in (1, -1))  # noqa: RUF071  # by letters
         start = start[: max((m.end() for m in _CUT.finditer(start)), default=0)]
         stop = stop[: min(min(map(len, files)) - len(start), len(stop))]
         stop = stop[: max((m.end() for m in _CUT.finditer(stop)), default=0)][::-1]
