@@ -1,0 +1,1 @@
+"""From scenes to embeddings and maps: windows, blending, and the products that are written."""
