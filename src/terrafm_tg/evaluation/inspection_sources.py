@@ -15,9 +15,9 @@ from rasterio.errors import NotGeoreferencedWarning
 from terrafm_tg.datasets import PackedTiles, SentinelFolder, TileDataset
 from terrafm_tg.datasets.folder.dataset import tile_scenes
 from terrafm_tg.datasets.scenes.fetched import locate_catalog
-from terrafm_tg.datasets.scenes.find import find_scenes
+from terrafm_tg.datasets.scenes.find import find_at
 from terrafm_tg.datasets.scenes.judged import judge_scenes
-from terrafm_tg.datasets.scenes.scene import Found, Scene, files_to_columns
+from terrafm_tg.datasets.scenes.scene import Scene, files_to_columns
 from terrafm_tg.datasets.scenes.stac.catalog import CATALOGS, ITEMS, StacScenes, image_sources, open_stac, read_items
 from terrafm_tg.datasets.scenes.stac.search import StacSearch
 from terrafm_tg.datasets.source import find_kind
@@ -131,7 +131,7 @@ def _scenes(found: Inspection, source: Path | StacScenes, given: dict[str, Any])
         if isinstance(source, StacScenes):
             root, scenes = source.root or Path(), locate_catalog(source)
         else:
-            root, scenes = _find(source, settings, folders)
+            root, scenes = find_at(source, settings, folders)
         judged, contradictions = _judge(root, scenes.scenes, settings)
         found = replace(
             found,
@@ -182,23 +182,6 @@ def _nothing(found: Inspection) -> str:
     """Says that there is no usable image, and what is wrong with the first one that was refused."""
     reason = f"; {found.refused[0][0]}: {found.refused[0][1]}".rstrip(".") if found.refused else ""
     return f"No image of Sentinel-1 or Sentinel-2 in {found.root} can be used{reason}. See docs/your_data.md."
-
-
-def _find(path: Path, settings: Settings, folders: Mapping[str, str] | None) -> tuple[Path, Found]:
-    """Finds scenes below a folder; those of a file or a product in its folder, whose name tells about it.
-
-    Returns:
-        The root of their files, and the scenes.
-    """
-    if path.is_dir() and path.suffix.upper() != ".SAFE":
-        return path, find_scenes(path, settings, folders)
-    root, name = path.resolve().parent, path.resolve().name
-    if path.is_dir():
-        return root, find_scenes(root, settings, folders or {"": name})
-    found = find_scenes(root, settings, folders)
-    own = [s for s in found.scenes if any(file == name or file.startswith(f"{name}/") for file in s.files)]
-    refused = [(at, why) for at, why in found.refused if at == name or at.startswith(f"{name}/")]
-    return root, Found(own, refused, found.said)
 
 
 def _judge(

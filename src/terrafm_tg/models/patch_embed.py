@@ -176,7 +176,9 @@ class SensorPatchEmbed(nn.Module):
         if isinstance(x, Tensor):
             x = resolve_input(x, self.columns, self.modality)
         values = [self.projection.proj1(self.stem(name)(image, self.offset(name))) for name, image in x.images.items()]
-        if x.sample_idx is not None:
+        if x.present is not None and len(values) > 1:
+            fused = self._fuse_present(values, x, x.present)
+        elif x.sample_idx is not None:
             fused = self.fusion(values, list(x.sample_idx.values()), x.size)
         elif len(values) > 1:
             fused = self.fusion(values)
@@ -188,6 +190,20 @@ class SensorPatchEmbed(nn.Module):
             unused = [*self.unused(x.images), *(self.fusion.parameters() if alone else ())]
             tokens = join_unused(tokens, unused)
         return tokens
+
+    def _fuse_present(self, values: list[Tensor], x: SensorBatch, present: dict[str, Tensor]) -> Tensor:
+        """Fuses position by position: each is a sample of its own, of the modalities that show anything there."""
+        grid = values[0].shape[1:3]
+        count = grid.numel()
+        places = [x.idx(name)[:, None] * count + torch.arange(count, device=values[0].device) for name in x.images]
+        shown = [present[name].flatten(1) for name in x.images]
+        some = torch.zeros(x.size * count, dtype=torch.bool, device=values[0].device)
+        for place, here in zip(places, shown, strict=True):
+            some[place[here]] = True
+        shown = [here | ~some[place] for place, here in zip(places, shown, strict=True)]  # nothing there: of all
+        tokens = [value.flatten(1, 2)[here] for value, here in zip(values, shown, strict=True)]
+        idx = [place[here] for place, here in zip(places, shown, strict=True)]
+        return self.fusion(tokens, idx, x.size * count).view(x.size, *grid, -1)
 
     def stem(self, name: str) -> PatchStem:
         """Returns the stem of a modality."""

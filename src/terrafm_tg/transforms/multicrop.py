@@ -39,11 +39,14 @@ class SensorBatch(NamedTuple):
         sample_idx: Modality -> int64 (n_m,), the sample of each image, in any order; None where every sample has every
             modality of ``images``.
         size: Number of samples.
+        present: Modality -> bool (n_m, H / 16, W / 16), the positions at which each image shows anything: at others
+            the token is made of the other modalities alone. None where all do.
     """
 
     images: dict[str, Tensor]
     sample_idx: dict[str, Tensor] | None
     size: int
+    present: dict[str, Tensor] | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

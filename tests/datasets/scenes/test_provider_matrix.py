@@ -47,7 +47,7 @@ def write(root, provider, image):
 
 def outcome(root, image, provider, offset):
     try:
-        ((scene, verdict),) = find_judged(root, Settings())
+        _, ((scene, verdict),) = find_judged(root, Settings())
     except TerraFMError as error:
         return str(error)
     if verdict.offset == UNKNOWN:  # what datasets ask for

@@ -27,7 +27,7 @@ AT_TEN = {"earth_engine", "openeo", "stack"}
 
 def read(root, settings=None, folders=None, **how):
     """The native groups of the only scene below a root, without the offset."""
-    ((scene, verdict),) = find_judged(root, settings or Settings(), folders)
+    _, ((scene, verdict),) = find_judged(root, settings or Settings(), folders)
     size, crs = (scene.height, scene.width), CRS.from_epsg(scene.epsg)
     return scene, read_tile(root, scene, verdict, crs, scene.transform, size, harmonize=True, **how)
 

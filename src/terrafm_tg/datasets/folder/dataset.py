@@ -153,7 +153,7 @@ class SentinelFolder(TileDataset):
         """Makes the tile table from files and a part of their pixels; arguments as for the class."""
         settings = Settings(unit, scale, "detect" if offset is None else offset, nodata, bands)
         catalog = read_items(root / ITEMS, image_sources(remote)) if (root / ITEMS).is_file() else None
-        judged = judge_catalog(catalog, settings) if catalog else find_judged(root, settings, folders)
+        judged = judge_catalog(catalog, settings) if catalog else find_judged(root, settings, folders)[1]
         return tile_scenes(judged, tile_size, max_days, join, small_images, catalog.bbox if catalog else None)
 
     @staticmethod

@@ -140,8 +140,8 @@ def _found(
     bbox = None if search is None or search.bbox is None else tuple(search.bbox)
     if search is not None and search != replace(StacSearch(), bbox=search.bbox):
         raise TerraFMError(f"{scenes} is a folder, of which only `bbox` chooses a part: leave other conditions out.")
-    judged = find_judged(Path(scenes), settings, folders)
-    return Path(scenes), [(replace(scene, wanted=bbox), verdict) for scene, verdict in judged]
+    root, judged = find_judged(Path(scenes), settings, folders)
+    return root, [(replace(scene, wanted=bbox), verdict) for scene, verdict in judged]
 
 
 def _grid_works(

@@ -77,6 +77,30 @@ def find_scenes(
     return Found(sorted(scenes, key=_order), (refused + doubles) or ([] if scenes else minor), said)
 
 
+def find_at(
+    path: Path, settings: Settings | None = None, folders: Mapping[str, str] | None = None
+) -> tuple[Path, Found]:
+    """Finds scenes below a folder; those of a file or a product in its folder, whose name tells about it.
+
+    Args:
+        path: Folder, product (SAFE, zipped or not) or file.
+        settings: As for :func:`find_scenes`.
+        folders: Likewise.
+
+    Returns:
+        The root of their files, and the scenes.
+    """
+    if path.is_dir() and path.suffix.upper() != ".SAFE":
+        return path, find_scenes(path, settings, folders)
+    root, name = path.resolve().parent, path.resolve().name
+    if path.is_dir():
+        return root, find_scenes(root, settings, folders or {"": name})
+    found = find_scenes(root, settings, folders)
+    own = [s for s in found.scenes if any(file == name or file.startswith(f"{name}/") for file in s.files)]
+    refused = [(at, why) for at, why in found.refused if at == name or at.startswith(f"{name}/")]
+    return root, Found(own, refused, found.said)
+
+
 def _order(scene: Scene) -> tuple[str, str, str, tuple[str, ...]]:
     return scene.modality, str(scene.time), scene.product, scene.files
 

@@ -14,7 +14,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.radiometry import UNKNOWN, Settings, Verdict, judge, native, settle
 from terrafm_tg.utils.parallel import map_threads
 
-from .find import find_scenes
+from .find import find_at
 from .pixels import telling_pixels
 from .scene import Scene
 
@@ -22,24 +22,27 @@ _SAME = 0.5  # of the union of two images that they share, which then show one p
 
 
 def find_judged(
-    root: Path, settings: Settings, folders: Mapping[str, str] | None = None
-) -> list[tuple[Scene, Verdict]]:
+    path: Path, settings: Settings, folders: Mapping[str, str] | None = None
+) -> tuple[Path, list[tuple[Scene, Verdict]]]:
     """Finds the scenes below a folder and judges them; those that cannot be used are named in a warning.
 
     Args:
-        root: The folder.
+        path: The folder, or a single product or file.
         settings: The user's word.
         folders: As for :func:`~.find.find_scenes`.
+
+    Returns:
+        The root of their files, and scenes with verdicts.
 
     Raises:
         TerraFMError: If there is none, a setting is wrong, or evidence excludes each other.
     """
-    found = find_scenes(root, settings, folders)
+    root, found = find_at(path, settings, folders)
     if not found.scenes:
         count = len(found.refused)
         reason = f"{count:,} images, first {': '.join(found.refused[0])}" if count else "it holds no image"
         raise TerraFMError(
-            f"No scene of Sentinel-1 or Sentinel-2 below {root} can be used ({reason}): docs/your_data.md has what is "
+            f"No scene of Sentinel-1 or Sentinel-2 below {path} can be used ({reason}): docs/your_data.md has what is "
             "taken, and how."
         )
     judged = judge_scenes(root, found.scenes, settings)
@@ -47,8 +50,8 @@ def find_judged(
         warnings.warn(sentence, stacklevel=3)
     if found.refused:
         count, first = len(found.refused), ": ".join(found.refused[0])
-        warnings.warn(f"{count:,} images below {root} are left out, first {first}.", stacklevel=3)
-    return judged
+        warnings.warn(f"{count:,} images below {path} are left out, first {first}.", stacklevel=3)
+    return root, judged
 
 
 def judge_scenes(root: Path, scenes: Sequence[Scene], settings: Settings | None = None) -> list[tuple[Scene, Verdict]]:

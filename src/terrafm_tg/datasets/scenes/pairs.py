@@ -236,7 +236,7 @@ class _Samples:
         scene = self.owners[scene]
         pairs = np.unique(np.stack([tile, scene])[:, np.isin(scene, scenes)], axis=1)
         shares = [
-            _shares(tiles.iloc[t], self.products.iloc[s])
+            cover(tiles.iloc[t], self.products.iloc[s])
             for t, s in zip(*(np.split(part, range(_CHUNK, pairs.shape[1], _CHUNK)) for part in pairs), strict=True)
         ]
         found = pd.DataFrame({"tile": pairs[0], "scene": pairs[1], "apart": 1 - np.concatenate(shares)})
@@ -255,7 +255,7 @@ def _cut(scenes: pd.DataFrame, size: tuple[int, int]) -> pd.DataFrame:
     return tiles.assign(height=np.int32(high), width=np.int32(wide))
 
 
-def _shares(tiles: pd.DataFrame, scenes: pd.DataFrame) -> NDArray[np.float64]:
+def cover(tiles: pd.DataFrame, scenes: pd.DataFrame) -> NDArray[np.float64]:
     """Measures the share of each tile that its scene covers: on the ground, wherever 180 degrees or a pole lies."""
     left, top, right, bottom = edges(tiles, None)
     west, north, east, south = edges(scenes, None)

@@ -35,6 +35,10 @@ _CLOUDY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 _ABSENT = ("alpha", "dataMask")  # masks that are 0 where a pixel is missing
 
 
+class ElsewhereError(ValueError):
+    """A scene that shows nothing of a tile."""
+
+
 def telling_pixels(root: Path, scene: Scene) -> dict[str, np.ndarray]:
     """Reads the stored values that tell the unit of a scene: of some bands, from its middle, or where it has pixels.
 
@@ -128,8 +132,9 @@ def read_tile(
         left out.
 
     Raises:
+        ElsewhereError: If it does not show the tile.
         rasterio.errors.RasterioError: If a file cannot be read.
-        ValueError: Likewise, or if it does not show the tile.
+        ValueError: Likewise.
     """
     modality = MODALITIES[scene.modality]
     extent = array_bounds(*size, transform)
@@ -140,7 +145,7 @@ def read_tile(
         for band, pixels, origin, own, across in _read(root, image, held, verdict, crs, extent, harmonize, cloudy):
             parts[band] = pixels, origin, own, max(round(max(size[0] / across[0], size[1] / across[1])), 1)
         if not parts and not scene.parts:
-            raise ValueError("it lies elsewhere than its tile")
+            raise ElsewhereError("it lies elsewhere than its tile")
         for resolution, bands in modality.native.items():
             if not (there := [band for band in bands if band in held]):
                 continue

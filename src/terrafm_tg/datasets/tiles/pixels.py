@@ -87,8 +87,10 @@ def crop(group: np.ndarray, window: Window, full: tuple[int, ...]) -> np.ndarray
     return group[:, *parts]
 
 
-def to_ten_meters(groups: Mapping[int, Tensor], modality: Modality) -> Tensor:
-    """Returns one float32 image at the size of the 10 m group, in stem order and the modality's unit.
+def to_ten_meters(
+    groups: Mapping[int, Tensor], modality: Modality, size: tuple[int, int] | torch.Size | None = None
+) -> Tensor:
+    """Returns one float32 image, in stem order and the modality's unit.
 
     Coarser bands are interpolated linearly between pixel centers (half-pixel convention) over the pixels that
     are not missing. Radar is interpolated as power and then taken to decibels.
