@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refusals import refused
-from terrafm_tg.datasets.scenes.pairs import _shares, join_products
+from terrafm_tg.datasets.scenes.pairs import cover, join_products
 
 DEGREE = 10 / 111_320
 
@@ -249,5 +249,5 @@ def test_shares_are_those_of_the_plane(lon, lat, east, north, side, kind):
         to_plane = pyproj.Transformer.from_crs(grid_of["epsg"], plane, always_xy=True).transform
         polygons.append(shapely.transform(ring, lambda points, to=to_plane: np.transpose(to(*points.T))))
     expected = polygons[0].intersection(polygons[1]).area / polygons[0].area
-    got = _shares(pd.DataFrame([tile]), pd.DataFrame([radar]))[0]
+    got = cover(pd.DataFrame([tile]), pd.DataFrame([radar]))[0]
     assert got == pytest.approx(expected, abs=1e-3 if zone == other else 0.08)

@@ -90,7 +90,7 @@ def find_at(
     Returns:
         The root of their files, and the scenes.
     """
-    if path.is_dir() and path.suffix.upper() != ".SAFE":
+    if not path.exists() or (path.is_dir() and path.suffix.upper() != ".SAFE"):
         return path, find_scenes(path, settings, folders)
     root, name = path.resolve().parent, path.resolve().name
     if path.is_dir():
