@@ -25,7 +25,7 @@ from terrafm_tg.errors import TerraFMError
 from .images import Image
 from .parts import MapParts
 from .predictor import Predictor
-from .windows import Layout, Window
+from .windows import WindowLayout, Window
 
 #: Told of each part's pixels before it is written: row and column of the part, and images by modality (C, h, w).
 type Watch = Callable[[int, int, dict[str, NDArray[np.float32]]], object]
@@ -34,8 +34,8 @@ _PART, _LARGE, _FEW = 1024, 2048, 16
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How images are run over.
+class WindowSettings:
+    """Settings of the windows that images are run over by.
 
     Args:
         window: Edge of a window in pixels; 224 as in pretraining.
@@ -54,7 +54,7 @@ class Plan:
 
 @dataclass
 class Spent:
-    """Where the time went, in seconds, and what was done.
+    """Seconds spent, and the work done in them.
 
     Args:
         reading: Waiting for pixels.
@@ -104,21 +104,21 @@ class _Region(NamedTuple):
     damage: list[str]
 
 
-def layout_of(image: Image, predictor: Predictor, plan: Plan) -> Layout:
+def layout_of(image: Image, predictor: Predictor, plan: WindowSettings) -> WindowLayout:
     """Lays windows over an image."""
     cell, stride = predictor.cell, plan.stride or predictor.cell
     step = cell * abs(image.transform.a)
     origin = floor(-image.transform.f / step + 1e-6), floor(image.transform.c / step + 1e-6)
     edge = _PART if predictor.batch_size <= _FEW else _LARGE
-    return Layout(image.shape, cell, stride, plan.window, plan.overlap, origin, max(edge, plan.window) // stride)
+    return WindowLayout(image.shape, cell, stride, plan.window, plan.overlap, origin, max(edge, plan.window) // stride)
 
 
 def predict_rows(
     image: Image,
     predictor: Predictor,
-    layout: Layout,
+    layout: WindowLayout,
     parts: MapParts,
-    plan: Plan,
+    plan: WindowSettings,
     rows: Sequence[int] | None = None,
     show: Callable[[int], object] = lambda pixels: None,
     watch: Watch | None = None,
@@ -180,7 +180,7 @@ def predict_rows(
     return spent
 
 
-def _jobs(layout: Layout, parts: MapParts, rows: Sequence[int]) -> list[_Job]:
+def _jobs(layout: WindowLayout, parts: MapParts, rows: Sequence[int]) -> list[_Job]:
     """Lists the work of some rows; before one whose upper neighbor is not among them, what that one adds to it."""
     jobs = []
     for row in rows:
@@ -196,7 +196,7 @@ def _jobs(layout: Layout, parts: MapParts, rows: Sequence[int]) -> list[_Job]:
 class _Sums:
     """Weighted sums of values, and of weights behind them; what reaches beyond a part waits for the next ones."""
 
-    def __init__(self, layout: Layout, parts: MapParts, depth: int) -> None:
+    def __init__(self, layout: WindowLayout, parts: MapParts, depth: int) -> None:
         self.parts, self.reach, self.depth = parts, layout.reach, depth + 1
         self.row = -2  # above none
         self.above = self.below = np.zeros((self.reach, parts.width, self.depth), np.float32)
@@ -224,7 +224,7 @@ class _Sums:
         return sums[:high, :wide]
 
 
-def _read(image: Image, predictor: Predictor, layout: Layout, parts: MapParts, job: _Job) -> _Region:
+def _read(image: Image, predictor: Predictor, layout: WindowLayout, parts: MapParts, job: _Job) -> _Region:
     """Reads and prepares what the windows of a job show, and its part."""
     shown = [layout.pixels(window) for window in job.windows]
     if not job.carry and not parts.has(job.row, job.column):
@@ -240,7 +240,7 @@ def _read(image: Image, predictor: Predictor, layout: Layout, parts: MapParts, j
 
 def _add(
     sums: NDArray[np.float32], corner: tuple[int, int], windows: Sequence[Window], region: _Region,
-    predictor: Predictor, layout: Layout, plan: Plan,
+    predictor: Predictor, layout: WindowLayout, plan: WindowSettings,
 ) -> int:  # fmt: skip
     """Computes windows and adds them to sums; returns how many showed anything."""
     count = 0
@@ -271,7 +271,7 @@ def _add(
 
 
 def _cut(
-    window: Window, region: _Region, cell: int, layout: Layout, min_valid: float
+    window: Window, region: _Region, cell: int, layout: WindowLayout, min_valid: float
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Cuts a window out of what was read: the modalities that show anything in it, and at which values."""
     rows, columns = layout.pixels(window)
@@ -289,7 +289,7 @@ def _cut(
 
 
 def _write(
-    job: _Job, sums: NDArray[np.float32], region: _Region, predictor: Predictor, layout: Layout, parts: MapParts,
+    job: _Job, sums: NDArray[np.float32], region: _Region, predictor: Predictor, layout: WindowLayout, parts: MapParts,
     watch: Watch | None,
 ) -> None:  # fmt: skip
     """Divides sums by weights, and writes a part."""
@@ -303,14 +303,14 @@ def _write(
     parts.write(job.row, job.column, predictor.finish(values))
 
 
-def _pixels(layout: Layout, parts: MapParts, row: int, column: int) -> tuple[slice, slice]:
+def _pixels(layout: WindowLayout, parts: MapParts, row: int, column: int) -> tuple[slice, slice]:
     """Returns the pixels that a part of the map lies over; the last may reach beyond the image."""
     rows, columns = parts.slices(row, column)
     n = layout.stride
     return slice(rows.start * n, rows.stop * n), slice(columns.start * n, columns.stop * n)
 
 
-def _area(layout: Layout, parts: MapParts, row: int, column: int) -> int:
+def _area(layout: WindowLayout, parts: MapParts, row: int, column: int) -> int:
     """Counts the pixels of the image that a part lies over."""
     return int(
         np.prod(
@@ -322,7 +322,7 @@ def _area(layout: Layout, parts: MapParts, row: int, column: int) -> int:
     )
 
 
-def _tell(damage: Sequence[str], spent: Spent, image: Image, plan: Plan, count: int) -> None:
+def _tell(damage: Sequence[str], spent: Spent, image: Image, plan: WindowSettings, count: int) -> None:
     """Counts what could not be read, says it once by name, and stops where it is too much."""
     for sentence in damage:
         if sentence not in spent.damaged:

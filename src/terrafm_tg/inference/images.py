@@ -1,4 +1,4 @@
-"""Images: what is looked at together, all sensors of one place, read in parts as float32 pixels of 10 m."""
+"""Images: all sensors of one place, read together in parts as float32 pixels of 10 m."""
 
 import abc
 from collections import OrderedDict

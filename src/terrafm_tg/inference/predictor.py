@@ -1,4 +1,4 @@
-"""What is run over windows: the encoder, for a vector at each token; the interface that other predictors share."""
+"""Predictors, which are run over windows: the encoder, for a vector at each token; the interface that others share."""
 
 import os
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a source holds, as images: scenes of all sensors joined by place and date, or the tiles of an archive."""
+"""Images of a source: scenes of all sensors joined by place and date, or the tiles of an archive."""
 
 import math
 import os

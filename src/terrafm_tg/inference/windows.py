@@ -73,7 +73,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Layout:
+class WindowLayout:
     """All windows of an image, over a map of ``height`` x ``width`` cells.
 
     A cell of the map is ``stride`` pixels. The predictor gives a value per ``cell`` pixels; where the stride is
