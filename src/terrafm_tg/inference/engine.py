@@ -25,7 +25,7 @@ from terrafm_tg.errors import TerraFMError
 from .images import Image
 from .parts import MapParts
 from .predictor import Predictor
-from .windows import WindowLayout, Window
+from .windows import Window, WindowLayout
 
 #: Told of each part's pixels before it is written: row and column of the part, and images by modality (C, h, w).
 type Watch = Callable[[int, int, dict[str, NDArray[np.float32]]], object]
@@ -79,7 +79,7 @@ class Spent:
 
     @property
     def bound(self) -> str:
-        """What was waited for most, in words."""
+        """Names the part that took longest."""
         spent = {"the model": self.computing, "reading": self.reading, "writing": self.writing}
         return max(spent, key=lambda name: spent[name])
 

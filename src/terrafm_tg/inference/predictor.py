@@ -1,4 +1,4 @@
-"""Predictors, which are run over windows: the encoder, for a vector at each token; the interface that others share."""
+"""Predictors, which are run over windows: the encoder, for a vector of each token; what others must offer."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -116,7 +116,7 @@ class Encoder:
 
     @property
     def _low(self) -> bool:
-        """Whether it computes in bfloat16."""
+        """Tells whether it computes in bfloat16."""
         return has_bf16_units(self.device)
 
     def prepare(self, images: Mapping[str, NDArray[np.float32]]) -> dict[str, Tensor]:

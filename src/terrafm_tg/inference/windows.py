@@ -1,4 +1,4 @@
-"""Overlapping windows over an image: where they lie, what each adds to the map, and in which order.
+"""Overlapping windows over an image: places, weights and order.
 
 The windows of a large image lie on a lattice that is fixed to the ground, not to the image's corner: scenes of one UTM
 zone that overlap, such as neighboring tiles of Sentinel-2, see the same windows where both go on, and their maps agree
@@ -48,7 +48,7 @@ class Axis:
 
     @cached_property
     def weights(self) -> NDArray[np.float32]:
-        """What each cell of a window counts: 1 inside, falling as a squared sine over the overlap.
+        """Weight of each cell of a window: 1 inside, falling as a squared sine over the overlap.
 
         Of two windows a step apart the weights of a shared cell add up to 1.
         """
