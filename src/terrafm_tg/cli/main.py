@@ -34,6 +34,7 @@ COMMANDS = {
     "products": {
         "predict": "compute embeddings or predictions of every tile; the callback PredictionWriter writes them",
         "export": "write the teacher encoder of a checkpoint for other projects, also as ONNX",
+        "view": "write one HTML page that shows maps and searches in embeddings by a click",
     },
     "measuring": {
         "bench": "score any encoder on GEO-Bench, Copernicus-Bench and Landslide4Sense, beside the published scores",
