@@ -13,21 +13,21 @@ from PIL import Image
 from inference.view.maps import COLORS, classes, cosines_of, embeddings, stored_of, vectors_of, write, write_scene
 from refusals import refused
 from terrafm_tg.inference.view.layers import class_layer, fit_basis, picture_layer, score_layer, vector_layer
-from terrafm_tg.inference.view.rasters import Raster
+from terrafm_tg.inference.view.map_file import MapFile
 
 PLACE = Affine(160, 0, 500_000, 0, -160, 5_500_000)
 BLOCKS = {"tiled": True, "blockxsize": 16, "blockysize": 16}
 
 
-def opened(path: Path, values: np.ndarray, **options: object) -> Raster:
-    return Raster.open(write(path, values, PLACE, **options))
+def opened(path: Path, values: np.ndarray, **options: object) -> MapFile:
+    return MapFile.open(write(path, values, PLACE, **options))
 
 
 @pytest.mark.parametrize("name", ["embeddings", "classes", "scores", "picture"])
 def test_kinds_of_maps_are_told_apart(tmp_path: Path, name: str) -> None:
     write_scene(tmp_path)
     end = {"embeddings": "", "classes": ".classes", "scores": ".change", "picture": ".preview"}[name]
-    assert Raster.open(tmp_path / f"scene{end}.tif").kind == name
+    assert MapFile.open(tmp_path / f"scene{end}.tif").kind == name
 
 
 @pytest.mark.parametrize("factor", [1, 3, 5, 50])
@@ -92,7 +92,7 @@ def test_8_bit_vectors_of_a_file_are_read_with_scale_and_offset(tmp_path: Path) 
 
     with rasterio.open(path, "r+") as file:
         file.scales, file.offsets = np.arange(1, 7) / 100, np.arange(6) / 10
-    raster = Raster.open(path)
+    raster = MapFile.open(path)
     expected = np.moveaxis(stored, 0, -1) * np.arange(1, 7) / 100 + np.arange(6) / 10
     expected[2, 3] = np.nan
     layer = vector_layer(raster, fit_basis([raster], 6)[0], 10**6)
@@ -129,7 +129,7 @@ def test_a_picture_takes_no_more_than_its_share(tmp_path: Path, limit: int) -> N
 def test_files_that_are_no_maps_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.tif").write_text("no image")
     with refused(match=r"text\.tif cannot be read as a GeoTIFF"):
-        Raster.open(tmp_path / "text.tif")
+        MapFile.open(tmp_path / "text.tif")
     upward = write(tmp_path / "up.tif", np.zeros((1, 4, 4), np.float32), Affine(1, 0, 0, 0, 1, 0))
     with refused(match=r"not north up"):
-        Raster.open(upward)
+        MapFile.open(upward)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .rasters import Raster
+from .map_file import MapFile
 
 #: Value of a missing vector in all of its dimensions.
 MISSING = -128
@@ -20,7 +20,7 @@ _SAMPLE = 20_000
 _EDGE, _MOST = 2048, 4_000_000
 
 
-def fit_basis(rasters: Iterable[Raster], dimensions: int) -> tuple[NDArray, float]:
+def fit_basis(rasters: Iterable[MapFile], dimensions: int) -> tuple[NDArray, float]:
     """Computes the directions in which vectors of length one are written down.
 
     The first is that of their mean, so that products of vectors stay what they are; the others are the principal
@@ -47,7 +47,7 @@ def fit_basis(rasters: Iterable[Raster], dimensions: int) -> tuple[NDArray, floa
     return basis[:, :dimensions], float(variance[: dimensions - 1].sum() / max(variance.sum(), np.finfo(float).tiny))
 
 
-def vector_layer(raster: Raster, basis: NDArray, limit: int) -> dict[str, Any]:
+def vector_layer(raster: MapFile, basis: NDArray, limit: int) -> dict[str, Any]:
     """Reduces a map of embeddings to 8-bit vectors, (dimensions, h, w) of the page.
 
     Pixels of one cell are averaged where the map is too large.
@@ -75,7 +75,7 @@ def vector_layer(raster: Raster, basis: NDArray, limit: int) -> dict[str, Any]:
     }
 
 
-def score_layer(raster: Raster, limit: int) -> dict[str, Any]:
+def score_layer(raster: MapFile, limit: int) -> dict[str, Any]:
     """Reduces a map of numbers to 255 levels between its ends; 0 is missing."""
     factor = _factor(raster, 1, limit)
     values = _average(raster, factor, 1, lambda numbers: numbers[..., :1])[..., 0]
@@ -86,7 +86,7 @@ def score_layer(raster: Raster, limit: int) -> dict[str, Any]:
     return _layer(raster, factor, stored) | {"low": low, "high": high}
 
 
-def class_layer(raster: Raster, limit: int) -> dict[str, Any]:
+def class_layer(raster: MapFile, limit: int) -> dict[str, Any]:
     """Reduces a map of classes to the most frequent one of each cell."""
     factor = _factor(raster, 1, limit)
     height, width = -(-raster.height // factor), -(-raster.width // factor)
@@ -109,7 +109,7 @@ def class_layer(raster: Raster, limit: int) -> dict[str, Any]:
     }
 
 
-def picture_layer(raster: Raster, limit: int) -> dict[str, Any]:
+def picture_layer(raster: MapFile, limit: int) -> dict[str, Any]:
     """Compresses a picture as WebP, in fewer pixels until it takes no more than ``limit`` bytes of the page."""
     edge = min(_EDGE, max(raster.height, raster.width))
     while True:
@@ -135,7 +135,7 @@ def _unit(vectors: NDArray) -> NDArray:
         return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def _factor(raster: Raster, depth: int, limit: int) -> int:
+def _factor(raster: MapFile, depth: int, limit: int) -> int:
     """Pixels of the map along an edge of the page's cells, such that ``depth`` bytes per cell fit the limit."""
     most = max(1, min(limit * 3 / 4 / depth, _MOST))
     factor = 1
@@ -151,7 +151,7 @@ def _sums(values: NDArray, factor: int) -> NDArray:
     return values
 
 
-def _average(raster: Raster, factor: int, depth: int, change: Callable[[NDArray], NDArray]) -> NDArray:
+def _average(raster: MapFile, factor: int, depth: int, change: Callable[[NDArray], NDArray]) -> NDArray:
     """Averages over cells, block by block, what a function makes of the pixels that are there; NaN where none is."""
     shape = -(-raster.height // factor), -(-raster.width // factor)
     sums, counts = np.zeros((*shape, depth), np.float32), np.zeros((*shape, 1), np.float32)
@@ -168,11 +168,11 @@ def _average(raster: Raster, factor: int, depth: int, change: Callable[[NDArray]
         return sums / counts
 
 
-def _about(raster: Raster, factor: float) -> dict[str, Any]:
+def _about(raster: MapFile, factor: float) -> dict[str, Any]:
     return {"kind": raster.kind, "name": raster.path.name, "factor": factor}
 
 
-def _layer(raster: Raster, factor: int, values: NDArray) -> dict[str, Any]:
+def _layer(raster: MapFile, factor: int, values: NDArray) -> dict[str, Any]:
     left, top, dx, dy = raster.place
     return _about(raster, factor) | {
         "place": [left, top, dx * factor, dy * factor],

@@ -18,7 +18,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.files import write_text
 
 from .layers import class_layer, fit_basis, picture_layer, score_layer, vector_layer
-from .rasters import Raster
+from .map_file import MapFile
 
 #: Bytes of the page besides its maps: styles, script, and per scene the table of longitudes and latitudes.
 _PAGE, _PER_SCENE = 60_000, 60_000
@@ -72,7 +72,7 @@ def write_page(
     """
     if not 2 <= dimensions <= 256:
         raise TerraFMError(f"dimensions is {dimensions}: give a number from 2 to 256, such as 16.")
-    rasters = [Raster.open(path) for path in [*_maps(out), *layers]]
+    rasters = [MapFile.open(path) for path in [*_maps(out), *layers]]
     scenes = _scenes(rasters)
     if unknown := [name for name in scene if name not in scenes]:
         raise TerraFMError(f"{unknown[0]} is no scene of {out}: it has {', '.join(sorted(scenes)[:20])}.")
@@ -85,11 +85,11 @@ def write_page(
         )
     page = page or (out / "index.html" if out.is_dir() else out.with_suffix(".html"))
     content = _content(out, scenes, used, limit, dimensions)
-    write_text(page, render(content))
+    write_text(page, render_page(content))
     return Written(page, page.stat().st_size, tuple(scenes), tuple(content["notes"]))
 
 
-def render(content: dict[str, Any]) -> str:
+def render_page(content: dict[str, Any]) -> str:
     """Returns the page of some content, whose policy admits its own script and style and nothing else."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     folder = files(__package__)
@@ -117,20 +117,20 @@ def _maps(out: Path) -> list[Path]:
     return [out, *[path for path in beside if path.is_file() and path != out][:1]]
 
 
-def _stem(raster: Raster) -> str:
+def _stem(raster: MapFile) -> str:
     return raster.path.stem.removesuffix(".preview")
 
 
-def _scenes(rasters: Sequence[Raster]) -> dict[str, list[Raster]]:
+def _scenes(rasters: Sequence[MapFile]) -> dict[str, list[MapFile]]:
     """Groups maps by place: each map of embeddings is a scene, and the others lie over those that they overlap.
 
     A map whose name begins with a scene's belongs to that one alone.
     """
-    leads: list[Raster] = []
+    leads: list[MapFile] = []
     for kind in ("embeddings", "classes", "scores", "picture"):
         some = [raster for raster in rasters if raster.kind == kind]
         leads += [x for x in some if kind == "embeddings" or not any(x.overlaps(lead) for lead in leads)]
-    found: dict[str, list[Raster]] = {}
+    found: dict[str, list[MapFile]] = {}
     for lead in leads:
         others = [x for x in rasters if x not in leads and x.overlaps(lead)]
         others = [x for x in others if _named(x, lead) or not any(_named(x, other) for other in leads)]
@@ -139,14 +139,14 @@ def _scenes(rasters: Sequence[Raster]) -> dict[str, list[Raster]]:
     return found
 
 
-def _named(raster: Raster, lead: Raster) -> bool:
+def _named(raster: MapFile, lead: MapFile) -> bool:
     """Tells whether the name of one begins with that of the other."""
     short, long = sorted((_stem(raster), _stem(lead)), key=len)
     return long == short or long.startswith(f"{short}.")
 
 
 def _content(
-    out: Path, scenes: dict[str, list[Raster]], used: Sequence[Raster], limit: int, dimensions: int
+    out: Path, scenes: dict[str, list[MapFile]], used: Sequence[MapFile], limit: int, dimensions: int
 ) -> dict[str, Any]:
     """Makes what the page shows, as plain values."""
     bases: dict[int, tuple[NDArray, float]] = {}
@@ -182,7 +182,7 @@ def _content(
     }
 
 
-def _scene(name: str, members: Sequence[Raster]) -> dict[str, Any]:
+def _scene(name: str, members: Sequence[MapFile]) -> dict[str, Any]:
     """Describes a scene: its CRS, extent, and longitude and latitude on a lattice over it."""
     crs, lead = members[0].crs, next((x for x in members if x.kind != "picture"), members[0])
     ends = np.array([raster.bounds for raster in members])

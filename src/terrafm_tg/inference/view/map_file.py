@@ -20,7 +20,7 @@ _ROWS = 512
 
 
 @dataclass(frozen=True, eq=False)
-class Raster:
+class MapFile:
     """A GeoTIFF and what it shows.
 
     Args:
@@ -44,7 +44,7 @@ class Raster:
     tags: Mapping[str, str]
 
     @classmethod
-    def open(cls, path: Path) -> "Raster":
+    def open(cls, path: Path) -> "MapFile":
         """Reads what a file is.
 
         Raises:
@@ -58,7 +58,7 @@ class Raster:
             ) from None
 
     @classmethod
-    def _of(cls, path: Path) -> "Raster":
+    def _of(cls, path: Path) -> "MapFile":
         with open_image(path) as source:
             to = source.transform
             if source.crs is None or to.b or to.d or to.a <= 0 or to.e >= 0:
@@ -82,7 +82,7 @@ class Raster:
         left, top, dx, dy = self.place
         return left, top - self.height * dy, left + self.width * dx, top
 
-    def overlaps(self, other: "Raster") -> bool:
+    def overlaps(self, other: "MapFile") -> bool:
         """Tells whether both lie in one CRS and share some area."""
         (a, b, c, d), (e, f, g, h) = self.bounds, other.bounds
         return self.crs == other.crs and a < g and e < c and b < h and f < d
