@@ -9,7 +9,7 @@ import torch
 from datasets.range_server import Fault, RangeServer
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.devices import describe_device, find_device, has_bf16_units
-from terrafm_tg.utils.files import atomic_write, files_below, fingerprint, remove_leftovers
+from terrafm_tg.utils.files import atomic_write, files_below, fingerprint, remove_leftovers, work_folder
 from terrafm_tg.utils.remote import NotThereError, RemoteError, RemoteReader, shared_reader
 
 
@@ -123,3 +123,16 @@ def test_devices() -> None:
     assert find_device("cpu").type == "cpu"
     with pytest.raises(TerraFMError, match="no device 'tpu'"):
         find_device("tpu")
+
+
+def test_a_work_folder_goes_with_its_block_and_after_a_kill(tmp_path: Path) -> None:
+    left = tmp_path / ".map.tif.0.work"
+    left.mkdir()
+    (left / "half").write_text("half")
+    with work_folder(tmp_path / "map.tif") as folder:
+        (folder / "deep").mkdir()
+        assert [*tmp_path.iterdir()] == [folder]
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(FileNotFoundError), work_folder(tmp_path / "map.tif") as folder:
+        (folder / "none").read_text()
+    assert not list(tmp_path.iterdir())

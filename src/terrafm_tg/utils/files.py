@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -11,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 _ENDING = ".tmp"
+_WORK = ".work"
 
 
 @contextmanager
@@ -38,6 +40,23 @@ def atomic_write(path: Path, sole_writer: bool = False) -> Iterator[Path]:
             os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def work_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty folder beside a file or folder that only this process writes, on the same disk.
+
+    It is removed at the end, and what a killed process left of one before that.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{_WORK}"):
+        shutil.rmtree(left)
+    folder = path.with_name(f".{path.name}.{uuid4().hex}{_WORK}")
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
