@@ -1,4 +1,4 @@
-"""How vectors are stored: all dimensions or principal components, as float32, float16 or int8.
+"""The form in which vectors are stored: all dimensions or principal components, as float32, float16 or int8.
 
 A stored number becomes a value again by ``value = number * scale`` (int8: a scale per dimension, -128 where a vector is
 missing; float16 and float32: 1, and NaN). Principal components become a vector of all dimensions again by
@@ -34,7 +34,7 @@ _FORMAT = "terrafm-reduction-1"
 
 @dataclass(frozen=True, eq=False)
 class Reduction:
-    """What is done to vectors before they are stored, and undone to use them.
+    """Steps from the encoder's vectors to what is stored, and back.
 
     Args:
         depth: Dimensions of a vector as the encoder gives it.
