@@ -33,6 +33,7 @@ COMMANDS = {
     },
     "products": {
         "predict": "compute embeddings or predictions of every tile; the callback PredictionWriter writes them",
+        "search": "find the places whose embeddings are nearest to those at some points",
         "export": "write the teacher encoder of a checkpoint for other projects, also as ONNX",
         "view": "write one HTML page that shows maps and searches in embeddings by a click",
     },
@@ -136,7 +137,9 @@ def _extra(error: ModuleNotFoundError) -> tuple[str, str] | None:
     from importlib.metadata import PackageNotFoundError, requires
 
     module = (error.name or "").partition(".")[0]
-    package = {"sklearn": "scikit-learn", "PIL": "pillow"}.get(module, module).replace("_", "-").lower()
+    package = (
+        {"sklearn": "scikit-learn", "faiss": "faiss-cpu", "PIL": "pillow"}.get(module, module).replace("_", "-").lower()
+    )
     try:
         needed = requires("terrafm-tg") or []
     except PackageNotFoundError:
