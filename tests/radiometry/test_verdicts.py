@@ -132,7 +132,7 @@ class TestLevelAndOrder:
     def test_cirrus_is_of_l1c(self, tiles) -> None:
         stored = held(tiles["s2l1c", "637U"])
         assert judge(Claims(source=NAMED), stored).modality == "s2l1c"
-        with pytest.raises(ContradictionError, match=r"L2A by its place and L1C by B10.*set `folders`"):
+        with pytest.raises(ContradictionError, match=r"L2A by its folder and L1C by B10.*set `folders`"):
             judge(Claims("s2l2a", source=NAMED), stored)
 
     @pytest.mark.parametrize(("claimed", "real"), [("s2l2a", "s2l1c"), ("s2l1c", "s2l2a")])
@@ -236,7 +236,9 @@ class TestUnits:
     def test_tags_that_do_not_hold(self, tiles) -> None:
         stored = {band: (x / 10_000).astype(np.float32) for band, x in tiles["s2l2a", "637U"].bands.items()}
         claims = Claims("s2l2a", scale=0.0001, source=NAMED)
-        with pytest.raises(ContradictionError, match=r"reflectance by its numbers.* of 0.0001: set `unit`"):
+        with pytest.raises(
+            ContradictionError, match=r"reflectance by its numbers.* scale of 0.0001 by its tags: set `unit`"
+        ):
             judge(claims, stored)
         assert judge(claims, stored, Settings(unit="reflectance")).scale == 10_000
 

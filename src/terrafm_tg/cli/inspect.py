@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from terrafm_tg.datasets.scenes.remote import reading_with
@@ -93,13 +94,17 @@ def print_inspection(found: Inspection, picture: Path | None = None) -> None:
     if lines := tile_lines(found):
         console.print("\n[bold]Together[/]", _lines(lines), sep="\n")
     left_out = found.refused if found.kind or len(found.refused) > 1 else []  # else the error says it
-    for title, pairs in (("Contradictions", found.contradictions[1:]), ("Left out", left_out)):
+    contradictions = found.contradictions if len(found.contradictions) > 1 else []  # likewise
+    for title, pairs in (("Contradictions", contradictions), ("Left out", left_out)):
         if pairs:
+            reasons: dict[str, list[str]] = {}
+            for path, reason in pairs:
+                reasons.setdefault(reason, []).append(path)
+            lines = [f"{_some(paths, len(paths))}: {reason}" for reason, paths in reasons.items()]
+            lines = lines[:5] + [f"and {len(lines) - 5:,} more reasons, which --json lists"] * (len(lines) > 5)
             console.print(f"\n[bold]{title}[/]")
-            for path, reason in pairs[:5]:
-                console.print(f"  {path}: {reason}", markup=False)
-            if len(pairs) > 5:
-                console.print(f"  and {len(pairs) - 5:,} more, which --json lists")
+            for line in lines:
+                console.print(Padding(escape(line), (0, 0, 0, 2)))
     if picture is not None:
         console.print(f"\nPicture: {escape(str(picture))}")
     verdict = "[bold red]It cannot be trained on as it is.[/]" if found.problem else "[bold]It can be trained on.[/]"
@@ -122,6 +127,7 @@ def sensor_lines(name: str, sensor: Mapping[str, Any], look: Look | None) -> dic
     bands = {_bands(text, modality.bands): count for text, count in sensor["bands"].items()}
     dates = " to ".join(dict.fromkeys(sensor["dates"]))
     undated = f"{sensor['undated']:,} without a date" if sensor["undated"] else ""
+    proofs = sensor["proofs"]
     lines = {
         "images": f"{sensor['images']:,}" + (f" in {_number(sensor['tiles'], 'tile')}" if "tiles" in sensor else ""),
         "files": _some(sensor["files"], sensor["images"]),
@@ -130,7 +136,7 @@ def sensor_lines(name: str, sensor: Mapping[str, Any], look: Look | None) -> dic
         "masks": _counted(sensor["masks"]),
         "unit": _counted(sensor["units"]),
         "offset": _counted(sensor["offsets"]),
-        "because": _counted(sensor["proofs"], most=3, between="\n"),
+        "because": _counted(proofs, most=3, alone=sum(proofs.values()) < sensor["images"], between="\n"),
         "pixel size": _counted(sensor["pixel_sizes"]),
         "CRS": _counted(sensor["crs"]),
         "dates": "; ".join(filter(None, (dates, undated))),
@@ -154,8 +160,10 @@ def tile_lines(found: Inspection) -> dict[str, str]:
         return {}
     sizes = " to ".join(map("{:,}".format, found.tile_sizes))
     crops = f"the paper's crops of {CROP} px are cut from them"
-    if found.tile_sizes[0] < CROP:
-        fit = max(found.tile_sizes[0] // 16 * 16, 16)
+    if found.tile_sizes[0] < 16:
+        crops = "less than the encoder's patch of 16 px, which would be enlarged: set a larger `tile_size`"
+    elif found.tile_sizes[0] < CROP:
+        fit = found.tile_sizes[0] // 16 * 16
         crops = f"crops of {CROP} px, the paper's, would be enlarged: set --model.crops.global_size {fit}"
     return {
         "sensors": _counted(found.together, "tile", alone=len(found.sensors) > 1),

@@ -27,7 +27,13 @@ _SETTINGS: dict[Kind, tuple[str, ...]] = {
 
 
 def find_kind(root: Path) -> Kind:
-    """Finds the dataset that reads a root; a folder of scenes where it is nothing else."""
+    """Finds the dataset that reads a root; a folder of scenes where it is nothing else.
+
+    Raises:
+        TerraFMError: If it is a folder within Major-TOM's.
+    """
+    if root.resolve().name in FOLDERS.values() and (root / "metadata.parquet").is_file():
+        raise TerraFMError(f"{root} is a part of a Major-TOM root: give the folder above it.")
     if any((root / folder / "metadata.parquet").is_file() for folder in FOLDERS.values()):
         return MajorTOM
     if SSL4EOS12Tiles.lies_in(root):

@@ -178,7 +178,7 @@ def _describe(images: pd.DataFrame, modality: Modality, kind: str) -> dict[str, 
     return {
         "images": len(images),
         "products": _first(column("product")),
-        "files": _first(column("path")),
+        "files": [path.replace("{}", "*") for path in _first(column("path"))],
         "bands": _counts(images["bands"].fillna(everything)) if "bands" in images else {everything: len(images)},
         "bands_by": _counts(column("bands_by")),
         "masks": _counts(column("masks")),

@@ -1,12 +1,12 @@
 """A figure of what a dataset holds: per sensor one tile, its missing pixels, and the values beside the stem's."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from terrafm_tg.datasets.tiles.plot import tile_picture
+from terrafm_tg.datasets.tiles.plot import tile_channels, tile_picture
 from terrafm_tg.modalities import get_modality
 from terrafm_tg.utils.files import atomic_write
 
@@ -37,15 +37,23 @@ def write_inspection_figure(looks: Sequence[Look], title: str, path: Path) -> No
     for (picture, mask, values), look in zip(axes, looks, strict=True):
         modality = get_modality(look.modality)
         picture.imshow(tile_picture(look.image, modality), interpolation="nearest")
-        picture.set_title(f"{modality.title}, tile {look.row}", fontsize=9)
-        colors = "VV, VH, VV − VH" if modality.unit == "dB" else "B04, B03, B02"
-        picture.set_xlabel(f"{colors}, stretched", fontsize=8)
+        height, width = look.image.shape[1:]
+        picture.set_title(f"{modality.title}: tile {look.row}, {width} x {height} px", fontsize=9)
+        picture.set_xlabel(_colors(tile_channels(look.image, modality)), fontsize=8)
         _draw_mask(mask, look)
         _draw_values(values, look)
         for ax in (picture, mask):
             ax.set(xticks=[], yticks=[])
     with atomic_write(path) as part:
         figure.savefig(part, format="png", dpi=110)
+
+
+def _colors(channels: Iterable[str]) -> str:
+    """Says which colors a picture shows its bands in."""
+    names = [*channels]
+    if len(names) < 3:
+        return f"gray: {', '.join(names)}; white: missing"
+    return ", ".join(f"{color} {name}" for color, name in zip(("red", "green", "blue"), names, strict=True))
 
 
 def _draw_mask(ax: "Axes", look: Look) -> None:
@@ -55,28 +63,39 @@ def _draw_mask(ax: "Axes", look: Look) -> None:
     missing = ~np.isfinite(look.image[look.held]).all(axis=0)
     ax.imshow(missing, cmap=ListedColormap([_VALID, _MISSING]), vmin=0, vmax=1, interpolation="nearest")
     ax.set_title(f"missing: {missing.mean():.1%} of this tile", fontsize=9)
-    ax.set_xlabel(f"dark: missing; {look.missing:.1%} of {look.tiles} tiles", fontsize=8)
+    tiles = f"all {look.tiles} tiles that were read" if look.tiles > 1 else "the one tile that was read"
+    ax.set_xlabel(f"dark: missing; {look.missing:.1%} of {tiles}", fontsize=8)
 
 
 def _draw_values(ax: "Axes", look: Look) -> None:
     """Draws each band's histogram upright, on the scale of the normalization."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
     modality = get_modality(look.modality)
-    centers = (EDGES[1:] + EDGES[:-1]) / 2
     ax.axhspan(0, 1, color=_RANGE, zorder=0)
     ax.axhline(0.5, color="#a0926a", lw=0.8, zorder=1)
-    parts = (centers < 0, (centers >= 0) & (centers <= 1), centers > 1)
+    start, stop = np.searchsorted(EDGES, (-1e-9, 1 - 1e-9))  # bins within two deviations
+    parts = ((0, start, _OUTSIDE), (start, stop, _INSIDE), (stop, len(EDGES) - 1, _OUTSIDE))
     for place, (band, counts) in enumerate(zip(modality.bands, look.histogram, strict=True)):
         if not counts.any():
             ax.text(place, 0.5, "absent", rotation=90, ha="center", va="center", fontsize=8, color="#777777")
             continue
         width = 0.45 * counts / counts.max()
-        for where, color in zip(parts, (_OUTSIDE, _INSIDE, _OUTSIDE), strict=True):
-            ax.fill_betweenx(centers[where], place - width[where], place + width[where], color=color, lw=0, zorder=2)
-        ax.plot([place - 0.3, place + 0.3], [look.scaled(band)] * 2, color="white", lw=1.6, zorder=3)
-        ax.plot([place - 0.3, place + 0.3], [look.scaled(band)] * 2, color="black", lw=0.8, zorder=4)
+        for first, end, color in parts:
+            half = width[first:end]
+            how = {"baseline": place - half, "orientation": "horizontal", "fill": True, "color": color, "lw": 0}
+            ax.stairs(place + half, EDGES[first : end + 1], zorder=2, **how)
+        for line, color in ((1.6, "white"), (0.8, "black")):
+            ax.plot([place - 0.3, place + 0.3], [look.scaled(band)] * 2, color=color, lw=line, zorder=3)
     labels = [f"{b}\n{look.outside[b]:.0%}" if b in look.outside else b for b in modality.bands]
     ax.set_xticks(range(len(modality.bands)), labels, fontsize=8)
     ax.set_yticks([0, 0.5, 1], ["mean − 2σ", "training\nmean", "mean + 2σ"], fontsize=8)
     ax.set(ylim=(EDGES[0], EDGES[-1]), xlim=(-0.6, len(modality.bands) - 0.4))
-    ax.set_title(f"values beside the stem's statistics; below: share beyond ±2σ, {look.beyond:.0%} of all", fontsize=9)
+    ax.set_title("values, beside those of the training", fontsize=9, loc="left")
+    ax.set_xlabel(f"below each band: its values beyond ±2σ; {look.beyond:.0%} of all", fontsize=8)
     ax.spines[["top", "right"]].set_visible(False)
+    marks = [Patch(color=_INSIDE), Line2D([], [], color="black", lw=0.8), Patch(color=_RANGE), Patch(color=_OUTSIDE)]
+    words = ["values", "median", "training's mean ± 2σ", "beyond"]
+    how = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0, "frameon": False, "handlelength": 1.2}
+    ax.legend(marks, words, ncols=4, fontsize=8, columnspacing=1.2, **how)

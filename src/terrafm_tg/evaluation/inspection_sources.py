@@ -175,7 +175,8 @@ def _pixel(scene: Scene) -> str | None:
     """Says the pixel size of a scene's finest band as its georeference has it, which may be wrong."""
     if scene.transform is None or scene.epsg is None:
         return None
-    return f"{scene.transform.a:.3g} {'degrees' if is_geographic(scene.epsg) else 'm'}"
+    size = -scene.transform.e
+    return f"about {size * 111_320:.0f} m, in degrees" if is_geographic(scene.epsg) else f"{size:.3g} m"
 
 
 def _nothing(found: Inspection) -> str:
@@ -187,7 +188,7 @@ def _nothing(found: Inspection) -> str:
 def _judge(
     root: Path, scenes: Sequence[Scene], settings: Settings
 ) -> tuple[list[tuple[Scene, Verdict]], list[tuple[Scene, str]]]:
-    """Judges all scenes together, or where one contradicts itself, each alone.
+    """Judges all scenes together, or where some contradict themselves, the others.
 
     Returns:
         Scenes with verdicts, and each scene that contradicts itself with the sentence that says so.
@@ -198,10 +199,15 @@ def _judge(
         return judge_scenes(root, scenes, settings), []
     except TerraFMError as error:
         together = str(error)
-    judged, contradictions = [], []
+    right, contradictions = [], []
     for scene in scenes:
         try:
-            judged += judge_scenes(root, [scene], settings)
+            judge_scenes(root, [scene], settings)
         except TerraFMError as error:
             contradictions.append((scene, str(error)))
-    return judged, contradictions or [(scenes[0], together)]
+        else:
+            right.append(scene)
+    if not contradictions:
+        return [], [(scenes[0], together)]
+    judged, more = _judge(root, right, settings)
+    return judged, contradictions + more

@@ -103,7 +103,7 @@ def find_level(who: str, claims: Claims, numbers: Bands, modality: str) -> tuple
     match = _LEVEL.search(claims.product)
     named = {"L1C": "s2l1c", "L2A": "s2l2a"}[match[1]] if match else ""
     seen, words = level_by_pixels(numbers)
-    told = {modality: claims.said("modality", "its place"), named: f"its name ({match[1] if match else ''})"}
+    told = {modality: claims.said("modality", "its folder"), named: f"its name ({match[1] if match else ''})"}
     told.pop("", None)
     levels = {*told, *([seen] if seen else [])}
     if not levels:
@@ -112,7 +112,11 @@ def find_level(who: str, claims: Claims, numbers: Bands, modality: str) -> tuple
         what = " and ".join(
             f"{_TITLES[name]} by {by}" for name, by in [*told.items(), *([(seen, words)] if seen else [])]
         )
-        raise ContradictionError(f"{who} is {what}: set `folders` to its level, or give the other product.")
+        fix = "set `folders` to its level, or give the other product"
+        if "B10" in numbers and "bands" not in claims.source:  # a mask or classes may have been taken for a band
+            what += f", but its bands have no names and were taken for {', '.join(_USUAL)}"
+            fix = "set `bands` to what they are, or `folders` to its level"
+        raise ContradictionError(f"{who} is {what}: {fix}.")
     level = levels.pop()
     return level, f"{_TITLES[level]} by {words if seen else next(iter(told.values()))}"
 

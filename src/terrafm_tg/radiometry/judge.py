@@ -158,7 +158,7 @@ def _judge_radar(claims: Claims, pixels: Bands, settings: Settings, fill: tuple[
         raise TerraFMError(f"`unit` is {told!r} for s1rtc: it must be 'dB', 'linear' or 'amplitude'.")
     said = claims.unit if claims.unit in UNITS["dB"] else None
     asked, by = (told, "`unit`") if told else (said, claims.said("unit", "its metadata"))
-    tag, origin = (claims.scale or 1.0, claims.offset or 0.0), claims.said("scale", "its scale tag")
+    tag, origin = (claims.scale or 1.0, claims.offset or 0.0), claims.said("scale", "its tags")
     if told_scale:
         tag, origin = (float(told_scale), 0.0), "`scale`"
     if any(values.dtype == np.uint8 for values in pixels.values()) and tag == (1, 0):
@@ -171,17 +171,17 @@ def _judge_radar(claims: Claims, pixels: Bands, settings: Settings, fill: tuple[
         tag, fits, plain = (1.0, 0.0), plain, []
     if not fits and plain:
         raise ContradictionError(
-            f"{who} holds {' or '.join(plain)} by its numbers, but has {origin} of {tag[0]:g}: set `unit` to what "
-            "it is if the tag does not hold."
+            f"{who} holds {' or '.join(plain)} by its numbers, but has a scale of {tag[0]:g} by {origin}: set `unit` "
+            "to what it is if the tag does not hold."
         )
     if not fits or (asked and asked not in fits):
         reason = _misfit({band: values * tag[0] + tag[1] for band, values in stored.items()}, asked or "dB")
-        what = f"is in {asked} by {by}" if asked else "holds radar in an unknown unit"
+        what = f"is in {asked}{' power' * (asked == 'linear')} by {by}" if asked else "holds radar in an unknown unit"
         raise ContradictionError(f"{who} {what}, but {reason}: {_likely(stored, fits)}.")
     unit = asked or fits[0]
     if unit in plain:
         raise ContradictionError(
-            f"{who} may be {unit} with {origin} of {tag[0]:g} or without: set `scale` to their factor."
+            f"{who} may be {unit} with a scale of {tag[0]:g} by {origin} or without: set `scale` to their factor."
         )
     if unit != "dB":
         unit, by = _power_or_amplitude(who, stored, pixels, fill, fits, asked, bool(told), by)
@@ -191,7 +191,7 @@ def _judge_radar(claims: Claims, pixels: Bands, settings: Settings, fill: tuple[
         fill = tuple(x for x in fill if x)  # 0 is a number like others
     named = _check_polarizations(who, claims, settings, stored, tag, unit)
     missing = f"missing where {', '.join(f'{x:g}' for x in piles)}" if piles else ""
-    scaled = f"{origin} of {tag[0]:g}" * (tag != (1, 0))
+    scaled = f"a scale of {tag[0]:g} by {origin}" * (tag != (1, 0))
     proof = "; ".join(filter(None, (f"{unit} by {by}", scaled, named, missing)))
     return Verdict("s1rtc", unit, float(tag[0]), float(tag[1]), 0, fill, proof)
 
@@ -243,7 +243,7 @@ def _likely(stored: Bands, fits: list[str]) -> str:
             return f"set `unit` to 'dB' and `scale` to {scale:g}, which would fit"
     if all(np.nanmin(values) >= 0 for values in stored.values()):
         return (
-            "they look like amplitude: calibrate digital numbers of GRD first, or where the archive says that "
+            "its numbers look like amplitude: calibrate digital numbers of GRD first, or where the archive says that "
             f"dB = 20 * log10(number) - 83, set `unit` to 'amplitude' and `scale` to {_STEP:.3g}"
         )
     return "set `unit` and `scale` to what they are"

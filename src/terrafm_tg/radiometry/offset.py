@@ -113,9 +113,7 @@ def offset_evidence(numbers: Bands, modality: str = "") -> Evidence:
     if 850 <= dark[low[0]] < 1700:
         if (1020 if modality == "s2l2a" else 1250) <= red < 1900:
             strength = LIKELY if infrared else FITS
-            return Evidence(
-                OFFSET, strength, f"plants have {red:.0f} DN in B04, and {words.replace('lies', 'only lies')}"
-            )
+            return Evidence(OFFSET, strength, f"plants have {red:.0f} DN in B04, and only {words}")
         flat = [*infrared, dark.get("B8A", dark.get("B08", np.nan))]
         if infrared and max(flat) <= 1200 and np.ptp(flat) <= 150 and dark.get("B04", 0) < 1500:
             return Evidence(OFFSET, LIKELY, f"water has {min(flat):.0f} to {max(flat):.0f} DN in infrared")

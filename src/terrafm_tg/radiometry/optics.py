@@ -91,6 +91,7 @@ def _scale(
         Factor and summand, whether a tag says that +1000 DN are held, and the reason in words.
     """
     high = max((float(np.nanpercentile(v, 99)) for v in stored.values()), default=np.nan)
+    top = f"{high:.4g}" if high < 10_000 else f"{high:.0f}"
     whole = all((values[np.isfinite(values)] % 1 == 0).all() for values in stored.values())
     # a sea may be as dark as a picture of 8 bits
     infrared, blue = (stored.get(name, np.zeros(1)) for name in ("B08" if "B08" in stored else "B8A", "B02"))
@@ -103,8 +104,7 @@ def _scale(
     if told_scale:
         if high == high and not _BRIGHT[0] / 10 <= high * told_scale <= _LIMIT:
             raise ContradictionError(
-                f"{who} holds numbers up to {high:.4g}, which are no digital numbers times {told_scale:g}: correct "
-                "`scale`."
+                f"{who} holds numbers up to {top}, which are no digital numbers times {told_scale:g}: correct `scale`."
             )
         return float(told_scale), 0.0, tagged, f"digital numbers are {told_scale:g} x stored by `scale`"
     if bytes_only:
@@ -113,7 +113,7 @@ def _scale(
             "`scale` to the digital numbers per step."
         )
     said = claims.unit if claims.unit in _FULL else None
-    tag, origin = f"{claims.said('scale', 'its scale tag')} of {factor:g}", claims.said("unit", "its metadata")
+    tag, origin = f"a scale of {factor:g} by {claims.said('scale', 'its tags')}", claims.said("unit", "its metadata")
     fits = dict[tuple[bool, str], tuple[float, float]]()
     for use_tag in (True, False) if (factor, summand) != (1, 0) else (False,):
         for unit in [told] if told else [said] if said and use_tag else _FULL:
@@ -128,17 +128,16 @@ def _scale(
         sure = f"{told} by `unit`" if told else f"{said} by {origin}" if said else "digital numbers or reflectance"
         fix = f"set `unit` to {likely!r}" if likely else "set `scale` to the digital numbers per stored number"
         fix += " if they are that" * (likely == "DN")
-        raise ContradictionError(f"{who} holds numbers up to {high:.4g}, which cannot be {sure}: {fix}.")
+        raise ContradictionError(f"{who} holds numbers up to {top}, which cannot be {sure}: {fix}.")
     (used, unit), (scale, add) = next(iter(fits.items()))
     if not told and said not in (None, unit):
         raise ContradictionError(
-            f"{who} holds {unit} by its numbers up to {high:.4g}, but {said} by {origin}: set `unit` to what it is."
+            f"{who} holds {unit} by its numbers up to {top}, but {said} by {origin}: set `unit` to what it is."
         )
     if not told and not used and factor != 1:
         raise ContradictionError(
-            f"{who} holds {unit} by its numbers up to {high:.4g}, but has {tag}: set `unit` to {unit!r} if it does not "
-            "hold."
+            f"{who} holds {unit} by its numbers up to {top}, but has {tag}: set `unit` to {unit!r} if it does not hold."
         )
-    seen = f"numbers up to {high:.4g}" if high == high else "supposition, for no pixel was seen"
+    seen = f"numbers up to {top}" if high == high else "supposition, for no pixel was seen"
     reason = "`unit`" if told else origin if said else seen
     return scale, add, tagged, f"{unit} by {reason}" + f" and {tag}" * (used and factor != 1)

@@ -72,7 +72,7 @@ def find_scenes(
                     if isinstance(outcome, Scene):
                         scenes.append(outcome)
                     else:
-                        (minor if outcome.minor else refused).append((layout.path, str(outcome)))
+                        (minor if outcome.minor else refused).append((layout.path.replace("{}", "*"), str(outcome)))
     scenes, doubles = _without_doubles(merge_bursts(scenes))
     return Found(sorted(scenes, key=_order), (refused + doubles) or ([] if scenes else minor), said)
 

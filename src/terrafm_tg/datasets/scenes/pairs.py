@@ -34,8 +34,8 @@ _LATTICE = 16  # places along each side of a tile by which its cover by a scene 
 _CHUNK = 1 << 13  # pairs of tiles and scenes that are measured at once
 _ALIGNED = 1e-3  # of a pixel
 _REASONS = {
-    1: "lie where no image of it covers half of the tile",
-    2: "lie where its nearest image is more than `max_days` {} away",
+    1: "no image of it covers half of the tile",
+    2: "its nearest image is more than {:g} days (`max_days`) away",
 }
 
 
@@ -311,8 +311,7 @@ def _tell(products: pd.DataFrame, samples: pd.DataFrame, pairing: Pairing, max_d
         pairing.warped[name] = int((~own).sum())
         reasons = samples.get(f"why_{name}", pd.Series(0, samples.index)).value_counts()
         pairing.apart[name] = {text.format(max_days): int(reasons[i]) for i, text in _REASONS.items() if i in reasons}
-        lost = [f"{count:,} {reason}" for reason, count in pairing.apart[name].items()]
+        lost = [f"; not in {count:,} where {reason}" for reason, count in pairing.apart[name].items()]
         if lost or pairing.warped[name]:
             warped = f", {pairing.warped[name]:,} of them warped to the tile's grid" if pairing.warped[name] else ""
-            missing = f"; of those without, {' and '.join(lost)}" if lost else ""
-            pairing.said.append(f"{name} is in {len(has):,} of {len(samples):,} tiles{warped}{missing}.")
+            pairing.said.append(f"{name} is in {len(has):,} of {len(samples):,} tiles{warped}{''.join(lost)}.")

@@ -110,7 +110,7 @@ def by_names(path: str) -> Said:
     parts = [PurePosixPath(path).name, *reversed(PurePosixPath(path).parts[:-1])]
     for part in parts:
         name = part.removesuffix(".SAFE").removesuffix(".zip")
-        origin = f"the name {part!r}"
+        origin = f"the name {part.replace('{}', '*')!r}"
         if product := _PRODUCT.search(name):
             baseline = product["baseline"]
             said = said.add(

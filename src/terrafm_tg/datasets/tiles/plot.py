@@ -45,14 +45,27 @@ def _image(sample: Sample, modality: Modality) -> np.ndarray | None:
     return sample[modality.key].numpy() if modality.key in sample else None
 
 
-def tile_picture(image: np.ndarray, modality: Modality) -> np.ndarray:
-    """Returns an image (C, H, W) in the stem's bands as RGB (H, W, 3) in [0, 1]; missing pixels are white."""
+def tile_channels(image: np.ndarray, modality: Modality) -> dict[str, np.ndarray]:
+    """Returns what a picture of an image (C, H, W) shows as red, green and blue, by name.
+
+    Of a tile without one of the usual bands these are fewer, and any one band where it has none of them.
+    """
+    held = {band: x for band, x in zip(modality.bands, image, strict=True) if np.isfinite(x).any()}
     if modality.unit == "dB":
-        vv, vh = image
-        channels = [_stretch(vv), _stretch(vh), _stretch(vv - vh)]
-    else:
-        channels = list(_stretch(image[modality.band_indices(["B04", "B03", "B02"])]))
-    return np.nan_to_num(np.stack(channels, axis=-1), nan=1.0)
+        return held if len(held) < 2 else {**held, "VV − VH": held["VV"] - held["VH"]}
+    return {band: held[band] for band in ("B04", "B03", "B02") if band in held} or dict([*held.items()][:1])
+
+
+def tile_picture(image: np.ndarray, modality: Modality) -> np.ndarray:
+    """Returns an image (C, H, W) in the stem's bands as RGB (H, W, 3) in [0, 1]; missing pixels are white.
+
+    Where there are fewer than three channels it is gray.
+    """
+    channels = np.stack([*tile_channels(image, modality).values()] or [image[0]])
+    channels = np.stack([_stretch(x) for x in channels]) if modality.unit == "dB" else _stretch(channels)
+    if len(channels) < 3:
+        channels = channels.mean(axis=0, keepdims=True).repeat(3, axis=0)
+    return np.nan_to_num(channels.transpose(1, 2, 0), nan=1.0)
 
 
 def _stretch(values: np.ndarray) -> np.ndarray:

@@ -254,11 +254,14 @@ def resolve_offsets(index: pd.DataFrame, modalities: Sequence[str] | None, ambig
         if not unknown.any():
             continue
         if ambiguous == "error":
+            advice = "index their source (`terrafm index` asks the pixels), or set"
+            if f"verdict_{name}" in index:  # they were asked
+                advice = "set `offset` to what they hold, or"
             products = index.get(f"product_{name}", index["cell"])
             raise TerraFMError(
                 f"Whether {name} holds the +1000 DN of baseline 04.00 is not known for {unknown.sum():,} of "
                 f"{has.sum():,} tiles, first {index['cell'].iat[unknown.argmax()]} "
-                f"({products.iat[unknown.argmax()]}): index their source (`terrafm index` asks the pixels), or set "
+                f"({products.iat[unknown.argmax()]}): {advice} "
                 "`ambiguous_offset` to 'present' (1000 is taken off), 'absent' (nothing is) or 'drop' (left out there)."
             )
         decided = np.where(unknown, OFFSET if ambiguous == "present" else 0, offsets).astype(np.int16)
