@@ -63,7 +63,7 @@ def _draw_mask(ax: "Axes", look: Look) -> None:
     missing = ~np.isfinite(look.image[look.held]).all(axis=0)
     ax.imshow(missing, cmap=ListedColormap([_VALID, _MISSING]), vmin=0, vmax=1, interpolation="nearest")
     ax.set_title(f"missing: {missing.mean():.1%} of this tile", fontsize=9)
-    tiles = f"all {look.tiles} tiles that were read" if look.tiles > 1 else "the one tile that was read"
+    tiles = f"{look.tiles} tiles" if look.tiles > 1 else "1 tile"
     ax.set_xlabel(f"dark: missing; {look.missing:.1%} of {tiles}", fontsize=8)
 
 

@@ -49,6 +49,22 @@ class TestMultiBandFiles:
         np.testing.assert_array_equal(sample["image_s2l2a"], optics(12))
         np.testing.assert_allclose(sample["image_s1rtc"], radar(), rtol=1e-4)
 
+    def test_coarse_pixels_are_enlarged_to_the_tile(self, tmp_path):
+        write(tmp_path / "S2L2A/coarse.tif", optics(12), res=60)
+        with pytest.warns(UserWarning, match="pixels of 60 m"):
+            dataset = SentinelFolder(tmp_path, tile_size=24, native=True)
+        tile = dataset[dataset.tile_slice(0)]
+        assert [tile[f"image_s2l2a_{r}m"].shape[1:] for r in (10, 20, 60)] == [(24, 24), (12, 12), (4, 4)]
+        places = [S2L2A.bands.index(band) for band in S2L2A.native[60]]
+        np.testing.assert_array_equal(tile["image_s2l2a_60m"], optics(12)[places, :4, :4])
+        places = [S2L2A.bands.index(band) for band in S2L2A.native[10]]
+        pixels = optics(12)[places, :4, :4].astype(float)
+        between = (np.arange(24) + 0.5) / 6 - 0.5
+        grid = np.meshgrid(range(4), between, between, indexing="ij")
+        inner = slice(3, 21)  # beyond, pixels of the next tile count
+        expected = map_coordinates(pixels, grid, order=1, mode="nearest")[:, inner, inner]
+        assert abs(tile["image_s2l2a_10m"].numpy()[:, inner, inner] - expected).max() <= 1
+
     def test_bands_by_description(self, root):
         names = ["B8A", *[f"b{i}" for i in range(1, 9)], "B12", "B11", "B9"]
         write(root / "S2L2A/place_2022.tif", optics(12), descriptions=names)
@@ -192,7 +208,7 @@ class TestBadInput:
             SentinelFolder(tmp_path, folders={"s1rtc": "radar"})
 
     def test_units(self, root):
-        with refused(match=r"linear by `unit`.*negative.*set `unit` to 'dB'"):
+        with refused(match=r"linear power by `unit`.*negative.*set `unit` to 'dB'"):
             SentinelFolder(root, unit={"s1rtc": "linear"})
         with refused(match="`unit` must be one of .*, got 'watts'"):
             SentinelFolder(root, unit="watts")

@@ -149,7 +149,7 @@ def read_tile(
         for resolution, bands in modality.native.items():
             if not (there := [band for band in bands if band in held]):
                 continue
-            factor = min((parts[band][3] for band in there if band in parts), default=1)
+            factor = min([resolution // 10, *(parts[band][3] for band in there if band in parts)])
             shape = -(-size[0] // factor), -(-size[1] // factor)
             new = np.full((len(there), *shape), modality.nodata, np.float32 if modality.unit == "dB" else np.uint16)
             for place, band in enumerate(there):
