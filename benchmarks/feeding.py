@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from rasterio.crs import CRS
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -14,12 +15,15 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from terrafm_tg.datamodules import SimulatedDataModule
-from terrafm_tg.datasets import SentinelFolder
+from terrafm_tg.datasets.scenes.judged import find_judged
+from terrafm_tg.datasets.scenes.pixels import read_tile
+from terrafm_tg.datasets.tiles.pixels import to_ten_meters
 from terrafm_tg.evaluation.held_out import held_out_loaders
 from terrafm_tg.evaluation.knn import accuracy, knn_predict
 from terrafm_tg.modalities import get_modality
 from terrafm_tg.models import TerraFMViT, build_encoder
 from terrafm_tg.models.sizes import split_name
+from terrafm_tg.radiometry import Settings
 from terrafm_tg.transforms import MultiCrop, Normalize
 from terrafm_tg.transforms.normalize import affine
 from terrafm_tg.utils.files import atomic_write, write_json
@@ -199,24 +203,26 @@ def simulated_chips(root: str, bank: int, size: int) -> dict[str, tuple[Chips, C
     return {name: (_join(bank), _join(query)) for name, (bank, query) in found.items()}
 
 
-#: Folders of real chips and the size, in pixels, to read them in.
-REAL = {"bigearthnet_v2": 120, "bigearthnet": 120, "terramesh": 222}
+#: Folders of real chips.
+REAL = ("bigearthnet_v2", "bigearthnet", "terramesh")
 #: Edge of a corner of a real chip in pixels: four do not overlap, and patches fit into it.
 CORNER = 48
 
 
 def real_chips(root: Path) -> dict[str, tuple[Chips, None]]:
-    """Reads the four corners of real chips, each labelled by its chip: the nearest should be of the same place."""
+    """Reads the four corners of real chips, each labelled by its chip: the nearest should be of the same place.
+
+    Chips are read in their own pixels, whatever size their georeference gives these: some of BigEarthNet say 60 m.
+    """
     found: dict[str, list[Chips]] = {}
-    place = 0
-    for folder, size in REAL.items():
-        data = SentinelFolder(root / folder, tile_size=size)
-        for row in range(len(data)):
-            sample, place = data[data.tile_slice(row)], place + 1
-            for name in (m.name for m in data.modalities if m.key in sample):
-                x, far = sample[get_modality(name).key], size - CORNER
-                corners = [x[:, i : i + CORNER, j : j + CORNER] for i in (0, far) for j in (0, far)]
-                found.setdefault(name, []).append(Chips(torch.stack(corners), torch.full((4,), place)))
+    scenes = [(root / folder, *pair) for folder in REAL for pair in find_judged(root / folder, Settings())]
+    for place, (folder, scene, verdict) in enumerate(scenes):
+        grid = CRS.from_epsg(scene.epsg), scene.transform, (scene.height, scene.width)
+        groups = read_tile(folder, scene, verdict, *grid, harmonize=True)
+        x = to_ten_meters({r: torch.from_numpy(group) for r, group in groups.items()}, get_modality(scene.modality))
+        ends = slice(CORNER), slice(-CORNER, None)
+        corners = [x[:, i, j] for i in ends for j in ends]
+        found.setdefault(scene.modality, []).append(Chips(torch.stack(corners), torch.full((4,), place)))
     return {name: (_join(parts), None) for name, parts in found.items()}
 
 

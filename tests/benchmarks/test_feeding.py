@@ -9,7 +9,8 @@ from torch.nn.functional import cosine_similarity
 
 from benchmarks import feeding
 from benchmarks.feeding import L1C, WAYS, Chips, Way
-from terrafm_tg.modalities import get_modality
+from datasets.scenes import providers
+from terrafm_tg.modalities import S2L2A, get_modality
 from terrafm_tg.models import TerraFMViT, build_encoder
 
 
@@ -57,6 +58,18 @@ def test_what_goes_in() -> None:
     expected = np.log1p(np.arange(1, 201.0)) / np.percentile(np.log1p(np.arange(1, 201.0)), 99)
     made = feeding.compressed(radar, mean[:2], std[:2]).flatten().numpy()
     np.testing.assert_allclose(made, expected.clip(0, 1), rtol=1e-4)
+
+
+def test_real_chips_in_their_own_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chip whose georeference says 60 m is not enlarged."""
+    monkeypatch.setattr(feeding, "REAL", ("chips",))
+    image = providers.optical(120, baseline=300)
+    providers.stack(tmp_path / "chips/S2", image, names=list(S2L2A.bands), res=60)
+    chips, _ = feeding.real_chips(tmp_path)["s2l2a"]
+    assert (chips.x.shape, chips.label.tolist()) == ((4, 12, 48, 48), [0] * 4)
+    for place, band in enumerate(S2L2A.bands):
+        np.testing.assert_array_equal(chips.x[0, place], image.at_ten(band)[:48, :48])
+        np.testing.assert_array_equal(chips.x[2, place], image.at_ten(band)[-48:, :48])
 
 
 def test_the_table_of_a_run(
