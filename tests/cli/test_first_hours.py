@@ -1,6 +1,7 @@
 """A person's first hours: mistakes that anyone makes get the next step in one sentence."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,16 @@ def test_a_file_that_is_no_checkpoint_is_not_to_be_deleted(capsys) -> None:
     message = refusal(capsys, "export", "pretrain.yaml", "x")
     assert "pretrain.yaml" in message
     assert "delete" not in message
+
+
+@pytest.mark.parametrize("command", ["inspect", "grid", "index", "stats", "pack"])
+def test_options_are_said_for_people(command: str, capsys) -> None:
+    """Without Python's types, None, names of modules, or options of classes."""
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    words = capsys.readouterr().out.partition("options:")[2]
+    assert not re.search(r"type:|Union|Mapping|\bNone\b|terrafm_tg|:class:|`~|\.help", words)
+    assert all(f"--{name} " in words for name in ("folders", "bands", "unit", "scale", "offset", "nodata"))
 
 
 def test_help(capsys) -> None:

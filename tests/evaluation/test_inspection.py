@@ -17,9 +17,10 @@ from datasets.scenes.stac_world import SearchServer, write_world
 from refusals import refusal
 from terrafm_tg.cli.main import main
 from terrafm_tg.datasets import MajorTOM
+from terrafm_tg.datasets.tiles.plot import tile_channels, tile_picture
 from terrafm_tg.evaluation.inspection import EDGES, combinations, look_at
 from terrafm_tg.evaluation.inspection_sources import inspect_source
-from terrafm_tg.modalities import S2L2A
+from terrafm_tg.modalities import S1RTC, S2L2A
 
 RNG = np.random.default_rng(5)
 #: Digital numbers of a plain scene without an offset: dark pixels in every band.
@@ -125,6 +126,51 @@ def test_what_is_right_is_shown_beside_a_contradiction(tmp_path: Path, capsys: p
     assert found.sensors["s2l2a"]["offsets"] == {"no +1000 DN in them": 1}
     assert lying.product in refusal(capsys, "inspect", str(tmp_path), "--figure", "false")
     assert inspected(tmp_path, capsys, "--offset", "0")["sensors"]["s2l2a"]["offsets"] == {"no +1000 DN in them": 2}
+
+
+def test_one_of_many_that_contradicts_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The others are judged together: one that tells nothing takes the offset of the rest."""
+    for day in (1, 2):
+        image = providers.optical(offset=1000, baseline=None, time=f"2023040{day}T095029", y=5_400_000 + 9000 * day)
+        providers.stack(tmp_path / "S2L2A", image, name=f"S2A_MSIL2A_2023040{day}T095029_N0509_R079_T33UXP_x")
+    bright = providers.optical(offset=6000)
+    providers.stack(tmp_path / "S2L2A", bright, name="S2A_MSIL2A_20230403T095029_N0509_R079_T33UXP_x")
+    lying = providers.optical(baseline=509, time="20230404T095029")
+    providers.stack(tmp_path / "S2L2A", lying)
+    found = inspect_source(tmp_path)
+    assert [path for path, _ in found.contradictions] == [f"S2L2A/{lying.product}.tif"]
+    assert found.sensors["s2l2a"]["offsets"] == {"+1000 DN, taken off": 3}
+    sentence = refusal(capsys, "inspect", str(tmp_path), "--figure", "false")
+    assert lying.product in sentence
+    assert "set `offset`" in sentence
+
+
+def test_a_reason_that_many_files_share_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder(tmp_path)
+    for band in range(2, 8):
+        write_geotiff(tmp_path / f"LC08_L2SP_190025_20210601_20210608_02_T1_SR_B{band}.tif", SCENE[:1])
+    main(["inspect", str(tmp_path), "--figure", "false"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "SR_B2.tif and 5 more: it is named as of another sensor" in printed
+    assert printed.count("another sensor") == 1
+
+
+def test_a_picture_without_a_usual_band_is_gray() -> None:
+    image = np.full((12, 4, 4), np.nan, np.float32)
+    image[S2L2A.bands.index("B04")], image[S2L2A.bands.index("B03")] = np.arange(16).reshape(4, 4), 3
+    shown = tile_picture(image, S2L2A)
+    assert list(tile_channels(image, S2L2A)) == ["B04", "B03"]
+    assert np.ptp(shown, axis=2).max() == 0
+    assert np.ptp(shown) > 0
+    radar = np.stack([np.arange(16.0).reshape(4, 4) - 20, np.full((4, 4), np.nan)])
+    assert list(tile_channels(radar, S1RTC)) == ["VV"]
+    assert np.ptp(tile_picture(radar, S1RTC), axis=2).max() == 0
+
+
+def test_a_part_of_major_tom_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "Core-S2L2A").mkdir()
+    (tmp_path / "Core-S2L2A/metadata.parquet").write_bytes(b"")
+    assert "give the folder above it" in refusal(capsys, "inspect", str(tmp_path / "Core-S2L2A"))
 
 
 @pytest.mark.parametrize("zipped", [False, True])

@@ -326,6 +326,11 @@ class TestNormalize:
         (words,) = self.said("s1rtc", [{"VV": tile.bands["VH"], "VH": tile.bands["VV"]}] * 2, ("VV", "VH"))
         assert "exchange them" in words
 
+    @pytest.mark.parametrize(("above", "warns"), [(-7.0, 0), (0.0, 0), (0.9, 0), (1.1, 1), (7.0, 1)])
+    def test_polarizations_are_doubted_where_vh_is_clearly_above(self, above, warns) -> None:
+        vv = np.random.default_rng(0).normal(-12, 2, (40, 40)).astype(np.float32)
+        assert len(self.said("s1rtc", [{"VV": vv, "VH": vv + np.float32(above)}], ("VV", "VH"))) == warns
+
     @pytest.mark.parametrize("kind", [np.uint16, np.int16, np.float32, np.float64])
     def test_fill_is_missing(self, kind) -> None:
         fills = [0, -9999, -32768] if kind != np.uint16 else [0]

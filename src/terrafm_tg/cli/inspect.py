@@ -22,20 +22,16 @@ from terrafm_tg.evaluation.inspection_sources import inspect_source
 from terrafm_tg.modalities import get_modality
 from terrafm_tg.utils.remote import RemoteReader
 
-from .options import READING, pop_search, read_options
+from .options import AMBIGUOUS_OFFSET, MASK_CLOUDS, READING, pop_search, read_options
 
 #: Edge of the paper's larger crops, in pixels.
 CROP = 224
 
 _OPTIONS: dict[str, tuple[Any, Any, str]] = {
     **READING,
-    "ambiguous_offset": (
-        str | None,
-        None,
-        "present, absent or drop: where nothing tells whether +1000 is in the files.",
-    ),
-    "mask_clouds": (bool | None, None, "Count as missing what the products' own masks call cloud or its shadow."),
-    "remote": (bool | str | list[str] | None, None, "Addresses that may be read from, as of `terrafm index`."),
+    "ambiguous_offset": AMBIGUOUS_OFFSET,
+    "mask_clouds": MASK_CLOUDS,
+    "remote": (bool | str | list[str] | None, None, "Read what is not on disk, as `terrafm index` does."),
     "max_gb": (float, 1.0, "The most that may be fetched of a STAC catalog's images, in GB."),
     "figure": (bool | str, True, "Draw a tile, missing pixels and values of each sensor: false, or the PNG to write."),
     "json": (bool, False, "Print what was understood as JSON instead of text."),

@@ -1,7 +1,7 @@
 """Options of a command: taken from the library's functions, and what to say of one that is mistyped."""
 
 import re
-from argparse import ArgumentError
+from argparse import SUPPRESS, Action, ArgumentError
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
 
 from .main import SENTENCES
 
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 #: Settings of a folder of scenes (:class:`~terrafm_tg.datasets.SentinelFolder`), for commands that read one.
 READING: dict[str, tuple[Any, Any, str]] = {
-    "folders": (dict[str, str] | None, None, "Folder below the root by modality, such as {s2l2a: optical}."),
+    "folders": (
+        dict[str, str] | None,
+        None,
+        "Folders to read, by modality (s1rtc, s2l1c, s2l2a), such as {s2l2a: optical}; by default all.",
+    ),
     "bands": (
         list[str] | dict[str, list[str]] | None,
         None,
@@ -28,27 +32,44 @@ READING: dict[str, tuple[Any, Any, str]] = {
     "unit": (
         str | dict[str, str] | None,
         None,
-        "dB, linear or amplitude (radar), DN or reflectance (optics), for all or by modality; else as files tell.",
+        "dB, linear or amplitude (radar), DN or reflectance (optics), for all or by modality; by default as files and "
+        "pixels tell.",
     ),
     "scale": (
         float | dict[str, float] | None,
         None,
-        "Digital numbers, or the radar's unit, per stored number, for all or by modality.",
+        "Digital numbers, or the radar's unit, per stored number, for all or by modality; by default as files and "
+        "pixels tell.",
     ),
     "offset": (
         int | str | dict[str, int | str] | None,
         None,
-        "The +1000 of baseline 04.00 in optical files: 0, 1000 or detect, for all or by modality.",
+        "The +1000 of baseline 04.00 in optical files: 0, 1000 or detect (by default), for all or by modality.",
     ),
-    "nodata": (float | dict[str, float] | None, None, "Stored value that is missing, for all or by modality."),
-    "max_days": (float | None, None, "Do not join images that are further apart in time."),
+    "nodata": (
+        float | dict[str, float] | None,
+        None,
+        "A stored value that is missing, for all or by modality; beside what files declare.",
+    ),
+    "max_days": (float | None, None, "Do not join images that are more days apart; by default any are."),
     "join": (
         str | None,
         None,
-        "S1 images within max_days that a tile is joined with: nearest, or all (a sample each).",
+        "Radar images within max_days that a tile is joined with: nearest (by default), or all (a sample each).",
     ),
-    "small_images": (str | None, None, "Images smaller than a tile where others are not: drop them, or pad them."),
+    "small_images": (
+        str | None,
+        None,
+        "Images smaller than a tile, where others are not: drop (by default) leaves them out, pad fills them up.",
+    ),
 }
+#: Further settings that some datasets and commands have.
+AMBIGUOUS_OFFSET = (
+    str | None,
+    None,
+    "Where nothing tells whether files hold the +1000 of baseline 04.00: error (by default), present, absent or drop.",
+)
+MASK_CLOUDS = (bool | None, None, "Count pixels as missing that the product's own mask calls cloud or its shadow.")
 #: Configurations that come with the package, in a wheel and in a checkout.
 _CONF = (Path(__file__).parents[1] / "conf", Path(__file__).parents[3] / "conf")
 
@@ -77,13 +98,17 @@ def read_options(
         ArgumentError: If an option is unknown or has a wrong value.
     """
     text = f"{SENTENCES[command][0].upper()}{SENTENCES[command][1:]}."
-    parser = ArgumentParser(prog=f"terrafm {command}", description=text, exit_on_error=False)
+    parser = ArgumentParser(
+        prog=f"terrafm {command}", description=text, exit_on_error=False, formatter_class=_HelpFormatter
+    )
     parser.add_argument("--config", action=ActionConfigFile, help="Configuration file of these options.")
     for function in functions:
         add = parser.add_class_arguments if isinstance(function, type) else parser.add_function_arguments
         add(function, as_group=False, as_positional=True, skip=set(skip))
-    for action in parser._actions:  # docstrings have marks for Sphinx
-        action.help = re.sub(r":\w+:`~?\.*([^`]*)`", r"\1", action.help or "").replace("``", "")
+    for action in parser._actions:
+        action.help = _for_a_shell(action.help or "")
+        if any(name.endswith(".help") for name in action.option_strings):  # of classes, which no shell passes
+            action.help = SUPPRESS
     for name, (kind, default, meaning) in more.items():
         parser.add_argument(f"--{name}", type=kind, default=default, help=meaning)
     switches = {f"--{name}" for name, default in parser.get_defaults().items() if default is False}
@@ -96,6 +121,25 @@ def read_options(
     except ArgumentError as error:
         refuse(error, [name for action in parser._actions for name in action.option_strings])
     return {name: value for name, value in vars(found).items() if name != "config"}
+
+
+class _HelpFormatter(DefaultHelpFormatter):
+    """Says what an option means and its default, without Python's type."""
+
+    def _get_help_string(self, action: Action) -> str:
+        meaning, _, facts = (super()._get_help_string(action) or "").rpartition(" (")
+        if "%(type)s" not in facts:
+            return super()._get_help_string(action) or ""
+        kept = [f for f in facts.rstrip(")").split(", ") if f == "required" or f == "default: %(default)s"]
+        kept = [f for f in kept if action.default is not None or f == "required"]
+        return meaning + (f" ({', '.join(kept)})" if kept else "")
+
+
+def _for_a_shell(text: str) -> str:
+    """Takes marks for Sphinx and words of Python out of what a docstring says of a parameter."""
+    text = re.sub(r"\s\(:\w+:`[^`]*`\)", "", text)
+    text = re.sub(r":\w+:`(?:~?[\w.]*\.)?(\w+)`", r"\1", text).replace("``", "")
+    return text.replace("where None", "by default").replace("None", "null")
 
 
 def pop_search(options: dict[str, Any]) -> "StacSearch | None":

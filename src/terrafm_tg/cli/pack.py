@@ -10,7 +10,7 @@ from terrafm_tg.datasets.source import open_source
 from terrafm_tg.datasets.store.pack import pack
 from terrafm_tg.datasets.tiles.index_file import NAME
 
-from .options import READING, read_options
+from .options import MASK_CLOUDS, READING, read_options
 
 #: Settings of the dataset to pack, for which its class has a default.
 DATASET_SETTINGS: dict[str, tuple[Any, object, str]] = {
@@ -21,7 +21,7 @@ DATASET_SETTINGS: dict[str, tuple[Any, object, str]] = {
         "the images of a STAC search (the addresses that `terrafm index --stac` says).",
     ),
     **READING,
-    "mask_clouds": (bool | None, None, "Leave out pixels that the product's own mask calls cloud or its shadow."),
+    "mask_clouds": MASK_CLOUDS,
 }
 #: The option of modalities.
 MODALITY_NAMES = (list[str] | str | None, None, "Any of s1rtc, s2l1c, s2l2a; all by default.")

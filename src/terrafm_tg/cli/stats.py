@@ -10,19 +10,13 @@ from rich.table import Column, Table
 from terrafm_tg.datasets.index.statistics import STATISTICS, build_statistics
 from terrafm_tg.modalities import MODALITIES
 
-from .options import read_options
+from .options import AMBIGUOUS_OFFSET, read_options
 from .pack import DATASET_SETTINGS, MODALITY_NAMES
-
-_AMBIGUOUS = (
-    str | None,
-    None,
-    "Decides where nothing tells whether the numbers hold the +1000 of baseline 04.00: present, absent or drop.",
-)
 
 
 def run(command: str, words: Sequence[str]) -> None:
     """Computes statistics, and shows them beside the published ones."""
-    more = DATASET_SETTINGS | {"modalities": MODALITY_NAMES, "ambiguous_offset": _AMBIGUOUS}
+    more = DATASET_SETTINGS | {"modalities": MODALITY_NAMES, "ambiguous_offset": AMBIGUOUS_OFFSET}
     options = read_options(command, words, build_statistics, skip={"settings"}, **more)
     settings = {name: value for name in more if (value := options.pop(name)) is not None}
     if isinstance(settings.get("modalities"), str):

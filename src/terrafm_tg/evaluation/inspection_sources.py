@@ -39,8 +39,8 @@ def inspect_source(
 
     Args:
         root: Archive, packed store, folder of scenes, product (SAFE, zipped or not), single file; or a STAC item, item
-            collection, catalog or API, by path, address or name.
-        tile_size: Edge of a tile in 10 m pixels; as it would be indexed where None.
+            collection, catalog or API, by path, address or name (``planetary-computer``, ``earth-search``).
+        tile_size: Edge of a tile in 10 m pixels; where None, as it would be indexed.
         search: Conditions on the items of a catalog.
         **settings: Of the dataset that reads it, such as ``offset`` of :class:`~terrafm_tg.datasets.SentinelFolder`.
 

@@ -21,6 +21,8 @@ from .statistics import Statistics, find_statistics, with_statistics
 LIMITS = {"DN": (-9_998.5, 65_535.0), "dB": (-90.0, 90.0)}
 #: Images that are looked at, and pixels of them.
 _LOOKS, _PIXELS = 8, 1 << 14
+#: Decibels by which VH lies above VV where the two are exchanged: it is 5 to 10 below on land.
+CLEARLY = 1.0
 #: What a missing pixel becomes: the band's training mean after normalization.
 MISSING = 0.5
 
@@ -180,7 +182,7 @@ def _doubt(x: Tensor, bands: Sequence[str], modality: Modality) -> str | None:
     numbers = {name: plane for name, plane in zip(names, planes, strict=True) if np.isfinite(plane).sum() >= FEW}
     if modality.unit == "dB":
         medians = [float(np.nanmedian(numbers[name])) for name in ("VV", "VH") if name in numbers]
-        if len(medians) == 2 and medians[1] > medians[0]:
+        if len(medians) == 2 and medians[1] > medians[0] + CLEARLY:
             return f"has VH (median {medians[1]:.1f} dB) above VV ({medians[0]:.1f} dB): exchange them, or set `bands`"
         return None
     level, why = level_by_pixels(numbers)

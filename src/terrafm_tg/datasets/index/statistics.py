@@ -113,13 +113,13 @@ def build_statistics(
     Args:
         root: Folder of an archive or a packed store, or the URL of a store; its ``index.parquet`` is used.
         out: The file to write instead of ``statistics.json`` below the root.
-        tiles: Tiles to look at, evenly over the index; all where None.
+        tiles: Tiles to look at, evenly over the index; None for all.
         clip: Share of a band's pixels at either end that count as the values where they begin, so that glints, clouds'
             edges and hot pixels do not widen the standard deviation; 0 for the plain statistics.
         workers: Number of processes; 0 counts in this one. By default one per core where there is much to do.
         scheduler: Address of a Dask cluster, instead of local processes.
         progress: Show a bar.
-        **settings: Of the dataset, such as ``radar_unit``.
+        **settings: Of the dataset, such as ``unit``.
 
     Returns:
         By modality what :func:`moments` gives, with ``tiles``, ``damaged`` (images that cannot be read) and ``clip``.

@@ -81,8 +81,8 @@ def grid_scenes(
 
     Args:
         scenes: Folder with scenes, at any depth; or a STAC item, item collection, catalog or API, by path, address or
-            name, as for :func:`~terrafm_tg.datasets.scenes.stac.catalog.open_stac`, or what that returned.
-        root: The Major-TOM root.
+            name (``planetary-computer``, ``earth-search``), or an open one.
+        root: The Major-TOM root to write: a new folder, or one that gets further cells.
         min_valid: Least share of a cell's picture that a scene must cover; above 0.75 no quarter is empty.
         folders: Folder below ``scenes`` by modality; usual names are looked for where None.
         bands: Bands of files in their order, for all modalities or by modality.

@@ -24,10 +24,10 @@ class StacSearch:
     """Conditions that the items of a STAC catalog must all meet; those not given hold for every item.
 
     Args:
-        collections: Names of collections, such as ``[sentinel-2-l2a,sentinel-1-rtc]``.
+        collections: Names of collections of a STAC catalog, such as ``[sentinel-2-l2a,sentinel-1-rtc]``.
         bbox: West, south, east, north in degrees, such as ``[10.9,48.0,11.2,48.2]``; of scenes only what lies in the
             box is read. West may exceed east: the box then crosses the antimeridian.
-        dates: A day, month or year, or the first and the last: ``2023-05``, ``2023-05-01/2023-06-15``.
+        dates: A day, month or year of items, or the first and the last: ``2023-05``, ``2023-05-01/2023-06-15``.
         max_cloud: Leaves out optical scenes with more cloud than this, in percent.
         modality: Sensor and level of items that do not say theirs: ``s1rtc``, ``s2l1c`` or ``s2l2a``.
         max_scenes: Stop where more scenes than this are found, instead of reading them all.
