@@ -96,11 +96,11 @@ def print_inspection(found: Inspection, picture: Path | None = None) -> None:
             reasons: dict[str, list[str]] = {}
             for path, reason in pairs:
                 reasons.setdefault(reason, []).append(path)
-            lines = [f"{_some(paths, len(paths))}: {reason}" for reason, paths in reasons.items()]
-            lines = lines[:5] + [f"and {len(lines) - 5:,} more reasons, which --json lists"] * (len(lines) > 5)
+            words = [f"{_some(paths, len(paths))}: {reason}" for reason, paths in reasons.items()]
+            words = words[:5] + [f"and {len(words) - 5:,} more reasons, which --json lists"] * (len(words) > 5)
             console.print(f"\n[bold]{title}[/]")
-            for line in lines:
-                console.print(Padding(escape(line), (0, 0, 0, 2)))
+            for word in words:
+                console.print(Padding(escape(word), (0, 0, 0, 2)))
     if picture is not None:
         console.print(f"\nPicture: {escape(str(picture))}")
     verdict = "[bold red]It cannot be trained on as it is.[/]" if found.problem else "[bold]It can be trained on.[/]"
