@@ -68,7 +68,7 @@ def write_scene(folder: Path, name: str = "scene", height: int = 40, width: int 
         fine,
         colors=COLORS,
         nodata=255,
-        tags={"class_names": '["Water", "Forest", "Crops", "Town"]'},
+        tags={"classes": json.dumps(dict(enumerate(NAMES)))},
     )
     score = np.hypot(*np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]).astype(np.float32)
     score[-2:] = np.nan
@@ -91,12 +91,11 @@ def layer_of(content: dict[str, Any], kind: str, scene: int = 0) -> dict[str, An
 
 
 def stored_of(layer: dict[str, Any]) -> NDArray:
-    """The stored numbers of a layer: int8 (dimensions, h, w) of vectors, else uint8 (h, w)."""
+    """The stored numbers of a layer: int8 (dimensions, h, w) of vectors, uint8 of scores, or classes (h, w)."""
     found = zlib.decompress(base64.b64decode(layer["data"]))
     shape = layer["height"], layer["width"]
-    if layer["kind"] == "embeddings":
-        return np.frombuffer(found, np.int8).reshape(-1, *shape)
-    return np.frombuffer(found, np.uint8).reshape(shape)
+    numbers = np.frombuffer(found, np.int8 if layer["kind"] == "embeddings" else np.uint8)
+    return numbers.reshape(shape if layer["kind"] == "classes" else (-1, *shape))
 
 
 def vectors_of(layer: dict[str, Any]) -> NDArray[np.float64]:

@@ -133,7 +133,7 @@ def test_layers_are_switched_and_fade(browser: Page, written: Written) -> None:
     assert color(browser, *at) == [0, 0, 0, 0]
     switch(browser, "classes")
     classes = layer_of(content_of(written.path), "classes")
-    palette = {tuple(rgb) for _, _, rgb in classes["classes"]}
+    palette = {tuple(rgb) for _, rgb in classes["classes"]}
     red, green, blue, alpha = color(browser, *at)
     assert min(np.abs(np.subtract((red, green, blue), rgb)).max() for rgb in palette) <= 2
     assert alpha == pytest.approx(255 * 0.75, abs=1)
@@ -151,8 +151,8 @@ def test_the_legend_names_classes_and_ends_of_scores(browser: Page, written: Wri
     names = browser.run("[...document.querySelectorAll('[data-kind=classes] .legend li')].map((x) => x.textContent)")
     assert names == ["Water", "Forest", "Crops", "Town"]
     ends = browser.run("[...document.querySelectorAll('[data-kind=scores] .ends span')].map((x) => +x.textContent)")
-    layer = layer_of(content_of(written.path), "scores")
-    assert_allclose(ends, [layer["low"], layer["high"]], rtol=0.01)
+    (band,) = layer_of(content_of(written.path), "scores")["bands"]
+    assert_allclose(ends, band[1:], rtol=0.01)
 
 
 def test_the_wheel_zooms_at_the_cursor(browser: Page, written: Written) -> None:

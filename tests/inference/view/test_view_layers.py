@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from affine import Affine
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
@@ -43,10 +44,12 @@ def test_scores_are_averages_of_the_pixels_that_are_there(tmp_path: Path, factor
         for r in range(cells[0])
     ]
     expected = np.array([[np.nanmean(x) if np.isfinite(x).any() else np.nan for x in row] for row in parts])
-    stored = stored_of(layer)
+    (stored,) = stored_of(layer)
     assert_array_equal(stored == 0, np.isnan(expected))
-    found = layer["low"] + (stored - 1.0) / 254 * (layer["high"] - layer["low"])
-    step = (layer["high"] - layer["low"]) / 254
+    ((name, low, high),) = layer["bands"]
+    assert name == "Band 1"
+    found = low + (stored - 1.0) / 254 * (high - low)
+    step = (high - low) / 254
     assert_allclose(found[stored > 0], expected[stored > 0], atol=step / 2 + 1e-5)
 
 
@@ -61,10 +64,33 @@ def test_the_most_frequent_class_of_a_cell_stands_for_it(tmp_path: Path, factor:
     for row, column in np.ndindex(cells):
         part = values[row * factor : (row + 1) * factor, column * factor : (column + 1) * factor]
         counts = np.bincount(part[part < 255], minlength=4)
-        expected = counts.argmax() if counts.any() else layer["missing"]
-        assert stored[row, column] == expected, (row, column)
-    assert layer["missing"] not in range(4)
-    assert [color for _, _, color in layer["classes"]] == COLORS.tolist()
+        assert stored[row, column] == (counts.argmax() if counts.any() else 255), (row, column)
+    assert [color for _, color in layer["classes"]] == COLORS.tolist()
+
+
+def test_codes_beyond_8_bits_are_numbered_as_they_are_listed(tmp_path: Path) -> None:
+    values = np.array([[700, 3], [65535, 700]], np.uint16)
+    tags = {"classes": '{"3": "Reed", "700": "Moor"}'}
+    raster = opened(tmp_path / "a.tif", values[None], colors=COLORS, nodata=65535, tags=tags)
+    layer = class_layer(raster, 10**6)
+    assert [name for name, _ in layer["classes"]] == ["Reed", "Moor"]
+    assert stored_of(layer).tolist() == [[1, 0], [255, 1]]
+    many = opened(tmp_path / "b.tif", np.arange(400, dtype=np.uint16).reshape(1, 20, 20), colors=COLORS)
+    with refused(match=r"b\.tif has 400 classes"):
+        class_layer(many, 10**6)
+
+
+def test_bands_with_names_are_scores_each_with_its_own_ends(tmp_path: Path) -> None:
+    values = np.stack([np.linspace(0, 1, 72), np.linspace(5, -3, 72)]).reshape(2, 9, 8).astype(np.float32)
+    values[0, 2, 3] = np.nan
+    path = write(tmp_path / "a.tif", values, PLACE, nodata=np.nan)
+    with rasterio.open(path, "r+") as file:
+        file.descriptions = ["Water", "Town"]
+    layer = score_layer(MapFile.open(path), 10**6)
+    assert layer["bands"] == [["Water", 0, 1], ["Town", -3, 5]]
+    stored = stored_of(layer)
+    assert (stored[0, 2, 3], stored[0, 0, 0], stored[1, 0, 0], stored[1, -1, -1]) == (0, 1, 255, 1)
+    assert stored[1].all()
 
 
 def test_similarities_in_the_page_are_near_those_of_the_embeddings(tmp_path: Path) -> None:
@@ -88,8 +114,6 @@ def test_8_bit_vectors_of_a_file_are_read_with_scale_and_offset(tmp_path: Path) 
     stored = np.random.default_rng(2).integers(-100, 100, (6, 9, 11)).astype(np.int8)
     stored[:, 2, 3] = -128
     path = write(tmp_path / "a.tif", stored, PLACE, nodata=-128)
-    import rasterio
-
     with rasterio.open(path, "r+") as file:
         file.scales, file.offsets = np.arange(1, 7) / 100, np.arange(6) / 10
     raster = MapFile.open(path)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from affine import Affine
 
-from inference.view.maps import COLORS, content_of, layer_of, write, write_scene
+from inference.view.maps import COLORS, NAMES, content_of, layer_of, write, write_scene
 from refusals import refusal, refused
 from terrafm_tg.cli.main import main
 from terrafm_tg.inference.view import Written, write_page
@@ -50,9 +50,10 @@ def test_the_page_holds_all_layers_of_both_scenes(written: Written) -> None:
         layers = [content["layers"][place] for place in content["scenes"][number]["layers"]]
         ends = {"picture": ".preview", "embeddings": "", "classes": ".classes", "scores": ".change"}
         assert [(x["kind"], x["name"]) for x in layers] == [(kind, f"{name}{end}.tif") for kind, end in ends.items()]
-    assert [name for _, name, _ in layer_of(content, "classes")["classes"]] == ["Water", "Forest", "Crops", "Town"]
+    assert [name for name, _ in layer_of(content, "classes")["classes"]] == NAMES
     assert content["scenes"][0]["bounds"] == [500_000, 5_493_600, 508_000, 5_500_000]
-    assert not written.notes
+    assert len(written.notes) == 1
+    assert re.fullmatch(r"Embeddings of 24 .* shown in 16, which keep \d\d\.\d% .*", written.notes[0])
 
 
 def test_nothing_in_the_page_reaches_out(written: Written) -> None:
@@ -78,14 +79,14 @@ def test_its_policy_admits_its_own_script_and_style_alone(written: Written) -> N
 def test_names_from_files_stay_text(tmp_path: Path) -> None:
     place, values = Affine(160, 0, 500_000, 0, -160, 5_500_000), np.zeros((1, 9, 9), np.uint8)
     name = EVIL.replace("/", "∕")  # a file's name has no slash
-    tags = {"class_names": '["</script><script>alert(3)</script>"]'}
+    tags = {"classes": '{"0": "</script><script>alert(3)</script>"}'}
     path = write(tmp_path / f"{name}.tif", values, place, colors=COLORS, tags=tags)
     parsed = Parsed(write_page(path, tmp_path / "page.html").path)
     assert [tag for tag, _ in parsed.tags].count("script") == 2
     assert "img" not in [tag for tag, _ in parsed.tags]
     content = content_of(tmp_path / "page.html")
     assert content["title"] == name
-    assert content["layers"][0]["classes"][0][1] == "</script><script>alert(3)</script>"
+    assert content["layers"][0]["classes"][0][0] == "</script><script>alert(3)</script>"
 
 
 def test_each_control_has_a_name(written: Written) -> None:

@@ -171,12 +171,17 @@ def test_lengths_of_the_scale_are_round(script: Script) -> None:
 
 def test_scores_are_painted_by_the_table(script: Script, written: Written) -> None:
     layer = layer_of(content_of(written.path), "scores")
-    stored = stored_of(layer)
-    found = script(
-        "{const table = Uint8Array.from({length: 768}, (_, i) => Math.floor(i / 3));"
-        "const paint = rampPaint(table, Float32Array.from(given.n), 1, 255);"
-        "return given.n.map((_, p) => paint(p)[0])}",
-        {"n": [float(x) for x in stored.ravel() if x]},
+    ((_, low, high),) = layer["bands"]
+    numbers, colors = script(
+        "{const layer = given.layer; layer.values = await inflate(layer.data); const numbers = scoresOf(layer, 0);"
+        "const table = Uint8Array.from({length: 768}, (_, i) => Math.floor(i / 3));"
+        "const paint = rampPaint(table, numbers, given.low, given.high);"
+        "return [[...numbers], [...numbers].map((_, p) => paint(p)?.[0])]}",
+        {"layer": layer, "low": low, "high": high},
     )
-    expected = np.rint((stored[stored > 0].astype(float) - 1) / 254 * 255)
-    assert np.abs(np.array(found) - expected).max() <= 1
+    stored = stored_of(layer).ravel().astype(float)
+    expected = np.where(stored, (stored - 1) / 254, np.nan)
+    assert_allclose(np.array(numbers, float), low + expected * (high - low), rtol=1e-6)
+    there = np.isfinite(expected)
+    assert_allclose(np.array(colors, float)[there], 255 * expected[there], atol=0.51)
+    assert np.isnan(np.array(colors, float)[~there]).all()

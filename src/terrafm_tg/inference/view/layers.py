@@ -3,24 +3,28 @@
 import io
 import zlib
 from base64 import b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from terrafm_tg.errors import TerraFMError
+
 from .map_file import MapFile
 
 #: Value of a missing vector in all of its dimensions.
 MISSING = -128
+#: Number of a missing class.
+NO_CLASS = 255
 #: Pixels that the principal directions are computed from.
 _SAMPLE = 20_000
 #: Longest edge of a picture, and the most pixels of a map that phones can draw.
 _EDGE, _MOST = 2048, 4_000_000
 
 
-def fit_basis(rasters: Iterable[MapFile], dimensions: int) -> tuple[NDArray, float]:
+def fit_basis(rasters: Sequence[MapFile], dimensions: int) -> tuple[NDArray, float]:
     """Computes the directions in which vectors of length one are written down.
 
     The first is that of their mean, so that products of vectors stay what they are; the others are the principal
@@ -33,18 +37,23 @@ def fit_basis(rasters: Iterable[MapFile], dimensions: int) -> tuple[NDArray, flo
     Returns:
         The orthonormal directions (depth, dimensions), and the share of the variance that they keep.
     """
-    vectors = np.concatenate([_unit(raster.sample(_SAMPLE)) for raster in rasters]).astype(np.float64)
-    if not len(vectors):
-        return np.eye(next(iter(rasters)).depth, dimensions), 1.0
-    mean = vectors.mean(0)
+    depth = rasters[0].depth
+    products, mean, count = np.zeros((depth, depth)), np.zeros(depth), 0
+    for raster in rasters:
+        for _, _, block in raster.blocks(_SAMPLE):
+            vectors = _unit(block[np.isfinite(block).all(-1)]).astype(np.float64)
+            vectors = vectors[np.isfinite(vectors[:, 0])]
+            products, mean, count = products + vectors.T @ vectors, mean + vectors.sum(0), count + len(vectors)
+    if not count:
+        return np.eye(depth, dimensions), 1.0
     mean /= max(np.linalg.norm(mean), np.finfo(float).tiny)
-    rest = vectors - np.outer(vectors @ mean, mean)
-    rest -= rest.mean(0)
-    variance, directions = np.linalg.eigh(rest.T @ rest / len(rest) - np.outer(mean, mean))  # the mean comes out last
+    apart = np.eye(depth) - np.outer(mean, mean)
+    # What is orthogonal to the mean has none: the moments are its covariance. The mean itself comes out last.
+    variance, directions = np.linalg.eigh(apart @ products @ apart / count - np.outer(mean, mean))
     variance, directions = np.maximum(variance[::-1], 0), directions[:, ::-1]
-    directions *= np.sign(directions[np.abs(directions).argmax(0), np.arange(len(mean))])
+    directions *= np.sign(directions[np.abs(directions).argmax(0), np.arange(depth)])
     basis = np.column_stack([mean, directions[:, : dimensions - 1]])
-    return basis[:, :dimensions], float(variance[: dimensions - 1].sum() / max(variance.sum(), np.finfo(float).tiny))
+    return basis, float(variance[: dimensions - 1].sum() / max(variance.sum(), np.finfo(float).tiny))
 
 
 def vector_layer(raster: MapFile, basis: NDArray, limit: int) -> dict[str, Any]:
@@ -76,21 +85,23 @@ def vector_layer(raster: MapFile, basis: NDArray, limit: int) -> dict[str, Any]:
 
 
 def score_layer(raster: MapFile, limit: int) -> dict[str, Any]:
-    """Reduces a map of numbers to 255 levels between its ends; 0 is missing."""
-    factor = _factor(raster, 1, limit)
-    values = _average(raster, factor, 1, lambda numbers: numbers[..., :1])[..., 0]
-    known = values[np.isfinite(values)]
-    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
-    level = 1 + np.rint((values - low) / max(high - low, 1e-30) * 254)
-    stored = np.where(np.isfinite(values), level, 0).astype(np.uint8)
-    return _layer(raster, factor, stored) | {"low": low, "high": high}
+    """Reduces each band of a map of numbers to 255 levels between its ends; 0 is missing."""
+    factor = _factor(raster, raster.depth, limit)
+    stored, bands = [], []
+    for name, values in zip(raster.bands, np.moveaxis(_average(raster, factor, raster.depth), -1, 0), strict=True):
+        there = np.isfinite(values)
+        low, high = (float(values[there].min()), float(values[there].max())) if there.any() else (0.0, 0.0)
+        level = 1 + np.rint((values - low) / max(high - low, np.finfo(np.float32).tiny) * 254)
+        stored.append(np.where(there, level, 0).astype(np.uint8))
+        bands.append([name or f"Band {len(bands) + 1}", low, high])
+    return _layer(raster, factor, np.stack(stored)) | {"bands": bands}
 
 
 def class_layer(raster: MapFile, limit: int) -> dict[str, Any]:
-    """Reduces a map of classes to the most frequent one of each cell."""
+    """Reduces a map of classes to the most frequent one of each cell; classes are numbered as they are listed."""
     factor = _factor(raster, 1, limit)
-    height, width = -(-raster.height // factor), -(-raster.width // factor)
-    stored, there = np.zeros((height, width), np.uint8), np.zeros((height, width), bool)
+    shape = -(-raster.height // factor), -(-raster.width // factor)
+    stored, there = np.zeros(shape, np.int64), np.zeros(shape, bool)
     for row, values, valid in raster.strips(factor):
         rows = slice(row // factor, row // factor - (-len(values) // factor))
         most = np.zeros(stored[rows].shape, np.int64)
@@ -99,14 +110,13 @@ def class_layer(raster: MapFile, limit: int) -> dict[str, Any]:
             stored[rows][count > most] = code
             np.maximum(most, count, out=most)
         there[rows] = most > 0
-    colors, names, seen = raster.colors(), raster.class_names(), np.unique(stored[there]).tolist()
-    absent = next((code for code in range(255, -1, -1) if code not in seen), None)
-    if absent is not None:
-        stored[~there] = absent
-    return _layer(raster, factor, stored) | {
-        "missing": absent,
-        "classes": [[code, names.get(code, f"Class {code}"), list(colors.get(code, (128,) * 3)[:3])] for code in seen],
-    }
+    seen = np.unique(stored[there]).tolist()
+    if len(seen) >= NO_CLASS:
+        raise TerraFMError(f"{raster.path} has {len(seen)} classes: a page shows at most {NO_CLASS - 1}.")
+    number = np.where(there, np.searchsorted(seen, stored), NO_CLASS).astype(np.uint8)
+    colors, names = raster.colors(), raster.class_names()
+    classes = [[names.get(code, f"Class {code}"), list(colors.get(code, (128, 128, 128))[:3])] for code in seen]
+    return _layer(raster, factor, number) | {"classes": classes}
 
 
 def picture_layer(raster: MapFile, limit: int) -> dict[str, Any]:
@@ -151,13 +161,13 @@ def _sums(values: NDArray, factor: int) -> NDArray:
     return values
 
 
-def _average(raster: MapFile, factor: int, depth: int, change: Callable[[NDArray], NDArray]) -> NDArray:
+def _average(raster: MapFile, factor: int, depth: int, change: Callable[[NDArray], NDArray] = np.asarray) -> NDArray:
     """Averages over cells, block by block, what a function makes of the pixels that are there; NaN where none is."""
     shape = -(-raster.height // factor), -(-raster.width // factor)
-    sums, counts = np.zeros((*shape, depth), np.float32), np.zeros((*shape, 1), np.float32)
+    sums, counts = np.zeros((*shape, depth), np.float32), np.zeros((*shape, depth), np.float32)
     for row, column, block in raster.blocks():
         values = change(block)
-        there = np.isfinite(values).all(-1, keepdims=True)
+        there = np.isfinite(values)
         # Cells begin at multiples of the factor in the map, not in the block.
         before = ((row % factor, 0), (column % factor, 0), (0, 0))
         rows = slice(row // factor, -(-(row + len(block)) // factor))

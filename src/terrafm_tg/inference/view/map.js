@@ -162,6 +162,13 @@ function componentPaint(layer) {
         });
 }
 
+/** The numbers of one band of scores, NaN where they are missing. */
+function scoresOf(layer, band) {
+  const count = layer.width * layer.height, [, low, high] = layer.bands[band];
+  const levels = layer.values.subarray(band * count, (band + 1) * count);
+  return Float32Array.from(levels, (level) => (level ? low + ((level - 1) / 254) * (high - low) : NaN));
+}
+
 /** Colors of numbers between two ends, out of a table of 256. */
 function rampPaint(table, numbers, low, high) {
   return (pixel) => {

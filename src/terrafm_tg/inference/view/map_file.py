@@ -1,6 +1,8 @@
 """Rasters that a page can show: what each of them is, and its pixels, block by block."""
 
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,8 @@ from rasterio.windows import Window
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.trust import open_image
 
+#: Types of embeddings; probabilities and pictures have no sign.
+_SIGNED = ("int8", "float16", "float32", "float64")
 #: Rows that are read at a time where blocks play no part.
 _ROWS = 512
 
@@ -25,12 +29,12 @@ class MapFile:
 
     Args:
         path: Of the file.
-        kind: ``embeddings``, ``classes``, ``scores`` (one number per pixel) or ``picture`` (red, green and blue).
+        kind: ``embeddings``, ``classes``, ``scores`` (numbers, each band for itself) or ``picture`` (red, green, blue).
         crs: Of its georeference.
         place: Left, top, width and height of a pixel in the CRS, all north up.
         height: In pixels.
         width: Likewise.
-        depth: Its bands.
+        bands: Their names, empty where they have none.
         tags: Its metadata.
     """
 
@@ -40,7 +44,7 @@ class MapFile:
     place: tuple[float, float, float, float]
     height: int
     width: int
-    depth: int
+    bands: tuple[str, ...]
     tags: Mapping[str, str]
 
     @classmethod
@@ -72,9 +76,14 @@ class MapFile:
                 place=(to.c, to.f, to.a, -to.e),
                 height=source.height,
                 width=source.width,
-                depth=source.count,
+                bands=tuple(name or "" for name in source.descriptions),
                 tags=source.tags(),
             )
+
+    @property
+    def depth(self) -> int:
+        """Number of its bands."""
+        return len(self.bands)
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
@@ -87,27 +96,22 @@ class MapFile:
         (a, b, c, d), (e, f, g, h) = self.bounds, other.bounds
         return self.crs == other.crs and a < g and e < c and b < h and f < d
 
-    def sample(self, most: int) -> NDArray:
-        """Reads about ``most`` pixels that lie evenly over the map.
-
-        Returns:
-            (n, depth) float32, those without a missing value.
-        """
-        step = max(1, int(np.ceil(np.sqrt(self.height * self.width / most))))
-        shape = -(-self.height // step), -(-self.width // step)
-        with open_image(self.path) as source:
-            values = _numbers(source, out_shape=(self.depth, *shape)).reshape(-1, self.depth)
-        return values[np.isfinite(values).all(1)]
-
-    def blocks(self) -> Iterator[tuple[int, int, NDArray]]:
+    def blocks(self, most: int | None = None) -> Iterator[tuple[int, int, NDArray]]:
         """Reads the map by its blocks.
+
+        Args:
+            most: Read only some blocks, which lie evenly over the map, until about so many pixels are read.
 
         Yields:
             First row, first column, and the values, (h, w, depth) float32, NaN where missing.
         """
         with open_image(self.path) as source:
-            for _, window in source.block_windows(1):
-                yield window.row_off, window.col_off, _numbers(source, window=window)
+            windows = [window for _, window in source.block_windows(1)]
+            if most is not None and most < self.height * self.width:
+                few = max(1, math.ceil(len(windows) * most / (self.height * self.width)))
+                windows = [windows[i] for i in np.linspace(0, len(windows) - 1, few).round().astype(int)]
+            for window in windows:
+                yield window.row_off, window.col_off, _numbers(source, window)
 
     def strips(self, factor: int) -> Iterator[tuple[int, NDArray, NDArray]]:
         """Reads the first band as it is stored, in strips of rows that a factor divides.
@@ -123,9 +127,11 @@ class MapFile:
                 yield row, found.data, ~np.ma.getmaskarray(found)
 
     def class_names(self) -> dict[int, str]:
-        """Reads the names of its classes by code: a JSON object or list in the tag ``class_names``."""
-        names = json.loads(self.tags.get("class_names", "{}"))
-        return {int(code): str(name) for code, name in (names.items() if isinstance(names, dict) else enumerate(names))}
+        """Reads the names of its classes by code: a JSON object in the tag ``classes``."""
+        try:
+            return {int(code): str(name) for code, name in json.loads(self.tags.get("classes", "{}")).items()}
+        except (ValueError, AttributeError):  # a tag of someone else's
+            return {}
 
     def colors(self) -> dict[int, tuple[int, int, int, int]]:
         """Reads its color table; empty where it has none."""
@@ -146,18 +152,18 @@ class MapFile:
 
 
 def _kind(source: rasterio.DatasetReader) -> str:
-    eight = source.dtypes[0] == "uint8"
-    if eight and source.colorinterp[0] is ColorInterp.palette:
+    if source.colorinterp[0] is ColorInterp.palette:
         return "classes"
-    if eight and source.colorinterp[:3] == (ColorInterp.red, ColorInterp.green, ColorInterp.blue):
+    if source.dtypes[0] == "uint8" and source.colorinterp[:3] == (ColorInterp.red, ColorInterp.green, ColorInterp.blue):
         return "picture"
-    return "scores" if source.count == 1 else "embeddings"
+    numbered = all(re.fullmatch(r"\D{0,10}\d+", name or "0") for name in source.descriptions)
+    return "embeddings" if source.count > 1 and source.dtypes[0] in _SIGNED and numbered else "scores"
 
 
-def _numbers(source: rasterio.DatasetReader, **where: object) -> NDArray:
+def _numbers(source: rasterio.DatasetReader, window: Window) -> NDArray:
     """Reads all bands as float32 (h, w, depth), with scale and offset, NaN where missing."""
-    found = source.read(masked=True, **where)
-    values = np.moveaxis(found.astype(np.float32).filled(np.nan), 0, -1)
-    if set(source.scales) | {1.0} != {1.0} or set(source.offsets) | {0.0} != {0.0}:
-        values = values * np.float32(source.scales) + np.float32(source.offsets)
-    return np.ascontiguousarray(values)
+    stored = np.moveaxis(source.read(window=window), 0, -1)  # masks of many bands take GDAL longer than their values
+    missing = stored == np.array([np.nan if value is None else value for value in source.nodatavals])
+    values = stored * np.float32(source.scales) + np.float32(source.offsets)
+    values[missing] = np.nan
+    return values

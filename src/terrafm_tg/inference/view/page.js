@@ -48,13 +48,11 @@ function shownLayer(kind, source, image, legend = null) {
 function drawable(layer) {
   if (layer.kind === "picture") return [shownLayer("picture", layer, layer.image)];
   if (layer.kind === "classes") {
-    const colors = new Map(layer.classes.map(([code, , color]) => [code, color]));
-    return [shownLayer("classes", layer, picture(layer, (pixel) => colors.get(layer.values[pixel])), classLegend(layer))];
+    const paint = (pixel) => layer.classes[layer.values[pixel]]?.[1];
+    return [shownLayer("classes", layer, picture(layer, paint), classLegend(layer))];
   }
   if (layer.kind === "scores") {
-    const paint = rampPaint(ramps[1], layer.values, 1, 255);
-    const image = picture(layer, (pixel) => (layer.values[pixel] ? paint(pixel) : null));
-    return [shownLayer("scores", layer, image, rampLegend(ramps[1], layer.low, layer.high))];
+    return [showBand(shownLayer("scores", layer, null), 0)];
   }
   const text = "Red, green and blue are the three directions in which embeddings differ most: similar colors, similar embeddings.";
   return [
@@ -63,8 +61,30 @@ function drawable(layer) {
   ];
 }
 
+/** Shows one band of scores. */
+function showBand(layer, band) {
+  const { source } = layer, [, low, high] = source.bands[band];
+  layer.band = band;
+  layer.numbers = scoresOf(source, band);
+  layer.image = picture(source, rampPaint(ramps[1], layer.numbers, low, high));
+  layer.legend = rampLegend(ramps[1], low, high);
+  return layer;
+}
+
+function bandChooser(layer) {
+  const options = layer.source.bands.map(([name], value) => make("option", { value, textContent: name, selected: value === layer.band }));
+  const chooser = make("select", {}, ...options);
+  chooser.setAttribute("aria-label", `Band of ${layer.source.name}`);
+  chooser.addEventListener("change", () => {
+    showBand(layer, Number(chooser.value));
+    listLayers();
+    draw();
+  });
+  return chooser;
+}
+
 function classLegend(layer) {
-  const rows = layer.classes.map(([, name, color]) => {
+  const rows = layer.classes.map(([name, color]) => {
     const swatch = make("span");
     swatch.style.background = `rgb(${color.join(" ")})`;
     return make("li", {}, swatch, make("span", { textContent: name }));
@@ -101,6 +121,7 @@ function listLayers() {
     });
     const row = make("li", {}, make("label", { className: "row" }, box, make("span", { textContent: title })));
     row.append(make("p", { className: "file", textContent: layer.source.name }));
+    if (layer.source.bands?.length > 1) row.append(make("div", { className: "bands" }, bandChooser(layer)));
     if (layer.legend) row.append(make("div", { className: "legend" }, layer.legend));
     row.append(make("div", { className: "opacity" }, make("span", { textContent: "Opacity" }), slider, share));
     row.dataset.kind = layer.kind;
@@ -121,7 +142,7 @@ async function show(index) {
   if (!layerOf("picture")) for (const layer of drawn) layer.opacity = 1;
   canvas.setAttribute("aria-label", `Map of ${scene.name}`);
   $("search").hidden = !components;
-  $("about").replaceChildren(...facts(scene, layers).flatMap(([name, text]) => [
+  $("about").replaceChildren(...scene.facts.flatMap(([name, text]) => [
     make("dt", { textContent: name }), make("dd", { textContent: text }),
   ]));
   if (state.query && components && components.source.depth === state.query.depth) compare();
@@ -134,16 +155,6 @@ const layerOf = (kind) => state.layers.find((layer) => layer.kind === kind);
 /** Shows one theme alone over the composite: they hide each other. */
 function feature(theme) {
   for (const layer of state.layers) if (THEMES.includes(layer.kind)) layer.visible = layer === theme;
-}
-
-function facts(scene, layers) {
-  const unit = scene.geographic ? "°" : " m";
-  const list = [["CRS", scene.crs === scene.crs_name ? scene.crs : `${scene.crs}, ${scene.crs_name}`]];
-  list.push(["Map", `${scene.size.join(" × ")} pixels of ${Number(scene.pixel.toPrecision(6))}${unit}`]);
-  for (const layer of layers.filter((one) => one.kind === "embeddings")) {
-    list.push(["Embeddings", `${layer.depth} dimensions; here ${layer.scale.length} with ${(layer.kept * 100).toFixed(1)} % of the variance, 8 bits each`]);
-  }
-  return list;
 }
 
 // Search
@@ -254,15 +265,14 @@ function say(px, py) {
   const [x, y] = toMap(view, scene, size, px, py);
   const parts = [degrees(scene, x, y)];
   if (!scene.geographic) parts.push(`${scene.crs}: ${x.toFixed(0)}, ${y.toFixed(0)}`);
-  for (const { kind, source, visible, numbers } of state.layers) {
+  for (const { kind, source, visible, numbers, band } of state.layers) {
     const pixel = pixelAt(source, x, y);
     if (pixel === null || !visible) continue;
     if (kind === "components") parts.push(`row ${Math.floor(pixel / source.width)}, column ${pixel % source.width}`);
-    if (kind === "similarity" && numbers && numbers[pixel] === numbers[pixel]) parts.push(`similarity ${numbers[pixel].toFixed(3)}`);
-    if (kind === "classes") parts.push(source.classes.find(([code]) => code === source.values[pixel])?.[1] ?? "no class");
-    if (kind === "scores" && source.values[pixel]) {
-      parts.push(`score ${written(source.low + ((source.values[pixel] - 1) / 254) * (source.high - source.low))}`);
-    }
+    if (kind === "classes") parts.push(source.classes[source.values[pixel]]?.[0] ?? "no class");
+    if (!numbers || Number.isNaN(numbers[pixel])) continue;
+    if (kind === "similarity") parts.push(`similarity ${numbers[pixel].toFixed(3)}`);
+    if (kind === "scores") parts.push(`${source.bands[band][0]} ${written(numbers[pixel])}`);
   }
   $("where").textContent = parts.join(" · ");
 }

@@ -170,6 +170,11 @@ def _content(
         for layer in layers
         if layer["factor"] > 1 and layer["kind"] != "picture"
     ]
+    notes += [
+        f"Embeddings of {depth} dimensions are shown in {basis.shape[1]} of 8 bits, which keep {kept:.1%} of their "
+        "variance."
+        for depth, (basis, kept) in bases.items()
+    ]
     return {
         "title": out.stem,
         "notes": notes,
@@ -188,17 +193,22 @@ def _scene(name: str, members: Sequence[MapFile]) -> dict[str, Any]:
     ends = np.array([raster.bounds for raster in members])
     west, south, east, north = *ends[:, :2].min(0), *ends[:, 2:].max(0)
     meters = 111_320.0 if crs.is_geographic else crs.axis_info[0].unit_conversion_factor
+    short = ":".join(crs.to_authority() or ()) or crs.name
+    unit = "°" if crs.is_geographic else " m" if meters == 1 else f" {crs.axis_info[0].unit_name}"
+    facts = [
+        [raster.kind.capitalize(), f"{raster.width} × {raster.height} pixels of {raster.place[2]:.6g}{unit}"]
+        for raster in members
+    ]
     return {
         "name": name,
-        "crs": ":".join(crs.to_authority() or ()) or crs.name,
-        "crs_name": crs.name,
+        "crs": short,
+        "facts": [["CRS", crs.name if short == crs.name else f"{short}, {crs.name}"], *facts],
         "geographic": crs.is_geographic,
         "bounds": [float(end) for end in (west, south, east, north)],
         "meters": meters,
         # Degrees of longitude are shorter than those of latitude.
         "aspect": float(np.cos(np.radians((south + north) / 2))) if crs.is_geographic else 1.0,
         "pixel": lead.place[2],
-        "size": [lead.width, lead.height],
     } | lonlat_lattice(crs, (west, south, east, north))
 
 
