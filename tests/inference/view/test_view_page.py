@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from affine import Affine
 
+from data.embedding_products import values, write_cog, write_zarr
 from inference.view.maps import COLORS, NAMES, content_of, layer_of, write, write_scene
 from refusals import refusal, refused
 from terrafm_tg.cli.main import main
@@ -53,7 +54,7 @@ def test_the_page_holds_all_layers_of_both_scenes(written: Written) -> None:
     assert [name for name, _ in layer_of(content, "classes")["classes"]] == NAMES
     assert content["scenes"][0]["bounds"] == [500_000, 5_493_600, 508_000, 5_500_000]
     assert len(written.notes) == 1
-    assert re.fullmatch(r"Embeddings of 24 .* shown in 16, which keep \d\d\.\d% .*", written.notes[0])
+    assert re.fullmatch(r"Embeddings of 24 .* shown in 16 of 8 bits, which keep \d\d\.\d% .*", written.notes[0])
 
 
 def test_nothing_in_the_page_reaches_out(written: Written) -> None:
@@ -77,10 +78,10 @@ def test_its_policy_admits_its_own_script_and_style_alone(written: Written) -> N
 
 
 def test_names_from_files_stay_text(tmp_path: Path) -> None:
-    place, values = Affine(160, 0, 500_000, 0, -160, 5_500_000), np.zeros((1, 9, 9), np.uint8)
+    place, zeros = Affine(160, 0, 500_000, 0, -160, 5_500_000), np.zeros((1, 9, 9), np.uint8)
     name = EVIL.replace("/", "∕")  # a file's name has no slash
     tags = {"classes": '{"0": "</script><script>alert(3)</script>"}'}
-    path = write(tmp_path / f"{name}.tif", values, place, colors=COLORS, tags=tags)
+    path = write(tmp_path / f"{name}.tif", zeros, place, colors=COLORS, tags=tags)
     parsed = Parsed(write_page(path, tmp_path / "page.html").path)
     assert [tag for tag, _ in parsed.tags].count("script") == 2
     assert "img" not in [tag for tag, _ in parsed.tags]
@@ -133,10 +134,46 @@ def test_a_map_of_classes_takes_the_preview_of_its_scene(tmp_path: Path) -> None
     assert [layer["kind"] for layer in content["layers"]] == ["picture", "classes"]
 
 
+def test_a_map_belongs_to_the_scene_of_its_name(tmp_path: Path) -> None:
+    for seed, name in enumerate(("a", "a_2")):
+        write_scene(tmp_path, name, seed=seed)
+    place = Affine(160, 0, 500_000, 0, -160, 5_500_000)
+    for name in ("a_2_entropy", "a_entropy", "change"):
+        write(tmp_path / f"{name}.tif", np.zeros((1, 40, 50), np.float32), place)
+    content = content_of(write_page(tmp_path).path)
+    names = {x["name"]: {content["layers"][i]["name"] for i in x["layers"]} for x in content["scenes"]}
+    ends = (".preview", "", ".classes", ".change", "_entropy")
+    assert names == {name: {"change.tif", *(f"{name}{end}.tif" for end in ends)} for name in ("a", "a_2")}
+
+
+def test_a_zarr_store_shows_what_a_geotiff_shows(tmp_path: Path) -> None:
+    found = values()
+    paths = write_cog(tmp_path / "map.tif", found), write_zarr(tmp_path / "map.zarr", found)
+    assert write_page(paths[1]).path == tmp_path / "map.html"
+    pages = [content_of(write_page(path, tmp_path / "page.html").path) for path in paths]
+    one, other = (layer_of(page, "embeddings") for page in pages)
+    assert one | {"name": ""} == other | {"name": ""}
+    for page in pages:
+        facts = dict(page["scenes"][0]["facts"])
+        assert facts["Model"] == "terrafm_tiny"
+        assert facts["Dates"] == "s2l2a: 2024-05-01T10:00:00"
+        assert facts["CRS"] == "EPSG:32633, WGS 84 / UTM zone 33N"
+    both = content_of(write_page(tmp_path, tmp_path / "both.html").path)
+    assert [scene["name"] for scene in both["scenes"]] == ["map", str(tmp_path / "map.zarr")]
+
+
+def test_embeddings_of_two_models_are_not_compared(tmp_path: Path) -> None:
+    for name in ("base", "large", "again"):
+        write_cog(tmp_path / f"{name}.tif", values(), about={"model": name.replace("again", "base")})
+    layers = content_of(write_page(tmp_path).path)["layers"]
+    bases = {layer["name"]: layer["basis"] for layer in layers}
+    assert bases["base.tif"] == bases["again.tif"] != bases["large.tif"]
+
+
 def test_mistakes_are_said(tmp_path: Path, maps: Path) -> None:
     with refused(match=r"nowhere does not exist"):
         write_page(tmp_path / "nowhere")
-    with refused(match=r"holds no \.tif"):
+    with refused(match=r"holds no \.tif and no \.zarr"):
         write_page(tmp_path)
     with refused(match=r"may is no scene of .*: it has july, march"):
         write_page(maps, scene=["may"])

@@ -87,7 +87,7 @@ def vector_layer(raster: MapFile, basis: NDArray, limit: int) -> dict[str, Any]:
 def score_layer(raster: MapFile, limit: int) -> dict[str, Any]:
     """Reduces each band of a map of numbers to 255 levels between its ends; 0 is missing."""
     factor = _factor(raster, raster.depth, limit)
-    stored, bands = [], []
+    stored, bands = [], list[list[Any]]()
     for name, values in zip(raster.bands, np.moveaxis(_average(raster, factor, raster.depth), -1, 0), strict=True):
         there = np.isfinite(values)
         low, high = (float(values[there].min()), float(values[there].max())) if there.any() else (0.0, 0.0)

@@ -1,22 +1,28 @@
 """Rasters that a page can show: what each of them is, and its pixels, block by block."""
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
+from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.inference.use import open_embeddings
+from terrafm_tg.inference.use.maps import about_of, unscale, without_place
+from terrafm_tg.inference.use.vectors import MapLayer
 from terrafm_tg.utils.trust import open_image
 
+#: Ending of the composite beside a map.
+PREVIEW = ".preview.tif"
 #: Types of embeddings; probabilities and pictures have no sign.
 _SIGNED = ("int8", "float16", "float32", "float64")
 #: Rows that are read at a time where blocks play no part.
@@ -25,7 +31,7 @@ _ROWS = 512
 
 @dataclass(frozen=True, eq=False)
 class MapFile:
-    """A GeoTIFF and what it shows.
+    """A GeoTIFF or Zarr store and what it shows.
 
     Args:
         path: Of the file.
@@ -34,8 +40,9 @@ class MapFile:
         place: Left, top, width and height of a pixel in the CRS, all north up.
         height: In pixels.
         width: Likewise.
-        bands: Their names, empty where they have none.
-        tags: Its metadata.
+        bands: Names of bands of scores, empty where they have none.
+        about: What it says of itself.
+        layer: Reads embeddings.
     """
 
     path: Path
@@ -45,7 +52,8 @@ class MapFile:
     height: int
     width: int
     bands: tuple[str, ...]
-    tags: Mapping[str, str]
+    about: Mapping[str, Any]
+    layer: MapLayer | None = None
 
     @classmethod
     def open(cls, path: Path) -> "MapFile":
@@ -54,36 +62,33 @@ class MapFile:
         Raises:
             TerraFMError: If it cannot be read, has no georeference, or is not north up.
         """
+        if path.is_dir():
+            return cls._embeddings(path)
         try:
-            return cls._of(path)
+            with open_image(path) as source:
+                if (kind := _kind(path, source)) == "embeddings":
+                    return cls._embeddings(path)
+                if source.crs is None:
+                    raise without_place(path)
+                crs, place = CRS.from_wkt(source.crs.to_wkt()), _north_up(path, source.transform)
+                bands = tuple(name or "" for name in source.descriptions)
+                return cls(path, kind, crs, place, source.height, source.width, bands, about_of(source.tags()))
         except (OSError, rasterio.errors.RasterioError) as error:
             raise TerraFMError(
                 f"{path} cannot be read as a GeoTIFF ({error}): give a map that terrafm wrote."
             ) from None
 
     @classmethod
-    def _of(cls, path: Path) -> "MapFile":
-        with open_image(path) as source:
-            to = source.transform
-            if source.crs is None or to.b or to.d or to.a <= 0 or to.e >= 0:
-                raise TerraFMError(
-                    f"{path} has no CRS or is not north up (transform {tuple(to)[:6]}): warp it first, as by gdalwarp."
-                )
-            return cls(
-                path=path,
-                kind=_kind(source),
-                crs=CRS.from_wkt(source.crs.to_wkt()),
-                place=(to.c, to.f, to.a, -to.e),
-                height=source.height,
-                width=source.width,
-                bands=tuple(name or "" for name in source.descriptions),
-                tags=source.tags(),
-            )
+    def _embeddings(cls, path: Path) -> "MapFile":
+        (layer,) = open_embeddings(path).layers
+        assert isinstance(layer, MapLayer)
+        place = _north_up(path, layer.transform)
+        return cls(path, "embeddings", layer.crs, place, layer.height, layer.width, (), layer.about, layer)
 
     @property
     def depth(self) -> int:
-        """Number of its bands."""
-        return len(self.bands)
+        """Numbers of a pixel."""
+        return self.layer.dims if self.layer else len(self.bands)
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
@@ -105,13 +110,23 @@ class MapFile:
         Yields:
             First row, first column, and the values, (h, w, depth) float32, NaN where missing.
         """
+        windows = list(self.layer.windows() if self.layer else self._windows())
+        if most is not None and most < self.height * self.width:
+            few = max(1, math.ceil(len(windows) * most / (self.height * self.width)))
+            windows = [windows[i] for i in np.linspace(0, len(windows) - 1, few).round().astype(int)]
+        for rows, columns in windows:
+            yield rows.start, columns.start, self.layer.read(rows, columns) if self.layer else self._read(rows, columns)
+
+    def _windows(self) -> Iterator[tuple[slice, slice]]:
         with open_image(self.path) as source:
-            windows = [window for _, window in source.block_windows(1)]
-            if most is not None and most < self.height * self.width:
-                few = max(1, math.ceil(len(windows) * most / (self.height * self.width)))
-                windows = [windows[i] for i in np.linspace(0, len(windows) - 1, few).round().astype(int)]
-            for window in windows:
-                yield window.row_off, window.col_off, _numbers(source, window)
+            yield from (window.toslices() for _, window in source.block_windows(1))
+
+    def _read(self, rows: slice, columns: slice) -> NDArray[np.float32]:
+        with open_image(self.path) as source:
+            stored = np.moveaxis(source.read(window=Window.from_slices(rows, columns)), 0, -1)
+            nodata = np.array([np.nan if value is None else value for value in source.nodatavals])
+            scale, offset = (np.array(x, np.float32) for x in (source.scales, source.offsets))
+            return unscale(stored, scale, offset, nodata)
 
     def strips(self, factor: int) -> Iterator[tuple[int, NDArray, NDArray]]:
         """Reads the first band as it is stored, in strips of rows that a factor divides.
@@ -128,10 +143,8 @@ class MapFile:
 
     def class_names(self) -> dict[int, str]:
         """Reads the names of its classes by code: a JSON object in the tag ``classes``."""
-        try:
-            return {int(code): str(name) for code, name in json.loads(self.tags.get("classes", "{}")).items()}
-        except (ValueError, AttributeError):  # a tag of someone else's
-            return {}
+        names = self.about.get("classes")
+        return {int(code): str(name) for code, name in names.items()} if isinstance(names, dict) else {}
 
     def colors(self) -> dict[int, tuple[int, int, int, int]]:
         """Reads its color table; empty where it has none."""
@@ -151,19 +164,17 @@ class MapFile:
         return np.moveaxis(np.concatenate([bands, alpha[None]]), 0, -1)
 
 
-def _kind(source: rasterio.DatasetReader) -> str:
+def _north_up(path: Path, to: Affine) -> tuple[float, float, float, float]:
+    """Returns left, top, and width and height of a pixel."""
+    if to.b or to.d or to.a <= 0 or to.e >= 0:
+        raise TerraFMError(f"{path} is not north up (transform {tuple(to)[:6]}): warp it first, as by gdalwarp.")
+    return to.c, to.f, to.a, -to.e
+
+
+def _kind(path: Path, source: rasterio.DatasetReader) -> str:
     if source.colorinterp[0] is ColorInterp.palette:
         return "classes"
-    if source.dtypes[0] == "uint8" and source.colorinterp[:3] == (ColorInterp.red, ColorInterp.green, ColorInterp.blue):
+    if path.name.endswith(PREVIEW) or source.colorinterp[:3] == (ColorInterp.red, ColorInterp.green, ColorInterp.blue):
         return "picture"
     numbered = all(re.fullmatch(r"\D{0,10}\d+", name or "0") for name in source.descriptions)
     return "embeddings" if source.count > 1 and source.dtypes[0] in _SIGNED and numbered else "scores"
-
-
-def _numbers(source: rasterio.DatasetReader, window: Window) -> NDArray:
-    """Reads all bands as float32 (h, w, depth), with scale and offset, NaN where missing."""
-    stored = np.moveaxis(source.read(window=window), 0, -1)  # masks of many bands take GDAL longer than their values
-    missing = stored == np.array([np.nan if value is None else value for value in source.nodatavals])
-    values = stored * np.float32(source.scales) + np.float32(source.offsets)
-    values[missing] = np.nan
-    return values

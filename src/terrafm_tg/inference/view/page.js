@@ -145,7 +145,7 @@ async function show(index) {
   $("about").replaceChildren(...scene.facts.flatMap(([name, text]) => [
     make("dt", { textContent: name }), make("dd", { textContent: text }),
   ]));
-  if (state.query && components && components.source.depth === state.query.depth) compare();
+  if (state.query && components && components.source.basis === state.query.basis) compare();
   else forget();
   $("wait").textContent = "";
 }
@@ -168,7 +168,7 @@ function search(pixel) {
     return;
   }
   if (!state.query) feature(layerOf("similarity"));
-  state.query = { vector, pixel, scene: state.scene, depth: source.depth, place: placeOf(source, pixel) };
+  state.query = { vector, pixel, scene: state.scene, basis: source.basis, place: placeOf(source, pixel) };
   compare();
 }
 

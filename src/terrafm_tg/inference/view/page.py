@@ -11,22 +11,23 @@ from typing import Any
 import matplotlib
 import numpy as np
 from jinja2 import Environment, StrictUndefined
-from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.inference.use.vectors import MADE_BY
 from terrafm_tg.utils.files import write_text
 
 from .layers import class_layer, fit_basis, picture_layer, score_layer, vector_layer
-from .map_file import MapFile
+from .map_file import PREVIEW, MapFile
 
 #: Bytes of the page besides its maps: styles, script, and per scene the table of longitudes and latitudes.
 _PAGE, _PER_SCENE = 60_000, 60_000
 #: Points along an edge of a scene at which longitude and latitude are known.
 _POINTS = 49
+#: What a map says of itself that the page shows.
+_SAID = ("model", "weights", "pooling", "modalities", "dates", "cloud", "source", "license")
 #: Bottom to top.
 _ORDER = ("picture", "embeddings", "classes", "scores")
-_PREVIEW = ".preview.tif"
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def write_page(
         raise TerraFMError(
             f"limit_mb is {limit_mb:g}, too little for {len(used)} maps: give more, or fewer with scene."
         )
-    page = page or (out / "index.html" if out.is_dir() else out.with_suffix(".html"))
+    page = page or (out / "index.html" if _is_folder(out) else out.with_suffix(".html"))
     content = _content(out, scenes, used, limit, dimensions)
     write_text(page, render_page(content))
     return Written(page, page.stat().st_size, tuple(scenes), tuple(content["notes"]))
@@ -108,13 +109,19 @@ def _maps(out: Path) -> list[Path]:
     """Finds the maps that a name stands for, each with the preview beside it."""
     if not out.exists():
         raise TerraFMError(f"{out} does not exist: give a map or a folder that terrafm embed, map or classify wrote.")
-    if out.is_dir() and out.suffix != ".zarr":
-        if maps := sorted(out.glob("*.tif")):
+    if _is_folder(out):
+        if maps := sorted(path for path in out.iterdir() if path.suffix in (".tif", ".zarr")):
             return maps
-        raise TerraFMError(f"{out} holds no .tif: give a map or a folder that terrafm embed, map or classify wrote.")
+        raise TerraFMError(
+            f"{out} holds no .tif and no .zarr: give a map or a folder that terrafm embed, map or classify wrote."
+        )
     stems = [out.stem.rsplit(".", cut)[0] for cut in range(out.stem.count(".") + 1)]  # scene.classes has scene's
-    beside = (out.with_name(stem + _PREVIEW) for stem in stems)
+    beside = (out.with_name(stem + PREVIEW) for stem in stems)
     return [out, *[path for path in beside if path.is_file() and path != out][:1]]
+
+
+def _is_folder(out: Path) -> bool:
+    return out.is_dir() and out.suffix != ".zarr"
 
 
 def _stem(raster: MapFile) -> str:
@@ -124,7 +131,7 @@ def _stem(raster: MapFile) -> str:
 def _scenes(rasters: Sequence[MapFile]) -> dict[str, list[MapFile]]:
     """Groups maps by place: each map of embeddings is a scene, and the others lie over those that they overlap.
 
-    A map whose name begins with a scene's belongs to that one alone.
+    A map whose name begins with that of one or more scenes belongs to the one of the longest name alone.
     """
     leads: list[MapFile] = []
     for kind in ("embeddings", "classes", "scores", "picture"):
@@ -132,35 +139,40 @@ def _scenes(rasters: Sequence[MapFile]) -> dict[str, list[MapFile]]:
         leads += [x for x in some if kind == "embeddings" or not any(x.overlaps(lead) for lead in leads)]
     found: dict[str, list[MapFile]] = {}
     for lead in leads:
-        others = [x for x in rasters if x not in leads and x.overlaps(lead)]
-        others = [x for x in others if _named(x, lead) or not any(_named(x, other) for other in leads)]
         name = _stem(lead) if _stem(lead) not in found else str(lead.path)
-        found[name] = sorted([lead, *others], key=lambda raster: _ORDER.index(raster.kind))
+        found[name] = [lead]
+        for other in (x for x in rasters if x not in leads and x.overlaps(lead)):
+            if _tie(other, lead) == max(_tie(other, x) for x in leads if x.overlaps(other)):
+                found[name].append(other)
+        found[name].sort(key=lambda raster: _ORDER.index(raster.kind))
     return found
 
 
-def _named(raster: MapFile, lead: MapFile) -> bool:
-    """Tells whether the name of one begins with that of the other."""
+def _tie(raster: MapFile, lead: MapFile) -> int:
+    """Tells how well a name fits a scene's: by the letters that one begins with of the other, best if they are all."""
     short, long = sorted((_stem(raster), _stem(lead)), key=len)
-    return long == short or long.startswith(f"{short}.")
+    fits = long.startswith(short) and long[len(short) :][:1] in ("", ".", "_")
+    return fits * (2 * len(short) + (short == long))
 
 
 def _content(
     out: Path, scenes: dict[str, list[MapFile]], used: Sequence[MapFile], limit: int, dimensions: int
 ) -> dict[str, Any]:
     """Makes what the page shows, as plain values."""
-    bases: dict[int, tuple[NDArray, float]] = {}
-    for depth in sorted({raster.depth for raster in used if raster.kind == "embeddings"}):
-        same = [raster for raster in used if raster.kind == "embeddings" and raster.depth == depth]
-        bases[depth] = fit_basis(same, min(dimensions, depth))
+    comparable: dict[tuple, list[MapFile]] = {}
+    for raster in used:
+        if raster.kind == "embeddings":
+            key = raster.depth, *(str(raster.about.get(name)) for name in MADE_BY)
+            comparable.setdefault(key, []).append(raster)
+    bases = [(same, *fit_basis(same, min(dimensions, same[0].depth))) for same in comparable.values()]
+    of = {raster: number for number, (same, _, _) in enumerate(bases) for raster in same}
     # A map of embeddings gets as much as four others.
     shares = [4 if raster.kind == "embeddings" else 1 for raster in used]
     layers = []
     for raster, share in zip(used, shares, strict=True):
         most = limit * share // sum(shares)
         if raster.kind == "embeddings":
-            basis, kept = bases[raster.depth]
-            layers.append(vector_layer(raster, basis, most) | {"depth": raster.depth, "kept": kept})
+            layers.append(vector_layer(raster, bases[of[raster]][1], most) | {"basis": of[raster]})
         elif raster.kind == "classes":
             layers.append(class_layer(raster, most))
         else:
@@ -171,9 +183,9 @@ def _content(
         if layer["factor"] > 1 and layer["kind"] != "picture"
     ]
     notes += [
-        f"Embeddings of {depth} dimensions are shown in {basis.shape[1]} of 8 bits, which keep {kept:.1%} of their "
-        "variance."
-        for depth, (basis, kept) in bases.items()
+        f"Embeddings of {same[0].depth} dimensions are shown in {basis.shape[1]} of 8 bits, which keep {kept:.1%} of "
+        "their variance."
+        for same, basis, kept in bases
     ]
     return {
         "title": out.stem,
@@ -195,7 +207,8 @@ def _scene(name: str, members: Sequence[MapFile]) -> dict[str, Any]:
     meters = 111_320.0 if crs.is_geographic else crs.axis_info[0].unit_conversion_factor
     short = ":".join(crs.to_authority() or ()) or crs.name
     unit = "°" if crs.is_geographic else " m" if meters == 1 else f" {crs.axis_info[0].unit_name}"
-    facts = [
+    facts = [[name.capitalize(), _said(lead.about[name])] for name in _SAID if lead.about.get(name)]
+    facts += [
         [raster.kind.capitalize(), f"{raster.width} × {raster.height} pixels of {raster.place[2]:.6g}{unit}"]
         for raster in members
     ]
@@ -210,6 +223,13 @@ def _scene(name: str, members: Sequence[MapFile]) -> dict[str, Any]:
         "aspect": float(np.cos(np.radians((south + north) / 2))) if crs.is_geographic else 1.0,
         "pixel": lead.place[2],
     } | lonlat_lattice(crs, (west, south, east, north))
+
+
+def _said(value: Any) -> str:
+    """Says a plain value in words."""
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {_said(part)}" for name, part in value.items())
+    return ", ".join(map(_said, value)) if isinstance(value, list) else str(value)
 
 
 def lonlat_lattice(crs: CRS, bounds: Sequence[float]) -> dict[str, Any]:
