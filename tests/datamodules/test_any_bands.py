@@ -280,3 +280,14 @@ def test_radar_that_holds_nodata_in_one_polarization(small_world, tmp_path):
     assert whole[:, 0].std() > 0
     assert_array_equal(sample["image_s1rtc_10m"][0], read(0, S1RTC)[10][0])
     shutil.rmtree(root)
+
+
+def test_tiles_smaller_than_their_crops_are_said_in_a_run(tmp_path):
+    """R25: what is interpolated is said."""
+    for at in range(3):
+        write(tmp_path / f"chips/S2L2A/{at}.tif", optics(12, 6, seed=at), x=400_000 + 3000 * at)
+    data = MixedDataModule({str(tmp_path / "chips"): {"offset": 0}}, tile_size=6, **SMALL)
+    run = trainer(tmp_path, max_steps=1, max_epochs=1, limit_val_batches=0)
+    with pytest.warns(UserWarning, match="Tiles are 6 pixels across: global crops of 32 pixels enlarge them 5.3 times"):
+        run.fit(tiny_terrafm(depth=1, local_crops=1, global_size=32, local_size=16), data)
+    assert run.global_step == 1

@@ -56,7 +56,7 @@ LEVEL = dict(zip(S2L2A.bands, (400, 500, 700, 600, 1000, 2000, 2500, 2600, 2800,
 def numbers(band, lon, lat):
     """Digital numbers of a band: land, where water is as dark as it can be."""
     wave = field(lon, lat)
-    return np.rint(np.where(wave > -0.7, LEVEL[band] * (1 + 0.3 * wave), 60)).astype(np.uint16)
+    return np.rint(np.where(wave > -0.7, LEVEL[band] * (1 + 0.3 * wave), 55 + LEVEL[band] // 100)).astype(np.uint16)
 
 
 def power(band, lon, lat):

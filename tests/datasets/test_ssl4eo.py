@@ -129,3 +129,16 @@ def test_pictures_of_8_bits_are_refused(tmp_path):
             out.write(pixels)
     with pytest.raises(TerraFMError, match=r"not as published.*8-bit numbers"):
         SSL4EOS12Tiles(tmp_path)
+
+
+def test_zeros_of_decibels_are_missing(tmp_path):
+    """R7: by the same rule as in folders."""
+    fake.create(tmp_path, images={"s1": fake.IMAGES["s1"][:1]})
+    path = next(tmp_path.rglob("VV.tif"))
+    with rasterio.open(path, "r+") as file:
+        pixels = file.read()
+        pixels[0, :50] = 0
+        file.write(pixels)
+    image = sample_of(SSL4EOS12Tiles(tmp_path, native=True))["image_s1rtc_10m"]
+    assert (image[0, :50] == -32768).all()
+    assert (image[0, 50:] > 0).all()

@@ -87,6 +87,7 @@ def test_fill_is_missing_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture
     main(["inspect", str(folder(tmp_path / "data", image)), "--figure", str(picture)])
     printed = " ".join(capsys.readouterr().out.split())
     assert "missing 25.0% of the pixels (1 tile read)" in printed
+    assert "60 px; crops of 224 px, the paper's, would be enlarged: set --model.crops.global_size 48" in printed
     assert "It can be trained on." in printed
     with Image.open(picture) as shown:
         assert min(shown.size) > 300
@@ -201,6 +202,7 @@ def test_bands_units_and_places_of_scenes(tmp_path: Path, capsys: pytest.Capture
     assert "Sentinel-2 L2A: 1 image, 10 of 12, without B01, B09" in printed
     assert "Sentinel-1 RTC: 1 image, all 2 bands, linear power" in printed
     assert "Tiles: s1rtc + s2l2a (1 tile)" in printed
+    assert "crops of 224 px, the paper's, would be enlarged" in printed
 
 
 def test_a_catalog_and_a_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

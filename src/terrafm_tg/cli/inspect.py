@@ -75,7 +75,9 @@ def print_table(table: pd.DataFrame) -> None:
         ]
         words = ", ".join(filter(None, [_number(sensor["images"], "image"), *facts]))
         console.print(f"{get_modality(name).title}: {words}", markup=False, soft_wrap=True)
-    console.print(f"Tiles: {_counted(combinations(table), 'tile', alone=True)}", soft_wrap=True)
+    smallest = int(table[["height", "width"]].min(axis=None)) if "height" in table else CROP
+    crops = f"; the smallest has {smallest} px: {_enlarged(smallest)}" * (smallest < CROP)
+    console.print(f"Tiles: {_counted(combinations(table), 'tile', alone=True)}{crops}", soft_wrap=True)
 
 
 def print_inspection(found: Inspection, picture: Path | None = None) -> None:
@@ -155,17 +157,20 @@ def tile_lines(found: Inspection) -> dict[str, str]:
     if not found.kind:
         return {}
     sizes = " to ".join(map("{:,}".format, found.tile_sizes))
-    crops = f"the paper's crops of {CROP} px are cut from them"
-    if found.tile_sizes[0] < 16:
-        crops = "less than the encoder's patch of 16 px, which would be enlarged: set a larger `tile_size`"
-    elif found.tile_sizes[0] < CROP:
-        fit = found.tile_sizes[0] // 16 * 16
-        crops = f"crops of {CROP} px, the paper's, would be enlarged: set --model.crops.global_size {fit}"
+    crops = _enlarged(found.tile_sizes[0]) or f"the paper's crops of {CROP} px are cut from them"
     return {
         "sensors": _counted(found.together, "tile", alone=len(found.sensors) > 1),
         "tile size": f"{sizes} px; {crops}",
         **{"note" + " " * i: sentence for i, sentence in enumerate(found.said)},
     }
+
+
+def _enlarged(size: int) -> str:
+    """Says that crops are larger than tiles of that size; empty where they are not."""
+    if size < 16:
+        return "less than the encoder's patch of 16 px, which would be enlarged: set a larger `tile_size`"
+    crops = f"crops of {CROP} px, the paper's, would be enlarged: set --model.crops.global_size {size // 16 * 16}"
+    return crops if size < CROP else ""
 
 
 def _bands(text: str, all_bands: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from terrafm_tg.modalities import S2L1C
 
 from .claims import OFFSET, UNKNOWN, Claims, ContradictionError
-from .offset import Bands, offset_evidence
+from .offset import FEW, Bands, offset_evidence
 
 _LEVEL = re.compile(r"MSI_?(L1C|L2A)")
 _TITLES = {"s2l1c": "L1C", "s2l2a": "L2A"}
@@ -79,6 +79,16 @@ def check_order(who: str, claims: Claims, told: Sequence[str] | None, numbers: B
         )
 
 
+def check_last(who: str, stored: Bands) -> None:
+    """Refuses a mask that is counted as the last band of a file without names, whatever numbers it holds."""
+    kinds = [len(np.unique(stored[band][np.isfinite(stored[band])])) for band in ("B11", "B12") if band in stored]
+    if len(kinds) == 2 and 10 * max(kinds[1], 1) < min(kinds[0], 130):
+        raise ContradictionError(
+            f"{who} has its bands by the usual order, but B12 holds only {kinds[1]} numbers, as a mask or classes do: "
+            "set `bands` to the order in which they are stored (likely L2A with a mask or classes last)."
+        )
+
+
 def _places(order: Sequence[str], usual: Sequence[str]) -> dict[str, str]:
     """Returns the usual band at the place of each band of another order; nothing where it has other bands."""
     order = [band for band in order if band in usual or not band]
@@ -121,6 +131,15 @@ def find_level(who: str, claims: Claims, numbers: Bands, modality: str) -> tuple
     return level, f"{_TITLES[level]} by {words if seen else next(iter(told.values()))}"
 
 
+def _blue_over_plants(numbers: Bands) -> float:
+    """Returns the median of B02 - B04 over plants, which air above them raises; NaN where there are few."""
+    blue, red, infrared = (numbers.get(band, np.empty(0)) for band in ("B02", "B04", "B08"))
+    if not blue.shape == red.shape == infrared.shape:
+        return np.nan
+    plants = (infrared - red > 1500) & np.isfinite(blue)
+    return float(np.median((blue - red)[plants])) if plants.sum() >= max(FEW, 0.02 * red.size) else np.nan
+
+
 def level_by_pixels(numbers: Bands) -> tuple[str, str]:
     """Tells L1C from L2A by the air above the ground, which L2A has removed.
 
@@ -142,5 +161,10 @@ def level_by_pixels(numbers: Bands) -> tuple[str, str]:
             return "s2l1c", words
         if min(ratios) > 0.85 and held.get("B02", np.inf) < 2500:
             return "s2l2a", words
+    above = _blue_over_plants(numbers)
+    if 180 < above < 800:
+        return "s2l1c", f"the air above plants (B02 lies {above:.0f} DN above B04)"
+    if -1200 < above < -100:
+        return "s2l2a", f"plants (B02 lies {-above:.0f} DN below B04)"
     blue = np.nanpercentile(numbers["B02"], 1) if "B02" in numbers else np.nan
     return ("s2l2a", f"its dark blue (1 % of B02 lie below {blue:.0f} DN)") if blue < 300 else ("", "")

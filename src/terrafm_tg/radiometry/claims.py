@@ -14,6 +14,8 @@ from terrafm_tg.modalities import get_modality
 
 #: What baseline 04.00 added, in digital numbers.
 OFFSET = 1000
+#: Words of a verdict whose offset pixels prove.
+SEEN = "by its pixels"
 #: An offset or a baseline that is not known.
 UNKNOWN = -1
 #: Units in which files hold pixels: of optics, and of radar.
@@ -27,6 +29,10 @@ _BASELINE = re.compile(r"_N(\d{4})(?:_|$|\.)")
 
 class ContradictionError(TerraFMError):
     """Two pieces of evidence on an image's pixels exclude each other; the sentence names the setting that decides."""
+
+
+class OffsetError(ContradictionError):
+    """The pieces of evidence are on the offset of baseline 04.00."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,11 @@ class Verdict:
     offset: int = 0
     fill: tuple[float, ...] = (0.0, *FILLS)
     proof: str = ""
+
+    @property
+    def seen(self) -> bool:
+        """True where pixels prove the offset, and not what is said of them."""
+        return SEEN in self.proof
 
     def to_json(self) -> str:
         """Returns the verdict as one line of text."""

@@ -22,7 +22,7 @@ from .claims import (
     baselines_by_name,
 )
 from .offset import Bands
-from .optics import find_piles, judge_optics, without
+from .optics import HUGE, find_piles, judge_optics, without
 
 #: Bands whose stored values tell, in a window of some 1,000 pixels a side; of a file without names all bands do.
 TELLING = ("B01", "B02", "B04", "B08", "B8A", "B09", "B10", "B11", "B12", "VV", "VH")
@@ -31,6 +31,8 @@ _RANGE = {"VV": (-28.0, 3.0), "VH": (-40.0, -3.0)}
 #: Variance of the natural logarithm of power in the quietest places of an image of one date at 10 m: 0.09 to 0.17 by
 #: measurement. Amplitude has a quarter of it; so may power that was filtered, which is why less of it tells nothing.
 _SPECKLE = (0.075, 0.28)
+#: Decibels below which lies noise: a number that many pixels there share was not measured.
+_QUIET = -45.0
 #: Amplitude of some archives is in steps, of which dB = 20 * log10(step) - 83.
 _STEP = 10 ** (-83 / 20)
 
@@ -136,7 +138,8 @@ def _speckle(pixels: Bands, fill: tuple[float, ...]) -> float:
     for values in pixels.values():
         middle = tuple(slice(max(side // 2 - 256, 0), side // 2 + 256) for side in values.shape)
         held = values[middle].astype(np.float64)
-        logs = _decibels(np.where(np.isin(held, fill), np.nan, held), "linear") * (np.log(10) / 10)
+        held = np.where(np.isin(held, fill) | ~(np.abs(held) < HUGE), np.nan, held)
+        logs = _decibels(held, "linear") * (np.log(10) / 10)
         height, width = (side // 7 for side in logs.shape)
         blocks = logs[: height * 7, : width * 7].reshape(height, 7, width, 7).swapaxes(1, 2).reshape(-1, 49)
         spread = np.sort(blocks[np.isfinite(blocks).all(axis=1)].var(axis=1))
@@ -149,7 +152,10 @@ def _judge_radar(claims: Claims, pixels: Bands, settings: Settings, fill: tuple[
     """Concludes on Sentinel-1."""
     who = claims.product or "The image"
     pixels = {band: values for band, values in pixels.items() if band in _RANGE}
-    piles = find_piles(pixels, fill, -90, 9999)
+    scale, add = settings.of("scale", "s1rtc") or claims.scale or 1.0, claims.offset or 0.0
+    least = (10 ** (_QUIET / 10) - add) / scale  # power; of decibels nearly none lie above
+    piles = find_piles(pixels, fill, -90, 100 if (scale, add) == (1, 0) else 9999)
+    piles = (*piles, *find_piles(pixels, (*fill, *piles), least, np.inf))
     fill = (*fill, *piles)
     stored = {band: without(values, fill) for band, values in pixels.items()}
     stored = {band: values for band, values in stored.items() if np.isfinite(values).any()}
@@ -187,6 +193,10 @@ def _judge_radar(claims: Claims, pixels: Bands, settings: Settings, fill: tuple[
         unit, by = _power_or_amplitude(who, stored, pixels, fill, fits, asked, bool(told), by)
     elif not asked:
         by = "its numbers, which are negative" if stored else "supposition, for no pixel was seen"
+    if unit == "dB":
+        quiet = find_piles(pixels, fill, (_QUIET - tag[1]) / tag[0], np.inf)
+        piles, fill = (*piles, *quiet), (*fill, *quiet)
+        _check_logarithm(who, pixels, fill, tag, bool(told))
     if tag[1] and 0.0 not in (claims.nodata, settings.of("nodata", "s1rtc")):
         fill = tuple(x for x in fill if x)  # 0 is a number like others
     named = _check_polarizations(who, claims, settings, stored, tag, unit)
@@ -194,6 +204,19 @@ def _judge_radar(claims: Claims, pixels: Bands, settings: Settings, fill: tuple[
     scaled = f"a scale of {tag[0]:g} by {origin}" * (tag != (1, 0))
     proof = "; ".join(filter(None, (f"{unit} by {by}", scaled, named, missing)))
     return Verdict("s1rtc", unit, float(tag[0]), float(tag[1]), 0, fill, proof)
+
+
+def _check_logarithm(who: str, pixels: Bands, fill: tuple[float, ...], tag: tuple[float, float], told: bool) -> None:
+    """Refuses natural logarithms of power, which lie among decibels of very bright ground and are smoother than any."""
+    levels = {b: np.where(np.isin(x, fill), np.nan, x.astype(np.float64) * tag[0] + tag[1]) for b, x in pixels.items()}
+    levels = {band: _decibels(values, "dB") for band, values in levels.items()}
+    if told or not np.isfinite(levels.get("VH", np.empty(0))).any() or np.nanmedian(levels["VH"]) < -7:
+        return
+    if (speckle := _speckle({band: 10 ** (values / 10) for band, values in levels.items()}, ())) < _SPECKLE[0] / 4:
+        raise ContradictionError(
+            f"{who} is as bright and smooth (variance {speckle:.3f}) as natural logarithms of power: take 4.343 times "
+            "as much, which is dB, or set `unit` to 'dB' if it is that."
+        )
 
 
 def _power_or_amplitude(

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .claims import AMBIGUOUS, FIRST, OFFSET, UNKNOWN, Claims, ContradictionError, baselines_by_name
+from .claims import AMBIGUOUS, FIRST, OFFSET, SEEN, UNKNOWN, Claims, OffsetError, baselines_by_name
 
 type Bands = Mapping[str, np.ndarray]
 
@@ -34,8 +34,8 @@ def find_offset(
             seen = Evidence(apart, CERTAIN, "the L1C image of the same day")
     if told in (0, OFFSET):
         if seen.strength == CERTAIN and seen.offset != told:
-            raise ContradictionError(
-                f"{who} has an offset of {seen.offset} DN by its pixels ({seen.words}), but `offset` is {told}: "
+            raise OffsetError(
+                f"{who} has an offset of {seen.offset} DN {SEEN} ({seen.words}), but `offset` is {told}: "
                 f"correct `offset` to {seen.offset} or 'detect'."
             )
         return int(told), f"offset {told} by `offset`"
@@ -47,13 +47,13 @@ def find_offset(
     if seen.offset != UNKNOWN:
         if sides and seen.offset not in sides:
             fix = f" if the pixels are right, else to {OFFSET - seen.offset}" * (seen.strength < CERTAIN)
-            raise ContradictionError(
-                f"{who} has an offset of {seen.offset} DN by its pixels ({seen.words}), but {words}: set `offset` to "
+            raise OffsetError(
+                f"{who} has an offset of {seen.offset} DN {SEEN} ({seen.words}), but {words}: set `offset` to "
                 f"{seen.offset}{fix}."
             )
-        return seen.offset, f"offset {seen.offset} by its pixels ({seen.words})"
+        return seen.offset, f"offset {seen.offset} {SEEN} ({seen.words})"
     if len(sides) > 1:
-        raise ContradictionError(
+        raise OffsetError(
             f"{who} has an offset of {words}, and its pixels do not tell ({seen.words}): set `offset` to 0 or 1000."
         )
     if any(own for _, own, _ in said):

@@ -31,11 +31,11 @@ def scene(level: str, offset: int, dark: bool = True) -> dict[str, np.ndarray]:
     return pixels
 
 
-def write(root, **levels):
+def write(root, baseline="N9999", **levels):
     """Products by level: (cell, offset, dark)."""
     rows = {
         f"s2{level}": [
-            product(f"s2{level}", cell, "N9999", pixels=scene(level, offset, dark), size=SIZE)
+            product(f"s2{level}", cell, baseline, pixels=scene(level, offset, dark), size=SIZE)
             for cell, offset, dark in held
         ]
         for level, held in levels.items()
@@ -97,3 +97,32 @@ def test_damaged_pictures_stay_unknown(tmp_path):
     build_index(root, tile_size=SIZE // 2, workers=0, progress=False)
     table = read_index(root / "index.parquet")[0]
     assert offsets(table, "l2a") == {CELLS[0]: -1}
+
+
+@pytest.mark.parametrize("level", ["l1c", "l2a"])
+@pytest.mark.parametrize(("baseline", "held", "named"), [("N0509", 0, 1000), ("N0301", 1000, 0)])
+def test_names_that_pixels_contradict_are_not_believed(tmp_path, level, baseline, held, named):
+    """R1: who takes the offset off keeps the names."""
+    root = write(tmp_path, baseline, **{level: [(cell, held, True) for cell in CELLS]})
+    if held and level == "l2a":  # evidence for 1000 is never certain without cirrus
+        assert set(offsets(MajorTOM(root, tile_size=SIZE // 2).table, level).values()) == {named}
+        return
+    with pytest.warns(
+        UserWarning, match=f"say that they hold an offset of {named} DN, and their pixels that they do not"
+    ):
+        table = MajorTOM(root, tile_size=SIZE // 2).table
+    assert offsets(table, level) == dict.fromkeys(CELLS, held)
+    with pytest.warns(UserWarning, match="the pixels of each are asked"):
+        build_index(root, tile_size=SIZE // 2, workers=0, progress=False)
+    table = read_index(root / "index.parquet")[0]
+    assert offsets(table, level) == dict.fromkeys(CELLS, held)
+    assert table[f"proof_s2{level}"].astype(str).str.contains("by its pixels").all()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("baseline", "held"), [("N0509", 1000), ("N0301", 0)])
+def test_names_that_are_right_are_believed(tmp_path, baseline, held):
+    both = [(CELLS[0], held, True), (CELLS[1], held, False)]
+    root = write(tmp_path, baseline, l1c=both, l2a=both)
+    table = MajorTOM(root, tile_size=SIZE // 2).table
+    assert [set(offsets(table, level).values()) for level in ("l1c", "l2a")] == [{held}] * 2

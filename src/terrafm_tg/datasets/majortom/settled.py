@@ -1,5 +1,6 @@
-"""Offsets that a product's name does not tell (``N9999``): found by its pixels, or by the L1C image of the same day."""
+"""Offsets that a product's name does not tell (``N9999``), or tells wrongly: by pixels, or by L1C of the same day."""
 
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,12 +14,13 @@ from rasterio.io import MemoryFile
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES
-from terrafm_tg.radiometry import TELLING, UNKNOWN, Claims, judge, remove_offset
+from terrafm_tg.radiometry import LIKELY, OFFSET, TELLING, UNKNOWN, Claims, judge, offset_evidence, remove_offset
 from terrafm_tg.utils.parallel import run_units
 
 from .part_files import PartFiles
 
 _UNIT = 32  # images that a worker looks at together
+_SAMPLE = 4  # images with a baseline before 04.00 in their name, and with a later one, whose pixels are compared
 
 
 class _Image(NamedTuple):
@@ -40,6 +42,9 @@ def settle_offsets(
 ) -> pd.DataFrame:
     """Finds the unknown offsets of a Major-TOM tile table by pixels, as far as they tell and lie on disk.
 
+    Names that tell it are believed where the pixels of a few images agree: who takes the offset off often keeps the
+    name. Where they do not, the pixels of all such images are asked, which a warning says.
+
     Args:
         table: From :func:`~terrafm_tg.datasets.majortom.rows.scan_tiles`.
         root: Of its parts.
@@ -57,10 +62,14 @@ def settle_offsets(
         part = table[f"part_{name}"].astype(object)
         local = table[f"has_{name}"] & ~part.str.contains("://", na=True)
         keys = pd.MultiIndex.from_arrays([part, table[f"group_{name}"]])
-        rows = np.flatnonzero((table[f"offset_{name}"] == UNKNOWN) & local & ~keys.duplicated())
+        first = (local & ~keys.duplicated()).to_numpy()
+        doubted = _doubted(table, root, name, first)
+        if doubted.any():
+            table = table.assign(**{f"offset_{name}": table[f"offset_{name}"].mask(doubted & local, UNKNOWN)})
+        rows = np.flatnonzero((table[f"offset_{name}"] == UNKNOWN) & first)
         if not len(rows) or (most is not None and len(rows) > most):
             continue
-        images = [_image(table.iloc[row], name) for row in rows]
+        images = [_image(table.iloc[row], name, bool(doubted[row])) for row in rows]
         units = [images[start : start + _UNIT] for start in range(0, len(images), _UNIT)]
         found = dict[tuple[str, int], tuple[int, str]]()
         work = partial(_look, root=root, name=name)
@@ -79,14 +88,49 @@ def settle_offsets(
     return table
 
 
-def _image(row: pd.Series, name: str) -> _Image:
-    """Describes the image of a tile."""
+def _doubted(table: pd.DataFrame, root: Path, name: str, first: np.ndarray) -> np.ndarray:
+    """Tells the tiles whose products' names say another offset than the pixels of a few of them.
+
+    Args:
+        table: The tile table.
+        root: Of its parts.
+        name: Of the modality.
+        first: Where an image on disk comes first.
+    """
+    files, offsets = PartFiles(), table[f"offset_{name}"].to_numpy()
+    doubted = np.zeros(len(table), dtype=bool)
+    for named in (0, OFFSET):
+        rows = np.flatnonzero(first & (offsets == named))
+        agree, against = 0, list[str]()
+        for row in rows[np.unique(np.linspace(0, len(rows) - 1, _SAMPLE).round().astype(int))] if len(rows) else []:
+            image = _image(table.iloc[row], name)
+            try:
+                pixels = _telling(files, root, image.part, image.group)
+            except (OSError, RasterioError, ValueError):  # reading the tile says what is wrong
+                continue
+            seen = offset_evidence({b: np.where(x > 0, x, np.nan).astype(np.float64) for b, x in pixels.items()}, name)
+            if seen.strength > LIKELY and seen.offset != named:
+                against.append(f"{image.product}: {seen.words}")
+            agree += seen.strength > LIKELY and seen.offset == named
+        if len(against) > 1 or (against and not agree):
+            doubted |= offsets == named
+            warnings.warn(
+                f"Names of {name} products say that they hold an offset of {named} DN, and their pixels that they do "
+                f"not (first {against[0]}): the pixels of each are asked, not its name.",
+                stacklevel=4,
+            )
+    return doubted
+
+
+def _image(row: pd.Series, name: str, unnamed: bool = False) -> _Image:
+    """Describes the image of a tile, without the product's name where that is not believed."""
     beside = None
     if name == "s2l2a" and row.get("has_s2l1c", False) and row["offset_s2l1c"] != UNKNOWN:
         near = not abs(row["date_s2l2a"] - row["date_s2l1c"]) > pd.Timedelta(1, "D")
         if near and "://" not in row["part_s2l1c"]:
             beside = row["part_s2l1c"], int(row["group_s2l1c"]), int(row["offset_s2l1c"])
-    return _Image(str(row[f"product_{name}"]), row[f"part_{name}"], int(row[f"group_{name}"]), beside)
+    product = "" if unnamed else str(row[f"product_{name}"])
+    return _Image(product, row[f"part_{name}"], int(row[f"group_{name}"]), beside)
 
 
 def _look(images: Sequence[_Image], root: Path, name: str) -> list[tuple[int, str]]:

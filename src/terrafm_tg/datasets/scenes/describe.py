@@ -5,6 +5,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from rasterio.crs import CRS
+from rasterio.errors import RasterioError
+from rasterio.transform import array_bounds
+from rasterio.warp import transform
+
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.radiometry import OFFSET, Claims, Settings
 
@@ -123,6 +128,9 @@ def _assemble(
             raise RefusedError("its bands have different CRS")
     elif any(raster.crs for raster in rasters.values()):
         raise RefusedError("its CRS has no EPSG code: warp it to one that has (gdalwarp -t_srs EPSG:32633)")
+    finest = min(rasters.values(), key=lambda r: (r.transform.a if r.transform else 0, -r.shape[0]))
+    if problem := _misplaced(finest):
+        raise RefusedError(problem)
     modality, claimed = _modality(layout, said, given, hint, folder, sure)
     decided = "`offset`" in said.conflict and settings.of("offset", modality) in (0, OFFSET)
     if said.conflict and not given and not decided and modality != "s1rtc":
@@ -147,7 +155,6 @@ def _assemble(
     if layout.named:
         source["bands"] = "their names"
     nodata = next((tag.nodata for tag in tags.values() if tag.nodata is not None), None)
-    finest = min(rasters.values(), key=lambda r: (r.transform.a if r.transform else 0, -r.shape[0]))
     orbit = _PASS.search(str(finest.tags.get("ORBIT_PASS_DIRECTION", finest.tags.get("sat:orbit_state", ""))))
     return Scene(
         modality, said.product or layout.name, said.time,
@@ -159,6 +166,27 @@ def _assemble(
         dict(layout.masks), finest.epsg, finest.transform, *finest.shape, said.cloud_cover,
         orbit[0].lower() if orbit else said.orbit, said.platform,
     )  # fmt: skip
+
+
+def _misplaced(raster: Raster) -> str:
+    """Tells why coordinates cannot be of their CRS; empty where they can."""
+    if raster.crs is None or raster.transform is None:
+        return ""
+    left, bottom, right, top = array_bounds(*raster.shape, raster.transform)
+    where = f"its coordinates ({left:g} to {right:g}, {bottom:g} to {top:g}) are not those of its CRS"
+    fix = "name the right one (gdal_edit.py -a_srs EPSG:32633)"
+    if raster.crs.is_geographic:
+        return f"{where}, in degrees: {fix}" if max(abs(bottom), abs(top)) > 90.01 or right - left > 361 else ""
+    x, y = (left + right) / 2, (bottom + top) / 2
+    try:
+        (lon,), (lat,) = transform(raster.crs, CRS.from_epsg(4326), [x], [y])
+        (back_x,), (back_y,) = transform(CRS.from_epsg(4326), raster.crs, [lon], [lat])
+    except RasterioError:
+        return f"{where}: {fix}"
+    near = abs(back_x - x) + abs(back_y - y) < 1000  # not where a projection folds over
+    if raster.transform.a < 0.01 and raster.crs.linear_units_factor[1] == 1:
+        return f"its pixels are {raster.transform.a:g} m wide, as degrees under a CRS in meters: {fix}"
+    return "" if near else f"{where}: {fix}"
 
 
 def _modality(

@@ -11,11 +11,11 @@ from rasterio.transform import array_bounds
 from shapely import box
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.radiometry import UNKNOWN, Settings, Verdict, judge, native, settle
+from terrafm_tg.radiometry import OFFSET, UNKNOWN, OffsetError, Settings, Verdict, judge, native, settle
 from terrafm_tg.utils.parallel import map_threads
 
 from .find import find_at
-from .pixels import telling_pixels
+from .pixels import PLACES, WINDOW, telling_pixels
 from .scene import Scene
 
 _SAME = 0.5  # of the union of two images that they share, which then show one place
@@ -57,7 +57,8 @@ def find_judged(
 def judge_scenes(root: Path, scenes: Sequence[Scene], settings: Settings | None = None) -> list[tuple[Scene, Verdict]]:
     """Finds how the numbers of each scene are to be read, by what is said of them and by themselves.
 
-    Where nothing tells the offset of an L2A scene, the L1C scene beside it does, of the same place and day.
+    Where the pixels in its middle do not tell the offset of a scene, those of other places in it do, and the L1C scene
+    beside an L2A scene, of the same place and day: what metadata say of it is then not taken at its word.
 
     Args:
         root: Of their files.
@@ -72,7 +73,19 @@ def judge_scenes(root: Path, scenes: Sequence[Scene], settings: Settings | None 
     """
 
     def alone(scene: Scene) -> Verdict:
-        return judge(scene.claims, telling_pixels(root, scene), settings)
+        verdict = judge(scene.claims, telling_pixels(root, scene), settings)
+        if _proved(verdict, settings) or max(scene.height, scene.width) <= WINDOW or "://" in scene.files[0]:
+            return verdict
+        for place in PLACES[1:]:  # the middle is all cloud, snow or sand
+            try:
+                other = judge(scene.claims, telling_pixels(root, scene, [place]), settings)
+            except OffsetError:
+                raise
+            except TerraFMError:  # of its other bands: the middle tells of those
+                continue
+            if other.seen and other.modality == verdict.modality:
+                return other
+        return verdict
 
     verdicts = map_threads(alone, scenes, 4)
     judged = [
@@ -80,13 +93,19 @@ def judge_scenes(root: Path, scenes: Sequence[Scene], settings: Settings | None 
     ]
     known = [(s, v) for s, v in judged if v.modality == "s2l1c" and v.offset != UNKNOWN]
     for place, (scene, verdict) in enumerate(judged):
-        if verdict.modality == "s2l2a" and verdict.offset == UNKNOWN:
+        if verdict.modality == "s2l2a" and not _proved(verdict, settings):
             partner = next((pair for pair in known if _beside(scene, pair[0])), None)
             if partner is not None:
                 pixels = {b: native(x, partner[1], None, True) for b, x in telling_pixels(root, partner[0]).items()}
                 judged[place] = scene, judge(scene.claims, telling_pixels(root, scene), settings, pixels)
     settled = settle([scene.claims for scene, _ in judged], [verdict for _, verdict in judged])
     return [(scene, verdict) for (scene, _), verdict in zip(judged, settled, strict=True)]
+
+
+def _proved(verdict: Verdict, settings: Settings | None) -> bool:
+    """Tells if no more evidence of a scene's offset is needed: radar, pixels that tell, or the user's word."""
+    told = settings is not None and settings.of("offset", verdict.modality) in (0, OFFSET)
+    return verdict.unit != "DN" or verdict.seen or told
 
 
 def _beside(scene: Scene, other: Scene) -> bool:

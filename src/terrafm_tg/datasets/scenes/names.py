@@ -15,7 +15,8 @@ OPTICAL = (*S2L2A.bands[:10], *S2L2A.extra, *S2L2A.bands[10:])
 RADAR = S1RTC.bands
 #: What lies beside the bands and is a mask or says something about pixels, by the word that names it.
 MASKS = {
-    "scl": "SCL", "qa60": "QA60", "datamask": "dataMask", "alpha": "alpha", "fmask": "Fmask",
+    "scl": "SCL", "qa60": "QA60", "datamask": "dataMask", "data_mask": "dataMask", "valid": "dataMask",
+    "valid_mask": "dataMask", "validmask": "dataMask", "alpha": "alpha", "fmask": "Fmask",
     "cloud_mask": "cloud_mask", "cldprb": "CLD", "cld": "CLD", "clp": "CLD", "clm": "cloud_mask",
 }  # fmt: skip
 # Further layers of the same products, which nothing here reads.

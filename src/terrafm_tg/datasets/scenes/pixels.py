@@ -21,9 +21,11 @@ from terrafm_tg.utils.remote import OF_THE_FILE, RemoteError
 from .rasters import Raster, open_raster
 from .scene import BandSource, Scene
 
-_WINDOW = 1024  # pixels along each side that tell the unit
+#: Pixels along each side that tell the unit.
+WINDOW = 1024
 _SHARE = 0.02  # of pixels in it that are there; else it lies elsewhere
-_PLACES = ((0.5, 0.5), (0.25, 0.25), (0.75, 0.75), (0.25, 0.75), (0.75, 0.25))
+#: Where they lie, as shares of height and width: in the middle, or elsewhere.
+PLACES = ((0.5, 0.5), (0.25, 0.25), (0.75, 0.75), (0.25, 0.75), (0.75, 0.25))
 _MOST_PIXELS = 1 << 15  # along a side of a tile: a damaged header must not ask for endless work
 # Clouds, their shadows and damaged pixels, by mask.
 _CLOUDY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -39,12 +41,13 @@ class ElsewhereError(ValueError):
     """A scene that shows nothing of a tile."""
 
 
-def telling_pixels(root: Path, scene: Scene) -> dict[str, np.ndarray]:
+def telling_pixels(root: Path, scene: Scene, places: Sequence[tuple[float, float]] = PLACES) -> dict[str, np.ndarray]:
     """Reads the stored values that tell the unit of a scene: of some bands, from its middle, or where it has pixels.
 
     Args:
         root: Of its files.
         scene: The scene.
+        places: The first that has enough pixels is taken.
 
     Returns:
         (h, w) by band, of :data:`~terrafm_tg.radiometry.TELLING` those that there are, of bands that nothing names all;
@@ -53,7 +56,7 @@ def telling_pixels(root: Path, scene: Scene) -> dict[str, np.ndarray]:
     best, most = dict[str, np.ndarray](), -1.0
     image = scene.images[len(scene.images) // 2]
     bands = [band for band in image.bands if band in TELLING or "bands" not in scene.claims.source]
-    for place in _PLACES:
+    for place in places:
         values = {}
         for band in bands:
             with suppress_damage(), open_raster(root, image.bands[band]) as raster:
@@ -66,7 +69,7 @@ def telling_pixels(root: Path, scene: Scene) -> dict[str, np.ndarray]:
         share = np.mean([np.mean(np.isfinite(x) & (x != 0)) for x in values.values()]) if values else 0.0
         if share > most:
             best, most = values, float(share)
-        if share > _SHARE or max(image.height, image.width) <= _WINDOW:
+        if share > _SHARE or max(image.height, image.width) <= WINDOW:
             break
     return telling_pixels(root, replace(scene, wanted=None)) if scene.wanted and most <= 0 else best
 
@@ -89,7 +92,7 @@ def _part(raster: Raster, place: tuple[float, float], wanted: tuple[float, ...] 
         box = west, south, east + 360 * (east < west), north
         whole = needed_window(_Grid(raster.crs, raster.transform, shape), CRS.from_epsg(4326), box)
         if whole is not None:
-            sizes = [min(side, _WINDOW) for side in (whole.height, whole.width)]
+            sizes = [min(side, WINDOW) for side in (whole.height, whole.width)]
             top, left = (
                 round(start + share * (side - size))
                 for start, side, size, share in zip(
@@ -97,9 +100,9 @@ def _part(raster: Raster, place: tuple[float, float], wanted: tuple[float, ...] 
                 )
             )
             return Window(left, top, sizes[1], sizes[0])
-    sizes = [min(side, _WINDOW) for side in shape]
+    sizes = [min(side, WINDOW) for side in shape]
     starts = [  # where blocks begin, as far as may be
-        min(max(round((side * share - size / 2) / _WINDOW) * _WINDOW, 0), side - size)
+        min(max(round((side * share - size / 2) / WINDOW) * WINDOW, 0), side - size)
         for side, size, share in zip(shape, sizes, place, strict=True)
     ]
     return Window(starts[1], starts[0], sizes[1], sizes[0])

@@ -89,10 +89,11 @@ class Raster(ABC):
 
 
 class _Image(Raster):
-    """A GeoTIFF or JPEG 2000 file, on disk or on a server."""
+    """A GeoTIFF or JPEG 2000 file, on disk or on a server, and GDAL's mask in a file beside it."""
 
-    def __init__(self, src: DatasetReader, file: RemoteFile | None = None) -> None:
+    def __init__(self, src: DatasetReader, file: RemoteFile | None = None, beside: Path | None = None) -> None:
         self.file = file
+        self.beside = beside if beside is not None and beside.is_file() else None
         self.src, self.names, self.shape, self.crs = src, src.descriptions, src.shape, src.crs
         self.dtype, self.tags = np.dtype(src.dtypes[0]), src.tags()
         placed = not src.transform.is_identity
@@ -128,6 +129,11 @@ class _Image(Raster):
         return self.src.read(list(indexes), window=window)
 
     def missing(self, window: Window) -> np.ndarray | None:
+        if self.beside is not None:
+            with open_image(self.beside) as mask:
+                if mask.shape != self.shape:
+                    raise ValueError(f"its mask {self.beside.name} has another size")
+                return mask.read(1, window=window) == 0
         return self.src.read_masks(1, window=window) == 0 if self._masked else None
 
 
@@ -311,7 +317,7 @@ def open_raster(root: Path, source: BandSource) -> Iterator[Raster]:
             yield _Image(src, file)
     else:
         with open_image(root / source.path) as src:
-            yield _Image(src)
+            yield _Image(src, beside=root / f"{source.path}.msk")
 
 
 def _open_variable(path: Path, source: BandSource) -> CubeRaster:
