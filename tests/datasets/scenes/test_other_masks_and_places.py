@@ -87,7 +87,7 @@ class TestMetadataThatLie:
             image.bands[band][-140:, -140:] = 90 + offset
         p.safe(tmp_path, image, driver="GTiff")
         if offset:
-            ((_, verdict),) = find_judged(tmp_path, Settings())
+            ((_, verdict),) = find_judged(tmp_path, Settings())[1]
             assert verdict.offset == 1000
         else:
             with refused(match=r"0 DN by its pixels .*metadata .*of -0.1.*set `offset` to 0"):
@@ -101,7 +101,10 @@ class TestMetadataThatLie:
         p.safe(tmp_path, replace(clouds, bands=above | {"B10": cirrus}, level="L1C", baseline=300), driver="GTiff")
         p.safe(tmp_path, self.image(60, offset), driver="GTiff")
         if offset:
-            assert {v.modality: v.offset for _, v in find_judged(tmp_path, Settings())} == {"s2l1c": 0, "s2l2a": 1000}
+            assert {v.modality: v.offset for _, v in find_judged(tmp_path, Settings())[1]} == {
+                "s2l1c": 0,
+                "s2l2a": 1000,
+            }
         else:
             with refused(match=r"0 DN by its pixels \(the L1C image of the same day\).*set `offset` to 0"):
                 find_judged(tmp_path, Settings())
