@@ -1,6 +1,8 @@
 """Writers of embeddings: maps as COG and Zarr, tables as GeoParquet, and what describes them."""
 
 from terrafm_tg.inference.products.cog import write_cog
+from terrafm_tg.inference.products.footprints import footprint, tile_rows
+from terrafm_tg.inference.products.parquet import read_reductions, write_table
 from terrafm_tg.inference.products.reduce import DTYPES, Reduction
 
-__all__ = ["DTYPES", "Reduction", "write_cog"]
+__all__ = ["DTYPES", "Reduction", "footprint", "read_reductions", "tile_rows", "write_cog", "write_table"]

@@ -156,7 +156,7 @@ class Reduction:
         """Turns what is stored (..., stored) into values (..., stored), NaN where a vector is missing."""
         if self.scale is None:
             return numbers.astype(np.float32)
-        return np.where(numbers == MISSING, np.float32("nan"), numbers * self.scale)
+        return np.where(numbers == MISSING, np.float32("nan"), numbers.astype(np.float32) * self.scale)
 
     def restore(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Turns values (..., stored), as :meth:`decode` gives them, into vectors (..., depth) as of the encoder."""
