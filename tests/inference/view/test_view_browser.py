@@ -99,7 +99,7 @@ def test_a_click_compares_all_pixels_with_that_one(browser: Page, written: Writt
     listed = browser.run("[...document.querySelectorAll('#places i')].map((node) => Number(node.textContent))")
     assert len(listed) == 8
     assert listed == sorted(listed, reverse=True)
-    assert "similarity 1.000" in browser.run("document.getElementById('where').textContent")
+    assert "similarity 1.0000" in browser.run("document.getElementById('where').textContent")
     # The place that was asked about is the brightest of the ramp, and a ring marks it.
     assert browser.run("document.querySelectorAll('#marks .asked').length") == 1
     assert min(color(browser, row, column)[:2]) > 190

@@ -154,6 +154,10 @@ def test_files_that_are_no_maps_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.tif").write_text("no image")
     with refused(match=r"text\.tif cannot be read as a GeoTIFF"):
         MapFile.open(tmp_path / "text.tif")
+    unwritable = tmp_path / "caf\udce9.tif"  # GDAL takes names in UTF-8
+    unwritable.write_text("no image")
+    with refused(match=r"cannot be read as a GeoTIFF"):
+        MapFile.open(unwritable)
     upward = write(tmp_path / "up.tif", np.zeros((1, 4, 4), np.float32), Affine(1, 0, 0, 0, 1, 0))
     with refused(match=r"not north up"):
         MapFile.open(upward)

@@ -181,8 +181,10 @@ def test_mistakes_are_said(tmp_path: Path, maps: Path) -> None:
         write_page(maps, scene=["may"])
     with refused(match=r"limit_mb is 0\.1, too little for 8 maps"):
         write_page(maps, limit_mb=0.1)
-    with refused(match=r"dimensions is 1: "):
+    with refused(match=r"`dimensions` is 1"):
         write_page(maps, dimensions=1)
+    with refused(match=r"`limit_mb` is nan"):
+        write_page(maps, limit_mb=float("nan"))
 
 
 def test_the_command_writes_the_page_and_says_so(

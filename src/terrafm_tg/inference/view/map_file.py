@@ -73,7 +73,7 @@ class MapFile:
                 crs, place = CRS.from_wkt(source.crs.to_wkt()), _north_up(path, source.transform)
                 bands = tuple(name or "" for name in source.descriptions)
                 return cls(path, kind, crs, place, source.height, source.width, bands, about_of(source.tags()))
-        except (OSError, rasterio.errors.RasterioError) as error:
+        except (OSError, UnicodeError, rasterio.errors.RasterioError) as error:
             raise TerraFMError(
                 f"{path} cannot be read as a GeoTIFF ({error}): give a map that terrafm wrote."
             ) from None
@@ -144,7 +144,8 @@ class MapFile:
     def class_names(self) -> dict[int, str]:
         """Reads the names of its classes by code: a JSON object in the tag ``classes``."""
         names = self.about.get("classes")
-        return {int(code): str(name) for code, name in names.items()} if isinstance(names, dict) else {}
+        found = names.items() if isinstance(names, dict) else ()
+        return {int(code): str(name) for code, name in found if code.isdecimal()}
 
     def colors(self) -> dict[int, tuple[int, int, int, int]]:
         """Reads its color table; empty where it has none."""

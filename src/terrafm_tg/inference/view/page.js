@@ -185,8 +185,8 @@ function compare() {
   $("asked").textContent = `Cosine similarity to the embedding at ${degrees(query.scene, ...query.place)}${own === null ? ` in ${query.scene.name}` : ""}.`;
   $("places").replaceChildren(...state.places.map(([x, y, pixel], rank) => {
     const button = make("button", { type: "button" });
-    button.append(make("b", { textContent: rank + 1 }), make("span", { textContent: degrees(state.scene, x, y) }), make("i", { textContent: layer.numbers[pixel].toFixed(3) }));
-    button.setAttribute("aria-label", `Place ${rank + 1}, ${degrees(state.scene, x, y)}, similarity ${layer.numbers[pixel].toFixed(3)}: move the map there`);
+    button.append(make("b", { textContent: rank + 1 }), make("span", { textContent: degrees(state.scene, x, y) }), make("i", { textContent: layer.numbers[pixel].toFixed(4) }));
+    button.setAttribute("aria-label", `Place ${rank + 1}, ${degrees(state.scene, x, y)}, similarity ${layer.numbers[pixel].toFixed(4)}: move the map there`);
     button.addEventListener("click", () => {
       Object.assign(state.view, { x, y });
       draw();
@@ -271,7 +271,7 @@ function say(px, py) {
     if (kind === "components") parts.push(`row ${Math.floor(pixel / source.width)}, column ${pixel % source.width}`);
     if (kind === "classes") parts.push(source.classes[source.values[pixel]]?.[0] ?? "no class");
     if (!numbers || Number.isNaN(numbers[pixel])) continue;
-    if (kind === "similarity") parts.push(`similarity ${numbers[pixel].toFixed(3)}`);
+    if (kind === "similarity") parts.push(`similarity ${numbers[pixel].toFixed(4)}`);
     if (kind === "scores") parts.push(`${source.bands[band][0]} ${written(numbers[pixel])}`);
   }
   $("where").textContent = parts.join(" · ");

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pyproj import CRS, Transformer
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.inference.use.vectors import MADE_BY
+from terrafm_tg.utils.arguments import POSITIVE, checked
 from terrafm_tg.utils.files import write_text
 
 from .layers import class_layer, fit_basis, picture_layer, score_layer, vector_layer
@@ -47,10 +49,11 @@ class Written:
     notes: tuple[str, ...]
 
 
+@checked(limit_mb=POSITIVE, dimensions=(2, 256))
 def write_page(
-    out: Path,
-    page: Path | None = None,
-    layers: Sequence[Path] = (),
+    out: str | PathLike[str],
+    page: str | PathLike[str] | None = None,
+    layers: Sequence[str | PathLike[str]] = (),
     scene: Sequence[str] = (),
     limit_mb: float = 20.0,
     dimensions: int = 16,
@@ -71,9 +74,8 @@ def write_page(
     Raises:
         TerraFMError: If there is nothing to show, a file is no map, or the limit is too low.
     """
-    if not 2 <= dimensions <= 256:
-        raise TerraFMError(f"dimensions is {dimensions}: give a number from 2 to 256, such as 16.")
-    rasters = [MapFile.open(path) for path in [*_maps(out), *layers]]
+    out = Path(out)
+    rasters = [MapFile.open(path) for path in [*_maps(out), *map(Path, layers)]]
     scenes = _scenes(rasters)
     if unknown := [name for name in scene if name not in scenes]:
         raise TerraFMError(f"{unknown[0]} is no scene of {out}: it has {', '.join(sorted(scenes)[:20])}.")
@@ -84,10 +86,10 @@ def write_page(
         raise TerraFMError(
             f"limit_mb is {limit_mb:g}, too little for {len(used)} maps: give more, or fewer with scene."
         )
-    page = page or (out / "index.html" if _is_folder(out) else out.with_suffix(".html"))
+    path = Path(page) if page else (out / "index.html" if _is_folder(out) else out.with_suffix(".html"))
     content = _content(out, scenes, used, limit, dimensions)
-    write_text(page, render_page(content))
-    return Written(page, page.stat().st_size, tuple(scenes), tuple(content["notes"]))
+    write_text(path, render_page(content))
+    return Written(path, path.stat().st_size, tuple(scenes), tuple(content["notes"]))
 
 
 def render_page(content: dict[str, Any]) -> str:
@@ -110,7 +112,7 @@ def _maps(out: Path) -> list[Path]:
     if not out.exists():
         raise TerraFMError(f"{out} does not exist: give a map or a folder that terrafm embed, map or classify wrote.")
     if _is_folder(out):
-        if maps := sorted(path for path in out.iterdir() if path.suffix in (".tif", ".zarr")):
+        if maps := sorted(path for path in out.iterdir() if path.suffix in (".tif", ".tiff", ".zarr")):
             return maps
         raise TerraFMError(
             f"{out} holds no .tif and no .zarr: give a map or a folder that terrafm embed, map or classify wrote."
@@ -208,10 +210,9 @@ def _scene(name: str, members: Sequence[MapFile]) -> dict[str, Any]:
     short = ":".join(crs.to_authority() or ()) or crs.name
     unit = "°" if crs.is_geographic else " m" if meters == 1 else f" {crs.axis_info[0].unit_name}"
     facts = [[name.capitalize(), _said(lead.about[name])] for name in _SAID if lead.about.get(name)]
-    facts += [
-        [raster.kind.capitalize(), f"{raster.width} × {raster.height} pixels of {raster.place[2]:.6g}{unit}"]
-        for raster in members
-    ]
+    for raster in members:
+        what = "Composite" if raster.kind == "picture" else raster.kind.capitalize()
+        facts.append([what, f"{raster.width} × {raster.height} pixels of {raster.place[2]:.6g}{unit}"])
     return {
         "name": name,
         "crs": short,
