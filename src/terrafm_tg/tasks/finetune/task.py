@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
+from torch.utils.data import Subset
 from torchgeo.tasks import BaseTask
 from torchvision.models._api import WeightsEnum
 
@@ -22,6 +23,9 @@ from .losses import LabelLoss
 from .metrics import EpochScores
 from .optimization import FineTuneOptimization, encoder_of
 from .rates import check_target
+
+#: A checkpoint's key for what its task saw in training: see :meth:`LabelTask.on_save_checkpoint`.
+TRAINED_ON = "trained_on"
 
 
 class LabelTask(VerifiedCheckpoints, BaseTask):
@@ -39,6 +43,9 @@ class LabelTask(VerifiedCheckpoints, BaseTask):
     ranked: Sequence[str] = ()
     #: Mixes training batches; None for none.
     mixup: Callable[[dict[str, Tensor], Tensor], tuple[dict[str, Tensor], Tensor]] | None = None
+    #: Height and width of the training images by key, as the dataset has them and as the model reads them.
+    image_size: dict[str, list[int]] | None = None
+    input_size: dict[str, list[int]] | None = None
 
     @property
     def kind(self) -> str:
@@ -101,7 +108,29 @@ class LabelTask(VerifiedCheckpoints, BaseTask):
         if self.target_key in batch and not self.trainer.predicting:
             most = 2 if self.kind == "binary" else self.outputs
             check_target(batch[self.target_key], self.kind, most, self.hparams["ignore_index"], self.target_key)
+        if self.trainer.training:
+            self.image_size = _sizes(batch)
         return batch
+
+    def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Notes the size of the images that the model reads."""
+        self.input_size = _sizes(batch)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what maps need to know: the task, sizes of images, and the datamodule's classes and statistics."""
+        super().on_save_checkpoint(checkpoint)
+        data = getattr(self._trainer, "datamodule", None)  # there may be no Trainer
+        samples = getattr(data, "train_dataset", None)
+        samples = samples.dataset if isinstance(samples, Subset) else samples
+        classes = getattr(samples, "classes", None)
+        normalize = getattr(getattr(data, "aug", None), "normalize", None)
+        checkpoint[TRAINED_ON] = {
+            "task": type(self).__name__,
+            "image_size": self.image_size,
+            "input_size": self.input_size,
+            "classes": None if classes is None else [str(name) for name in classes],
+            "statistics": getattr(normalize, "statistics", None),
+        }
 
     def counts(self, batch: dict[str, Any]) -> bool:
         """Tells if any target of a batch counts."""
@@ -279,3 +308,8 @@ class SensorTask(FineTuneOptimization, LabelTask):
             getattr(self, f"{stage}_metrics")(logits, target)
         self.log(f"{stage}_loss", loss, batch_size=len(target), prog_bar=stage == "train")
         return loss
+
+
+def _sizes(batch: dict[str, Any]) -> dict[str, list[int]]:
+    """Height and width of a batch's images, by key."""
+    return {key: list(x.shape[-2:]) for key, x in batch.items() if key.startswith("image")}
