@@ -32,6 +32,7 @@ COMMANDS = {
         "test": "run over the test data",
     },
     "products": {
+        "map": "map scenes with a fine-tuned head: classes, probabilities, polygons, a picture",
         "predict": "compute embeddings or predictions of every tile; the callback PredictionWriter writes them",
         "search": "find the places whose embeddings are nearest to those at some points",
         "export": "write the teacher encoder of a checkpoint for other projects, also as ONNX",

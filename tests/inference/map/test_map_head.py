@@ -12,7 +12,7 @@ from saved_heads import NANO, save, seeded
 from torchgeo.tasks import ChangeDetection, Classification, PixelwiseRegression, Regression, SemanticSegmentation
 
 from refusals import refused
-from terrafm_tg.inference.map.head import Head, load_head
+from terrafm_tg.inference.map.head import TunedHead, load_head
 from terrafm_tg.models import build_encoder, export_encoder
 from terrafm_tg.tasks import (
     FineTuneChangeDetection,
@@ -25,25 +25,28 @@ from terrafm_tg.tasks import (
 from terrafm_tg.tasks.finetune.task import TRAINED_ON
 
 S2 = f"{NANO}_s2l2a"
+TORCHGEO: dict[str, Any] = {"backbone": S2, "in_channels": 12}
 # fmt: off
 TASKS: dict[str, tuple[Any, dict[str, Any], tuple[str, bool, int, int]]] = {
     "classes": (FineTuneClassification, {"model": NANO, "num_classes": 3}, ("multiclass", True, 1, 3)),
-    "labels": (FineTuneClassification, {"model": NANO, "task": "multilabel", "num_labels": 5}, ("multilabel", True, 1, 5)),
-    "pixels": (FineTuneSegmentation, {"model": NANO, "num_classes": 4, "decoder": "linear"}, ("multiclass", False, 1, 4)),
+    "labels": (FineTuneClassification, {"model": NANO, "task": "multilabel", "num_labels": 5},
+               ("multilabel", True, 1, 5)),
+    "pixels": (FineTuneSegmentation, {"model": NANO, "num_classes": 4, "decoder": "linear"},
+               ("multiclass", False, 1, 4)),
     "head": (TerraFMSegmentation, {"model": "linear", "backbone": NANO, "num_classes": 2}, ("multiclass", False, 1, 2)),
     "numbers": (TerraFMPixelwiseRegression, {"model": "linear", "backbone": NANO}, ("regression", False, 1, 1)),
-    "change": (FineTuneChangeDetection, {"model": "upernet", "backbone": S2, "in_channels": 12}, ("binary", False, 2, 1)),
-    "torchgeo pixels": (SemanticSegmentation, {"model": "upernet", "backbone": S2, "in_channels": 12, "num_classes": 3},
+    "change": (FineTuneChangeDetection, {"model": "upernet", **TORCHGEO}, ("binary", False, 2, 1)),
+    "torchgeo pixels": (SemanticSegmentation, {"model": "upernet", "num_classes": 3, **TORCHGEO},
                         ("multiclass", False, 1, 3)),
-    "torchgeo binary": (SemanticSegmentation, {"model": "segformer", "backbone": S2, "in_channels": 12, "task": "binary",
-                                               "loss": "bce"}, ("binary", False, 1, 1)),
-    "torchgeo change": (ChangeDetection, {"model": "upernet", "backbone": S2, "in_channels": 12}, ("binary", False, 2, 1)),
-    "torchgeo siamese": (ChangeDetection, {"model": "fcsiamdiff", "backbone": S2, "in_channels": 12, "task": "multiclass",
-                                           "num_classes": 3, "loss": "ce"}, ("multiclass", False, 2, 3)),
-    "torchgeo classes": (Classification, {"model": S2, "in_channels": 12, "num_classes": 2}, ("multiclass", True, 1, 2)),
+    "torchgeo binary": (SemanticSegmentation, {"model": "segformer", "task": "binary", "loss": "bce", **TORCHGEO},
+                        ("binary", False, 1, 1)),
+    "torchgeo change": (ChangeDetection, {"model": "upernet", **TORCHGEO}, ("binary", False, 2, 1)),
+    "torchgeo siamese": (ChangeDetection, {"model": "fcsiamdiff", "task": "multiclass", "num_classes": 3, "loss": "ce",
+                                           **TORCHGEO}, ("multiclass", False, 2, 3)),
+    "torchgeo classes": (Classification, {"model": S2, "in_channels": 12, "num_classes": 2},
+                         ("multiclass", True, 1, 2)),
     "torchgeo number": (Regression, {"model": S2, "in_channels": 12, "num_outputs": 2}, ("regression", True, 1, 2)),
-    "torchgeo numbers": (PixelwiseRegression, {"model": "upernet", "backbone": S2, "in_channels": 12},
-                         ("regression", False, 1, 1)),
+    "torchgeo numbers": (PixelwiseRegression, {"model": "upernet", **TORCHGEO}, ("regression", False, 1, 1)),
 }
 # fmt: on
 
@@ -83,7 +86,7 @@ def test_the_modality_is_that_of_the_backbone_or_of_the_training(tmp_path: Path)
         NANO,
         in_channels=13,
         modality="s2l1c",
-        bands=[*"B1 B2 B3 B4 B5 B6 B7 B8 B8A B9 B10 B11 B12".split()],
+        bands=[*["B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12"]],
         num_classes=2,
     )
     assert list(load_head(save(head, tmp_path / "a.ckpt")).bands) == ["s2l1c"]
@@ -195,7 +198,7 @@ def test_nothing_that_a_checkpoint_says_is_run_or_opened(tmp_path: Path, monkeyp
     weights = tmp_path / "weights.pth"
     weights.write_bytes(pickle.dumps(Trap(tmp_path / "mark")))
     head = load_head(written(weights=str(weights), _instantiator="os.mkdir", _class_path="os.mkdir"))
-    assert isinstance(head, Head)
+    assert isinstance(head, TunedHead)
     assert not (tmp_path / "mark").exists()
     sensor = torch.load(save(FineTuneSegmentation(NANO), tmp_path / "own.ckpt"), weights_only=True)
     sensor["hyper_parameters"]["statistics"] = str(weights)

@@ -48,7 +48,7 @@ Kind = Literal["multiclass", "binary", "multilabel", "regression"]
 
 
 @dataclass(frozen=True)
-class Head:
+class TunedHead:
     """A task that was fine-tuned, and what a map must know of it.
 
     Args:
@@ -80,7 +80,7 @@ class Head:
 
     @property
     def ours(self) -> bool:
-        """Whether its images are normalized as a TerraFM encoder expects them."""
+        """True where its images are normalized as a TerraFM encoder expects them."""
         return self.divisor == PATCH_SIZE
 
     @property
@@ -95,7 +95,7 @@ def load_head(
     modality: str | None = None,
     bands: Sequence[str] | None = None,
     labels: Sequence[str] | None = None,
-) -> Head:
+) -> TunedHead:
     """Loads a task from its Lightning checkpoint, of which nothing but tensors and plain values is read.
 
     Args:
@@ -121,7 +121,7 @@ def load_head(
     )
     outputs = 1 if kind == "binary" or isinstance(module, PixelwiseRegression) else int(number or 1)
     read, statistics, divisor = _inputs(file, module, told, modality, bands)
-    head = Head(
+    head = TunedHead(
         module,
         kind,
         isinstance(module, Classification | FineTuneClassification)
@@ -135,7 +135,7 @@ def load_head(
         *_sizes(told),
     )
     names = _names(head, labels, [h.get("labels"), told.get("classes")])
-    return Head(**{**vars(head), "names": names})
+    return TunedHead(**{**vars(head), "names": names})
 
 
 def find_run(path: str | os.PathLike[str]) -> Path:
@@ -193,8 +193,8 @@ def _build(file: Path, checkpoint: Any, task: str | None) -> BaseTask:
         return module
     if reasons:
         raise TerraFMError(
-            f"{file} fits no task (of the nearest, {reasons[0]}): name the class that it was trained as with `task`, and use "
-            "the versions of that run."
+            f"{file} fits no task (of the nearest, {reasons[0]}): name the class that it was trained as with `task`, "
+            "and use the versions of that run."
         )
     pretrained = "teacher" in " ".join(list(state)[:2000])
     why = "is of pretraining and has no head" if pretrained else "is of no task that is known"
@@ -244,8 +244,8 @@ def _inputs(
     if encoder is None:
         if modality is None:
             raise TerraFMError(
-                f"Nothing says what images {file} reads, since its {h.get('backbone') or h.get('model')!r} is no TerraFM: "
-                f"give `model_modality` ({', '.join(MODALITIES)}) and `model_bands`, unless they are all of it."
+                f"Nothing says what images {file} reads, since its {h.get('backbone') or h.get('model')!r} is no "
+                f"TerraFM: give `model_modality` ({', '.join(MODALITIES)}), and `model_bands` unless it reads all."
             )
         sensor = get_modality(modality)
         picked = sensor.channel_names(sensor.stem_columns(sensor.bands if bands is None else bands))
@@ -279,7 +279,7 @@ def _sizes(told: Mapping[str, Any]) -> tuple[int | None, int | None]:
     return image, None if read == image else read
 
 
-def _names(head: Head, labels: Sequence[str] | None, told: Sequence[Any]) -> tuple[str, ...]:
+def _names(head: TunedHead, labels: Sequence[str] | None, told: Sequence[Any]) -> tuple[str, ...]:
     """Names of classes, labels or numbers: the user's, or the first of the checkpoint's that are as many."""
     count = 2 if head.kind == "binary" else head.outputs
     if labels is not None and len(labels) not in (count, *([1] if head.kind == "binary" else [])):

@@ -19,7 +19,7 @@ from terrafm_tg.transforms import Normalize, SensorBatch
 from terrafm_tg.transforms.normalize import MISSING
 from terrafm_tg.utils.devices import find_device, has_bf16_units
 
-from .head import Head, load_head
+from .head import TunedHead, load_head
 
 #: Probabilities and entropy are kept as whole numbers up to this one; the next, 255, is missing.
 STEPS = 254
@@ -80,7 +80,7 @@ class HeadPredictor:
         self._transform  # noqa: B018  # what is missing is said before anything is read
 
     @property
-    def head(self) -> Head:
+    def head(self) -> TunedHead:
         """The task, on the device; loaded when first asked for, in every process."""
         return _load(self.checkpoint, str(self.device), tuple(sorted(self.options.items())))
 
@@ -141,10 +141,11 @@ class HeadPredictor:
         if head.dates == 2 and len(windows) < 2:
             return torch.full((size[0], size[2], size[3], self.depth), torch.nan)
         height, width = (self._padded(side) for side in size[-2:])
-        images, shown = {}, {}
+        images, shown, gone = {}, {}, torch.zeros(size[0], *size[2:], dtype=torch.bool, device=self.device)
         for name in (name for name in self.names if name in windows):
             beyond = (0, width - size[3], 0, height - size[2])
             image, seen = windows[name].to(self.device).tensor_split([-1], dim=1)
+            gone |= seen[:, 0] == 0
             image = nn.functional.pad(image, beyond, value=self._missing)
             seen = nn.functional.pad(seen, beyond)
             if head.input_size is not None:
@@ -155,7 +156,8 @@ class HeadPredictor:
         low = has_bf16_units(self.device)
         with torch.autocast(self.device.type, torch.bfloat16) if low else nullcontext():
             outputs = self._run(images, shown).float()
-        return self._values(outputs, (height, width), size[-2:])
+        values = self._values(outputs, (height, width), size[-2:])
+        return torch.where(gone[..., None], torch.nan, values) if head.dates == 2 else values
 
     def _run(self, images: dict[str, Tensor], shown: dict[str, Tensor]) -> Tensor:
         """Logits or numbers of whole images: (B, depth), or (B, depth, H, W)."""
@@ -163,7 +165,7 @@ class HeadPredictor:
         if isinstance(head.task, SensorTask):
             whole = len(images) == 1 or all(bool(seen.all()) for seen in shown.values())
             ordered = {name: images[name] for name in MODALITIES if name in images}
-            batch = SensorBatch(ordered, None, len(next(iter(ordered.values()))), *([] if whole else [shown]))
+            batch = SensorBatch(ordered, None, len(next(iter(ordered.values()))), None if whole else shown)
             return head.task(batch)
         if head.dates == 2:
             dates = torch.stack(list(images.values()), dim=1)
@@ -209,10 +211,9 @@ class HeadPredictor:
             return values
         missing = ~np.isfinite(values).all(axis=-1)
         p = np.where(missing[..., None], 0, values)
-        classes = classify(p, self.head.kind).astype(np.float32)
-        bands = [classes, entropy_of(p, self.head.kind)]
+        bands: list[NDArray] = [classify(p, self.head.kind), entropy_of(p, self.head.kind)]
         bands += [] if self.probabilities == "none" else list(np.moveaxis(p, -1, 0))
-        stacked = np.stack(bands, axis=-1)
+        stacked = np.stack(bands, axis=-1, dtype=np.float32)
         if self.dtype == "float32":
             stacked[missing] = np.nan
             return stacked
@@ -300,7 +301,7 @@ def _frozen(value: Any) -> Any:
 
 
 @lru_cache(2)
-def _load(checkpoint: str, device: str, options: tuple[tuple[str, Any], ...]) -> Head:
+def _load(checkpoint: str, device: str, options: tuple[tuple[str, Any], ...]) -> TunedHead:
     head = load_head(checkpoint, **dict(options))
     head.task.to(device)
     return head

@@ -1,0 +1,331 @@
+"""From scenes to maps of a fine-tuned head: everything that ``terrafm map`` does."""
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from affine import Affine
+from rich.console import Console
+
+from terrafm_tg import __version__
+from terrafm_tg.datasets.scenes.stac.search import StacSearch
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.inference.engine import Plan, Spent, layout_of, predict_rows
+from terrafm_tg.inference.images import Image, SceneImage
+from terrafm_tg.inference.parts import MapParts
+from terrafm_tg.inference.sources import find_images
+from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, POSITIVE, checked
+from terrafm_tg.utils.files import content
+from terrafm_tg.utils.progress import count_units
+
+from .head import find_run
+from .legend import Legend, make_legend
+from .pairs import pair
+from .picture import write_picture
+from .polygons import FORMATS, check_format, write_polygons
+from .predictor import HeadPredictor, Probabilities
+from .write import count_classes, layers_of, write_layer
+
+
+@dataclass
+class MapResult:
+    """Files and areas of one image's map.
+
+    Args:
+        name: Of the image.
+        files: That were written, the map first.
+        area: Square kilometers of each class; empty for numbers.
+        names: Of the classes.
+        missing: Square kilometers without a value.
+        spent: Where the time went.
+        vector: The file of polygons.
+        polygons: How many are in it.
+    """
+
+    name: str
+    files: list[Path]
+    area: dict[int, float] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    missing: float = 0.0
+    spent: Spent = field(default_factory=Spent)
+    vector: Path | None = None
+    polygons: int = 0
+
+
+@checked(window=COUNT, stride=COUNT, batch_size=COUNT, simplify=POSITIVE, min_area=NOT_NEGATIVE, max_days=NOT_NEGATIVE)
+def make_maps(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    ckpt_path: str | os.PathLike[str] | None = None,
+    before: str | os.PathLike[str] | None = None,
+    probabilities: Probabilities = "uint8",
+    polygons: str | os.PathLike[str] | None = None,
+    simplify: float | None = None,
+    min_area: float | None = None,
+    picture: bool = True,
+    labels: list[str] | None = None,
+    colors: list[str] | dict[str, str] | None = None,
+    value_unit: str = "",
+    window: int | None = None,
+    overlap: float = 0.5,
+    stride: int | None = None,
+    task: str | None = None,
+    model_modality: str | None = None,
+    model_bands: list[str] | None = None,
+    model_mean: float | list[float] | None = None,
+    model_std: float | list[float] | None = None,
+    batch_size: int | None = None,
+    device: str | None = None,
+    max_days: float | None = None,
+    mask_clouds: bool = False,
+    search: StacSearch | None = None,
+    progress: bool = False,
+    **settings: Any,
+) -> list[MapResult]:
+    """Maps scenes with a fine-tuned head.
+
+    Windows overlap, and where they do their probabilities are blended by smooth weights. A map that was stopped goes on
+    where it was.
+
+    Args:
+        source: Scene (file, SAFE, zipped or not), folder of scenes, archive of tiles, store, or a STAC item, collection
+            or API.
+        out: The map of one image, which ends with ``.tif``; or a folder, for a map of each image.
+        ckpt_path: Lightning checkpoint of a task with a head, or the folder of its run.
+        before: The earlier scene of a head that compares two dates; it is put on the grid of ``source``.
+        probabilities: Keep those of each class as ``uint8`` (of 254) or ``float32``, or ``none`` of them.
+        polygons: Write polygons of the classes, too: a file that ends with .gpkg, .geojson or .parquet; of several
+            images a format, such as gpkg.
+        simplify: Meters to which borders of polygons are simplified, without gaps between them.
+        min_area: Square meters below which an area becomes part of its largest neighbor, in the polygons.
+        picture: Write a quick look with the legend, too.
+        labels: Names of the classes, where the checkpoint has none or others are wished.
+        colors: ``#rrggbb`` of the classes, in order or by name.
+        value_unit: Unit of a regression's numbers, such as Mg/ha.
+        window: Edge of a window in pixels of 10 m; that of the training images by default, else 224.
+        overlap: Share of a window that the next one covers.
+        stride: Of a head with one class per image: pixels of a cell of the map, the window by default.
+        task: Class of the task where it is one of your own: package.module.Class.
+        model_modality: What a model reads that is no TerraFM: s1rtc, s2l1c or s2l2a.
+        model_bands: The bands that it reads, in order; all of the modality's by default.
+        model_mean: Mean of each band, or one for all, with which it was trained.
+        model_std: Standard deviation likewise: it reads (x - mean) / std.
+        batch_size: Windows at once; 8 on a processor and 64 on a GPU by default.
+        device: Such as cpu or cuda:1; a GPU where there is one.
+        max_days: Do not join images of two sensors that are further apart in time.
+        mask_clouds: Count pixels as missing that the product's own mask calls cloud or its shadow.
+        search: Conditions for items of a STAC catalog.
+        progress: Show on standard error how far the work is.
+        settings: The user's word on pixels, as for :func:`~terrafm_tg.inference.sources.find_images`.
+
+    Returns:
+        What was made of each image.
+
+    Raises:
+        TerraFMError: If the checkpoint, the source or a setting cannot be used, or a file is there already.
+    """
+    if ckpt_path is None:
+        raise TerraFMError("There is no `ckpt_path`: give the checkpoint of a fine-tuned task, or its run's folder.")
+    predictor = HeadPredictor(
+        find_run(ckpt_path), window, probabilities, model_mean, model_std, device, batch_size,
+        task=task, modality=model_modality, bands=model_bands, labels=labels,
+    )  # fmt: skip
+    head = predictor.head
+    if (before is None) == (head.dates == 2):
+        raise TerraFMError(
+            f"{ckpt_path} compares two dates: give the earlier scene as `before`."
+            if before is None
+            else f"{ckpt_path} reads one date: leave `before` out, or give the checkpoint of a change detection."
+        )
+    if polygons is not None and head.kind == "regression":
+        raise TerraFMError(f"{ckpt_path} predicts numbers, which have no polygons: leave `polygons` out.")
+    if stride is not None and not head.tile:
+        raise TerraFMError(f"{ckpt_path} predicts every pixel: leave `stride` out.")
+    legend = None
+    if head.kind != "regression":
+        more = "none of the labels" if head.kind == "multilabel" else None
+        legend = make_legend(head.names, head.classes - (more is not None), colors, more)
+    find = {"search": search, "max_days": max_days, "mask_clouds": mask_clouds, **settings}
+    images = _usable(find_images(source, **find), predictor, os.fspath(source))
+    if before is not None:
+        images = _paired(_usable(find_images(before, **find), predictor, os.fspath(before)), images)
+    plan = Plan(predictor.window, _aligned(overlap, predictor), stride)
+    places = _places(Path(out), images, None if polygons is None else Path(polygons))
+    about = {
+        "source": os.fspath(source), "model": type(head.task).__name__, "weights": Path(predictor.checkpoint).name,
+        "checkpoint": content(Path(predictor.checkpoint)), "window": plan.window, "overlap": plan.overlap,
+        "software": f"terrafm-tg {__version__}",
+    }  # fmt: skip
+    extras = _Extras(legend, value_unit, simplify, min_area, picture)
+    pixels = sum(image.height * image.width for image in images)
+    with count_units("Mapping, pixels", pixels, Console(stderr=True, quiet=not progress)) as show:
+        return [
+            _map(image, path, vector, predictor, plan, extras, about, show)
+            for image, (path, vector) in zip(images, places, strict=True)
+        ]
+
+
+def _aligned(overlap: float, predictor: HeadPredictor) -> float:
+    """Returns the nearest overlap by which the tokens of one window lie on those of the next."""
+    head, window = predictor.head, predictor.window
+    if head.tile or head.input_size is not None or not 0 <= overlap <= 0.9:  # what is beyond, the layout refuses
+        return overlap
+    tokens = window // head.divisor
+    return min(round(overlap * tokens), tokens - 1) / tokens
+
+
+class _Extras(NamedTuple):
+    """Choices for what is written: the legend of classes, the unit of numbers, how polygons are made simpler."""
+
+    legend: Legend | None
+    unit: str
+    simplify: float | None
+    min_area: float | None
+    picture: bool
+
+
+def _usable(images: Sequence[Image], predictor: HeadPredictor, source: str) -> list[Image]:
+    """Returns the images that show what the head reads.
+
+    Raises:
+        TerraFMError: If none does.
+    """
+    bands = predictor.head.bands
+    found, reason = [], ""
+    for image in images:
+        shared = [name for name in bands if name in image.products]
+        if not shared:
+            reason = reason or (
+                f"{image.name} holds {', '.join(image.products)}, and the head reads {' or '.join(bands)}"
+            )
+            continue
+        lacking = {name: _lacking(image, name, bands[name]) for name in shared}
+        if all(lacking.values()):
+            name = shared[0]
+            reason = reason or (
+                f"{image.name} lacks {', '.join(lacking[name])} of {name}, and the head reads {', '.join(bands[name])}"
+            )
+            continue
+        found.append(image)
+    if not found:
+        raise TerraFMError(f"{source} cannot be mapped with this head: {reason}.")
+    return found
+
+
+def _lacking(image: Image, name: str, bands: Sequence[str]) -> list[str]:
+    """Names the bands that none of an image's scenes has; of tiles all are there."""
+    if not isinstance(image, SceneImage):
+        return []
+    held = {band for scene, _ in image.scenes[name] for one in scene.images for band in one.bands}
+    return [band for band in bands if band not in held and band != "B10"]  # which no stem reads
+
+
+def _paired(earlier: Sequence[Image], images: Sequence[Image]) -> list[Image]:
+    """Joins two dates.
+
+    Raises:
+        TerraFMError: If there is not one image of each.
+    """
+    if len(earlier) != 1 or len(images) != 1:
+        raise TerraFMError(
+            f"`before` holds {len(earlier)} images and the other source {len(images)}: give one scene of each date."
+        )
+    return [pair(earlier[0], images[0])]
+
+
+def _file_name(image: Image) -> str:
+    """Returns an image's name as that of a file: a catalog's items are named by others."""
+    return re.sub(r"[^\w.+-]+", "_", image.name).lstrip(".") or "map"
+
+
+def _places(out: Path, images: Sequence[Image], polygons: Path | None) -> list[tuple[Path, Path | None]]:
+    """Returns the path of each image's map, and of its polygons.
+
+    Raises:
+        TerraFMError: If one file is asked for and there are several images, an ending is of no format, or a map is
+            there already.
+    """
+    one = out.suffix.lower() in (".tif", ".tiff")
+    if one and len(images) > 1:
+        raise TerraFMError(f"The source holds {len(images)} images, and `out` is one file, {out}: give a folder.")
+    if polygons is not None and polygons.suffix and len(images) > 1:
+        raise TerraFMError(
+            f"The source holds {len(images)} images, and `polygons` is one file, {polygons}: give a format, such as "
+            "gpkg."
+        )
+    ending = None
+    if polygons is not None and not polygons.suffix:
+        ending = f".{str(polygons).lower()}"
+        if ending not in FORMATS:
+            raise TerraFMError(f"`polygons` is {polygons}: give a file or a format, {', '.join(FORMATS)}.")
+    elif polygons is not None:
+        check_format(polygons)
+    places = []
+    for image in images:
+        path = out if one else out / f"{_file_name(image)}.tif"
+        if path.exists():
+            raise TerraFMError(f"{path} is there already: remove it, or give another `out`.")
+        places.append((path, path.with_suffix(ending) if ending else polygons))
+    return places
+
+
+def _map(
+    image: Image, path: Path, vector: Path | None, predictor: HeadPredictor, plan: Plan, extras: _Extras,
+    about: Mapping[str, Any], show: Callable[..., object],
+) -> MapResult:  # fmt: skip
+    """Maps one image."""
+    layout = layout_of(image, predictor, plan)
+    grid = image.transform * Affine.scale(layout.stride)
+    used = [name for name in predictor.names if name in image.products]
+    told = dict(about) | {
+        "modalities": used,
+        "products": {name: list(image.products[name]) for name in used},
+        "dates": {name: list(image.dates[name]) for name in used if name in image.dates},
+        "cloud": image.cloud,
+        "stride": layout.stride,
+    }
+    parts = MapParts(
+        path.with_name(f".{path.stem}.parts"), image.name, image.crs, tuple(grid[:6]), *layout.size,
+        predictor.bands, layout.part, predictor.dtype, told,
+    )  # fmt: skip
+    parts.begin()
+    spent = predict_rows(image, predictor, layout, parts, plan, show=lambda pixels: show(advance=pixels))
+    start, result = time.perf_counter(), MapResult(image.name, [path], spent=spent)
+    legend, shares = extras.legend, list[float]()
+    if legend is not None:
+        pixel = abs(grid.a * grid.e) / 1e6
+        counts, missing = count_classes(parts, len(legend.names))
+        result.names, result.missing = legend.names, missing * pixel
+        result.area = {number: float(count * pixel) for number, count in enumerate(counts)}
+        shares = (counts / max(int(counts.sum()), 1)).tolist()
+    # The map itself takes its name last: where it is there, all is.
+    draft = path.with_name(f".{path.stem}.draft.tif")
+    for layer in layers_of(predictor, legend, _band_names(predictor), extras.unit):
+        own = path.with_name(f"{path.stem}{layer.ending}{path.suffix}")
+        write_layer(draft if own == path else own, parts, layer)
+        result.files += [] if own == path else [own]
+    if vector is not None and legend is not None:
+        result.vector, result.polygons = vector, write_polygons(vector, draft, legend, extras.simplify, extras.min_area)
+        result.files.append(vector)
+    if extras.picture:
+        write_picture(path.with_suffix(".png"), draft, image.name, legend, shares, extras.unit)
+        result.files.append(path.with_suffix(".png"))
+    if legend is not None:
+        draft.with_name(f"{draft.name}.aux.xml").replace(path.with_name(f"{path.name}.aux.xml"))
+    draft.replace(path)
+    shutil.rmtree(parts.folder)
+    spent.writing += time.perf_counter() - start
+    return result
+
+
+def _band_names(predictor: HeadPredictor) -> list[str]:
+    """Names of the probabilities' or numbers' bands."""
+    head = predictor.head
+    names = list(head.names[-1:] if head.kind == "binary" else head.names)
+    what = "value" if head.kind == "regression" else "class"
+    return names or ([f"{what} 1"] if head.kind == "binary" else [f"{what} {n}" for n in range(head.outputs)])
