@@ -15,7 +15,7 @@ from rich.console import Console
 from terrafm_tg import __version__
 from terrafm_tg.datasets.scenes.stac.search import StacSearch
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.inference.engine import Plan, Spent, layout_of, predict_rows
+from terrafm_tg.inference.engine import Spent, WindowSettings, layout_of, predict_rows
 from terrafm_tg.inference.images import Image, SceneImage
 from terrafm_tg.inference.parts import MapParts
 from terrafm_tg.inference.sources import find_images
@@ -154,7 +154,7 @@ def make_maps(
     images = _usable(find_images(source, **find), predictor, os.fspath(source))
     if before is not None:
         images = _paired(_usable(find_images(before, **find), predictor, os.fspath(before)), images)
-    plan = Plan(predictor.window, _aligned(overlap, predictor), stride)
+    plan = WindowSettings(predictor.window, _aligned(overlap, predictor), stride)
     places = _places(Path(out), images, None if polygons is None else Path(polygons))
     about = {
         "source": os.fspath(source), "model": type(head.task).__name__, "weights": Path(predictor.checkpoint).name,
@@ -275,7 +275,7 @@ def _places(out: Path, images: Sequence[Image], polygons: Path | None) -> list[t
 
 
 def _map(
-    image: Image, path: Path, vector: Path | None, predictor: HeadPredictor, plan: Plan, extras: _Extras,
+    image: Image, path: Path, vector: Path | None, predictor: HeadPredictor, plan: WindowSettings, extras: _Extras,
     about: Mapping[str, Any], show: Callable[..., object],
 ) -> MapResult:  # fmt: skip
     """Maps one image."""
