@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
+from affine import Affine
 from numpy.testing import assert_allclose
 
 from inference.view.browser import Page
-from inference.view.maps import content_of, cosines_of, layer_of, vectors_of
-from terrafm_tg.inference.view import Written
+from inference.view.maps import content_of, cosines_of, layer_of, vectors_of, write
+from terrafm_tg.inference.view import Written, write_page
 
 DESKTOP, PHONE = (1280, 800), (390, 844)
 SIZES = pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
@@ -155,6 +157,34 @@ def test_the_legend_names_classes_and_ends_of_scores(browser: Page, written: Wri
     assert_allclose(ends, band[1:], rtol=0.01)
 
 
+def test_a_band_is_chosen(browser: Page, tmp_path: Path) -> None:
+    shares = np.stack([np.linspace(0, 1, 2000), np.linspace(1, 0, 2000)]).reshape(2, 40, 50).astype(np.float32)
+    path = write(tmp_path / "a_probabilities.tif", shares, Affine(160, 0, 500_000, 0, -160, 5_500_000))
+    with rasterio.open(path, "r+") as file:
+        file.descriptions = ["Water", "Town"]
+    load(browser, write_page(path, tmp_path / "page.html"), DESKTOP)
+    left, top, *_ = window(browser)
+    corner = browser.run("toScreen(state.view, state.scene, state.size, 500080, 5499920)")
+    browser.mouse("mouseMoved", left + corner[0], top + corner[1])
+    assert browser.run("$('where').textContent").endswith("Water 0")
+    browser.run(
+        "{const band = document.querySelector('.bands select'); band.value = '1';"
+        "band.dispatchEvent(new Event('change'))}"
+    )
+    browser.mouse("mouseMoved", left + corner[0] + 1, top + corner[1])
+    assert browser.run("$('where').textContent").endswith("Town 1")
+    assert browser.run("document.querySelector('.bands select').value") == "1"
+
+
+def test_scenes_chosen_in_haste_leave_the_last(browser: Page, written: Written) -> None:
+    load(browser, written, DESKTOP)
+    for scene in ("1", "0", "1"):
+        browser.run(f"$('scene').value = '{scene}', $('scene').dispatchEvent(new Event('change'))")
+    browser.wait("$('wait').textContent === '' && state.scene === content.scenes[1]")
+    browser.settle()
+    assert browser.run("canvas.getAttribute('aria-label')") == "Map of march"
+
+
 def test_the_wheel_zooms_at_the_cursor(browser: Page, written: Written) -> None:
     load(browser, written, DESKTOP)
     x, y = map(round, screen(browser, 10, 12))  # as events of a wheel have it
@@ -253,8 +283,6 @@ def test_every_control_has_a_name(browser: Page, written: Written) -> None:
 
 
 def test_a_hostile_name_runs_nothing(browser: Page, tmp_path: Path, maps: Path) -> None:
-    from terrafm_tg.inference.view import write_page
-
     evil = tmp_path / "<img src=x onerror=document.title='ran'>.tif"
     evil.write_bytes((maps / "july.tif").read_bytes())
     load(browser, write_page(evil, tmp_path / "page.html"), DESKTOP)

@@ -136,6 +136,7 @@ async function show(index) {
   $("wait").textContent = "Unpacking the map …";
   const scene = content.scenes[index];
   const layers = await Promise.all(scene.layers.map((place) => unpack(content.layers[place])));
+  if ($("scene").value !== String(index)) return; // another was chosen meanwhile
   const drawn = layers.flatMap(drawable).sort((a, b) => THEMES.indexOf(a.kind) - THEMES.indexOf(b.kind));
   Object.assign(state, { scene, layers: drawn, view: fit(scene, ...state.size), places: [] });
   const components = layerOf("components");
