@@ -222,6 +222,16 @@ def test_two_fingers_keep_what_they_hold(browser: Page, written: Written) -> Non
     assert browser.run("state.query") is None
 
 
+def test_two_fingers_that_rest_ask_nothing(browser: Page, written: Written) -> None:
+    load(browser, written, PHONE)
+    a, b = screen(browser, 15, 20), screen(browser, 25, 32)
+    browser.touch("touchStart", a)
+    browser.touch("touchStart", a, b)
+    browser.touch("touchEnd")
+    browser.settle()
+    assert browser.run("state.query") is None
+
+
 def test_keys_do_what_the_mouse_does(browser: Page, written: Written) -> None:
     load(browser, written, DESKTOP)
     browser.run("canvas.focus()")
