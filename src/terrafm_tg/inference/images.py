@@ -17,7 +17,7 @@ from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.transform import array_bounds
 
-from terrafm_tg.datasets.scenes.pixels import ElsewhereError, read_tile
+from terrafm_tg.datasets.scenes.pixels import ElsewhereError, cloud_share, read_tile, suppress_damage
 from terrafm_tg.datasets.scenes.scene import Scene
 from terrafm_tg.datasets.source import open_tiles
 from terrafm_tg.datasets.tiles.bands import fill_absent
@@ -102,6 +102,10 @@ class Image(abc.ABC):
                 found[name] = pixels
         return found, damage
 
+    def clouds(self, rows: slice, columns: slice) -> float | None:
+        """Returns the share of a part that the product's own mask calls cloud or shadow; None where there is none."""
+        return None
+
     @abc.abstractmethod
     def _read(self, name: str, rows: slice, columns: slice) -> tuple[NDArray[np.float32] | None, list[str]]:
         """Reads a part that lies in the image of one modality; see :meth:`read`."""
@@ -140,6 +144,16 @@ class SceneImage(Image):
                 if np.isfinite(result).any(axis=0).all():
                     break
         return result, problems
+
+    def clouds(self, rows: slice, columns: slice) -> float | None:
+        """Returns the share of a part under clouds, by the mask of the first optical scene that has one."""
+        place = self.transform * Affine.translation(columns.start, rows.start)
+        extent = array_bounds(rows.stop - rows.start, columns.stop - columns.start, place)
+        for scene in (scene for name in self.scenes if name != "s1rtc" for scene, _ in self.scenes[name]):
+            with suppress_damage():
+                if (share := cloud_share(self.root, scene, _crs(self.crs), extent)) is not None:
+                    return share
+        return None
 
     def _fits(self, scene: Scene) -> bool:
         """Tells whether a scene's pixels begin where the image's do, or a whole number of them away."""

@@ -140,16 +140,25 @@ class Encoder:
         height, width = next(iter(windows.values())).shape[-2:]
         return tokens.unflatten(1, (height // PATCH_SIZE, width // PATCH_SIZE))
 
-    def pool(self, windows: Mapping[str, Tensor], present: Mapping[str, Tensor], pooling: str) -> NDArray[np.float32]:
-        """Returns a vector of each window: class token, mean over tokens that show anything, or both, (B, d or 2 d)."""
-        tokens = self.features(windows, present)
-        some = torch.stack([present[name] for name in windows]).any(0).flatten(1).to(tokens)
-        parts = []
-        if pooling in ("class", "both"):
-            parts.append(tokens[:, 0])
-        if pooling in ("mean", "both"):
-            parts.append((tokens[:, 1:] * some[..., None]).sum(1) / some.sum(1, keepdim=True).clamp(min=1))
-        return torch.cat(parts, dim=1).cpu().numpy()
+    def pool(
+        self, windows: Mapping[str, Tensor], shown: Mapping[str, Tensor], share: Tensor, pooling: str
+    ) -> NDArray[np.float32]:
+        """Returns a vector of each window.
+
+        Args:
+            windows: As for :meth:`predict`.
+            shown: Likewise.
+            share: Weight of each token, (B, h / 16, w / 16).
+            pooling: ``class`` (the class token), ``mean`` (of the tokens, weighted), or ``both``, in this order.
+
+        Returns:
+            float32 (B, d), or (B, 2 d) for both.
+        """
+        tokens = self.features(windows, shown).cpu()
+        weight = share.flatten(1)[..., None]
+        mean = (tokens[:, 1:] * weight).sum(1) / weight.sum(1).clamp(min=1e-6)
+        parts = {"class": [tokens[:, 0]], "mean": [mean], "both": [tokens[:, 0], mean]}[pooling]
+        return torch.cat(parts, dim=1).numpy()
 
     def finish(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Keeps them as they are."""

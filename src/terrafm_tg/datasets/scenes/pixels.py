@@ -211,6 +211,28 @@ def read_scene(
     return result
 
 
+def cloud_share(root: Path, scene: Scene, crs: CRS, extent: tuple[float, float, float, float]) -> float | None:
+    """Returns the share of a box that a scene's own mask calls cloud or its shadow; None where it has no such mask.
+
+    Args:
+        root: Of its files.
+        scene: The scene.
+        crs: Of the box.
+        extent: Left, bottom, right, top.
+
+    Raises:
+        rasterio.errors.RasterioError: If the mask cannot be read.
+    """
+    name = next((name for name in _CLOUDY if name in scene.masks), None)
+    if name is None:
+        return None
+    with open_raster(root, scene.masks[name]) as raster:
+        window = needed_window(raster, crs, extent) if raster.crs is not None else None  # type: ignore[arg-type]
+        if window is None:
+            return None
+        return float(_CLOUDY[name](raster.read([scene.masks[name].index], window)[0]).mean())
+
+
 def _averages(modality: Modality) -> bool:
     """Returns whether pixels that are much finer than a tile's are averaged: power is, as speckle is no surface."""
     return modality.unit == "dB"

@@ -1,0 +1,184 @@
+"""Tables of vectors: a row per tile, or per point or polygon and image that shows it."""
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from rich.console import Console
+
+from terrafm_tg.errors import TerraFMError
+from terrafm_tg.utils.files import atomic_write
+from terrafm_tg.utils.parallel import run_units
+
+from .engine import Spent, WindowSettings
+from .images import Image
+from .predictor import Encoder
+from .use.places import read_places
+from .vectors import Place, embed_places, footprints, geometry_places, tile_places
+
+_CHUNK = 64  # windows of a file of unfinished vectors
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A table in the making.
+
+    Args:
+        frame: All columns but the vectors; geometry in degrees.
+        values: float32 (n, d), in the same order.
+        names: Names of the vectors that lie one behind the other in a row: ``class``, ``mean``.
+    """
+
+    frame: gpd.GeoDataFrame
+    values: NDArray[np.float32]
+    names: tuple[str, ...]
+
+
+def embed_table(
+    images: Sequence[Image], encoder: Encoder, settings: WindowSettings,
+    points: str | os.PathLike[str] | gpd.GeoDataFrame | None, pooling: str, folder: Path, console: Console,
+    workers: int | None = None, scheduler: str | None = None, run: str = "",
+) -> tuple[Rows, Spent]:  # fmt: skip
+    """Computes the vectors of all tiles, or of places, and their rows.
+
+    Args:
+        images: The images.
+        encoder: The model.
+        settings: Of the windows.
+        points: Places; tiles where None.
+        pooling: ``class``, ``mean`` or ``both``.
+        folder: Of unfinished work.
+        console: To draw progress on.
+        workers: Processes of this machine; 0 or None for this one.
+        scheduler: Address of a Dask cluster.
+        run: Name of the run: what another one left in the folder is not used.
+
+    Raises:
+        TerraFMError: If no image shows any of the places, or too much is damaged.
+    """
+    frame, jobs = _tiles(images, settings.window) if points is None else _places(images, points, settings.window)
+    units = [(folder / f"{run}_{number:06d}.npz", chunk) for number, chunk in enumerate(_chunks(jobs))]
+    left = [unit for unit in units if not unit[0].is_file()]
+    work = partial(_unit, encoder=encoder, pooling=pooling, min_valid=settings.min_valid)
+    spent, damaged, what = Spent(), 0, "tiles" if points is None else "places"
+    for _, (pixels, windows, damage) in run_units(
+        work, left, workers=None if scheduler else workers or 0, scheduler=scheduler, progress=not console.quiet,
+        title=f"Embedding {len(frame):,} {what}, {_CHUNK} at once",
+    ):  # fmt: skip
+        spent.add(Spent(pixels=pixels, windows=windows, damaged=damage))
+        if damage and not damaged:
+            warnings.warn(f"A window is left out: {damage[0]}", stacklevel=3)
+        damaged += len(damage)
+        if damaged > max(settings.max_damaged * len(jobs), 1):
+            raise TerraFMError(
+                f"{damaged:,} of {len(jobs):,} windows cannot be read, first: {damage[0]} Get the images again, or "
+                "allow more by `max_damaged`."
+            )
+    parts = [np.load(path, allow_pickle=False) for path, _ in units]
+    rows = np.concatenate([part["rows"] for part in parts])
+    if not len(rows):
+        raise TerraFMError("No image shows anything of them: nothing is written.")
+    if lost := len(frame) - len(rows):
+        warnings.warn(f"{lost:,} of {len(frame):,} {what} show nothing (no data), and have no row.", stacklevel=3)
+    values = np.concatenate([part["values"] for part in parts if len(part["rows"])])
+    found = frame.iloc[rows].assign(
+        sensors=np.concatenate([part["sensors"] for part in parts]),
+        valid_share=np.concatenate([part["valid"] for part in parts]),
+        cloud_share=np.concatenate([part["clouds"] for part in parts]),
+    )
+    names = ("class", "mean") if pooling == "both" else (pooling,)
+    return Rows(found.reset_index(drop=True), values, names), spent
+
+
+def _unit(
+    unit: tuple[Path, list[tuple[Image, Place]]], encoder: Encoder, pooling: str, min_valid: float
+) -> tuple[int, int, list[str]]:
+    """Computes the vectors of some windows and writes them; returns pixels, windows and damage."""
+    path, jobs = unit
+    damage: list[str] = []
+    found = embed_places(jobs, encoder, pooling, min_valid, damage.append)
+    shares: dict[int, list[float]] = {}
+    for image, place in jobs:
+        rows, columns = slice(place.top, place.top + place.height), slice(place.left, place.left + place.width)
+        if (share := image.clouds(rows, columns)) is not None:
+            shares.setdefault(place.row, []).append(share)
+    clouds = [float(np.mean(shares[row])) if row in shares else np.nan for row in found.rows.tolist()]
+    with atomic_write(path, sole_writer=True) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file, rows=found.rows, values=found.values, sensors=np.array(found.sensors, str), valid=found.valid,
+            clouds=np.array(clouds, np.float32),
+        )  # fmt: skip
+    return sum(place.height * place.width for _, place in jobs), len(jobs), damage
+
+
+def _chunks(jobs: Sequence[tuple[Image, Place]]) -> Iterator[list[tuple[Image, Place]]]:
+    """Cuts windows into chunks, between rows."""
+    chunk: list[tuple[Image, Place]] = []
+    for job in jobs:
+        if len(chunk) >= _CHUNK and job[1].row != chunk[-1][1].row:
+            yield chunk
+            chunk = []
+        chunk.append(job)
+    if chunk:
+        yield chunk
+
+
+def _tiles(images: Sequence[Image], size: int) -> tuple[gpd.GeoDataFrame, list[tuple[Image, Place]]]:
+    """Lays tiles over all images."""
+    frames, jobs = [], list[tuple[Image, Place]]()
+    for image in images:
+        places = tile_places(image, size)
+        outlines, corners = footprints(image, places)
+        frames.append(_frame(image, outlines, corners))
+        jobs += [(image, place._replace(row=len(jobs) + place.row)) for place in places]
+    return pd.concat(frames, ignore_index=True), jobs
+
+
+def _places(
+    images: Sequence[Image], points: str | os.PathLike[str] | gpd.GeoDataFrame, size: int
+) -> tuple[gpd.GeoDataFrame, list[tuple[Image, Place]]]:
+    """Lays windows over points and polygons in all images that show them."""
+    given = points if isinstance(points, gpd.GeoDataFrame) else read_places(Path(points))
+    given = given.reset_index(drop=True)
+    frames, jobs, start = [], list[tuple[Image, Place]](), 0
+    degrees = given.to_crs(4326)
+    for image in images:
+        places = geometry_places(image, given.geometry.to_crs(image.crs), size)
+        shown = list(dict.fromkeys(place.row for place in places))
+        numbers = {row: start + i for i, row in enumerate(shown)}
+        first = {place.row: place for place in reversed(places)}
+        if shown:
+            _, corners = footprints(image, [first[row] for row in shown])
+            frame = _frame(image, degrees.geometry.iloc[shown].to_numpy(), corners)
+            others = given.drop(columns=given.geometry.name).iloc[shown].reset_index(drop=True)
+            own = [name for name in others if name not in frame]
+            frames.append(frame.join(others[own]).assign(place=shown))
+        jobs += [(image, place._replace(row=numbers[place.row])) for place in places]
+        start += len(shown)
+    if not frames:
+        raise TerraFMError(f"None of {len(given):,} places lies in an image: check their coordinates (longitude first).")
+    unseen = len(given) - len({row for frame in frames for row in frame["place"]})
+    if unseen:
+        warnings.warn(f"{unseen:,} of {len(given):,} places lie in no image.", stacklevel=4)
+    return pd.concat(frames, ignore_index=True), jobs
+
+
+def _frame(image: Image, shapes: NDArray[Any], corners: NDArray[np.float64]) -> gpd.GeoDataFrame:
+    """Makes the columns of an image's rows."""
+    dates = {name: min(times) if times else None for name, times in image.dates.items()}
+    columns = {f"date_{name}": pd.to_datetime(dates.get(name)) for name in image.products}
+    products = {f"product_{name}": "; ".join(names) for name, names in image.products.items()}
+    left, bottom, right, top = corners.T
+    return gpd.GeoDataFrame(
+        {"image": image.name, "crs": image.crs, "left": left, "bottom": bottom, "right": right, "top": top,
+         "cloud_cover": image.cloud, **columns, **products},
+        geometry=shapes, crs=4326,
+    )  # fmt: skip
