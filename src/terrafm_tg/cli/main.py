@@ -32,11 +32,12 @@ COMMANDS = {
         "test": "run over the test data",
     },
     "products": {
+        "embed": "turn scenes, a STAC search or an archive into maps or tables of embeddings",
         "map": "map scenes with a fine-tuned head: classes, probabilities, polygons, a picture",
-        "predict": "compute embeddings or predictions of every tile; the callback PredictionWriter writes them",
         "search": "find the places whose embeddings are nearest to those at some points",
-        "export": "write the teacher encoder of a checkpoint for other projects, also as ONNX",
         "view": "write one HTML page that shows maps and searches in embeddings by a click",
+        "predict": "compute embeddings or predictions of every tile; the callback PredictionWriter writes them",
+        "export": "write the teacher encoder of a checkpoint for other projects, also as ONNX",
     },
     "measuring": {
         "bench": "score any encoder on GEO-Bench, Copernicus-Bench and Landslide4Sense, beside the published scores",

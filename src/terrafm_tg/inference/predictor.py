@@ -29,13 +29,16 @@ class Predictor(Protocol):
 
     Attributes:
         cell: Pixels of 10 m along each side of a value: 16 for tokens, 1 for a value per pixel.
-        depth: Numbers of a value, which are blended where windows overlap.
         batch_size: Windows at once.
     """
 
     cell: int
-    depth: int
     batch_size: int
+
+    @property
+    def depth(self) -> int:
+        """Numbers of a value, which are blended where windows overlap."""
+        ...
 
     @property
     def names(self) -> Sequence[str]:

@@ -4,9 +4,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import rasterio
+import rasterio.shutil
 from numpy.typing import NDArray
+from rasterio.io import MemoryFile
 
 from terrafm_tg.modalities import MODALITIES
+from terrafm_tg.utils.files import atomic_write
 
 from .engine import Watch
 from .images import Image
@@ -75,3 +79,16 @@ def stretched(preview: MapParts) -> Callable[[NDArray[np.float32]], NDArray[np.u
         return np.where(np.isfinite(values), scaled, 0).astype(np.uint8)
 
     return colors
+
+
+def write_preview(preview: MapParts, path: Path) -> None:
+    """Writes the picture as COG: red, green and blue, 0 where missing."""
+    colors = stretched(preview)
+    bands = np.concatenate([colors(part) for _, part in preview.rows()]).transpose(2, 0, 1)
+    profile = {"count": 3, "height": preview.height, "width": preview.width, "dtype": "uint8", "nodata": 0}
+    shape = {"crs": preview.crs, "transform": preview.affine, "photometric": "RGB"}
+    with atomic_write(path, sole_writer=True) as temporary, MemoryFile() as memory:
+        with memory.open(driver="GTiff", **profile, **shape) as file:
+            file.write(bands)
+        with memory.open() as file, rasterio.Env(GDAL_PAM_ENABLED="NO"):
+            rasterio.shutil.copy(file, temporary, driver="COG", COMPRESS="DEFLATE", BLOCKSIZE=256)

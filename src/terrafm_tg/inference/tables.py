@@ -21,7 +21,6 @@ from terrafm_tg.utils.parallel import run_units
 from .engine import Spent, WindowSettings
 from .images import Image
 from .predictor import Encoder
-from .use.places import read_places
 from .vectors import Place, embed_places, footprints, geometry_places, tile_places
 
 _CHUNK = 64  # windows of a file of unfinished vectors
@@ -146,6 +145,8 @@ def _places(
     images: Sequence[Image], points: str | os.PathLike[str] | gpd.GeoDataFrame, size: int
 ) -> tuple[gpd.GeoDataFrame, list[tuple[Image, Place]]]:
     """Lays windows over points and polygons in all images that show them."""
+    from .use.places import read_places
+
     given = points if isinstance(points, gpd.GeoDataFrame) else read_places(Path(points))
     given = given.reset_index(drop=True)
     frames, jobs, start = [], list[tuple[Image, Place]](), 0
@@ -164,7 +165,9 @@ def _places(
         jobs += [(image, place._replace(row=numbers[place.row])) for place in places]
         start += len(shown)
     if not frames:
-        raise TerraFMError(f"None of {len(given):,} places lies in an image: check their coordinates (longitude first).")
+        raise TerraFMError(
+            f"None of {len(given):,} places lies in an image: check their coordinates (longitude first)."
+        )
     unseen = len(given) - len({row for frame in frames for row in frame["place"]})
     if unseen:
         warnings.warn(f"{unseen:,} of {len(given):,} places lie in no image.", stacklevel=4)

@@ -227,7 +227,7 @@ def cloud_share(root: Path, scene: Scene, crs: CRS, extent: tuple[float, float, 
     if name is None:
         return None
     with open_raster(root, scene.masks[name]) as raster:
-        window = needed_window(raster, crs, extent) if raster.crs is not None else None  # type: ignore[arg-type]
+        window = needed_window(raster, crs, extent) if raster.crs is not None else None
         if window is None:
             return None
         return float(_CLOUDY[name](raster.read([scene.masks[name].index], window)[0]).mean())
