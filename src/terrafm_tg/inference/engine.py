@@ -31,6 +31,7 @@ from .windows import Window, WindowLayout
 type Watch = Callable[[int, int, dict[str, NDArray[np.float32]]], object]
 #: Pixels along each side of what is read and held at once, for few windows at a time and for many.
 _PART, _LARGE, _FEW = 1024, 2048, 16
+_LEAST = 0.25 - 1e-6  # of a value's pixels that lie in the image
 
 
 @dataclass(frozen=True)
@@ -248,7 +249,7 @@ def _add(
     for _, line in groupby(windows, lambda window: (window.offset, window.row)):
         groups: dict[tuple[str, ...], list[tuple[Window, dict[str, Tensor], dict[str, Tensor]]]] = {}
         for window in line:
-            images, present = _cut(window, region, predictor.cell, layout, plan.min_valid)
+            images, present = _cut(window, region, layout, plan.min_valid)
             if images:
                 groups.setdefault(tuple(images), []).append((window, images, present))
         for names, group in groups.items():
@@ -271,18 +272,27 @@ def _add(
 
 
 def _cut(
-    window: Window, region: _Region, cell: int, layout: WindowLayout, min_valid: float
+    window: Window, region: _Region, layout: WindowLayout, min_valid: float
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Cuts a window out of what was read: the modalities that show anything in it, and at which values."""
+    """Cuts a window out of what was read: the modalities that show anything in it, and at which values.
+
+    At the image's border a value is of the pixels that lie in the image, where these are a quarter at least.
+    """
     rows, columns = layout.pixels(window)
+    inside = [
+        torch.arange(part.start, part.stop).ge(0).logical_and(torch.arange(part.start, part.stop) < size)
+        for part, size in zip((rows, columns), layout.shape, strict=True)
+    ]
+    lines = [x.unflatten(0, (-1, layout.cell)).float().mean(1) for x in inside]
+    share = lines[0][:, None] * lines[1]
     part = (
         slice(rows.start - region.top, rows.stop - region.top),
         slice(columns.start - region.left, columns.stop - region.left),
     )
     images, present = {}, {}
     for name, plane in region.valid.items():
-        blocks = plane[part].unflatten(0, (-1, cell)).unflatten(2, (-1, cell))
-        here = blocks.float().mean((1, 3)) >= max(min_valid, 1e-9)
+        blocks = plane[part].unflatten(0, (-1, layout.cell)).unflatten(2, (-1, layout.cell))
+        here = (blocks.float().mean((1, 3)) >= share * max(min_valid, 1e-9)) & (share >= _LEAST)
         if bool(here.any()):
             images[name], present[name] = region.prepared[name][:, *part], here
     return images, present
@@ -328,7 +338,7 @@ def _tell(damage: Sequence[str], spent: Spent, image: Image, plan: WindowSetting
         if sentence not in spent.damaged:
             warnings.warn(f"A part of {image.name} is missing in the map: {sentence}", stacklevel=3)
         spent.damaged.append(sentence)
-    if len(spent.damaged) > max(plan.max_damaged * count, 1):
+    if len(spent.damaged) > plan.max_damaged * count:
         raise TerraFMError(
             f"{len(spent.damaged):,} of {count:,} parts of {image.name} cannot be read (first: {spent.damaged[0]}): "
             "get the scene again, or allow more by `max_damaged`."

@@ -76,7 +76,7 @@ def embed_table(
         if damage and not damaged:
             warnings.warn(f"A window is left out: {damage[0]}", stacklevel=3)
         damaged += len(damage)
-        if damaged > max(settings.max_damaged * len(jobs), 1):
+        if damaged > settings.max_damaged * len(jobs):
             raise TerraFMError(
                 f"{damaged:,} of {len(jobs):,} windows cannot be read, first: {damage[0]} Get the images again, or "
                 "allow more by `max_damaged`."
