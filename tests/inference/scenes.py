@@ -25,6 +25,9 @@ def pattern(height: int, width: int, channels: int, low: float, high: float, see
         waves = rng.uniform(8, 120, (4, 2)), rng.uniform(0, 6, 4)
         planes.append(sum(np.sin(y / a + x / b + p) for (a, b), p in zip(*waves, strict=True)))
     field = np.stack(planes)
+    field -= field.mean((1, 2), keepdims=True)
+    if channels == len(BANDS):  # as on land: B8A looks like B08
+        field[8] = field[7]
     return low + (high - low) * (field - field.min()) / (field.max() - field.min())
 
 
