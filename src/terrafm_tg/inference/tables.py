@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -21,7 +20,9 @@ from terrafm_tg.utils.parallel import run_units
 from .engine import Spent, WindowSettings
 from .images import Image
 from .predictor import Encoder
-from .vectors import Place, embed_places, footprints, geometry_places, tile_places
+from .products.footprints import tile_rows
+from .use.places import read_places
+from .vectors import Place, embed_places, geometry_places, tile_places
 
 _CHUNK = 64  # windows of a file of unfinished vectors
 
@@ -63,7 +64,10 @@ def embed_table(
     Raises:
         TerraFMError: If no image shows any of the places, or too much is damaged.
     """
-    frame, jobs = _tiles(images, settings.window) if points is None else _places(images, points, settings.window)
+    model = encoder.about()["model"]
+    frame, jobs = (
+        _tiles(images, settings.window, model) if points is None else _places(images, points, settings.window, model)
+    )
     units = [(folder / f"{run}_{number:06d}.npz", chunk) for number, chunk in enumerate(_chunks(jobs))]
     left = [unit for unit in units if not unit[0].is_file()]
     work = partial(_unit, encoder=encoder, pooling=pooling, min_valid=settings.min_valid)
@@ -130,58 +134,55 @@ def _chunks(jobs: Sequence[tuple[Image, Place]]) -> Iterator[list[tuple[Image, P
         yield chunk
 
 
-def _tiles(images: Sequence[Image], size: int) -> tuple[gpd.GeoDataFrame, list[tuple[Image, Place]]]:
+def _tiles(images: Sequence[Image], size: int, model: str) -> tuple[gpd.GeoDataFrame, list[tuple[Image, Place]]]:
     """Lays tiles over all images."""
     frames, jobs = [], list[tuple[Image, Place]]()
     for image in images:
         places = tile_places(image, size)
-        outlines, corners = footprints(image, places)
-        frames.append(_frame(image, outlines, corners))
-        jobs += [(image, place._replace(row=len(jobs) + place.row)) for place in places]
+        frames.append(_frame(image, places, model))
+        start = len(jobs)
+        jobs += [(image, place._replace(row=start + place.row)) for place in places]
     return pd.concat(frames, ignore_index=True), jobs
 
 
 def _places(
-    images: Sequence[Image], points: str | os.PathLike[str] | gpd.GeoDataFrame, size: int
+    images: Sequence[Image], points: str | os.PathLike[str] | gpd.GeoDataFrame, size: int, model: str
 ) -> tuple[gpd.GeoDataFrame, list[tuple[Image, Place]]]:
     """Lays windows over points and polygons in all images that show them."""
-    from .use.places import read_places
-
     given = points if isinstance(points, gpd.GeoDataFrame) else read_places(Path(points))
     given = given.reset_index(drop=True)
-    frames, jobs, start = [], list[tuple[Image, Place]](), 0
-    degrees = given.to_crs(4326)
+    frames, jobs, start, seen = [], list[tuple[Image, Place]](), 0, set[int]()
     for image in images:
         places = geometry_places(image, given.geometry.to_crs(image.crs), size)
         shown = list(dict.fromkeys(place.row for place in places))
+        if not shown:
+            continue
+        seen.update(shown)
         numbers = {row: start + i for i, row in enumerate(shown)}
         first = {place.row: place for place in reversed(places)}
-        if shown:
-            _, corners = footprints(image, [first[row] for row in shown])
-            frame = _frame(image, degrees.geometry.iloc[shown].to_numpy(), corners)
-            others = given.drop(columns=given.geometry.name).iloc[shown].reset_index(drop=True)
-            own = [name for name in others if name not in frame]
-            frames.append(frame.join(others[own]).assign(place=shown))
+        own = given.iloc[shown].reset_index(drop=True)
+        frame = _frame(image, [first[row] for row in shown], model).set_geometry(own.geometry.to_crs(4326))
+        others = [name for name in own if name != own.geometry.name and name not in frame]
+        frames.append(frame.join(own[others]).assign(place=shown))
         jobs += [(image, place._replace(row=numbers[place.row])) for place in places]
         start += len(shown)
     if not frames:
         raise TerraFMError(
             f"None of {len(given):,} places lies in an image: check their coordinates (longitude first)."
         )
-    unseen = len(given) - len({row for frame in frames for row in frame["place"]})
-    if unseen:
+    if unseen := len(given) - len(seen):
         warnings.warn(f"{unseen:,} of {len(given):,} places lie in no image.", stacklevel=4)
     return pd.concat(frames, ignore_index=True), jobs
 
 
-def _frame(image: Image, shapes: NDArray[Any], corners: NDArray[np.float64]) -> gpd.GeoDataFrame:
-    """Makes the columns of an image's rows."""
+def _frame(image: Image, places: Sequence[Place], model: str) -> gpd.GeoDataFrame:
+    """Makes the columns of an image's rows: Major-TOM's, and those of its sensors."""
+    boxes = [(p.left, p.top, min(p.left + p.width, image.width), min(p.top + p.height, image.height)) for p in places]
     dates = {name: min(times) if times else None for name, times in image.dates.items()}
-    columns = {f"date_{name}": pd.to_datetime(dates.get(name)) for name in image.products}
-    products = {f"product_{name}": "; ".join(names) for name, names in image.products.items()}
-    left, bottom, right, top = corners.T
-    return gpd.GeoDataFrame(
-        {"image": image.name, "crs": image.crs, "left": left, "bottom": bottom, "right": right, "top": top,
-         "cloud_cover": image.cloud, **columns, **products},
-        geometry=shapes, crs=4326,
-    )  # fmt: skip
+    optical = next((name for name in ("s2l2a", "s2l1c", "s1rtc") if name in image.products), "")
+    when = dates.get(optical) or next(filter(None, dates.values()), None)
+    epsg = int(image.crs.partition(":")[2])
+    frame = tile_rows(epsg, image.transform, boxes, image.products[optical][0], when or "NaT", model)
+    own = {f"date_{name}": pd.to_datetime(dates.get(name), utc=True) for name in image.products}
+    own |= {f"product_{name}": "; ".join(names) for name, names in image.products.items()}
+    return frame.assign(image=image.name, cloud_cover=image.cloud, **own)

@@ -1,6 +1,6 @@
 """A vector per tile, point or polygon: of windows laid over them, pooled."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import geopandas as gpd
 import numpy as np
-import pandas as pd
 import shapely
 import torch
 from affine import Affine
@@ -17,7 +16,6 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize
 from torch import Tensor
 
-from terrafm_tg.datasets.tiles.outlines import outlines
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.models.inputs import PATCH_SIZE
 
@@ -254,18 +252,3 @@ def _shown(image: NDArray[np.float32], min_valid: float) -> Tensor:
     valid = torch.from_numpy(np.isfinite(image).any(axis=0)).float()
     blocks = valid.unflatten(0, (-1, _PATCH)).unflatten(2, (-1, _PATCH))
     return blocks.mean((1, 3)) >= max(min_valid, 1e-9)
-
-
-def footprints(image: Image, places: Iterable[Place]) -> tuple[NDArray, NDArray]:
-    """Returns outlines of windows in degrees, and left, bottom, right and top of each in the image's CRS, (n, 4)."""
-    places, t = list(places), image.transform
-    height = np.array([min(place.height, image.height - place.top) for place in places])
-    width = np.array([min(place.width, image.width - place.left) for place in places])
-    x = t.c + t.a * np.array([place.left for place in places])
-    y = t.f + t.e * np.array([place.top for place in places])
-    epsg = int(image.crs.partition(":")[2])
-    table = pd.DataFrame({
-        "epsg": np.full(len(places), epsg, np.int32), "x": x, "y": y, "xres": t.a, "yres": -t.e,
-        "height": height.astype(np.int32), "width": width.astype(np.int32),
-    })  # fmt: skip
-    return outlines(table), np.column_stack([x, y + t.e * height, x + t.a * width, y])

@@ -1,17 +1,21 @@
 """Products of a run: maps or a table, with previews, what describes them, and the reduction they share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import geopandas as gpd
 from rich.console import Console
 
 from terrafm_tg.utils.progress import with_bar
 
 from .preview import write_preview
 from .products import Reduction, write_cog
+from .products.parquet import write_table
 from .run import MapWork
 from .tables import Rows
+
+_ROWS = 1 << 14  # of a table at once
 
 
 def write_maps(
@@ -43,5 +47,16 @@ def write_maps(
 
 
 def write_rows(rows: Rows, out: Path, common: Mapping[str, Any], dtype: str, pca: int | Reduction | None) -> list[Path]:
-    """Writes the table of a run."""
-    raise NotImplementedError
+    """Writes the table of a run as GeoParquet; arguments as of :func:`write_maps`."""
+    path = out if out.suffix else out / "embeddings.parquet"
+    width = rows.values.shape[1] // len(rows.names)
+    columns = ["embedding"] if len(rows.names) == 1 else [f"embedding_{name}" for name in rows.names]
+
+    def frames() -> Iterator[gpd.GeoDataFrame]:
+        for start in range(0, len(rows.frame), _ROWS):
+            part = slice(start, start + _ROWS)
+            vectors = {name: list(rows.values[part, i * width : (i + 1) * width]) for i, name in enumerate(columns)}
+            yield rows.frame.iloc[part].assign(**vectors)
+
+    write_table(frames(), path, common, dtype, pca)
+    return [path]
