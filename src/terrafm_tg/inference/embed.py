@@ -28,7 +28,7 @@ from .predictor import POOLINGS, Encoder
 from .products import Reduction
 from .run import plan_maps, run_maps
 from .sources import find_images
-from .tables import embed_table
+from .table.rows import embed_table
 from .written import write_maps, write_rows
 
 #: Endings of files by format.
@@ -36,7 +36,7 @@ FORMATS = {"cog": ".tif", "zarr": ".zarr", "parquet": ".parquet"}
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbedOutcome:
     """The outcome of :func:`embed`.
 
     Args:
@@ -81,7 +81,7 @@ def embed(
     max_gb: float | None = None,
     progress: bool = True,
     **settings: Any,
-) -> Embedded:
+) -> EmbedOutcome:
     """Embeds scenes, a folder of them, a STAC search or the tiles of an archive.
 
     Work that was stopped goes on where it was, to the same bytes.
@@ -141,7 +141,7 @@ def embed(
         common["run"] = _digest(common, images, dtype, pca, points)
         work = _work_folder(out)
         if not work.exists() and (there := _made_before(out, common["run"])):
-            return Embedded(there, len(images), 0.0, time.perf_counter() - begin, Spent())
+            return EmbedOutcome(there, len(images), 0.0, time.perf_counter() - begin, Spent())
         work.mkdir(parents=True, exist_ok=True)
         if kind == "parquet":
             rows, spent = embed_table(
@@ -153,7 +153,7 @@ def embed(
             spent = run_maps(works, encoder, how, console, workers, scheduler)
             paths = write_maps(works, out, kind, common, dtype, kept, console)
     shutil.rmtree(work)
-    return Embedded(paths, len(images), spent.pixels / 1e4, time.perf_counter() - begin, spent)
+    return EmbedOutcome(paths, len(images), spent.pixels / 1e4, time.perf_counter() - begin, spent)
 
 
 def about_image(image: Image) -> dict[str, Any]:

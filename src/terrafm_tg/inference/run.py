@@ -41,7 +41,7 @@ class MapWork:
 
     @property
     def finished(self) -> bool:
-        """Whether all is there."""
+        """Tells whether all is there."""
         return self.parts.finished() and self.preview.finished()
 
 

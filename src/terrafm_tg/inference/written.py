@@ -13,7 +13,7 @@ from .preview import write_preview
 from .products import Reduction, write_cog
 from .products.parquet import write_table
 from .run import MapWork
-from .tables import Rows
+from .table.rows import Rows
 
 _ROWS = 1 << 14  # of a table at once
 

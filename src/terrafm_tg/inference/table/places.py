@@ -16,16 +16,15 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize
 from torch import Tensor
 
+from terrafm_tg.inference.images import Image
+from terrafm_tg.inference.predictor import Encoder
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.models.inputs import PATCH_SIZE
-
-from .images import Image
-from .predictor import Encoder
 
 _PATCH = PATCH_SIZE
 
 
-class Place(NamedTuple):
+class PlaceWindow(NamedTuple):
     """A window of an image that a vector is made of.
 
     Args:
@@ -46,8 +45,8 @@ class Place(NamedTuple):
 
 
 @dataclass
-class Vectors:
-    """Vectors of places, in the order of their rows.
+class PlaceVectors:
+    """PlaceVectors of places, in the order of their rows.
 
     Args:
         rows: Numbers of the rows that show anything, int64 (n,).
@@ -62,7 +61,7 @@ class Vectors:
     valid: NDArray[np.float32]
 
 
-def tile_places(image: Image, size: int) -> list[Place]:
+def tile_places(image: Image, size: int) -> list[PlaceWindow]:
     """Lays windows over an image side by side; those at its right and lower border are moved inwards.
 
     Args:
@@ -75,7 +74,7 @@ def tile_places(image: Image, size: int) -> list[Place]:
         starts.append(sorted({*range(0, max(length - span, 0) + 1, span), max(length - span, 0)}))
     height, width = (_span(length, size) for length in image.shape)
     corners = [(top, left) for top in starts[0] for left in starts[1]]
-    return [Place(row, top, left, height, width) for row, (top, left) in enumerate(corners)]
+    return [PlaceWindow(row, top, left, height, width) for row, (top, left) in enumerate(corners)]
 
 
 def _span(length: int, size: int) -> int:
@@ -83,7 +82,7 @@ def _span(length: int, size: int) -> int:
     return min(size, -(-length // _PATCH) * _PATCH)
 
 
-def geometry_places(image: Image, shapes: gpd.GeoSeries, size: int) -> list[Place]:
+def geometry_places(image: Image, shapes: gpd.GeoSeries, size: int) -> list[PlaceWindow]:
     """Lays windows over points and polygons: one around each middle, or as many as a larger polygon takes.
 
     A window is moved so that it lies in the image, as far as it is large enough.
@@ -113,7 +112,7 @@ def geometry_places(image: Image, shapes: gpd.GeoSeries, size: int) -> list[Plac
                 _inside(round(middle / _PATCH) * _PATCH - span // 2 // _PATCH * _PATCH, span, length)
                 for middle, span, length in zip((y, x), (height, width), image.shape, strict=True)
             )
-            places.append(Place(row, top, left, height, width))
+            places.append(PlaceWindow(row, top, left, height, width))
             continue
         local = local.intersection(frame)
         x0, y0, x1, y1 = local.bounds
@@ -122,7 +121,7 @@ def geometry_places(image: Image, shapes: gpd.GeoSeries, size: int) -> list[Plac
                 place = Affine(_PATCH, 0, left, 0, _PATCH, top)
                 share = _covered(local, place, (height // _PATCH, width // _PATCH))
                 if share.any():
-                    places.append(Place(row, top, left, height, width, share))
+                    places.append(PlaceWindow(row, top, left, height, width, share))
     return places
 
 
@@ -155,9 +154,9 @@ def _covered(shape: shapely.Geometry, place: Affine, size: tuple[int, int]) -> N
 
 
 def embed_places(
-    jobs: Sequence[tuple[Image, Place]], encoder: Encoder, pooling: str, min_valid: float = 0.5,
+    jobs: Sequence[tuple[Image, PlaceWindow]], encoder: Encoder, pooling: str, min_valid: float = 0.5,
     told: Callable[[str], object] = lambda sentence: None,
-) -> Vectors:  # fmt: skip
+) -> PlaceVectors:  # fmt: skip
     """Computes the vectors of places.
 
     Args:
@@ -168,7 +167,7 @@ def embed_places(
         told: Told what could not be read.
 
     Returns:
-        Vectors of the rows that any sensor shows.
+        PlaceVectors of the rows that any sensor shows.
     """
     sums: dict[int, NDArray[np.float32]] = {}
     weights: dict[int, float] = {}
@@ -196,7 +195,7 @@ def embed_places(
                     weights[place.row] = weights.get(place.row, 0) + weight
                     sensors.setdefault(place.row, set()).update(group[0].images)
     rows = sorted(sums)
-    return Vectors(
+    return PlaceVectors(
         np.array(rows, np.int64),
         np.stack([sums[row] / np.float32(weights[row]) for row in rows]) if rows else np.empty((0, 0), np.float32),
         ["+".join(name for name in MODALITIES if name in sensors[row]) for row in rows],
@@ -207,14 +206,14 @@ def embed_places(
 class _Window(NamedTuple):
     """A window's place, prepared pixels and shown tokens by modality, and the share of its pixels that any shows."""
 
-    place: Place
+    place: PlaceWindow
     images: dict[str, Tensor]
     shown: dict[str, Tensor]
     valid: float
 
 
 def _windows(
-    jobs: Sequence[tuple[Image, Place]], encoder: Encoder, min_valid: float, told: Callable[[str], object]
+    jobs: Sequence[tuple[Image, PlaceWindow]], encoder: Encoder, min_valid: float, told: Callable[[str], object]
 ) -> list[_Window]:
     """Reads windows; those that show nothing are left out."""
     found = []
@@ -234,7 +233,7 @@ def _windows(
 
 def _pooled(
     group: Sequence[_Window], encoder: Encoder, pooling: str
-) -> Iterator[tuple[Place, NDArray[np.float32], float]]:
+) -> Iterator[tuple[PlaceWindow, NDArray[np.float32], float]]:
     """Computes windows of one size and the same modalities: place, vector and weight of those with any."""
     images = {name: torch.stack([window.images[name] for window in group]) for name in group[0].images}
     shown = {name: torch.stack([window.shown[name] for window in group]) for name in images}

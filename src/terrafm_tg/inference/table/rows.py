@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.inference.engine import Spent, WindowSettings
+from terrafm_tg.inference.images import Image
+from terrafm_tg.inference.predictor import Encoder
+from terrafm_tg.inference.products.footprints import tile_rows
+from terrafm_tg.inference.use.places import read_places
 from terrafm_tg.utils.files import atomic_write
 from terrafm_tg.utils.parallel import run_units
 
-from .engine import Spent, WindowSettings
-from .images import Image
-from .predictor import Encoder
-from .products.footprints import tile_rows
-from .use.places import read_places
-from .vectors import Place, embed_places, geometry_places, tile_places
+from .places import PlaceWindow, embed_places, geometry_places, tile_places
 
 _CHUNK = 64  # windows of a file of unfinished vectors
 
@@ -102,7 +102,7 @@ def embed_table(
 
 
 def _unit(
-    unit: tuple[Path, list[tuple[Image, Place]]], encoder: Encoder, pooling: str, min_valid: float
+    unit: tuple[Path, list[tuple[Image, PlaceWindow]]], encoder: Encoder, pooling: str, min_valid: float
 ) -> tuple[int, int, list[str]]:
     """Computes the vectors of some windows and writes them; returns pixels, windows and damage."""
     path, jobs = unit
@@ -122,9 +122,9 @@ def _unit(
     return sum(place.height * place.width for _, place in jobs), len(jobs), damage
 
 
-def _chunks(jobs: Sequence[tuple[Image, Place]]) -> Iterator[list[tuple[Image, Place]]]:
+def _chunks(jobs: Sequence[tuple[Image, PlaceWindow]]) -> Iterator[list[tuple[Image, PlaceWindow]]]:
     """Cuts windows into chunks, between rows."""
-    chunk: list[tuple[Image, Place]] = []
+    chunk: list[tuple[Image, PlaceWindow]] = []
     for job in jobs:
         if len(chunk) >= _CHUNK and job[1].row != chunk[-1][1].row:
             yield chunk
@@ -134,9 +134,9 @@ def _chunks(jobs: Sequence[tuple[Image, Place]]) -> Iterator[list[tuple[Image, P
         yield chunk
 
 
-def _tiles(images: Sequence[Image], size: int, model: str) -> tuple[gpd.GeoDataFrame, list[tuple[Image, Place]]]:
+def _tiles(images: Sequence[Image], size: int, model: str) -> tuple[gpd.GeoDataFrame, list[tuple[Image, PlaceWindow]]]:
     """Lays tiles over all images."""
-    frames, jobs = [], list[tuple[Image, Place]]()
+    frames, jobs = [], list[tuple[Image, PlaceWindow]]()
     for image in images:
         places = tile_places(image, size)
         frames.append(_frame(image, places, model))
@@ -147,11 +147,11 @@ def _tiles(images: Sequence[Image], size: int, model: str) -> tuple[gpd.GeoDataF
 
 def _places(
     images: Sequence[Image], points: str | os.PathLike[str] | gpd.GeoDataFrame, size: int, model: str
-) -> tuple[gpd.GeoDataFrame, list[tuple[Image, Place]]]:
+) -> tuple[gpd.GeoDataFrame, list[tuple[Image, PlaceWindow]]]:
     """Lays windows over points and polygons in all images that show them."""
     given = points if isinstance(points, gpd.GeoDataFrame) else read_places(Path(points))
     given = given.reset_index(drop=True)
-    frames, jobs, start, seen = [], list[tuple[Image, Place]](), 0, set[int]()
+    frames, jobs, start, seen = [], list[tuple[Image, PlaceWindow]](), 0, set[int]()
     for image in images:
         places = geometry_places(image, given.geometry.to_crs(image.crs), size)
         shown = list(dict.fromkeys(place.row for place in places))
@@ -175,7 +175,7 @@ def _places(
     return pd.concat(frames, ignore_index=True), jobs
 
 
-def _frame(image: Image, places: Sequence[Place], model: str) -> gpd.GeoDataFrame:
+def _frame(image: Image, places: Sequence[PlaceWindow], model: str) -> gpd.GeoDataFrame:
     """Makes the columns of an image's rows: Major-TOM's, and those of its sensors."""
     boxes = [(p.left, p.top, min(p.left + p.width, image.width), min(p.top + p.height, image.height)) for p in places]
     dates = {name: min(times) if times else None for name, times in image.dates.items()}

@@ -1,0 +1,1 @@
+"""Tables of embeddings: a vector per tile, point or polygon."""
