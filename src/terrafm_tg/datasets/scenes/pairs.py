@@ -275,8 +275,17 @@ def cover(tiles: pd.DataFrame, scenes: pd.DataFrame) -> NDArray[np.float64]:
         x, y = to_zones(*from_zones(x, y, codes[there]), others[there])
         west, north, east, south = (side[there, None] for side in (west, north, east, south))
         x = x + np.where(degrees[there, None], 360 * np.rint((west + east - 2 * x) / 720), 0)
-        result[there] = ((west <= x) & (x <= east) & (south <= y) & (y <= north)).mean(axis=1)
+        result[there] = (_between(x, west, east) * _between(y, south, north)).mean(axis=1)
     return result
+
+
+def _between(places: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns how much of the cell around each place of a lattice, (n, k), lies between two coordinates (n, 1)."""
+    lattice = places.reshape(-1, _LATTICE, _LATTICE)
+    size = sum(np.abs(np.gradient(lattice, axis=axis)) for axis in (1, 2)).reshape(places.shape)
+    size = np.maximum(size, 1e-9)  # 0 at a pole, where latitude turns
+    above, below = ((apart / size + 0.5).clip(0, 1) for apart in (places - low, high - places))
+    return (above + below - 1).clip(0)
 
 
 def _tiles(products: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
