@@ -28,7 +28,16 @@ def scene(modality, at, epsg, side=132, date=None, res=None, off=(0.0, 0.0), nam
         "product": f"{modality} {date}",
         "date": pd.Timestamp(date) if date else pd.NaT,
     }
-    return row | {"epsg": epsg, "x": x, "y": y, "xres": res, "yres": res, "height": side, "width": side}
+    return row | {
+        "epsg": epsg,
+        "x": x,
+        "y": y,
+        "xres": res,
+        "yres": res,
+        "height": side,
+        "width": side,
+        "steps": "1 2 6",
+    }
 
 
 def join(*scenes, tile_size=132, **settings):

@@ -24,6 +24,7 @@ from terrafm_tg.datasets.scenes.pixels import read_tile
 from terrafm_tg.datasets.scenes.scene import Scene, files_from_columns
 from terrafm_tg.datasets.scenes.stac.catalog import ITEMS, image_sources, read_items
 from terrafm_tg.datasets.scenes.stac.search import boxes_meet
+from terrafm_tg.datasets.tiles.bands import at_own_resolution
 from terrafm_tg.datasets.tiles.dataset import TileDataset, check_tile_size
 from terrafm_tg.datasets.tiles.index_file import open_index
 from terrafm_tg.datasets.tiles.outlines import BOX, GRID, edges, from_zones
@@ -185,7 +186,8 @@ class SentinelFolder(TileDataset):
             if isinstance(error, DamagedTileError):
                 raise
             raise DamagedTileError(name, str(error)) from error
-        return self._fill_absent(row, modality, groups)
+        groups = self._fill_absent(row, modality, groups)
+        return at_own_resolution(groups) if f"steps_{modality.name}" in self._arrays else groups
 
 
 @lru_cache(256)

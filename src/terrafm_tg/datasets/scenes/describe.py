@@ -14,7 +14,7 @@ from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.radiometry import OFFSET, Claims, Settings
 
 from .names import OPTICAL, RADAR, band_set, crossed, read_name, read_order
-from .rasters import CubeRaster, Raster, open_raster
+from .rasters import CubeRaster, Raster, open_raster, steps
 from .said import Said, by_folder, by_metadata, by_names, find_date, other_sensor
 from .scene import BandSource, Scene
 
@@ -164,7 +164,7 @@ def _assemble(
             unit if modality == "s1rtc" else None, nodata, source,
         ),
         dict(layout.masks), finest.epsg, finest.transform, *finest.shape, said.cloud_cover,
-        orbit[0].lower() if orbit else said.orbit, said.platform,
+        orbit[0].lower() if orbit else said.orbit, said.platform, steps=steps(rasters, finest),
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from terrafm_tg.utils.remote import OF_THE_FILE, RemoteError
 from terrafm_tg.utils.remote_file import RemoteFile, Span, block_spans
 
 from .judged import judge_scenes
-from .rasters import Raster, open_raster
+from .rasters import Raster, open_raster, steps
 from .remote import remote_file
 from .scene import Found, Scene
 from .stac.catalog import StacScenes
@@ -129,8 +129,9 @@ def _placed(scene: Scene, rasters: dict[str, Raster]) -> Scene:
         claims = replace(claims, nodata=nodata)
     height, width = finest.shape
     return replace(
-        scene, claims=replace(claims, source=source), epsg=finest.epsg, transform=place, height=height, width=width
-    )
+        scene, claims=replace(claims, source=source), epsg=finest.epsg, transform=place, height=height, width=width,
+        steps=steps(rasters, finest),
+    )  # fmt: skip
 
 
 def needed_spans(scene: Scene, masks: Iterable[str], boxes: Sequence[Box]) -> list[tuple[RemoteFile, list[Span]]]:

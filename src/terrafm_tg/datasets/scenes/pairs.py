@@ -13,7 +13,7 @@ from terrafm_tg.datasets.tiles.bands import band_text
 from terrafm_tg.datasets.tiles.outlines import BOX, boxes, edges, from_zones, is_geographic, to_zones
 from terrafm_tg.datasets.tiles.table import ALIGNMENT, times
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.modalities import MODALITIES
+from terrafm_tg.modalities import MODALITIES, Modality
 from terrafm_tg.radiometry import Verdict
 
 from .scene import Scene, files_to_columns
@@ -21,7 +21,7 @@ from .scene import Scene, files_to_columns
 #: Modalities in the order in which they give a tile its grid.
 ANCHORS = ("s2l2a", "s2l1c", "s1rtc")
 #: Columns of a scene that its tiles have by modality.
-HELD = ("path", "files", "bands", "verdict", "offset", "product", "date")
+HELD = ("path", "files", "bands", "verdict", "offset", "product", "date", "steps")
 #: Share of a tile that another sensor's scene must cover to be joined.
 OVERLAP = 0.5
 #: Choices of the S1 scenes within ``max_days`` that a tile is joined with.
@@ -70,11 +70,22 @@ def products_table(scenes: Sequence[tuple[Scene, Verdict]]) -> pd.DataFrame:
             "modality": modality.name, "path": pattern, "files": files, "bands": band_text(modality, scene.bands),
             "verdict": verdict.to_json(), "offset": verdict.offset, "product": scene.product, "date": scene.time,
             "epsg": scene.epsg, "x": t.c, "y": t.f, "xres": t.a, "yres": -t.e, "height": scene.height,
-            "width": scene.width,
+            "width": scene.width, "steps": _steps(scene, modality),
         })  # fmt: skip
     table = pd.DataFrame(rows)
     table["date"] = pd.to_datetime(table["date"]).astype("datetime64[us]")
     return table.sort_values(["date", "path", "files"], ignore_index=True)
+
+
+def _steps(scene: Scene, modality: Modality) -> str:
+    """Writes how many pixels of its tiles the stored pixels of each resolution are wide: 1 2 6, or 1 1 1 of a stack."""
+    assert scene.transform is not None
+    coarse = scene.transform.a > _COARSE and not is_geographic(scene.epsg or 4326)
+    enlarged = round(scene.transform.a / 10) if coarse else 1
+    held = {band: step * enlarged for band, step in scene.steps.items()}
+    return " ".join(
+        str(min([res // 10, *(held[band] for band in bands if band in held)])) for res, bands in modality.native.items()
+    )
 
 
 def join_products(
@@ -282,7 +293,7 @@ def cover(tiles: pd.DataFrame, scenes: pd.DataFrame) -> NDArray[np.float64]:
 def _between(places: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns how much of the cell around each place of a lattice, (n, k), lies between two coordinates (n, 1)."""
     lattice = places.reshape(-1, _LATTICE, _LATTICE)
-    size = sum(np.abs(np.gradient(lattice, axis=axis)) for axis in (1, 2)).reshape(places.shape)
+    size = np.abs(np.gradient(lattice, axis=(1, 2))).sum(axis=0).reshape(places.shape)
     size = np.maximum(size, 1e-9)  # 0 at a pole, where latitude turns
     above, below = ((apart / size + 0.5).clip(0, 1) for apart in (places - low, high - places))
     return (above + below - 1).clip(0)
@@ -301,6 +312,8 @@ def _tiles(products: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
         tiles[f"offset_{name}"] = tiles[f"offset_{name}"].fillna(0).astype(np.int16)
         if not len(tiles[f"bands_{name}"].cat.categories):
             tiles = tiles.drop(columns=f"bands_{name}")  # all tiles have all
+        if len(tiles[f"steps_{name}"].cat.categories) < 2:
+            tiles = tiles.drop(columns=f"steps_{name}")  # all are stored alike
     dates = tiles.filter(like="date_")
     return tiles.assign(**boxes(tiles), **times(dates.min(axis=1), dates.max(axis=1)))
 

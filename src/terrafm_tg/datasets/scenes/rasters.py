@@ -88,6 +88,11 @@ class Raster(ABC):
         return None
 
 
+def steps(rasters: Mapping[str, Raster], finest: Raster) -> dict[str, int]:
+    """Returns how many pixels of the finest raster a pixel of each band is wide, all of one extent."""
+    return {band: max(round(finest.shape[1] / raster.shape[1]), 1) for band, raster in rasters.items()}
+
+
 class _Image(Raster):
     """A GeoTIFF or JPEG 2000 file, on disk or on a server, and GDAL's mask in a file beside it."""
 

@@ -59,6 +59,7 @@ class Scene:
             those of this scene are then of the first, its grid covers all.
         placed: Its files say where it lies; else ``epsg`` and ``transform`` are where it was put, or None.
         wanted: West, south, east, north in degrees of the part that is asked for; None for all.
+        steps: By band, the width of its pixels in pixels of the finest band.
     """
 
     modality: str
@@ -77,6 +78,7 @@ class Scene:
     parts: tuple["Scene", ...] = ()
     placed: bool = True
     wanted: tuple[float, ...] | None = None
+    steps: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def images(self) -> tuple["Scene", ...]:

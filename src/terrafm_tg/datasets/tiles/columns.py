@@ -68,7 +68,7 @@ _KINDS: dict[str, _Kind] = {
     "offset_": _whole(-1, 65535),
     "baseline_": _whole(-1, 9999),
     **dict.fromkeys(("place", "orbit", "site", "product_", "proof_", "part_", "path_", "shard_", "layout_"), _TEXT),
-    **dict.fromkeys(("bands_", "files_", "verdict_"), _TEXT),
+    **dict.fromkeys(("bands_", "files_", "verdict_", "steps_"), _TEXT),
     "date_": _TIME._replace(gaps=True),
     "cloud_": _MEASURE,
     "nodata_": _MEASURE,
