@@ -13,7 +13,7 @@ import pytest
 import shapely
 import torch
 from affine import Affine
-from pyproj import Transformer
+from pyproj import CRS, Transformer
 from shapely.geometry import Point, box
 from torchgeo.datasets import ClayEmbeddings, EarthEmbeddings, EarthIndexEmbeddings, MajorTOMEmbeddings
 
@@ -182,7 +182,7 @@ def test_duckdb_reads_it(tmp_path: Path) -> None:
     write_table([frame], tmp_path / "t.parquet", ABOUT, "int8")
     name, vector, west = duckdb.sql(
         f"SELECT name, embedding, bbox.xmin FROM '{tmp_path / 't.parquet'}' WHERE name = 'p7'"
-    ).fetchone()
+    ).fetchall()[0]
     assert name == "p7"
     assert len(vector) == 8
     assert west == pytest.approx(frame.geometry[7].x)
@@ -256,3 +256,18 @@ def test_a_reduction_is_used_again(tmp_path: Path) -> None:
     again = write_table([points(10)], tmp_path / "b.parquet", {}, "int8", first)["embedding"]
     assert again is first
     assert isinstance(first, Reduction)
+
+
+@pytest.mark.parametrize("frame", [points(20), tiles("degrees over 180")], ids=["points", "tiles"])
+def test_the_metadata_is_as_geoparquet_wants_it(tmp_path: Path, frame: gpd.GeoDataFrame) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    referencing = pytest.importorskip("referencing")
+    write_table([frame], tmp_path / "t.parquet", ABOUT)
+    geo = json.loads(pq.read_schema(tmp_path / "t.parquet").metadata[b"geo"])
+    schema = json.loads((Path(__file__).parents[2] / "data" / "schemas" / "geoparquet-1.1.0.json").read_text())
+    anything = referencing.Resource.from_contents({"$schema": schema["$schema"]})  # PROJJSON: pyproj reads it below
+    registry = referencing.Registry().with_resource("https://proj.org/schemas/v0.7/projjson.schema.json", anything)
+    validator = jsonschema.Draft7Validator(schema, registry=registry)
+    assert [*validator.iter_errors(geo)] == []
+    assert [*validator.iter_errors(geo | {"version": "1.0.0"})]
+    assert CRS.from_json_dict(geo["columns"]["geometry"]["crs"]) == CRS("EPSG:4326")

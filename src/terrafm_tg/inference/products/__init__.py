@@ -4,5 +4,6 @@ from terrafm_tg.inference.products.cog import write_cog
 from terrafm_tg.inference.products.footprints import footprint, tile_rows
 from terrafm_tg.inference.products.parquet import read_reductions, write_table
 from terrafm_tg.inference.products.reduce import DTYPES, Reduction
+from terrafm_tg.inference.products.zarr import write_zarr
 
-__all__ = ["DTYPES", "Reduction", "footprint", "read_reductions", "tile_rows", "write_cog", "write_table"]
+__all__ = ["DTYPES", "Reduction", "footprint", "read_reductions", "tile_rows", "write_cog", "write_table", "write_zarr"]

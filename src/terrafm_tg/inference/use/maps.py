@@ -82,7 +82,8 @@ class ZarrLayer(MapLayer):
         attributes = dict(self._array.attrs)
         about = about_of(dict(cube.attrs) | attributes)
         self._scales = (
-            np.asarray(attributes.get("scale_factor", 1), np.float32),
+            # xarray knows one scale only, so that one per dimension is an array of its own.
+            np.asarray(cube["scale"] if "scale" in cube.variables else attributes.get("scale_factor", 1), np.float32),
             np.asarray(attributes.get("add_offset", 0), np.float32),
         )
         self._nodata = np.asarray(attributes.get("_FillValue", np.nan), float)
