@@ -35,6 +35,8 @@ COMMANDS = {
         "embed": "turn scenes, a STAC search or an archive into maps or tables of embeddings",
         "map": "map scenes with a fine-tuned head: classes, probabilities, polygons, a picture",
         "search": "find the places whose embeddings are nearest to those at some points",
+        "classify": "make a map from a few labeled points, with its score by cross-validation in space",
+        "change": "score the change between two dates by their embeddings, as a map and polygons",
         "view": "write one HTML page that shows maps and searches in embeddings by a click",
         "predict": "compute embeddings or predictions of every tile; the callback PredictionWriter writes them",
         "export": "write the teacher encoder of a checkpoint for other projects, also as ONNX",

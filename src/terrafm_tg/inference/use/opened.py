@@ -19,7 +19,7 @@ from terrafm_tg.utils.trust import is_safe, read_text
 
 from .maps import CogLayer, NoEmbeddingsError, ZarrLayer
 from .tables import Pooling, TableLayer
-from .vectors import EmbeddingLayer, MapLayer, Vectors
+from .vectors import EmbeddingLayer, MapLayer, PlacedVectors
 
 _ENDINGS = {".tif": CogLayer, ".tiff": CogLayer, ".zarr": ZarrLayer, ".parquet": TableLayer, ".geoparquet": TableLayer}
 
@@ -50,7 +50,7 @@ class Embeddings:
         """Number of places of all layers, with and without an embedding."""
         return int(self._starts[-1])
 
-    def parts(self, most: int | None = None) -> Iterator[tuple[int, Vectors]]:
+    def parts(self, most: int | None = None) -> Iterator[tuple[int, PlacedVectors]]:
         """Reads all embeddings, a part at a time.
 
         Args:

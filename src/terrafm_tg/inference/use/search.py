@@ -15,11 +15,9 @@ from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, checked
 from .index import open_search_index
 from .opened import Embeddings, open_embeddings
 from .places import read_places
+from .table_output import check_ending, write_frame
 from .tables import Pooling
 from .vectors import distances, keep_nearest, normalized
-
-#: Endings of files that a list of places can be written to.
-ENDINGS = (".geojson", ".json", ".parquet", ".csv")
 
 
 @checked(k=COUNT, min_distance=NOT_NEGATIVE)
@@ -59,8 +57,8 @@ def search(
     Raises:
         TerraFMError: If the embeddings or points cannot be read, a point has no embedding, or the index is out of date.
     """
-    if out is not None and Path(out).suffix.lower() not in ENDINGS:
-        raise TerraFMError(f"`out` is {out}: it must end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}.")
+    if out is not None:
+        check_ending(Path(out))
     opened = open_embeddings(embeddings, pooling)
     points = _points(at)
     own = own_places(opened, points)
@@ -76,9 +74,12 @@ def search(
     else:
         ids, similarity = search_all(opened, queries, k, excluded)
     table = _table(opened, ids, similarity)
-    table.attrs = about | {"queries": [_said(opened, point, place) for point, place in zip(points, own, strict=True)]}
     if out is not None:
-        write_places(table, Path(out))
+        import geopandas as gpd
+
+        shapes = gpd.points_from_xy(table["lon"], table["lat"])
+        write_frame(gpd.GeoDataFrame(table, geometry=shapes, crs=4326), Path(out))
+    table.attrs = about | {"queries": [_said(opened, point, place) for point, place in zip(points, own, strict=True)]}
     return table
 
 
@@ -134,24 +135,6 @@ def own_places(opened: Embeddings, points: NDArray[np.float64]) -> NDArray[np.in
         if found[number] < 0:
             opened.check_inside(points[number : number + 1], "`at` lies")
     return found
-
-
-def write_places(table: pd.DataFrame, path: Path) -> None:
-    """Writes places as points in EPSG:4326, or as plain CSV."""
-    import geopandas as gpd
-
-    from terrafm_tg.utils.files import atomic_write
-
-    with atomic_write(path) as part:
-        if path.suffix.lower() == ".csv":
-            table.to_csv(part, index=False)
-            return
-        frame = gpd.GeoDataFrame(table, geometry=gpd.points_from_xy(table["lon"], table["lat"]), crs=4326)
-        frame.attrs = {}
-        if path.suffix.lower() == ".parquet":
-            frame.to_parquet(part, write_covering_bbox=True)
-        else:
-            part.write_text(frame.to_json(drop_id=True))
 
 
 def _points(at: Sequence[Sequence[float]] | Sequence[float] | str | PathLike[str]) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """Embeddings in GeoParquet tables."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,13 +13,17 @@ from numpy.typing import NDArray
 from pyproj import CRS
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.inference.products import Reduction
 from terrafm_tg.utils.parquet import CheckedFile
 
 from .maps import about_of, date_of, no_embeddings
-from .vectors import PART, WGS84, EmbeddingLayer, Vectors, between, distances, to_degrees
+from .vectors import PART, WGS84, EmbeddingLayer, PlacedVectors, between, distances, to_degrees
 
-#: Vectors of a table that has several: the mean of its tokens, or the class token.
+#: PlacedVectors of a table that has several: the mean of its tokens, or the class token.
 Pooling = Literal["mean", "class"]
+_IDENTITY = ("unique_id", "id", "name", "image", "grid_cell", "product_id", "timestamp", "place")
+#: Meters from a point of a table within which it is meant.
+REACH = 1000.0
 _COLUMNS = {None: ("embedding", "embedding_mean", "embedding_class"), "mean": ("embedding_mean",)}
 _COLUMNS |= {"class": ("embedding_class",)}
 
@@ -53,6 +57,11 @@ class TableLayer(EmbeddingLayer):
             raise no_embeddings(path, f"the columns {', '.join(schema.names[:12])}{', ...' * (len(schema) > 12)}")
         self.column, (self.geometry_column, self.crs) = column, geo
         self.about = about_of({k: v for k, v in metadata.items() if k not in ("geo", "pandas", "ARROW:schema")})
+        reduction = (self.about.pop("reductions", None) or {}).get(column)
+        self._scale = None
+        if reduction is not None:
+            self.about["reduction"] = reduction
+            self._scale = Reduction.from_json(json.dumps(reduction)).scale
         self.date = date_of(self.about)
         self.dims = self._width()
 
@@ -85,15 +94,7 @@ class TableLayer(EmbeddingLayer):
         flat = lists.values.to_numpy(zero_copy_only=False)[offsets[0] : offsets[-1]]
         found = np.full((len(lengths), self.dims), np.nan, np.float32)
         found[lengths > 0] = flat.reshape(-1, self.dims)
-        return self._unscaled(found)
-
-    def _unscaled(self, stored: NDArray[np.float32]) -> NDArray[np.float32]:
-        scale, offset = (self.about.get(name) for name in ("scale", "offset"))
-        if scale is not None:
-            stored *= np.asarray(scale, np.float32)
-        if offset is not None:
-            stored += np.asarray(offset, np.float32)
-        return stored
+        return found if self._scale is None else found * self._scale
 
     @cached_property
     def geometries(self) -> NDArray[Any]:
@@ -105,6 +106,10 @@ class TableLayer(EmbeddingLayer):
         with CheckedFile(self.path) as file:
             groups = [file.read_row_group(i, [column])[column] for i in range(len(self._starts) - 1)]
         return np.concatenate([group.to_pandas().to_numpy() for group in groups]) if groups else np.empty(0, object)
+
+    def identity(self) -> dict[str, NDArray[Any]]:
+        """Reads the columns that say which row is which."""
+        return {name: self.values(name) for name in _IDENTITY if name in self.columns}
 
     @cached_property
     def _dates(self) -> list[str] | None:
@@ -120,7 +125,7 @@ class TableLayer(EmbeddingLayer):
         middles = shapely.centroid(self.geometries)
         return to_degrees(self.crs, shapely.get_x(middles), shapely.get_y(middles))
 
-    def parts(self, most: int | None = None) -> Iterator[Vectors]:
+    def parts(self, most: int | None = None) -> Iterator[PlacedVectors]:
         """See :class:`~.vectors.EmbeddingLayer`."""
         groups = len(self._starts) - 1
         chosen = np.arange(groups)
@@ -133,28 +138,35 @@ class TableLayer(EmbeddingLayer):
                 part = x[start : start + rows]
                 there = np.flatnonzero(np.isfinite(part).all(axis=1))
                 place = self._starts[i] + start + there
-                yield Vectors(part[there], place, *self.lonlat(place))
+                yield PlacedVectors(part[there], place, *self.lonlat(place))
 
     def lonlat(self, place: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """See :class:`~.vectors.EmbeddingLayer`."""
         return self._middles[0][place], self._middles[1][place]
 
-    def find(self, lon: float, lat: float) -> int | None:
-        """See :class:`~.vectors.EmbeddingLayer`; the nearest of a table of points, if it is no further than 10 km."""
-        point = shapely.Point(*self._from_degrees(lon, lat))
-        inside = np.flatnonzero(shapely.intersects(self.geometries, point))
-        some = inside if len(inside) else np.arange(self.count)
-        if not len(some):
-            return None
-        away = distances(*self.lonlat(some), lon, lat)
-        best = int(np.nanargmin(away)) if np.isfinite(away).any() else None
-        if best is None or (not len(inside) and (away[best] > 10_000 or shapely.area(self.geometries[some[best]]) > 0)):
-            return None
-        return int(some[best])
+    @cached_property
+    def _tree(self) -> shapely.STRtree:
+        return shapely.STRtree(self.geometries)
 
-    def _from_degrees(self, lon: float, lat: float) -> tuple[float, float]:
+    def rows_at(self, lon: float, lat: float) -> NDArray[np.int64]:
+        """Returns all rows whose geometry a point lies in; of points the nearest ones, if they are in reach."""
         x, y = between(WGS84, self.crs).transform(lon, lat)
-        return float(x), float(y)
+        if not (np.isfinite(x) and np.isfinite(y)):
+            return np.empty(0, np.int64)
+        inside = np.sort(self._tree.query(shapely.Point(x, y), predicate="intersects"))
+        if len(inside) or self.count == 0 or (shapely.area(self.geometries) > 0).any():
+            return inside.astype(np.int64)
+        away = distances(*self._middles, lon, lat)
+        return np.flatnonzero(away <= min(np.nanmin(away) + 1.0, REACH))  # those of several dates, too
+
+    def rows_in(self, shape: Any) -> NDArray[np.int64]:
+        """Returns the rows whose middles lie in a polygon of the table's CRS."""
+        some = np.sort(self._tree.query(shape, predicate="intersects"))
+        return some[shapely.contains(shape, shapely.centroid(self.geometries[some]))].astype(np.int64)
+
+    def find(self, lon: float, lat: float) -> int | None:
+        """See :class:`~.vectors.EmbeddingLayer`; the newest of several rows."""
+        return max(map(int, self.rows_at(lon, lat)), key=self.date_of, default=None)
 
     def near(self, lon: float, lat: float, meters: float) -> NDArray[np.int64]:
         """See :class:`~.vectors.EmbeddingLayer`."""
@@ -202,9 +214,3 @@ def _as_list(chunk: pa.Array, kind: pa.DataType) -> pa.LargeListArray:
         offsets = np.concatenate([[0], np.cumsum(np.where(there, width, 0))]).astype(np.int64)
         return pa.LargeListArray.from_arrays(pa.array(offsets), chunk.filter(chunk.is_valid()).flatten())
     return chunk.cast(pa.large_list(kind)).fill_null(pa.scalar([], pa.large_list(kind)))
-
-
-def said(about: Mapping[str, Any], key: str) -> str:
-    """Returns what a product says under a key as text; empty where it does not."""
-    value = about.get(key)
-    return "" if value in (None, "", [], {}) else str(value)

@@ -15,11 +15,11 @@ from pyproj import CRS, Geod, Transformer
 #: Values of a part: 64 MB as float32.
 PART = 1 << 24
 #: What makes two sets of vectors comparable, by the key under which a product says it.
-MADE_BY = ("model", "weights", "pooling", "modalities", "reduction")
+MADE_BY = ("model", "weights", "pooling", "reduction")
 WGS84 = CRS.from_epsg(4326)
 
 
-class Vectors(NamedTuple):
+class PlacedVectors(NamedTuple):
     """Embeddings of some places of one layer; missing ones are left out.
 
     Attributes:
@@ -40,7 +40,7 @@ class EmbeddingLayer(ABC):
 
     Attributes:
         path: The file.
-        name: Of the layer, without the file's ending.
+        crs: Of its grid or geometries.
         dims: D, the values of an embedding.
         count: Number of places, with and without an embedding.
         date: Time of the images, as the product says it; empty where it does not.
@@ -48,6 +48,7 @@ class EmbeddingLayer(ABC):
     """
 
     path: Path
+    crs: CRS
     dims: int
     count: int
     date: str
@@ -59,7 +60,7 @@ class EmbeddingLayer(ABC):
         return self.path.stem
 
     @abstractmethod
-    def parts(self, most: int | None = None) -> Iterator[Vectors]:
+    def parts(self, most: int | None = None) -> Iterator[PlacedVectors]:
         """Reads all embeddings, a part at a time.
 
         Args:
@@ -138,7 +139,7 @@ class MapLayer(EmbeddingLayer):
                 columns = slice(left, min(left + wide, self.width))
                 yield from ((slice(y, min(y + step, bottom)), columns) for y in range(top, bottom, step))
 
-    def parts(self, most: int | None = None) -> Iterator[Vectors]:
+    def parts(self, most: int | None = None) -> Iterator[PlacedVectors]:
         """See :class:`EmbeddingLayer`."""
         windows = list(self.windows())
         if most is not None and most < self.count:
@@ -148,7 +149,7 @@ class MapLayer(EmbeddingLayer):
             values = self.read(rows, columns)
             y, x = np.nonzero(np.isfinite(values).all(axis=-1))
             place = (y + rows.start) * self.width + x + columns.start
-            yield Vectors(values[y, x], place, *self.lonlat(place))
+            yield PlacedVectors(values[y, x], place, *self.lonlat(place))
 
     def lonlat(self, place: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """See :class:`EmbeddingLayer`."""
