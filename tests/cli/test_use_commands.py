@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data.embedding_products import middle, values, write_cog
+from data.embedding_products import ABOUT, middle, values, write_cog
 from refusals import refusal
 from terrafm_tg.cli.main import main
 
@@ -46,3 +46,39 @@ def test_search_refuses_in_a_sentence(words: list[str], said: str, capsys: pytes
     message = refusal(capsys, "search", "m.tif", *words)
     assert said in message
     assert len(message.splitlines()) <= 2
+
+
+def labels() -> Path:
+    """Three points of each of two classes."""
+    pixels = [(5, 2), (12, 4), (17, 3), (4, 20), (11, 21), (16, 19)]
+    lines = [f"{middle(*pixel)[0]},{middle(*pixel)[1]},{'ab'[i // 3]}" for i, pixel in enumerate(pixels)]
+    Path("l.csv").write_text("\n".join(["lon,lat,class", *lines, "1,1,b"]))
+    return Path("l.csv")
+
+
+def test_classify_prints_the_score_beside_a_guess(capsys: pytest.CaptureFixture[str]) -> None:
+    write_cog(Path("m.tif"), values())
+    main(["classify", "m.tif", "out.tif", "--labels", str(labels()), "--method=knn", "--k=1"])
+    text = capsys.readouterr().out
+    assert "1 label of 7 outside of the embeddings: left out." in text
+    assert "Balanced accuracy 1.00 (95 % interval" in text
+    assert "over 6 places of 2 classes; a constant guess has 0.50" in text
+    assert "true \\ predicted" in text
+    assert "Written: out.tif, out_confidence.tif, out.png, out_score.json" in text
+    assert all(Path(name).is_file() for name in ("out.tif", "out_confidence.tif", "out.png", "out_score.json"))
+    assert "`--labels` is needed" in refusal(capsys, "classify", "m.tif", "out.tif")
+
+
+def test_change_prints_what_changed(capsys: pytest.CaptureFixture[str]) -> None:
+    x = values()
+    write_cog(Path("a.tif"), x)
+    x[5:9, 3:7] *= -1
+    write_cog(Path("b.tif"), x, about=ABOUT | {"dates": ["2025-01-01"]})
+    main(["change", "a.tif", "b.tif", "out.tif", "--threshold", "1.5"])
+    text = capsys.readouterr().out
+    assert "Median cosine distance 0.0000" in text
+    assert "Changed, above 1.5000: 3.4% in 1 area\n" in text
+    assert "Written: out.tif, out_polygons.geojson, out.png" in text
+    write_cog(Path("b.tif"), x, about={"model": "other"})
+    assert "differ in their model (terrafm_tiny and other)" in refusal(capsys, "change", "a.tif", "b.tif", "out.tif")
+    assert "`threshold` is 3" in refusal(capsys, "change", "a.tif", "b.tif", "out.tif", "--threshold=3")

@@ -25,7 +25,6 @@ def print_change(found: Change) -> None:
     if found.missing:
         console.print(f"Missing in one or both: {found.missing:.1%}")
     if found.threshold is not None:
-        console.print(
-            f"Changed, above {found.threshold:.4f}: {found.changed:.1%} in {found.areas:,} areas", soft_wrap=True
-        )
+        areas = f"{found.areas:,} area{'s' * (found.areas != 1)}"
+        console.print(f"Changed, above {found.threshold:.4f}: {found.changed:.1%} in {areas}", soft_wrap=True)
     console.print("Written: " + escape(", ".join(map(str, found.files))), soft_wrap=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchgeo.tasks import Classification, SemanticSegmentation
 
 from refusals import refused
-from terrafm_tg.inference.map.predictor import BEFORE, STEPS, HeadPredictor, classify, entropy_of
+from terrafm_tg.inference.map.predictor import BEFORE, STEPS, HeadPredictor, chosen_classes, entropy_of
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.tasks import (
     FineTuneChangeDetection,
@@ -231,12 +231,12 @@ def test_entropy_is_a_share_and_classes_are_in_range(count: int, seed: int, kind
     p = p / p.sum(-1, keepdims=True) if kind == "multiclass" else p
     entropy = entropy_of(p.astype(np.float32), kind)
     assert ((entropy >= 0) & (entropy <= 1 + 1e-6)).all()
-    classes = classify(p, kind)
+    classes = chosen_classes(p, kind)
     most = {"multiclass": p.shape[1] - 1, "binary": 1, "multilabel": p.shape[1]}[kind]
     assert ((classes >= 0) & (classes <= most)).all()
 
 
 def test_classes_of_labels() -> None:
     p = np.array([[0.2, 0.7, 0.6], [0.4, 0.1, 0.3], [0.5, 0.1, 0.2]])
-    assert classify(p, "multilabel").tolist() == [1, 3, 0]
-    assert classify(np.array([[0.5], [0.49]]), "binary").tolist() == [1, 0]
+    assert chosen_classes(p, "multilabel").tolist() == [1, 3, 0]
+    assert chosen_classes(np.array([[0.5], [0.49]]), "binary").tolist() == [1, 0]

@@ -75,7 +75,7 @@ def test_the_map_is_scikit_learns(
         np.testing.assert_allclose(confidence.read(1), sure, atol=1e-4)
         assert (src.nodata, src.crs.to_epsg(), src.transform) == (255, 32633, PLACE)
         assert src.colormap(1)[0][:3] != src.colormap(1)[1][:3]
-        assert json.loads(src.tags()["class_names"]) == ["a", "b", "c"]
+        assert json.loads(src.tags()["classes"]) == {"0": "a", "1": "b", "2": "c"}
     assert "<Category>b</Category>" in (tmp_path / "out.tif.aux.xml").read_text()
     shares = np.bincount(classes[classes < 255], minlength=3) / (classes < 255).sum()
     np.testing.assert_allclose(found.shares, shares)

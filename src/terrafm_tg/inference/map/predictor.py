@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.inference.products.layers import Layer
+from terrafm_tg.inference.products.legend import Legend
 from terrafm_tg.modalities import MODALITIES, get_modality
 from terrafm_tg.models.inputs import PATCH_SIZE
 from terrafm_tg.tasks.finetune.task import SensorTask
@@ -211,7 +213,7 @@ class HeadPredictor:
             return values
         missing = ~np.isfinite(values).all(axis=-1)
         p = np.where(missing[..., None], 0, values)
-        bands: list[NDArray] = [classify(p, self.head.kind), entropy_of(p, self.head.kind)]
+        bands: list[NDArray] = [chosen_classes(p, self.head.kind), entropy_of(p, self.head.kind)]
         bands += [] if self.probabilities == "none" else list(np.moveaxis(p, -1, 0))
         stacked = np.stack(bands, axis=-1, dtype=np.float32)
         if self.dtype == "float32":
@@ -241,7 +243,7 @@ class HeadPredictor:
         return {name: value for name, value in self.__dict__.items() if name != "_transform"}
 
 
-def classify(probabilities: NDArray[np.float32], kind: str) -> NDArray[np.intp]:
+def chosen_classes(probabilities: NDArray[np.float32], kind: str) -> NDArray[np.intp]:
     """Decides the class of each place.
 
     Args:
@@ -305,3 +307,24 @@ def _load(checkpoint: str, device: str, options: tuple[tuple[str, Any], ...]) ->
     head = load_head(checkpoint, **dict(options))
     head.task.to(device)
     return head
+
+
+def layers_of(predictor: HeadPredictor, legend: Legend | None, names: Sequence[str], unit: str = "") -> list[Layer]:
+    """Lists the files of a map, that of the classes or numbers last.
+
+    Args:
+        predictor: What filled the parts.
+        legend: Of the classes; None for numbers.
+        names: Of the probabilities' or numbers' bands.
+        unit: Of numbers.
+    """
+    if legend is None:
+        return [Layer("", slice(0, predictor.depth), names, "float32", np.nan, unit=unit)]
+    whole = predictor.dtype != "float32"
+    how: dict[str, Any] = (
+        {"dtype": "uint8", "nodata": STEPS + 1, "scale": 1 / STEPS} if whole else {"dtype": "float32", "nodata": np.nan}
+    )
+    layers = [] if predictor.probabilities == "none" else [Layer("_probabilities", slice(2, None), names, **how)]
+    layers.append(Layer("_entropy", slice(1, 2), ["entropy"], **how))
+    kind = "uint8" if len(legend.names) < 256 else "uint16"
+    return [*layers, Layer("", slice(0, 1), ["class"], kind, np.iinfo(kind).max, legend=legend)]

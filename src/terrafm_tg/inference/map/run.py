@@ -18,18 +18,18 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.inference.engine import Spent, WindowSettings, layout_of, predict_rows
 from terrafm_tg.inference.images import Image, SceneImage
 from terrafm_tg.inference.parts import MapParts
+from terrafm_tg.inference.products.layers import count_classes, write_layer
+from terrafm_tg.inference.products.legend import Legend, make_legend
+from terrafm_tg.inference.products.picture import write_picture
+from terrafm_tg.inference.products.polygons import FORMATS, check_format, write_polygons
 from terrafm_tg.inference.sources import find_images
 from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, POSITIVE, checked
 from terrafm_tg.utils.files import content
 from terrafm_tg.utils.progress import count_units
 
 from .head import find_run
-from .legend import Legend, make_legend
 from .pairs import pair
-from .picture import write_picture
-from .polygons import FORMATS, check_format, write_polygons
-from .predictor import HeadPredictor, Probabilities
-from .write import count_classes, layers_of, write_layer
+from .predictor import HeadPredictor, Probabilities, layers_of
 
 
 @dataclass

@@ -15,15 +15,16 @@ import shapely
 from numpy.typing import NDArray
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.inference.map.picture import write_picture
-from terrafm_tg.inference.map.write import Layer, write_layer
 from terrafm_tg.inference.parts import MapParts
+from terrafm_tg.inference.products.layers import Layer, write_layer
+from terrafm_tg.inference.products.picture import write_picture
+from terrafm_tg.inference.products.polygons import write_frame
 from terrafm_tg.utils.arguments import checked
 from terrafm_tg.utils.files import work_folder
 
 from .map_output import output_places, pieces, windows
 from .opened import only_layer, open_embeddings
-from .table_output import write_frame, write_table_picture
+from .table_picture import write_table_picture
 from .tables import Pooling, TableLayer
 from .vectors import MADE_BY, EmbeddingLayer, MapLayer, normalized
 
@@ -35,7 +36,7 @@ _SAMPLE = 1 << 20  # scores that a threshold is made from
 
 @dataclass(frozen=True)
 class Change:
-    """What was made of two products.
+    """Result of a comparison of two products.
 
     Args:
         files: That were written, the scores first.
@@ -247,7 +248,7 @@ def _write_areas(path: Path, parts: MapParts, limit: float) -> tuple[int, float]
         geometry=[shapely.from_geojson(json.dumps(found[n])) for n in numbers],
         crs=parts.crs,
     )
-    write_frame(frame.sort_values("max", ascending=False, ignore_index=True), path)
+    write_frame(frame.sort_values("max", ascending=False, ignore_index=True), path, "change")
     return count, float(above.sum() / np.isfinite(scores).sum())
 
 
@@ -280,7 +281,7 @@ def _change_of_tables(
         columns["changed"], changed = scores > limit, float((known > limit).mean())
     import geopandas as gpd
 
-    write_frame(gpd.GeoDataFrame(columns, geometry=first.geometries, crs=first.crs), path)
+    write_frame(gpd.GeoDataFrame(columns, geometry=first.geometries, crs=first.crs), path, "change")
     files = [path]
     if picture:
         files.append(path.with_suffix(".png"))

@@ -9,16 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.inference.map.legend import Legend, make_legend
-from terrafm_tg.inference.map.picture import write_picture
-from terrafm_tg.inference.map.write import Layer, count_classes, write_layer
+from terrafm_tg.inference.products.layers import Layer, count_classes, write_layer
+from terrafm_tg.inference.products.legend import Legend, make_legend
+from terrafm_tg.inference.products.picture import write_picture
+from terrafm_tg.inference.products.polygons import write_frame
 from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, POSITIVE, checked
 from terrafm_tg.utils.files import work_folder, write_json
 
 from .labels import read_labels
 from .map_output import output_places, pieces, windows
 from .opened import Embeddings, open_embeddings
-from .table_output import write_frame, write_table_picture
+from .table_picture import write_table_picture
 from .tables import Pooling, TableLayer
 from .validation import SpatialScore, validate
 from .vectors import EmbeddingLayer, MapLayer, distances
@@ -31,7 +32,7 @@ _PIXEL = 10.0
 
 @dataclass(frozen=True)
 class Classified:
-    """What was made of some embeddings and labels.
+    """Result of a classification: files, classes and the score.
 
     Args:
         files: That were written, by what they are: maps or tables first.
@@ -156,7 +157,7 @@ def classify(
     start = LabelClassifier(method, standardization(opened), k, balance, c)
     score = validate(known, start.fit, buffer)
     fitted = start.fit(known.x, known.y)
-    about = {"method": method, "labels": Path(labels).name, "class_names": list(known.classes), "score": score.words}
+    about = {"method": method, "labels": Path(labels).name, "score": score.words}
     files, counts = list[Path](), np.zeros(len(known.classes) + 1, np.int64)
     for layer, path in zip(opened.layers, places, strict=True):
         if isinstance(layer, MapLayer):
@@ -252,7 +253,7 @@ def _write_table(
             sure[part.place] = probabilities.max(axis=1)
     names = np.array([*legend.names, None], dtype=object)
     columns = layer.identity() | {"class": names[best], "probability": sure}
-    write_frame(gpd.GeoDataFrame(columns, geometry=layer.geometries, crs=layer.crs), path)
+    write_frame(gpd.GeoDataFrame(columns, geometry=layer.geometries, crs=layer.crs), path, "classes")
     counts = np.bincount(best[best >= 0], minlength=len(legend.names))
     image = path.with_suffix(".png")
     if picture:

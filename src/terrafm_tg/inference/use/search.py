@@ -10,12 +10,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.inference.products.polygons import check_format, write_frame
 from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, checked
+from terrafm_tg.utils.files import write_text
 
 from .index import open_search_index
 from .opened import Embeddings, open_embeddings
 from .places import read_places
-from .table_output import check_ending, write_frame
 from .tables import Pooling
 from .vectors import distances, keep_nearest, normalized
 
@@ -47,7 +48,7 @@ def search(
         together: Search once, for what all points have in common (the mean of their directions).
         rebuild: Make the index anew.
         pooling: Which of a table's vectors, where it has several.
-        out: File to write the places to: .geojson, .parquet or .csv.
+        out: File to write the places to: .geojson, .gpkg, .parquet or .csv.
 
     Returns:
         A row per place found: `query` (number of the point), `rank` from 1, `lon`, `lat`, `similarity` (the cosine),
@@ -57,8 +58,8 @@ def search(
     Raises:
         TerraFMError: If the embeddings or points cannot be read, a point has no embedding, or the index is out of date.
     """
-    if out is not None:
-        check_ending(Path(out))
+    if out is not None and Path(out).suffix.lower() != ".csv":
+        check_format(Path(out), "out")
     opened = open_embeddings(embeddings, pooling)
     points = _points(at)
     own = own_places(opened, points)
@@ -75,10 +76,7 @@ def search(
         ids, similarity = search_all(opened, queries, k, excluded)
     table = _table(opened, ids, similarity)
     if out is not None:
-        import geopandas as gpd
-
-        shapes = gpd.points_from_xy(table["lon"], table["lat"])
-        write_frame(gpd.GeoDataFrame(table, geometry=shapes, crs=4326), Path(out))
+        _write(table, Path(out))
     table.attrs = about | {"queries": [_said(opened, point, place) for point, place in zip(points, own, strict=True)]}
     return table
 
@@ -135,6 +133,15 @@ def own_places(opened: Embeddings, points: NDArray[np.float64]) -> NDArray[np.in
         if found[number] < 0:
             opened.check_inside(points[number : number + 1], "`at` lies")
     return found
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    import geopandas as gpd
+
+    if path.suffix.lower() == ".csv":
+        return write_text(path, table.to_csv(index=False))
+    shapes = gpd.points_from_xy(table["lon"], table["lat"])
+    return write_frame(gpd.GeoDataFrame(table, geometry=shapes, crs=4326), path, "places")
 
 
 def _points(at: Sequence[Sequence[float]] | Sequence[float] | str | PathLike[str]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""How good a map from a few labels is: cross-validation in space, with an interval and the score of a guess."""
+"""Scores of a map from a few labels: cross-validation in space, with an interval and what a guess has."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass

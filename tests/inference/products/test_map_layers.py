@@ -19,11 +19,11 @@ from rasterio.features import rasterize
 from rasterio.transform import from_origin
 
 from refusals import refused
-from terrafm_tg.inference.map.legend import Legend, make_legend
-from terrafm_tg.inference.map.picture import write_picture
-from terrafm_tg.inference.map.polygons import write_polygons
-from terrafm_tg.inference.map.write import Layer, count_classes, write_layer
 from terrafm_tg.inference.parts import MapParts
+from terrafm_tg.inference.products.layers import Layer, count_classes, write_layer
+from terrafm_tg.inference.products.legend import Legend, make_legend
+from terrafm_tg.inference.products.picture import write_picture
+from terrafm_tg.inference.products.polygons import write_polygons
 from terrafm_tg.land_cover import CLASSES
 
 #: Names as people have them; GDAL, XML, Markdown, matplotlib and SQL each read some of these characters.
@@ -229,3 +229,10 @@ def test_colors_differ_and_are_worldcovers_where_names_are() -> None:
 def test_colors_that_are_none(colors: list[str] | dict[str, str], why: str) -> None:
     with refused(match=why):
         make_legend(["a", "b"], 2, colors)
+
+
+def test_names_get_the_colors_that_maps_give_them() -> None:
+    """Water is blue and forest green, unless a name says that it is not that, or the color is taken."""
+    legend = make_legend(["Forest", "Water", "no water", "Lake", "Vineyard"], 5)
+    assert legend.colors[:2] == (CLASSES[0].color, CLASSES[7].color)
+    assert len({*legend.colors}) == 5

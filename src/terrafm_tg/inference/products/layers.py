@@ -14,7 +14,6 @@ from terrafm_tg.inference.parts import MapParts
 from terrafm_tg.utils.files import atomic_write, write_text
 
 from .legend import Legend
-from .predictor import STEPS, HeadPredictor
 
 
 @dataclass(frozen=True)
@@ -40,27 +39,6 @@ class Layer:
     scale: float = 1.0
     unit: str = ""
     legend: Legend | None = None
-
-
-def layers_of(predictor: HeadPredictor, legend: Legend | None, names: Sequence[str], unit: str = "") -> list[Layer]:
-    """Lists the files of a map, that of the classes or numbers last.
-
-    Args:
-        predictor: What filled the parts.
-        legend: Of the classes; None for numbers.
-        names: Of the probabilities' or numbers' bands.
-        unit: Of numbers.
-    """
-    if legend is None:
-        return [Layer("", slice(0, predictor.depth), names, "float32", np.nan, unit=unit)]
-    whole = predictor.dtype != "float32"
-    how: dict[str, Any] = (
-        {"dtype": "uint8", "nodata": STEPS + 1, "scale": 1 / STEPS} if whole else {"dtype": "float32", "nodata": np.nan}
-    )
-    layers = [] if predictor.probabilities == "none" else [Layer("_probabilities", slice(2, None), names, **how)]
-    layers.append(Layer("_entropy", slice(1, 2), ["entropy"], **how))
-    kind = "uint8" if len(legend.names) < 256 else "uint16"
-    return [*layers, Layer("", slice(0, 1), ["class"], kind, np.iinfo(kind).max, legend=legend)]
 
 
 def write_layer(path: Path, parts: MapParts, layer: Layer) -> None:

@@ -37,7 +37,8 @@ def write_picture(
     values, mask = _read(product)
     height, width = values.shape
     inches = 8 / max(height, width)
-    figure = Figure(figsize=(width * inches + 3.2, max(height * inches, 3) + 0.5), layout="constrained")
+    beside = 1.3 if legend is None else 3.2
+    figure = Figure(figsize=(width * inches + beside, max(height * inches, 3) + 0.5), layout="constrained")
     ax = figure.subplots()
     ax.set_title(_plain(title), loc="left", fontsize=10, parse_math=False)
     ax.set(xticks=[], yticks=[], anchor="NW")

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import numpy as np
@@ -13,18 +14,25 @@ from terrafm_tg.errors import TerraFMError
 
 from .legend import Legend
 
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
 #: Formats by a file's ending.
 FORMATS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".json": "GeoJSON", ".parquet": "", ".geoparquet": ""}
 
 
-def check_format(path: Path) -> None:
+def check_format(path: Path, option: str = "polygons") -> None:
     """Refuses an ending that is of no format.
+
+    Args:
+        path: The file.
+        option: That names it.
 
     Raises:
         TerraFMError: Naming it.
     """
     if path.suffix.lower() not in FORMATS:
-        raise TerraFMError(f"`polygons` is {path}: give a file that ends with {', '.join(FORMATS)}.")
+        raise TerraFMError(f"`{option}` is {path}: give a file that ends with {', '.join(FORMATS)}.")
 
 
 def write_polygons(
@@ -79,7 +87,7 @@ def write_polygons(
         geometry=list(placed),
         crs=crs,
     )
-    _write(table, path)
+    write_frame(table, path, "classes")
     return len(table)
 
 
@@ -95,11 +103,14 @@ def _onto(transform: Affine) -> Callable[[NDArray], NDArray]:
     return lambda xy: xy @ matrix + shift
 
 
-def _write(table: object, path: Path) -> None:
-    """Writes beside the path, under an ending of the format, which GDAL looks at, and renames."""
-    from geopandas import GeoDataFrame
+def write_frame(table: "GeoDataFrame", path: Path, layer: str) -> None:
+    """Writes a table of geometries beside its path, under an ending of the format, which GDAL looks at, and renames.
 
-    assert isinstance(table, GeoDataFrame)
+    Args:
+        table: Of any CRS.
+        path: GeoPackage, GeoJSON (then in degrees) or GeoParquet 1.1.
+        layer: Name of the table in a GeoPackage.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     ending, kind = path.suffix.lower(), FORMATS[path.suffix.lower()]
     part = path.with_name(f".{path.stem}.{uuid4().hex}{ending}")
@@ -110,7 +121,7 @@ def _write(table: object, path: Path) -> None:
             options = {"RFC7946": "YES"} if kind == "GeoJSON" else {"SPATIAL_INDEX": "YES"}
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", ".*empty.*")
-                table.to_file(part, driver=kind, layer="classes", engine="pyogrio", **options)
+                table.to_file(part, driver=kind, layer=layer, engine="pyogrio", **options)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -19,6 +19,15 @@ _FIRST: tuple[Color, ...] = (
     (68, 119, 170), (238, 102, 119), (34, 136, 51), (204, 187, 68), (102, 204, 238), (170, 51, 119),
     (238, 119, 51), (0, 153, 136), (153, 153, 51), (136, 34, 85),
 )  # fmt: skip
+#: Words of names that WorldCover's colors suit, by the place in its legend.
+_SPOKEN = {
+    0: {"forest", "forests", "tree", "trees", "wood", "woodland"}, 1: {"shrub", "shrubs"},
+    2: {"grass", "grassland", "meadow", "pasture"}, 3: {"crop", "crops", "cropland", "field", "fields", "farmland"},
+    4: {"built", "urban", "town", "city", "settlement", "buildings"}, 5: {"bare", "sand", "rock", "desert"},
+    6: {"snow", "ice", "glacier"}, 7: {"water", "lake", "river", "sea", "ocean", "pond"},
+    8: {"wetland", "marsh", "swamp"}, 9: {"mangrove", "mangroves"},
+}  # fmt: skip
+_NOT = {"no", "non", "not", "without"}
 _OCEAN: Color = (0, 60, 140)
 _HEX = re.compile(r"#?([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -78,14 +87,23 @@ def _default(names: Sequence[str]) -> list[Color]:
         return [known[name.lower()] for name in names]
     found: list[Color] = []
     for name in names:
-        if name.lower() in _NOTHING and _PALE not in found:
-            found.append(_PALE)
+        usual = _PALE if name.lower() in _NOTHING else _usual(name)
+        if usual is not None and usual not in found:
+            found.append(usual)
             continue
         number = 0
         while (color := _nth(number)) in found:
             number += 1
         found.append(color)
     return found
+
+
+def _usual(name: str) -> Color | None:
+    """The color in which maps show what a name speaks of; None where it says that it is not that, or nothing known."""
+    words = set(re.findall(r"[a-z]+", name.lower()))
+    if words & _NOT:
+        return None
+    return next((CLASSES[number].color for number, known in _SPOKEN.items() if words & known), None)
 
 
 def _nth(number: int) -> Color:

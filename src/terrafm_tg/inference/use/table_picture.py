@@ -1,43 +1,14 @@
-"""What is written of rows and places: GeoParquet, GeoJSON or CSV, and a picture."""
+"""A picture of a table: its rows at their places."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from terrafm_tg.errors import TerraFMError
-from terrafm_tg.inference.map.legend import Legend
+from terrafm_tg.inference.products.legend import Legend
 from terrafm_tg.utils.files import atomic_write
 
 from .tables import TableLayer
-
-if TYPE_CHECKING:
-    import geopandas as gpd
-
-#: Endings of the formats.
-ENDINGS = (".geojson", ".json", ".parquet", ".csv")
-
-
-def check_ending(path: Path) -> None:
-    """Refuses an ending that is of no format.
-
-    Raises:
-        TerraFMError: If so.
-    """
-    if path.suffix.lower() not in ENDINGS:
-        raise TerraFMError(f"`out` is {path}: it must end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}.")
-
-
-def write_frame(frame: "gpd.GeoDataFrame", path: Path) -> None:
-    """Writes a table of geometries atomically: as GeoJSON in degrees, GeoParquet 1.1, or CSV without them."""
-    with atomic_write(path, sole_writer=True) as part:
-        if path.suffix.lower() == ".csv":
-            frame.drop(columns=frame.geometry.name).to_csv(part, index=False)
-        elif path.suffix.lower() == ".parquet":
-            frame.to_parquet(part, index=False, write_covering_bbox=True, schema_version="1.1.0", compression="zstd")
-        else:
-            part.write_text(frame.to_crs(4326).to_json(drop_id=True, to_wgs84=True))
 
 
 def write_table_picture(
