@@ -1,4 +1,4 @@
-"""Where results go, and maps in the making on the grid of some embeddings."""
+"""Names of results, and maps in the making on the grid of some embeddings."""
 
 import math
 from collections.abc import Iterator
