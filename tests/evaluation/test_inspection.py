@@ -115,6 +115,16 @@ def test_what_cannot_be_trained_on(small_world: Path, tmp_path: Path, capsys: py
     assert refusal(capsys, "inspect", only_fill, "--offset", "0")
 
 
+def test_images_in_no_tile_are_said_first_and_last(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, side in (("a", 60), ("b", 60), ("c", 40)):
+        folder(tmp_path, SCENE[:, :side, :side], f"S2L2A/20210601_{name}.tif")
+    main(["inspect", str(tmp_path), "--tile_size", "60", "--offset", "0", "--figure", "false"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "2 tiles, read by SentinelFolder; 1 of 3 images is in no tile; 1 note below Sentinel-2 L2A" in printed
+    assert "images 3, of which 2 are in 2 tiles" in printed
+    assert printed.endswith("It can be trained on. 1 of 3 images is in no tile: see the notes.")
+
+
 def test_what_is_right_is_shown_beside_a_contradiction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain, lying = providers.optical(baseline=300), providers.optical(baseline=509, time="20230402T095029")
     for image in (plain, lying):  # neither holds the offset

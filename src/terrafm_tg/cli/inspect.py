@@ -83,8 +83,12 @@ def print_table(table: pd.DataFrame) -> None:
 def print_inspection(found: Inspection, picture: Path | None = None) -> None:
     """Prints what was understood, sensor by sensor, and the verdict."""
     console = Console(highlight=False)
-    tiles = f": {_number(found.tiles, 'tile')}, read by {found.kind}" if found.kind else ""
-    console.print(f"[bold]{escape(found.root)}[/]{tiles}")
+    unused, images = (sum(sensor.get(what, 0) for sensor in found.sensors.values()) for what in ("unused", "images"))
+    left = f"{unused:,} of {_number(images, 'image')} {'is' if unused == 1 else 'are'} in no tile" if unused else ""
+    notes = f"{_number(len(found.said), 'note')} below" if found.kind and found.said else ""
+    tiles = f"{_number(found.tiles, 'tile')}, read by {found.kind}" if found.kind else ""
+    first = "; ".join(filter(None, (tiles, left, notes)))
+    console.print(f"[bold]{escape(found.root)}[/]{': ' * bool(first)}{first}")
     looks = {look.modality: look for look in found.looks}
     for name, sensor in found.sensors.items():
         console.print(f"\n[bold]{get_modality(name).title}[/] ({name})")
@@ -106,7 +110,7 @@ def print_inspection(found: Inspection, picture: Path | None = None) -> None:
     if picture is not None:
         console.print(f"\nPicture: {escape(str(picture))}")
     verdict = "[bold red]It cannot be trained on as it is.[/]" if found.problem else "[bold]It can be trained on.[/]"
-    console.print(verdict)
+    console.print(f"{verdict}{f' {left}: see the notes.' if left else ''}")
 
 
 def _lines(lines: Mapping[str, str]) -> Table:
@@ -127,7 +131,7 @@ def sensor_lines(name: str, sensor: Mapping[str, Any], look: Look | None) -> dic
     undated = f"{sensor['undated']:,} without a date" if sensor["undated"] else ""
     proofs = sensor["proofs"]
     lines = {
-        "images": f"{sensor['images']:,}" + (f" in {_number(sensor['tiles'], 'tile')}" if "tiles" in sensor else ""),
+        "images": f"{sensor['images']:,}" + _tiles_of(sensor),
         "files": _some(sensor["files"], sensor["images"]),
         "products": _some(sensor["products"], sensor["images"]),
         "bands": "; by ".join(filter(None, (_counted(bands), _counted(sensor["bands_by"])))),
@@ -150,6 +154,14 @@ def sensor_lines(name: str, sensor: Mapping[str, Any], look: Look | None) -> dic
             "damaged": _some(look.damaged, len(look.damaged)),
         }
     return lines
+
+
+def _tiles_of(sensor: Mapping[str, Any]) -> str:
+    """Says in how many tiles the images of a sensor are, and how many of them are in none."""
+    if "tiles" not in sensor:
+        return ""
+    used = f", of which {sensor['images'] - sensor['unused']:,} are" if sensor["unused"] else ""
+    return f"{used} in {_number(sensor['tiles'], 'tile')}"
 
 
 def tile_lines(found: Inspection) -> dict[str, str]:

@@ -100,7 +100,8 @@ def _look(found: Inspection, dataset: TileDataset) -> Inspection:
         except TerraFMError as error:
             problems.append(str(error))
     kind, table = type(dataset).__name__, dataset.table
-    sensors = found.sensors or describe_images(images_of(table), kind)
+    images = images_of(table)
+    sensors, used = found.sensors or describe_images(images, kind), images["modality"].value_counts()
     tiles = {name: int(table[f"has_{name}"].sum()) if f"has_{name}" in table else 0 for name in sensors}
     sizes = table[["height", "width"]].to_numpy() if "height" in table else np.array(dataset.tile_size)
     return replace(
@@ -108,7 +109,10 @@ def _look(found: Inspection, dataset: TileDataset) -> Inspection:
         kind=kind,
         tiles=len(dataset),
         tile_sizes=tuple(dict.fromkeys(map(int, (sizes.min(axis=None), sizes.max(axis=None))))),
-        sensors={name: sensor | {"tiles": tiles[name]} for name, sensor in sensors.items()},
+        sensors={
+            name: sensor | {"tiles": tiles[name], "unused": sensor["images"] - int(used.get(name, 0))}
+            for name, sensor in sensors.items()
+        },
         together=combinations(table),
         looks=looks,
         problem=problems[0] if problems else "",
