@@ -6,6 +6,7 @@ from copy import deepcopy
 import pytest
 
 from refusals import refused
+from terrafm_tg.datasets.scenes.said import Said, from_properties, told_applied
 from terrafm_tg.datasets.scenes.stac.items import Place, item_scene
 from terrafm_tg.modalities import MODALITIES
 
@@ -182,3 +183,23 @@ def test_wild_values_are_passed_over_or_refused(wild):
         held = planetary_computer()
         held["assets"]["B04"][key] = wild
         assert scene(held).bands["B04"].path.endswith("_B04.tif")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"s2:processing_baseline": "05.09", "earthsearch:boa_offset_applied": True},
+        {"processing:version": "N0511"},
+        {"earthsearch:processing_baseline": "02.14", "sentinel:boa_offset_applied": False},
+        {"processing:baseline": "04.00", "earthsearch:boa_offset_applied": "yes"},
+    ],
+)
+def test_an_item_beside_files_says_what_it_says_in_a_catalog(told):
+    """By the words of the keys: one reading, whether the JSON lies beside files or comes from a search."""
+    beside = from_properties(Said(), told, "its item")
+    baseline = {"05.09": 509, "N0511": 511, "02.14": 214, "04.00": 400}[next(iter(told.values()))]
+    applied = next((x for x in told.values() if isinstance(x, bool)), None)
+    assert (beside.baseline, beside.offset_applied) == (baseline, applied)
+    found = Place.of({"id": "x", "properties": told})
+    assert found.baseline == baseline
+    assert told_applied(told)[0] is applied

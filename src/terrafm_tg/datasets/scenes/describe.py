@@ -148,8 +148,6 @@ def _assemble(
         scales_said = scale, offset
         source |= dict.fromkeys(("scale", "offset"), "its tags")
     unit = next(iter(layout.units), said.unit)
-    if "applied" in source:
-        source["offset_applied"] = source.pop("applied")
     if layout.units:
         source["unit"] = "the names of its bands"
     if layout.named:
@@ -160,7 +158,7 @@ def _assemble(
         modality, said.product or layout.name, said.time,
         {band: layout.bands[band] for band in band_set(layout.bands)},
         Claims(
-            claimed, said.product or layout.name, said.baseline, said.applied, *scales_said,
+            claimed, said.product or layout.name, said.baseline, said.offset_applied, *scales_said,
             unit if modality == "s1rtc" else None, nodata, source,
         ),
         dict(layout.masks), finest.epsg, finest.transform, *finest.shape, said.cloud_cover,

@@ -3,13 +3,14 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
 
+from terrafm_tg.radiometry import Claims
 from terrafm_tg.utils.trust import read_text, zip_above, zip_members
 
 #: Names of folders that tell a modality, in any case. Those of the second kind are used for anything of the sensor.
@@ -31,40 +32,29 @@ _DATE = re.compile(r"(?<!\d)((?:19|20)\d{2}-?[01]\d-?[0-3]\d)(?:[T_ ]?([0-2]\d:?
 _RASTER = re.compile(r"<(?:BOA|RADIO)_ADD_OFFSET[^>]*>\s*(-?\d+(?:\.\d+)?)\s*<")
 _QUANTIFICATION = re.compile(r"<(?:BOA_)?QUANTIFICATION_VALUE[^>]*>\s*(\d+(?:\.\d+)?)\s*<")
 _OTHER = re.compile(r"(?i)(?:^|[^a-z0-9])(?:L[COET]0[4-9]_|HLS\.L30|MOD\d\d|VNP\d\d|PSScene)")
+#: Properties of STAC items, the first that says something.
+_BASELINES = (
+    "s2:processing_baseline", "processing:baseline", "processing:version", "earthsearch:processing_baseline",
+)  # fmt: skip
+_APPLIED = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
 
 
 @dataclass(frozen=True)
-class Said:
-    """Statements on one scene; None or empty where nothing says so.
+class Said(Claims):
+    """Claims on one scene, of its pixels and of itself; None or empty where nothing says so.
 
     Args:
-        modality: Sensor and level.
-        product: Its product's name.
         time: Of acquisition.
-        baseline: Processing baseline.
-        applied: Whether +1000 is taken off.
-        scale: Factor to reflectance.
-        offset: Summand to reflectance.
-        unit: Of radar.
         cloud_cover: Percent.
         orbit: ``ascending`` or ``descending``.
         platform: ``sentinel-2b``, ...
-        source: Origin by field.
         conflict: Two statements that exclude each other, as a sentence.
     """
 
-    modality: str | None = None
-    product: str = ""
     time: pd.Timestamp | None = None
-    baseline: int | None = None
-    applied: bool | None = None
-    scale: float | None = None
-    offset: float | None = None
-    unit: str | None = None
     cloud_cover: float | None = None
     orbit: str | None = None
     platform: str | None = None
-    source: Mapping[str, str] = field(default_factory=dict)
     conflict: str = ""
 
     def add(self, source: str, **more: Any) -> "Said":
@@ -121,7 +111,7 @@ def by_names(path: str) -> Said:
             said = said.add(origin, product=product[0].rstrip("_"))
         if engine := _EARTH_ENGINE.search(name):
             said = said.add(origin, modality="s2l2a" if engine[1] or engine[2] else "s2l1c")
-            said = said.add(origin, applied=True) if "HARMONIZED" in name.upper() else said
+            said = said.add(origin, offset_applied=True) if "HARMONIZED" in name.upper() else said
         elif not product and (level := _LEVEL.search(name)):
             said = said.add(origin, modality=f"s2{level[1].lower()}")
         if (asf := _ASF.search(name)) or "RTC-S1" in name or re.search(r"(?i)\.rtc\.tiff?$|_rtc$", name):
@@ -247,20 +237,30 @@ def from_properties(said: Said, properties: Mapping[str, Any], origin: str) -> S
     uri = _PRODUCT.search(text.get("s2:product_uri", text.get("s2:product_name", "")))
     level = _LEVEL.search(text.get("processing:level", "").replace("Level-", "L").replace("L-", "L"))
     level = level or _LEVEL.search(text.get("product:type", "").replace("S02MSI", "").replace("S2MSI", "L"))
-    baseline = text.get("s2:processing_baseline", text.get("processing:baseline", text.get("processing:version")))
-    applied = properties.get("earthsearch:boa_offset_applied")
     return said.add(
-        origin, baseline=_baseline(baseline), applied=applied if isinstance(applied, bool) else None,
+        origin, baseline=told_baseline(properties)[0], offset_applied=told_applied(properties)[0],
         modality=f"s2{level[1].lower()}" if level else None, time=find_date(text.get("datetime", "")),
         cloud_cover=_real(text.get("eo:cloud_cover")), product=uri[0].rstrip("_") if uri else None,
         orbit=text.get("sat:orbit_state"), platform=text.get("platform"),
     )  # fmt: skip
 
 
-def _baseline(text: str | None) -> int | None:
+def told_baseline(properties: Mapping[str, Any]) -> tuple[int | None, str]:
+    """Finds the processing baseline of a STAC item, None where there is none, and the property that says it."""
+    return next(
+        ((found, key) for key in _BASELINES if (found := _baseline(properties.get(key))) is not None), (None, "")
+    )
+
+
+def told_applied(properties: Mapping[str, Any]) -> tuple[bool | None, str]:
+    """Finds whether +1000 is taken off of a STAC item's images, None where nothing says so, and the property."""
+    return next(((properties[key], key) for key in _APPLIED if isinstance(properties.get(key), bool)), (None, ""))
+
+
+def _baseline(told: object) -> int | None:
     """Reads a baseline such as ``05.09``, ``N0509`` or ``5.11``."""
-    found = re.fullmatch(r"(\d{1,2})\.(\d{2})|N?(\d{4})", (text or "").strip())
-    return None if found is None else int(found[3]) if found[3] else 100 * int(found[1]) + int(found[2])
+    found = re.fullmatch(r"N?(\d{1,2})\.?(\d{2})", str(told or "").strip())
+    return None if found is None else 100 * int(found[1]) + int(found[2])
 
 
 def _real(text: str | None) -> float | None:

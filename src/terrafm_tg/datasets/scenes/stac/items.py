@@ -10,12 +10,12 @@ import pandas as pd
 from affine import Affine
 
 from terrafm_tg.datasets.scenes.names import OPTICAL, RADAR, read_name
+from terrafm_tg.datasets.scenes.said import told_applied, told_baseline
 from terrafm_tg.datasets.scenes.scene import BandSource, Scene
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, get_modality
 from terrafm_tg.radiometry import UNKNOWN, Claims
 
-_BASELINE = re.compile(r"N?0*(\d{1,2})\.?(\d{2})")
 _LEVELS = (
     ("s2l1c", re.compile(r"(?i)l1c|s2msi1c|level-?1c")),
     ("s2l2a", re.compile(r"(?i)l2a|s2msi2a|level-?2a|s2_sr")),
@@ -66,7 +66,7 @@ class Place:
         return cls(
             str(item.get("id") or ""), str(item.get("collection") or ""), time, box,
             float(cloud) if isinstance(cloud, int | float) and math.isfinite(cloud) else None,
-            tile, _baseline(told)[0],
+            tile, UNKNOWN if (baseline := told_baseline(told)[0]) is None else baseline,
         )  # fmt: skip
 
 
@@ -235,13 +235,9 @@ def _claims(
 ) -> Claims:
     """Gathers what an item claims of its pixels, and where."""
     source = {"modality": origin, "product": "its name", "bands": "STAC's names of bands"}
-    baseline, key = _baseline(told) if modality != "s1rtc" else (UNKNOWN, "")
-    if key:
-        source["baseline"] = f"STAC `{key}`"
-    applied = None
-    for key in ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied"):
-        if isinstance(told.get(key), bool):
-            applied, source["offset_applied"] = told[key], f"STAC `{key}`"
+    baseline, key = told_baseline(told) if modality != "s1rtc" else (None, "")
+    applied, by = told_applied(told)
+    source |= {name: f"STAC `{key}`" for name, key in (("baseline", key), ("offset_applied", by)) if key}
     if applied is None and "harmonized" in place.collection.lower():
         applied, source["offset_applied"] = True, f"its collection ({place.collection})"
     values: dict[str, float | None] = {}
@@ -266,24 +262,8 @@ def _claims(
     elif unit:
         source["unit"] = "STAC `unit`"
     return Claims(
-        modality,
-        product,
-        None if baseline == UNKNOWN else baseline,
-        applied,
-        values["scale"],
-        values["offset"],
-        unit,
-        values["nodata"],
-        source,
+        modality, product, baseline, applied, values["scale"], values["offset"], unit, values["nodata"], source
     )
-
-
-def _baseline(told: Mapping[str, Any]) -> tuple[int, str]:
-    """Finds the baseline of a processing, -1 where there is none, and what says it."""
-    for key in ("s2:processing_baseline", "processing:version", "earthsearch:processing_baseline"):
-        if found := _BASELINE.fullmatch(str(told.get(key) or "")):
-            return 100 * int(found[1]) + int(found[2]), key
-    return UNKNOWN, ""
 
 
 def _number(value: object) -> float | None:
