@@ -107,7 +107,7 @@ def attributes(parts: MapParts, reduction: Reduction) -> dict[str, Any]:
         "geoemb:model": model_uri(about),
         "geoemb:source_data": source_uris(about),
         "geoemb:data_type": reduction.dtype,
-        "geoemb:gsd": _meters(parts),
+        "geoemb:gsd": pixel_meters(parts),
         "geoemb:chip_layout": {"layout_type": "regular_grid", "chip_size": size[:1] * 2, "stride": size[1:] * 2},
         "geoemb:build_version": str(about.get("software", "terrafm-tg")),
         **({"proj:code": f"EPSG:{code}"} if code else {"proj:wkt2": CRS(parts.crs).to_wkt()}),
@@ -138,7 +138,7 @@ def source_uris(about: dict[str, Any]) -> list[str]:
     return [f"{_SENSORS}/{sensor}.html" for sensor in sensors] or [f"{_SENSORS}.html"]
 
 
-def _meters(parts: MapParts) -> float:
+def pixel_meters(parts: MapParts) -> float:
     """Returns the edge of a pixel; in degrees, its height."""
     crs = CRS(parts.crs)
     factor = crs.axis_info[0].unit_conversion_factor
