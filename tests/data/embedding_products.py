@@ -1,6 +1,7 @@
 """Tiny embedding products, written with the libraries that anyone uses, and what is in them."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,11 @@ import shapely
 import zarr
 from affine import Affine
 from pyproj import CRS, Transformer
+
+from terrafm_tg.inference.parts import MapParts
+from terrafm_tg.inference.products import Reduction
+from terrafm_tg.inference.products.cog import write_cog as write_map
+from terrafm_tg.inference.products.zarr import write_zarr as write_store
 
 #: A map in UTM zone 33, north of the equator, with pixels of 160 m.
 UTM = "EPSG:32633"
@@ -87,3 +93,17 @@ def write_table(path: Path, x: np.ndarray, columns: tuple[str, ...] = ("embeddin
 def middle(row: int, column: int, transform: Affine = PLACE, crs: str = UTM) -> tuple[float, float]:
     """Longitude and latitude of a pixel's middle, by pyproj itself."""
     return Transformer.from_crs(crs, 4326, always_xy=True).transform(*(transform * (column + 0.5, row + 0.5)))
+
+
+def write_product(path: Path, x: np.ndarray, dtype: str = "float32", pca: int | None = None) -> Reduction:
+    """Writes a map as `terrafm embed` does."""
+    height, width, dims = x.shape
+    parts = MapParts(path.with_suffix(".parts"), "scene", UTM, tuple(PLACE)[:6], height, width, dims, 16, about=ABOUT)
+    parts.begin()
+    for row in range(parts.grid[0]):
+        for column in range(parts.grid[1]):
+            parts.write(row, column, x[parts.slices(row, column)])
+    reduction = Reduction.fit_maps([parts], dtype, pca)
+    (write_store if path.suffix == ".zarr" else write_map)(parts, path, reduction)
+    shutil.rmtree(parts.folder)
+    return reduction

@@ -4,16 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import geopandas as gpd
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import rasterio
+import shapely
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.embedding_products import PLACE, UTM, middle, values, write_cog, write_table, write_zarr
+from data.embedding_products import ABOUT, PLACE, UTM, middle, values, write_cog, write_product, write_table, write_zarr
 from refusals import refused
+from terrafm_tg.inference.products.parquet import write_table as store_table
 from terrafm_tg.inference.use import open_embeddings
 from terrafm_tg.inference.use import vectors as module
 from terrafm_tg.inference.use.vectors import MapLayer, distances
@@ -48,6 +51,23 @@ def test_maps(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     asked = np.array([23, 0, 19 * 24 + 5, 7 * 24 + 5])
     np.testing.assert_allclose(layer.take(asked)[[0, 2]], x[[0, 19], [23, 5]], atol=0.0501)
     assert np.isnan(layer.take(asked)[[1, 3]]).all()
+
+
+@pytest.mark.parametrize("ending", [".tif", ".zarr"])
+@pytest.mark.parametrize(("dtype", "pca"), [("float32", None), ("float16", None), ("int8", None), ("int8", 5)])
+def test_maps_as_they_are_written(ending: str, dtype: str, pca: int | None, tmp_path: Path) -> None:
+    """By `terrafm embed`'s own writers: what is read is what was stored, and its PCA is known."""
+    x = values(70, 50, 12)
+    path = tmp_path / f"m{ending}"
+    reduction = write_product(path, x, dtype, pca)
+    found, place, degrees = whole(path)
+    there = np.isfinite(x).all(-1)
+    np.testing.assert_array_equal(place, np.flatnonzero(there))
+    np.testing.assert_allclose(found, reduction.decode(reduction.encode(x))[there], rtol=1e-6)
+    np.testing.assert_allclose(degrees, np.stack(middle(*np.nonzero(there)), 1), atol=1e-9)
+    layer = open_embeddings(path).layers[0]
+    assert (layer.date, layer.about["model"], layer.about["window"]) == ("2024-05-01", "terrafm_tiny", 14)
+    assert ("components" in layer.about["reduction"]) == (pca is not None)
 
 
 @settings(max_examples=25, deadline=None)
@@ -107,6 +127,27 @@ def test_tables(columns: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.Mo
     layer = open_embeddings(path).layers[0]
     np.testing.assert_array_equal(layer.take(np.array([30, 4, 0])), x[[30, 4, 0]])
     assert (layer.find(13.1501, 52.0001), layer.find(14.5, 52), layer.date_of(3)) == (15, None, "2024-06-02")
+
+
+@pytest.mark.parametrize(("dtype", "pca"), [("float32", None), ("float16", None), ("int8", 5)])
+def test_tables_as_they_are_written(dtype: str, pca: int | None, tmp_path: Path) -> None:
+    """By `terrafm embed`'s own writer, in the order of its curve."""
+    x = values(1, 40, 12)[0]
+    boxes = shapely.box(13 + 0.01 * np.arange(40), 52.0, 13.009 + 0.01 * np.arange(40), 52.01)
+    columns = {"place": np.arange(40), "embedding_class": [*x], "embedding_mean": [*-x]}
+    frame = gpd.GeoDataFrame(columns, geometry=boxes, crs=4326)
+    reductions = store_table([frame], tmp_path / "t.parquet", ABOUT, dtype, pca)
+    for pooling, vectors in (("class", x), (None, -x)):
+        reduction = reductions[f"embedding_{pooling or 'mean'}"]
+        found, place, _ = whole(tmp_path / "t.parquet", pooling=pooling)
+        layer = open_embeddings(tmp_path / "t.parquet", pooling).layers[0]
+        order = layer.values("place")
+        want = reduction.decode(reduction.encode(vectors))[order]
+        np.testing.assert_array_equal(place, np.flatnonzero(np.isfinite(want).all(1)))
+        np.testing.assert_allclose(found, want[place], rtol=1e-6)
+        assert ("components" in layer.about["reduction"]) == (pca is not None)
+        assert layer.find(13.175, 52.005) == np.flatnonzero(order == 17)[0]
+        assert layer.find(13.1755, 52.02) is None
 
 
 def test_a_table_of_class_tokens_and_means(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Embeddings in COGs and in Zarr stores."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,8 @@ from .vectors import MapLayer
 if TYPE_CHECKING:
     import xarray
 
+#: Values of tags that are JSON: others are plain text.
+_JSON = re.compile(r'[\[{"]|(null|true|false|-?\d+(\.\d+)?)$')
 #: Types of embeddings: quantized ones have a sign, as images' digital numbers have not.
 _KINDS = ("int8", "float16", "float32", "float64")
 
@@ -147,7 +150,7 @@ def about_of(tags: Mapping[str, Any]) -> dict[str, Any]:
     """Reads what a product says of itself: values that are JSON as such, names in small letters without a prefix."""
     found: dict[str, Any] = {}
     for key, value in tags.items():
-        if (isinstance(value, str) and value[:1] in '{["') or value in ("null", "true", "false"):
+        if isinstance(value, str) and _JSON.match(value):
             with suppress(ValueError):
                 value = json.loads(value)
         name = str(key).lower().rpartition(":")[2].removeprefix("terrafm_")
