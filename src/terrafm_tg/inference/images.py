@@ -1,6 +1,7 @@
 """Images: all sensors of one place, read together in parts as float32 pixels of 10 m."""
 
 import abc
+import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,8 @@ from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.radiometry import Verdict
 from terrafm_tg.utils.remote import OF_THE_FILE, RemoteError
 
+#: Behind a modality's name: its image of the first of two dates, where a head compares them.
+BEFORE = "_before"
 #: Pixels of 10 m that bands of 10, 20 and 60 m all end on.
 _EVEN = 6
 _BLOCK = 504  # pixels along each side of what is warped at once
@@ -285,10 +288,11 @@ def bounds_of(image: Image) -> tuple[float, float, float, float]:
 
 
 def renamed(images: Sequence[Image]) -> list[Image]:
-    """Gives images of one name a number each."""
+    """Gives images names that are those of files, whatever a catalog calls them, and of one name a number each."""
     seen: dict[str, int] = {}
     named = []
     for image in images:
+        image = replace(image, name=re.sub(r"[^\w.+-]+", "_", image.name).strip(".") or "image")
         count = seen[image.name] = seen.get(image.name, 0) + 1
         named.append(image if count == 1 else replace(image, name=f"{image.name}_{count}"))
     return named

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from terrafm_tg.modalities import get_modality
 from terrafm_tg.utils.devices import describe_device
 from terrafm_tg.utils.parallel import run_units
 from terrafm_tg.utils.progress import count_units
 
 from .engine import Spent, WindowSettings, layout_of, predict_rows
-from .images import Image
+from .images import BEFORE, Image
 from .parts import MapParts
 from .predictor import Predictor
 from .preview import preview_parts, watch_into
@@ -147,9 +148,9 @@ def _estimate(works: Sequence[MapWork], predictor: Predictor, settings: WindowSe
         todo = [(r, c) for r in range(down) for c in range(across) if not work.parts.has(r, c)]
         windows += sum(len(layout.windows(*place)) for place in todo)
         area += work.image.height * work.image.width / 1e4 * len(todo) / (down * across)
-    names = next(iter(works)).image.products
-    images = {name: np.full((_CHANNELS[name], settings.window, settings.window), np.nan, np.float32) for name in names}
-    images = {name: image for name, image in images.items() if name in predictor.names}
+    names = [name for name in next(iter(works)).image.products if name in predictor.names]
+    channels = {name: len(get_modality(name.removesuffix(BEFORE)).bands) for name in names}
+    images = {name: np.full((channels[name], settings.window, settings.window), np.nan, np.float32) for name in names}
     seconds = 0.0
     if images:
         prepared = predictor.prepare(images)
@@ -169,9 +170,6 @@ def _estimate(works: Sequence[MapWork], predictor: Predictor, settings: WindowSe
         f"{_in_words(seconds)} on {describe_device(device) if device is not None else 'this machine'}",
         highlight=False,
     )
-
-
-_CHANNELS = {"s1rtc": 2, "s2l1c": 12, "s2l2a": 12}
 
 
 def _in_words(seconds: float) -> str:

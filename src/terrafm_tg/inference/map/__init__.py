@@ -1,5 +1,5 @@
 """Maps of a fine-tuned head: classes, probabilities, entropy, numbers, polygons and pictures of scenes."""
 
-from .run import MapResult, make_maps
+from .run import MapResult, MapRun, make_maps
 
-__all__ = ["MapResult", "make_maps"]
+__all__ = ["MapResult", "MapRun", "make_maps"]

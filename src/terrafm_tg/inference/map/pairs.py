@@ -8,9 +8,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.inference.images import Image, SceneImage
-
-from .predictor import BEFORE
+from terrafm_tg.inference.images import BEFORE, Image, SceneImage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.inference.images import BEFORE
 from terrafm_tg.inference.products.layers import Layer
 from terrafm_tg.inference.products.legend import Legend
 from terrafm_tg.modalities import MODALITIES, get_modality
@@ -27,8 +28,6 @@ from .head import TunedHead, load_head
 STEPS = 254
 #: How probabilities are kept, or that they are not.
 Probabilities = Literal["uint8", "float32", "none"]
-#: Behind a modality's name: its image of the first date, where a head compares two.
-BEFORE = "_before"
 #: Pixels of a window where neither the user nor the checkpoint says it: the size that the encoder was trained with.
 _WINDOW = 224
 

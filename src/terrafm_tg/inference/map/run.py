@@ -1,31 +1,35 @@
 """From scenes to maps of a fine-tuned head: everything that ``terrafm map`` does."""
 
+import math
 import os
-import re
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from affine import Affine
 from rich.console import Console
 
 from terrafm_tg import __version__
+from terrafm_tg.datasets.scenes.remote import reading_with
+from terrafm_tg.datasets.scenes.stac.catalog import sign_blob
 from terrafm_tg.datasets.scenes.stac.search import StacSearch
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.inference.engine import Spent, WindowSettings, layout_of, predict_rows
+from terrafm_tg.inference.embed import about_image
+from terrafm_tg.inference.engine import Spent, WindowSettings
 from terrafm_tg.inference.images import Image, SceneImage
-from terrafm_tg.inference.parts import MapParts
+from terrafm_tg.inference.preview import write_preview
 from terrafm_tg.inference.products.layers import count_classes, write_layer
 from terrafm_tg.inference.products.legend import Legend, make_legend
 from terrafm_tg.inference.products.picture import write_picture
 from terrafm_tg.inference.products.polygons import FORMATS, check_format, write_polygons
+from terrafm_tg.inference.run import MapWork, plan_maps, run_maps
 from terrafm_tg.inference.sources import find_images
 from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, POSITIVE, checked
 from terrafm_tg.utils.files import content
-from terrafm_tg.utils.progress import count_units
+from terrafm_tg.utils.progress import with_bar
+from terrafm_tg.utils.remote import RemoteReader
 
 from .head import find_run
 from .pairs import pair
@@ -42,7 +46,6 @@ class MapResult:
         area: Square kilometers of each class; empty for numbers.
         names: Of the classes.
         missing: Square kilometers without a value.
-        spent: Where the time went.
         vector: The file of polygons.
         polygons: How many are in it.
     """
@@ -52,12 +55,24 @@ class MapResult:
     area: dict[int, float] = field(default_factory=dict)
     names: tuple[str, ...] = ()
     missing: float = 0.0
-    spent: Spent = field(default_factory=Spent)
     vector: Path | None = None
     polygons: int = 0
 
 
-@checked(window=COUNT, stride=COUNT, batch_size=COUNT, simplify=POSITIVE, min_area=NOT_NEGATIVE, max_days=NOT_NEGATIVE)
+class MapRun(NamedTuple):
+    """The outcome of :func:`make_maps`.
+
+    Args:
+        maps: One per image.
+        spent: Seconds, and what was done in them.
+    """
+
+    maps: list[MapResult]
+    spent: Spent
+
+
+@checked(window=COUNT, stride=COUNT, batch_size=COUNT, overlap=(0, 0.9), simplify=POSITIVE,
+         min_area=NOT_NEGATIVE, max_days=NOT_NEGATIVE, workers=NOT_NEGATIVE, max_gb=NOT_NEGATIVE)  # fmt: skip
 def make_maps(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -84,9 +99,12 @@ def make_maps(
     max_days: float | None = None,
     mask_clouds: bool = False,
     search: StacSearch | None = None,
-    progress: bool = False,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    max_gb: float | None = None,
+    progress: bool = True,
     **settings: Any,
-) -> list[MapResult]:
+) -> MapRun:
     """Maps scenes with a fine-tuned head.
 
     Windows overlap, and where they do their probabilities are blended by smooth weights. A map that was stopped goes on
@@ -120,11 +138,14 @@ def make_maps(
         max_days: Do not join images of two sensors that are further apart in time.
         mask_clouds: Count pixels as missing that the product's own mask calls cloud or its shadow.
         search: Conditions for items of a STAC catalog.
+        workers: Processes of this machine (a GPU each where there are several); 0 for this one alone.
+        scheduler: Address of a Dask cluster that does the work, instead of processes of this machine.
+        max_gb: The most that may be fetched from servers, in GB.
         progress: Show on standard error how far the work is.
         settings: The user's word on pixels, as for :func:`~terrafm_tg.inference.sources.find_images`.
 
     Returns:
-        What was made of each image.
+        What was made of each image, and the time that it took.
 
     Raises:
         TerraFMError: If the checkpoint, the source or a setting cannot be used, or a file is there already.
@@ -150,30 +171,48 @@ def make_maps(
     if head.kind != "regression":
         more = "none of the labels" if head.kind == "multilabel" else None
         legend = make_legend(head.names, head.classes - (more is not None), colors, more)
-    find = {"search": search, "max_days": max_days, "mask_clouds": mask_clouds, **settings}
-    images = _usable(find_images(source, **find), predictor, os.fspath(source))
-    if before is not None:
-        images = _paired(_usable(find_images(before, **find), predictor, os.fspath(before)), images)
-    plan = WindowSettings(predictor.window, _aligned(overlap, predictor), stride)
-    places = _places(Path(out), images, None if polygons is None else Path(polygons))
-    about = {
-        "source": os.fspath(source), "model": type(head.task).__name__, "weights": Path(predictor.checkpoint).name,
-        "checkpoint": content(Path(predictor.checkpoint)), "window": plan.window, "overlap": plan.overlap,
-        "software": f"terrafm-tg {__version__}",
-    }  # fmt: skip
+    with reading_with(RemoteReader(budget=math.inf if max_gb is None else max_gb * 1e9, sign=sign_blob)):
+        find = {"search": search, "max_days": max_days, "mask_clouds": mask_clouds, **settings}
+        images = _usable(find_images(source, **find), predictor, os.fspath(source))
+        if before is not None:
+            images = _paired(_usable(find_images(before, **find), predictor, os.fspath(before)), images)
+        plan = WindowSettings(predictor.window, _aligned(overlap, predictor), stride)
+        out = Path(out)
+        about = {
+            "source": os.fspath(source), "model": type(head.task).__name__, "weights": Path(predictor.checkpoint).name,
+            "checkpoint": content(Path(predictor.checkpoint)), "window": plan.window, "overlap": plan.overlap,
+            "stride": stride or predictor.cell, "masked_clouds": mask_clouds, "software": f"terrafm-tg {__version__}",
+        }  # fmt: skip
+        places = _places(out, images, None if polygons is None else Path(polygons))
+        work = out.with_name(f".{out.name}.unfinished") if _is_file(out) else out / ".unfinished"
+        if not work.exists() and (there := next((path for path, _ in places if path.exists()), None)):
+            raise TerraFMError(f"{there} is there already: remove it, or give another `out`.")
+        console = Console(stderr=True, quiet=not progress)
+        works = plan_maps(
+            images,
+            predictor,
+            plan,
+            work,
+            lambda image: about | _about(image, predictor),
+            predictor.bands,
+            predictor.dtype,
+        )
+        spent = run_maps(works, predictor, plan, console, workers, scheduler, "Mapping")
     extras = _Extras(legend, value_unit, simplify, min_area, picture)
-    pixels = sum(image.height * image.width for image in images)
-    with count_units("Mapping, pixels", pixels, Console(stderr=True, quiet=not progress)) as show:
-        return [
-            _map(image, path, vector, predictor, plan, extras, about, show)
-            for image, (path, vector) in zip(images, places, strict=True)
-        ]
+    start = time.perf_counter()
+    results = [
+        _write(one, path, vector, predictor, extras)
+        for one, (path, vector) in zip(with_bar(works, "Writing", shown=progress), places, strict=True)
+    ]
+    spent.writing += time.perf_counter() - start
+    shutil.rmtree(work)
+    return MapRun(results, spent)
 
 
 def _aligned(overlap: float, predictor: HeadPredictor) -> float:
     """Returns the nearest overlap by which the tokens of one window lie on those of the next."""
     head, window = predictor.head, predictor.window
-    if head.tile or head.input_size is not None or not 0 <= overlap <= 0.9:  # what is beyond, the layout refuses
+    if head.tile or head.input_size is not None:
         return overlap
     tokens = window // head.divisor
     return min(round(overlap * tokens), tokens - 1) / tokens
@@ -238,20 +277,13 @@ def _paired(earlier: Sequence[Image], images: Sequence[Image]) -> list[Image]:
     return [pair(earlier[0], images[0])]
 
 
-def _file_name(image: Image) -> str:
-    """Returns an image's name as that of a file: a catalog's items are named by others."""
-    return re.sub(r"[^\w.+-]+", "_", image.name).lstrip(".") or "map"
-
-
 def _places(out: Path, images: Sequence[Image], polygons: Path | None) -> list[tuple[Path, Path | None]]:
     """Returns the path of each image's map, and of its polygons.
 
     Raises:
-        TerraFMError: If one file is asked for and there are several images, an ending is of no format, or a map is
-            there already.
+        TerraFMError: If one file is asked for and there are several images, or an ending is of no format.
     """
-    one = out.suffix.lower() in (".tif", ".tiff")
-    if one and len(images) > 1:
+    if _is_file(out) and len(images) > 1:
         raise TerraFMError(f"The source holds {len(images)} images, and `out` is one file, {out}: give a folder.")
     if polygons is not None and polygons.suffix and len(images) > 1:
         raise TerraFMError(
@@ -265,40 +297,30 @@ def _places(out: Path, images: Sequence[Image], polygons: Path | None) -> list[t
             raise TerraFMError(f"`polygons` is {polygons}: give a file or a format, {', '.join(FORMATS)}.")
     elif polygons is not None:
         check_format(polygons)
-    places = []
-    for image in images:
-        path = out if one else out / f"{_file_name(image)}.tif"
-        if path.exists():
-            raise TerraFMError(f"{path} is there already: remove it, or give another `out`.")
-        places.append((path, path.with_suffix(ending) if ending else polygons))
-    return places
+    paths = [out if _is_file(out) else out / f"{image.name}.tif" for image in images]
+    return [(path, path.with_suffix(ending) if ending else polygons) for path in paths]
 
 
-def _map(
-    image: Image, path: Path, vector: Path | None, predictor: HeadPredictor, plan: WindowSettings, extras: _Extras,
-    about: Mapping[str, Any], show: Callable[..., object],
-) -> MapResult:  # fmt: skip
-    """Maps one image."""
-    layout = layout_of(image, predictor, plan)
-    grid = image.transform * Affine.scale(layout.stride)
+def _is_file(out: Path) -> bool:
+    return out.suffix.lower() in (".tif", ".tiff")
+
+
+def _about(image: Image, predictor: HeadPredictor) -> dict[str, Any]:
+    """Tells what an image is made of, as far as the head reads it."""
+    told = about_image(image)
     used = [name for name in predictor.names if name in image.products]
-    told = dict(about) | {
-        "modalities": used,
-        "products": {name: list(image.products[name]) for name in used},
-        "dates": {name: list(image.dates[name]) for name in used if name in image.dates},
-        "cloud": image.cloud,
-        "stride": layout.stride,
-    }
-    parts = MapParts(
-        path.with_name(f".{path.stem}.parts"), image.name, image.crs, tuple(grid[:6]), *layout.size,
-        predictor.bands, layout.part, predictor.dtype, told,
-    )  # fmt: skip
-    parts.begin()
-    spent = predict_rows(image, predictor, layout, parts, plan, show=lambda pixels: show(advance=pixels))
-    start, result = time.perf_counter(), MapResult(image.name, [path], spent=spent)
-    legend, shares = extras.legend, list[float]()
+    return (
+        told
+        | {key: {n: told[key][n] for n in used if n in told[key]} for key in ("products", "dates")}
+        | {"modalities": used}
+    )
+
+
+def _write(work: MapWork, path: Path, vector: Path | None, predictor: HeadPredictor, extras: _Extras) -> MapResult:
+    """Writes the files of one map."""
+    parts, result, legend, shares = work.parts, MapResult(work.image.name, [path]), extras.legend, list[float]()
     if legend is not None:
-        pixel = abs(grid.a * grid.e) / 1e6
+        pixel = abs(parts.affine.a * parts.affine.e) / 1e6
         counts, missing = count_classes(parts, len(legend.names))
         result.names, result.missing = legend.names, missing * pixel
         result.area = {number: float(count * pixel) for number, count in enumerate(counts)}
@@ -313,13 +335,13 @@ def _map(
         result.vector, result.polygons = vector, write_polygons(vector, draft, legend, extras.simplify, extras.min_area)
         result.files.append(vector)
     if extras.picture:
-        write_picture(path.with_suffix(".png"), draft, image.name, legend, shares, extras.unit)
+        write_picture(path.with_suffix(".png"), draft, work.image.name, legend, shares, extras.unit)
         result.files.append(path.with_suffix(".png"))
+    write_preview(work.preview, path.with_suffix(".preview.tif"))
+    result.files.append(path.with_suffix(".preview.tif"))
     if legend is not None:
         draft.with_name(f"{draft.name}.aux.xml").replace(path.with_name(f"{path.name}.aux.xml"))
     draft.replace(path)
-    shutil.rmtree(parts.folder)
-    spent.writing += time.perf_counter() - start
     return result
 
 
