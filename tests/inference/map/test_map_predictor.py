@@ -1,6 +1,7 @@
 """What a head says of windows is what its task says of the same images, and what a map keeps of it is right."""
 
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,14 @@ def test_a_model_that_is_no_terrafm_reads_what_it_was_trained_on(tmp_path: Path)
     own = save(FineTuneSegmentation(NANO), tmp_path / "own.ckpt")
     with refused(match="leave `model_mean` and `model_std` out"):
         HeadPredictor(own, mean=0, std=1, device="cpu")
+
+
+def test_it_is_sent_to_workers_without_its_weights(pair: tuple[FineTuneSegmentation, HeadPredictor]) -> None:
+    _, predictor = pair
+    images = {name: pixels(name, 32, 32) for name in predictor.names}
+    sent = pickle.dumps(predictor)
+    assert len(sent) < 5_000
+    assert np.array_equal(run(pickle.loads(sent), images), run(predictor, images))
 
 
 def test_numbers_stay_numbers(tmp_path: Path) -> None:
