@@ -1,5 +1,6 @@
 """COGs of embeddings, as GDAL, rioxarray and TorchGeo read them."""
 
+import resource
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from rasterio.enums import Resampling
 from torchgeo.datasets import RasterDataset
 
 from inference.products.conftest import PLACES
+from terrafm_tg.errors import TerraFMError
 from terrafm_tg.inference.parts import MapParts
 from terrafm_tg.inference.products.cog import block_size, write_cog
 from terrafm_tg.inference.products.reduce import Reduction
@@ -173,3 +175,17 @@ def test_blocks_hold_less_than_8_mb_of_all_bands() -> None:
     sizes = {(768, "float32"): 32, (768, "int8"): 64, (64, "int8"): 256, (3, "float32"): 512, (9000, "float32"): 16}
     for (depth, dtype), size in sizes.items():
         assert block_size(Reduction(depth, dtype)) == size
+
+
+@pytest.mark.parametrize("limit", [1 << 14, 1 << 19, 1 << 21])
+def test_a_full_disk_is_said_and_leaves_nothing(make_map: Make, tmp_path: Path, limit: int) -> None:
+    parts = make_map(60, 70, 50, part=64)  # 840 kB, kept in blocks of 2.6 MB for a time
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        with pytest.raises(TerraFMError, match=r"was not written .* make room, or name another place"):
+            write_cog(parts, tmp_path / "m.tif", Reduction(50))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.parts"]
+    write_cog(parts, tmp_path / "m.tif", Reduction(50))

@@ -15,7 +15,7 @@ Make = Callable[..., MapParts]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
-@pytest.mark.parametrize("ending", ["tif", "zarr"])
+@pytest.mark.parametrize("ending", ["tif", "zarr", "parquet"])
 def test_vectors_come_back(make_map: Make, tmp_path: Path, ending: str, dtype: str) -> None:
     parts = make_map(40, 70, 6, part=32)
     path, vectors = tmp_path / f"m.{ending}", np.concatenate([values for _, values in parts.rows()])
