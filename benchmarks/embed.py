@@ -4,6 +4,8 @@ python -m benchmarks.embed [--size 1536] [--model terrafm_tiny] [--base]
 """
 
 import argparse
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -79,6 +81,38 @@ def plain_loop(paths: dict[str, Path], model: torch.nn.Module, out: Path, size: 
     return count
 
 
+def write_large(path: Path, size: int) -> None:
+    """Writes four bands of a scene block by block, as a large one must be."""
+    rng, bands = np.random.default_rng(0), ("B02", "B03", "B04", "B08")
+    block = (900 + 200 * rng.normal(size=(4, 512, 512))).clip(60).astype(np.uint16)
+    with rasterio.open(
+        path, "w", driver="GTiff", count=4, height=size, width=size, dtype="uint16", nodata=0, tiled=True,
+        blockxsize=512, blockysize=512, compress="deflate", BIGTIFF="IF_SAFER", **_PLACE,
+    ) as out:  # fmt: skip
+        for _, part in out.block_windows():
+            out.write(block[:, : part.height, : part.width], window=part)
+        out.descriptions = bands
+
+
+def _one_size(folder: Path, size: int, model: str) -> None:
+    """Embeds a scene of a size and prints the peak memory of this process, before and after."""
+    import resource
+
+    from terrafm_tg.inference.embed import embed
+
+    weights = folder / "model.pth"
+    torch.save(build_encoder(model).state_dict(), weights)
+    write_large(folder / _NAMES["s2l2a"], size)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    start = time.perf_counter()
+    found = embed(folder / _NAMES["s2l2a"], folder / "map.tif", weights, offset=0, progress=False)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    print(
+        f"{size:6d} px: peak {peak:7.0f} MB ({before:.0f} before), {time.perf_counter() - start:6.1f} s, "
+        f"{found.area / found.seconds:.2f} km²/s, {found.spent.bound}", flush=True,
+    )  # fmt: skip
+
+
 def main() -> None:
     """Measures both, in turn."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -86,7 +120,25 @@ def main() -> None:
     parser.add_argument("--model", default="terrafm_tiny")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--window", type=int, default=224)
+    parser.add_argument("--memory", type=int, nargs="*")
     options = parser.parse_args()
+    if options.memory is not None:
+        for size in options.memory:
+            with tempfile.TemporaryDirectory() as name:
+                if len(options.memory) == 1:
+                    _one_size(Path(name), size, options.model)
+                else:  # each in a process of its own, whose peak is its own
+                    command = [
+                        sys.executable,
+                        "-m",
+                        "benchmarks.embed",
+                        "--model",
+                        options.model,
+                        "--memory",
+                        str(size),
+                    ]
+                    subprocess.run(command, check=True)
+        return
     console = Console(quiet=True)
     settings = WindowSettings(options.window)
     step = options.window // 16 - round(0.25 * (options.window // 16))

@@ -6,6 +6,7 @@ installed, with smp and TorchGeo; it takes as long as importing these.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from .errors import DamagedTileError, TerraFMError
 from .modalities import MODALITIES, S1RTC, S2L1C, S2L2A, Modality
@@ -19,3 +20,12 @@ if Path(sys.argv[0] if sys.argv else "").name not in ("terrafm", "terrafm.exe"):
     from .models.registration import register
 
     register()
+
+
+def __getattr__(name: str) -> Any:
+    """Finds :func:`~terrafm_tg.inference.embed.embed` as ``terrafm_tg.embed`` when it is first asked for."""
+    if name == "embed":
+        from .inference.embed import embed
+
+        return embed
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -210,12 +210,13 @@ def test_a_polygon_has_the_mean_of_the_tokens_in_it(tmp_path, scenes, model):
 
 
 def test_tiles_of_an_archive_become_a_table(tmp_path, small_world, model):
-    found = embed(small_world, tmp_path / "tiles.parquet", model, progress=False, window=64, device="cpu")
+    settings = {"progress": False, "window": 80, "device": "cpu", "modalities": ["s1rtc"]}
+    found = embed(small_world, tmp_path / "tiles.parquet", model, **settings)
     table = gpd.read_parquet(tmp_path / "tiles.parquet")
-    assert found.images == 160
-    assert len(table) == 160 * 4  # 72 px: two windows of 64 along each side
-    assert set(table["sensors"]) <= {"s1rtc+s2l1c+s2l2a", "s1rtc+s2l2a", "s2l1c+s2l2a", "s1rtc", "s2l2a", "s1rtc+s2l1c"}
+    assert found.images == len(table) > 100  # a window of 80 px holds a tile of 72
+    assert set(table["sensors"]) == {"s1rtc"}
     assert np.isfinite(np.stack(table["embedding"])).all()
+    assert table["valid_share"].between(0.5, 0.82).all()
 
 
 def test_the_command(tmp_path, scenes, model, capsys):

@@ -19,6 +19,7 @@ from terrafm_tg.datasets.scenes.remote import reading_with
 from terrafm_tg.datasets.scenes.stac.catalog import sign_blob
 from terrafm_tg.datasets.scenes.stac.search import StacSearch
 from terrafm_tg.errors import TerraFMError
+from terrafm_tg.models.inputs import PATCH_SIZE
 from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, SHARE, checked
 from terrafm_tg.utils.remote import RemoteReader
 
@@ -122,6 +123,8 @@ def embed(
     kind = _kind(out, format, points is not None)
     if pooling not in POOLINGS:
         raise TerraFMError(f"`pooling` is {pooling!r}: give one of {', '.join(POOLINGS)}.")
+    if window % PATCH_SIZE:
+        raise TerraFMError(f"`window` is {window}: give a multiple of {PATCH_SIZE} pixels.")
     kept = Reduction.load(Path(pca)) if isinstance(pca, str | os.PathLike) else pca
     how = WindowSettings(window, overlap, stride, min_valid, max_damaged)
     console = Console(stderr=True, quiet=not progress)

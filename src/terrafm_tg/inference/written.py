@@ -10,19 +10,28 @@ from rich.console import Console
 from terrafm_tg.utils.progress import with_bar
 
 from .preview import write_preview
-from .products import Reduction, write_cog
-from .products.parquet import write_table
+from .products import (
+    Reduction,
+    write_card,
+    write_cog,
+    write_collection,
+    write_item,
+    write_table,
+    write_table_item,
+    write_zarr,
+)
 from .run import MapWork
 from .table.rows import Rows
 
 _ROWS = 1 << 14  # of a table at once
+_WRITERS = {"cog": (write_cog, ".tif"), "zarr": (write_zarr, ".zarr")}
 
 
 def write_maps(
     works: Sequence[MapWork], out: Path, kind: str, common: Mapping[str, Any], dtype: str, pca: int | Reduction | None,
     console: Console,
 ) -> list[Path]:  # fmt: skip
-    """Writes the maps of a run, each whole or not at all; those that are there stay.
+    """Writes the maps of a run, each whole or not at all; those whose STAC item is there are finished.
 
     Args:
         works: Finished maps.
@@ -34,21 +43,29 @@ def write_maps(
         console: To draw progress on.
 
     Returns:
-        What was written.
+        The maps, and the files that describe them.
     """
     reduction = Reduction.fit_maps([work.parts for work in works], dtype, pca)
-    paths = []
+    write, ending = _WRITERS[kind]
+    folder, single = (out.parent, True) if out.suffix else (out, False)
+    collection = None if single else out / "collection.json"
+    paths, items = [], []
     for work in with_bar(works, f"Writing {kind}", shown=not console.quiet):
-        path = out if out.suffix else out / f"{work.image.name}.tif"
-        write_cog(work.parts, path, reduction)
-        write_preview(work.preview, path.with_suffix(".preview.tif"))
+        name = out.stem if single else work.image.name
+        path, item, preview = (folder / f"{name}{end}" for end in (ending, ".json", ".preview.tif"))
+        if not item.is_file():
+            write(work.parts, path, reduction)
+            write_preview(work.preview, preview)
+            write_item(work.parts, path, item, reduction, preview, collection)
         paths.append(path)
-    return paths
+        items.append(item)
+    return [*paths, *_described(items, folder, out, collection, common, reduction)]
 
 
 def write_rows(rows: Rows, out: Path, common: Mapping[str, Any], dtype: str, pca: int | Reduction | None) -> list[Path]:
     """Writes the table of a run as GeoParquet; arguments as of :func:`write_maps`."""
-    path = out if out.suffix else out / "embeddings.parquet"
+    single = bool(out.suffix)
+    folder, path = (out.parent, out) if single else (out, out / "embeddings.parquet")
     width = rows.values.shape[1] // len(rows.names)
     columns = ["embedding"] if len(rows.names) == 1 else [f"embedding_{name}" for name in rows.names]
 
@@ -58,5 +75,22 @@ def write_rows(rows: Rows, out: Path, common: Mapping[str, Any], dtype: str, pca
             vectors = {name: list(rows.values[part, i * width : (i + 1) * width]) for i, name in enumerate(columns)}
             yield rows.frame.iloc[part].assign(**vectors)
 
-    write_table(frames(), path, common, dtype, pca)
-    return [path]
+    reductions = write_table(frames(), path, common, dtype, pca)
+    item, collection = path.with_suffix(".json"), None if single else out / "collection.json"
+    write_table_item(path, item, common, reductions, collection)
+    return [path, *_described([item], folder, out, collection, common, next(iter(reductions.values())))]
+
+
+def _described(
+    items: Sequence[Path], folder: Path, out: Path, collection: Path | None, common: Mapping[str, Any],
+    reduction: Reduction,
+) -> list[Path]:  # fmt: skip
+    """Writes what belongs to all products: the PCA, and the model card and collection of a folder."""
+    more = list(items)
+    if reduction.components is not None:
+        more.append(folder / (f"{out.stem}.pca.json" if collection is None else "pca.json"))
+        reduction.save(more[-1])
+    if collection is not None:  # last: with it the run is finished
+        write_card(folder / "README.md", common, items)
+        more += [folder / "README.md", *write_collection(items, collection, common)]
+    return more
