@@ -94,8 +94,8 @@ def test_stopped_at_any_part_it_ends_in_the_same_bytes(tmp_path, scenes, model, 
     monkeypatch.setattr(engine, "_PART", 112)
     monkeypatch.setattr("terrafm_tg.inference.table.rows._CHUNK", 4)
     settings = QUIET | {"format": format, "dtype": "int8", "pca": 8}
-    embed(scenes, tmp_path / "whole", model, **settings)
-    expected = digest(tmp_path / "whole")
+    embed(scenes, tmp_path / "whole" / "out", model, **settings)
+    expected = digest(tmp_path / "whole" / "out")
     module = "terrafm_tg.inference.table.rows" if format == "parquet" else "terrafm_tg.inference.parts"
     atomic = __import__(module, fromlist=["atomic_write"]).atomic_write
     left = [3]
@@ -132,8 +132,8 @@ def test_killed_at_twenty_moments_it_ends_in_the_same_bytes(tmp_path, model, for
         return subprocess.Popen([str(tmp_path / out) if word == "OUT" else word for word in command])
 
     start = time.monotonic()
-    assert begin("whole").wait() == 0
-    lasted, expected = time.monotonic() - start, digest(tmp_path / "whole")
+    assert begin("whole/out").wait() == 0
+    lasted, expected = time.monotonic() - start, digest(tmp_path / "whole" / "out")
     rng, kills = random.Random(0), 0
     while kills < 20:
         process = begin("out")
@@ -150,8 +150,8 @@ def test_killed_at_twenty_moments_it_ends_in_the_same_bytes(tmp_path, model, for
 
 
 def test_two_workers_write_what_one_process_writes(tmp_path, scenes, model):
-    embed(scenes, tmp_path / "one", model, **QUIET)
-    embed(scenes, tmp_path / "two", model, workers=2, **QUIET)
+    embed(scenes, tmp_path / "one" / "out", model, **QUIET)
+    embed(scenes, tmp_path / "two" / "out", model, workers=2, **QUIET)
     assert digest(tmp_path / "one") == digest(tmp_path / "two")
 
 
