@@ -7,22 +7,26 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pystac
 import pytest
 import rasterio
 import torch
 from affine import Affine
 from pyproj import Transformer
 
+from datasets.scenes import stac_world
 from inference.scenes import CORNER, KNOWN, pattern, write_optical, write_radar
 from terrafm_tg.cli import main
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.inference import engine
 from terrafm_tg.inference.embed import FORMATS, embed
 from terrafm_tg.inference.parts import MapParts
+from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.models import build_encoder
 
 QUIET = {"progress": False, "window": 96, "device": "cpu", **KNOWN}
@@ -217,6 +221,49 @@ def test_tiles_of_an_archive_become_a_table(tmp_path, small_world, model):
     assert set(table["sensors"]) == {"s1rtc"}
     assert np.isfinite(np.stack(table["embedding"])).all()
     assert table["valid_share"].between(0.5, 0.82).all()
+
+
+def test_a_search_of_twenty_scenes(tmp_path, model, capsys):
+    """All optical scenes of a static catalog in two months, each with the radar nearest in time."""
+    side, catalog = 96, pystac.Catalog("world", "Twenty scenes")
+    extent = pystac.Extent(
+        pystac.SpatialExtent([[11.6, 47.9, 12.0, 48.2]]), pystac.TemporalExtent([[datetime(2023, 5, 1), None]])
+    )
+    for name in ("sentinel-2-l2a", "sentinel-1-rtc"):
+        catalog.add_child(pystac.Collection(name, name, extent))
+    images: dict = {band: stac_world.optics(band, side) for band in MODALITIES["s2l2a"].bands}
+    for number in range(22):
+        date = datetime(2023, 5, 1, 10, 15, 59) + timedelta(days=3 * number)
+        name = f"S2B_MSIL2A_{date:%Y%m%dT%H%M%S}_R065_T32UPU_{date:%Y%m%d}T140000"
+        item = stac_world.write_item(
+            tmp_path / "world" / "s2" / name, name, "sentinel-2-l2a", date, images, side,
+            s2__processing_baseline="05.09", eo__cloud_cover=5.0, s2__mgrs_tile="32UPU",
+            s2__product_uri=name.replace("_R065", "_N0509_R065") + ".SAFE",
+        )  # fmt: skip
+        catalog.get_child("sentinel-2-l2a").add_item(item)
+        images = {key: Path(asset.href) for key, asset in item.assets.items()}
+    name = "S1A_IW_GRDH_1SDV_20230502T052640_20230502T052705_048352_05D0D4_rtc"
+    radar = {band.lower(): stac_world.radar(band, side) for band in ("VV", "VH")}
+    item = stac_world.write_item(
+        tmp_path / "world" / "s1" / name, name, "sentinel-1-rtc", datetime(2023, 5, 2, 5, 26, 40), radar, side
+    )
+    catalog.get_child("sentinel-1-rtc").add_item(item)
+    catalog.normalize_hrefs(str(tmp_path / "world"), skip_unresolved=True)
+    catalog.save(pystac.CatalogType.SELF_CONTAINED)
+    words = ["--model", str(model), "--window", "96", "--dates", "2023-05-01/2023-06-28", "--max_days", "2"]
+    main(["embed", str(tmp_path / "world" / "catalog.json"), str(tmp_path / "out"), *words])
+    assert "20 images" in capsys.readouterr().out
+    items = list(pystac.Collection.from_file(str(tmp_path / "out" / "collection.json")).get_items())
+    items = [item for item in items if "embeddings" in item.assets and item.id != "model"]
+    assert len(items) == 20
+    joined = [item.id for item in items if "s1rtc" in item.properties["terrafm:modalities"]]
+    assert len(joined) == 1
+    assert joined[0].startswith("S2B_MSIL2A_20230501")
+    for item in items:
+        with rasterio.open(tmp_path / "out" / item.assets["embeddings"].href) as file:
+            assert file.crs == "EPSG:32632"
+            assert (file.bounds.left, file.bounds.top) == (stac_world.X, stac_world.Y)
+            assert np.isfinite(file.read()).all()
 
 
 def test_the_command(tmp_path, scenes, model, capsys):

@@ -45,7 +45,7 @@ def split(polygons: NDArray) -> NDArray:
     for i in np.flatnonzero((bounds[:, 0] < -180) | (bounds[:, 2] > 180)):
         turns = ((turn, polygons[i].intersection(box(turn - 180, -90, turn + 180, 90))) for turn in (-360, 0, 360))
         shapes = [translate(shape, -turn) for turn, shape in turns if shape.area]
-        polygons[i] = shapes[0] if len(shapes) == 1 else shapely.MultiPolygon(shapes)
+        polygons[i] = shapes[0] if len(shapes) == 1 else shapely.union_all(shapes)
     return shapely.normalize(polygons)
 
 
