@@ -285,3 +285,13 @@ def test_the_reader_of_products_follows_them(make_map: Make, tmp_path: Path) -> 
     write_collection(paths, tmp_path / "collection.json", ABOUT)
     assert [layer.path.name for layer in open_embeddings(tmp_path / "collection.json").layers] == ["a.tif", "b.tif"]
     assert [layer.path.name for layer in open_embeddings(tmp_path / "a.json").layers] == ["a.tif"]
+
+
+@pytest.mark.parametrize("crs", ["EPSG:3413", "EPSG:3031"])
+def test_a_map_around_a_pole_has_an_outline(crs):
+    from terrafm_tg.inference.products.footprints import footprint
+
+    shape = footprint(crs, Affine(160, 0, -5000, 0, -160, 5000), 64, 64)
+    assert shape.is_valid
+    south, north = shape.bounds[1::2]
+    assert (max(abs(south), abs(north)), shape.bounds[0], shape.bounds[2]) == (90, -180, 180)

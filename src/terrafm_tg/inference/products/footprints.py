@@ -35,6 +35,9 @@ def footprint(crs: str, transform: Affine, height: float, width: float) -> shape
     ring = shapely.segmentize(box(0, 0, width, height).exterior, max(height, width) / _POINTS)
     lon, lat = transformer(crs, 4326).transform(*(transform * tuple(shapely.get_coordinates(ring).T)))
     lon = np.unwrap(lon, period=360)
+    if abs(lon[-1] - lon[0]) > 180 and crs.startswith("EPSG:"):  # around a pole
+        place = {"epsg": int(crs[5:]), "x": transform.c, "y": transform.f, "xres": transform.a, "yres": -transform.e}
+        return split(outlines(pd.DataFrame([place | {"height": height, "width": width}]).astype({"epsg": np.int32})))[0]
     return split(np.array([shapely.Polygon(np.stack([lon, lat], axis=1))]))[0]
 
 
