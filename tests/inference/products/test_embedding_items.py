@@ -11,6 +11,7 @@ import numpy as np
 import pystac
 import pytest
 import shapely
+from affine import Affine
 from pyproj import Transformer
 from shapely.geometry import Point, shape
 
@@ -291,7 +292,7 @@ def test_the_reader_of_products_follows_them(make_map: Make, tmp_path: Path) -> 
 def test_a_map_around_a_pole_has_an_outline(crs):
     from terrafm_tg.inference.products.footprints import footprint
 
-    shape = footprint(crs, Affine(160, 0, -5000, 0, -160, 5000), 64, 64)
-    assert shape.is_valid
-    south, north = shape.bounds[1::2]
-    assert (max(abs(south), abs(north)), shape.bounds[0], shape.bounds[2]) == (90, -180, 180)
+    found = footprint(crs, Affine(160, 0, -5000, 0, -160, 5000), 64, 64)
+    assert found.is_valid
+    south, north = found.bounds[1::2]
+    assert (max(abs(south), abs(north)), found.bounds[0], found.bounds[2]) == (90, -180, 180)
