@@ -188,6 +188,11 @@ def meters(path: Path) -> Path:
     return path / "l.csv"
 
 
+def unknown_crs(path: Path) -> Path:
+    content = json.loads(points(path / "l.geojson").read_text())
+    return text(path, json.dumps(content | {"crs": {"type": "name", "properties": {"name": "EPSG:999999"}}}))
+
+
 def conflicts(path: Path) -> Path:
     return points(path / "l.geojson", [(4, 4), (4, 4)], ["a", "b"])
 
@@ -214,6 +219,7 @@ def text(path: Path, content: str, name: str = "l.geojson") -> Path:
         (lambda path: text(path, "", "l.shp"), "is not read: give points or polygons in .geojson"),
         (lambda path: text(path, "lon,lat\n13,52\n", "l.csv"), "has no column of classes"),
         (lambda path: text(path, "no parquet", "l.parquet"), "cannot be read as points or polygons"),
+        (unknown_crs, r"cannot be read as points or polygons \(Invalid projection: EPSG:999999"),
     ],
 )
 def test_labels_that_make_no_map(make: Any, said: str, tmp_path: Path) -> None:
@@ -230,6 +236,11 @@ def test_labels_in_meters_with_their_crs(tmp_path: Path) -> None:
     assert found.classes == ("a", "b")
     with refused(match="`labels_crs` is EPSG:32634: leave that out"):
         classify(source, points(tmp_path / "u.parquet", crs=UTM), tmp_path / "out.tif", labels_crs="EPSG:32634")
+    with refused(match="cannot be read as points or polygons .Invalid projection: meters"):
+        classify(source, points(tmp_path / "u.parquet", crs=UTM), tmp_path / "out.tif", labels_crs="meters")
+    write_cog(source, np.full_like(values(), np.nan))
+    with refused(match="has labels on no embedding that is there .9 labels where m.tif is missing"):
+        classify(source, points(tmp_path / "l.geojson"), tmp_path / "out.tif")
 
 
 @pytest.mark.parametrize(

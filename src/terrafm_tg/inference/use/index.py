@@ -15,11 +15,11 @@ from terrafm_tg.utils.trust import read_text
 
 from .opened import Embeddings
 from .tables import TableLayer
-from .vectors import keep_nearest, normalized
+from .vectors import PART, keep_nearest, normalized
 
 #: The share of the nearest places that the index is to find, and of how many; embeddings that are asked for it.
 RECALL, TOP, ASKED = 0.95, 10, 100
-_PER_LIST = 64  # embeddings that each list's center is fitted to
+_PER_LIST, _STEPS = 40, 10  # embeddings that each list's center is fitted to, and steps of k-means
 
 
 class SearchIndex:
@@ -97,16 +97,18 @@ def _build(opened: Embeddings, path: Path, told: Path) -> SearchIndex:
     """Fits the centers to a sample, fills the lists, and measures the recall."""
     import faiss
 
-    lists = max(1, min(int(4 * math.sqrt(opened.count)), opened.count // _PER_LIST))
-    sample = [part.x for _, part in opened.parts(max(_PER_LIST * lists, 4096))]
-    train = normalized(np.concatenate(sample)) if sample else np.empty((0, opened.dims), np.float32)
+    most = max(_PER_LIST * int(4 * math.sqrt(opened.count)), 4096)
+    sample = [normalized(part.x) for _, part in opened.parts(min(most, 2 * PART // opened.dims))]
+    train = np.concatenate(sample) if sample else np.empty((0, opened.dims), np.float32)
+    del sample
     if not len(train):
         raise TerraFMError(f"{opened.path} holds no embedding that is there: all are missing.")
-    lists = max(1, min(lists, len(train) // _PER_LIST))
+    lists = max(1, min(int(4 * math.sqrt(opened.count)), len(train) // _PER_LIST))
     index: Any = faiss.index_factory(opened.dims, f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
-    pick = np.random.default_rng(0).permutation(len(train))
-    index.train(train[pick[: 2 * _PER_LIST * lists]])
-    asked = train[pick[:ASKED]]
+    index.cp.niter = _STEPS
+    index.train(train)
+    asked = train[np.random.default_rng(0).permutation(len(train))[:ASKED]]
+    del train
     true = np.empty((len(asked), 0), np.int64)
     best = np.empty((len(asked), 0), np.float32)
     for layer, part in opened.parts():

@@ -48,6 +48,7 @@ def read_places(path: Path, crs: str | None = None) -> "gpd.GeoDataFrame":
         columns, shapes, own = reader(path)
         found = gpd.GeoDataFrame(columns, geometry=shapes, crs=None)
         known = CRS.from_user_input(own or crs or "EPSG:4326")
+        other = own and crs and CRS.from_user_input(crs) != known
     except TerraFMError:
         raise
     except (CRSError, ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError) as error:
@@ -56,7 +57,7 @@ def read_places(path: Path, crs: str | None = None) -> "gpd.GeoDataFrame":
             f"{path} cannot be read as points or polygons ({reason}): give GeoJSON, GeoParquet, or CSV with the "
             "columns lon and lat."
         ) from error
-    if own and crs and CRS.from_user_input(crs) != known:
+    if other:
         raise TerraFMError(f"{path} says that its CRS is {known.name}, and `labels_crs` is {crs}: leave that out.")
     found = found[~(found.geometry.is_empty | found.geometry.isna())].reset_index(drop=True)
     if found.empty:
