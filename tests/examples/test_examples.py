@@ -1,15 +1,18 @@
 """The scripts in `examples/` run as they stand, with small arguments."""
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
+import geopandas as gpd
 import pytest
 import rasterio
+import torch
 from torchgeo.models import get_model
 
 from data import labelled
+from terrafm_tg.models import build_encoder
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples"
 
@@ -43,21 +46,43 @@ def test_finetune(tmp_path: Path):
     assert 0 <= scores["test_OverallAccuracy"] <= 1
 
 
-def test_embed(tmp_path: Path):
-    scene, out, windows = tmp_path / "scene.tif", tmp_path / "embeddings.tif", tmp_path / "windows.npz"
-    transform = rasterio.Affine(10, 0, 500_000, 0, -10, 5_000_000)
-    pixels = np.random.default_rng(0).integers(100, 4000, (12, 80, 104), dtype=np.uint16)
-    profile = {"driver": "GTiff", "count": 12, "height": 80, "width": 104, "dtype": "uint16", "nodata": 0}
-    with rasterio.open(scene, "w", **profile, crs="EPSG:32633", transform=transform) as file:
-        file.write(pixels)
-    words = [str(scene), str(out), f"--windows={windows}", "--model=terrafm_nano", "--weights=none", "--window=64"]
-    load("embed").main(words)
-    with rasterio.open(out) as file:
-        assert (file.count, file.height, file.width) == (192, 5, 7)
-        assert file.transform == rasterio.Affine(160, 0, 500_000, 0, -160, 5_000_000)
-        embeddings = file.read()
-    assert np.isfinite(embeddings).all()
-    assert len(np.unique(embeddings[0])) == embeddings[0].size  # each patch was written, once
-    with np.load(windows) as file:
-        assert file["embeddings"].shape == (4, 192)
-        assert file["xy"][0].tolist() == [500_320, 4_999_680]
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's checkpoint of `terrafm_nano`, of random weights."""
+    path = tmp_path_factory.mktemp("run") / "last.ckpt"
+    state = {f"model.{name}": tensor for name, tensor in build_encoder("terrafm_nano").state_dict().items()}
+    torch.save({"state_dict": state, "hyper_parameters": {"model": "terrafm_nano"}}, path)
+    return path
+
+
+def test_scene_to_map(untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """From the middle of the scene, on whose boundary fields, water and marsh meet."""
+    monkeypatch.syspath_prepend(FOLDER)
+    share = load("scene_to_map").main([f"--out={tmp_path}", f"--model={untrained}", "--size=480"])
+    assert share > 0.5  # bands alone tell most; a map that is flipped or shifted is right by a third
+    points = gpd.read_file(tmp_path / "points.geojson")
+    with rasterio.open(tmp_path / "classes.tif") as file:
+        assert (file.width, file.height, file.res) == (60, 60, (80, 80))
+        names = sorted(points["class"].unique())
+        at = points.to_crs(file.crs).geometry
+        mapped = [names[code] for (code,) in file.sample(zip(at.x, at.y, strict=True))]
+    assert mapped == points["class"].tolist()
+    assert (tmp_path / "map.jpg").stat().st_size < 200_000
+    assert (tmp_path / "embeddings.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_the_notebook_runs(untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its code as it stands, and what it shows is of this code."""
+    path = FOLDER / "scene_to_map.ipynb"
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    assert not [out for cell in cells for out in cell["outputs"] if out["output_type"] == "error"]
+    assert path.stat().st_size < 400_000
+    monkeypatch.syspath_prepend(FOLDER)
+    for name, value in {"OUT": tmp_path, "MODEL": untrained, "SIZE": 480}.items():
+        monkeypatch.setenv(f"SCENE_TO_MAP_{name}", str(value))
+    names = {}
+    for number, cell in enumerate(cells):
+        exec(compile("".join(cell["source"]), f"{path.name}, cell {number + 1}", "exec"), names)
+    assert len(names["near"]) == len(names["pixels"]) == 10
+    assert names["page"].path.is_file()
