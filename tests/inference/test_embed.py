@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -156,6 +157,29 @@ def test_killed_at_twenty_moments_it_ends_in_the_same_bytes(tmp_path, model, for
 def test_two_workers_write_what_one_process_writes(tmp_path, scenes, model):
     embed(scenes, tmp_path / "one" / "out", model, **QUIET)
     embed(scenes, tmp_path / "two" / "out", model, workers=2, **QUIET)
+    assert digest(tmp_path / "one") == digest(tmp_path / "two")
+
+
+@pytest.mark.soak
+def test_a_cluster_that_loses_a_worker_writes_the_same_bytes(tmp_path, model):
+    """Two Dask workers, of which one is killed as soon as it has written a few parts."""
+    from distributed import LocalCluster
+
+    write_optical(tmp_path / "in", pattern(4200, 1000, 12, 200, 4000))
+    settings = QUIET | {"batch_size": 4}
+    embed(tmp_path / "in", tmp_path / "one" / "out", model, **settings)
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster:
+        victims = [worker.pid for worker in cluster.workers.values()]
+
+        def kill() -> None:
+            while len(list((tmp_path / "two").rglob("r*.npy"))) < 3:
+                time.sleep(0.05)
+            os.kill(victims[0], signal.SIGKILL)
+
+        thread = threading.Thread(target=kill, daemon=True)
+        thread.start()
+        embed(tmp_path / "in", tmp_path / "two" / "out", model, scheduler=cluster.scheduler_address, **settings)
+        thread.join()
     assert digest(tmp_path / "one") == digest(tmp_path / "two")
 
 
