@@ -137,7 +137,9 @@ def _find_common(pixels: Bands, fill: tuple[float, ...]) -> tuple[float, ...]:
     same = np.isfinite(alike[0]) & (np.ptp(np.stack(alike), axis=0) == 0)
     same &= (alike[0] != 1) & ~np.isclose(alike[0], 1e-4, atol=0)  # 1 DN: black, not missing
     top = _pile(alike[0], same) if same.any() else None
-    return () if top is None else (top,)
+    if top is None or all(np.nanmax(values) <= top for values in alike):
+        return ()  # where nothing is brighter it is where numbers were cut, or one color all over
+    return (top,)
 
 
 def _pile(values: np.ndarray, far: np.ndarray) -> float | None:
