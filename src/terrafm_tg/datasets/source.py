@@ -33,7 +33,7 @@ def find_kind(root: Path) -> Kind:
         TerraFMError: If it is a folder within Major-TOM's.
     """
     if root.resolve().name in FOLDERS.values() and (root / "metadata.parquet").is_file():
-        raise TerraFMError(f"{root} is a part of a Major-TOM root: give the folder above it.")
+        raise TerraFMError(f"{root} is a part of a Major-TOM root: give the folder above it, {root.resolve().parent}.")
     if any((root / folder / "metadata.parquet").is_file() for folder in FOLDERS.values()):
         return MajorTOM
     if SSL4EOS12Tiles.lies_in(root):

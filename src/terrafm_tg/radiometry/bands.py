@@ -49,7 +49,7 @@ def check_order(who: str, claims: Claims, told: Sequence[str] | None, numbers: B
     found = [words for certain, words in _misfits(held, kinds) if certain or not told]
     named = claims.source.get("bands", "")
     usual = _USUAL if count == len(_USUAL) else S2L1C.bands
-    likely = ""
+    stored = "the order in which they are stored"
     alike = {} if named or told or count != len(usual) else _likeness(numbers)
     if alike:
 
@@ -61,10 +61,12 @@ def check_order(who: str, claims: Claims, told: Sequence[str] | None, numbers: B
         best = max(scores, key=lambda name: scores[name])
         if scores[best] > max(own + 0.005, 0.82):
             found.append(f"they resemble each other as in another order ({scores[best]:.2f} against {own:.2f})")
-            likely = f" (likely {best})"
+            order = [band or "SCL" for band in _ORDERS[best] if band in usual or not band]
+            stored = f"[{', '.join(order)}] (likely {best})"
         elif alike["B07", "B08"] > alike["B07", "B8A"] + 0.001 > 0.82:
             found.append("B07 resembles B08 more than B8A")
-            likely = " (likely B8A before B08)"
+            swapped = {"B08": "B8A", "B8A": "B08"}
+            stored = f"[{', '.join(swapped.get(band, band) for band in usual)}] (likely B8A before B08)"
         elif (
             own < 0.8
             and held["B08"] > 700
@@ -74,18 +76,17 @@ def check_order(who: str, claims: Claims, told: Sequence[str] | None, numbers: B
             found.append(f"neighbors in the spectrum do not resemble each other ({own:.2f})")
     if found:
         by = "`bands`" if told else named or "the usual order"
-        raise ContradictionError(
-            f"{who} has its bands by {by}, but {found[0]}: set `bands` to the order in which they are stored{likely}."
-        )
+        raise ContradictionError(f"{who} has its bands by {by}, but {found[0]}: set `bands` to {stored}.")
 
 
 def check_last(who: str, stored: Bands) -> None:
     """Refuses a mask that is counted as the last band of a file without names, whatever numbers it holds."""
     kinds = [len(np.unique(stored[band][np.isfinite(stored[band])])) for band in ("B11", "B12") if band in stored]
     if len(kinds) == 2 and 10 * max(kinds[1], 1) < min(kinds[0], 130):
+        first = S2L1C.bands if "B10" in stored else S2L1C.bands[:-1]
         raise ContradictionError(
             f"{who} has its bands by the usual order, but B12 holds only {kinds[1]} numbers, as a mask or classes do: "
-            "set `bands` to the order in which they are stored (likely L2A with a mask or classes last)."
+            f"set `bands` to [{', '.join(first)}, SCL] if that is the order in which they are stored."
         )
 
 
@@ -119,13 +120,18 @@ def find_level(who: str, claims: Claims, numbers: Bands, modality: str) -> tuple
     if not levels:
         raise ContradictionError(f"Nothing tells whether {who} is L1C or L2A: set `folders` to say which it is.")
     if len(levels) > 1:
+        unnamed = "B10" in numbers and "bands" not in claims.source  # a mask or classes may have been taken for a band
         what = " and ".join(
-            f"{_TITLES[name]} by {by}" for name, by in [*told.items(), *([(seen, words)] if seen else [])]
+            f"{_TITLES[name]} by {by}"
+            for name, by in [*told.items(), *([(seen, words)] if seen and not unnamed else [])]
         )
-        fix = "set `folders` to its level, or give the other product"
-        if "B10" in numbers and "bands" not in claims.source:  # a mask or classes may have been taken for a band
-            what += f", but its bands have no names and were taken for {', '.join(_USUAL)}"
-            fix = "set `bands` to what they are, or `folders` to its level"
+        fix = "set `folders` to {s2l1c: its folder} or {s2l2a: its folder}, or give the other product"
+        if unnamed:
+            what += ", but has 13 bands without names, as L1C has, whose B10 no L2A product holds"
+            fix = (
+                f"set `bands` to [{', '.join(S2L1C.bands)}, SCL] if the last is a mask, or `folders` to "
+                "{s2l1c: its folder} if it is L1C"
+            )
         raise ContradictionError(f"{who} is {what}: {fix}.")
     level = levels.pop()
     return level, f"{_TITLES[level]} by {words if seen else next(iter(told.values()))}"

@@ -170,7 +170,7 @@ def _judge_radar(claims: Claims, pixels: Bands, settings: Settings, fill: tuple[
     if any(values.dtype == np.uint8 for values in pixels.values()) and tag == (1, 0):
         raise ContradictionError(
             f"{who} holds 8-bit numbers, as a picture whose stretch is unknown: take the product's own numbers, or set "
-            "`scale`."
+            "`unit` and `scale` if you know the stretch."
         )
     fits, plain = _fits(stored, *tag), [] if told_scale or tag == (1, 0) else _fits(stored, 1.0)
     if told in plain and told not in fits:  # the user passes over the tag
@@ -182,8 +182,10 @@ def _judge_radar(claims: Claims, pixels: Bands, settings: Settings, fill: tuple[
         )
     if not fits or (asked and asked not in fits):
         reason = _misfit({band: values * tag[0] + tag[1] for band, values in stored.items()}, asked or "dB")
-        what = f"is in {asked}{' power' * (asked == 'linear')} by {by}" if asked else "holds radar in an unknown unit"
-        raise ContradictionError(f"{who} {what}, but {reason}: {_likely(stored, fits)}.")
+        what = f"is in {asked}{' power' * (asked == 'linear')} by {by}, but {reason}"
+        if not asked:
+            what = f"does not say its unit, and its numbers are of none as they are (taken as dB, {reason})"
+        raise ContradictionError(f"{who} {what}: {_likely(stored, fits)}.")
     unit = asked or fits[0]
     if unit in plain:
         raise ContradictionError(
@@ -238,7 +240,11 @@ def _power_or_amplitude(
                 f"{who} holds positive numbers, which may be linear power or amplitude: set `unit` to 'linear' or "
                 "'amplitude'."
             )
-        return ("linear", "its numbers and their speckle") if len(fits) > 1 else (fits[0], "the size of its numbers")
+        return (
+            ("linear", "its numbers, whose speckle is that of power")
+            if len(fits) > 1
+            else (fits[0], "the size of its numbers")
+        )
     if asked == "amplitude" and powerful:
         raise ContradictionError(
             f"{who} is in amplitude by {by}, but its speckle is that of linear power: set `unit` to 'linear'."
@@ -263,11 +269,11 @@ def _likely(stored: Bands, fits: list[str]) -> str:
         return f"set `unit` to {' or '.join(map(repr, fits))}"
     for scale in (0.01, 0.1):
         if "dB" in _fits(stored, scale):
-            return f"set `unit` to 'dB' and `scale` to {scale:g}, which would fit"
+            return f"set `unit` to 'dB' and `scale` to {scale:g}, with which they would be"
     if all(np.nanmin(values) >= 0 for values in stored.values()):
         return (
-            "its numbers look like amplitude: calibrate digital numbers of GRD first, or where the archive says that "
-            f"dB = 20 * log10(number) - 83, set `unit` to 'amplitude' and `scale` to {_STEP:.3g}"
+            "calibrate it first if it holds amplitude as GRD has it, or set `unit` to 'amplitude' and `scale` to "
+            f"{_STEP:.3g} if its archive says that dB = 20 * log10(number) - 83 (as ALOS's mosaics do)"
         )
     return "set `unit` and `scale` to what they are"
 
@@ -283,8 +289,8 @@ def _check_polarizations(
         apart = medians[0] - medians[1]
         if apart < (0 if told or named else 1):
             raise ContradictionError(
-                f"{who} has VV (median {medians[0]:.1f} dB) and VH ({medians[1]:.1f} dB) by {by}, but VH lies below VV "
-                "on any ground: set `bands` to their order."
+                f"{who} has VV (median {medians[0]:.1f} dB) and VH ({medians[1]:.1f} dB) by {by}, but VH is darker than "
+                "VV wherever there is land or sea: set `bands` to [VH, VV] if they are stored in that order."
             )
         return f"VV lies {apart:.1f} dB above VH"
     return ""

@@ -32,21 +32,23 @@ def find_offset(
         apart = offset_beside(numbers, beside)
         if apart != UNKNOWN:
             seen = Evidence(apart, CERTAIN, "the L1C image of the same day")
+    said = [*_said(claims, tagged)]
     if told in (0, OFFSET):
         if seen.strength == CERTAIN and seen.offset != told:
             raise OffsetError(
                 f"{who} has an offset of {seen.offset} DN {SEEN} ({seen.words}), but `offset` is {told}: "
                 f"correct `offset` to {seen.offset} or 'detect'."
             )
-        return int(told), f"offset {told} by `offset`"
-    said = [*_said(claims, tagged)]
+        against = " and ".join(f"{offset} by {why}" for offset, _, why in said if offset != told)
+        return int(told), f"offset {told} as `offset` is set" + f", against {against}" * bool(against)
     sides = {offset for offset, _, _ in said}
     words = " and ".join(f"{offset} by {why}" for offset, _, why in said)
     if seen.strength == FITS and sides != {OFFSET}:
         seen = seen._replace(offset=UNKNOWN)
     if seen.offset != UNKNOWN:
         if sides and seen.offset not in sides:
-            fix = f" if the pixels are right, else to {OFFSET - seen.offset}" * (seen.strength < CERTAIN)
+            fix = f" to go by the pixels, or `offset` to {OFFSET - seen.offset} to go by the other"
+            fix *= seen.strength < CERTAIN
             raise OffsetError(
                 f"{who} has an offset of {seen.offset} DN {SEEN} ({seen.words}), but {words}: set `offset` to "
                 f"{seen.offset}{fix}."
@@ -54,7 +56,8 @@ def find_offset(
         return seen.offset, f"offset {seen.offset} {SEEN} ({seen.words})"
     if len(sides) > 1:
         raise OffsetError(
-            f"{who} has an offset of {words}, and its pixels do not tell ({seen.words}): set `offset` to 0 or 1000."
+            f"{who} has an offset of {words}, and its pixels do not tell ({seen.words}): set `offset` to 0 or 1000, "
+            "as the provider says."
         )
     if any(own for _, own, _ in said):
         return sides.pop(), f"offset {words}"
@@ -73,7 +76,7 @@ def _said(claims: Claims, tagged: bool) -> Iterator[tuple[int, bool, str]]:
         yield OFFSET if tagged else 0, own, f"{source} of {claims.offset:g}"
     baseline = int(baselines_by_name([claims.product])[0]) if claims.baseline is None else claims.baseline
     if claims.offset_applied:
-        yield 0, False, f"{claims.said('offset_applied', 'its metadata')} (taken off)"
+        yield 0, False, f"{claims.said('offset_applied', 'its metadata')}, which says that it was taken off"
     elif baseline not in (UNKNOWN, AMBIGUOUS):
         offset = OFFSET if baseline >= FIRST else 0
         yield offset, False, f"{claims.said('baseline', 'its name')} (baseline {baseline / 100:05.2f})"
@@ -105,7 +108,7 @@ def offset_evidence(numbers: Bands, modality: str = "") -> Evidence:
         return Evidence(0, CERTAIN, words)
     red = _red_of_plants(numbers)
     if red < 850:
-        return Evidence(0, CERTAIN, f"plants have {red:.0f} DN in B04")
+        return Evidence(0, CERTAIN, f"plants have only {red:.0f} DN in B04")
     infrared = [dark[band] for band in ("B11", "B12") if band in dark]
     others = [value for band, value in dark.items() if band != "B10"]
     if 900 <= dark.get("B10", 0) <= 1200 and min(others, default=900) >= 850 and min(infrared, default=0) < 2500:
@@ -113,11 +116,11 @@ def offset_evidence(numbers: Bands, modality: str = "") -> Evidence:
     if 850 <= dark[low[0]] < 1700:
         if (1020 if modality == "s2l2a" else 1250) <= red < 1900:
             strength = LIKELY if infrared else FITS
-            return Evidence(OFFSET, strength, f"plants have {red:.0f} DN in B04, and only {words}")
+            return Evidence(OFFSET, strength, f"plants have {red:.0f} DN in B04, and no more than {words}")
         flat = [*infrared, dark.get("B8A", dark.get("B08", np.nan))]
         if infrared and max(flat) <= 1200 and np.ptp(flat) <= 150 and dark.get("B04", 0) < 1500:
             return Evidence(OFFSET, LIKELY, f"water has {min(flat):.0f} to {max(flat):.0f} DN in infrared")
-    return Evidence(UNKNOWN, 0, f"its darkest pixels fit both ({words})")
+    return Evidence(UNKNOWN, 0, f"its darkest pixels fit 0 as well as 1000 ({words})")
 
 
 def _red_of_plants(numbers: Bands) -> float:

@@ -177,7 +177,7 @@ def _scale(
     if bytes_only:
         raise ContradictionError(
             f"{who} holds 8-bit numbers, as a picture whose stretch is unknown: take the product's own numbers, or set "
-            "`scale` to the digital numbers per step."
+            "`scale`, if you know the stretch, to the digital numbers (reflectance x 10,000) of one step."
         )
     said = claims.unit if claims.unit in _FULL else None
     tag, origin = f"a scale of {factor:g} by {claims.said('scale', 'its tags')}", claims.said("unit", "its metadata")
@@ -208,4 +208,5 @@ def _scale(
         )
     seen = f"numbers up to {top}" if high == high else "supposition, for no pixel was seen"
     reason = "`unit`" if told else origin if said else seen
-    return scale, add, tagged, f"{unit} by {reason}" + f" and {tag}" * (used and factor != 1)
+    name = "DN" if (scale, add) == (1, 0) else unit  # reflectance / 10,000 by its tag: the numbers are DN as they are
+    return scale, add, tagged, f"{name} by {reason}" + f" and {tag}" * (used and factor != 1)

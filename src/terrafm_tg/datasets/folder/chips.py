@@ -38,9 +38,10 @@ def place_chips(scenes: Sequence[tuple[Scene, Verdict]]) -> tuple[list[tuple[Sce
             x, y = _CORNER[0] + _STEP * (number % _ROW), _CORNER[1] - _STEP * (number // _ROW)
             scene = replace(scene, epsg=EPSG, transform=Affine(_RES, 0, x, 0, -_RES, y), placed=False)
         placed.append((scene, verdict))
+    count = sum(not scene.placed for scene, _ in placed)
     said = (
-        f"{len(numbers):,} chips have no place on the ground: they are taken for pretraining, without land cover, "
-        "climate and region, and joined by name."
+        f"{count:,} {'image has' if count == 1 else 'images have'} no place on the ground (chips): those of one name "
+        f"are joined ({len(numbers):,} in all), and nothing is known of their land cover, climate and region."
     )
     return placed, [said] if numbers else []
 

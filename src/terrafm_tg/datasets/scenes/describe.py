@@ -20,6 +20,7 @@ from .scene import BandSource, Scene
 
 #: Bands of files that do not name them, by how many they hold.
 _ORDERS = {2: RADAR, 12: MODALITIES["s2l2a"].bands, 13: OPTICAL}
+_SUCH_AS = " to their order, such as [B02,B03,B04,B08]"
 _PASS = re.compile(r"(?i)(asc|desc)ending")
 
 
@@ -86,7 +87,7 @@ def describe(root: Path, settings: Settings, modality: str | None, layout: Layou
         rasterio.errors.RasterioError: Likewise.
     """
     if other_sensor(layout.path):
-        raise RefusedError("it is named as of another sensor than Sentinel-1 and Sentinel-2")
+        raise RefusedError("its name is that of another sensor (such as Landsat), not of Sentinel-1 or Sentinel-2")
     said = by_names(layout.path)
     if said.modality is None and layout.bands:  # the resolution in it tells the level
         said = said.join(by_names(next(iter(layout.bands.values())).path))
@@ -255,7 +256,7 @@ def _bands_of_stack(layout: Layout, raster: Raster, settings: Settings, hint: st
     else:
         layout.named = bool(order.bands)
         if order.problem:
-            raise RefusedError(f"{order.problem}: set `bands`")
+            raise RefusedError(f"{order.problem}: set `bands`{_SUCH_AS}")
         if not order.bands:
             if unfit:
                 raise RefusedError(unfit)
@@ -263,7 +264,7 @@ def _bands_of_stack(layout: Layout, raster: Raster, settings: Settings, hint: st
                 raise RefusedError(f"it is of polarization {other}: the radar stem knows VV and VH")
             if any(texts):
                 raise RefusedError(
-                    f"its bands are named {', '.join(texts)[:120]}, which names no band: set `bands`",
+                    f"its bands are named {', '.join(texts)[:120]}, which names no band: set `bands`{_SUCH_AS}",
                     raster.count == 1 and not hint,
                 )
             if raster.odd:
@@ -273,7 +274,7 @@ def _bands_of_stack(layout: Layout, raster: Raster, settings: Settings, hint: st
             if len(texts) not in _ORDERS or (len(texts) == 2 and hint not in (None, "s1rtc")):
                 count = f"{len(texts)} bands have" if len(texts) > 1 else "one band has"
                 known = "names and are not in a known order" if len(texts) > 1 else "name"
-                raise RefusedError(f"its {count} no {known}: set `bands`", raster.count == 1 and not hint)
+                raise RefusedError(f"its {count} no {known}: set `bands`{_SUCH_AS}", raster.count == 1 and not hint)
             order = replace(order, bands={band: i for i, band in enumerate(_ORDERS[len(texts)])}, masks={})
     layout.units = {*order.units.values()}
     layout.bands = {band: replace(source, index=places[place]) for band, place in order.bands.items()}

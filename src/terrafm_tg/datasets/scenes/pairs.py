@@ -34,9 +34,10 @@ _LATTICE = 16  # places along each side of a tile by which its cover by a scene 
 _CHUNK = 1 << 13  # pairs of tiles and scenes that are measured at once
 _ALIGNED = 1e-3  # of a pixel
 _REASONS = {
-    1: "no image of it covers half of the tile",
-    2: "its nearest image is more than {:g} days (`max_days`) away",
+    1: "no image of {} covers half of the tile",
+    2: "the nearest image of {} is more than {:g} days (`max_days`) away",
 }
+_PAPERS = 534  # pixels of a tile where nobody says another size
 
 
 @dataclass
@@ -49,6 +50,7 @@ class Pairing:
         warped: Those of them whose pixels lie on another grid (CRS, resolution or alignment) and are warped to the
             tile's, by modality.
         apart: Tiles without a sensor because of a reason, by modality and reason.
+        enlarged: Images of 20 or 60 m pixels that are put on a grid of 10 m.
         said: Sentences for people.
     """
 
@@ -56,6 +58,7 @@ class Pairing:
     joined: dict[str, int] = field(default_factory=dict)
     warped: dict[str, int] = field(default_factory=dict)
     apart: dict[str, dict[str, int]] = field(default_factory=dict)
+    enlarged: int = 0
     said: list[str] = field(default_factory=list)
 
 
@@ -123,7 +126,7 @@ def join_products(
         if value not in choices:
             raise TerraFMError(f"`{name}` must be {' or '.join(map(repr, choices))}, got {value!r}.")
     pairing = Pairing()
-    products = _ten_meters(products, pairing.said)
+    products = _ten_meters(products, pairing)
     samples = _Samples(products, tile_size, np.inf if max_days is None else max_days, join, small_images, pairing.said)
     table = samples.make()
     tiles = _tiles(products, table)
@@ -134,14 +137,17 @@ def join_products(
     return tiles
 
 
-def _ten_meters(products: pd.DataFrame, said: list[str]) -> pd.DataFrame:
+def _ten_meters(products: pd.DataFrame, pairing: Pairing) -> pd.DataFrame:
     """Puts scenes of 20 or 60 m pixels alone on a grid of 10 m, as the encoder sees them, and says so."""
     degrees = np.array([is_geographic(code) for code in products["epsg"].tolist()])
     coarse = (products["xres"] > _COARSE).to_numpy() & ~degrees
     if coarse.any():
         count, sizes = int(coarse.sum()), sorted({*products["xres"][coarse].tolist()})
-        said.append(
-            f"{count:,} {'image has' if count == 1 else 'images have'} pixels of "
+        sensors = products["modality"][coarse].value_counts(sort=False)
+        each = f" ({', '.join(f'{n:,} of {name}' for name, n in sensors.items())})" if len(sensors) > 1 else ""
+        pairing.enlarged = count
+        pairing.said.append(
+            f"{count:,} {'image has' if count == 1 else f'images{each} have'} pixels of "
             f"{' or '.join(f'{x:g}' for x in sizes)} m "
             f"(first {products['path'].iloc[int(coarse.argmax())].replace('{}', '*')}), enlarged to 10 m: correct the "
             "georeference if it is wrong."
@@ -208,18 +214,22 @@ class _Samples:
             return scenes
         least, at = int(sizes[little].min()), int(little.argmax())
         fitting = least // ALIGNMENT * ALIGNMENT
+        name, count = self.products["modality"].iloc[scenes[0]], int(little.sum())
+        alone = "" if first else " and in no tile of another sensor"
+        tile = "the default tile" if max(self.size) == _PAPERS else "a tile"
         what = (
-            f"{little.sum():,} of {len(scenes):,} {self.products['modality'].iloc[scenes[0]]} images are smaller than "
-            f"a tile of {max(self.size)} pixels (down to {least}; first "
+            f"{count:,} of {len(self.scenes[name]):,} {name} images {'is' if count == 1 else 'are'} smaller than "
+            f"{tile} of {max(self.size)} pixels{alone} (down to {least}; first "
             f"{self.products['path'].iloc[scenes[at]].replace('{}', '*')}, {sizes[at, 1]} x {sizes[at, 0]})"
         )
         takes_all = f"set `tile_size` to {fitting}, which all hold" if fitting >= ALIGNMENT else "get larger images"
         if self.small_images == "drop" and first and little.all():
             raise TerraFMError(f"{what}: {takes_all}, or `small_images` to 'pad'.")
+        they = "it is" if count == 1 else "they are"
         if self.small_images == "pad":
-            self.said.append(f"{what}: they are filled up with missing pixels.")
+            self.said.append(f"{what}: {they} filled up with missing pixels.")
             return scenes
-        self.said.append(f"{what}: they are left out; {takes_all}, or `small_images` to 'pad', to use them.")
+        self.said.append(f"{what}: {they} left out; to use all, {takes_all}, or `small_images` to 'pad'.")
         return scenes[~little]
 
     def _join(self, tiles: pd.DataFrame, name: str, first: bool) -> pd.DataFrame:
@@ -235,7 +245,8 @@ class _Samples:
             why = np.ones(len(tiles), np.int8)
             why[pairs["tile"]] = 2
             why[fits["tile"]] = 0
-            tiles[f"why_{other}"] = why
+            nearest = pairs.groupby("tile")["days"].min().reindex(range(len(tiles)))
+            tiles[f"why_{other}"], tiles[f"days_{other}"] = why, nearest.to_numpy()
             rows = tiles.reset_index(drop=True).join(fits.set_index("tile")["scene"].rename(other))
             tiles = rows.assign(**{other: rows[other].fillna(-1).astype(np.int64)}).reset_index(drop=True)
         return tiles
@@ -322,6 +333,7 @@ def _tell(products: pd.DataFrame, samples: pd.DataFrame, pairing: Pairing, max_d
     """Counts what was joined, and says it."""
     pairing.tiles = len(samples)
     names = [name for name in ANCHORS if name in samples]
+    paired = bool((samples[names] >= 0).sum(axis=1).gt(1).any())
     for name in names if len(names) > 1 else ():
         has = samples[samples[name] >= 0]
         images = products.iloc[has[name].to_numpy()]
@@ -332,8 +344,30 @@ def _tell(products: pd.DataFrame, samples: pd.DataFrame, pairing: Pairing, max_d
         pairing.joined[name] = len(has)
         pairing.warped[name] = int((~own).sum())
         reasons = samples.get(f"why_{name}", pd.Series(0, samples.index)).value_counts()
-        pairing.apart[name] = {text.format(max_days): int(reasons[i]) for i, text in _REASONS.items() if i in reasons}
-        lost = [f"; not in {count:,} where {reason}" for reason, count in pairing.apart[name].items()]
-        if lost or pairing.warped[name]:
-            warped = f", {pairing.warped[name]:,} of them warped to the tile's grid" if pairing.warped[name] else ""
-            pairing.said.append(f"{name} is in {len(has):,} of {len(samples):,} tiles{warped}{''.join(lost)}.")
+        texts = {i: text.format("it", max_days) for i, text in _REASONS.items() if i in reasons}
+        pairing.apart[name] = {text: int(reasons[i]) for i, text in texts.items()}
+        lost = [f"; not in {reasons[i]:,} where {text}{_nearest(samples, i, name)}" for i, text in texts.items()]
+        if paired and (lost or pairing.warped[name]):
+            count = "all of them " if pairing.warped[name] == len(has) else f"{pairing.warped[name]:,} of them "
+            warped = f", {count * (len(has) > 1)}warped to its grid" if pairing.warped[name] else ""
+            pairing.said.append(f"{name} is in {_of(len(has), len(samples))}{warped}{''.join(lost)}.")
+    if len(names) > 1 and not paired:  # sentences on each would mirror one another
+        reasons = samples.filter(like="why_").max(axis=1).value_counts()
+        lost = [
+            f"in {_of(int(reasons[i]), len(samples))} {text.format('another sensor', max_days)}"
+            f"{_nearest(samples, i, *names)}"
+            for i, text in _REASONS.items()
+            if i in reasons
+        ]
+        pairing.said.append(f"No tile shows two sensors: {', and '.join(lost)}.")
+
+
+def _of(count: int, total: int) -> str:
+    """Says how many of all tiles."""
+    return f"{count:,} of {total:,} tiles" if total > 1 else "the tile"
+
+
+def _nearest(samples: pd.DataFrame, reason: int, *names: str) -> str:
+    """Says how far away the nearest image of sensors is where that is the reason."""
+    days = [samples[f"days_{n}"][samples[f"why_{n}"] == 2].min() for n in names if f"days_{n}" in samples]
+    return f", {np.nanmin(days):.0f} at the least" if reason == 2 else ""

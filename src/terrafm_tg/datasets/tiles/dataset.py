@@ -359,6 +359,7 @@ def check_tile_size(tile_size: int) -> None:
     """
     if not ALIGNMENT <= tile_size <= MAX_TILE or tile_size % ALIGNMENT:
         raise TerraFMError(
-            f"`tile_size` must be a multiple of {ALIGNMENT} pixels up to {MAX_TILE}, got {tile_size}: set "
-            f"{min(max(tile_size // ALIGNMENT * ALIGNMENT, ALIGNMENT), MAX_TILE)}, or 534 as in the paper."
+            f"`tile_size` must be a multiple of {ALIGNMENT} pixels up to {MAX_TILE}, got {tile_size}, so that it holds "
+            f"whole pixels of 20 and 60 m: set {min(max(round(tile_size / ALIGNMENT), 1) * ALIGNMENT, MAX_TILE)}, or "
+            "534 as in the paper."
         )

@@ -256,12 +256,12 @@ def resolve_offsets(index: pd.DataFrame, modalities: Sequence[str] | None, ambig
         if ambiguous == "error":
             advice = "index their source (`terrafm index` asks the pixels), or set"
             if f"verdict_{name}" in index:  # they were asked
-                advice = "set `offset` to what they hold, or"
-            products = index.get(f"product_{name}", index["cell"])
+                advice = "set `offset` to 0 or 1000, which all images then hold, or, for those alone,"
+            row = index.iloc[int(unknown.argmax())]
+            first = " in ".join(str(row[key]) for key in (f"product_{name}", "cell") if key in row)
             raise TerraFMError(
                 f"Whether {name} holds the +1000 DN of baseline 04.00 is not known for {unknown.sum():,} of "
-                f"{has.sum():,} tiles, first {index['cell'].iat[unknown.argmax()]} "
-                f"({products.iat[unknown.argmax()]}): {advice} "
+                f"{has.sum():,} tiles, first {first}: {advice} "
                 "`ambiguous_offset` to 'present' (1000 is taken off), 'absent' (nothing is) or 'drop' (left out there)."
             )
         decided = np.where(unknown, OFFSET if ambiguous == "present" else 0, offsets).astype(np.int16)
