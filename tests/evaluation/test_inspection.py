@@ -15,10 +15,11 @@ from data.geotiff import write_geotiff
 from datasets.scenes import providers
 from datasets.scenes.stac_world import SearchServer, write_world
 from refusals import refusal
+from terrafm_tg.cli.inspect import as_typed
 from terrafm_tg.cli.main import main
 from terrafm_tg.datasets import MajorTOM
 from terrafm_tg.datasets.tiles.plot import tile_channels, tile_picture
-from terrafm_tg.evaluation.inspection import EDGES, combinations, look_at
+from terrafm_tg.evaluation.inspection import EDGES, combinations, days_apart, look_at
 from terrafm_tg.evaluation.inspection_sources import inspect_source
 from terrafm_tg.modalities import S1RTC, S2L2A
 
@@ -87,7 +88,8 @@ def test_fill_is_missing_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture
     main(["inspect", str(folder(tmp_path / "data", image)), "--figure", str(picture)])
     printed = " ".join(capsys.readouterr().out.split())
     assert "missing 25.0% of the pixels (1 tile read)" in printed
-    assert "60 px; crops of 224 px, the paper's, would be enlarged: set --model.crops.global_size 48" in printed
+    assert "60 px; crops of 224 px, the paper's, would be enlarged from them: train with" in printed
+    assert "--model.crops.global_size 48" in printed
     assert "It can be trained on." in printed
     with Image.open(picture) as shown:
         assert min(shown.size) > 300
@@ -110,7 +112,7 @@ def test_what_cannot_be_trained_on(small_world: Path, tmp_path: Path, capsys: py
     main(["inspect", bright, "--offset", "0", "--figure", "false"])
     assert "It can be trained on." in capsys.readouterr().out
     assert "does not exist" in refusal(capsys, "inspect", str(tmp_path / "nothing"))
-    assert "`bands` is no setting" in refusal(capsys, "inspect", str(small_world), "--bands", "[B02]")
+    assert "`--bands` is no setting" in refusal(capsys, "inspect", str(small_world), "--bands", "[B02]")
     only_fill = str(folder(tmp_path / "fill", np.zeros((12, 60, 60), np.uint16)))
     assert refusal(capsys, "inspect", only_fill, "--offset", "0")
 
@@ -120,9 +122,9 @@ def test_images_in_no_tile_are_said_first_and_last(tmp_path: Path, capsys: pytes
         folder(tmp_path, SCENE[:, :side, :side], f"S2L2A/20210601_{name}.tif")
     main(["inspect", str(tmp_path), "--tile_size", "60", "--offset", "0", "--figure", "false"])
     printed = " ".join(capsys.readouterr().out.split())
-    assert "2 tiles, read by SentinelFolder; 1 of 3 images is in no tile; 1 note below Sentinel-2 L2A" in printed
+    assert "2 tiles, read as a folder of scenes; 1 of 3 images is in no tile; 1 note below Sentinel-2 L2A" in printed
     assert "images 3, of which 2 are in 2 tiles" in printed
-    assert printed.endswith("It can be trained on. 1 of 3 images is in no tile: see the notes.")
+    assert "It can be trained on. But see above: 1 of 3 images of s2l2a left out." in printed
 
 
 def test_what_is_right_is_shown_beside_a_contradiction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,7 +135,8 @@ def test_what_is_right_is_shown_beside_a_contradiction(tmp_path: Path, capsys: p
     assert [path for path, _ in found.contradictions] == [f"{lying.product}.tif"]
     assert lying.product in found.problem
     assert "`offset`" in found.problem
-    assert (found.sensors["s2l2a"]["images"], found.sensors["s2l2a"]["tiles"]) == (2, 1)
+    assert [found.sensors["s2l2a"][name] for name in ("images", "unused", "tiles")] == [2, 1, 1]
+    assert "holds for all images, or take this one away" in found.problem
     assert found.sensors["s2l2a"]["offsets"] == {"no +1000 DN in them": 1}
     assert lying.product in refusal(capsys, "inspect", str(tmp_path), "--figure", "false")
     assert inspected(tmp_path, capsys, "--offset", "0")["sensors"]["s2l2a"]["offsets"] == {"no +1000 DN in them": 2}
@@ -153,7 +156,7 @@ def test_one_of_many_that_contradicts_itself(tmp_path: Path, capsys: pytest.Capt
     assert found.sensors["s2l2a"]["offsets"] == {"+1000 DN, taken off": 3}
     sentence = refusal(capsys, "inspect", str(tmp_path), "--figure", "false")
     assert lying.product in sentence
-    assert "set `offset`" in sentence
+    assert "set `--offset 1000`" in sentence or "set `--offset 0`" in sentence
 
 
 def test_a_reason_that_many_files_share_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,7 +165,7 @@ def test_a_reason_that_many_files_share_is_said_once(tmp_path: Path, capsys: pyt
         write_geotiff(tmp_path / f"LC08_L2SP_190025_20210601_20210608_02_T1_SR_B{band}.tif", SCENE[:1])
     main(["inspect", str(tmp_path), "--figure", "false"])
     printed = " ".join(capsys.readouterr().out.split())
-    assert "SR_B2.tif and 5 more: it is named as of another sensor" in printed
+    assert "SR_B2.tif and 5 more: its name is that of another sensor" in printed
     assert printed.count("another sensor") == 1
 
 
@@ -210,7 +213,7 @@ def test_bands_units_and_places_of_scenes(tmp_path: Path, capsys: pytest.Capture
     main(["index", str(tmp_path)])
     printed = " ".join(capsys.readouterr().out.split())
     assert "Sentinel-2 L2A: 1 image, 10 of 12, without B01, B09" in printed
-    assert "Sentinel-1 RTC: 1 image, all 2 bands, linear power" in printed
+    assert "Sentinel-1: 1 image, all 2 bands, linear power" in printed
     assert "Tiles: s1rtc + s2l2a (1 tile)" in printed
     assert "crops of 224 px, the paper's, would be enlarged" in printed
 
@@ -252,6 +255,38 @@ def test_a_bad_value_gets_one_sentence(words: list[str], tmp_path: Path, capsys:
     sentence = refusal(capsys, "inspect", *words)
     assert len(sentence.splitlines()) < 12
     assert (tmp_path / "text.txt").read_text() == "a thesis"
+
+
+def test_images_that_are_left_out_are_counted_and_doubted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The facts of a sensor are those of its images in tiles, and the verdict names what is not."""
+    folder(tmp_path / "data")
+    folder(tmp_path / "data", SCENE[:, :30, :30], "S2L2A/20220601_b.tif", epsg=32631)
+    found = inspected(tmp_path / "data", capsys, "--tile_size", "60")
+    sensor = found["sensors"]["s2l2a"]
+    assert (sensor["images"], sensor["unused"], sensor["dates"]) == (2, 1, ["2021-06-01"] * 2)
+    assert found["doubts"] == ["1 of 2 images of s2l2a left out"]
+    main(["inspect", str(tmp_path / "data"), "--tile_size", "60", "--figure", "false"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "images 2, of which 1 is in 1 tile; what follows is of these" in printed
+    assert "or `--small_images pad`" in printed
+    assert "It can be trained on. But see above: 1 of 2 images of s2l2a left out." in printed
+
+
+def test_settings_as_they_are_typed() -> None:
+    said = "`bands` to [VH, VV], `offset` to 1000, `unit` to 'dB', `scale` to 0.01. `max_days` and `other` to 3."
+    assert as_typed(said) == (
+        "`--bands '[VH, VV]'`, `--offset 1000`, `--unit dB`, `--scale 0.01`. `--max_days` and `other` to 3."
+    )
+
+
+def test_days_between_images_of_a_tile() -> None:
+    table = pd.DataFrame({
+        "has_s1rtc": [True, True, True, False], "has_s2l2a": [True, True, True, True],
+        "date_s1rtc": pd.to_datetime(["2021-01-01", "2021-01-09", None, "2020-01-01"]),
+        "date_s2l2a": pd.to_datetime(["2021-01-03", "2021-01-09", "2021-01-01", "2021-01-01"]),
+    })  # fmt: skip
+    assert days_apart(table) == {"least": 0, "most": 2, "undated": 1}
+    assert days_apart(table[3:]) is None
 
 
 def test_combinations_of_sensors() -> None:

@@ -4,19 +4,18 @@ import json as jsonlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
-from rich.table import Table
 
 from terrafm_tg.datasets.scenes.remote import reading_with
 from terrafm_tg.datasets.scenes.stac.catalog import sign_blob
 from terrafm_tg.datasets.scenes.stac.search import StacSearch
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.inspection import Inspection, Look, combinations, describe_images, images_of
+from terrafm_tg.evaluation.inspection import Inspection, Look, combinations, describe_images, images_of, percent
 from terrafm_tg.evaluation.inspection_figure import write_inspection_figure
 from terrafm_tg.evaluation.inspection_sources import inspect_source
 from terrafm_tg.modalities import get_modality
@@ -24,6 +23,12 @@ from terrafm_tg.utils.remote import RemoteReader
 
 from .options import AMBIGUOUS_OFFSET, MASK_CLOUDS, READING, pop_search, read_options
 
+#: Settings that sentences name, which are options of this command.
+_SETTINGS = {*READING, "ambiguous_offset", "mask_clouds", "remote", "tile_size"}
+_KINDS = {
+    "SentinelFolder": "a folder of scenes", "MajorTOM": "Major-TOM", "SSL4EOS12Tiles": "SSL4EO-S12",
+    "MMEarthTiles": "MMEarth", "PackedTiles": "a packed store",
+}  # fmt: skip
 #: Edge of the paper's larger crops, in pixels.
 CROP = 224
 
@@ -46,8 +51,11 @@ def run(command: str, words: Sequence[str]) -> None:
     """
     options = read_options(command, words, inspect_source, StacSearch, skip={"settings", "search"}, **_OPTIONS)
     figure, as_json = options.pop("figure"), options.pop("json")
-    with reading_with(RemoteReader(budget=options.pop("max_gb") * 1e9, sign=sign_blob)):
-        found = inspect_source(search=pop_search(options), **options)
+    try:
+        with reading_with(RemoteReader(budget=options.pop("max_gb") * 1e9, sign=sign_blob)):
+            found = inspect_source(search=pop_search(options), **options)
+    except TerraFMError as error:
+        raise TerraFMError(f"It was not inspected: {as_typed(str(error))}") from error
     picture = None
     if figure and found.looks:
         name = re.sub(r"\W+", "_", Path(found.root).resolve().name).strip("_")
@@ -58,7 +66,21 @@ def run(command: str, words: Sequence[str]) -> None:
     else:
         print_inspection(found, picture)
     if found.problem:
-        raise TerraFMError(found.problem)
+        raise TerraFMError(as_typed(found.problem))
+
+
+def as_typed(text: str) -> str:
+    """Writes settings in a sentence as they are typed on this command: `offset` to 0 as `--offset 0`."""
+
+    def option(match: re.Match[str]) -> str:
+        name, value = match["name"], match["value"]
+        if name not in _SETTINGS:
+            return match[0]
+        quoted = value if value is None or re.fullmatch(r"[\w.-]+", value.strip("'")) is None else value.strip("'")
+        quoted = f"'{quoted}'" if quoted and quoted[0] in "[{" else quoted
+        return f"`--{name}`" if quoted is None else f"`--{name} {quoted}`"
+
+    return re.sub(r"`(?P<name>\w+)`(?: to (?P<value>'[^']*'|\[[^]]*\]|\{[^}]*\}|\d[\d.e-]*(?<!\.)))?", option, text)
 
 
 def print_table(table: pd.DataFrame) -> None:
@@ -74,7 +96,7 @@ def print_table(table: pd.DataFrame) -> None:
             dates,
         ]
         words = ", ".join(filter(None, [_number(sensor["images"], "image"), *facts]))
-        console.print(f"{get_modality(name).title}: {words}", markup=False, soft_wrap=True)
+        console.print(f"{_title(name)}: {words}", markup=False, soft_wrap=True)
     smallest = int(table[["height", "width"]].min(axis=None)) if "height" in table else CROP
     crops = f"; the smallest has {smallest} px: {_enlarged(smallest)}" * (smallest < CROP)
     console.print(f"Tiles: {_counted(combinations(table), 'tile', alone=True)}{crops}", soft_wrap=True)
@@ -86,15 +108,16 @@ def print_inspection(found: Inspection, picture: Path | None = None) -> None:
     unused, images = (sum(sensor.get(what, 0) for sensor in found.sensors.values()) for what in ("unused", "images"))
     left = f"{unused:,} of {_number(images, 'image')} {'is' if unused == 1 else 'are'} in no tile" if unused else ""
     notes = f"{_number(len(found.said), 'note')} below" if found.kind and found.said else ""
-    tiles = f"{_number(found.tiles, 'tile')}, read by {found.kind}" if found.kind else ""
+    tiles = f"{_number(found.tiles, 'tile')}, read as {_KINDS.get(found.kind, found.kind)}" if found.kind else ""
     first = "; ".join(filter(None, (tiles, left, notes)))
     console.print(f"[bold]{escape(found.root)}[/]{': ' * bool(first)}{first}")
     looks = {look.modality: look for look in found.looks}
     for name, sensor in found.sensors.items():
-        console.print(f"\n[bold]{get_modality(name).title}[/] ({name})")
-        console.print(_lines(sensor_lines(name, sensor, looks.get(name))))
+        console.print(f"\n[bold]{_title(name)}[/] ({name})")
+        _print_lines(console, sensor_lines(name, sensor, looks.get(name)))
     if lines := tile_lines(found):
-        console.print("\n[bold]Together[/]", _lines(lines), sep="\n")
+        console.print("\n[bold]Together[/]")
+        _print_lines(console, lines)
     left_out = found.refused if found.kind or len(found.refused) > 1 else []  # else the error says it
     contradictions = found.contradictions if len(found.contradictions) > 1 else []  # likewise
     for title, pairs in (("Contradictions", contradictions), ("Left out", left_out)):
@@ -106,21 +129,35 @@ def print_inspection(found: Inspection, picture: Path | None = None) -> None:
             words = words[:5] + [f"and {len(words) - 5:,} more reasons, which --json lists"] * (len(words) > 5)
             console.print(f"\n[bold]{title}[/]")
             for word in words:
-                console.print(Padding(escape(word), (0, 0, 0, 2)))
+                console.print(_wrapped(as_typed(word), console, 2), soft_wrap=True)
     if picture is not None:
         console.print(f"\nPicture: {escape(str(picture))}")
-    verdict = "[bold red]It cannot be trained on as it is.[/]" if found.problem else "[bold]It can be trained on.[/]"
-    console.print(f"{verdict}{f' {left}: see the notes.' if left else ''}")
+    if found.problem:
+        console.print("[bold red]It cannot be trained on as it is.[/]")
+    else:
+        doubts = f" But see above: {'; '.join(found.doubts)}." if found.doubts else ""
+        console.print(f"[bold]It can be trained on.[/]{escape(doubts)}", soft_wrap=True)
+        console.print("Train with `terrafm fit --config pretrain`; `terrafm index` first, for land cover and speed.")
 
 
-def _lines(lines: Mapping[str, str]) -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(min_width=12, no_wrap=True, style="dim")
-    table.add_column(overflow="fold")
+def _print_lines(console: Console, lines: Mapping[str, str]) -> None:
     for label, text in lines.items():
         if text:
-            table.add_row(f"  {label}", escape(text))
-    return table
+            console.print(f"  [dim]{label:<10}[/]  {_wrapped(as_typed(text), console, 14)[14:]}", soft_wrap=True)
+
+
+def _wrapped(text: str, console: Console, indent: int) -> str:
+    """Breaks lines at spaces only, so that names of files can be copied."""
+    width = max(console.width - indent, 20)
+    lines = [
+        part for line in text.splitlines() for part in wrap(line, width, break_long_words=False, break_on_hyphens=False)
+    ]
+    return escape("\n".join(" " * indent + line for line in lines))
+
+
+def _title(name: str) -> str:
+    """Names a sensor; radar without its correction for terrain, which nothing tells."""
+    return get_modality(name).title.removesuffix(" RTC")
 
 
 def sensor_lines(name: str, sensor: Mapping[str, Any], look: Look | None) -> dict[str, str]:
@@ -129,28 +166,43 @@ def sensor_lines(name: str, sensor: Mapping[str, Any], look: Look | None) -> dic
     bands = {_bands(text, modality.bands): count for text, count in sensor["bands"].items()}
     dates = " to ".join(dict.fromkeys(sensor["dates"]))
     undated = f"{sensor['undated']:,} without a date" if sensor["undated"] else ""
-    proofs = sensor["proofs"]
+    proofs, count = sensor["proofs"], sensor["images"] - sensor.get("unused", 0)
+    together = f", which holds {count:,} images" if sensor["of_files"] == 1 < count else ""
     lines = {
         "images": f"{sensor['images']:,}" + _tiles_of(sensor),
-        "files": _some(sensor["files"], sensor["images"]),
-        "products": _some(sensor["products"], sensor["images"]),
+        "files": _some(sensor["files"], sensor["of_files"]) + together,
+        "products": _some(sensor["products"], sensor["of_products"]),
         "bands": "; by ".join(filter(None, (_counted(bands), _counted(sensor["bands_by"])))),
-        "masks": _counted(sensor["masks"]),
+        "masks": f"{_counted(sensor['masks'])}; clouds in them count as missing with `mask_clouds` only"
+        if sensor["masks"]
+        else "",
         "unit": _counted(sensor["units"]),
         "offset": _counted(sensor["offsets"]),
-        "because": _counted(proofs, most=3, alone=sum(proofs.values()) < sensor["images"], between="\n"),
+        "because": _counted(proofs, "such image", 3, sum(proofs.values()) < count, "\n", "the first of "),
         "pixel size": _counted(sensor["pixel_sizes"]),
         "CRS": _counted(sensor["crs"]),
         "dates": "; ".join(filter(None, (dates, undated))),
-        "clouds": "" if sensor["cloud"] is None else f"{sensor['cloud']:.0f} % on average, by the products' metadata",
+        "clouds": ""
+        if sensor["cloud"] is None
+        else f"{sensor['cloud']:.0f} %{' on average' * (count > 1)}, as the metadata say",
     }
     if look is not None:
         digits = 0 if modality.unit == "DN" else 1
         medians = ", ".join(f"{band} {middle:.{digits}f}" for band, (_, middle, _) in look.quantiles.items())
+        stored = ""
+        if any("taken off" in text for text in sensor["offsets"]):
+            stored = ", the +1000 taken off (numbers under `because` are as stored)"
+        elif modality.unit == "dB" and not all(text.startswith("dB") for text in sensor["units"]):
+            stored = ", to which it is converted"
+        usual = "as usual" if look.beyond <= 0.1 else "more than usual, as of snow, cloud or desert, or a wrong unit"
+        why = "; such as are 0, NaN, a fill value like -9999, or masked in the file" if look.missing >= 0.0005 else ""
+        of = f" of {sensor['tiles']:,}" if sensor.get("tiles", 0) > look.tiles else ""
         lines |= {
-            "missing": f"{look.missing:.1%} of the pixels ({_number(look.tiles, 'tile')} read)",
-            "medians": f"{medians} {modality.unit}",
-            "unusual": f"{look.beyond:.0%} of the values are more than 2 standard deviations from the training's mean",
+            "missing": f"{percent(look.missing)} of the pixels ({look.tiles}{of} "
+            f"tile{'s' * (sensor.get('tiles', look.tiles) != 1)} read){why}",
+            "medians": f"{medians} {modality.unit}{stored}",
+            "unusual": f"{look.beyond:.0%} of the values are more than 2 standard deviations from the encoder's mean: "
+            f"{usual}",
             "damaged": _some(look.damaged, len(look.damaged)),
         }
     return lines
@@ -160,8 +212,9 @@ def _tiles_of(sensor: Mapping[str, Any]) -> str:
     """Says in how many tiles the images of a sensor are, and how many of them are in none."""
     if "tiles" not in sensor:
         return ""
-    used = f", of which {sensor['images'] - sensor['unused']:,} are" if sensor["unused"] else ""
-    return f"{used} in {_number(sensor['tiles'], 'tile')}"
+    used = sensor["images"] - sensor["unused"]
+    share = f", of which {used:,} {'is' if used == 1 else 'are'}" if sensor["unused"] else ""
+    return f"{share} in {_number(sensor['tiles'], 'tile')}" + "; what follows is of these" * bool(share and used)
 
 
 def tile_lines(found: Inspection) -> dict[str, str]:
@@ -170,8 +223,13 @@ def tile_lines(found: Inspection) -> dict[str, str]:
         return {}
     sizes = " to ".join(map("{:,}".format, found.tile_sizes))
     crops = _enlarged(found.tile_sizes[0]) or f"the paper's crops of {CROP} px are cut from them"
+    days = found.days or {}
+    span = " to ".join(dict.fromkeys(str(days[name]) for name in ("least", "most") if name in days))
+    apart = f"days between the images of a tile: {span}" if span else ""
+    undated = f"joined without a date of an image: {_number(days['undated'], 'tile')}" if days.get("undated") else ""
+    together = _counted(found.together, "tile", alone=len(found.sensors) > 1)
     return {
-        "sensors": _counted(found.together, "tile", alone=len(found.sensors) > 1),
+        "sensors": "; ".join(filter(None, (together, apart, undated))),
         "tile size": f"{sizes} px; {crops}",
         **{"note" + " " * i: sentence for i, sentence in enumerate(found.said)},
     }
@@ -180,18 +238,25 @@ def tile_lines(found: Inspection) -> dict[str, str]:
 def _enlarged(size: int) -> str:
     """Says that crops are larger than tiles of that size; empty where they are not."""
     if size < 16:
-        return "less than the encoder's patch of 16 px, which would be enlarged: set a larger `tile_size`"
-    crops = f"crops of {CROP} px, the paper's, would be enlarged: set --model.crops.global_size {size // 16 * 16}"
+        return (
+            "smaller than one patch of the encoder (16 px), to which tiles would be enlarged: set a larger `tile_size`"
+        )
+    crops = (
+        f"crops of {CROP} px, the paper's, would be enlarged from them: train with "
+        f"`terrafm fit ... --model.crops.global_size {size // 16 * 16}`"
+    )
     return crops if size < CROP else ""
 
 
 def _bands(text: str, all_bands: Sequence[str]) -> str:
-    names = text.split()
+    names = [band for band in text.split() if band in all_bands]
     if names == list(all_bands):
-        return f"all {len(names)}"
+        return f"all {len(names)}" + f" of the encoder, and {text.split()[-1]}, which it does not take" * (
+            names != text.split()
+        )
     absent = [band for band in all_bands if band not in names]
-    counts = "count as their training means" if len(absent) > 1 else "counts as its training mean"
-    return f"{len(names)} of {len(all_bands)}, without {', '.join(absent)}, which {counts}"
+    counts = "for which the encoder takes its own mean"
+    return f"{len(names)} of {len(all_bands)}, without {', '.join(absent)}, {counts}"
 
 
 def _some(names: Sequence[str], count: int) -> str:
@@ -200,12 +265,20 @@ def _some(names: Sequence[str], count: int) -> str:
 
 
 def _counted(
-    counts: Mapping[str, int], unit: str = "image", most: int = 5, alone: bool = False, between: str = "; "
+    counts: Mapping[str, int],
+    unit: str = "image",
+    most: int = 5,
+    alone: bool = False,
+    between: str = "; ",
+    of: str = "",
 ) -> str:
     """Shows values with their counts, the most frequent first; a single value without."""
     if len(counts) == 1 and not alone:
         return next(iter(counts))
-    shown = [f"{text} ({_number(count, unit)})" for text, count in list(counts.items())[:most]]
+    shown = [
+        f"{text} ({of * (count > 1)}{_number(count, unit) if count > 1 or not of else '1 image'})"
+        for text, count in list(counts.items())[:most]
+    ]
     return between.join([*shown, *([f"{len(counts) - most:,} others"] if len(counts) > most else [])])
 
 

@@ -32,7 +32,7 @@ class Look:
         missing: Share of the pixels of present bands that are missing.
         histogram: Pixels by band and bin of :data:`EDGES`, int64 (C, bins); beyond the ends in the last ones.
         quantiles: By band that is there: 1st percentile, median, 99th.
-        outside: Share of the valid pixels of each band that lie beyond two standard deviations of the training's mean.
+        outside: Share of the valid pixels of each band that lie beyond two standard deviations of the encoder's mean.
         damaged: Tiles that could not be read, in words.
     """
 
@@ -72,20 +72,29 @@ class Look:
         )
 
 
-def look_at(dataset: TileDataset, modality: Modality, count: int = _TILES) -> Look:
+def percent(share: float) -> str:
+    """Writes a share in percent, in which little is not nothing."""
+    return "< 0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
+
+
+def look_at(dataset: TileDataset, modality: Modality, count: int = _TILES, beside: int | None = None) -> Look:
     """Reads some tiles, evenly from all that have the sensor.
 
     Args:
         dataset: Opened with ``native=False``.
         modality: The sensor.
         count: Tiles at most.
+        beside: The tile that is shown of another sensor, which is then shown of this one, too, where it has it.
 
     Raises:
         TerraFMError: If none of them can be read.
     """
     rows = np.flatnonzero(dataset.table[f"has_{modality.name}"].to_numpy())
     images, damaged = {}, []
-    for row in rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))].tolist():
+    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))]
+    if beside in rows.tolist():
+        chosen[np.abs(chosen - beside).argmin()] = beside
+    for row in chosen.tolist():
         try:
             images[row] = dataset[dataset.tile_slice(row)][modality.key].numpy()
         except DamagedTileError as error:
@@ -103,6 +112,7 @@ def look_at(dataset: TileDataset, modality: Modality, count: int = _TILES) -> Lo
     }
     there = {row: float(np.isfinite(image).mean()) for row, image in images.items()}
     row = min((r for r in there if there[r] >= max(there.values()) / 2), key=lambda r: there[r])  # shows its mask
+    row = beside if beside is not None and beside in images else row
     return Look(
         modality.name,
         len(images),
@@ -148,7 +158,8 @@ def describe_images(images: pd.DataFrame, kind: str = "") -> dict[str, dict[str,
         kind: Name of the class that reads them.
 
     Returns:
-        By modality: ``images``, their number; the first ``products`` and ``files`` (below the root); counts of images
+        By modality: ``images``, their number; the first ``products`` and ``files`` (below the root), and how many
+        ``of_products`` and ``of_files`` there are; counts of images
         by value: ``bands``, ``bands_by``, ``masks``, ``units``, ``offsets``, ``proofs``, ``pixel_sizes``, ``crs``;
         ``dates``, the first and the last, and ``undated`` images; ``cloud``, the mean cover in percent, None where it
         is not told.
@@ -177,6 +188,8 @@ def _describe(images: pd.DataFrame, modality: Modality, kind: str) -> dict[str, 
     dates, cloud = pd.to_datetime(column("date")), column("cloud")
     return {
         "images": len(images),
+        "of_products": int(column("product").nunique()),
+        "of_files": int(column("path").nunique()),
         "products": _first(column("product")),
         "files": [path.replace("{}", "*") for path in _first(column("path"))],
         "bands": _counts(images["bands"].fillna(everything)) if "bands" in images else {everything: len(images)},
@@ -184,7 +197,7 @@ def _describe(images: pd.DataFrame, modality: Modality, kind: str) -> dict[str, 
         "masks": _counts(column("masks")),
         "units": _counts(units) or ({usual: len(images)} if usual else {}),
         "offsets": _counts(column("offset").map(_OFFSETS)) if optical else {},
-        "proofs": _alike(column("verdict").map(lambda text: verdicts[text].proof) if verdicts else column("proof")),
+        "proofs": _alike(column("verdict").map(lambda text: verdicts[text].proof) if verdicts else _reasons(images)),
         "pixel_sizes": _counts(column("pixel")),
         "crs": _counts(column("epsg").map(lambda code: f"EPSG:{code:.0f}")),
         "dates": [str(day.date()) for day in (dates.min(), dates.max()) if not pd.isna(day)],
@@ -199,6 +212,35 @@ def unit_in_words(verdict: Verdict) -> str:
     if (verdict.scale, verdict.add) == (1, 0):
         return name
     return f"{verdict.unit} = stored x {verdict.scale:g}" + (f" + {verdict.add:g}" if verdict.add else "")
+
+
+def _reasons(images: pd.DataFrame) -> pd.Series:
+    """Lists reasons of offsets, of which names of products give those that no pixels were asked for."""
+    if "proof" not in images:
+        return pd.Series(dtype=object)
+    named = "offset " + images["offset"].astype(int).astype(str) + " by the baseline in the product's name"
+    return images["proof"].where(images["proof"].notna(), named)
+
+
+def days_apart(table: pd.DataFrame) -> dict[str, int] | None:
+    """Finds how many days lie between the images of a tile, of tiles with several sensors.
+
+    Returns:
+        ``least``, ``most``, and ``undated``, tiles of which an image has no date; None where no tile has several
+        sensors, or the table has no dates.
+    """
+    names = [m.name for m in MODALITIES.values() if _has(table, m) and f"date_{m.name}" in table]
+    held = table[[f"has_{name}" for name in names]].astype(bool).set_axis(names, axis=1)
+    dates = pd.DataFrame({name: pd.to_datetime(table[f"date_{name}"]) for name in names})
+    paired = held.sum(axis=1) > 1
+    if not paired.any():
+        return None
+    held, dates = held[paired], dates[paired]
+    undated = (dates.isna() & held).any(axis=1)
+    dates = dates[~undated].where(held[~undated])
+    days = (dates.max(axis=1) - dates.min(axis=1)).dt.days
+    span = {"least": int(days.min()), "most": int(days.max())} if len(days) else {}
+    return span | {"undated": int(undated.sum())}
 
 
 def _counts(values: pd.Series) -> dict[str, int]:
@@ -235,10 +277,12 @@ class Inspection:
         tile_sizes: The shortest and the longest edge of a tile, in pixels.
         sensors: By modality, as :func:`describe_images` says it, with ``tiles``.
         together: Tiles by the sensors that they have, as :func:`combinations` counts them.
+        days: Between the images of a tile, as :func:`days_apart` finds them.
         looks: Of each sensor.
         contradictions: Images whose evidence excludes itself: path, and the sentence that says so.
         refused: Files that are left out: path and reason.
         said: Further conclusions.
+        doubts: What a person should look at first although it can be trained on, in words.
         problem: Why it cannot be trained on, one sentence; empty where it can.
     """
 
@@ -248,15 +292,18 @@ class Inspection:
     tile_sizes: tuple[int, ...] = ()
     sensors: dict[str, dict[str, Any]] = field(default_factory=dict)
     together: dict[str, int] = field(default_factory=dict)
+    days: dict[str, int] | None = None
     looks: list[Look] = field(default_factory=list)
     contradictions: list[tuple[str, str]] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     problem: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns everything but the pixels, in values that JSON can hold."""
-        plain = {name: getattr(self, name) for name in ("root", "kind", "tiles", "tile_sizes", "together", "said")}
+        names = ("root", "kind", "tiles", "tile_sizes", "together", "days", "said", "doubts")
+        plain = {name: getattr(self, name) for name in names}
         looks = {look.modality: look for look in self.looks}
         sensors = {
             name: sensor | {"pixels": looks[name].to_dict() if name in looks else None}

@@ -10,12 +10,12 @@ from terrafm_tg.datasets.tiles.plot import tile_channels, tile_picture
 from terrafm_tg.modalities import get_modality
 from terrafm_tg.utils.files import atomic_write
 
-from .inspection import EDGES, Look
+from .inspection import EDGES, Look, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_VALID, _MISSING, _RANGE, _INSIDE, _OUTSIDE = "#e4ecf2", "#3b3b3b", "#f0e6c8", "#1f6f8b", "#c2452d"
+_VALID, _MISSING, _RANGE, _INSIDE, _OUTSIDE = "#e4ecf2", "#d81b9a", "#f0e6c8", "#1f6f8b", "#c2452d"
 
 
 def write_inspection_figure(looks: Sequence[Look], title: str, path: Path) -> None:
@@ -29,6 +29,7 @@ def write_inspection_figure(looks: Sequence[Look], title: str, path: Path) -> No
         title: Above all.
         path: The PNG, which is written atomically.
     """
+    from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 0.5 + 3.0 * len(looks)), layout="constrained")
@@ -36,9 +37,12 @@ def write_inspection_figure(looks: Sequence[Look], title: str, path: Path) -> No
     axes = figure.subplots(len(looks), 3, squeeze=False, width_ratios=[1, 1, 2.6])
     for (picture, mask, values), look in zip(axes, looks, strict=True):
         modality = get_modality(look.modality)
-        picture.imshow(tile_picture(look.image, modality), interpolation="nearest")
+        shown, missing = tile_picture(look.image, modality), ~np.isfinite(look.image[look.held]).all(axis=0)
+        shown[missing] = to_rgb(_MISSING)
+        picture.imshow(shown, interpolation="nearest")
         height, width = look.image.shape[1:]
-        picture.set_title(f"{modality.title}: tile {look.row}, {width} x {height} px", fontsize=9)
+        title, other = modality.title.removesuffix(" RTC"), "another " * (look.row != looks[0].row)
+        picture.set_title(f"{title}: {other}tile (row {look.row}), {width} x {height} px", fontsize=9)
         picture.set_xlabel(_colors(tile_channels(look.image, modality)), fontsize=8)
         _draw_mask(mask, look)
         _draw_values(values, look)
@@ -52,8 +56,9 @@ def _colors(channels: Iterable[str]) -> str:
     """Says which colors a picture shows its bands in."""
     names = [*channels]
     if len(names) < 3:
-        return f"gray: {', '.join(names)}; white: missing"
-    return ", ".join(f"{color} {name}" for color, name in zip(("red", "green", "blue"), names, strict=True))
+        return f"gray: {', '.join(names)}; pink: missing"
+    colors = ", ".join(f"{color} {name}" for color, name in zip(("red", "green", "blue"), names, strict=True))
+    return f"{colors}; pink: missing"
 
 
 def _draw_mask(ax: "Axes", look: Look) -> None:
@@ -61,10 +66,13 @@ def _draw_mask(ax: "Axes", look: Look) -> None:
     from matplotlib.colors import ListedColormap
 
     missing = ~np.isfinite(look.image[look.held]).all(axis=0)
-    ax.imshow(missing, cmap=ListedColormap([_VALID, _MISSING]), vmin=0, vmax=1, interpolation="nearest")
-    ax.set_title(f"missing: {missing.mean():.1%} of this tile", fontsize=9)
-    tiles = f"{look.tiles} tiles" if look.tiles > 1 else "1 tile"
-    ax.set_xlabel(f"dark: missing; {look.missing:.1%} of {tiles}", fontsize=8)
+    step = max(missing.shape[0] // 256, 1)  # so many pixels are one on paper, and missing where one of them is
+    high, wide = (side // step * step for side in missing.shape)
+    coarse = missing[:high, :wide].reshape(high // step, step, wide // step, step).any(axis=(1, 3))
+    ax.imshow(coarse, cmap=ListedColormap([_VALID, _MISSING]), vmin=0, vmax=1, interpolation="nearest")
+    ax.set_title(f"pink: missing, {percent(missing.mean())} of this tile", fontsize=9)
+    if look.tiles > 1:
+        ax.set_xlabel(f"of the {look.tiles} tiles that were read {percent(look.missing)} is missing", fontsize=8)
 
 
 def _draw_values(ax: "Axes", look: Look) -> None:
@@ -90,12 +98,12 @@ def _draw_values(ax: "Axes", look: Look) -> None:
             ax.plot([place - 0.3, place + 0.3], [look.scaled(band)] * 2, color=color, lw=line, zorder=3)
     labels = [f"{b}\n{look.outside[b]:.0%}" if b in look.outside else b for b in modality.bands]
     ax.set_xticks(range(len(modality.bands)), labels, fontsize=8)
-    ax.set_yticks([0, 0.5, 1], ["mean − 2σ", "training\nmean", "mean + 2σ"], fontsize=8)
+    ax.set_yticks([0, 0.5, 1], ["mean − 2σ", "encoder's\nmean", "mean + 2σ"], fontsize=8)
     ax.set(ylim=(EDGES[0], EDGES[-1]), xlim=(-0.6, len(modality.bands) - 0.4))
-    ax.set_title("values, beside those of the training", fontsize=9, loc="left")
-    ax.set_xlabel(f"below each band: its values beyond ±2σ; {look.beyond:.0%} of all", fontsize=8)
+    ax.set_title(f"values in {modality.unit} on the encoder's scale", fontsize=9, loc="left")
+    ax.set_xlabel(f"percent: values of the band that are red; of all bands {look.beyond:.0%}", fontsize=8)
     ax.spines[["top", "right"]].set_visible(False)
     marks = [Patch(color=_INSIDE), Line2D([], [], color="black", lw=0.8), Patch(color=_RANGE), Patch(color=_OUTSIDE)]
-    words = ["values", "median", "training's mean ± 2σ", "beyond"]
+    words = ["values", "median", "encoder's mean ± 2σ", "beyond, at the edges also further out"]
     how = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0, "frameon": False, "handlelength": 1.2}
     ax.legend(marks, words, ncols=4, fontsize=8, columnspacing=1.2, **how)

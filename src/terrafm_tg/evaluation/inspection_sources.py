@@ -28,7 +28,10 @@ from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.radiometry import Settings, Verdict
 from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, check_arguments, checked
 
-from .inspection import Inspection, combinations, describe_images, images_of, look_at
+from .inspection import Inspection, Look, combinations, days_apart, describe_images, images_of, look_at
+
+#: Edge of the encoder's patches, in pixels.
+PATCH = 16
 
 
 @checked(tile_size=COUNT)
@@ -93,10 +96,10 @@ def _archive(found: Inspection, kind: Callable[..., TileDataset], path: Path, gi
 
 def _look(found: Inspection, dataset: TileDataset) -> Inspection:
     """Looks at the tiles of a dataset, and describes its images where that is not done yet."""
-    looks, problems = [], [found.problem] if found.problem else []
+    looks, problems = list[Look](), [found.problem] if found.problem else []
     for modality in dataset.modalities:
         try:
-            looks.append(look_at(dataset, modality))
+            looks.append(look_at(dataset, modality, beside=looks[0].row if looks else None))
         except TerraFMError as error:
             problems.append(str(error))
     kind, table = type(dataset).__name__, dataset.table
@@ -104,6 +107,9 @@ def _look(found: Inspection, dataset: TileDataset) -> Inspection:
     sensors, used = found.sensors or describe_images(images, kind), images["modality"].value_counts()
     tiles = {name: int(table[f"has_{name}"].sum()) if f"has_{name}" in table else 0 for name in sensors}
     sizes = table[["height", "width"]].to_numpy() if "height" in table else np.array(dataset.tile_size)
+    doubts = [f"{look.missing:.0%} of the pixels of {look.modality} missing" for look in looks if look.missing > 0.25]
+    if sizes.min(axis=None) < PATCH:
+        doubts.append(f"tiles of {sizes.min(axis=None)} px smaller than one patch of the encoder ({PATCH} px)")
     return replace(
         found,
         kind=kind,
@@ -114,7 +120,9 @@ def _look(found: Inspection, dataset: TileDataset) -> Inspection:
             for name, sensor in sensors.items()
         },
         together=combinations(table),
+        days=days_apart(table),
         looks=looks,
+        doubts=[*found.doubts, *doubts],
         problem=problems[0] if problems else "",
     )
 
@@ -143,12 +151,13 @@ def _scenes(found: Inspection, source: Path | StacScenes, given: dict[str, Any])
             contradictions=[(scene.files[0], sentence) for scene, sentence in contradictions],
             refused=scenes.refused,
             said=scenes.said,
-            problem=contradictions[0][1] if contradictions else "",
+            problem=_first_problem(contradictions, len(judged)),
         )
         if not judged:
             return replace(found, problem=found.problem or _nothing(found))
         bbox = source.bbox if isinstance(source, StacScenes) else None
         table = tile_scenes(judged, tile_size, **joining, bbox=bbox)
+        found = _used(found, _images(judged, [], settings), table)
     except TerraFMError as error:
         return replace(found, problem=str(error))
     try:
@@ -162,8 +171,10 @@ def _images(judged: Sequence[tuple[Scene, Verdict]], unsettled: Sequence[Scene],
     """Lists scenes as :func:`describe_images` takes them; those without a verdict, too."""
     rows = []
     for scene, verdict in [*judged, *((scene, None) for scene in unsettled)]:
-        by = scene.claims.source.get("bands", "their usual order")
-        bands = [band for band in MODALITIES[scene.modality].bands if band in scene.bands]
+        order = sorted(scene.bands, key=lambda band: scene.bands[band].index)
+        by = scene.claims.source.get("bands", f"their usual order ({', '.join(order)})")
+        known = MODALITIES[scene.modality]
+        bands = [band for band in (*known.bands, *known.extra) if band in scene.bands]
         rows.append({
             "modality": scene.modality, "path": files_to_columns(scene)[0].replace("{}", "*"), "product": scene.product,
             "date": scene.time, "bands": " ".join(bands), "epsg": scene.epsg, "cloud": scene.cloud_cover,
@@ -173,6 +184,35 @@ def _images(judged: Sequence[tuple[Scene, Verdict]], unsettled: Sequence[Scene],
             "offset": None if verdict is None else verdict.offset,
         })  # fmt: skip
     return pd.DataFrame(rows, columns=None if rows else ["modality"])
+
+
+def _first_problem(contradictions: Sequence[tuple[Scene, str]], others: int) -> str:
+    if not contradictions:
+        return ""
+    fix = ", which then holds for all images, or take this one away." if others else "."
+    return contradictions[0][1].removesuffix(".") + fix
+
+
+def _used(found: Inspection, images: pd.DataFrame, table: pd.DataFrame) -> Inspection:
+    """Describes the images that are in tiles, and counts the others."""
+    held = images_of(table)
+    keys = [
+        pd.MultiIndex.from_arrays([
+            x["modality"], x["path"].astype(str).str.replace("{}", "*"), x["product"].astype(str),
+            pd.to_datetime(x["date"]).astype("datetime64[us]").astype("int64"),
+        ])
+        for x in (images, held)
+    ]  # fmt: skip
+    used = images[keys[0].isin(keys[1])]
+    sensors, doubts = describe_images(used), list[str]()
+    for name, sensor in found.sensors.items():
+        left_out = sensor["images"] - sensors.setdefault(name, sensor | {"images": 0})["images"]
+        sensors[name]["images"] = sensor["images"]
+        if left_out:
+            doubts.append(f"{left_out:,} of {sensor['images']:,} images of {name} left out")
+    if enlarged := table.attrs.get("pairing", {}).get("enlarged", 0):
+        doubts.append(f"pixels of {enlarged:,} images enlarged to 10 m")
+    return replace(found, sensors={name: sensors[name] for name in found.sensors}, doubts=doubts)
 
 
 def _pixel(scene: Scene) -> str | None:
@@ -185,8 +225,13 @@ def _pixel(scene: Scene) -> str | None:
 
 def _nothing(found: Inspection) -> str:
     """Says that there is no usable image, and what is wrong with the first one that was refused."""
-    reason = f"; {found.refused[0][0]}: {found.refused[0][1]}".rstrip(".") if found.refused else ""
-    return f"No image of Sentinel-1 or Sentinel-2 in {found.root} can be used{reason}. See docs/your_data.md."
+    reason = "none of its files ends in .tif, .jp2, .npy, .nc or .zip, and no folder is a SAFE product or a Zarr store"
+    if found.refused:
+        reason = f"{found.refused[0][0]}: {found.refused[0][1]}".rstrip(".")
+    return (
+        f"No image of Sentinel-1 or Sentinel-2 in {found.root} can be used ({reason}): docs/your_data.md lists what is "
+        "taken."
+    )
 
 
 def _judge(

@@ -289,8 +289,8 @@ def _check_polarizations(
         apart = medians[0] - medians[1]
         if apart < (0 if told or named else 1):
             raise ContradictionError(
-                f"{who} has VV (median {medians[0]:.1f} dB) and VH ({medians[1]:.1f} dB) by {by}, but VH is darker than "
-                "VV wherever there is land or sea: set `bands` to [VH, VV] if they are stored in that order."
+                f"{who} has VV (median {medians[0]:.1f} dB) and VH ({medians[1]:.1f} dB) by {by}, but VH is darker "
+                "than VV on land and sea: set `bands` to [VH, VV] if they are stored in that order."
             )
         return f"VV lies {apart:.1f} dB above VH"
     return ""

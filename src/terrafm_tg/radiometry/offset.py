@@ -47,7 +47,7 @@ def find_offset(
         seen = seen._replace(offset=UNKNOWN)
     if seen.offset != UNKNOWN:
         if sides and seen.offset not in sides:
-            fix = f" to go by the pixels, or `offset` to {OFFSET - seen.offset} to go by the other"
+            fix = f" to go by the pixels, or `offset` to {OFFSET - seen.offset} to go by what is said"
             fix *= seen.strength < CERTAIN
             raise OffsetError(
                 f"{who} has an offset of {seen.offset} DN {SEEN} ({seen.words}), but {words}: set `offset` to "
