@@ -113,7 +113,7 @@ def test_pairs_names_and_pixels(archive):
     _, epsg, _, cells = PLACES[place]
     tiles, said = opened(root)
     assert len(tiles) == 4
-    assert said == ["s1rtc is in 4 of 4 tiles, all of them warped to its grid."]
+    assert said == ["s1rtc is in 4 of 4 tiles, in all of them warped to the tile's grid."]
     table = tiles.table
     assert table[["has_s2l2a", "has_s1rtc"]].to_numpy().all()
     assert {*table["cell"].astype(str)} <= cells

@@ -42,7 +42,7 @@ def write_inspection_figure(looks: Sequence[Look], title: str, path: Path) -> No
         picture.imshow(shown, interpolation="nearest")
         height, width = look.image.shape[1:]
         title, other = modality.title.removesuffix(" RTC"), "another " * (look.row != looks[0].row)
-        picture.set_title(f"{title}: {other}tile (row {look.row}), {width} x {height} px", fontsize=9)
+        picture.set_title(f"{title}: {other}tile {look.row}, {width} x {height} px", fontsize=8)
         picture.set_xlabel(_colors(tile_channels(look.image, modality)), fontsize=8)
         _draw_mask(mask, look)
         _draw_values(values, look)
@@ -56,9 +56,8 @@ def _colors(channels: Iterable[str]) -> str:
     """Says which colors a picture shows its bands in."""
     names = [*channels]
     if len(names) < 3:
-        return f"gray: {', '.join(names)}; pink: missing"
-    colors = ", ".join(f"{color} {name}" for color, name in zip(("red", "green", "blue"), names, strict=True))
-    return f"{colors}; pink: missing"
+        return f"gray: {', '.join(names)}"
+    return ", ".join(f"{color} {name}" for color, name in zip(("red", "green", "blue"), names, strict=True))
 
 
 def _draw_mask(ax: "Axes", look: Look) -> None:
@@ -66,13 +65,13 @@ def _draw_mask(ax: "Axes", look: Look) -> None:
     from matplotlib.colors import ListedColormap
 
     missing = ~np.isfinite(look.image[look.held]).all(axis=0)
-    step = max(missing.shape[0] // 256, 1)  # so many pixels are one on paper, and missing where one of them is
-    high, wide = (side // step * step for side in missing.shape)
-    coarse = missing[:high, :wide].reshape(high // step, step, wide // step, step).any(axis=(1, 3))
+    coarse = missing  # so many pixels are one on paper, and missing where one of them is
+    for axis, side in enumerate(missing.shape):
+        coarse = np.logical_or.reduceat(coarse, range(0, side, -(-side // 200)), axis=axis)
     ax.imshow(coarse, cmap=ListedColormap([_VALID, _MISSING]), vmin=0, vmax=1, interpolation="nearest")
     ax.set_title(f"pink: missing, {percent(missing.mean())} of this tile", fontsize=9)
     if look.tiles > 1:
-        ax.set_xlabel(f"of the {look.tiles} tiles that were read {percent(look.missing)} is missing", fontsize=8)
+        ax.set_xlabel(f"{percent(look.missing)} of the {look.tiles} tiles that were read", fontsize=8)
 
 
 def _draw_values(ax: "Axes", look: Look) -> None:
@@ -100,10 +99,10 @@ def _draw_values(ax: "Axes", look: Look) -> None:
     ax.set_xticks(range(len(modality.bands)), labels, fontsize=8)
     ax.set_yticks([0, 0.5, 1], ["mean − 2σ", "encoder's\nmean", "mean + 2σ"], fontsize=8)
     ax.set(ylim=(EDGES[0], EDGES[-1]), xlim=(-0.6, len(modality.bands) - 0.4))
-    ax.set_title(f"values in {modality.unit} on the encoder's scale", fontsize=9, loc="left")
+    ax.set_title(f"values ({modality.unit})", fontsize=9, loc="left")
     ax.set_xlabel(f"percent: values of the band that are red; of all bands {look.beyond:.0%}", fontsize=8)
     ax.spines[["top", "right"]].set_visible(False)
     marks = [Patch(color=_INSIDE), Line2D([], [], color="black", lw=0.8), Patch(color=_RANGE), Patch(color=_OUTSIDE)]
-    words = ["values", "median", "encoder's mean ± 2σ", "beyond, at the edges also further out"]
+    words = ["values", "median", "encoder's mean ± 2σ", "beyond (at the edges: and further)"]
     how = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0, "frameon": False, "handlelength": 1.2}
     ax.legend(marks, words, ncols=4, fontsize=8, columnspacing=1.2, **how)

@@ -75,7 +75,7 @@ def test_sensors_of_one_place_are_one_tile(place):
         assert tiles["epsg"].tolist() == [epsg]
         warped = other["epsg"] != epsg
         assert tiles.attrs["pairing"]["warped"] == {"s2l2a": 0, "s1rtc": int(warped)}
-        assert said == ["s1rtc is in the tile, warped to its grid."] * warped
+        assert said == ["s1rtc is in the tile, warped to the tile's grid."] * warped
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -185,7 +185,7 @@ def test_a_radar_scene_over_many_optical_ones():
     tiles, said = join(*optical, radar, tile_size=66)
     assert len(tiles) == 16
     assert tiles["has_s1rtc"].all()
-    assert said == ["s1rtc is in 16 of 16 tiles, all of them warped to its grid."]
+    assert said == ["s1rtc is in 16 of 16 tiles, in all of them warped to the tile's grid."]
 
 
 def test_coarse_pixels_alone_are_cut_at_ten_meters():

@@ -348,8 +348,8 @@ def _tell(products: pd.DataFrame, samples: pd.DataFrame, pairing: Pairing, max_d
         pairing.apart[name] = {text: int(reasons[i]) for i, text in texts.items()}
         lost = [f"; not in {reasons[i]:,} where {text}{_nearest(samples, i, name)}" for i, text in texts.items()]
         if paired and (lost or pairing.warped[name]):
-            count = "all of them " if pairing.warped[name] == len(has) else f"{pairing.warped[name]:,} of them "
-            warped = f", {count * (len(has) > 1)}warped to its grid" if pairing.warped[name] else ""
+            count = "in all of them " if pairing.warped[name] == len(has) else f"in {pairing.warped[name]:,} of them "
+            warped = f", {count * (len(has) > 1)}warped to the tile's grid" if pairing.warped[name] else ""
             pairing.said.append(f"{name} is in {_of(len(has), len(samples))}{warped}{''.join(lost)}.")
     if len(names) > 1 and not paired:  # sentences on each would mirror one another
         reasons = samples.filter(like="why_").max(axis=1).value_counts()
