@@ -39,9 +39,8 @@ def print_classified(found: Classified) -> None:
     console.print(table)
     if found.missing:
         console.print(f"Missing: {found.missing:.1%}")
-    console.print(
-        f"Cross-validation in space, {score.folds} folds, labels within {score.buffer:,.0f} m of a tested one left out:"
-    )
+    folds = f"{score.folds} folds, labels within {score.buffer:,.0f} m of a tested one left out"
+    console.print(f"Cross-validation in space, {folds}:", soft_wrap=True)
     console.print(score.words, soft_wrap=True)
     for sentence in score.said:
         console.print(escape(sentence), soft_wrap=True)

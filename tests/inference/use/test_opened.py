@@ -1,6 +1,7 @@
 """Every form of an embedding product gives the same vectors at the same places."""
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,20 @@ def test_tables(columns: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.Mo
     layer = open_embeddings(path).layers[0]
     np.testing.assert_array_equal(layer.take(np.array([30, 4, 0])), x[[30, 4, 0]])
     assert (layer.find(13.1501, 52.0001), layer.find(14.5, 52), layer.date_of(3)) == (15, None, "2024-06-02")
+
+
+@pytest.mark.parametrize("ending", [".tif", ".zarr"])
+def test_a_window_takes_the_memory_of_a_window(ending: str, tmp_path: Path) -> None:
+    """Not that of the map, 16 MB."""
+    write_product(tmp_path / f"m{ending}", np.ones((256, 256, 64), np.float32))
+    layer = open_embeddings(tmp_path / f"m{ending}").layers[0]
+    assert isinstance(layer, MapLayer)
+    tracemalloc.start()
+    try:
+        assert layer.read(slice(64, 96), slice(32, 64)).shape == (32, 32, 64)
+        assert tracemalloc.get_traced_memory()[1] < 6e6
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(("dtype", "pca"), [("float32", None), ("float16", None), ("int8", 5)])

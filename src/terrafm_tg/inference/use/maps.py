@@ -81,7 +81,7 @@ class ZarrLayer(MapLayer):
             held = ", ".join(f"{name} ({', '.join(map(str, array.dims))})" for name, array in cube.data_vars.items())
             raise no_embeddings(path, held or "no array")
         (deep,) = {*arrays[0].dims} - {"y", "x"}
-        self._array = arrays[0].transpose("y", "x", deep)
+        self._array, self._order = arrays[0], ("y", "x", deep)
         attributes = dict(self._array.attrs)
         about = about_of(dict(cube.attrs) | attributes)
         self._scales = (
@@ -94,12 +94,13 @@ class ZarrLayer(MapLayer):
         by_name = dict(zip(arrays[0].dims, sides, strict=True))
         block = int(by_name["y"]), int(by_name["x"])
         crs, transform = _georeference(path, cube, self._array)
-        height, width, depth = self._array.shape
+        height, width, depth = (self._array.sizes[name] for name in self._order)
         super().__init__(path, crs, transform, (height, width, depth), block, date_of(about), about)
 
     def read(self, rows: slice, columns: slice) -> NDArray[np.float32]:
         """See :class:`~.vectors.MapLayer`."""
-        return unscale(self._array[rows, columns].to_numpy(), *self._scales, self._nodata)
+        window = self._array.isel(y=rows, x=columns).transpose(*self._order)  # not before: it would be read as a whole
+        return unscale(window.to_numpy(), *self._scales, self._nodata)
 
 
 def _georeference(path: Path, cube: "xarray.Dataset", array: "xarray.DataArray") -> tuple[CRS, Affine]:

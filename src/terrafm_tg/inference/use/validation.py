@@ -172,5 +172,6 @@ def _untested(labels: Labels, predicted: NDArray, buffer: float) -> list[str]:
         )
     some = np.unique(labels.place[(predicted < 0) & np.isin(labels.y, tested)])
     if len(some):
-        said.append(f"{len(some):,} labels of the tested classes had none of their class far enough away: not tested.")
+        count = f"{len(some):,} label{'s' * (len(some) != 1)}"
+        said.append(f"Not tested: {count} of the tested classes, with none of the same class far enough away.")
     return said
