@@ -234,3 +234,8 @@ def test_cells_spread_over_the_planet_in_clusters():
     grid_rows = np.array([(c.row, c.col) for c in cells])
     beside = [(np.abs(grid_rows - cell).max(axis=1) == 1).sum() for cell in grid_rows]
     assert np.mean(beside) > 1  # most cells have a neighbour
+
+
+def test_a_place_on_the_date_line_has_a_climate():
+    """Of planet 1 a place lies at 180.07° E, beyond the last longitude of the climate's grid."""
+    assert len(Planet(1).cells(20)) == 20

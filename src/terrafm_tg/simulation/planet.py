@@ -91,7 +91,7 @@ class Planet:
         places = _places(rng)
         lat, lon = np.arange(-89.75, 90, 0.5), np.arange(-179.75, 180, 0.5)
         row, col = grid.cells_at(*places.T)
-        nearest = np.rint((places - (lat[0], lon[0])) * 2).astype(int).T
+        nearest = np.rint((places - (lat[0], lon[0])) * 2).astype(int).T % [[len(lat)], [len(lon)]]  # 180° E is 180° W
         climate = {name: field[*nearest] for name, field in self.at(lat, lon).items()}
         badness = {theme: _badness(theme, climate) + 0.05 * rng.standard_normal(len(places)) for theme in THEMES}
         free = np.ones(len(places), dtype=bool)
