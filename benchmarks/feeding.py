@@ -215,7 +215,7 @@ def real_chips(root: Path) -> dict[str, tuple[Chips, None]]:
     Chips are read in their own pixels, whatever size their georeference gives these: some of BigEarthNet say 60 m.
     """
     found: dict[str, list[Chips]] = {}
-    scenes = [(root / folder, *pair) for folder in REAL for pair in find_judged(root / folder, Settings())]
+    scenes = [(root / folder, *pair) for folder in REAL for pair in find_judged(root / folder, Settings())[1]]
     for place, (folder, scene, verdict) in enumerate(scenes):
         grid = CRS.from_epsg(scene.epsg), scene.transform, (scene.height, scene.width)
         groups = read_tile(folder, scene, verdict, *grid, harmonize=True)
