@@ -85,7 +85,8 @@ def check_last(who: str, stored: Bands) -> None:
     if len(kinds) == 2 and 10 * max(kinds[1], 1) < min(kinds[0], 130):
         first = S2L1C.bands if "B10" in stored else S2L1C.bands[:-1]
         raise ContradictionError(
-            f"{who} has its bands by the usual order, but B12 holds only {kinds[1]} different numbers, as a mask or "
+            f"{who} has its bands by the usual order, but B12 holds only {kinds[1]} different "
+            f"number{'s' * (kinds[1] != 1)}, as a mask or "
             f"classes do: set `bands` to [{', '.join(first)}, SCL] if that is the order in which they are stored."
         )
 
