@@ -292,7 +292,7 @@ class TestFinding:
         for name, unit, message in (
             ("named", "watts", "`unit` must be one of .*, got 'watts'"),
             ("named", "dB", "in dB by `unit`, but .*set `unit` to 'linear'"),
-            ("plain", "linear", "in linear by `unit`, but .* negative.*: set `unit` to 'dB'"),
+            ("plain", "linear", "in linear power by `unit`, but .* negative.*: set `unit` to 'dB'"),
         ):
             with refused(match=message):
                 run(tmp_path / name, tmp_path / "out", unit=unit)
