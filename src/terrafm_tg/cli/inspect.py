@@ -15,7 +15,7 @@ from terrafm_tg.datasets.scenes.remote import reading_with
 from terrafm_tg.datasets.scenes.stac.catalog import sign_blob
 from terrafm_tg.datasets.scenes.stac.search import StacSearch
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.inspection import Inspection, Look, combinations, describe_images, images_of, percent
+from terrafm_tg.evaluation.inspection import Inspection, Look, combinations, describe_images, images_of, percent_of
 from terrafm_tg.evaluation.inspection_figure import write_inspection_figure
 from terrafm_tg.evaluation.inspection_sources import inspect_source
 from terrafm_tg.modalities import get_modality
@@ -198,7 +198,7 @@ def sensor_lines(name: str, sensor: Mapping[str, Any], look: Look | None) -> dic
         why = "; such as are 0, NaN, a fill value like -9999, or masked in the file" if look.missing >= 0.0005 else ""
         of = f" of {sensor['tiles']:,}" if sensor.get("tiles", 0) > look.tiles else ""
         lines |= {
-            "missing": f"{percent(look.missing)} of the pixels ({look.tiles}{of} "
+            "missing": f"{percent_of(look.missing)} of the pixels ({look.tiles}{of} "
             f"tile{'s' * (sensor.get('tiles', look.tiles) != 1)} read){why}",
             "medians": f"{medians} {modality.unit}{stored}",
             "unusual": f"{look.beyond:.0%} of the values are more than 2 standard deviations from the encoder's mean: "

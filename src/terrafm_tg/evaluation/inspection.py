@@ -72,7 +72,7 @@ class Look:
         )
 
 
-def percent(share: float) -> str:
+def percent_of(share: float) -> str:
     """Writes a share in percent, in which little is not nothing."""
     return "< 0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
 

@@ -10,7 +10,7 @@ from terrafm_tg.datasets.tiles.plot import tile_channels, tile_picture
 from terrafm_tg.modalities import get_modality
 from terrafm_tg.utils.files import atomic_write
 
-from .inspection import EDGES, Look, percent
+from .inspection import EDGES, Look, percent_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,9 +69,9 @@ def _draw_mask(ax: "Axes", look: Look) -> None:
     for axis, side in enumerate(missing.shape):
         coarse = np.logical_or.reduceat(coarse, range(0, side, -(-side // 200)), axis=axis)
     ax.imshow(coarse, cmap=ListedColormap([_VALID, _MISSING]), vmin=0, vmax=1, interpolation="nearest")
-    ax.set_title(f"pink: missing, {percent(missing.mean())} of this tile", fontsize=9)
+    ax.set_title(f"pink: missing, {percent_of(missing.mean())} of this tile", fontsize=9)
     if look.tiles > 1:
-        ax.set_xlabel(f"{percent(look.missing)} of the {look.tiles} tiles that were read", fontsize=8)
+        ax.set_xlabel(f"{percent_of(look.missing)} of the {look.tiles} tiles that were read", fontsize=8)
 
 
 def _draw_values(ax: "Axes", look: Look) -> None:
