@@ -154,6 +154,7 @@ def test_killed_at_twenty_moments_it_ends_in_the_same_bytes(tmp_path, model, for
     assert digest(tmp_path / "out") == expected
 
 
+@pytest.mark.soak
 def test_two_workers_write_what_one_process_writes(tmp_path, scenes, model):
     embed(scenes, tmp_path / "one" / "out", model, **QUIET)
     embed(scenes, tmp_path / "two" / "out", model, workers=2, **QUIET)
