@@ -191,7 +191,7 @@ def test_one_modality_alone(make_batch):
     groups = crop(batch, crop.plan(batch))
     assert list(groups["teacher_global"].images) == ["s2l2a"]
     assert groups["teacher_global"].sample_idx["s2l2a"].tolist() == [0, 1, 2, 3]
-    assert groups["student_local"] [:3] == ({}, {}, 0)
+    assert groups["student_local"][:3] == ({}, {}, 0)
 
 
 def test_a_modality_that_no_sample_has(make_batch):
