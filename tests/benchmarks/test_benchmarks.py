@@ -149,6 +149,7 @@ def measure(folder, tiles) -> dict[str, dict]:
     return {stage["stage"]: stage for stage in stages}
 
 
+@pytest.mark.soak
 def test_sixty_thousand_tiles(tmp_path) -> None:
     """Loading them takes little more memory than the imports: half a kilobyte a tile at most."""
     stages = measure(tmp_path, 60_000)

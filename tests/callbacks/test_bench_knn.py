@@ -130,6 +130,7 @@ def _rank(rank: int, port: int, root: str, damaged: str, out: str) -> None:
         torch.save((found, str(error)), f"{out}/{rank}.pt")
 
 
+@pytest.mark.soak
 def test_two_ranks_give_the_same(benchmarks: Path, expected: dict[str, float], tmp_path: Path) -> None:
     """The same scores on both; a damaged image stops both."""
     damaged = tmp_path / "damaged"

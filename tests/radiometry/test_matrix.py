@@ -50,7 +50,9 @@ def described(tile: Tile, baseline: int, held: int) -> dict[str, list[tuple[dict
     return {"true": true, "absent": [({}, "", NAMED)], "lying": lies}
 
 
-@pytest.mark.parametrize("form", ["uint16", "int16 filled with -9999", "reflectance"])
+@pytest.mark.parametrize(
+    "form", ["uint16", *(pytest.param(x, marks=pytest.mark.soak) for x in ("int16 filled with -9999", "reflectance"))]
+)
 def test_optics(real_data, form) -> None:
     count: Counter[tuple[str, str]] = Counter()
     for tile in optical_tiles(real_data, 96):

@@ -88,7 +88,7 @@ def test_a_dead_worker_is_named_wherever_it_is_met(tmp_path: Path) -> None:
         run.fit(tiny_terrafm(), loader([make_batch(2)]))
 
 
-@pytest.mark.parametrize("step", [0, 3])
+@pytest.mark.parametrize("step", [0, pytest.param(3, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("frozen", [0, 1])
 def test_a_rank_that_is_frozen_is_named(step: int, frozen: int, tmp_path: Path, small_world: Path) -> None:
     """Before the ranks have met, and in the middle of their work."""

@@ -124,6 +124,7 @@ def check_resumed(whole: Run, killed: Run, resumed: Run) -> None:
         assert both[step][1] == pytest.approx(loss, rel=1e-5)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_its_run_goes_on_with_fewer_and_with_more_as_if_it_had_not_died(
     ranks: int, runs: tuple[Run, Run], tmp_path: Path, small_world: Path

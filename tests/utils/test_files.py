@@ -103,6 +103,7 @@ def test_bf16_units_of_a_processor(
     assert has_bf16_units("cpu") is expected
 
 
+@pytest.mark.soak
 def test_bf16_units_are_absent_where_torch_is_limited() -> None:
     code = "from terrafm_tg.utils.devices import has_bf16_units; print(has_bf16_units('cpu'))"
 

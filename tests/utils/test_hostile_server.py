@@ -219,6 +219,7 @@ def footer(size: int) -> bytes:
     return b"\x15\x04\x19\x1c\x48\x01a\0\x16\x02\x19\xfc" + number(count) + group * count + b"\0"
 
 
+@pytest.mark.soak
 def test_sixteen_connections_share_one_gigabyte(tmp_path: Path) -> None:
     """Rows as large as any, and footers that are large in memory, on all connections at the same time."""
     cells = [f"520U_{93 + i}R" for i in range(16)]

@@ -117,6 +117,7 @@ def test_a_unit_that_kills_every_worker(scheduler):
         list(run_units(always_die, range(1), scheduler=scheduler, title="Packing", progress=False))
 
 
+@pytest.mark.soak
 def test_ctrl_c_leaves_nothing_running(tmp_path):
     code = (
         "import time\nfrom pathlib import Path\nfrom terrafm_tg.utils.parallel import run_units\n"

@@ -17,6 +17,9 @@ from terrafm_tg.evaluation.protocols import PROTOCOLS, get_protocol
 FITTING = {(task.name, name) for task in TASKS.values() for name in PROTOCOLS if task.kind in get_protocol(name).kinds}
 
 
+pytestmark = pytest.mark.soak  # a minute and a half: every dataset by every protocol
+
+
 @pytest.fixture(scope="module")
 def words(benchmarks: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The command."""
