@@ -1,4 +1,4 @@
-"""What the benchmark of embeddings computes: classes by neighbors, intervals, recall, storage, seams."""
+"""The numbers of the benchmark of embeddings: classes by neighbors, intervals, recall, storage, seams."""
 
 from pathlib import Path
 

@@ -25,7 +25,7 @@ from inference.scenes import CORNER, KNOWN, pattern, write_optical, write_radar
 from terrafm_tg.cli import main
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.inference import engine
-from terrafm_tg.inference.embed import FORMATS, embed
+from terrafm_tg.inference.embed import FORMATS, embed, without_secrets
 from terrafm_tg.inference.parts import MapParts
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.models import build_encoder
@@ -243,6 +243,8 @@ def test_tiles_of_an_archive_become_a_table(tmp_path, small_world, model):
     found = embed(small_world, tmp_path / "tiles.parquet", model, **settings)
     table = gpd.read_parquet(tmp_path / "tiles.parquet")
     assert found.images == len(table) > 100  # a window of 80 px holds a tile of 72
+    assert found.spent.windows == len(table)
+    assert min(found.spent.computing, found.spent.reading, found.spent.writing) > 0
     assert set(table["sensors"]) == {"s1rtc"}
     assert np.isfinite(np.stack(table["embedding"])).all()
     assert table["valid_share"].between(0.5, 0.82).all()
@@ -320,3 +322,16 @@ def test_unfinished_work_of_other_settings_is_refused(tmp_path):
     MapParts(tmp_path / "a", "a", depth=2, **settings).begin()
     with pytest.raises(TerraFMError, match="made with other settings"):
         MapParts(tmp_path / "a", "a", depth=3, **settings).begin()
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("scenes/a b", "scenes/a b"),
+        ("earth-search", "earth-search"),
+        ("https://me:secret@host.org:8000/items/x.json?sig=abc&se=1#y", "https://host.org:8000/items/x.json"),
+        ("s3://bucket/key.tif?X-Amz-Signature=abc", "s3://bucket/key.tif"),
+    ],
+)
+def test_no_secret_of_an_address_enters_a_product(source, said):
+    assert without_secrets(source) == said

@@ -25,13 +25,11 @@ from terrafm_tg.datasets.store.folder import MARKER
 from terrafm_tg.datasets.tiles.outlines import is_geographic
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES
+from terrafm_tg.models.inputs import PATCH_SIZE
 from terrafm_tg.radiometry import Settings, Verdict
 from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, check_arguments, checked
 
 from .inspection import Inspection, Look, combinations, days_apart, describe_images, images_of, look_at
-
-#: Edge of the encoder's patches, in pixels.
-PATCH = 16
 
 
 @checked(tile_size=COUNT)
@@ -108,8 +106,8 @@ def _look(found: Inspection, dataset: TileDataset) -> Inspection:
     tiles = {name: int(table[f"has_{name}"].sum()) if f"has_{name}" in table else 0 for name in sensors}
     sizes = table[["height", "width"]].to_numpy() if "height" in table else np.array(dataset.tile_size)
     doubts = [f"{look.missing:.0%} of the pixels of {look.modality} missing" for look in looks if look.missing > 0.25]
-    if sizes.min(axis=None) < PATCH:
-        doubts.append(f"tiles of {sizes.min(axis=None)} px smaller than one patch of the encoder ({PATCH} px)")
+    if sizes.min(axis=None) < PATCH_SIZE:
+        doubts.append(f"tiles of {sizes.min(axis=None)} px smaller than one patch of the encoder ({PATCH_SIZE} px)")
     return replace(
         found,
         kind=kind,

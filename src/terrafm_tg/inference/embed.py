@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import geopandas as gpd
 from rich.console import Console
@@ -92,17 +93,17 @@ def embed(
             item collection, catalog or API, by path, address or name.
         out: File that ends in .tif (COG), .zarr or .parquet, for a single image or a table; or a folder.
         model: A registered name, a checkpoint, an export or the folder of a run.
-        format: Of a folder's products: cog (a band per dimension), zarr, or parquet (a vector per tile or place).
-        points: Points and polygons to embed instead of tiles: GeoJSON, GeoParquet, any vector file, or a CSV table with
-            lon and lat.
-        modalities: Sensors to use, such as [s1rtc,s2l2a]; all that an image has where left out.
+        format: Of a folder's products: cog (a band per dimension; by default), zarr, or parquet (a vector per tile or
+            place; by default with points).
+        points: Points and polygons to embed instead of tiles: GeoJSON, GeoParquet, or a CSV table with lon and lat.
+        modalities: Sensors to use, such as [s1rtc,s2l2a]; by default all that an image has.
         pooling: Vector of a tile or place: class (the class token), mean (of the tokens there), or both.
         stride: Pixels of 10 m between the vectors of a map: 16, or 8, 4 or 2 for a denser one, with 4, 16 or 64 times
             the work.
         window: Edge of what the model sees at once, in pixels of 10 m; also of a tile.
         overlap: Share of a window that the next one covers in a map, where both are blended.
         dtype: Type of the stored numbers: float32, float16, or int8 with a scale per dimension.
-        pca: Number of principal components to keep, fitted to all images; or the file of an earlier run's.
+        pca: Number of principal components to keep, fitted to all images; or the pca.json of an earlier run.
         search: Conditions for items of a STAC catalog.
         max_days: Do not join images of several sensors that are further apart in time.
         mask_clouds: Count pixels as missing that the product's own mask calls cloud or its shadow.
@@ -115,6 +116,9 @@ def embed(
         max_gb: The most that may be fetched from servers, in GB.
         progress: Show how far it is.
         settings: The user's word on pixels, as for :class:`~terrafm_tg.datasets.SentinelFolder`.
+
+    Returns:
+        The products, how much was looked at, and where the time went. A run that is there already is left as it is.
 
     Raises:
         TerraFMError: If the source holds nothing that can be read, a setting is wrong, or the output is something else.
@@ -139,7 +143,7 @@ def embed(
         common = encoder.about() | {
             "pooling": "token" if kind != "parquet" else pooling, "patch": encoder.cell, "stride": stride,
             "window": window, "overlap": overlap, "min_valid": min_valid, "masked_clouds": mask_clouds,
-            "source": os.fspath(source), "software": f"terrafm-tg {__version__}",
+            "source": without_secrets(source), "software": f"terrafm-tg {__version__}",
         }  # fmt: skip
         common["run"] = _digest(common, images, dtype, pca, points)
         work = _work_folder(out)
@@ -157,6 +161,15 @@ def embed(
             paths = write_maps(works, out, kind, common, dtype, kept, console)
     shutil.rmtree(work)
     return EmbedOutcome(paths, len(images), spent.pixels / 1e4, time.perf_counter() - begin, spent)
+
+
+def without_secrets(source: str | os.PathLike[str]) -> str:
+    """Returns a source as products name it: of an address without user, password, query and signature."""
+    text = os.fspath(source)
+    if "://" not in text:
+        return text
+    parts = urlsplit(text)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def about_image(image: Image) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES, get_modality
 from terrafm_tg.models import TerraFMViT, build_encoder, load_encoder_state, reparameterize
 from terrafm_tg.models.inputs import PATCH_SIZE
-from terrafm_tg.models.sizes import NAMES
+from terrafm_tg.models.sizes import NAMES, SIZES
 from terrafm_tg.transforms import Normalize, SensorBatch
 from terrafm_tg.utils.devices import find_device, has_bf16_units
 
@@ -71,6 +71,20 @@ class Predictor(Protocol):
     def finish(self, values: NDArray[np.float32]) -> NDArray:
         """Turns blended values (h, w, depth), NaN where missing, into what the map keeps."""
         ...
+
+
+def take_own_gpu(predictor: Any) -> None:
+    """Moves what a Dask worker runs to a GPU of its own, where its machine has several."""
+    if getattr(predictor, "device", None) is None or predictor.device.type != "cuda" or torch.cuda.device_count() < 2:
+        return
+    from distributed import get_worker
+
+    try:
+        place = get_worker().name
+    except ValueError:  # no worker of Dask
+        return
+    if isinstance(place, int):
+        predictor.device = torch.device("cuda", place % torch.cuda.device_count())
 
 
 class Encoder:
@@ -199,7 +213,7 @@ def _load(model: str, weights: bool, device: str) -> TerraFMViT:
         file = find_checkpoint(Path(model))
         name = load_encoder_state(file, option="model")[1]["model"]
         if name is None:
-            raise TerraFMError(f"{file} is of no registered size: export an encoder of {', '.join(NAMES[:1])} ...")
+            raise TerraFMError(f"{file} is of no registered size: give an encoder of {', '.join(SIZES)}.")
         encoder = build_encoder(name, file)
     return reparameterize(encoder).eval().to(device)
 
@@ -218,6 +232,6 @@ def find_checkpoint(path: Path) -> Path:
                 return found[-1]
         raise TerraFMError(f"{path} holds no checkpoint: give the folder of a run, or a file of `terrafm export`.")
     raise TerraFMError(
-        f"`model` {str(path)!r} is no file and no name: give {', '.join(NAMES[:1])} and the like, or the path of a "
-        "checkpoint, an export or a run."
+        f"`model` {str(path)!r} is no file and no name: give one of {', '.join(SIZES)}, or the path of a checkpoint, "
+        "an export or a run."
     )

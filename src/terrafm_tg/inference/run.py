@@ -1,5 +1,6 @@
 """A run over images: what is unfinished, how it is shared out, and what becomes of it when all is there."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,7 @@ from terrafm_tg.utils.progress import count_units
 from .engine import Spent, WindowSettings, layout_of, predict_rows
 from .images import BEFORE, Image
 from .parts import MapParts
-from .predictor import Predictor
+from .predictor import Predictor, take_own_gpu
 from .preview import preview_parts, watch_into
 
 #: Rows of parts of a large image that a worker is given at once: the row above is looked at again for each.
@@ -119,12 +120,7 @@ def run_maps(
 
 def _run_unit(unit: tuple[MapWork, tuple[int, ...]], predictor: Any, settings: WindowSettings) -> Spent:
     """Computes rows of parts in a worker, on a GPU of its own where there are several."""
-    if getattr(predictor, "device", None) is not None and predictor.device.type == "cuda":
-        from distributed import get_worker
-
-        place = get_worker().name
-        if isinstance(place, int) and torch.cuda.device_count() > 1:
-            predictor.device = torch.device("cuda", place % torch.cuda.device_count())
+    take_own_gpu(predictor)
     return _run(unit[0], unit[1], predictor, settings, lambda pixels: None)
 
 
@@ -139,8 +135,6 @@ def _run(
 
 def _estimate(works: Sequence[MapWork], predictor: Predictor, settings: WindowSettings, console: Console) -> None:
     """Says how much there is to do, and how long it takes, by a batch of windows that show nothing."""
-    import time
-
     windows, area = 0, 0.0
     for work in works:
         layout = layout_of(work.image, predictor, settings)

@@ -192,7 +192,16 @@ class SensorPatchEmbed(nn.Module):
         return tokens
 
     def _fuse_present(self, values: list[Tensor], x: SensorBatch, present: dict[str, Tensor]) -> Tensor:
-        """Fuses position by position: each is a sample of its own, of the modalities that show anything there."""
+        """Fuses position by position: each is a sample of its own, of the modalities that show anything there.
+
+        Args:
+            values: Tokens by modality, (n_m, h, w, D).
+            x: The batch, of B samples.
+            present: By modality, bool (n_m, h, w); where none shows anything, all count.
+
+        Returns:
+            (B, h, w, D).
+        """
         grid = values[0].shape[1:3]
         count = grid.numel()
         places = [x.idx(name)[:, None] * count + torch.arange(count, device=values[0].device) for name in x.images]

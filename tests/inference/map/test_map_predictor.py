@@ -1,4 +1,4 @@
-"""What a head says of windows is what its task says of the same images, and what a map keeps of it is right."""
+"""A head says of windows what its task says of the same images; and what a map keeps of it is right."""
 
 import math
 import pickle

@@ -173,7 +173,7 @@ def test_a_table_of_class_tokens_and_means(tmp_path: Path) -> None:
 
 
 def test_a_folder_and_its_collection(tmp_path: Path) -> None:
-    """What holds no embeddings is passed over; a file that is damaged is not."""
+    """Files without embeddings are passed over; a file that is damaged is not."""
     write_cog(tmp_path / "b.tif", values())
     write_zarr(tmp_path / "a.zarr", values(seed=1))
     (tmp_path / "deep").mkdir()

@@ -77,7 +77,7 @@ def write_scene(folder: Path, name: str = "scene", height: int = 40, width: int 
 
 
 def content_of(page: Path) -> dict[str, Any]:
-    """What a page holds, read as a browser reads it: up to the first ``</script``."""
+    """Reads the content of a page as a browser does: up to the first ``</script``."""
     found = re.search(r'<script type="application/json" id="content">(.*?)</script', page.read_text(), re.DOTALL)
     assert found
     return json.loads(found[1])

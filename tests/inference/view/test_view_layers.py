@@ -1,4 +1,4 @@
-"""What a page holds of maps: averages, classes, vectors and pictures beside plain loops over the pixels."""
+"""Maps in a page: averages, classes, vectors and pictures beside plain loops over the pixels."""
 
 import io
 from base64 import b64decode

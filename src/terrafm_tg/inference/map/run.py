@@ -16,7 +16,7 @@ from terrafm_tg.datasets.scenes.remote import reading_with
 from terrafm_tg.datasets.scenes.stac.catalog import sign_blob
 from terrafm_tg.datasets.scenes.stac.search import StacSearch
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.inference.embed import about_image
+from terrafm_tg.inference.embed import about_image, without_secrets
 from terrafm_tg.inference.engine import Spent, WindowSettings
 from terrafm_tg.inference.images import Image, SceneImage
 from terrafm_tg.inference.preview import write_preview
@@ -179,9 +179,10 @@ def make_maps(
         plan = WindowSettings(predictor.window, _aligned(overlap, predictor), stride)
         out = Path(out)
         about = {
-            "source": os.fspath(source), "model": type(head.task).__name__, "weights": Path(predictor.checkpoint).name,
-            "checkpoint": content(Path(predictor.checkpoint)), "window": plan.window, "overlap": plan.overlap,
-            "stride": stride or predictor.cell, "masked_clouds": mask_clouds, "software": f"terrafm-tg {__version__}",
+            "source": without_secrets(source), "model": type(head.task).__name__,
+            "weights": Path(predictor.checkpoint).name, "checkpoint": content(Path(predictor.checkpoint)),
+            "window": plan.window, "overlap": plan.overlap, "stride": stride or predictor.cell,
+            "masked_clouds": mask_clouds, "software": f"terrafm-tg {__version__}",
         }  # fmt: skip
         places = _places(out, images, None if polygons is None else Path(polygons))
         work = out.with_name(f".{out.name}.unfinished") if _is_file(out) else out / ".unfinished"

@@ -1,5 +1,6 @@
 """A vector per tile, point or polygon: of windows laid over them, pooled."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize
 from torch import Tensor
 
+from terrafm_tg.inference.engine import Spent
 from terrafm_tg.inference.images import Image
 from terrafm_tg.inference.predictor import Encoder
 from terrafm_tg.modalities import MODALITIES
@@ -46,7 +48,7 @@ class PlaceWindow(NamedTuple):
 
 @dataclass
 class PlaceVectors:
-    """PlaceVectors of places, in the order of their rows.
+    """Vectors of places, in the order of their rows.
 
     Args:
         rows: Numbers of the rows that show anything, int64 (n,).
@@ -155,7 +157,7 @@ def _covered(shape: shapely.Geometry, place: Affine, size: tuple[int, int]) -> N
 
 def embed_places(
     jobs: Sequence[tuple[Image, PlaceWindow]], encoder: Encoder, pooling: str, min_valid: float = 0.5,
-    told: Callable[[str], object] = lambda sentence: None,
+    spent: Spent | None = None,
 ) -> PlaceVectors:  # fmt: skip
     """Computes the vectors of places.
 
@@ -164,26 +166,31 @@ def embed_places(
         encoder: The model.
         pooling: ``class``, ``mean`` or ``both``.
         min_valid: Least share of a token's pixels that a sensor must show to count there.
-        told: Told what could not be read.
+        spent: Gets the time that it took, the windows, and what could not be read.
 
     Returns:
-        PlaceVectors of the rows that any sensor shows.
+        Vectors of the rows that any sensor shows.
     """
     sums: dict[int, NDArray[np.float32]] = {}
     weights: dict[int, float] = {}
     sensors: dict[int, set[str]] = {}
     valid: dict[int, list[float]] = {}
-    chunks = list(batched(jobs, encoder.batch_size))
+    chunks, spent = list(batched(jobs, encoder.batch_size)), Spent() if spent is None else spent
+    spent.windows += len(jobs)
+    spent.pixels += sum(place.height * place.width for _, place in jobs)
     with ThreadPoolExecutor(1) as reader:  # the next windows come while these are computed
 
         def begin(number: int) -> Future[list[_Window]]:
-            return reader.submit(copy_context().run, _windows, chunks[number], encoder, min_valid, told)
+            return reader.submit(copy_context().run, _windows, chunks[number], encoder, min_valid, spent.damaged.append)
 
         coming = begin(0) if chunks else None
         for number in range(len(chunks)):
             assert coming is not None
+            start = time.perf_counter()
             windows = coming.result()
             coming = begin(number + 1) if number + 1 < len(chunks) else None
+            spent.reading += time.perf_counter() - start
+            start = time.perf_counter()
             groups: dict[tuple[Any, ...], list[_Window]] = {}
             for window in windows:
                 size = window.place.height, window.place.width
@@ -194,6 +201,7 @@ def embed_places(
                     sums[place.row] = sums.get(place.row, 0) + vector * np.float32(weight)
                     weights[place.row] = weights.get(place.row, 0) + weight
                     sensors.setdefault(place.row, set()).update(group[0].images)
+            spent.computing += time.perf_counter() - start
     rows = sorted(sums)
     return PlaceVectors(
         np.array(rows, np.int64),

@@ -1,6 +1,7 @@
 """Tables of vectors: a row per tile, or per point or polygon and image that shows it."""
 
 import os
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from rich.console import Console
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.inference.engine import Spent, WindowSettings
 from terrafm_tg.inference.images import Image
-from terrafm_tg.inference.predictor import Encoder
+from terrafm_tg.inference.predictor import Encoder, take_own_gpu
 from terrafm_tg.inference.products.footprints import tile_rows
 from terrafm_tg.inference.use.places import read_places
 from terrafm_tg.utils.files import atomic_write
@@ -71,19 +72,18 @@ def embed_table(
     units = [(folder / f"{run}_{number:06d}.npz", chunk) for number, chunk in enumerate(_chunks(jobs))]
     left = [unit for unit in units if not unit[0].is_file()]
     work = partial(_unit, encoder=encoder, pooling=pooling, min_valid=settings.min_valid)
-    spent, damaged, what = Spent(), 0, "tiles" if points is None else "places"
-    for _, (pixels, windows, damage) in run_units(
+    spent, what = Spent(), "tiles" if points is None else "places"
+    for _, one in run_units(
         work, left, workers=None if scheduler else workers or 0, scheduler=scheduler, progress=not console.quiet,
         title=f"Embedding {len(frame):,} {what}, {_CHUNK} at once",
     ):  # fmt: skip
-        spent.add(Spent(pixels=pixels, windows=windows, damaged=damage))
-        if damage and not damaged:
-            warnings.warn(f"A window is left out: {damage[0]}", stacklevel=3)
-        damaged += len(damage)
-        if damaged > settings.max_damaged * len(jobs):
+        if one.damaged and not spent.damaged:
+            warnings.warn(f"A window is left out: {one.damaged[0]}", stacklevel=3)
+        spent.add(one)
+        if len(spent.damaged) > settings.max_damaged * len(jobs):
             raise TerraFMError(
-                f"{damaged:,} of {len(jobs):,} windows cannot be read, first: {damage[0]} Get the images again, or "
-                "allow more by `max_damaged`."
+                f"{len(spent.damaged):,} of {len(jobs):,} windows cannot be read, first: {spent.damaged[0]} Get the "
+                "images again, or allow more by `max_damaged`."
             )
     parts = [np.load(path, allow_pickle=False) for path, _ in units]
     rows = np.concatenate([part["rows"] for part in parts])
@@ -103,11 +103,13 @@ def embed_table(
 
 def _unit(
     unit: tuple[Path, list[tuple[Image, PlaceWindow]]], encoder: Encoder, pooling: str, min_valid: float
-) -> tuple[int, int, list[str]]:
-    """Computes the vectors of some windows and writes them; returns pixels, windows and damage."""
+) -> Spent:
+    """Computes the vectors of some windows and writes them."""
     path, jobs = unit
-    damage: list[str] = []
-    found = embed_places(jobs, encoder, pooling, min_valid, damage.append)
+    take_own_gpu(encoder)
+    spent = Spent()
+    found = embed_places(jobs, encoder, pooling, min_valid, spent)
+    start = time.perf_counter()
     shares: dict[int, list[float]] = {}
     for image, place in jobs:
         rows, columns = slice(place.top, place.top + place.height), slice(place.left, place.left + place.width)
@@ -119,7 +121,8 @@ def _unit(
             file, rows=found.rows, values=found.values, sensors=np.array(found.sensors, str), valid=found.valid,
             clouds=np.array(clouds, np.float32),
         )  # fmt: skip
-    return sum(place.height * place.width for _, place in jobs), len(jobs), damage
+    spent.writing += time.perf_counter() - start
+    return spent
 
 
 def _chunks(jobs: Sequence[tuple[Image, PlaceWindow]]) -> Iterator[list[tuple[Image, PlaceWindow]]]:

@@ -25,7 +25,7 @@ _PER_LIST, _STEPS = 40, 10  # embeddings that each list's center is fitted to, a
 class SearchIndex:
     """Embeddings in lists by the nearest of some centers, of which those next to a query are looked through.
 
-    PlacedVectors are kept in half precision: the file takes 2 · D bytes a place, and a search maps it into memory.
+    Vectors are kept in half precision: the file takes 2 · D bytes a place, and a search maps it into memory.
 
     Args:
         path: The file.

@@ -19,7 +19,7 @@ from terrafm_tg.utils.parquet import CheckedFile
 from .maps import about_of, date_of, no_embeddings
 from .vectors import PART, WGS84, EmbeddingLayer, PlacedVectors, between, distances, to_degrees
 
-#: PlacedVectors of a table that has several: the mean of its tokens, or the class token.
+#: Vectors of a table that has several: the mean of its tokens, or the class token.
 Pooling = Literal["mean", "class"]
 _IDENTITY = ("unique_id", "id", "name", "image", "grid_cell", "product_id", "timestamp", "place")
 #: Meters from a point of a table within which it is meant.
