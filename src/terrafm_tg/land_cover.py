@@ -51,8 +51,9 @@ def majorities(histograms: np.ndarray, latitudes: np.ndarray) -> np.ndarray:
     """Decides the land cover of tiles by their histograms, with the ocean that WorldCover's legend lacks.
 
     The most frequent of the 12 counts decides. It is *ocean* where that is "no data" (the map has none over
-    open sea), or water that, with "no data", fills at least 95 % of the tile: a lake or a river
-    leaves a shore in almost every 5 km tile. South of 60° S, where the map ends, nothing is ocean by absence.
+    open sea), or water that, with "no data", fills at least 95 % of the tile; of these,
+    :func:`~terrafm_tg.datasets.esa_worldcover.set_lakes` tells large lakes from the sea by where they lie. South
+    of 60° S, where the map ends, nothing is ocean by absence.
 
     Args:
         histograms: (n, 12) counts as from :meth:`terrafm_tg.datasets.ESAWorldCover.histogram`.

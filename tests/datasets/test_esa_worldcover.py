@@ -7,7 +7,7 @@ from matplotlib import pyplot as plt
 from shapely import box
 
 from data.geotiff import write_geotiff
-from terrafm_tg.datasets.esa_worldcover import ESAWorldCover
+from terrafm_tg.datasets.esa_worldcover import ESAWorldCover, set_lakes
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import CLASS_NAMES, CLASSES, OCEAN, UNKNOWN, majorities
 
@@ -121,6 +121,30 @@ def histogram(**counts):
 )
 def test_majority(counts, latitude, expected):
     assert majorities(counts[None], np.array([latitude])) == expected
+
+
+def test_lakes_lie_inside_a_continent():
+    """Places by their coordinates; of coasts only such as lie well off the coarse outline."""
+    places = {
+        (33.0, -1.0): 7,  # Lake Victoria
+        (-87.0, 43.5): 7,  # Lake Michigan
+        (51.0, 41.0): 7,  # the Caspian Sea: a hole between the outlines of Asia and Europe
+        (108.0, 53.5): 7,  # Lake Baikal
+        (19.0, 57.0): OCEAN,  # the Baltic
+        (34.0, 43.3): OCEAN,  # the Black Sea
+        (-85.0, 60.0): OCEAN,  # Hudson Bay
+        (1.5, 51.0): OCEAN,  # the Strait of Dover
+        (187.0, 0.0): OCEAN,  # beyond 180 degrees
+        (208.0, 65.0): 7,  # in Alaska, written so
+    }
+    lon, lat = np.array(list(places)).T
+    share = np.zeros((len(places), 11), np.float32)
+    share[:, 7] = 0.96
+    found = set_lakes(np.full(len(places), OCEAN, np.int8), share, lon, lat)
+    assert dict(zip(places, found.tolist(), strict=True)) == places
+    others = np.array([0, 7, UNKNOWN, OCEAN])  # what is no ocean, or is it for lack of data, stays
+    share[:, 7] = 0.3
+    np.testing.assert_array_equal(set_lakes(others, share[:4], lon[:4], lat[:4]), others)
 
 
 def test_mask_holds_class_indices_and_is_valid_at_any_date(folder):

@@ -90,6 +90,50 @@ def test_joint_groups_and_unknown_columns() -> None:
         LandCoverSampler(tiles, by=("soil",))
 
 
+def test_the_default_spreads_jointly_over_what_the_index_has(world) -> None:
+    joint, default = LandCoverSampler(world, by=COLUMNS, length=500), LandCoverSampler(world, length=500)
+    np.testing.assert_array_equal(default.global_rows(), joint.global_rows())
+    assert default.by == list(COLUMNS)
+    alone = LandCoverSampler(world, by="land_cover", length=500)
+    assert not np.array_equal(alone.expected_counts, default.expected_counts)
+
+    cover = np.arange(40) ** 2 % 7
+    rows = [
+        17,
+        7,
+        13,
+        33,
+        28,
+        22,
+        5,
+        29,
+        31,
+        9,
+        16,
+        11,
+        35,
+        20,
+        4,
+        6,
+        3,
+        24,
+        1,
+        23,
+        36,
+        19,
+        10,
+        12,
+        38,
+        14,
+        21,
+        34,
+        30,
+        18,
+    ]
+    for unknown in ({}, dict.fromkeys(("climate", "region"), np.full(40, -1))):  # as drawn when land cover alone was it
+        assert drawn_rows(LandCoverSampler(make_tiles(cover, **unknown), length=30, seed=5)).tolist() == rows
+
+
 def test_missing_land_cover_is_said(caplog) -> None:
     tiles = Places(make_tiles([0] * 8).table.drop(columns="land_cover"))
     sampler = LandCoverSampler(tiles)
@@ -206,7 +250,7 @@ def test_shares_of_one_rank_of_many_within_sampling_error(world, rank) -> None:
     wanted /= wanted.sum()
     p_values = []
     for seed in range(80):
-        sampler = LandCoverSampler(world, length=512 * 400, power=0.5, seed=seed, rank=rank, world_size=512)
+        sampler = LandCoverSampler(world, None, 512 * 400, 0.5, "land_cover", seed=seed, rank=rank, world_size=512)
         sampler.set_epoch(seed % 5)
         counts = np.bincount(cover[sampler.own_rows()], minlength=len(wanted))
         p_values.append(stats.chisquare(counts, 400 * wanted).pvalue)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from terrafm_tg.datasets import build_index
 from terrafm_tg.datasets.index.build import index_summary, region_names
+from terrafm_tg.datasets.index.layers import SIMULATED
 from terrafm_tg.datasets.scenes.remote import reading_with
 from terrafm_tg.datasets.scenes.stac.catalog import ITEMS, open_stac, sign_blob
 from terrafm_tg.datasets.scenes.stac.search import StacSearch
@@ -17,7 +18,6 @@ from terrafm_tg.datasets.tiles.index_file import NAME
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.index_figure import write_index_figure
 from terrafm_tg.modalities import MODALITIES
-from terrafm_tg.simulation.dataset import MARKER
 from terrafm_tg.utils.remote import RemoteReader
 
 from .inspect import print_table
@@ -100,6 +100,6 @@ def write_index_of(root: str, out: str | None = None, figure: bool = True, **opt
     console.print(index_summary(rows))
     console.print(f"{len(rows):,} tiles in {path}")
     if figure:
-        earth = not (Path(root) / MARKER).is_file()  # of a simulated world
+        earth = not (Path(root) / SIMULATED).is_file()
         write_index_figure(rows, region_names(path), path.with_suffix(".png"), earth)
         console.print(f"Map and shares in {path.with_suffix('.png')}")

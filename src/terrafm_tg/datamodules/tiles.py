@@ -65,8 +65,9 @@ class TileDataModule(BaseDataModule):
         val_gap: Cells left out between training and held-out ones.
         val_bank: Tiles in the bank; all training tiles where None.
         val_queries: Tiles to query; all held-out ones where None.
-        power: Power of inverse land-cover frequency that tiles are drawn with; 0 draws all equally often.
-        by: Index columns that define the frequency: ``land_cover``, ``climate``, ``region``.
+        power: Power of the inverse frequency that tiles are drawn with; 0 draws all equally often.
+        by: Index columns that define the frequency together; ``land_cover``, ``climate`` and ``region``, those that
+            the index has, where None.
         ocean_keep: Probability that an ocean cell is kept.
         epoch_length: Tiles per epoch over all processes; the number of training tiles where None.
         seed: Of the split, the picks and the draws.
@@ -98,7 +99,7 @@ class TileDataModule(BaseDataModule):
         val_bank: int | None = 2000,
         val_queries: int | None = 1000,
         power: float = 0.5,
-        by: Sequence[str] | str = ("land_cover",),
+        by: Sequence[str] | str | None = None,
         ocean_keep: float = 0.02,
         epoch_length: int | None = None,
         seed: int = 0,
@@ -207,6 +208,7 @@ class TileDataModule(BaseDataModule):
         if self.trainer is None:
             return own
         return own | {
+            "by": self.sampler.by,
             "batch_size x processes x accumulate_grad_batches": self._step_tiles,
             "tiles of an epoch": self.sampler.global_length,
             "tiles of the index": self._fingerprint,

@@ -2,10 +2,13 @@
 
 import os
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import geopandas as gpd
 import numpy as np
+import shapely
 import torch
 from matplotlib.colors import ListedColormap
 from rasterio.errors import RasterioError
@@ -16,7 +19,7 @@ from torchgeo.datasets import RasterDataset
 from torchgeo.datasets.errors import DatasetNotFoundError
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.land_cover import CLASSES, OCEAN, UNKNOWN, count_codes
+from terrafm_tg.land_cover import CLASSES, OCEAN, UNKNOWN, WATER, count_codes
 from terrafm_tg.utils.arguments import checked
 from terrafm_tg.utils.trust import check_tiffs
 
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Tiles of the complete map (60° S to 84° N); a folder with all of them says that a missing tile is open sea.
 COMPLETE = 2651
+#: Outlines of the continents and islands, from Natural Earth's countries at 1:50 and 1:10 million (public domain).
+CONTINENTS = Path(__file__).parent / "index" / "world" / "continents.geojson"
 
 _INDEX_OF_CODE = np.full(256, OCEAN, dtype=np.int64)
 _INDEX_OF_CODE[[c.code for c in CLASSES]] = np.arange(len(CLASSES))
@@ -35,6 +40,36 @@ def map_file(south: int, west: int) -> str:
     """Names the file of 2021's map, 3 x 3 degrees, by its south-west corner."""
     corner = f"{'N' if south >= 0 else 'S'}{abs(south):02}{'E' if west >= 0 else 'W'}{abs(west):03}"
     return f"ESA_WorldCover_10m_2021_v200_{corner}_Map.tif"
+
+
+@cache
+def _land() -> BaseGeometry:
+    """The continents and islands, lakes filled: the outlines lack only the Caspian Sea, between two continents."""
+    whole = shapely.get_parts(gpd.read_file(CONTINENTS).union_all())
+    land = shapely.union_all(shapely.polygons(shapely.get_exterior_ring(whole)))
+    shapely.prepare(land)
+    return land
+
+
+def set_lakes(cover: np.ndarray, share: np.ndarray, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+    """Counts tiles that are ocean for the water in them as permanent water, where they lie inside a continent.
+
+    Args:
+        cover: Classes as :func:`~terrafm_tg.land_cover.majorities` decides them, integers (n,).
+        share: Shares of the classes 0 to 10, (n, 11); what a sum lacks up to 1 has no data, and decides for ocean
+            where it is more than the water.
+        lon: Longitudes of the tiles' middles in degrees, (n,).
+        lat: Their latitudes.
+
+    Returns:
+        The classes, of which those of lakes are changed.
+    """
+    lakes = np.flatnonzero((cover == OCEAN) & (share[:, WATER] >= 1 - share.sum(axis=1)))
+    if len(lakes):
+        lakes = lakes[shapely.contains_xy(_land(), (lon[lakes] + 180) % 360 - 180, lat[lakes])]
+    cover = cover.copy()
+    cover[lakes] = WATER
+    return cover
 
 
 @checked(year=(2020, 2021))

@@ -35,7 +35,7 @@ class MixedTiles(TileDataset):
     own resolution are averaged down to it, and radar is handed out as linear power. A tile in a source that is smaller
     than its archive's ``tile_size`` is left out with a warning.
 
-    The column ``archive`` of the table is the number of the dataset that a tile is of: ``by=("archive", "land_cover")``
+    The column ``archive`` of the table is the number of the dataset that a tile is of: ``by=["archive", "land_cover"]``
     draws rare archives as often as common ones.
 
     Args:
@@ -140,7 +140,8 @@ def _cut_rows(source: TileDataset, number: int, size: int) -> pd.DataFrame:
 
 def _concatenate(tables: Sequence[pd.DataFrame], size: int) -> pd.DataFrame:
     """Joins tables one below the other; a column that some lack is there what stands for none."""
-    names = dict.fromkeys(name for table in tables for name in table)
+    by = ("climate", "region")  # of an index; a mixture always has them, so that its overlay can name them
+    names = dict.fromkeys((*(name for table in tables for name in table), *by))
     none = {name: False if name.startswith("has_") else _COLUMNS.get(name, 0) for name in names}
     texts = [name for name in names if name == "cell" or name.startswith("bands_")]
     columns: dict[str, Any] = {

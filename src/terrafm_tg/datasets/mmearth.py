@@ -20,10 +20,11 @@ from terrafm_tg.utils.files import fingerprint
 from terrafm_tg.utils.progress import with_bar
 from terrafm_tg.utils.trust import open_hdf5
 
+from .esa_worldcover import set_lakes
 from .majortom import grid
 from .tiles.dataset import TileDataset
 from .tiles.index_file import open_index
-from .tiles.outlines import boxes, to_zones
+from .tiles.outlines import BOX, boxes, to_zones
 from .tiles.table import times
 
 
@@ -229,7 +230,7 @@ def stored_land_cover(path: Path, table: pd.DataFrame) -> dict[str, Any]:
     Raises:
         TerraFMError: If the file lacks the map, or it cannot be read.
     """
-    latitude = ((table["ymin"] + table["ymax"]) / 2).to_numpy()
+    lon, lat = (table[list(axis)].mean(axis=1).to_numpy() for axis in (BOX[::2], BOX[1::2]))
     try:
         with open_hdf5(path) as file:
             stored = file["esa_worldcover"]
@@ -237,4 +238,5 @@ def stored_land_cover(path: Path, table: pd.DataFrame) -> dict[str, Any]:
     except (OSError, KeyError) as error:
         raise TerraFMError(f"The land cover in {path} cannot be read ({error}).") from error
     share = (counts[:, :-1] / counts.sum(axis=1, keepdims=True)).astype(np.float32)
-    return {"land_cover": majorities(counts, latitude), "land_cover_share": list(share)}
+    cover = set_lakes(majorities(counts, lat), share, lon, lat)
+    return {"land_cover": cover, "land_cover_share": list(share)}

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from terrafm_tg.datasets import TileDataset
-from terrafm_tg.datasets.index.layers import CONTINENTS, KOPPEN_GEIGER, places
+from terrafm_tg.datasets.esa_worldcover import CONTINENTS
+from terrafm_tg.datasets.index.layers import KOPPEN_GEIGER, places
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import CLASS_NAMES, CLASSES, UNKNOWN
 from terrafm_tg.modalities import Modality

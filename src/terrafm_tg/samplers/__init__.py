@@ -1,4 +1,4 @@
-"""Samplers of index rows: weighted by land cover, aware of ranks."""
+"""Samplers of index rows: weighted by land cover, climate and region, aware of ranks."""
 
 from .land_cover import LandCoverSampler
 

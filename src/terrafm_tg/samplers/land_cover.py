@@ -1,4 +1,4 @@
-"""The sampler of pretraining: an epoch is one list of draws, weighted by land cover, that ranks share."""
+"""The sampler of pretraining: an epoch is one list of draws, weighted by what lies where, that ranks share."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -16,6 +16,9 @@ from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, SHARE, checked
 
 _log = logging.getLogger(__name__)
 
+#: The columns of an index that the paper spreads sampling over jointly.
+SPREAD = ("land_cover", "climate", "region")
+
 #: Expected counts are kept as fixed-point numbers with this many binary places, so that their sums are exact.
 _BITS = 32
 #: Golden ratio in that fixed point: adding it from epoch to epoch spreads the phases most evenly.
@@ -24,7 +27,7 @@ _GOLDEN = 2654435769
 
 @checked(length=COUNT, ocean_keep=SHARE, seed=NOT_NEGATIVE, rank=NOT_NEGATIVE, world_size=COUNT)
 class LandCoverSampler(GeoSampler, DistributedSampler):
-    """Draws tiles with weights by land cover; sees one epoch as one list, of which each rank takes its share.
+    """Draws tiles by land cover, climate and region; sees one epoch as one list, of which each rank takes its share.
 
     The expected count of a tile in an epoch is ``w = length * p`` with ``p`` proportional to ``share **
     -power``, where ``share`` is the share of the tile's group among the kept tiles. Systematic sampling makes
@@ -46,8 +49,8 @@ class LandCoverSampler(GeoSampler, DistributedSampler):
         rows: Candidate rows of the index; all where None.
         length: Draws per epoch over all ranks; the number of kept tiles where None.
         power: Power of inverse frequency: 0 draws every tile equally often, 1 every group.
-        by: Index columns that form a group, such as ``("land_cover", "climate", "region")``. Unknown is a
-            value too.
+        by: Index columns that form a group together. Those of :data:`SPREAD` that the index has where None.
+            Unknown is a value too.
         ocean_keep: Probability that an ocean cell is kept.
         seed: Of the ocean cells, the draws and the order.
         rank: This process; asked of ``torch.distributed`` when first needed where None.
@@ -67,7 +70,7 @@ class LandCoverSampler(GeoSampler, DistributedSampler):
         rows: np.ndarray | None = None,
         length: int | None = None,
         power: float = 0.5,
-        by: Sequence[str] | str = ("land_cover",),
+        by: Sequence[str] | str | None = None,
         ocean_keep: float = 0.02,
         seed: int = 0,
         rank: int | None = None,
@@ -90,8 +93,10 @@ class LandCoverSampler(GeoSampler, DistributedSampler):
             )
         self.global_length = len(kept) if length is None else length
         self.rows = kept.astype(np.int32)
-        by = (by,) if isinstance(by, str) else by
-        groups = _groups(index, kept, by if power else ())
+        if by is None:
+            by = [name for name in SPREAD if name in index or name == "land_cover"]
+        self.by = [by] if isinstance(by, str) else list(by)
+        groups = _groups(index, kept, self.by if power else ())
         weights = np.bincount(groups)[groups] ** -float(power)
         fixed = np.rint(weights / weights.sum() * self.global_length * 2.0**_BITS).astype(np.int64)
         fixed[fixed.argmax()] += (self.global_length << _BITS) - fixed.sum()  # rounding: below 0.001 draws
@@ -202,10 +207,10 @@ def _groups(index: pd.DataFrame, rows: np.ndarray, by: Sequence[str]) -> np.ndar
     for name in by:
         values = pd.factorize(_column(index, name)[rows])[0]
         groups = pd.factorize(groups * (values.max() + 1) + values)[0]
-    if list(by) == ["land_cover"] and (_column(index, "land_cover")[rows] < 0).all():
+    if "land_cover" in by and (_column(index, "land_cover")[rows] < 0).all():
         _log.warning(
-            "Land cover is unknown for all %d tiles, so each is drawn equally often: write it with "
-            "`terrafm index` and a WorldCover folder to weigh tiles by it.",
+            "Land cover is unknown for all %d tiles, so none is drawn more often for it: write it with "
+            "`terrafm index` and a WorldCover folder.",
             len(rows),
         )
     return groups

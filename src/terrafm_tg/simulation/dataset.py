@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 from torchgeo.datasets.utils import Sample
 
 from terrafm_tg.datasets.index.build import build_index
+from terrafm_tg.datasets.index.layers import SIMULATED
 from terrafm_tg.datasets.majortom.dataset import MajorTOM
 from terrafm_tg.datasets.majortom.grid import FULL_SIZE, GridCell
 from terrafm_tg.datasets.majortom.images import ProductRow
@@ -30,8 +31,6 @@ from terrafm_tg.utils.progress import with_bar
 from .planet import Planet
 from .writer import PART_BYTES, ProductWriter, WorldCoverWriter, encode_cell, write_climate, write_regions
 
-#: A root holds a whole world where it holds this file, with the world's settings.
-MARKER = "world.json"
 _BEGUN = ".terrafm-simulate"  # in the folder of a world that is not complete
 #: Changes when the same settings give other pixels than before.
 VERSION = 4
@@ -96,7 +95,7 @@ def simulate(
     worldcover.close()
     write_climate(beside / "climate.tif", planet)
     write_regions(beside / "regions.geojson")
-    (beside / MARKER).write_text(json.dumps(settings, indent=2))
+    (beside / SIMULATED).write_text(json.dumps(settings, indent=2))
     if root.exists():
         root.rmdir()
     (beside / _BEGUN).unlink()
@@ -106,7 +105,7 @@ def simulate(
 
 def read_settings(root: str | os.PathLike[str]) -> dict[str, int] | None:
     """Reads ``version``, ``seed``, ``cells`` and ``cell_size`` of the world in ``root``, None if there is none."""
-    marker = Path(root) / MARKER
+    marker = Path(root) / SIMULATED
     try:
         found = json.loads(marker.read_text()) if marker.is_file() else None
     except ValueError:

@@ -60,9 +60,9 @@ def test_land_cover_climate_and_region(root, worldcover, tmp_path, west):
     gpd.GeoDataFrame(geometry=boxes, crs=4326).to_crs(3035).to_file(tmp_path / "regions.gpkg")
     index = build_index(root, worldcover, tmp_path / "climate.tif", tmp_path / "regions.gpkg", progress=False)
     assert index.cell.tolist() == [WEST] * 4 + [EAST] * 4
-    assert index.land_cover.tolist() == [0, 0, 11, 11, -1, -1, -1, -1]  # nothing but water is ocean
+    assert index.land_cover.tolist() == [0, 0, 7, 7, -1, -1, -1, -1]  # nothing but water in Bavaria is a lake
     assert index.land_cover.dtype == np.int8
-    assert index.ocean.tolist() == [False] * 8  # two of four tiles are not more than half
+    assert not index.ocean.any()
     share = np.stack(index.land_cover_share)
     assert share.shape == (8, 11)
     assert share[:4].sum(axis=1) == pytest.approx(1)
@@ -84,7 +84,7 @@ def test_the_file_is_found_and_gives_the_same(root, worldcover):
         assert ours.equals(built_so), name
     assert np.stack(dataset.table.land_cover_share).tolist() == np.stack(built.land_cover_share).tolist()
     sample = dataset[dataset.tile_slice(2)]
-    assert sample["land_cover"] == 11
+    assert sample["land_cover"] == 7
     assert sample["image_s1rtc"].shape == (2, 12, 12)
     geo = gpd.read_parquet(root / "index.parquet")
     assert len(geo) == 8
@@ -111,7 +111,17 @@ def test_workers_give_the_same(dask_from_server, root, worldcover):
 
 def test_maps_below_the_root_are_found(root, worldcover):
     worldcover.rename(root / "WorldCover")
-    assert build_index(root, progress=False).land_cover.tolist()[:4] == [0, 0, 11, 11]
+    assert build_index(root, progress=False).land_cover.tolist()[:4] == [0, 0, 7, 7]
+
+
+def test_lakes_that_an_older_index_took_for_ocean(root, worldcover, monkeypatch):
+    (root / layers.SIMULATED).touch()  # the continents of another planet are not known
+    index = build_index(root, worldcover, progress=False)
+    assert index.land_cover.tolist()[:4] == [0, 0, 11, 11]
+    assert not index.ocean.any()  # two of four tiles are not more than half
+    (root / layers.SIMULATED).unlink()
+    monkeypatch.setattr(ESAWorldCover, "histogram", None)  # nothing is counted again
+    assert build_index(root, worldcover, progress=False).land_cover.tolist()[:4] == [0, 0, 7, 7]
 
 
 def test_without_maps(root):
@@ -125,7 +135,7 @@ def test_without_maps(root):
 def test_an_index_elsewhere(root, worldcover, tmp_path):
     build_index(root, worldcover, out=tmp_path / "mine.parquet", progress=False)
     assert not (root / "index.parquet").exists()
-    assert MajorTOM(root, tile_size=12, index=tmp_path / "mine.parquet").index.land_cover.tolist()[:4] == [0, 0, 11, 11]
+    assert MajorTOM(root, tile_size=12, index=tmp_path / "mine.parquet").index.land_cover.tolist()[:4] == [0, 0, 7, 7]
 
 
 def test_a_folder_of_tiffs(tmp_path):

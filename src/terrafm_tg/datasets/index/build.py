@@ -15,7 +15,7 @@ import pyarrow as pa
 import rasterio
 from rich.table import Column, Table
 
-from terrafm_tg.datasets.esa_worldcover import ESAWorldCover
+from terrafm_tg.datasets.esa_worldcover import ESAWorldCover, set_lakes
 from terrafm_tg.datasets.majortom.dataset import MajorTOM
 from terrafm_tg.datasets.majortom.settled import settle_offsets
 from terrafm_tg.datasets.mmearth import MMEarthTiles
@@ -32,7 +32,7 @@ from terrafm_tg.utils.arguments import NOT_NEGATIVE, checked
 from terrafm_tg.utils.files import atomic_write, content
 from terrafm_tg.utils.parallel import run_units
 
-from .layers import climate_zone, koppen_geiger, region
+from .layers import SIMULATED, climate_zone, koppen_geiger, places, region
 
 _UNIT = 4096  # tiles of a unit; about as many of Major-TOM's lie over a file of the map
 _MOST_SUBSETS = 8  # of bands, that a summary lists
@@ -259,10 +259,12 @@ def build_index(
         made_for["worldcover"] = described = describe_map(source)
         known = known_cover(table, out, described, cover, share)
         counts = cover_counts(table, settings["tile_size"], source, ~known & placed, work, workers, scheduler, progress)
-        latitude = ((table["ymin"] + table["ymax"]) / 2).to_numpy()
-        cover = np.where(known, cover, majorities(counts, latitude))
+        lon, lat = places(table)
+        cover = np.where(known, cover, majorities(counts, lat))
         total = np.maximum(counts.sum(axis=1, keepdims=True), 1)  # no data counts to the whole
         np.divide(counts[:, : len(CLASSES)], total, out=share, where=~known[:, None], casting="unsafe")
+        if not (root / SIMULATED).is_file():
+            cover = set_lakes(cover, share, lon, lat)  # also those that an older index took for ocean
     zones = koppen_geiger(table) if climate is None else climate_zone(table, climate)
     region_of, made_for["regions"] = region(table, regions)
     cover, zones, region_of = (np.where(placed, x, UNKNOWN).astype(x.dtype) for x in (cover, zones, region_of))

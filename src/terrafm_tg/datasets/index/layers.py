@@ -12,6 +12,7 @@ from rasterio.transform import rowcol
 from rasterio.warp import transform as warp_points
 from scipy.spatial import KDTree
 
+from terrafm_tg.datasets.esa_worldcover import CONTINENTS
 from terrafm_tg.datasets.majortom.grid import EARTH_RADIUS
 from terrafm_tg.datasets.tiles.outlines import BOX
 from terrafm_tg.errors import TerraFMError
@@ -23,8 +24,8 @@ KOPPEN_GEIGER = (
     "Af", "Am", "Aw", "BWh", "BWk", "BSh", "BSk", "Csa", "Csb", "Csc", "Cwa", "Cwb", "Cwc", "Cfa", "Cfb", "Cfc",
     "Dsa", "Dsb", "Dsc", "Dsd", "Dwa", "Dwb", "Dwc", "Dwd", "Dfa", "Dfb", "Dfc", "Dfd", "ET", "EF",
 )  # fmt: skip
-#: Outlines of the continents and islands, from Natural Earth's countries at 1:50 and 1:10 million (public domain).
-CONTINENTS = Path(__file__).parent / "world" / "continents.geojson"
+#: A root that holds this file is a simulated world, complete, whose continents are not Earth's.
+SIMULATED = "world.json"
 #: Kilometers from a continent or island within which shores and reefs that its outline lacks belong to it.
 SHORE = 200.0
 _OUTLINE = 0.1  # degrees between the points of an outline to which distances are measured

@@ -11,7 +11,7 @@ import pyarrow as pa
 import shapely
 from geopandas import GeoDataFrame
 
-from terrafm_tg.datasets.esa_worldcover import ESAWorldCover, map_file
+from terrafm_tg.datasets.esa_worldcover import ESAWorldCover, map_file, set_lakes
 from terrafm_tg.datasets.majortom import grid
 from terrafm_tg.datasets.majortom.rows import FOLDERS, best_first, tile_corners
 from terrafm_tg.datasets.scenes.stac.search import check_bbox
@@ -214,4 +214,6 @@ def cover_of_map(folder: Path, prepare: Callable[[list[str]], None], progress: b
 def _majorities(worldcover: ESAWorldCover, outlines: np.ndarray) -> np.ndarray:
     """Finds the most frequent class of each of some tiles."""
     counts = np.stack([worldcover.histogram(outline) for outline in outlines])
-    return majorities(counts, shapely.get_y(shapely.centroid(outlines)))
+    lon, lat = shapely.get_coordinates(shapely.centroid(outlines)).T
+    share = counts[:, :-1] / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return set_lakes(majorities(counts, lat), share, lon, lat)
