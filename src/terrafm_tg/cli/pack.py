@@ -42,6 +42,7 @@ def run(command: str, words: Sequence[str]) -> None:
     console.print(report.in_words(Path(options["out"])), soft_wrap=True)
     if not (root / NAME).is_file():
         console.print(f"{root} has no {NAME}, so land cover is unknown: run `terrafm index {root}`, then this again.")
-    console.print(
-        f"Next: terrafm fit --config pretrain --config data/packed --data.root {options['out']}", soft_wrap=True
-    )
+    if report.merged:
+        console.print(
+            f"Next: terrafm fit --config pretrain --config data/packed --data.root {options['out']}", soft_wrap=True
+        )

@@ -22,6 +22,7 @@ from terrafm_tg.datasets.tiles.dataset import TileDataset
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.samplers import LandCoverSampler
 from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, SHARE, check_arguments
+from terrafm_tg.utils.shared import shared_arrays
 
 from .loading.cache import CachedTiles
 from .loading.faults import DamageLog, FaultTolerant
@@ -135,10 +136,15 @@ class TileDataModule(BaseDataModule):
     def split(self) -> tuple[np.ndarray, np.ndarray]:
         """Index rows of training and of held-out tiles."""
         options = [self.hparams[name] for name in ("val_share", "val_block", "val_gap", "seed")]
-        rows = split_blocks(self.tiles.table, *options)
-        train, held_out = map(len, rows)
-        rank_zero_info(f"{train} tiles to train on, {held_out} held out, of {len(self.tiles)}.")
-        return rows
+        table = self.tiles.table
+
+        def make() -> dict[str, np.ndarray]:
+            return dict(zip(("train", "held_out"), split_blocks(table, *options), strict=True))
+
+        rows = shared_arrays(table, f"split {options}", make)
+        train, held_out = rows["train"], rows["held_out"]
+        rank_zero_info(f"{len(train)} tiles to train on, {len(held_out)} held out, of {len(table)}.")
+        return train, held_out
 
     @cached_property
     def sampler(self) -> LandCoverSampler:
@@ -195,7 +201,7 @@ class TileDataModule(BaseDataModule):
     @cached_property
     def bank(self) -> np.ndarray:
         """Index rows of the k-NN bank, ascending: training tiles, even over land cover."""
-        return self._pick(np.sort(self.sampler.rows), self.hparams["val_bank"])
+        return self._pick(self.sampler.rows, self.hparams["val_bank"])
 
     @cached_property
     def queries(self) -> np.ndarray:
@@ -220,8 +226,13 @@ class TileDataModule(BaseDataModule):
         table = self.tiles.table
         names = ("cell", "quadrant", "land_cover")
         held = table[[name for name in table if name in names or name.startswith(("has_", "bands_"))]]
-        digest = sha256(pd.util.hash_pandas_object(held.astype({"cell": "category"}), index=False).to_numpy())
-        return f"{len(table):,} ({digest.hexdigest()[:12]})"
+
+        def make() -> dict[str, np.ndarray]:
+            hashes = pd.util.hash_pandas_object(held.astype({"cell": "category"}), index=False).to_numpy()
+            return {"sha256": np.frombuffer(sha256(hashes).digest(), np.uint8)}
+
+        digest = shared_arrays(table, "fingerprint", make)["sha256"].tobytes()
+        return f"{len(table):,} ({digest.hex()[:12]})"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Names each setting that differs from that of the resumed run; this run's is used."""
@@ -249,8 +260,13 @@ class TileDataModule(BaseDataModule):
         return self.batch_size * (trainer.world_size * trainer.accumulate_grad_batches if trainer else 1)
 
     def _pick(self, rows: np.ndarray, count: int | None) -> np.ndarray:
-        cover = self.tiles.table.get("land_cover", np.full(len(self.tiles), -1))
-        rows = even_pick(np.asarray(cover), rows, count, self.hparams["seed"])
+        table, seed = self.tiles.table, self.hparams["seed"]
+
+        def make() -> dict[str, np.ndarray]:
+            cover = table["land_cover"] if "land_cover" in table else np.full(len(table), -1)
+            return {"rows": even_pick(np.asarray(cover), np.sort(rows), count, seed)}
+
+        rows = rows if count is None else shared_arrays(table, f"pick {count} {seed}", make, rows)["rows"]
         # `ddp` synchronizes buffers in each forward pass: all ranks need the same number of batches.
         return rows[: len(rows) - len(rows) % self.sampler.world_size]
 

@@ -13,6 +13,7 @@ from terrafm_tg.datasets.tiles.dataset import TileDataset, TileSlice
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import OCEAN
 from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, SHARE, checked
+from terrafm_tg.utils.shared import shared_arrays
 
 _log = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ SPREAD = ("land_cover", "climate", "region")
 _BITS = 32
 #: Golden ratio in that fixed point: adding it from epoch to epoch spreads the phases most evenly.
 _GOLDEN = 2654435769
+_PART = 1 << 18  # rows that are counted at once
 
 
 @checked(length=COUNT, ocean_keep=SHARE, seed=NOT_NEGATIVE, rank=NOT_NEGATIVE, world_size=COUNT)
@@ -41,8 +43,8 @@ class LandCoverSampler(GeoSampler, DistributedSampler):
     stay.
 
     It is a ``DistributedSampler`` by name only: Lightning then leaves it as it is, whatever
-    ``use_distributed_sampler``. Memory is O(rows), once: the arrays below, and the current epoch's list of
-    row numbers.
+    ``use_distributed_sampler``. What it knows of millions of rows is shared by the processes of a machine
+    (:mod:`terrafm_tg.utils.shared`); each has the row numbers of its own draws in the current epoch.
 
     Args:
         dataset: Gives the index and the slices.
@@ -85,31 +87,23 @@ class LandCoverSampler(GeoSampler, DistributedSampler):
 
         index = dataset.table
         candidates = np.arange(len(index)) if rows is None else np.asarray(rows)
-        kept = candidates[~_dropped_ocean(index, ocean_keep, seed)[candidates]]
-        if len(kept) == 0:
-            raise TerraFMError(
-                f"No tile is left to draw from: of {len(candidates)}, `ocean_keep={ocean_keep}` drops those "
-                "in ocean cells: raise it, or check the index."
-            )
-        self.global_length = len(kept) if length is None else length
-        self.rows = kept.astype(np.int32)
         if by is None:
             by = [name for name in SPREAD if name in index or name == "land_cover"]
         self.by = [by] if isinstance(by, str) else list(by)
-        groups = _groups(index, kept, self.by if power else ())
-        weights = np.bincount(groups)[groups] ** -float(power)
-        fixed = np.rint(weights / weights.sum() * self.global_length * 2.0**_BITS).astype(np.int64)
-        fixed[fixed.argmax()] += (self.global_length << _BITS) - fixed.sum()  # rounding: below 0.001 draws
-        # Systematic sampling walks the groups one by one, tiles of a group in random order: in index order, a
-        # step of four tiles would meet the same quadrant of every cell.
-        shuffled = np.random.default_rng([seed, 0]).permutation(len(kept)).astype(np.int32)
-        by_size = groups.astype(np.min_scalar_type(groups.max()))  # short integers sort five times as fast
-        self._order = shuffled[np.argsort(by_size[shuffled], kind="stable")]
-        self._cumulative = np.cumsum(fixed[self._order])
+        settings = length, power, self.by if power else [], ocean_keep, seed
+        self._plan = shared_arrays(index, f"draws {settings}", lambda: _plan(index, candidates, *settings), candidates)
+        self.global_length = len(self.rows) if length is None else length
+        if power and "land_cover" in self.by and not self._plan["share"].any():
+            _log.warning(
+                "Land cover is unknown for all %d tiles, so none is drawn more often for it: write it with "
+                "`terrafm index` and a WorldCover folder.",
+                len(self.rows),
+            )
 
-        land_cover = _column(index, "land_cover")[kept]
-        known = land_cover >= 0
-        self._share = np.bincount(land_cover[known], fixed[known], OCEAN + 1) / fixed.sum()
+    @property
+    def rows(self) -> np.ndarray:
+        """The index rows that can be drawn, int32."""
+        return self._plan["rows"]
 
     @property
     def world_size(self) -> int:
@@ -134,12 +128,12 @@ class LandCoverSampler(GeoSampler, DistributedSampler):
     def expected_counts(self) -> np.ndarray:
         """Expected count of each of ``rows`` in an epoch, float64."""
         counts = np.empty(len(self.rows))
-        counts[self._order] = np.diff(self._cumulative, prepend=0) / 2.0**_BITS
+        counts[self._plan["order"]] = np.diff(self._plan["cumulative"], prepend=0) / 2.0**_BITS
         return counts
 
     def land_cover_share(self) -> np.ndarray:
         """Expected share of the draws per class, (12,); tiles of unknown class count only below the line."""
-        return self._share
+        return self._plan["share"]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose list the next iteration gives; Lightning calls it. Evaluation has one list."""
@@ -149,15 +143,21 @@ class LandCoverSampler(GeoSampler, DistributedSampler):
         """The epoch's whole list: the index row of each position, (global_length,)."""
         phase = int(np.random.default_rng([self.seed, 1]).integers(1 << _BITS))
         phase = (phase + self.epoch * _GOLDEN) % (1 << _BITS)
-        counts = np.empty(len(self.rows), np.int64)
-        counts[self._order] = np.diff((self._cumulative + phase) >> _BITS, prepend=0)
+        counts, before = np.empty(len(self.rows), np.int32), 0
+        for part in (slice(start, start + _PART) for start in range(0, len(counts), _PART)):  # so as to take no memory
+            sums = (self._plan["cumulative"][part] + phase) >> _BITS
+            counts[self._plan["order"][part]] = np.diff(sums, prepend=before)
+            before = sums[-1]
         draws = np.repeat(self.rows, counts)
-        return np.random.default_rng([self.seed, 2, self.epoch]).permutation(draws) if self.shuffle else draws
+        if self.shuffle:
+            np.random.default_rng([self.seed, 2, self.epoch]).shuffle(draws)
+        return draws
 
     def random_row(self, rng: np.random.Generator) -> int:
         """One row drawn by the same weights, to stand in for a tile that cannot be read."""
-        place = np.searchsorted(self._cumulative, rng.integers(self._cumulative[-1]), side="right")
-        return int(self.rows[self._order[place]])
+        sums = self._plan["cumulative"]
+        place = np.searchsorted(sums, rng.integers(sums[-1]), side="right")
+        return int(self.rows[self._plan["order"][place]])
 
     def __len__(self) -> int:
         """Draws of this rank in an epoch."""
@@ -186,16 +186,54 @@ def _processes() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if known else (0, 1)
 
 
-def _column(index: pd.DataFrame, name: str) -> np.ndarray:
-    """A class column as integers, unknown as -1; all unknown where land cover was never looked up.
+def _plan(
+    index: pd.DataFrame,
+    candidates: np.ndarray,
+    length: int | None,
+    power: float,
+    by: Sequence[str],
+    ocean_keep: float,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Weighs tiles; arguments as of the class.
+
+    Returns:
+        ``rows`` int32 (n,), the candidates that are kept; ``order`` int32 (n,), in which sampling walks them;
+        ``cumulative`` int64 (n,), their fixed-point expected counts summed up in that order; ``share`` (12,), the
+        expected share of the draws per class.
+    """
+    kept = candidates[~_dropped_ocean(index, ocean_keep, seed)[candidates]]
+    if len(kept) == 0:
+        raise TerraFMError(
+            f"No tile is left to draw from: of {len(candidates)}, `ocean_keep={ocean_keep}` drops those "
+            "in ocean cells: raise it, or check the index."
+        )
+    length = len(kept) if length is None else length
+    groups = _groups(index, kept, by)
+    weights = np.bincount(groups)[groups] ** -float(power)
+    fixed = np.rint(weights / weights.sum() * length * 2.0**_BITS).astype(np.int64)
+    fixed[fixed.argmax()] += (length << _BITS) - fixed.sum()  # rounding: below 0.001 draws
+    # Systematic sampling walks the groups one by one, tiles of a group in random order: in index order, a
+    # step of four tiles would meet the same quadrant of every cell.
+    shuffled = np.random.default_rng([seed, 0]).permutation(len(kept)).astype(np.int32)
+    by_size = groups.astype(np.min_scalar_type(groups.max()))  # short integers sort five times as fast
+    order = shuffled[np.argsort(by_size[shuffled], kind="stable")]
+    land_cover = _column(index, "land_cover", kept)
+    known = land_cover >= 0
+    share = np.bincount(land_cover[known], fixed[known], OCEAN + 1) / fixed.sum()
+    return {"rows": kept.astype(np.int32), "order": order, "cumulative": np.cumsum(fixed[order]), "share": share}
+
+
+def _column(index: pd.DataFrame, name: str, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+    """Some rows of a class column as integers, unknown as -1; all unknown where land cover was never looked up.
 
     Raises:
         TerraFMError: If the index has no such column.
     """
     if name in index:
-        return index[name].fillna(-1).to_numpy(np.int64)
+        return index[name].iloc[rows].fillna(-1).to_numpy(np.int64)
     if name == "land_cover":
-        return np.full(len(index), -1)
+        return np.full(len(index), -1)[rows]
     raise TerraFMError(
         f"The index has no column {name!r} to weigh tiles by: write it with `terrafm index`, or leave it out of `by`."
     )
@@ -205,21 +243,15 @@ def _groups(index: pd.DataFrame, rows: np.ndarray, by: Sequence[str]) -> np.ndar
     """The number of each row's group: one group per combination of values that occurs."""
     groups = np.zeros(len(rows), np.int64)
     for name in by:
-        values = pd.factorize(_column(index, name)[rows])[0]
+        values = pd.factorize(_column(index, name, rows))[0]
         groups = pd.factorize(groups * (values.max() + 1) + values)[0]
-    if "land_cover" in by and (_column(index, "land_cover")[rows] < 0).all():
-        _log.warning(
-            "Land cover is unknown for all %d tiles, so none is drawn more often for it: write it with "
-            "`terrafm index` and a WorldCover folder.",
-            len(rows),
-        )
     return groups
 
 
 def _dropped_ocean(index: pd.DataFrame, keep: float, seed: int) -> np.ndarray:
     """Returns whether each tile lies in an ocean cell that is left out, bool (rows,)."""
-    land_cover = _column(index, "land_cover")
-    if keep == 1 or not (land_cover == OCEAN).any():
+    land_cover = None if keep == 1 else _column(index, "land_cover")
+    if land_cover is None or not (land_cover == OCEAN).any():
         return np.zeros(len(index), bool)
     codes, names = pd.factorize(index["cell"])
     ocean = 2 * np.bincount(codes, land_cover == OCEAN) > np.bincount(codes, land_cover >= 0)

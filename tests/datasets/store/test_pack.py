@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import sys
 
 import numpy as np
 import pandas as pd
@@ -126,21 +127,77 @@ class TestAgain:
         assert {f: f.stat().st_mtime_ns for f in first} == first
 
     def test_what_the_source_has_no_more_stays(self, tmp_path, root):
-        """Modality by modality and part by part, each deleted once it is packed: as if all had been there."""
-        here = tmp_path / "root"
-        for product_folder in ("Core-S2L1C", "Core-S1RTC", "Core-S2L2A"):
-            for part in sorted((root / product_folder / "images").iterdir()):
-                shutil.rmtree(here, ignore_errors=True)
-                (here / product_folder / "images").mkdir(parents=True)
-                shutil.copy(root / product_folder / "metadata.parquet", here / product_folder)
-                shutil.copy(part, here / product_folder / "images")
-                pack(source(here), tmp_path / "store", **QUIET)
-        same_pixels(tmp_path / "store", source(root))
+        """Modality by modality and part by part, each deleted once it is packed: as if all had been there.
+
+        So it is where the index is brought up to date with the last part only, whatever the earlier runs were.
+        """
+        here, out, log = tmp_path / "root", tmp_path / "store", tmp_path / "log"
+        parts = [
+            (folder, part)
+            for folder in ("Core-S2L1C", "Core-S1RTC", "Core-S2L2A")
+            for part in sorted((root / folder / "images").iterdir())
+        ]
+        for number, (folder, part) in enumerate(parts):
+            shutil.rmtree(here, ignore_errors=True)
+            (here / folder / "images").mkdir(parents=True)
+            shutil.copy(root / folder / "metadata.parquet", here / folder)
+            shutil.copy(part, here / folder / "images")
+            pack(source(here), out, **QUIET)
+            pack(source(here), log, merge=number in (1, len(parts) - 1), **QUIET)
+        assert digests(log) == digests(out)
+        same_pixels(out, source(root))
         whole = tmp_path / "whole"
         pack(source(root), whole, **QUIET)
         columns = ["cell", "quadrant", "datetime_start", "datetime_stop", "product_s1rtc", "xxh3_s2l2a", "offset_s2l2a"]
         tables = [with_categories(read_index(out / "index.parquet")[0])[columns] for out in (tmp_path / "store", whole)]
         pd.testing.assert_frame_equal(*tables)
+
+    def test_a_part_takes_as_many_operations_however_large_the_store_is(self, tmp_path, caplog):
+        """No run but the last opens a file of another; a store whose log is not in its index says so."""
+        out, opened, watching = tmp_path / "store", list[list[str]](), []
+
+        def watch(event, arguments):
+            if (
+                watching
+                and event in ("open", "os.rename", "os.listdir", "os.scandir")
+                and str(out) in str(arguments[0])
+            ):
+                opened[-1].append(str(arguments[0]))
+
+        sys.addaudithook(watch)
+        cells = [f"{row}U_101R" for row in range(536, 543)]
+        for number, cell in enumerate(cells):
+            tiles = source(write_root(tmp_path / cell, [cell]))
+            opened.append([])
+            watching.append(True)
+            report = pack(tiles, out, merge=number == 0, **QUIET)
+            watching.clear()
+        assert not report.merged
+        assert len({len(names) for names in opened[2:]}) == 1
+        assert not [name for names in opened[1:] for name in names if name.startswith(str(out / "index.parquet"))]
+        assert len(PackedTiles(out)) == 4
+        assert "pack its last part with --merge true" in caplog.text
+        assert pack(tiles, out, **QUIET).tiles == 4 * len(cells)
+        assert not (out / "log").exists()
+
+    def test_the_latest_of_two_runs_counts(self, tmp_path):
+        """A part that was replaced between two runs that left the index as it was."""
+        root, out = write_root(tmp_path / "root", CELLS[:2]), tmp_path / "store"
+        for value in (6000, 7000):
+            pixels = np.full((24, 24), value, np.uint16)
+            pixels[0, 0] = 5000
+            write_root(root, CELLS[:2], s2l2a=[product("s2l2a", c, "N0301", pixels={"B02": pixels}) for c in CELLS[:2]])
+            pack(source(root), out, merge=False, **QUIET)
+        path = max((out / "log").iterdir())
+        content = path.read_bytes()
+        path.write_bytes(content[:-1])
+        with pytest.raises(TerraFMError, match="is damaged: remove it, and pack the part again"):
+            pack(source(root), out, **QUIET)
+        path.write_bytes(content)
+        pack(source(root), out, **QUIET)
+        same_pixels(out, source(root))
+        pack(source(root), tmp_path / "once", **QUIET)
+        assert digests(out) == digests(tmp_path / "once")
 
     def test_a_replaced_part_replaces_its_shards(self, tmp_path):
         root, out = write_root(tmp_path / "root", CELLS[:2]), tmp_path / "store"

@@ -27,7 +27,7 @@ def write_damaged_root(root):
     return write_root(root, s2l2a=rows)
 
 
-def run(root, out, kill_at=None):
+def run(root, out, kill_at=None, merge=True):
     """Pack in this process, which is killed before its n-th operation on files of the store."""
     seen = 0
 
@@ -40,7 +40,7 @@ def run(root, out, kill_at=None):
 
     if kill_at is not None:
         sys.addaudithook(watch)
-    pack(source(root), out, shard_mb=ONE_CELL, workers=0, progress=False)
+    pack(source(root), out, shard_mb=ONE_CELL, workers=0, merge=merge, progress=False)
     if kill_at is not None:
         (out.parent / "operations").write_text(str(seen))
 
@@ -85,6 +85,32 @@ def test_killed_before_every_operation_on_its_files(root, undisturbed, tmp_path)
     for moment in range(1, undisturbed[1] + 1):
         check(root, tmp_path / str(moment), undisturbed, moment)
         shutil.rmtree(tmp_path / str(moment))
+
+
+@pytest.mark.parametrize("every", [23, pytest.param(1, marks=pytest.mark.soak)])
+def test_killed_while_a_log_is_merged_or_written(root, tmp_path, every):
+    """Before any operation on the index and the log, and after it: the same store as without a log."""
+    cells = [[CELLS[3]], [CELLS[4]], list(CELLS)]
+    roots = [write_root(tmp_path / f"root{number}", part) for number, part in enumerate(cells)]
+
+    def pack_parts(out, kill_at=None, logged=(True, True, False)):
+        for part, log in zip(roots, logged, strict=True):
+            at = kill_at if part is roots[1 if kill_at and kill_at < 0 else 2] else None
+            if at is not None and not killed(part, out, kill_at=abs(at), merge=not log):
+                return False
+            run(part, out, merge=not log)
+        return True
+
+    pack_parts(tmp_path / "plain", logged=(False, False, False))
+    plain = digests(tmp_path / "plain")
+    for sign in (1, -1):
+        moment = 1
+        while pack_parts(tmp_path / "store", sign * moment):
+            assert digests(tmp_path / "store") == plain
+            shutil.rmtree(tmp_path / "store")
+            moment += every
+        shutil.rmtree(tmp_path / "store")
+        assert moment > 10
 
 
 def test_one_of_two_worker_processes_is_killed(dask_from_server, tmp_path):

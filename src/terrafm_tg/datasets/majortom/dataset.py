@@ -142,7 +142,7 @@ class MajorTOM(TileDataset):
         first = max(0, row - 3)  # the tiles of a cell lie together in the index
         cells = self.table["cell"].iloc[first : row + 4].to_numpy()
         for sister in (first + int(at) for at in np.flatnonzero(cells == self.table["cell"].iat[row])):
-            quadrant, groups = self._quadrants[sister], {}
+            quadrant, groups = int(self._arrays["quadrant"][sister]), {}
             for resolution, pixels in cell.items():
                 size = self.tile_size * 10 // resolution
                 top, left = size * (quadrant // 2), size * (quadrant % 2)
@@ -158,7 +158,7 @@ class MajorTOM(TileDataset):
         values = self._values(row, modality, ["grid_cell", *there])
         if values.get("grid_cell") != self.table["cell"].iat[row]:
             raise DamagedTileError(name, f"its row group holds cell {values.get('grid_cell')}")
-        quadrant = self._quadrants[row]
+        quadrant = int(self._arrays["quadrant"][row])
         offset = int(self.table[f"offset_{modality.name}"].iat[row]) if self.harmonize else 0
         groups, unit = {}, "DN" if modality.unit == "DN" else "linear"
         with Env.from_defaults():  # one for all bands: each would make and end its own
@@ -201,15 +201,12 @@ class MajorTOM(TileDataset):
         if np.dtype(src.dtypes[0]).kind not in "uif":
             raise ValueError(f"its numbers are {src.dtypes[0]}, expected real ones")
         x, y = self._footprints.origin(row)
-        x -= self._quadrants[row] % 2 * self.tile_size * 10
-        y += self._quadrants[row] // 2 * self.tile_size * 10
+        quadrant = int(self._arrays["quadrant"][row])
+        x -= quadrant % 2 * self.tile_size * 10
+        y += quadrant // 2 * self.tile_size * 10
         away = max(abs(src.transform.c - x), abs(src.transform.f - y))
         if not away <= 10:  # nor NaN
             raise ValueError(f"its corner lies {away:,.0f} m from the cell's")
-
-    @cached_property
-    def _quadrants(self) -> np.ndarray:
-        return self.table["quadrant"].to_numpy(np.int64)
 
     @cached_property
     def _locations(self) -> dict[str, tuple[pd.Categorical, np.ndarray]]:

@@ -11,7 +11,7 @@ from torchgeo.datasets.utils import Sample
 
 from terrafm_tg.datasets.tiles.bands import at_own_resolution
 from terrafm_tg.datasets.tiles.dataset import TileDataset
-from terrafm_tg.datasets.tiles.index_file import NAME, read_index
+from terrafm_tg.datasets.tiles.index_file import NAME, read_shared
 from terrafm_tg.datasets.tiles.table import resolve_offsets
 from terrafm_tg.errors import DamagedTileError
 from terrafm_tg.modalities import Modality
@@ -67,7 +67,7 @@ class PackedTiles(TileDataset):
         self.harmonize = harmonize
         table, made_for = read_store_index(self.root)
         if index is not None:
-            table = index if isinstance(index, pd.DataFrame) else read_index(Path(index), needs=PLACES)[0]
+            table = index if isinstance(index, pd.DataFrame) else read_shared(Path(index), needs=PLACES)[0]
         if harmonize:
             table = resolve_offsets(table, modalities, ambiguous_offset)
         super().__init__(table, modalities, native, made_for["tile_size"], transforms)
@@ -108,8 +108,8 @@ class PackedTiles(TileDataset):
         found = set()
         for m in self.modalities:
             layouts = pd.Categorical(self.table[f"layout_{m.name}"])
-            used = np.unique(layouts.codes[self.table[f"has_{m.name}"].to_numpy(bool)])
-            if len({str(layouts.categories[code]).partition(" ")[2] for code in used if code >= 0}) > 1:
+            used = np.bincount(layouts.codes[self.table[f"has_{m.name}"].to_numpy(bool)] + 1)
+            if len({str(layouts.categories[code - 1]).partition(" ")[2] for code in np.flatnonzero(used) if code}) > 1:
                 found.add(m.name)
         return found
 

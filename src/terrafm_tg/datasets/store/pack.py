@@ -19,7 +19,7 @@ from rich.filesize import decimal
 
 from terrafm_tg.datasets.tiles.dataset import TileDataset
 from terrafm_tg.datasets.tiles.index_file import NAME
-from terrafm_tg.datasets.tiles.table import with_categories, with_sizes
+from terrafm_tg.datasets.tiles.table import with_categories
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES, get_modality
 from terrafm_tg.utils.arguments import NOT_NEGATIVE, POSITIVE, SHARE, checked
@@ -27,9 +27,9 @@ from terrafm_tg.utils.files import remove_leftovers, write_text
 from terrafm_tg.utils.parallel import run_units
 from terrafm_tg.utils.trust import remove_below
 
-from .folder import FORMAT, alone_in, read_store_index, write_store_index
+from .folder import FORMAT, alone_in, append_log, clear_log, read_log, read_store_index, write_store_index
 from .plan import ShardPlan, plan_shards, select_tiles, source_files, source_names, tiles_per_shard, write_planned
-from .table import PLACES, join_tables, take_over
+from .table import PLACES, entry_table, join_tables, take_over
 
 _log = logging.getLogger(__name__)
 
@@ -48,8 +48,9 @@ class PackReport:
     """Numbers of a run of packing."""
 
     counts: pd.DataFrame  # A row per modality, with the columns :data:`COUNTS`
-    tiles: int = 0  # in the store
+    tiles: int = 0  # in the store; where it was not merged, in the log of this run
     cells: int = 0  # of which they are
+    merged: bool = True  # and in its index
 
     def in_words(self, out: Path) -> str:
         """Returns a line per modality, and the sums."""
@@ -60,7 +61,8 @@ class PackReport:
         ]
         if self.counts["damaged"].any():
             lines.append(f"The damaged ones are listed in {out / DAMAGED}")
-        return "\n".join([*lines, f"{self.tiles:,} tiles of {self.cells:,} cells in {out}"])
+        where = out if self.merged else f"the log of {out}: pack the last part with --merge true"
+        return "\n".join([*lines, f"{self.tiles:,} tiles of {self.cells:,} cells in {where}"])
 
 
 class DamageList:
@@ -138,6 +140,7 @@ def pack(
     workers: int | None = None,
     scheduler: str | None = None,
     max_damaged_share: float = 0.05,
+    merge: bool = True,
     progress: bool = True,
 ) -> PackReport:
     """Writes the tiles of a dataset into a packed store, or adds them to one.
@@ -160,6 +163,9 @@ def pack(
         workers: Number of processes; 0 works in this one. By default one per core where there is much to do.
         scheduler: Address of a Dask cluster, whose machines see the same files, instead of local processes.
         max_damaged_share: Largest share of tiles that may be damaged, checked once ten tiles are damaged (0: none).
+        merge: Bring the index up to date. False leaves what is packed now to a later run, in the store's log: a part
+            then takes as long as its own tiles do, however large the store is. Tiles that the store has already are
+            packed again unless their shard would be the same.
         progress: Show a bar.
 
     Returns:
@@ -178,10 +184,10 @@ def pack(
     }
     try:
         with alone_in(out, settings):
-            packing = _Packing(tiles, root, out, quantize_radar, max_damaged_share)
+            packing = _Packing(tiles, root, out, quantize_radar, max_damaged_share, merge)
             packing.plan(shard_mb * 1e6)
             packing.run(workers, scheduler, progress)
-            return packing.finish(settings)
+            return packing.merge(settings) if merge else packing.log(settings)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
         raise TerraFMError(
@@ -193,12 +199,17 @@ def pack(
 class _Packing:
     """The state of one run; see :func:`pack`."""
 
-    def __init__(self, tiles: TileDataset, root: Path, out: Path, quantize: bool, max_damaged_share: float) -> None:
+    def __init__(
+        self, tiles: TileDataset, root: Path, out: Path, quantize: bool, max_damaged_share: float, merge: bool
+    ) -> None:
         self.tiles = select_tiles(tiles, with_categories(tiles.table))
         self.root, self.out, self.quantize = root, out, quantize
         self.damage = DamageList(out / DAMAGED, max_damaged_share)
-        self.before = with_categories(read_store_index(str(out))[0]) if (out / NAME).is_file() else None
-        self.named = _shards(self.before) if self.before is not None else set()
+        tables = [with_categories(table) for table in read_log(out)] if merge else []
+        if merge and (out / NAME).is_file():
+            tables.append(with_categories(read_store_index(str(out))[0]))
+        self.before = join_tables(tables, tiles.tile_size) if len(tables) > 1 else next(iter(tables), None)
+        self.named = set[str]().union(*map(_shards, tables))
         self.sources: dict[str, np.ndarray] = {}
         self.places: dict[str, list[pd.DataFrame]] = {}  # by modality, the columns `PLACES` by row of the tiles
         self.units: list[ShardPlan] = []
@@ -249,25 +260,39 @@ class _Packing:
         for unit in self.units:
             yield select_tiles(self.tiles, self.tiles.table.iloc[unit.rows]), unit
 
-    def finish(self, settings: dict[str, Any]) -> PackReport:
+    def log(self, settings: dict[str, Any]) -> PackReport:
+        """Writes the table of this run to the log, then the list of damaged tiles."""
+        table = self._entry()
+        append_log(table, self.out, settings)
+        self.damage.write(self.root, self.sources)
+        return self._report(table[table.filter(regex="^has_").any(axis=1)], merged=False)
+
+    def merge(self, settings: dict[str, Any]) -> PackReport:
         """Writes the index, then the list of damaged tiles; removes the shards that the index named until now."""
-        records = {}
-        for name, places in self.places.items():
-            held = pd.concat([part for part in places if len(part)] or places).sort_index()
-            records[name] = held.astype({f"shard_{name}": "category", f"layout_{name}": "category"})
-        source, before = self.tiles.table, self.before
-        if before is not None and ("xres" in source) != ("xres" in before):  # archives of two kinds
-            source, before = (with_sizes(table, self.tiles.tile_size) for table in (source, before))
-        table = join_tables(source, records, before)
-        if table.empty:
-            raise TerraFMError(f"None of the {len(self.tiles):,} tiles of {self.root} can be packed.")
+        tables = [self._entry(), self.before]
+        table = join_tables([table for table in tables if table is not None], self.tiles.tile_size)
         write_store_index(table, self.out, settings)
+        clear_log(self.out)
         self.damage.write(self.root, self.sources)
         for shard in self.named - _shards(table):
             remove_below(self.out, shard)
         remove_leftovers(self.out)
-        self.report.tiles, self.report.cells = len(table), table["cell"].nunique()
+        return self._report(table, merged=True)
+
+    def _report(self, table: pd.DataFrame, merged: bool) -> PackReport:
+        self.report.tiles, self.report.cells, self.report.merged = len(table), table["cell"].nunique(), merged
         return self.report
+
+    def _entry(self) -> pd.DataFrame:
+        """Makes the table of this run."""
+        records = {}
+        for name, places in self.places.items():
+            held = pd.concat([part for part in places if len(part)] or places).sort_index()
+            records[name] = held.astype({f"shard_{name}": "category", f"layout_{name}": "category"})
+        table = entry_table(self.tiles.table, records, self.sources)
+        if self.before is None and not table.filter(regex="^has_").any(axis=None):
+            raise TerraFMError(f"None of the {len(self.tiles):,} tiles of {self.root} can be packed.")
+        return table
 
 
 def _shards(table: pd.DataFrame) -> set[str]:

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -153,8 +152,6 @@ def write_planned(job: tuple[TileDataset, ShardPlan], out: Path, quantized: bool
 def select_tiles(tiles: TileDataset, table: pd.DataFrame, stored: bool = True) -> TileDataset:
     """Returns a dataset with some rows of another, as a worker process is given it; ``stored``: pixels as they are."""
     part = copy.copy(tiles)
-    for name in [name for name in vars(part) if isinstance(getattr(type(part), name, None), cached_property)]:
-        del part.__dict__[name]
     part.index = table.assign(**{
         name: column.array.remove_unused_categories()
         for name, column in table.items()

@@ -1,5 +1,6 @@
 """The tile table of a packed store: the source's, with the places of records, joined with the tiles packed before."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,55 +9,82 @@ import numpy as np
 import pandas as pd
 
 from terrafm_tg.datasets.majortom import grid
-from terrafm_tg.datasets.tiles.table import TIMES
+from terrafm_tg.datasets.tiles.table import TIMES, with_sizes
 from terrafm_tg.modalities import MODALITIES
 
 
-def join_tables(
-    source: pd.DataFrame, records: Mapping[str, pd.DataFrame], before: pd.DataFrame | None = None
+def entry_table(
+    source: pd.DataFrame, records: Mapping[str, pd.DataFrame], sources: Mapping[str, np.ndarray]
 ) -> pd.DataFrame:
-    """Joins the source's tile table, the places of its pixels in the store, and all else that the store holds.
-
-    What the source has no more stays, whole tiles and single modalities of tiles: so the parts of an archive that
-    is larger than the disk are packed one after the other.
+    """Makes the table of one run: the source's, in the modalities that were packed, with the places of its records.
 
     Args:
         source: The source's tile table.
-        records: For each modality, by row of ``source``: the columns of the store's table that say where its pixels
-            lie.
-        before: The other tiles of the store; None where there are none.
+        records: For each modality, by row of ``source``: the columns :data:`PLACES`.
+        sources: For each modality, where each tile comes from, uint64 (n,); 0 where the source lacks it.
 
     Returns:
-        One row per tile that the store holds something of, in the order of the source, or in the order of the grid
-        where tiles were added to it. ``has_<modality>`` is true where there is a record.
+        A row per tile of the source. ``has_<modality>`` is true where there is a record.
     """
-    tables = [source] if before is None else [source, before]
+    others = tuple(f"_{name}" for name in MODALITIES if name not in records)
+    table = source.drop(columns=[column for column in source if column.endswith(others)]) if others else source
+    for name, found in records.items():
+        places = {c: found[c].reindex(range(len(table)), fill_value=_absent(found[c].dtype)) for c in found}
+        has = np.isin(np.arange(len(table)), found.index)
+        table = table.assign(**{f"has_{name}": has}, **places).assign(**{f"source_{name}": sources[name]})
+    return table.reset_index(drop=True)
+
+
+def join_tables(tables: Sequence[pd.DataFrame], tile_size: int) -> pd.DataFrame:
+    """Joins the tables of a store's runs, at once.
+
+    What a source has no more stays, whole tiles and single modalities of tiles: so the parts of an archive that
+    is larger than the disk are packed one after the other. Of one source file, the latest run counts.
+
+    Args:
+        tables: Of :func:`entry_table`, the latest first; the last one may be joined already.
+        tile_size: Of tiles of which a table gives no size.
+
+    Returns:
+        One row per tile that the store holds something of, in the order of the latest table, or in the order of the
+        grid where others add tiles to it. ``has_<modality>`` is true where there is a record.
+    """
+    if len({"xres" in table for table in tables}) > 1:  # archives of two kinds
+        tables = [with_sizes(table, tile_size) for table in tables]
     names = [_tile_names(table) for table in tables]
-    every = [f"_{name}" for name in MODALITIES]
+    ends = tuple(f"_{name}" for name in MODALITIES)
     tiles = _first(
         [
-            table.drop(columns=[column for column in table if column.endswith(tuple(every))]).set_index(keys)
+            table.drop(columns=[column for column in table if column.endswith(ends)]).set_index(keys)
             for table, keys in zip(tables, names, strict=True)
         ]
     )
+    count = np.cumsum([0, *map(len, tables)])
+    parts = [slice(*limits) for limits in itertools.pairwise(count)]
+    number, any_has = np.repeat(np.arange(len(tables)), np.diff(count)), np.zeros(count[-1], bool)
     for name in MODALITIES:
-        held = []
-        if name in records:
-            rows, found = records[name].index, records[name].set_index(names[0][records[name].index])
-            held.append(_of(source, name).iloc[rows].set_index(found.index).join(found))
-        if before is not None and f"has_{name}" in before:
-            held.append(_of(before, name).set_index(names[1])[before[f"has_{name}"].to_numpy(bool)])
-        if held:
-            joint = _first(held)
-            columns = {c: joint[c].reindex(tiles.index, fill_value=_absent(joint[c].dtype)) for c in joint}
-            tiles = tiles.assign(**columns)
-    if before is not None:  # a tile is valid for the time of all its images
-        has = before.filter(regex="^has_").any(axis=1).to_numpy()
-        also = before.loc[has, list(TIMES)].set_index(names[1][has]).reindex(tiles.index)
-        for column, limit in zip(TIMES, (np.fmin, np.fmax), strict=True):
-            tiles[column] = limit(tiles[column].to_numpy(), also[column].to_numpy())
+        if not any(f"has_{name}" in table for table in tables):
+            continue
+        has, sources = (
+            np.concatenate([t.get(f"{column}_{name}", pd.Series(0, t.index)).to_numpy(kind) for t in tables])
+            for column, kind in (("has", np.bool_), ("source", np.uint64))
+        )
+        has &= (sources == 0) | (pd.Series(number).groupby(sources).transform("min") == number).to_numpy()
+        any_has |= has
+        joint = _first([
+            _of(table, name).set_index(keys)[has[part]]
+            for table, keys, part in zip(tables, names, parts, strict=True) if f"has_{name}" in table
+        ])  # fmt: skip
+        tiles = tiles.assign(**{c: joint[c].reindex(tiles.index, fill_value=_absent(joint[c].dtype)) for c in joint})
+    if len(tables) > 1:  # a tile is valid for the time of all its images
+        also = pd.concat([
+            table.loc[any_has[part], list(TIMES)].set_index(keys[any_has[part]])
+            for table, keys, part in zip(tables[1:], names[1:], parts[1:], strict=True)
+        ]).groupby(level=0)  # fmt: skip
+        for column, limits, limit in zip(TIMES, (also.min(), also.max()), (np.fmin, np.fmax), strict=True):
+            tiles[column] = limit(tiles[column].to_numpy(), limits[column].reindex(tiles.index).to_numpy())
     tiles = tiles[tiles.filter(regex="^has_").any(axis=1)].reset_index(drop=True)
-    if before is None or np.isin(names[1], names[0]).all():
+    if np.isin(np.concatenate(names), names[0]).all():
         return tiles
     cell_rows, cell_columns = grid.parse(tiles["cell"])
     order = np.lexsort((tiles["quadrant"].to_numpy(), cell_columns, cell_rows))
@@ -131,8 +159,8 @@ def take_over(
         out: Folder of the store.
 
     Returns:
-        ``before``, where ``has_<modality>`` is true only for what the store holds besides, from other files or none;
-        and the columns :data:`PLACES` of the tiles found, by row of the source.
+        ``before``, where ``has_<modality>`` is true only for what is still there; and the columns :data:`PLACES` of
+        the tiles found, by row of the source.
     """
     if before is None or f"has_{modality}" not in before:
         return before, pd.DataFrame({f"{c}_{modality}": pd.Series(dtype=kind) for c, kind in PLACES.items()})
@@ -142,4 +170,4 @@ def take_over(
     known = before.loc[has, [f"{column}_{modality}" for column in PLACES]].drop_duplicates(f"source_{modality}")
     rows = np.flatnonzero(np.isin(sources, known[f"source_{modality}"]))
     places = known.set_index(f"source_{modality}", drop=False).loc[sources[rows]].set_axis(rows)
-    return before.assign(**{f"has_{modality}": has & ~np.isin(before[f"source_{modality}"], sources)}), places
+    return before.assign(**{f"has_{modality}": has}), places

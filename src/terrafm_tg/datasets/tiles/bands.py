@@ -36,12 +36,12 @@ class HeldBands:
     """
 
     def __init__(self, column: pd.Series, modality: Modality) -> None:
-        names = pd.Categorical(column.mask(column == ""))
+        names = pd.Categorical(column, copy=False)
         masks = np.zeros((len(names.categories) + 1, len(modality.bands)), dtype=bool)
         masks[-1] = True  # code -1: nothing is said
         for mask, text in zip(masks, names.categories, strict=False):
             try:
-                mask[modality.band_indices(str(text).split())] = True
+                mask[modality.band_indices(str(text).split()) if text != "" else slice(None)] = True
             except TerraFMError as error:
                 raise TerraFMError(
                     f"column bands_{modality.name} holds {str(text)[:80]!r}, expected bands out of "
@@ -55,7 +55,7 @@ class HeldBands:
 
     def is_varied(self) -> bool:
         """Tells if any tile lacks a band that another has."""
-        return len(np.unique(self._codes)) > 1
+        return len(np.unique(self._masks[np.unique(self._codes)], axis=0)) > 1
 
 
 def fill_absent(

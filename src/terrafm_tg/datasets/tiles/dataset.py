@@ -25,6 +25,7 @@ from torchgeo.datasets.utils import GeoSlice, Sample
 
 from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES, Modality, get_modalities
+from terrafm_tg.utils.shared import SharedTable, derived
 
 from .bands import HeldBands, fill_absent
 from .collate import collate_tiles
@@ -97,8 +98,10 @@ class TileDataset(GeoDataset, abc.ABC):
                     f"No tile of this {type(self).__name__} holds {modality.name}, it has "
                     f"{', '.join(held) or 'no modality'}: correct `modalities` or the root."
                 )
-        has = index[[f"has_{m.name}" for m in self.modalities]].to_numpy(dtype=bool).any(axis=1)
-        self.index = index if has.all() else index[has]
+        columns = [f"has_{m.name}" for m in self.modalities]
+        has = index[columns].to_numpy(dtype=bool).any(axis=1)
+        rows = index if has.all() else derived(index, f"has {columns}", lambda table: table[has])
+        self.index = rows
         _ = self._held  # bands that are none stop here
         self.native = native
         self.tile_size = tile_size
@@ -320,10 +323,13 @@ class TileDataset(GeoDataset, abc.ABC):
     @index.setter
     def index(self, index: pd.DataFrame) -> None:
         self._crs = CRS(index.crs if isinstance(index, GeoDataFrame) else 4326)
-        self.table = as_table(index).reset_index(drop=True)
-        self._index = None
-        for name in ("_footprints", "_arrays", "_held"):
-            self.__dict__.pop(name, None)
+        self.table = index if isinstance(index, SharedTable) else as_table(index).reset_index(drop=True)
+        self.__dict__ = self.__getstate__()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what a worker process is sent: not what it can make of the table."""
+        kept = {k: v for k, v in vars(self).items() if not isinstance(getattr(type(self), k, None), cached_property)}
+        return kept | {"_index": None}
 
     def __len__(self) -> int:
         """Number of tiles."""

@@ -19,8 +19,9 @@ from geopandas import GeoSeries
 from pyproj import CRS
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.utils.files import atomic_write
+from terrafm_tg.utils.files import atomic_write, stamp
 from terrafm_tg.utils.parquet import CheckedFile, check_declared, read_schema
+from terrafm_tg.utils.shared import is_first, is_large, shared_table
 from terrafm_tg.utils.trust import check_names
 
 from .columns import check_places, check_schema, check_values, index_settings
@@ -147,6 +148,38 @@ def read_index(
     return table, made_for
 
 
+def read_shared(
+    path: Path, sources: Iterable[str] = (), needs: Iterable[str] = (), check: Callable[[], None] | None = None
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Reads a file as :func:`read_index` does; a large one once per machine, to be shared by its processes.
+
+    Args:
+        path: The file.
+        sources: As for :func:`read_index`.
+        needs: Likewise.
+        check: Raises an error if the file is not to be read.
+
+    Returns:
+        As :func:`read_index`.
+
+    Raises:
+        TerraFMError: As of :func:`read_index`.
+    """
+    sources, needs = tuple(sources), tuple(needs)
+
+    def read() -> tuple[pd.DataFrame, dict[str, Any]]:
+        if check is not None:
+            check()
+        return read_index(path, sources, needs)
+
+    try:
+        with CheckedFile(path) as file:
+            large = is_large(file.metadata.num_rows)
+    except (pa.ArrowException, OSError, ValueError):
+        return read()  # which says what is wrong
+    return shared_table(f"{path.resolve()} {stamp(path)} {sources} {needs} {check is None}", read) if large else read()
+
+
 def _places(file: pq.ParquetFile, schema: pa.Schema) -> dict[str, Any]:
     """Reads the boxes, or the polygons where there is nothing that they can be computed from."""
     if {*_LIGHT} <= {*schema.names} and schema.field("bbox").type == pa.struct([(name, pa.float64()) for name in BOX]):
@@ -226,14 +259,15 @@ def open_index(
     path = root / NAME if index is None else Path(index)
     if index is None and not path.is_file():
         return scan(root, **how, **settings), False
-    table, made_for = read_index(path, sources, needs)
+    table, made_for = read_shared(path, sources, needs)
     for name, value in settings.items():
         if made_for.get(name) != value:
             raise TerraFMError(
                 f"{path} was made for {name}={made_for.get(name)!r}, the dataset has {value!r}: set that, "
                 "or make the index again with `terrafm index`."
             )
-    if index is None and made_for.get("state") != state(root):
+    # the first process looks at each file, for all of a run
+    if index is None and is_first() and made_for.get("state") != state(root):
         raise TerraFMError(
             f"{path} was made for other files than lie there now (some were added, removed, replaced, or copied "
             "without their times): run `terrafm index` again."

@@ -12,7 +12,6 @@ It is a plain data frame with a row per tile, counted from 0. Besides the column
 """
 
 from collections.abc import Sequence
-from copy import deepcopy
 from functools import cached_property
 from typing import Any
 
@@ -27,6 +26,7 @@ from pyproj import CRS
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.radiometry import OFFSET, UNKNOWN
+from terrafm_tg.utils.shared import derived, names_dtype
 
 from .outlines import BOX, GRID, edges, is_geographic, middle, outlines, to_zones, transformer, turned
 
@@ -56,10 +56,10 @@ def categorical(column: pa.ChunkedArray) -> pd.Categorical:
     """Converts names that repeat; pyarrow's own way makes a Python object of each."""
     chunks = column.unify_dictionaries().chunks
     codes = np.concatenate([chunk.indices.fill_null(-1).to_numpy() for chunk in chunks])
-    names = pd.StringDtype(na_value=np.nan).__from_arrow__(chunks[0].dictionary)
-    # Whether names differ is checked on objects, which stay with the original for good: a copy is without them.
-    kind = deepcopy(pd.CategoricalDtype(pd.Index(names)))
-    return pd.Categorical.from_codes(codes, dtype=kind, validate=False)
+    names = chunks[0].dictionary
+    if names.null_count or len(names.unique()) < len(names):
+        raise ValueError("the names of a column must be unique, and none missing")
+    return pd.Categorical.from_codes(codes, dtype=names_dtype(names), validate=False)
 
 
 def with_categories(table: pd.DataFrame) -> pd.DataFrame:
@@ -246,26 +246,33 @@ def resolve_offsets(index: pd.DataFrame, modalities: Sequence[str] | None, ambig
     """
     if ambiguous not in ("error", "present", "absent", "drop"):
         raise TerraFMError(f"`ambiguous_offset` must be 'error', 'present', 'absent' or 'drop', got {ambiguous!r}.")
-    for name in MODALITIES if modalities is None else modalities:
-        if f"offset_{name}" not in index:
-            continue
-        has, offsets = index[f"has_{name}"].to_numpy(), index[f"offset_{name}"].to_numpy()
-        unknown = has & (offsets == UNKNOWN)
-        if not unknown.any():
-            continue
-        if ambiguous == "error":
-            advice = "index their source (`terrafm index` asks the pixels), or set"
-            if f"verdict_{name}" in index:  # they were asked
-                advice = "set `offset` to 0 or 1000, which all images then hold, or, for those alone,"
-            row = index.iloc[int(unknown.argmax())]
-            first = " in ".join(str(row[key]) for key in (f"product_{name}", "cell") if key in row)
-            raise TerraFMError(
-                f"Whether {name} holds the +1000 DN of baseline 04.00 is not known for {unknown.sum():,} of "
-                f"{has.sum():,} tiles, first {first}: {advice} "
-                "`ambiguous_offset` to 'present' (1000 is taken off), 'absent' (nothing is) or 'drop' (left out there)."
-            )
-        decided = np.where(unknown, OFFSET if ambiguous == "present" else 0, offsets).astype(np.int16)
-        index = index.assign(**{f"offset_{name}": decided})
-        if ambiguous == "drop":
-            index = index.assign(**{f"has_{name}": has & ~unknown})
-    return index
+    rows = {
+        name: index[f"has_{name}"].to_numpy() & (index[f"offset_{name}"].to_numpy() == UNKNOWN)
+        for name in (MODALITIES if modalities is None else modalities)
+        if f"offset_{name}" in index
+    }
+    unknown = {name: where for name, where in rows.items() if where.any()}
+    if not unknown:
+        return index
+    if ambiguous == "error":
+        name, where = next(iter(unknown.items()))
+        advice = "index their source (`terrafm index` asks the pixels), or set"
+        if f"verdict_{name}" in index:  # they were asked
+            advice = "set `offset` to 0 or 1000, which all images then hold, or, for those alone,"
+        row = index.iloc[int(where.argmax())]
+        first = " in ".join(str(row[key]) for key in (f"product_{name}", "cell") if key in row)
+        raise TerraFMError(
+            f"Whether {name} holds the +1000 DN of baseline 04.00 is not known for {where.sum():,} of "
+            f"{index[f'has_{name}'].sum():,} tiles, first {first}: {advice} "
+            "`ambiguous_offset` to 'present' (1000 is taken off), 'absent' (nothing is) or 'drop' (left out there)."
+        )
+
+    def decide(table: pd.DataFrame) -> pd.DataFrame:
+        for name, where in unknown.items():
+            offsets = np.where(where, OFFSET if ambiguous == "present" else 0, table[f"offset_{name}"])
+            table = table.assign(**{f"offset_{name}": offsets.astype(np.int16)})
+            if ambiguous == "drop":
+                table = table.assign(**{f"has_{name}": table[f"has_{name}"].to_numpy() & ~where})
+        return table
+
+    return derived(index, f"offsets {[*unknown]} {ambiguous}", decide)
