@@ -6,6 +6,7 @@ index and draws, each of its workers is sent what a loader's worker is sent, and
 
 import json
 import multiprocessing
+import os
 import pickle
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import patch
 
 import numpy as np
 from rich.console import Console
@@ -215,7 +217,7 @@ def measure(
     Raises:
         TerraFMError: If ``path`` is no tile index, or there are no so many tiles.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, TERRAFM_CACHE=f"{folder}/shared"):
         if path is None:
             path = Path(folder) / "index.parquet"
             with Console(stderr=True).status(f"Writing an index of {tiles:,} tiles", refresh_per_second=1):
