@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 # Matrix products of small models gain nothing from more threads than cores; tests run one process per core instead.
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 
-.PHONY: help env pretrain pretrain-long test soak lint types contracts docs floors bench bench-gpu benchmarks clean
+.PHONY: help env pretrain pretrain-long real test soak lint types contracts docs floors bench bench-gpu benchmarks clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -31,6 +31,11 @@ pretrain-long: $(READY)  ## the longer configuration of docs/results.md, seeds 0
 	for seed in 0 1 2; do $(BIN)/terrafm fit --config conf/pretrain.yaml --config conf/size/nano.yaml \
 	  --config conf/data/simulated.yaml --config conf/hardware/cpu.yaml --config conf/quick.yaml --config conf/long.yaml \
 	  --model.seed $$seed --seed_everything $$seed --trainer.logger.init_args.save_dir runs/long-$$seed || exit 1; done
+
+DATA ?= data/real
+FOLDS ?=
+real: $(READY)  ## pretrain on real places in DATA (folder of scenes of both sensors), and report on places it never saw; FOLDS=3 leaves each out once
+	$(BIN)/terrafm real $(DATA) $(if $(FOLDS),--folds $(FOLDS))
 
 test: lint types contracts  ## format, lint, types, import contracts and the test suite (offline, CPU)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not soak" -n $(CORES) --dist worksteal

@@ -7,6 +7,7 @@ from .collapse import CollapseMonitor
 from .contact_sheet import ContactSheet
 from .held_out import HeldOutReport
 from .knn import KNNMonitor
+from .places import PlacesReport
 from .prediction_writer import PredictionWriter
 from .progress_lines import ProgressLines
 from .safe_stop import SafeStop
@@ -19,6 +20,7 @@ __all__ = [
     "ContactSheet",
     "HeldOutReport",
     "KNNMonitor",
+    "PlacesReport",
     "PredictionWriter",
     "ProgressLines",
     "RunSummary",

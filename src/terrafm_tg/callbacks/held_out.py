@@ -36,7 +36,7 @@ class HeldOutReport(Callback):
             TerraFMError: If the task has no teacher or the trainer no datamodule.
         """
         if stage == "fit":
-            _datamodule(trainer)
+            self.datamodule(trainer)
             teacher = getattr(pl_module, "teacher", None)
             if not isinstance(teacher, nn.Module):
                 raise TerraFMError(
@@ -51,7 +51,7 @@ class HeldOutReport(Callback):
         Raises:
             TerraFMError: If the datamodule holds out no tiles.
         """
-        held_out_loaders(_datamodule(trainer))
+        held_out_loaders(self.datamodule(trainer))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluates on every rank; the first one reports."""
@@ -60,7 +60,7 @@ class HeldOutReport(Callback):
         folder = self.folder or trainer.log_dir or trainer.default_root_dir
         frame = evaluate_held_out(
             self._encoders,
-            _datamodule(trainer),
+            self.datamodule(trainer),
             size=self.size or pl_module.hparams["crops"]["global_size"],
             modalities=pl_module.hparams.get("modalities"),
             device=trainer.strategy.root_device,
@@ -74,12 +74,17 @@ class HeldOutReport(Callback):
             console.print(table(frame, title))
             console.print("Written:", *map(str, write_report(frame, folder, title)), soft_wrap=True)
 
+    @staticmethod
+    def datamodule(trainer: Trainer) -> LightningDataModule:
+        """Returns the datamodule, whose held-out tiles are needed.
 
-def _datamodule(trainer: Trainer) -> LightningDataModule:
-    datamodule = getattr(trainer, "datamodule", None)
-    if datamodule is None:
-        raise TerraFMError(
-            "HeldOutReport needs a datamodule's held-out tiles, but the Trainer got dataloaders: fit with "
-            "a datamodule, or remove the callback."
-        )
-    return datamodule
+        Raises:
+            TerraFMError: If there is none.
+        """
+        datamodule = getattr(trainer, "datamodule", None)
+        if datamodule is None:
+            raise TerraFMError(
+                "HeldOutReport needs a datamodule's held-out tiles, but the Trainer got dataloaders: fit with "
+                "a datamodule, or remove the callback."
+            )
+        return datamodule

@@ -28,6 +28,7 @@ COMMANDS = {
     },
     "training": {
         "fit": "pretrain or fine-tune; stack configurations with further --config",
+        "real": "pretrain on real places, such as cities, and report on places that it never saw",
         "validate": "run over the validation data",
         "test": "run over the test data",
     },

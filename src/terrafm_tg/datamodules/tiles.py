@@ -27,7 +27,7 @@ from terrafm_tg.utils.shared import shared_arrays
 from .loading.cache import CachedTiles
 from .loading.faults import DamageLog, FaultTolerant
 from .loading.loader import TileDataLoader
-from .loading.split import even_pick, split_blocks
+from .loading.split import even_pick, split_blocks, split_places
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +64,8 @@ class TileDataModule(BaseDataModule):
         val_share: Share of the tiles to hold out, in whole blocks of cells; 0 for none.
         val_block: Edge of such a block in cells.
         val_gap: Cells left out between training and held-out ones.
+        val_places: Names of places to hold out instead, such as cities: folders of scenes that share ground
+            (:func:`~terrafm_tg.datamodules.loading.split.place_names`).
         val_bank: Tiles in the bank; all training tiles where None.
         val_queries: Tiles to query; all held-out ones where None.
         power: Power of the inverse frequency that tiles are drawn with; 0 draws all equally often.
@@ -97,6 +99,7 @@ class TileDataModule(BaseDataModule):
         val_share: float = 0.1,
         val_block: int = 4,
         val_gap: int = 1,
+        val_places: Sequence[str] | None = None,
         val_bank: int | None = 2000,
         val_queries: int | None = 1000,
         power: float = 0.5,
@@ -136,12 +139,13 @@ class TileDataModule(BaseDataModule):
     def split(self) -> tuple[np.ndarray, np.ndarray]:
         """Index rows of training and of held-out tiles."""
         options = [self.hparams[name] for name in ("val_share", "val_block", "val_gap", "seed")]
-        table = self.tiles.table
+        table, places = self.tiles.table, self.hparams["val_places"]
 
         def make() -> dict[str, np.ndarray]:
-            return dict(zip(("train", "held_out"), split_blocks(table, *options), strict=True))
+            rows = split_places(table, places) if places else split_blocks(table, *options)
+            return dict(zip(("train", "held_out"), rows, strict=True))
 
-        rows = shared_arrays(table, f"split {options}", make)
+        rows = shared_arrays(table, f"split {options} {places}", make)
         train, held_out = rows["train"], rows["held_out"]
         rank_zero_info(f"{len(train)} tiles to train on, {len(held_out)} held out, of {len(table)}.")
         return train, held_out

@@ -37,6 +37,7 @@ def scene(modality, at, epsg, side=132, date=None, res=None, off=(0.0, 0.0), nam
         "height": side,
         "width": side,
         "steps": "1 2 6",
+        "number": 0,
     }
 
 

@@ -1,13 +1,24 @@
-"""Held-out cells in whole blocks with a gap around them, and a pick of tiles that is even over land cover."""
+"""Held-out places or blocks of cells with a gap around them, and a pick of tiles that is even over land cover."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
+import shapely
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from terrafm_tg.datasets.majortom import grid
+from terrafm_tg.datasets.scenes.pairs import ANCHORS
+from terrafm_tg.datasets.tiles.outlines import BOX
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.utils.arguments import NOT_NEGATIVE, checked
 
 _TOLERANCE = 1e-6  # of a cell's width: corners are computed numbers
+_APART = 0.05  # of the smaller of two scenes, which neighbors share at most: boxes of degrees overlap a little
+_BLOCK = 4  # cells along the edge of a place that no folder of scenes tells
 
 
 @checked(seed=NOT_NEGATIVE)
@@ -65,6 +76,83 @@ def split_blocks(
             "give more cells."
         )
     return everything[train[codes]], everything[held_out[codes]]
+
+
+def place_names(table: pd.DataFrame) -> np.ndarray:
+    """Names the place of every tile: scenes that share ground are one, and bear the name of their folder.
+
+    Where they all hang together, or files are no scenes (Major-TOM, a packed store), a place is a block of 4 x 4 cells.
+
+    Args:
+        table: Tile table.
+
+    Returns:
+        (n,) texts; all tiles of a place have the same.
+    """
+    paths = pd.Series(None, table.index, dtype=object)
+    for name in ANCHORS:  # as tiles take their grid
+        if f"path_{name}" in table:
+            paths = paths.fillna(table[f"path_{name}"].astype(object))
+    if paths.notna().all():
+        how = dict(zip(BOX, ("min", "min", "max", "max"), strict=True))
+        scenes = table.groupby(paths, sort=True)[list(BOX)].agg(how)
+        numbers = _together(scenes.to_numpy())
+        if numbers.max():
+            names = _folder_names([[*scenes.index[numbers == n]] for n in range(numbers.max() + 1)])
+            return paths.map(dict(zip(scenes.index, np.array(names, object)[numbers], strict=True))).to_numpy(str)
+    codes, cells = pd.factorize(table["cell"])
+    rows, cols = grid.parse(cells)
+    blocks = _blocks(rows, (cols + 0.5) * 360 / grid.cells_per_row(rows), _BLOCK)
+    return np.array([f"block {n}" for n in blocks])[codes]
+
+
+def _together(boxes: np.ndarray) -> np.ndarray:
+    """Numbers boxes (n, 4), those that share ground alike."""
+    shapes = shapely.box(*boxes.T)
+    one, other = shapely.STRtree(shapes).query(shapes, predicate="intersects")
+    smaller = np.minimum(shapely.area(shapes[one]), shapely.area(shapes[other]))
+    share = shapely.area(shapely.intersection(shapes[one], shapes[other])) > _APART * smaller
+    edges = coo_array((share[share], (one[share], other[share])), shape=(len(shapes),) * 2)
+    return connected_components(edges, directed=False)[1]
+
+
+def _folder_names(groups: Sequence[Sequence[str]]) -> list[str]:
+    """Names groups of files by the deepest folder that all of a group are in and no others, else by the first file."""
+    folders = [[PurePosixPath(path).parts[:-1] for path in paths] for paths in groups]
+    common = [[part for part in parts[0] if all(part in other for other in parts)] for parts in folders]
+    owners = pd.Series([part for parts in folders for part in {x for path in parts for x in path}]).value_counts()
+    return [
+        next((part for part in reversed(shared) if owners[part] == 1), PurePosixPath(min(paths)).stem.replace("{}", ""))
+        for shared, paths in zip(common, groups, strict=True)
+    ]
+
+
+def split_places(table: pd.DataFrame, held_out: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Splits tiles into those of named places, held out, and all others, which share no ground with them.
+
+    Args:
+        table: Tile table.
+        held_out: Names of places (:func:`place_names`).
+
+    Returns:
+        Rows for training and rows for validation, ascending.
+
+    Raises:
+        TerraFMError: If there is no such place, or no other.
+    """
+    names = place_names(table)
+    known = sorted({*names})
+    for name in held_out:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            raise TerraFMError(
+                f"There is no place {name!r} in the data{f': did you mean {near[0]!r}?' if near else '.'} It holds "
+                f"{', '.join(known[:20])}{' ...' * (len(known) > 20)}."
+            )
+    held = np.isin(names, list(held_out))
+    if held.all():
+        raise TerraFMError(f"Holding out all {len(known)} places leaves none to train on: name fewer in `val_places`.")
+    return np.flatnonzero(~held), np.flatnonzero(held)
 
 
 def _blocks(rows: np.ndarray, center: np.ndarray, block: int) -> np.ndarray:

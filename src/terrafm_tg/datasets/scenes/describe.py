@@ -164,6 +164,7 @@ def _assemble(
         ),
         dict(layout.masks), finest.epsg, finest.transform, *finest.shape, said.cloud_cover,
         orbit[0].lower() if orbit else said.orbit, said.platform, steps=steps(rasters, finest),
+        number=said.number,
     )  # fmt: skip
 
 

@@ -124,7 +124,8 @@ def scene_files(root: Path, folder: str = ".") -> Iterator[str]:
             folders.clear()
             yield place.as_posix()
             continue
-        folders.sort()
+        # OSCD has each image twice: as it is, and in imgs_1_rect resampled without a georeference.
+        folders[:] = sorted(x for x in folders if not (x.endswith("_rect") and x.removesuffix("_rect") in folders))
         for name in sorted(names):
             if name.lower().endswith(_FILES) and not _OURS.search(name):
                 yield (place / name).as_posix()

@@ -73,7 +73,7 @@ def products_table(scenes: Sequence[tuple[Scene, Verdict]]) -> pd.DataFrame:
             "modality": modality.name, "path": pattern, "files": files, "bands": band_text(modality, scene.bands),
             "verdict": verdict.to_json(), "offset": verdict.offset, "product": scene.product, "date": scene.time,
             "epsg": scene.epsg, "x": t.c, "y": t.f, "xres": t.a, "yres": -t.e, "height": scene.height,
-            "width": scene.width, "steps": _steps(scene, modality),
+            "width": scene.width, "steps": _steps(scene, modality), "number": scene.number,
         })  # fmt: skip
     table = pd.DataFrame(rows)
     table["date"] = pd.to_datetime(table["date"]).astype("datetime64[us]")
@@ -236,10 +236,12 @@ class _Samples:
         """Adds the scenes of the other modalities to tiles that have one."""
         for other in (other for other in self.scenes if other != name):
             pairs = self._pairs(tiles, self.scenes[other])
-            dates = self.products["date"].to_numpy()
-            apart = dates[tiles[name].to_numpy()[pairs["tile"]]] - dates[pairs["scene"]]
-            pairs["days"] = np.abs(apart / np.timedelta64(1, "D"))
-            fits = pairs[~(pairs["days"] > self.max_days)].sort_values(["tile", "days", "apart", "scene"])
+            dates, numbers = (self.products[column].to_numpy() for column in ("date", "number"))
+            own = tiles[name].to_numpy()[pairs["tile"]]
+            pairs["days"] = np.abs((dates[own] - dates[pairs["scene"]]) / np.timedelta64(1, "D"))
+            # Images without a date, such as means over months, are told apart by the numbers in names: t1, imgs_1.
+            pairs["other"] = numbers[own] != numbers[pairs["scene"]]
+            fits = pairs[~(pairs["days"] > self.max_days)].sort_values(["tile", "days", "other", "apart", "scene"])
             if not (first and self.join == "all" and other == "s1rtc"):
                 fits = fits.drop_duplicates("tile")
             why = np.ones(len(tiles), np.int8)

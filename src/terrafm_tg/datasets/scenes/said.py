@@ -31,6 +31,7 @@ _ASF_UNITS = {"p": "linear", "d": "dB", "a": "amplitude"}
 _DATE = re.compile(r"(?<!\d)((?:19|20)\d{2}-?[01]\d-?[0-3]\d)(?:[T_ ]?([0-2]\d:?[0-5]\d:?[0-5]\d)(?!\d))?")
 _RASTER = re.compile(r"<(?:BOA|RADIO)_ADD_OFFSET[^>]*>\s*(-?\d+(?:\.\d+)?)\s*<")
 _QUANTIFICATION = re.compile(r"<(?:BOA_)?QUANTIFICATION_VALUE[^>]*>\s*(\d+(?:\.\d+)?)\s*<")
+_NUMBER = re.compile(r"(?i)(?:^|[^a-z0-9])(?:t|imgs?_|dates?_|times?_)([1-9])(?:$|[^a-z0-9])")
 _OTHER = re.compile(r"(?i)(?:^|[^a-z0-9])(?:L[COET]0[4-9]_|HLS\.L30|MOD\d\d|VNP\d\d|PSScene)")
 #: Properties of STAC items, the first that says something.
 _BASELINES = (
@@ -48,6 +49,7 @@ class Said(Claims):
         cloud_cover: Percent.
         orbit: ``ascending`` or ``descending``.
         platform: ``sentinel-2b``, ...
+        number: Of its date among those of the place, where names count them (``imgs_1``, ``t2``); 0 where none does.
         conflict: Two statements that exclude each other, as a sentence.
     """
 
@@ -55,11 +57,12 @@ class Said(Claims):
     cloud_cover: float | None = None
     orbit: str | None = None
     platform: str | None = None
+    number: int = 0
     conflict: str = ""
 
     def add(self, source: str, **more: Any) -> "Said":
         """Returns these statements and others where there are none yet; levels that differ are a conflict."""
-        new = {name: x for name, x in more.items() if x is not None and getattr(self, name) in (None, "")}
+        new = {name: x for name, x in more.items() if x is not None and getattr(self, name) in (None, "", 0)}
         if self.time is not None and more.get("time") is not None and self.time == more["time"].normalize():
             new["time"] = more["time"]  # the same day, to the second
         mine, other = self.modality, more.get("modality")
@@ -119,9 +122,10 @@ def by_names(path: str) -> Said:
         if re.match(r"T\d{2}[A-Z]{3}_\d{8}T\d{6}_\w+_[126]0m\.", name):  # L1C's have no resolution
             said = said.add(origin, modality="s2l2a")
         satellite = None if name.lower() in _USUAL else _SATELLITE.search(name)
-        orbit = _ORBIT.search(name)
+        orbit, number = _ORBIT.search(name), _NUMBER.search(name)
         said = said.add(
-            origin, time=find_date(name), platform=f"sentinel-{satellite[1].lower()}" if satellite else None,
+            origin, number=int(number[1]) if number else None, time=find_date(name),
+            platform=f"sentinel-{satellite[1].lower()}" if satellite else None,
             orbit={"asc": "ascending", "desc": "descending"}[orbit[1].lower()] if orbit else None,
         )  # fmt: skip
     return said
@@ -142,8 +146,14 @@ def other_sensor(path: str) -> bool:
 
 
 def by_metadata(root: Path, path: str, said: Said) -> Said:
-    """Adds what metadata say that came with a file: MTD_MSI*.xml above it, or a STAC item of its own in its folder."""
+    """Adds what metadata say that came with a file: MTD_MSI*.xml above it, or a STAC item of its own in its folder.
+
+    A ``dates.txt`` above a folder such as ``imgs_1`` (OSCD) is before the names of files, in which the date may be that
+    of reprocessing.
+    """
     file = PurePosixPath(path)
+    if (date := _listed_date(root, file)) is not None:
+        said = replace(said, time=date, source={**said.source, "time": "its dates.txt"})
     for above in file.parents:
         told = Said()
         for name in _metadata_in(root / above):
@@ -154,6 +164,16 @@ def by_metadata(root: Path, path: str, said: Said) -> Said:
         if ".SAFE" in above.name:
             break
     return said
+
+
+def _listed_date(root: Path, file: PurePosixPath) -> pd.Timestamp | None:
+    """Finds the date that ``dates.txt`` gives to the numbered folder of a file, as ``date_1: 20160504``."""
+    for above in file.parents[:-1]:
+        number, dates = _NUMBER.search(above.name), root / above.parent / "dates.txt"
+        if number and dates.is_file():
+            line = re.search(rf"(?m)^\s*date_{number[1]}\s*:(.*)$", read_text(dates, 1 << 12))
+            return find_date(line[1]) if line else None
+    return None
 
 
 def forget_metadata() -> None:

@@ -60,6 +60,7 @@ class Scene:
         placed: Its files say where it lies; else ``epsg`` and ``transform`` are where it was put, or None.
         wanted: West, south, east, north in degrees of the part that is asked for; None for all.
         steps: By band, the width of its pixels in pixels of the finest band.
+        number: Of its date among those of the place, where names count them; 0 where none does.
     """
 
     modality: str
@@ -79,6 +80,7 @@ class Scene:
     placed: bool = True
     wanted: tuple[float, ...] | None = None
     steps: Mapping[str, int] = field(default_factory=dict)
+    number: int = 0
 
     @property
     def images(self) -> tuple["Scene", ...]:
