@@ -62,8 +62,10 @@ def test_the_folder_is_read_as_it_lies(data: SentinelFolderDataModule):
     train, held_out = split_places(table, ["pisa", "beirut"])
     assert sorted([*train, *held_out]) == list(range(len(table)))
     assert {*names[held_out]} == {"pisa", "beirut"}
-    refused(lambda: split_places(table, ["piza"]), "'piza'", "'pisa'")
-    refused(lambda: split_places(table, list(CITIES)), "none to train on")
+    with refused(match=r"no place 'piza' in the data: did you mean 'pisa'\?"):
+        split_places(table, ["piza"])
+    with refused(match="none to train on"):
+        split_places(table, list(CITIES))
 
 
 def test_places_are_scenes_that_share_ground():
@@ -80,7 +82,7 @@ def test_places_are_scenes_that_share_ground():
     ]
     names = place_names(pd.DataFrame([*rows, *rows]))
     assert names[:5].tolist() == names[5:].tolist() == ["1", "1", "2", "sub", "sub"]
-    cells = pd.DataFrame({"cell": ["502U_107R", "502U_108R", "300U_100R"]})
+    cells = pd.DataFrame({"cell": ["502U_105R", "502U_106R", "300U_100R"]})
     assert len({*place_names(cells)}) == 2, "blocks of cells"
 
 
@@ -172,9 +174,11 @@ def test_the_places_that_runs_hold_out(tmp_path: Path):
     (tmp_path / "train.txt").write_text("pisa\nrennes\n")
     assert held_out_parts(CITIES, tmp_path, None, None, 0) == [["mumbai", "beirut"]]
     assert len(held_out_parts(CITIES, tmp_path, None, 2, 0)) == 2, "folds by choice"
-    refused(lambda: held_out_parts(CITIES, tmp_path, None, 5, 0), "`folds` is 5", "4 places")
+    with refused(match="`folds` is 5, and both sensors show 4 places"):
+        held_out_parts(CITIES, tmp_path, None, 5, 0)
     (tmp_path / "all.txt").write_text(",".join(CITIES))
-    refused(lambda: held_out_parts(CITIES, tmp_path, tmp_path / "all.txt", None, 0), "names all of the places")
+    with refused(match="names all of the places"):
+        held_out_parts(CITIES, tmp_path, tmp_path / "all.txt", None, 0)
 
 
 def test_one_command_pretrains_and_reports(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -187,14 +191,14 @@ def test_one_command_pretrains_and_reports(root: Path, tmp_path: Path, capsys: p
     stack = f"[pretrain, size/nano, hardware/cpu, real, {small}]"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        main(["real", str(root), "--folds=3", f"--out={tmp_path / 'out'}", f"--configs={stack}"])
+        main(["real", str(root), "--folds=2", f"--out={tmp_path / 'out'}", f"--configs={stack}"])
     shown = capsys.readouterr().out
-    assert "Each of 3 places held out once, in 3 runs" in shown
+    assert "Each of 3 places held out once, in 2 runs" in shown
     frame = pd.read_csv(tmp_path / "out/places.csv")
     assert {*frame[frame.task == WITHIN].place} == set(CITIES[:3])
     assert {*frame.encoder} == {STATISTICS, LAYOUT, "untrained", "trained"}
     pictures = sorted(path.name for path in (tmp_path / "out").rglob("*.jpg"))
-    assert pictures == ["queries.jpg"] * 3 + ["tokens.jpg"] * 3
+    assert pictures == ["queries.jpg"] * 2 + ["tokens.jpg"] * 2
 
 
 def test_real_cities(real_data: Path):

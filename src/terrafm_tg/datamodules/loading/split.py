@@ -141,7 +141,7 @@ def split_places(table: pd.DataFrame, held_out: Sequence[str]) -> tuple[np.ndarr
         TerraFMError: If there is no such place, or no other.
     """
     names = place_names(table)
-    known = sorted({*names})
+    known = sorted({*names.tolist()})
     for name in held_out:
         if name not in known:
             near = get_close_matches(name, known, 1)

@@ -70,8 +70,8 @@ def table(frame: pd.DataFrame, title: str) -> Table:
         f"places); {int(windows.drop_duplicates('fold').n.sum()):,} windows of {WINDOW} px. Embeddings as they are, "
         "with each sensor's mean over the training places taken off; CC: after canonical correlation on the training "
         "places. Statistics: mean, deviation and texture of each band; with layout: also the brightness of each patch. "
-        "Same place, radar to optical: recall, and rank share, the share of the other windows that are nearer (lower is "
-        "better). Precision is the average one."
+        "Same place, radar to optical: recall, and rank share, the share of the other windows that are nearer (lower "
+        "is better). Precision is the average one."
     )
     result = Table(title=title, caption=caption, box=box.HORIZONTALS, padding=(0, 1, 0, 0), pad_edge=False)
     result.title_justify = result.caption_justify = "left"
