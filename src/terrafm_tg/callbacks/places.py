@@ -9,9 +9,9 @@ from rich.console import Console
 
 from terrafm_tg.datamodules import TileDataModule
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.places.report import differences, table, write_places
+from terrafm_tg.evaluation.places.report import differences, places_table, write_places
 from terrafm_tg.evaluation.places.scores import score_places
-from terrafm_tg.evaluation.places.windows import Picture, describe, find_labels, open_places, read_pictures
+from terrafm_tg.evaluation.places.windows import Picture, describe_windows, find_labels, open_places, read_pictures
 from terrafm_tg.utils.progress import with_bar
 
 from .held_out import HeldOutReport
@@ -75,12 +75,12 @@ class PlacesReport(HeldOutReport):
 
         with torch.autocast(device.type, torch.bfloat16, enabled="bf16" in trainer.precision):
             labels = find_labels(dataset.root)
-            windows = describe(pictures(), self._encoders, pl_module.hparams["statistics"], labels, device)
+            windows = describe_windows(pictures(), self._encoders, pl_module.hparams["statistics"], labels, device)
         frame = score_places(windows, held_out, optical).assign(fold=0)
         folder = Path(self.folder or trainer.log_dir or trainer.default_root_dir)
         title = f"Places that training never saw, {pl_module.hparams['model']} after {trainer.global_step:,} steps"
         console = Console()
-        console.print(table(frame, title))
+        console.print(places_table(frame, title))
         console.print(*differences(frame), sep="\n", soft_wrap=True, highlight=False)
         paths = write_places(frame, windows, kept, optical, folder)
         console.print("Written:", *map(str, paths), soft_wrap=True)

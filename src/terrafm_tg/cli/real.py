@@ -14,7 +14,7 @@ from terrafm_tg.datasets import PackedTiles, SentinelFolder
 from terrafm_tg.datasets.source import find_kind
 from terrafm_tg.datasets.store.folder import MARKER
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.places.report import differences, table
+from terrafm_tg.evaluation.places.report import differences, places_table
 from terrafm_tg.evaluation.places.windows import open_places
 from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, checked
 
@@ -69,7 +69,7 @@ def real(
     frame = pd.concat(frames, ignore_index=True).fillna({"features": "", "place": ""})
     frame.to_csv(out / "places.csv", index=False, float_format="%.6g")
     if len(parts) > 1:
-        console.print(table(frame, f"Each of {len(places)} places held out once, in {len(parts)} runs"))
+        console.print(places_table(frame, f"Each of {len(places)} places held out once, in {len(parts)} runs"))
         console.print(*differences(frame), sep="\n", soft_wrap=True, highlight=False)
     console.print(f"Written: {out / 'places.csv'}", soft_wrap=True)
     return frame

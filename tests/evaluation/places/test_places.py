@@ -21,7 +21,7 @@ from terrafm_tg.datamodules.loading.split import place_names, split_places
 from terrafm_tg.evaluation.places import canonical, windows
 from terrafm_tg.evaluation.places.canonical import fit_canonical, probe
 from terrafm_tg.evaluation.places.scores import CANONICAL, CHANGE, OVERALL, SHARE, WITHIN, nearer_shares, score_places
-from terrafm_tg.evaluation.places.windows import LAYOUT, STATISTICS, Windows, describe, find_labels, open_places
+from terrafm_tg.evaluation.places.windows import LAYOUT, STATISTICS, Windows, describe_windows, find_labels, open_places
 from terrafm_tg.evaluation.places.windows import read_pictures as read
 from terrafm_tg.models import build_encoder
 
@@ -124,7 +124,7 @@ def test_windows_and_their_statistics(root: Path, data: SentinelFolderDataModule
     assert (optical, sorted({*places}), len(dataset)) == ("s2l1c", sorted(CITIES[:3]), 6)
     pictures = list(read(dataset, places))
     assert [p.date for p in pictures] == [0, 0, 0, 1, 1, 1]
-    found = describe(pictures, {}, labels=find_labels(root))
+    found = describe_windows(pictures, {}, labels=find_labels(root))
     assert len(found.where) == 6 * 3 * 3, "204 px hold 3 x 3 windows of 64, more than tiles of 96 px do"
     image = pictures[0].images["s2l1c"]
     cut, at = windows.cut_windows(pictures[0].images)
@@ -145,7 +145,7 @@ def test_scores_of_places(root: Path, data: SentinelFolderDataModule):
     dataset, places, optical = open_places(data)
     torch.manual_seed(0)
     encoder = build_encoder("terrafm_nano", depth=1).eval()
-    found = describe(read(dataset, places), {"untrained": encoder}, labels=find_labels(root))
+    found = describe_windows(read(dataset, places), {"untrained": encoder}, labels=find_labels(root))
     frame = score_places(found, ["pisa"], optical)
     assert {*frame.place} == {"pisa", ""}
     one = frame[(frame.encoder == LAYOUT) & (frame.features == CANONICAL)].set_index(["task", "metric"])
@@ -214,7 +214,7 @@ def test_real_cities(real_data: Path):
     assert len(few) == 24
     assert few.sum() == 8
     dataset.index = dataset.table[few].reset_index(drop=True)
-    found = describe(read(dataset, places[few]), {}, labels=find_labels(folder))
+    found = describe_windows(read(dataset, places[few]), {}, labels=find_labels(folder))
     frame = score_places(found, ["paris", "rennes"], optical)
     share = frame[(frame.encoder == LAYOUT) & (frame.task == WITHIN) & (frame.metric == SHARE)].score
     assert (share < 0.35).all()

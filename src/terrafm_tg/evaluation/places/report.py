@@ -57,7 +57,7 @@ def over_places(scores: pd.Series) -> Estimate:
     return Estimate(found.mean / 100, found.low / 100, found.high / 100, found.kind, found.n)
 
 
-def table(frame: pd.DataFrame, title: str) -> Table:
+def places_table(frame: pd.DataFrame, title: str) -> Table:
     """A table of the means over places, each with half the width of its 95 % interval.
 
     Args:

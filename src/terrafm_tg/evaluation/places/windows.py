@@ -148,7 +148,7 @@ def read_pictures(dataset: TileDataset, places: NDArray[np.str_]) -> Iterator[Pi
         yield Picture(key[0], seen[key], images, grid)
 
 
-def describe(
+def describe_windows(
     pictures: Iterable[Picture],
     encoders: Mapping[str, nn.Module],
     statistics: Any = None,
