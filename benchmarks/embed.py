@@ -141,7 +141,7 @@ def main() -> None:
         return
     console = Console(quiet=True)
     settings = WindowSettings(options.window)
-    step = options.window // 16 - round(0.25 * (options.window // 16))
+    step = options.window // 16 - round(settings.overlap * (options.window // 16))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "scene").mkdir()

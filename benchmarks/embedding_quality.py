@@ -68,12 +68,12 @@ class Way:
     every: int = 1
 
 
-DEFAULT = Way("default: stride 16, overlap 0.25, window 224, both sensors")
+DEFAULT = Way("default: stride 16, overlap 0.5, window 224, both sensors")
 WAYS = (
     DEFAULT,
     Way("optical alone", sensors="optical"),
     Way("radar alone", sensors="radar"),
-    *(Way(f"overlap {overlap}", WindowSettings(overlap=overlap)) for overlap in (0, 0.5, 0.75)),
+    *(Way(f"overlap {overlap}", WindowSettings(overlap=overlap)) for overlap in (0, 0.25, 0.75)),
     *(Way(f"window {window}", WindowSettings(window)) for window in (96, 160, 320)),
     Way("stride 8", WindowSettings(stride=8), every=2),
     Way("stride 4", WindowSettings(stride=4), every=4),

@@ -68,7 +68,7 @@ def embed(
     pooling: str = "class",
     stride: int = 16,
     window: int = 224,
-    overlap: float = 0.25,
+    overlap: float = 0.5,
     dtype: str = "float32",
     pca: int | str | os.PathLike[str] | None = None,
     search: StacSearch | None = None,

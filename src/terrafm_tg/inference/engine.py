@@ -47,7 +47,7 @@ class WindowSettings:
     """
 
     window: int = 224
-    overlap: float = 0.25
+    overlap: float = 0.5
     stride: int | None = None
     min_valid: float = 0.5
     max_damaged: float = 0.1
