@@ -1,14 +1,14 @@
 """``terrafm embed``: products of scenes, tiles and places, whatever interrupts it."""
 
 import hashlib
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from datetime import datetime, timedelta
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import geopandas as gpd
@@ -127,30 +127,34 @@ def test_stopped_at_any_part_it_ends_in_the_same_bytes(tmp_path, scenes, model, 
 @pytest.mark.parametrize("format", FORMATS)
 def test_killed_at_twenty_moments_it_ends_in_the_same_bytes(tmp_path, model, format):
     write_optical(tmp_path / "in", pattern(1500, 1400, 12, 200, 4000))
-    command = [
-        sys.executable, "-c", "import sys; from terrafm_tg.cli import main; main(sys.argv[1:])", "embed",
-        str(tmp_path / "in"), "OUT", "--model", str(model), "--window", "96", "--offset", "0", "--format", format,
-        "--batch_size", "2",
-    ]  # fmt: skip
+    fork = multiprocessing.get_context("fork")  # a process that has imported everything: kills hit the work itself
 
-    def begin(out: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([str(tmp_path / out) if word == "OUT" else word for word in command])
+    def begin(out: str) -> BaseProcess:
+        settings = QUIET | {"format": format, "window": 96, "offset": 0, "batch_size": 2}
+        process = fork.Process(target=embed, args=(tmp_path / "in", tmp_path / out, model), kwargs=settings)
+        process.start()
+        return process
 
-    start = time.monotonic()
-    assert begin("whole/out").wait() == 0
-    lasted, expected = time.monotonic() - start, digest(tmp_path / "whole" / "out")
+    def lasts(process: BaseProcess) -> float:
+        start = time.monotonic()
+        process.join()
+        assert process.exitcode == 0
+        return time.monotonic() - start
+
+    whole, expected = lasts(begin("whole/out")), digest(tmp_path / "whole" / "out")
     rng, kills = random.Random(0), 0
     while kills < 20:
         process = begin("out")
-        time.sleep(rng.uniform(0.3, 1.0) * lasted * 0.8)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        process.join(rng.uniform(0.05, 0.6) * whole)
+        if process.is_alive():
+            process.kill()
+            process.join()
             kills += 1
-        else:
-            assert digest(tmp_path / "out") == expected
-            os.rename(tmp_path / "out", tmp_path / f"done{kills}")
-    assert begin("out").wait() == 0
+            continue
+        assert process.exitcode == 0
+        assert digest(tmp_path / "out") == expected
+        os.rename(tmp_path / "out", tmp_path / f"done{kills}")
+    lasts(begin("out"))
     assert digest(tmp_path / "out") == expected
 
 
