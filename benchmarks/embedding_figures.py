@@ -108,11 +108,11 @@ def draw_quality(found: Mapping[str, Any], path: Path) -> None:
     chart = Figure(figsize=(11, 4.6), layout="constrained")
     left, right = chart.subplots(1, 2)
     _changes(left, [(f"{row['way']} ({row['time']:.2g}×)", row["change"]) for row in found["ways"][1:]], _COLORS[2])
-    left.set(title="maps, against the default (in brackets: time)")
+    left.set_title("maps, against the default (time)", fontsize=10)
     names = [f"{row['stored']} ({1000 * row['megabytes']:.2g} kB/km²)" for row in found["stored"][1:]]
     _changes(right, list(zip(names, [row["change"] for row in found["stored"][1:]], strict=True)), _COLORS[1])
     right.axvline(-2, color="black", lw=0.8, ls=":")
-    right.set(title="what is stored, against float32 (in brackets: size)")
+    right.set_title("stored numbers, against float32 (size)", fontsize=10)
     _save(chart, path)
 
 
