@@ -206,6 +206,7 @@ class _Packing:
         self.root, self.out, self.quantize = root, out, quantize
         self.damage = DamageList(out / DAMAGED, max_damaged_share)
         tables = [with_categories(table) for table in read_log(out)] if merge else []
+        self.logged = bool(tables)
         if merge and (out / NAME).is_file():
             tables.append(with_categories(read_store_index(str(out))[0]))
         self.before = join_tables(tables, tiles.tile_size) if len(tables) > 1 else next(iter(tables), None)
@@ -269,14 +270,17 @@ class _Packing:
 
     def merge(self, settings: dict[str, Any]) -> PackReport:
         """Writes the index, then the list of damaged tiles; removes the shards that the index named until now."""
-        tables = [self._entry(), self.before]
-        table = join_tables([table for table in tables if table is not None], self.tiles.tile_size)
+        entry = self._entry()
+        if self.logged:  # so that a run that is stopped below leaves the log as new as the index, whatever comes next
+            append_log(entry, self.out, settings)
+        tables = [entry] if self.before is None else [entry, self.before]
+        table = join_tables(tables, self.tiles.tile_size)
         write_store_index(table, self.out, settings)
-        clear_log(self.out)
         self.damage.write(self.root, self.sources)
         for shard in self.named - _shards(table):
             remove_below(self.out, shard)
         remove_leftovers(self.out)
+        clear_log(self.out)
         return self._report(table, merged=True)
 
     def _report(self, table: pd.DataFrame, merged: bool) -> PackReport:
