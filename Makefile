@@ -25,11 +25,11 @@ $(READY): pyproject.toml constraints.txt
 
 pretrain: $(READY)  ## pretrain a small TerraFM on the simulated world (3 to 6 minutes on 2 cores); ends in a figure and a table
 	$(BIN)/terrafm fit --config conf/pretrain.yaml --config conf/size/nano.yaml --config conf/data/simulated.yaml \
-	  --config conf/hardware/cpu.yaml --config conf/quick.yaml
+	  --config conf/hardware/cpu.yaml --config conf/small_scale.yaml --config conf/quick.yaml
 
 pretrain-long: $(READY)  ## the longer configuration of docs/results.md, seeds 0, 1 and 2 (about an hour each on 2 cores)
 	for seed in 0 1 2; do $(BIN)/terrafm fit --config conf/pretrain.yaml --config conf/size/nano.yaml \
-	  --config conf/data/simulated.yaml --config conf/hardware/cpu.yaml --config conf/quick.yaml --config conf/long.yaml \
+	  --config conf/data/simulated.yaml --config conf/hardware/cpu.yaml --config conf/small_scale.yaml --config conf/quick.yaml --config conf/long.yaml \
 	  --model.seed $$seed --seed_everything $$seed --trainer.logger.init_args.save_dir runs/long-$$seed || exit 1; done
 
 DATA ?= data/real
@@ -73,7 +73,7 @@ docs: $(READY)  ## build the documentation into site/
 
 bench: $(READY)  ## on this machine: a training step's stages, the encoder's forward, packed tiles, and the loader
 	$(BIN)/terrafm profile --config conf/pretrain.yaml --config conf/size/nano.yaml --config conf/data/simulated.yaml \
-	  --config conf/hardware/cpu.yaml --config conf/quick.yaml
+	  --config conf/hardware/cpu.yaml --config conf/small_scale.yaml --config conf/quick.yaml
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.encoder
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.store
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.loader

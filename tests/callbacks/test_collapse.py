@@ -65,6 +65,16 @@ def test_collapse_is_said_in_words(tmp_path: Path, values: dict[str, float], say
         assert run(tmp_path, [HEALTHY | values]) == 20
 
 
+def test_a_loss_of_dimensions_is_said_in_words_and_stops_nothing(tmp_path: Path) -> None:
+    script = [HEALTHY | {"effective_rank": 9.5}] * 8 + [HEALTHY | {"effective_rank": 4.1}]
+    with pytest.warns(UserWarning, match=r"At step 10 .* vary in 4\.1 directions, of 9\.5 at the beginning"):
+        assert run(tmp_path, script, action="stop") == 20
+    monitor = CollapseMonitor()
+    monitor.load_state_dict({"beginning": 9.5})  # a resumed run compares with where the first one began
+    assert "dimensions" in monitor.symptoms({"train/effective_rank": 4.1}, K)
+    assert "dimensions" not in monitor.symptoms({"train/effective_rank": 4.9}, K)
+
+
 def test_a_symptom_that_passes_is_not_collapse(tmp_path: Path) -> None:
     sick = HEALTHY | {"embedding_std": 0.001}
     assert run(tmp_path, [sick, HEALTHY] * 10, action="stop") == 20

@@ -6,7 +6,7 @@ import torch
 from processes import start
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.land_cover import CLASS_NAMES
-from terrafm_tg.losses import DINOLoss, DualCenter, teacher_entropy
+from terrafm_tg.losses import DINOLoss, DualCenter, PlaceContrast, teacher_entropy
 from terrafm_tg.losses.dual_center import frequent_by_name, frequent_by_share
 
 FREQUENT = (0, 7, 11)
@@ -185,3 +185,41 @@ def test_loss_minus_entropy_is_the_divergence() -> None:
     kl = [(log_p[t].exp() * (log_p[t] - log_q[s])).sum(-1).mean() for t in range(2) for s in range(4) if t != s]
     difference = DINOLoss()(student, teacher, 0.07) - teacher_entropy(teacher, 0.07).mean()
     torch.testing.assert_close(difference, torch.stack(kl).mean())
+
+
+def contrast_of_places(student: np.ndarray, teacher: np.ndarray, temp: float) -> float:
+    """Its definition, one pair of views and one tile at a time."""
+    z = student / np.linalg.norm(student, axis=-1, keepdims=True)
+    y = teacher / np.linalg.norm(teacher, axis=-1, keepdims=True)
+    losses = []
+    for t, s in [(t, s) for t in range(len(y)) for s in range(len(z)) if s != t]:
+        similarity = np.exp(z[s] @ y[t].T / temp)
+        losses += [-np.log(similarity[b, b] / similarity[b].sum()) for b in range(len(similarity))]
+    return float(np.mean(losses))
+
+
+def _contrast_share(rank: int, path: str, student: torch.Tensor, teacher: torch.Tensor) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{path}/store", rank=rank, world_size=2)
+    own = slice(3 * rank, 3 * rank + 3)
+    torch.save(PlaceContrast(0.2)(student[:, own], teacher[:, own]), f"{path}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_contrast_of_places_is_its_definition_on_one_process_and_on_two(tmp_path) -> None:
+    student, teacher = torch.randn(5, 6, 16), 3 * torch.randn(2, 6, 16)
+    expected = contrast_of_places(student.double().numpy(), teacher.double().numpy(), 0.2)
+    assert PlaceContrast(0.2)(student, teacher).item() == pytest.approx(expected, rel=1e-5)
+    ranks = [start(_contrast_share, rank, str(tmp_path), student, teacher) for rank in (0, 1)]
+    for process in ranks:
+        process.join()
+        assert process.exitcode == 0
+    shares = [torch.load(tmp_path / f"{rank}.pt").item() for rank in (0, 1)]
+    assert np.mean(shares) == pytest.approx(expected, rel=1e-5)
+
+
+def test_contrast_of_places_falls_where_sensors_agree_and_not_where_tiles_do() -> None:
+    places = torch.eye(8).expand(2, 8, 8)
+    loss = PlaceContrast(0.1)
+    assert loss(places, places) < 1e-3
+    assert loss(places, places.flip(1)) > 9
+    assert loss(torch.ones(2, 8, 8), places).item() == pytest.approx(np.log(8), rel=1e-5)

@@ -90,3 +90,27 @@ def test_bf16_autocast_trains(model: TerraFMViT) -> None:
         half.float().square().mean().backward()
     assert torch.nn.functional.cosine_similarity(half.float(), exact).min() > 0.99
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_whitened_stems_weigh_detail_as_much_as_brightness() -> None:
+    """Against (S + I)^-1/2 by one large decomposition, on patches drawn with that covariance S."""
+    torch.manual_seed(0)
+    embed = build_encoder("terrafm_tiny", depth=1).patch_embed
+    before = embed.stem("s1rtc").weight.detach().double().flatten(1)
+    embed.stem("s1rtc").whiten_()
+    after = embed.stem("s1rtc").weight.detach().double().flatten(1)
+    place = torch.arange(16.0, dtype=torch.float64)
+    pixels = 0.95 ** (place - place[:, None]).abs()
+    bands = torch.tensor([[1.0, 0.9], [0.9, 1.0]], dtype=torch.float64)
+    covariance = torch.kron(bands, torch.kron(pixels, pixels))
+    values, vectors = torch.linalg.eigh(covariance)
+    whitening = vectors @ torch.diag((values + 1).rsqrt()) @ vectors.T
+    whitening *= (covariance.trace() / (whitening @ covariance @ whitening).trace()).sqrt()
+    torch.testing.assert_close(after, before @ whitening, rtol=1e-4, atol=1e-6)
+    share = [(k @ covariance @ k.T) for k in (before, after)]
+    ratio = [(c.trace() ** 2 / c.square().sum()).item() for c in share]
+    assert ratio[1] > 8 * ratio[0]
+    embed.init_weights(whiten=True)  # a patch of the training mean still gives the sensor's vector alone
+    for name in MODALITIES:
+        mean = torch.full((1, len(MODALITIES[name].bands), 16, 16), 0.5)
+        assert embed.stem(name)(mean).abs().max() < 1e-4

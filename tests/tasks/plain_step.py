@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, gelu, linear
+from torch.nn.functional import conv2d, gelu, linear, normalize
 from torch.optim import AdamW
 
 from terrafm_tg.modalities import MODALITIES
@@ -92,7 +92,8 @@ class PlainTerraFM(TerraFM):
         values, h = self.schedules.at(self.global_step), self.hparams
         alpha = h["center"]["alpha"]
         with stage("teacher"), torch.no_grad():
-            logits = self.teacher_head(encode(self.teacher, views["teacher_global"])).unflatten(0, (-1, size))
+            embeddings = encode(self.teacher, views["teacher_global"])
+            logits = self.teacher_head(embeddings).unflatten(0, (-1, size))
             self.center.accumulate(logits, batch["land_cover"])
             everywhere, frequent = self.center.centers
             targets = logits - alpha * everywhere - (1 - alpha) * frequent
@@ -105,7 +106,25 @@ class PlainTerraFM(TerraFM):
             loss = cross_entropy(student, list(targets), h["student_temp"], values.teacher_temp)
         self.log("train/loss", loss)
         crops = tokens[0].float().unflatten(0, (-1, size))
-        return loss + h["koleo"] * sum(self.koleo(crop) for crop in crops) / len(crops) if h["koleo"] else loss
+        if h["koleo"]:
+            loss = loss + h["koleo"] * sum(self.koleo(crop) for crop in crops) / len(crops)
+        if h["dimensions"]:
+            sets = torch.zeros(2 * size, dtype=torch.int64)
+            for name, idx in views["student_global"].sample_idx.items():
+                sets[idx] += 2 ** list(MODALITIES).index(name)
+            seen = normalize(tokens[0].float(), dim=-1)
+            means = seen.mean(0).expand_as(seen).clone()
+            for i in sets.unique() if len(sets) >= 32 else ():
+                means[sets == i] = seen[sets == i].mean(0)
+            values = torch.linalg.eigvalsh((seen - means).T @ (seen - means))
+            loss = loss - h["dimensions"] * (values.sum() ** 2 / (values**2).sum()).log()
+        if weight := h["contrast"]["weight"]:  # a view's own tile among all, as a class
+            seen = [normalize(view, dim=-1) for of_size in tokens for view in of_size.unflatten(0, (-1, size))]
+            keys, own = normalize(embeddings, dim=-1).unflatten(0, (-1, size)), torch.arange(size)
+            pairs = [(view @ keys[t].T, own) for t in range(len(keys)) for s, view in enumerate(seen) if s != t]
+            temp = h["contrast"]["temp"]
+            loss = loss + weight * sum(nn.functional.cross_entropy(x / temp, y) for x, y in pairs) / len(pairs)
+        return loss
 
     def masks(self, batch: dict[str, Any], sizes: list[int]) -> list[Masks]:
         """For each group the weights of all branches, from the same draws as the fast step's."""

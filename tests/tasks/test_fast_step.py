@@ -87,7 +87,7 @@ def test_loss_and_gradients_are_those_of_the_plain_step(tmp_path: Path, mix: str
         {"drop_path": 0.6, "seed": 2, "depth": 3},
         {"freeze_last_layer_epochs": 1, "drop_path": 0.2},
         {"grad_checkpointing": True, "drop_path": 0.3},
-        {"koleo": 0.1},
+        {"koleo": 0.1, "dimensions": 0.3, "contrast": {"weight": 0.7, "temp": 0.2}, "whiten_stems": True},
     ],
     ids=str,
 )

@@ -60,7 +60,13 @@ def move(task: Silent) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"drop_path": 0.5, "koleo": 0.1}, {"fuse": False, "local_crops": 0}, {"modalities": ["s1rtc"]}]
+    "settings",
+    [
+        {},
+        {"drop_path": 0.5, "koleo": 0.1, "contrast": {"weight": 1.0}},
+        {"fuse": False, "local_crops": 0},
+        {"modalities": ["s1rtc"]},
+    ],
 )
 def test_it_meets_no_other_device_and_reads_no_value(tmp_path: Path, settings: dict[str, Any]) -> None:
     task = tiny_terrafm(Silent, **settings).train()

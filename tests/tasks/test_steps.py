@@ -26,6 +26,13 @@ def test_embedding_statistics_equal_the_eigenvalues() -> None:
     std, rank = embedding_statistics(torch.tensor(x))
     assert std.item() == pytest.approx(np.sqrt(values.sum()), rel=1e-5)
     assert rank.item() == pytest.approx(values.sum() ** 2 / (values**2).sum(), rel=1e-5)
+    sensors = np.arange(40) % 3  # a gap between sensors is no direction: the rank is that within them
+    apart = unit + 5 * np.eye(12)[sensors]
+    apart /= np.linalg.norm(apart, axis=1, keepdims=True)
+    within = apart - np.stack([apart[sensors == s].mean(0) for s in sensors])
+    values = np.linalg.eigvalsh(within.T @ within)
+    rank = embedding_statistics(torch.tensor(apart), torch.tensor(sensors))[1]
+    assert rank.item() == pytest.approx(values.sum() ** 2 / (values**2).sum(), rel=1e-4)
 
 
 def test_a_point_and_a_line_are_recognised() -> None:

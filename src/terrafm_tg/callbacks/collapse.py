@@ -17,6 +17,10 @@ _MAX_ENTROPY, _MIN_ENTROPY = 0.999, 0.001
 _MIN_KL = 0.002
 #: Standard deviation of the normalized embeddings below which they are one point, effective rank of a line.
 _MIN_STD, _MIN_RANK = 0.02, 1.05
+#: Share of the directions of the run's beginning below which dimensions are being lost.
+_KEPT = 0.5
+#: The symptom that is only said, since a run goes on learning with it.
+_LOSS = "dimensions"
 
 
 @checked(every_n_steps=COUNT, grace_steps=NOT_NEGATIVE, patience=COUNT)
@@ -27,6 +31,8 @@ class CollapseMonitor(Callback):
     - The teacher is uniform over the K prototypes and the student has learnt that: the loss sits at ln K.
     - The teacher's entropy is 0: every view gets one prototype, whatever it shows.
     - The embeddings are one point, or lie on one line, even where the loss falls.
+    - The embeddings vary in less than half as many directions as at the beginning of the run (effective rank within
+      each set of sensors). The run goes on learning, but of less and less; this is said, and stops nothing.
 
     A healthy run begins near all but the first, and may leave ln K slowly; so they are judged after a grace
     period, by margins within which no healthy run was seen, and only where they hold at several looks in a
@@ -52,6 +58,15 @@ class CollapseMonitor(Callback):
         self.action = action
         self._looks: dict[str, int] = {}
         self._last_look = 0
+        self._beginning: float | None = None  # directions at the first logging step
+
+    def state_dict(self) -> dict[str, Any]:
+        """The directions at the beginning, with which a resumed run goes on comparing."""
+        return {"beginning": self._beginning}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores them."""
+        self._beginning = state_dict["beginning"]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -62,6 +77,8 @@ class CollapseMonitor(Callback):
             TerraFMError: If the run met NaN; if it has collapsed and `action` is ``stop``.
         """
         step = trainer.global_step
+        if self._beginning is None and "train/effective_rank" in trainer.callback_metrics:
+            self._beginning = _metrics(trainer)["train/effective_rank"]
         if step % self.every_n_steps or step == self._last_look:
             return
         self._last_look = step
@@ -70,7 +87,8 @@ class CollapseMonitor(Callback):
             found = {name: text for name, text in found.items() if name == "nan"}
         self._looks = {name: self._looks.get(name, 0) + 1 for name in found}
         for name, text in found.items():
-            if name == "nan" or (self.action == "stop" and self._looks[name] == self.patience):
+            stops = self.action == "stop" and name != _LOSS
+            if name == "nan" or (stops and self._looks[name] == self.patience):
                 raise TerraFMError(f"At step {step} {text}.")
             if self._looks[name] == self.patience:
                 rank_zero_warn(f"At step {step} {text}.")
@@ -123,6 +141,12 @@ class CollapseMonitor(Callback):
             )
         elif metrics.get("train/effective_rank", math.inf) < _MIN_RANK:
             found["line"] = "the embeddings of all tiles lie on one line: lower `optimizer.lr`, or use a larger batch"
+        elif metrics.get("train/effective_rank", math.inf) < _KEPT * (self._beginning or 0.0):
+            found[_LOSS] = (
+                f"the embeddings of all tiles vary in {metrics['train/effective_rank']:.1f} directions, of "
+                f"{self._beginning:.1f} at the beginning: dimensions are being lost. Use a larger batch, a lower "
+                "`optimizer.lr`, or what conf/small_scale.yaml sets (`contrast.weight`, `whiten_stems`)"
+            )
         return found
 
     def _grace(self, trainer: Trainer) -> int:

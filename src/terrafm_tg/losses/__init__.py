@@ -1,6 +1,7 @@
-"""DINO's loss and TerraFM's dual centering."""
+"""DINO's loss, TerraFM's dual centering, and what keeps dimensions in short runs of small batches."""
 
+from .contrast import PlaceContrast, participation_ratio
 from .dino import DINOLoss, teacher_entropy
 from .dual_center import DualCenter
 
-__all__ = ["DINOLoss", "DualCenter", "teacher_entropy"]
+__all__ = ["DINOLoss", "DualCenter", "PlaceContrast", "participation_ratio", "teacher_entropy"]

@@ -54,6 +54,14 @@ class SensorBatch(NamedTuple):
         height, width = next(iter(self.images.values())).shape[-2:]
         return self.size, sum(x.shape[1] for x in self.images.values()), height, width
 
+    @property
+    def sets(self) -> Tensor:
+        """Number of each sample's set of modalities, int64 (B,): equal where the sets are, from 1."""
+        number = torch.zeros(self.size, dtype=torch.int64, device=next(iter(self.images.values())).device)
+        for i, name in enumerate(self.images):
+            number.index_add_(0, self.idx(name), torch.full_like(self.idx(name), 2**i))
+        return number
+
     def idx(self, name: str) -> Tensor:
         """Returns the sample of each image of a modality, int64 (n_m,)."""
         x = self.images[name]

@@ -71,6 +71,19 @@ class PrototypeHead:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """The contrast of places, which the paper does not have; for small batches and short runs.
+
+    Args:
+        weight: Its weight in the loss; 0 leaves it out.
+        temp: Temperature of its softmax.
+    """
+
+    weight: float = 0.0
+    temp: float = 0.1
+
+
+@dataclass(frozen=True)
 class Optimization:
     """AdamW and the gradients that it gets.
 
@@ -114,6 +127,7 @@ GROUPS: dict[str, type[Any]] = {
     "augmentation": Augment,
     "center": Center,
     "head": PrototypeHead,
+    "contrast": Contrast,
     "optimizer": Optimization,
     "schedule": Schedule,
 }
@@ -128,11 +142,15 @@ _PATCHES: _Limit = (lambda x: 16 <= x < 2**16 and x % 16 == 0, "a multiple of 16
 _LIMITS: dict[str, _Limit] = {
     **dict.fromkeys(("crops.global_size", "crops.local_size"), _PATCHES),
     **dict.fromkeys(("depth", "head.prototypes", "head.hidden_dim", "head.bottleneck_dim"), _COUNT),
-    **dict.fromkeys(("student_temp", "schedule.teacher_temp", "optimizer.lr", "optimizer.clip_grad"), _POSITIVE),
+    **dict.fromkeys(
+        ("student_temp", "contrast.temp", "schedule.teacher_temp", "optimizer.lr", "optimizer.clip_grad"), _POSITIVE
+    ),
     **dict.fromkeys(
         (f"schedule.{name}_epochs" for name in ("warmup", "temp_warmup", "freeze_last_layer")), _NOT_NEGATIVE
     ),
-    **dict.fromkeys(("koleo", "schedule.min_lr", "optimizer.weight_decay"), _NOT_NEGATIVE),
+    **dict.fromkeys(
+        ("koleo", "dimensions", "contrast.weight", "schedule.min_lr", "optimizer.weight_decay"), _NOT_NEGATIVE
+    ),
     **dict.fromkeys(("center.alpha", "center.momentum", "schedule.teacher_momentum"), _SHARE),
     "optimizer.lr_batch": _COUNT,
     "drop_path": (lambda x: 0 <= x < 1, "at least 0 and below 1"),

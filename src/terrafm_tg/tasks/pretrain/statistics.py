@@ -4,27 +4,25 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from terrafm_tg.losses import teacher_entropy
+from terrafm_tg.losses import participation_ratio, teacher_entropy
 from terrafm_tg.losses.dual_center import CLASSES
 
 
 @torch.no_grad()
-def embedding_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+def embedding_statistics(x: Tensor, groups: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Spread of embeddings (N, D) on the unit sphere.
+
+    Args:
+        x: The embeddings.
+        groups: Each one's set of sensors, as :func:`~terrafm_tg.losses.participation_ratio` takes them.
 
     Returns:
         The root of the total variance of the normalized embeddings, 0 where all are one point, 1 where they cancel
-        out; and the effective rank (sum of l)^2 / sum of l^2 over the eigenvalues l of their covariance: how many
-        directions they use, from 1 to min(N - 1, D). Unlike the entropy of l it needs no decomposition, and so no
-        wait for the GPU.
+        out; and the participation ratio.
     """
     with torch.autocast(x.device.type, enabled=False):
-        x = nn.functional.normalize(x.float(), dim=-1)
-        x = x - x.mean(dim=0)
-        gram = x @ x.T
-        variance = gram.trace()
-        rank = variance.square() / gram.square().sum().clamp(min=torch.finfo(gram.dtype).tiny)
-        return (variance / len(x)).sqrt(), rank
+        unit = nn.functional.normalize(x.float(), dim=-1)
+        return (unit - unit.mean(dim=0)).square().sum(dim=-1).mean().sqrt(), participation_ratio(x, groups)
 
 
 class PrototypeUse(Metric):

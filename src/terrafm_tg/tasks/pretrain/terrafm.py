@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.losses import DINOLoss, DualCenter, teacher_entropy
+from terrafm_tg.losses import DINOLoss, DualCenter, PlaceContrast, participation_ratio, teacher_entropy
 from terrafm_tg.losses.dual_center import frequent_by_name, frequent_by_share
 from terrafm_tg.modalities import get_modalities
 from terrafm_tg.models import build_encoder
@@ -31,6 +31,7 @@ from .optimization import DECAY, CenteredStems, StepValues, clip_each_, ema_, ma
 from .settings import (
     GROUPS,
     Center,
+    Contrast,
     Crops,
     Optimization,
     PrototypeHead,
@@ -73,11 +74,16 @@ class TerraFM(TeacherEmbedding):
         augmentation: Changes of the views' values, besides cropping, flipping and turning.
         center: Dual centering.
         head: Projection head.
+        contrast: The contrast of places, for small batches and short runs (conf/small_scale.yaml); the paper has none.
         optimizer: Learning rate, weight decay and clipping.
         schedule: Warm-ups, and the courses of the teacher's momentum and temperature.
         student_temp: Temperature of the student's softmax.
         koleo: Weight of DINOv2's KoLeo term, which drives the class tokens of each of the student's global crops
             apart; the paper has none. It compares the tiles of one process's micro-batch.
+        dimensions: Weight of a term that keeps dimensions: minus the logarithm of the participation ratio of the
+            student's class tokens of global crops, within sets of sensors; the paper has none.
+        whiten_stems: Begin with stems that weigh detail as much as brightness
+            (:meth:`~terrafm_tg.models.patch_embed.PatchStem.whiten_`); nothing with ``weights``.
         drop_path: Rate of stochastic depth in the student's last block, linear from 0 in the first.
         grad_checkpointing: Recompute the student's blocks in the backward pass: less memory, more time.
         compile: Compile the transformer's blocks, once for all numbers of views.
@@ -105,10 +111,13 @@ class TerraFM(TeacherEmbedding):
         augmentation: Augment = Augment(),
         center: Center = Center(),
         head: PrototypeHead = PrototypeHead(),
+        contrast: Contrast = Contrast(),
         optimizer: Optimization = Optimization(),
         schedule: Schedule = Schedule(),
         student_temp: float = 0.1,
         koleo: float = 0.0,
+        dimensions: float = 0.0,
+        whiten_stems: bool = False,
         drop_path: float = 0.1,
         grad_checkpointing: bool = False,
         compile: bool = False,
@@ -130,6 +139,8 @@ class TerraFM(TeacherEmbedding):
         self.sensors = [m.name for m in get_modalities(h["modalities"])]
         depth = {} if h["depth"] is None else {"depth": h["depth"]}
         self.student = build_encoder(h["model"], self.weights, drop_path_rate=h["drop_path"], **depth)
+        if h["whiten_stems"] and self.weights is None:
+            self.student.patch_embed.init_weights(whiten=True)
         self.teacher = build_encoder(h["model"], depth=len(self.student.blocks))
         h["statistics"] = h["statistics"] or self.student.statistics
         head = {"output_dim" if name == "prototypes" else name: value for name, value in h["head"].items()}
@@ -152,6 +163,7 @@ class TerraFM(TeacherEmbedding):
         center, head = self.hparams["center"], self.hparams["head"]
         self.loss = DINOLoss(self.hparams["student_temp"])
         self.koleo = KoLeoLoss()
+        self.contrast = PlaceContrast(self.hparams["contrast"]["temp"])
         self.center = DualCenter(head["prototypes"], center["momentum"], center["alpha"])
 
     def configure_model(self) -> None:
@@ -273,10 +285,17 @@ class TerraFM(TeacherEmbedding):
         self.log("train/loss", loss, prog_bar=True)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]  # of a connector
             self._log_step(loss, embeddings, targets, values, views)
-        if not self.hparams["koleo"]:
-            return loss
-        crops = tokens[: groups[0].size].float().unflatten(0, (-1, size))
-        return loss + self.hparams["koleo"] * torch.stack([self.koleo(crop) for crop in crops]).mean()
+        h, shown = self.hparams, groups[0].size
+        if h["koleo"]:
+            crops = tokens[:shown].float().unflatten(0, (-1, size))
+            loss = loss + h["koleo"] * torch.stack([self.koleo(crop) for crop in crops]).mean()
+        if h["dimensions"]:
+            loss = loss - h["dimensions"] * participation_ratio(tokens[:shown], groups[0].sets).log()
+        if h["contrast"]["weight"]:
+            places = self.contrast(tokens.unflatten(0, (-1, size)), embeddings.unflatten(0, (-1, size)))
+            self.log("train/contrast", places.detach())
+            loss = loss + h["contrast"]["weight"] * places
+        return loss
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Freezes the prototypes in the first steps, and centers the stems' gradients."""
@@ -364,7 +383,7 @@ class TerraFM(TeacherEmbedding):
     ) -> None:
         """Logs what shows a run's health; only at the Trainer's logging steps."""
         entropy = teacher_entropy(targets, values.teacher_temp).mean()
-        std, rank = embedding_statistics(embeddings)
+        std, rank = embedding_statistics(embeddings, views["teacher_global"].sets)
         seen = {m: sum(len(g.images.get(m, ())) for g in views.values()) for m in self.sensors}
         total = sum(group.size for group in views.values())
         known = {f"use/{name}": count / total for name, count in seen.items()}
