@@ -38,7 +38,7 @@ class Silent(TerraFM):
     device = torch.device("cpu")
 
     def log(self, name: str, value: Any, **_: Any) -> None:
-        self.seen = {name: value}
+        self.seen = getattr(self, "seen", {}) | {name: value}
 
     def log_dict(self, values: dict[str, Any], **_: Any) -> None:
         self.seen |= values

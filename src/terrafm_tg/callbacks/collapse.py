@@ -18,7 +18,7 @@ _MIN_KL = 0.002
 #: Standard deviation of the normalized embeddings below which they are one point, effective rank of a line.
 _MIN_STD, _MIN_RANK = 0.02, 1.05
 #: Share of the directions of the run's beginning below which dimensions are being lost.
-_KEPT = 0.5
+_KEPT = 1 / 3
 #: The symptom that is only said, since a run goes on learning with it.
 _LOSS = "dimensions"
 
@@ -31,7 +31,7 @@ class CollapseMonitor(Callback):
     - The teacher is uniform over the K prototypes and the student has learnt that: the loss sits at ln K.
     - The teacher's entropy is 0: every view gets one prototype, whatever it shows.
     - The embeddings are one point, or lie on one line, even where the loss falls.
-    - The embeddings vary in less than half as many directions as at the beginning of the run (effective rank within
+    - The embeddings vary in less than a third of the directions of the beginning of the run (effective rank within
       each set of sensors). The run goes on learning, but of less and less; this is said, and stops nothing.
 
     A healthy run begins near all but the first, and may leave ln K slowly; so they are judged after a grace
