@@ -3,7 +3,7 @@
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize, one_hot
+from torch.nn.functional import cross_entropy, normalize
 
 from terrafm_tg.modalities import MODALITIES
 from terrafm_tg.utils.arguments import POSITIVE, checked
@@ -69,7 +69,7 @@ def participation_ratio(x: Tensor, groups: Tensor | None = None) -> Tensor:
         x = normalize(x.float(), dim=-1)
         if groups is None or len(x) < 4 * SETS:
             groups = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        member = one_hot(groups, SETS).float()
+        member = (groups[:, None] == torch.arange(SETS, device=x.device)).float()  # one_hot waits for the device
         x = x - member @ (member.T @ x / member.sum(0).clamp(min=1)[:, None])
         gram = x @ x.T
         return gram.trace().square() / gram.square().sum().clamp(min=torch.finfo(gram.dtype).tiny)
