@@ -1,4 +1,4 @@
-"""What keeps dimensions in short runs of small batches: the contrast of places, and the participation ratio itself."""
+"""Terms that keep dimensions in short runs of small batches: the contrast of places, and the participation ratio."""
 
 import torch
 import torch.distributed as dist
