@@ -116,6 +116,8 @@ def test_table_csv_and_figure_at_the_end(small_world: Path, tmp_path: Path, caps
     printed = capsys.readouterr().out
     assert "Held-out cells, terrafm_tiny after 2 steps" in printed
     assert str(tmp_path / "held_out.csv") in printed
+    assert str(tmp_path / "nearest_tiles.png") in printed
+    assert (tmp_path / "nearest_tiles.png").stat().st_size > 50_000
     scores = frame.set_index(["encoder", "task", "bank", "query", "metric"]).score
     monitored = run.callback_metrics
     assert monitored["val/knn_fused"] == pytest.approx(scores[TRAINED, "knn", "fused", "fused", "accuracy"], abs=1e-4)

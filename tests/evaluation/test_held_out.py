@@ -101,6 +101,18 @@ def test_centering_removes_a_gap_between_sensors(encoder: nn.Module):
     assert centred["gap"].to_numpy() == pytest.approx(centred["one"].to_numpy(), abs=0.06)
 
 
+def test_own_statistics_reach_the_images(encoder: nn.Module):
+    published = {m.name: {"mean": list(m.mean), "std": list(m.std)} for m in MODALITIES.values()}
+    own = {name: {"mean": x["mean"], "std": [2 * std for std in x["std"]]} for name, x in published.items()}
+    plain, same, other = (
+        evaluate_held_out({"one": encoder}, Tiles(), 32, statistics=statistics, progress=False)
+        for statistics in (None, published, own)
+    )
+    assert plain.equals(same)
+    changed = (plain.score - other.score).ne(0).groupby(plain.encoder).any()
+    assert changed.to_dict() == {"one": True, BASELINE: False}
+
+
 def test_bfloat16_is_close(encoder: nn.Module):
     plain, half = (
         evaluate_held_out({"one": encoder}, Tiles(), 32, autocast=flag, progress=False).score for flag in (False, True)

@@ -6,8 +6,10 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from rich.console import Console
 from torch import nn
 
+from terrafm_tg.datamodules import TileDataModule
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.held_out import evaluate_held_out, held_out_loaders
+from terrafm_tg.evaluation.held_out import embed_held_out, held_out_loaders, score_held_out
+from terrafm_tg.evaluation.held_out_picture import draw_picture, write_picture
 from terrafm_tg.evaluation.held_out_report import TRAINED, UNTRAINED, table, write_report
 from terrafm_tg.utils.arguments import COUNT, checked
 
@@ -16,7 +18,8 @@ from terrafm_tg.utils.arguments import COUNT, checked
 class HeldOutReport(Callback):
     """Compares the trained teacher with the untrained one and with plain band statistics on held-out cells.
 
-    Prints the table and writes ``held_out.csv`` and ``held_out.png`` into the run's folder. The untrained
+    Prints the table and writes ``held_out.csv``, ``held_out.png`` and, with a datamodule of tiles,
+    ``nearest_tiles.png`` (what a search by radar finds, and maps of patch tokens) into the run's folder. The untrained
     encoder is a copy from before the first step, with the run's own seed, also where the run was resumed.
 
     Args:
@@ -58,21 +61,28 @@ class HeldOutReport(Callback):
         if getattr(trainer, "fast_dev_run", False):
             return
         folder = self.folder or trainer.log_dir or trainer.default_root_dir
-        frame = evaluate_held_out(
+        datamodule, size = self.datamodule(trainer), self.size or pl_module.hparams["crops"]["global_size"]
+        features = embed_held_out(
             self._encoders,
-            self.datamodule(trainer),
-            size=self.size or pl_module.hparams["crops"]["global_size"],
+            datamodule,
+            size,
             modalities=pl_module.hparams.get("modalities"),
             device=trainer.strategy.root_device,
             autocast="bf16" in trainer.precision,
             centered=self.centered,
+            statistics=pl_module.hparams.get("statistics"),
             progress=trainer.is_global_zero,
         )
         if trainer.is_global_zero:
             title = f"Held-out cells, {pl_module.hparams['model']} after {trainer.global_step:,} steps"
-            console = Console()
+            console, frame = Console(), score_held_out(features)
             console.print(table(frame, title))
-            console.print("Written:", *map(str, write_report(frame, folder, title)), soft_wrap=True)
+            written = [*write_report(frame, folder, title)]
+            if isinstance(datamodule, TileDataModule):
+                statistics = pl_module.hparams.get("statistics")
+                picture = draw_picture(features, self._encoders, datamodule.tiles, size, statistics)
+                written += [] if picture is None else [write_picture(picture, folder)]
+            console.print("Written:", *map(str, written), soft_wrap=True)
 
     @staticmethod
     def datamodule(trainer: Trainer) -> LightningDataModule:

@@ -1,7 +1,7 @@
 """Embeds tiles of training cells (the bank) and held-out cells (the queries), and scores encoders on them."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -14,6 +14,7 @@ from terrafm_tg.errors import TerraFMError
 from terrafm_tg.modalities import Modality, get_modalities
 from terrafm_tg.models.embedding import embed_sensors
 from terrafm_tg.transforms import MultiCrop
+from terrafm_tg.transforms.statistics import Statistics
 from terrafm_tg.utils.arguments import COUNT, checked
 from terrafm_tg.utils.progress import with_bar
 
@@ -33,6 +34,7 @@ def evaluate_held_out(
     device: torch.device | str = "cpu",
     autocast: bool = False,
     centered: bool = False,
+    statistics: Statistics | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Land-cover k-NN within and across sensors, and same-place retrieval, on cells that training never saw.
@@ -49,6 +51,8 @@ def evaluate_held_out(
         autocast: bfloat16 in the encoders, for speed. The comparison stays in float32.
         centered: Remove from every embedding the mean of its sensor over the bank, so that cross-sensor
             scores do not see a constant gap between sensors. Not part of the protocol, hence not the default.
+        statistics: Mean and standard deviation by modality that images are normalized with; the published ones where
+            None.
         progress: Show a progress bar.
 
     Returns:
@@ -58,11 +62,36 @@ def evaluate_held_out(
     Raises:
         TerraFMError: If the datamodule holds out no tiles.
     """
+    return score_held_out(
+        embed_held_out(encoders, datamodule, size, modalities, device, autocast, centered, statistics, progress)
+    )
+
+
+class HeldOutFeatures(NamedTuple):
+    """What one encoder makes of the tiles, by sensor and :data:`~terrafm_tg.models.embedding.FUSED`."""
+
+    bank: dict[str, TileFeatures]  # tiles of training cells
+    query: dict[str, TileFeatures]  # tiles of held-out cells
+
+
+def embed_held_out(
+    encoders: Mapping[str, nn.Module],
+    datamodule: LightningDataModule,
+    size: int,
+    modalities: Sequence[str] | None,
+    device: torch.device | str,
+    autocast: bool,
+    centered: bool,
+    statistics: Statistics | None,
+    progress: bool,
+) -> dict[str, HeldOutFeatures]:
+    """Embeds bank and queries with each encoder and the baseline; arguments as in :func:`evaluate_held_out`."""
     sensors = get_modalities(modalities)
     try:
         place = torch.device(device)
     except RuntimeError as error:
         raise TerraFMError(f"`device` is {device!r}: give one such as cpu or cuda.") from error
+    crop = MultiCrop(modalities=[m.name for m in sensors], statistics=statistics).to(place)
     loaders = held_out_loaders(datamodule)
     for encoder in encoders.values():
         encoder.to(place).eval()
@@ -70,16 +99,21 @@ def evaluate_held_out(
         sides = []
         for title, loader in zip(("Bank tiles", "Held-out tiles"), loaders, strict=True):
             batches = with_bar(loader, title, shown=progress)
-            sides.append(_embed_all(encoders, batches, size, sensors, place, autocast))
-    rows: list[dict[str, Any]] = []
+            sides.append(_embed_all(encoders, batches, size, sensors, crop, place, autocast))
+    features = {}
     for name in sides[0]:
         bank, query = (gather(side[name]) for side in sides)
         if name == BASELINE:
             bank, query = standardize(bank, bank), standardize(query, bank)
         elif centered:
             bank, query = center(bank, bank), center(query, bank)
-        rows += [{"encoder": name} | row for row in score(bank, query)]
-    return pd.DataFrame(rows)
+        features[name] = HeldOutFeatures(bank, query)
+    return features
+
+
+def score_held_out(features: Mapping[str, HeldOutFeatures]) -> pd.DataFrame:
+    """Returns the table of :func:`evaluate_held_out`, of features from :func:`embed_held_out`."""
+    return pd.DataFrame([{"encoder": name} | row for name, sides in features.items() for row in score(*sides)])
 
 
 def held_out_loaders(datamodule: LightningDataModule) -> list[DataLoader[Any]]:
@@ -102,12 +136,12 @@ def _embed_all(
     batches: Iterable[dict[str, Any]],
     size: int,
     sensors: Sequence[Modality],
+    crop: MultiCrop,
     device: torch.device,
     autocast: bool,
 ) -> dict[str, dict[str, TileFeatures]]:
     """Encoder -> sensor -> features of all tiles of one loader."""
     names = [m.name for m in sensors]
-    crop = MultiCrop(modalities=names).to(device)
     outputs: dict[str, list[dict[str, Any]]] = {name: [] for name in (*encoders, BASELINE)}
     for batch in batches:
         batch = move_data_to_device({key: x for key, x in batch.items() if isinstance(x, Tensor)}, device)

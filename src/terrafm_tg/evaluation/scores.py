@@ -207,14 +207,23 @@ def recall(query: TileFeatures, bank: TileFeatures, k: int = TOP) -> tuple[float
         The recall (NaN without queries), its chance level ``k / N`` for a bank of N, and the number of
         queries.
     """
-    query = query.select(torch.isin(query.row, bank.row))
+    found = places(query.select(torch.isin(query.row, bank.row)), bank) <= k
+    chance = min(1.0, k / len(bank.row)) if len(bank.row) else float("nan")
+    return found.double().mean().item(), chance, len(found)
+
+
+def places(query: TileFeatures, bank: TileFeatures) -> Tensor:
+    """The place of each query's own tile in the bank by cosine, int64 (n,): 1 is the nearest, ties count against it.
+
+    Args:
+        query: Tiles as sensor A sees them.
+        bank: Tiles as sensor B sees them, the same and others.
+    """
     order = bank.row.argsort()
     target = order[torch.searchsorted(bank.row[order], query.row)]
     keys = normalize(bank.x, dim=1).T.contiguous()
-    found: list[Tensor] = []
+    found = []
     for x, place in zip(normalize(query.x, dim=1).split(CHUNK), target.split(CHUNK), strict=True):
         similarity = x @ keys
-        right = similarity.gather(1, place[:, None])
-        found.append((similarity >= right).sum(dim=1) <= k)
-    chance = min(1.0, k / len(bank.row)) if len(bank.row) else float("nan")
-    return torch.cat(found).double().mean().item() if len(query.row) else float("nan"), chance, len(query.row)
+        found.append((similarity >= similarity.gather(1, place[:, None])).sum(dim=1))
+    return torch.cat(found)

@@ -25,7 +25,9 @@ def plot_tile(sample: Sample, suptitle: str | None = None) -> Figure:
     Raises:
         TerraFMError: If the sample has no image.
     """
-    images = {m.title: tile_picture(image, m) for m in MODALITIES.values() if (image := _image(sample, m)) is not None}
+    images = {
+        m.title: tile_picture(image, m) for m in MODALITIES.values() if (image := tile_image(sample, m)) is not None
+    }
     if not images:
         raise TerraFMError(f"The sample holds no image to plot, only {', '.join(sample)}.")
     figure, axes = plt.subplots(1, len(images), figsize=(4 * len(images), 4), squeeze=False, layout="constrained")
@@ -38,7 +40,8 @@ def plot_tile(sample: Sample, suptitle: str | None = None) -> Figure:
     return figure
 
 
-def _image(sample: Sample, modality: Modality) -> np.ndarray | None:
+def tile_image(sample: Sample, modality: Modality) -> np.ndarray | None:
+    """Returns a sample's image at 10 m, (C, H, W) in stem order; None where the sample lacks the modality."""
     groups = {r: sample[key] for r in modality.native if (key := modality.native_key(r)) in sample}
     if groups:
         return to_ten_meters(groups, modality).numpy()
