@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -99,7 +99,7 @@ def draw_picture(
     drawn = draw_queries(queries, seed=seed)
     heights = [1.4 * len(drawn) + 0.9, 1.0, 2.3]
     figure = Figure(figsize=(10, sum(heights)), layout="constrained")
-    upper, middle, lower = figure.subfigures(3, 1, height_ratios=heights)
+    upper, middle, lower = cast("list[SubFigure]", figure.subfigures(3, 1, height_ratios=heights))
     _draw_search(upper, drawn, queries, sides[TRAINED][searched], searches, tiles, (asked, searched))
     _explain(middle, queries, sides[TRAINED][searched], searches, (asked, searched), seed)
     row = _most_mixed(tiles, sides[TRAINED], sensors)
@@ -278,7 +278,7 @@ def token_maps(
         windows = views.images[name][0].unfold(1, size, step).unfold(2, size, step)  # (C, n, n, size, size)
         n = windows.shape[1]
         inputs = windows.permute(1, 2, 0, 3, 4).flatten(0, 1).to(device)
-        tokens = torch.cat([encoder.forward_features(x, modality=name)[:, 1:] for x in inputs.split(64)])
+        tokens = torch.cat([cast(Any, encoder).forward_features(x, modality=name)[:, 1:] for x in inputs.split(64)])
         tokens = tokens.float().cpu().view(n, n, size // PATCH_SIZE, size // PATCH_SIZE, -1)
         sums = torch.zeros(tokens.shape[-1] + 1, 1, *(2 * [(edge - PATCH_SIZE) // step + 1]))  # by the patch's corner
         for a in range(tokens.shape[2]):
