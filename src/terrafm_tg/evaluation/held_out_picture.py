@@ -24,7 +24,7 @@ from terrafm_tg.utils.files import atomic_write
 
 from .held_out import HeldOutFeatures
 from .held_out_report import TRAINED, UNTRAINED
-from .scores import TOP, TileFeatures, places
+from .scores import TOP, TileFeatures, own_places
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,7 +119,7 @@ def write_picture(figure: "Figure", folder: Path | str) -> Path:
 def _search(query: TileFeatures, bank: TileFeatures, rows: Tensor) -> _Search:
     query = query.select(torch.isin(query.row, rows))
     similarity = normalize(query.x, dim=1) @ normalize(bank.x, dim=1).T
-    return _Search(similarity.topk(min(_NEAREST, len(bank.row)), dim=1).indices, places(query, bank))
+    return _Search(similarity.topk(min(_NEAREST, len(bank.row)), dim=1).indices, own_places(query, bank))
 
 
 def _draw_search(
