@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from terrafm_tg.datasets import MajorTOM, collate_tiles
 from terrafm_tg.evaluation import FUSED, TRAINED, UNTRAINED
 from terrafm_tg.evaluation.held_out import HeldOutFeatures
-from terrafm_tg.evaluation.held_out_picture import draw_picture, draw_queries, token_colors, token_maps, write_picture
+from terrafm_tg.evaluation.held_out_picture import draw_picture, draw_queries, token_colors, token_maps, write_nearest
 from terrafm_tg.evaluation.scores import TileFeatures
 from terrafm_tg.transforms import MultiCrop
 
@@ -90,7 +90,7 @@ def test_signs_and_shares_are_what_the_encoders_found(small_world: Path, tmp_pat
     said = " ".join(words)
     assert "0% before training, 100% after training, by chance 42%" in said
     assert ("of the same land cover:" in said) == known
-    assert write_picture(figure, tmp_path).stat().st_size > 50_000
+    assert write_nearest(figure, tmp_path).stat().st_size > 50_000
 
 
 def test_one_sensor_has_nothing_to_find(small_world: Path) -> None:

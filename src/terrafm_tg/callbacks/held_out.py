@@ -9,7 +9,7 @@ from torch import nn
 from terrafm_tg.datamodules import TileDataModule
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.held_out import embed_held_out, held_out_loaders, score_held_out
-from terrafm_tg.evaluation.held_out_picture import draw_picture, write_picture
+from terrafm_tg.evaluation.held_out_picture import draw_picture, write_nearest
 from terrafm_tg.evaluation.held_out_report import TRAINED, UNTRAINED, table, write_report
 from terrafm_tg.utils.arguments import COUNT, checked
 
@@ -81,7 +81,7 @@ class HeldOutReport(Callback):
             if isinstance(datamodule, TileDataModule):
                 statistics = pl_module.hparams.get("statistics")
                 picture = draw_picture(features, self._encoders, datamodule.tiles, size, statistics)
-                written += [] if picture is None else [write_picture(picture, folder)]
+                written += [] if picture is None else [write_nearest(picture, folder)]
             console.print("Written:", *map(str, written), soft_wrap=True)
 
     @staticmethod

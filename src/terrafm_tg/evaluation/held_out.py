@@ -68,7 +68,7 @@ def evaluate_held_out(
 
 
 class HeldOutFeatures(NamedTuple):
-    """What one encoder makes of the tiles, by sensor and :data:`~terrafm_tg.models.embedding.FUSED`."""
+    """Embeddings of the tiles by one encoder, by sensor and :data:`~terrafm_tg.models.embedding.FUSED`."""
 
     bank: dict[str, TileFeatures]  # tiles of training cells
     query: dict[str, TileFeatures]  # tiles of held-out cells

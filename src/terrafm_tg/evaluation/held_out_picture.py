@@ -24,7 +24,7 @@ from terrafm_tg.utils.files import atomic_write
 
 from .held_out import HeldOutFeatures
 from .held_out_report import TRAINED, UNTRAINED
-from .scores import TOP, TileFeatures, own_places
+from .scores import TOP, TileFeatures, own_ranks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,7 @@ _WHITE = 3500  # digital number that is shown as white
 
 
 class _Search(NamedTuple):
-    """What an encoder finds in the tiles of one sensor for queries of another."""
+    """The tiles of one sensor that an encoder finds for queries of another."""
 
     found: Tensor  # (n, _NEAREST) positions in the bank, nearest first
     place: Tensor  # (n,) of the query's own tile in the list, from 1
@@ -108,7 +108,7 @@ def draw_picture(
     return figure
 
 
-def write_picture(figure: "Figure", folder: Path | str) -> Path:
+def write_nearest(figure: "Figure", folder: Path | str) -> Path:
     """Writes ``nearest_tiles.png`` into ``folder``; returns its path."""
     path = Path(folder) / "nearest_tiles.png"
     with atomic_write(path) as part:
@@ -119,7 +119,7 @@ def write_picture(figure: "Figure", folder: Path | str) -> Path:
 def _search(query: TileFeatures, bank: TileFeatures, rows: Tensor) -> _Search:
     query = query.select(torch.isin(query.row, rows))
     similarity = normalize(query.x, dim=1) @ normalize(bank.x, dim=1).T
-    return _Search(similarity.topk(min(_NEAREST, len(bank.row)), dim=1).indices, own_places(query, bank))
+    return _Search(similarity.topk(min(_NEAREST, len(bank.row)), dim=1).indices, own_ranks(query, bank))
 
 
 def _draw_search(

@@ -207,12 +207,12 @@ def recall(query: TileFeatures, bank: TileFeatures, k: int = TOP) -> tuple[float
         The recall (NaN without queries), its chance level ``k / N`` for a bank of N, and the number of
         queries.
     """
-    found = own_places(query.select(torch.isin(query.row, bank.row)), bank) <= k
+    found = own_ranks(query.select(torch.isin(query.row, bank.row)), bank) <= k
     chance = min(1.0, k / len(bank.row)) if len(bank.row) else float("nan")
     return found.double().mean().item(), chance, len(found)
 
 
-def own_places(query: TileFeatures, bank: TileFeatures) -> Tensor:
+def own_ranks(query: TileFeatures, bank: TileFeatures) -> Tensor:
     """The place of each query's own tile in the bank by cosine, int64 (n,): 1 is the nearest, ties count against it.
 
     Args:
