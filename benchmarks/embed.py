@@ -1,6 +1,7 @@
 """A map of embeddings beside a plain loop over windows (read, forward, write), in one run; and what bounds it.
 
-python -m benchmarks.embed [--size 1536] [--model terrafm_tiny] [--base]
+python -m benchmarks.embed [--size 1536] [--model terrafm_tiny]
+python -m benchmarks.embed --memory 500 2000 11000
 """
 
 import argparse
@@ -19,6 +20,7 @@ from rich.console import Console
 
 from terrafm_tg.inference.engine import WindowSettings
 from terrafm_tg.inference.predictor import Encoder
+from terrafm_tg.inference.products import Reduction, write_cog
 from terrafm_tg.inference.run import plan_maps, run_maps
 from terrafm_tg.inference.sources import find_images
 from terrafm_tg.modalities import MODALITIES
@@ -147,6 +149,7 @@ def main() -> None:
         (folder / "scene").mkdir()
         paths = write_scene(folder / "scene", options.size)
         encoder = Encoder(options.model, weights=False)
+        print(f"vectors of {encoder.depth} numbers")  # which builds the encoder, before time is taken
         plain = build_encoder(options.model).eval()
         images = find_images(folder / "scene", offset=0, unit={"s2l2a": "DN", "s1rtc": "dB"})
         ratios, shares = [], []
@@ -157,8 +160,6 @@ def main() -> None:
             start = time.perf_counter()
             works = plan_maps(images, encoder, settings, folder / str(number), lambda image: {})
             spent = run_maps(works, encoder, settings, console)
-            from terrafm_tg.inference.products import Reduction, write_cog
-
             write_cog(works[0].parts, folder / f"{number}.tif", Reduction.fit_maps([works[0].parts]))
             ours = time.perf_counter() - start
             ratios.append(loop / ours)
