@@ -7,7 +7,7 @@ from terrafm_tg.modalities import MODALITIES, S2L1C, S2L2A
 
 #: Width, blocks and heads of each size. Base and large are the paper's, small its scaling study's, nano and tiny ours.
 SIZES: dict[str, dict[str, int]] = {
-    "terrafm_nano": {"embed_dim": 192, "depth": 6, "num_heads": 3},
+    "terrafm_nano": {"embed_dim": 192, "depth": 4, "num_heads": 3},
     "terrafm_tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
     "terrafm_small": {"embed_dim": 384, "depth": 12, "num_heads": 6},
     "terrafm_base": {"embed_dim": 768, "depth": 12, "num_heads": 12},

@@ -78,10 +78,10 @@ def test_another_depth_is_refused(checkpoint: Path, tmp_path: Path) -> None:
         Classification(model="terrafm_tiny", weights=str(path), in_channels=2, num_classes=2)
     torch.save(build_encoder("terrafm_nano").state_dict(), tmp_path / "nano.pth")
     path = export_encoder(tmp_path / "nano.pth", tmp_path / "nano")[1]
-    with pytest.raises(TerraFMError, match=r"has 6 blocks and the model 12: build terrafm_nano\."):
+    with pytest.raises(TerraFMError, match=r"has 4 blocks and the model 12: build terrafm_nano\."):
         Classification(model="terrafm_tiny", weights=str(path), in_channels=2, num_classes=2)
     task = Classification(model="terrafm_nano", weights=str(path), in_channels=2, num_classes=2)
-    assert len(task.model.blocks) == 6
+    assert len(task.model.blocks) == 4
     with pytest.raises(TerraFMError, match="192 wide and the model 384"):
         Classification(model="terrafm_small", weights=str(checkpoint), in_channels=2, num_classes=2)
 
