@@ -44,6 +44,7 @@ COMMANDS = {
     },
     "measuring": {
         "bench": "score any encoder on GEO-Bench, Copernicus-Bench and Landslide4Sense, beside the published scores",
+        "ablate": "train the rows of the paper's ablation over seeds, and compare them seed by seed",
         "profile": "measure where a training step's time goes",
         "profile memory": "compute what a training step needs on a GPU, and the largest batch that fits",
         "profile scaling": "predict speed and efficiency on many GPUs from the profile of one",
