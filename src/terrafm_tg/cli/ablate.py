@@ -132,7 +132,7 @@ def _ending(processes: dict[Any, subprocess.Popen[bytes]]) -> Iterator[None]:
             process.wait()
 
 
-def _measure(out: Path, fit: list[str], lock: IO[str]) -> tuple[int, float]:
+def _measure(out: Path, fit: Sequence[str], lock: IO[str]) -> tuple[int, float]:
     """Batches of a run and the hours that they take, by ``terrafm profile``, which also makes the simulated world."""
     path = out / "pace.json"
     if not path.is_file():
@@ -152,7 +152,13 @@ def _measure(out: Path, fit: list[str], lock: IO[str]) -> tuple[int, float]:
 
 
 def _run_all(
-    out: Path, fit: list[str], batches: int, todo: list[tuple[str, int]], workers: int, lock: IO[str], console: Console
+    out: Path,
+    fit: Sequence[str],
+    batches: int,
+    todo: list[tuple[str, int]],
+    workers: int,
+    lock: IO[str],
+    console: Console,
 ) -> None:
     """Runs what is to be done, some at a time."""
     waiting = list(todo)
@@ -181,7 +187,7 @@ def _run_all(
                 show(advance=1)
 
 
-def _words(out: Path, fit: list[str], batches: int, row: str, seed: int) -> list[str]:
+def _words(out: Path, fit: Sequence[str], batches: int, row: str, seed: int) -> list[str]:
     """The command of a run, which validates after its last batch; it goes on from a checkpoint where there is one."""
     folder = _folder(out, row, seed)
     folder.mkdir(parents=True, exist_ok=True)

@@ -87,7 +87,7 @@ def compare(runs: pd.DataFrame) -> pd.DataFrame:
     Returns:
         ``score``, ``from``, ``to``, and what :func:`difference` returns.
     """
-    found = []
+    found: list[dict[str, Any]] = []
     for score, start in SCORES.items():
         values = by_row(runs, start)
         pairs = [(a, b) for a, b in _STEPS if a in values and b in values]
@@ -107,7 +107,8 @@ def class_differences(runs: pd.DataFrame) -> pd.DataFrame:
         ``statistic``, ``class``, ``frequent``, ``without``, ``with`` and what :func:`difference` returns, also of the
         mean over rare and over frequent classes (``class`` "rare" and "frequent").
     """
-    found, (without, dual) = [], [*ROWS][2:]
+    found: list[dict[str, Any]] = []
+    without, dual = [*ROWS][2:]
     for statistic in _STATISTICS:
         kinds: dict[bool, list[pd.DataFrame]] = {}
         for title in CLASS_NAMES:
@@ -121,7 +122,7 @@ def class_differences(runs: pd.DataFrame) -> pd.DataFrame:
             name = "frequent" if often else "rare"
             found.append({"statistic": statistic, "class": name, "frequent": often, "values": mean})
     for line in found:
-        values: Any = line.pop("values")
+        values = line.pop("values")
         line |= {"without": values[without].mean(), "with": values[dual].mean()} | difference(values, without, dual)
     return pd.DataFrame(found)
 
