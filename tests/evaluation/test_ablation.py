@@ -17,7 +17,7 @@ from scipy import stats
 
 from terrafm_tg.cli import ablate
 from terrafm_tg.cli.main import main
-from terrafm_tg.evaluation.ablation import ROWS, by_row, class_differences, compare, difference, write_ablation
+from terrafm_tg.evaluation.report.ablation import ROWS, by_row, class_differences, compare, difference, write_ablation
 from terrafm_tg.land_cover import CLASS_NAMES
 
 SETTINGS = {

@@ -17,8 +17,8 @@ import torch
 from rich.console import Console
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.evaluation.ablation import ROWS, write_ablation
 from terrafm_tg.evaluation.held_out_report import TRAINED
+from terrafm_tg.evaluation.report.ablation import ROWS, write_ablation
 from terrafm_tg.land_cover import CLASS_NAMES
 from terrafm_tg.profiling.profile import read_profile
 from terrafm_tg.profiling.step import describe_duration

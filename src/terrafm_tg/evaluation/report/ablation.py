@@ -11,10 +11,9 @@ from rich.console import Console
 from rich.table import Column, Table
 from scipy import optimize, stats
 
+from terrafm_tg.evaluation.scores import CROSS_SENSOR, KNN, RETRIEVAL, estimate
 from terrafm_tg.land_cover import CLASS_NAMES
 from terrafm_tg.utils.files import write_json
-
-from .scores import CROSS_SENSOR, KNN, RETRIEVAL, estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
