@@ -10,7 +10,7 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,9 +19,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from terrafm_tg.datamodules import FaultTolerant, TileDataLoader, TileDataModule
+from terrafm_tg.datamodules import DamageLog, FaultTolerant, TileDataLoader, TileDataModule
 from terrafm_tg.datamodules.loading.loader import largest_sample
 from terrafm_tg.datamodules.loading.ring import AVAILABLE, Ring, SlotWriter
+from terrafm_tg.datasets import PackedTiles
 from terrafm_tg.datasets.tiles.dataset import TileDataset
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.samplers import LandCoverSampler
@@ -48,8 +49,8 @@ class Rate(NamedTuple):
         title: Of the way.
         wall: Tiles per second.
         processor: Milliseconds of processor time per tile, of all processes together.
-        wall_ratio: ``wall`` in units of that of one core's decoding.
-        processor_share: Processor time of one core's decoding in units of ``processor``: the share of the cores that
+        wall_ratio: ``wall`` in units of that of the first way, one core's decoding.
+        processor_share: Processor time of the first way in units of ``processor``: the share of the cores that
             decodes while all are busy.
     """
 
@@ -92,6 +93,49 @@ def loader_speed(tiles: TileDataset, batch_size: int = 16, batches: int = 16, ro
             ring=ring,
         )
         ways[title] = partial(deque, loader, maxlen=0)
+    return _in_turn(ways, sampler, rounds, count)
+
+
+def remote_speed(
+    local: Path, url: str, folder: Path, workers: int = 8, batch_size: int = 16, batches: int = 16, rounds: int = 3
+) -> list[Rate]:
+    """Measures the same draws from a store on disk and from its copy on a server, its disk cache empty and full.
+
+    Args:
+        local: The store on disk.
+        url: Its copy.
+        folder: For the cache, absent or empty.
+        workers: Processes that read, of each way.
+        batch_size: Tiles per batch.
+        batches: Batches per round and way.
+        rounds: Rounds; one more, which does not count, starts the workers.
+
+    Returns:
+        The rates, the first that of the disk.
+    """
+    ways: dict[str, Callable[[], object]] = {}
+    tiles = PackedTiles(local, native=True)
+    sampler = LandCoverSampler(tiles, length=batch_size * batches, power=0, ocean_keep=1, rank=0, world_size=1)
+    for title, store in {"disk": tiles, "server": PackedTiles(url, native=True, disk_cache=folder)}.items():
+        options = {"batch_size": batch_size, "num_workers": workers, "persistent_workers": True}
+        loader = TileDataLoader(FaultTolerant(store, sampler), DamageLog(0), sampler=sampler, **options)
+        ways[title] = partial(deque, loader, maxlen=0)
+    warm = ways.pop("server")
+    return _in_turn(
+        {**ways, "server, cache empty": lambda: (_empty(folder), warm()), "server, cache full": warm},
+        sampler, rounds, batch_size * batches,
+    )  # fmt: skip
+
+
+def _empty(folder: Path) -> None:
+    """Empties the files of a disk cache, which workers keep open."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            os.truncate(path, 0)
+
+
+def _in_turn(ways: dict[str, Callable[[], object]], sampler: LandCoverSampler, rounds: int, count: int) -> list[Rate]:
+    """Measures ways of reading ``count`` tiles an epoch, round after round, each in units of the first."""
     measured = defaultdict(list)
     for number in with_bar(range(rounds + 1), "Reading tiles"):
         sampler.set_epoch(number)
@@ -101,7 +145,7 @@ def loader_speed(tiles: TileDataset, batch_size: int = 16, batches: int = 16, ro
             wall, processor = time.perf_counter() - wall, _processor_seconds() - processor
             if number:
                 measured[title].append((wall, processor))
-    return [_rate(title, count, measured[title], measured[ONE_CORE]) for title in ways]
+    return [_rate(title, count, measured[title], measured[next(iter(ways))]) for title in ways]
 
 
 def _rate(title: str, count: int, own: list[tuple[float, float]], one: list[tuple[float, float]]) -> Rate:
@@ -140,7 +184,15 @@ def _processor_seconds() -> float:
     return seconds
 
 
-def measure(data: TileDataModule | None = None, batch_size: int = 16, batches: int = 16, rounds: int = 3) -> None:
+def measure(
+    data: TileDataModule | None = None,
+    batch_size: int = 16,
+    batches: int = 16,
+    rounds: int = 3,
+    local: Path | None = None,
+    url: str | None = None,
+    workers: int = 8,
+) -> None:
     """Measures how fast tiles reach the training process: decoding alone, torch's DataLoader, and the ring.
 
     Ratios are taken within a round. With two workers on two cores, "of the cores" is what the loader leaves of
@@ -152,23 +204,32 @@ def measure(data: TileDataModule | None = None, batch_size: int = 16, batches: i
         batch_size: Tiles per batch.
         batches: Batches per round.
         rounds: Rounds of which the median counts.
+        local: Instead: a store on disk, to be compared with its copy at `url`.
+        url: The copy, in an object store or on a web server.
+        workers: Processes that read from either.
     """
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="terrafm-loader-") as folder:
+        if local is not None and url is not None:
+            rates = remote_speed(local, url, Path(folder) / "cache", workers, batch_size, batches, rounds)
+            heads = ("x the disk", "in CPU time")
+            Console().print(loader_table(rates, f"{workers} workers, batches of {batch_size}", heads))
+            return
         tiles = _simulated_store(Path(folder)) if data is None else _tiles(data)
         rates = loader_speed(tiles, batch_size, batches, rounds)
     Console().print(loader_table(rates, f"{type(tiles).__name__}, batches of {batch_size}"))
 
 
-def loader_table(rates: list[Rate], what: str) -> Table:
+def loader_table(rates: list[Rate], what: str, heads: Sequence[str] = ("x one core", "of the cores")) -> Table:
     """The rates as a table.
 
     Args:
-        rates: From :func:`loader_speed`.
+        rates: From :func:`loader_speed` or :func:`remote_speed`.
         what: Was measured.
+        heads: Of the two columns of ratios.
     """
     table = Table(title=f"Tiles per second: {what}")
-    for column in ("", "tiles/s", "ms CPU/tile", "x one core", "of the cores"):
+    for column in ("", "tiles/s", "ms CPU/tile", *heads):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for rate in rates:
         numbers = f"{rate.wall:.0f}", f"{rate.processor:.2f}", f"{rate.wall_ratio:.2f}"
@@ -182,7 +243,7 @@ def _tiles(data: TileDataModule) -> TileDataset:
 
 
 def _simulated_store(folder: Path, cells: int = 8) -> TileDataset:
-    from terrafm_tg.datasets import MajorTOM, PackedTiles
+    from terrafm_tg.datasets import MajorTOM
     from terrafm_tg.datasets.store.pack import pack
     from terrafm_tg.simulation.dataset import simulate
 

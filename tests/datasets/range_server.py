@@ -7,9 +7,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Self
+from urllib.parse import parse_qsl, unquote
+from uuid import uuid4
 
 
 @dataclass
@@ -52,6 +55,8 @@ class RangeServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128
+    handler: type[BaseHTTPRequestHandler]
 
     def __init__(
         self,
@@ -62,12 +67,14 @@ class RangeServer(ThreadingHTTPServer):
         chunk: int = 1 << 16,
         pause: float = 0.0,
     ) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", 0), self.handler)
         self.folder, self.fault, self.ranges, self.signed = folder, fault, ranges, signed
         self.chunk, self.pause = chunk, pause
         self.log: list[Sent] = []
         self.seen: dict[str, int] = {}
         self.tokens: dict[str, int] = {}
+        self.parts: dict[str, dict[int, bytes]] = {}
+        self.written: list[str] = []
         self.connections = 0
         self.lock = threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -146,6 +153,10 @@ class _Handler(BaseHTTPRequestHandler):
         end = stop if cut is None else min(stop, start + cut)
         with file.open("rb") as content:
             content.seek(start)
+            if start < end and not self.server.pause:
+                self.wfile.flush()
+                answer.sent += self.connection.sendfile(content, start, end - start)
+                start = end
             while start < end:
                 chunk = content.read(min(self.server.chunk, end - start))
                 self.wfile.write(chunk)
@@ -160,3 +171,128 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing on the terminal."""
+
+
+RangeServer.handler = _Handler
+
+
+class ObjectServer(RangeServer):
+    """Speaks as much of Amazon's protocol as reading, writing and listing objects takes; a bucket is a folder.
+
+    A real server (moto, MinIO) that ``AWS_ENDPOINT_URL`` names takes its place in the tests that only need a store.
+    """
+
+
+class _ObjectHandler(_Handler):
+    def _parse(self) -> tuple[Path, dict[str, str]]:
+        path, _, query = self.path.partition("?")
+        return self.server.folder / unquote(path).lstrip("/"), dict(parse_qsl(query, keep_blank_values=True))
+
+    def _reply(self, body: str = "", status: int = 200, **headers: str) -> None:
+        self._head(Sent(self.path, status), status, {"Content-Length": str(len(body)), **headers}, 0)
+        self.wfile.write(body.encode())
+
+    def _fails(self) -> bool:
+        """Whether the server is to fail, as it then has."""
+        if fault := self.server.fault(self.path, 0):
+            time.sleep(fault.stall)
+            if fault.status is not None:
+                self.close_connection = True
+                self._reply("", fault.status, Connection="close")
+        return fault is not None and fault.status is not None
+
+    def do_HEAD(self) -> None:
+        file, _ = self._parse()
+        if self._fails():
+            return
+        if not file.exists():
+            return self._reply(status=404)
+        length = str(file.stat().st_size if file.is_file() else 0)
+        self._head(
+            Sent(self.path, 200),
+            200,
+            {"Content-Length": length, "Last-Modified": formatdate(file.stat().st_mtime, usegmt=True)},
+            0,
+        )
+
+    def do_GET(self) -> None:
+        _, query = self._parse()
+        if "list-type" not in query:
+            return super().do_GET()
+        if self._fails():
+            return None
+        bucket = self.server.folder / self.path.lstrip("/").partition("?")[0].partition("/")[0]
+        names = sorted(path.relative_to(bucket).as_posix() for path in bucket.rglob("*") if path.is_file())
+        found = "".join(
+            f"<Contents><Key>{name}</Key><Size>{(bucket / name).stat().st_size}</Size>"
+            "<LastModified>2026-12-01T00:00:00.000Z</LastModified></Contents>"
+            for name in names if name.startswith(query.get("prefix", ""))
+        )  # fmt: skip
+        return self._reply(
+            f"<ListBucketResult><KeyCount>{found.count('<Key>')}</KeyCount><IsTruncated>false</IsTruncated>{found}</ListBucketResult>"
+        )
+
+    def _take(self) -> bytes:
+        """The body, in whatever form the client sends it."""
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        else:
+            body = b""
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            while self.rfile.readline().strip():
+                pass
+        if "aws-chunked" in self.headers.get("Content-Encoding", ""):
+            plain, rest = b"", body
+            while size := int((head := rest.partition(b"\r\n"))[0].split(b";")[0], 16):
+                plain, rest = plain + head[2][:size], head[2][size + 2 :]
+            body = plain
+        return body
+
+    def do_PUT(self) -> None:
+        file, query = self._parse()
+        body = self._take()
+        if self._fails():
+            return
+        if self.path.endswith("/") or "/" not in self.path.strip("/"):  # what stands for a folder, or a bucket
+            file.mkdir(parents=True, exist_ok=True)
+        elif "uploadId" in query:
+            self.server.parts.setdefault(query["uploadId"], {})[int(query["partNumber"])] = body
+        else:
+            self._write(file, body)
+        self._reply(ETag='"1"')
+
+    def _write(self, file: Path, body: bytes) -> None:
+        self.server.written.append(file.relative_to(self.server.folder).as_posix())
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.with_name(f"{file.name}.part").write_bytes(body)
+        file.with_name(f"{file.name}.part").replace(file)
+
+    def do_POST(self) -> None:
+        file, query = self._parse()
+        body = self._take()
+        if self._fails():
+            return
+        if "uploads" in query:
+            return self._reply(
+                f"<InitiateMultipartUploadResult><UploadId>{uuid4().hex}</UploadId></InitiateMultipartUploadResult>"
+            )
+        if "delete" in query:
+            for key in re.findall(rb"<Key>(.*?)</Key>", body):
+                (file / key.decode()).unlink(missing_ok=True)
+            return self._reply("<DeleteResult></DeleteResult>")
+        parts = self.server.parts.pop(query["uploadId"], {})
+        self._write(file, b"".join(parts[number] for number in sorted(parts)))
+        return self._reply("<CompleteMultipartUploadResult><ETag>1</ETag></CompleteMultipartUploadResult>")
+
+    def do_DELETE(self) -> None:
+        file, query = self._parse()
+        if self._fails():
+            return
+        if "uploadId" not in query:
+            file.unlink(missing_ok=True)
+        self._reply(status=204)
+
+
+ObjectServer.handler = _ObjectHandler

@@ -39,7 +39,7 @@ def run(command: str, words: Sequence[str]) -> None:
     )
     report = pack(tiles, **options)
     console = Console()
-    console.print(report.in_words(Path(options["out"])), soft_wrap=True)
+    console.print(report.in_words(options["out"]), soft_wrap=True)
     if not (root / NAME).is_file():
         console.print(f"{root} has no {NAME}, so land cover is unknown: run `terrafm index {root}`, then this again.")
     if report.merged:

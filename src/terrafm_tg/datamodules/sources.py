@@ -7,7 +7,7 @@ from typing import Any
 from terrafm_tg.datasets import MajorTOM, MixedTiles, MMEarthTiles, PackedTiles, SentinelFolder, SSL4EOS12Tiles
 from terrafm_tg.datasets.source import open_tiles
 from terrafm_tg.simulation import SimulatedWorld
-from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, checked
+from terrafm_tg.utils.arguments import COUNT, NOT_NEGATIVE, POSITIVE, checked
 
 from .tiles import TileDataModule
 
@@ -135,7 +135,7 @@ class MMEarthDataModule(TileDataModule):
         super().__init__(**kwargs)
 
 
-@checked()
+@checked(disk_cache_gb=POSITIVE)
 class PackedDataModule(TileDataModule):
     """Batches from a store that ``terrafm pack`` made.
 
@@ -144,6 +144,9 @@ class PackedDataModule(TileDataModule):
         index: Path of a tile index with a part of the store's rows, instead of all.
         ambiguous_offset: Decides where a product's name does not tell it: ``error``, ``present``,
             ``absent``, ``drop``; see :class:`~terrafm_tg.datasets.MajorTOM`.
+        disk_cache: Folder on a local disk that keeps what was read of a store elsewhere, shared by all processes of the
+            machine.
+        disk_cache_gb: Most that it keeps.
         **kwargs: Settings of :class:`TileDataModule`.
     """
 
@@ -154,6 +157,8 @@ class PackedDataModule(TileDataModule):
         root: str | os.PathLike[str],
         index: str | os.PathLike[str] | None = None,
         ambiguous_offset: str = "error",
+        disk_cache: str | os.PathLike[str] | None = None,
+        disk_cache_gb: float = 100.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)

@@ -32,7 +32,8 @@ from .loading.split import even_pick, split_blocks, split_places
 _log = logging.getLogger(__name__)
 
 #: Settings that change how fast tiles come, not which; the state has a step's tiles for `batch_size`.
-_RESOURCES = {"batch_size", "num_workers", "cache", "max_damaged_share", "prefetch_factor", "ring"}
+_RESOURCES = {"batch_size", "num_workers", "cache", "max_damaged_share", "prefetch_factor", "ring", "disk_cache"}
+_RESOURCES |= {"disk_cache_gb"}
 _LIMITS = {
     **dict.fromkeys(("batch_size", "val_block", "epoch_length", "prefetch_factor"), COUNT),
     **dict.fromkeys(("num_workers", "val_gap", "val_bank", "val_queries", "seed"), NOT_NEGATIVE),

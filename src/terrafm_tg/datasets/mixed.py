@@ -75,6 +75,12 @@ class MixedTiles(TileDataset):
         source, own, top, left = (int(self._arrays[name][row]) for name in ("archive", "_row", "_top", "_left"))
         return self.sources[source], own, Window(left, top, self.tile_size, self.tile_size)
 
+    def expect(self, rows: Sequence[int]) -> None:
+        """Tells each archive which of its tiles are read next."""
+        places = [self._place(row)[:2] for row in rows]
+        for source in {id(source): source for source, _ in places}.values():
+            source.expect([own for other, own in places if other is source])
+
     def _read(self, row: int, modality: Modality) -> dict[int, np.ndarray] | None:
         source, own, window = self._place(row)
         return self._fitted(source._read(own, modality), window)

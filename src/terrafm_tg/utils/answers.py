@@ -13,6 +13,7 @@ from terrafm_tg.errors import TerraFMError
 
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
+_REFUSED = re.compile("ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH")  # by Amazon's protocol
 _RESET = re.compile(r"\bt=(\d+)")
 
 
@@ -77,7 +78,7 @@ def check_passing(url: str, error: Exception) -> None:
     status = getattr(error, "status", None) if isinstance(error, ClientResponseError) else None
     if isinstance(error, FileNotFoundError) or status == 404:
         raise NotThereError(f"{url} does not exist (404): correct the address.") from error
-    if isinstance(error, aiohttp.InvalidURL) or status not in (None, *_BUSY):
+    if isinstance(error, aiohttp.InvalidURL) or status not in (None, *_BUSY) or _REFUSED.search(str(error)):
         raise DeniedError(f"{url} cannot be read ({reason_of(error)}): correct the address.") from error
 
 

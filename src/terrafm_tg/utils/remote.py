@@ -32,6 +32,7 @@ from yarl import URL
 
 from terrafm_tg.errors import TerraFMError
 
+from . import object_store
 from .answers import ChangedError as ChangedError
 from .answers import DeniedError as DeniedError
 from .answers import NotThereError as NotThereError
@@ -39,6 +40,7 @@ from .answers import OverBudgetError as OverBudgetError
 from .answers import RemoteError as RemoteError
 from .answers import check_answer, check_encoding, check_passing, reason_of, retry_after
 from .files import atomic_write, write_json
+from .object_store import is_object
 from .trust import check_address
 
 _logger = logging.getLogger(__name__)
@@ -70,7 +72,7 @@ class RemoteReader:
     ``Retry-After`` holds all threads back. The address that a redirect leads to is remembered until it expires: hosts
     such as Hugging Face count redirects, and sign addresses for some time. Bodies come as they are, never inflated,
     and no more of them is read than was asked for. Passwords and cookies stay with the address that has them. Other
-    protocols than HTTP are read as fsspec reads them.
+    protocols than HTTP are read as Arrow (``s3``, ``gs``) or fsspec read them.
 
     Args:
         retries: Failures in a row without progress after which to give up.
@@ -105,6 +107,8 @@ class RemoteReader:
 
         def step() -> tuple[int, str]:
             with _as_ours():
+                if is_object(url):
+                    return object_store.describe_object(url)
                 system, path = fsspec.core.url_to_fs(check_address(url))
                 return system.size(path), system.ukey(path)
 
@@ -185,6 +189,15 @@ class RemoteReader:
         write_json(note, [url, *said])
         return True
 
+    def upload(self, path: Path, url: str) -> None:
+        """Writes a file to an object store, whole or not at all. Errors as :meth:`read`."""
+
+        def step() -> None:
+            with _as_ours():
+                object_store.upload(path, url)
+
+        self._persist(url, step, lambda: 0)
+
     def _fill(
         self, url: str, out: BinaryIO, start: int, stop: int, said: tuple[int, str] | None = None
     ) -> tuple[int, str] | None:
@@ -205,9 +218,8 @@ class RemoteReader:
                 sync(self._http.loop, ask)
             else:
                 while (at := start + out.tell()) < stop:
-                    with _as_ours():
-                        system, path = fsspec.core.url_to_fs(check_address(url))
-                        body = system.cat_file(path, start=at, end=min(at + _PIECE, stop))
+                    body = _read_piece(url, at, min(at + _PIECE, stop))
+                    self.came += len(body)
                     if not body:
                         raise ClientPayloadError("the answer ended early")
                     out.write(body[: stop - at])
@@ -235,7 +247,7 @@ class RemoteReader:
             answer.close()
             raise ConnectionError("the address that it redirects to has expired")
         answer.raise_for_status()
-        self._answered = True
+        self._answered = True  # before its body
         if post is None and target != URL(signed, encoded=True):
             self._redirects[url] = target
         return answer
@@ -278,7 +290,9 @@ class RemoteReader:
         while True:
             _rest(url, self._not_before - time.monotonic(), "its server asked to wait")
             try:
-                return step()
+                result = step()
+                self._answered = True
+                return result
             except RemoteError:
                 raise
             except (aiohttp.ClientError, OSError) as error:  # timeouts are OSErrors
@@ -309,6 +323,14 @@ def shared_reader() -> RemoteReader:
 def _reader_of(process: int) -> RemoteReader:
     """Makes one per process: connections are not inherited."""
     return RemoteReader(retries=2)
+
+
+def _read_piece(url: str, start: int, stop: int) -> bytes:
+    with _as_ours():
+        if is_object(url):
+            return object_store.read_range(url, start, stop)
+        system, path = fsspec.core.url_to_fs(check_address(url))
+        return system.cat_file(path, start=start, end=stop)
 
 
 async def _session(**settings: Any) -> aiohttp.ClientSession:

@@ -4,6 +4,7 @@ import pickle
 import re
 import shutil
 from pathlib import Path
+from zlib import crc32
 
 import fsspec
 import numpy as np
@@ -18,6 +19,7 @@ from data.mmearth import data as mmearth
 from data.ssl4eo import data as ssl4eo
 from terrafm_tg.cli.main import main
 from terrafm_tg.datamodules import DamageLog, FaultTolerant, PackedDataModule, TileDataLoader
+from terrafm_tg.datamodules.loading import faults
 from terrafm_tg.datasets import MajorTOM, MMEarthTiles, PackedTiles, SentinelFolder, SSL4EOS12Tiles, build_index
 from terrafm_tg.datasets.store.folder import FORMAT, read_store_index, write_store_index
 from terrafm_tg.datasets.store.pack import pack
@@ -203,13 +205,12 @@ class EndpointConnectionError(Exception):
 class Bucket(AbstractFileSystem):
     """An object store that is down when the test says so."""
 
-    protocol, cachable = "s3", False
+    protocol, cachable = "oss", False
     folder: Path
-    calls, down = 0, staticmethod(lambda call: False)
+    down = staticmethod(lambda path, start: False)
 
     def cat_file(self, path, start=None, end=None, **kwargs):
-        Bucket.calls += 1
-        if Bucket.down(Bucket.calls):
+        if Bucket.down(path, start):
             raise EndpointConnectionError('Could not connect to the endpoint URL: "https://s3"')
         return (self.folder / path.split("/", 1)[1]).read_bytes()[start:end]
 
@@ -226,6 +227,7 @@ class TestOutage:
     @pytest.fixture(autouse=True)
     def no_waiting(self, monkeypatch):
         monkeypatch.setattr(remote, "_FIRST", 0.0)
+        monkeypatch.setattr(faults, "_FIRST", 0.0)
 
     def epoch(self, url, share=1.0):
         tiles = PackedTiles(url, native=True)
@@ -235,21 +237,19 @@ class TestOutage:
 
     def test_samples_of_an_object_store(self, packed, monkeypatch):
         monkeypatch.setattr(Bucket, "folder", packed, raising=False)
-        fsspec.register_implementation("s3", Bucket, clobber=True)
-        batches, log = self.epoch("s3://bucket")
-        monkeypatch.setattr(Bucket, "calls", 0)
-        monkeypatch.setattr(Bucket, "down", lambda call: call % 20 < 3)  # as often as it is tried
+        fsspec.register_implementation("oss", Bucket, clobber=True)
+        batches, log = self.epoch("oss://bucket")
+        monkeypatch.setattr(Bucket, "down", lambda path, start: crc32(f"{path} {start}".encode()) % 9 == 0)
         rows = [row for batch in batches for row in batch["row"].tolist()]
         assert len(rows) == log.seen == 20
         assert 2 <= log.damaged < 10
-        monkeypatch.setattr(Bucket, "down", lambda call: call % 8 < 4)
         with pytest.raises(TerraFMError, match=r"samples were damaged, and `max_damaged_share` is 0\.1:"):
             list(self.epochs(batches, 0.1))
-        monkeypatch.setattr(Bucket, "down", lambda call: True)
+        monkeypatch.setattr(Bucket, "down", lambda path, start: True)
         with pytest.raises(TerraFMError, match=r"EndpointConnectionError: Could not .* Nor can 10 tiles"):
             list(batches)
         with pytest.raises(TerraFMError, match=r"is no packed store .*EndpointConnectionError"):
-            PackedTiles("s3://bucket")
+            PackedTiles("oss://bucket")
 
     def epochs(self, batches, share):
         batches.damage.max_share = share
@@ -258,12 +258,12 @@ class TestOutage:
             yield from batches
 
     def test_a_server_that_dies(self, packed):
-        answers = iter([None] * 9 + [Fault(503)] * 3 + [None] * 6 + [Fault(cut=10)] * 3 + [None] * 200)
+        answers = iter([None] * 9 + [Fault(503)] * 24 + [None] * 6 + [Fault(cut=10)] * 3 + [None] * 200)
         with RangeServer(packed) as server:
             batches, log = self.epoch(server.url)
             server.fault = lambda path, number: next(answers)
             assert sum(len(batch["row"]) for batch in batches) == 20
-            assert log.damaged == 1  # where an answer is cut, the next goes on from there
+            assert 1 <= log.damaged <= 2  # where an answer is cut, the next goes on from there
             server.fault = lambda path, number: Fault(cut=0)
             with pytest.raises(TerraFMError, match="Nor can 10 tiles drawn in its place"):
                 list(batches)

@@ -1,6 +1,7 @@
 """Decoded tiles in memory that all worker processes of a run share, so that each tile is decoded once."""
 
 import mmap
+from collections.abc import Sequence
 
 import numpy as np
 from affine import Affine
@@ -48,6 +49,10 @@ class CachedTiles(TileDataset):
                 f"({error}): switch it off, or use fewer tiles."
             ) from error
         rank_zero_info(f"Decoded tiles stay in memory: {len(tiles)} tiles, {size:.3g} GB when all have been read.")
+
+    def expect(self, rows: Sequence[int]) -> None:
+        """Tells the dataset which tiles it will be asked for."""
+        self.tiles.expect([row for row in rows if not all(filled[row] for filled in self._filled.values())])
 
     def _read(self, row: int, modality: Modality) -> dict[int, np.ndarray] | None:
         filled, kept = self._filled[modality.name], self._kept[modality.name]

@@ -1,6 +1,7 @@
 """Damaged tiles cost one sample each: replaced in the workers; counted and named in the main process."""
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from terrafm_tg.datasets.tiles.dataset import TileDataset, TileSlice, collate_ti
 from terrafm_tg.errors import DamagedTileError, TerraFMError, UnfitTileError
 from terrafm_tg.samplers import LandCoverSampler
 from terrafm_tg.utils.arguments import SHARE, checked
+from terrafm_tg.utils.remote import OF_THE_FILE, RemoteError
 
 from .ring import SlotBatch, SlotWriter
 
@@ -21,6 +23,9 @@ _log = logging.getLogger(__name__)
 MIN_DAMAGED = 10
 #: Replacements tried for one sample.
 ATTEMPTS = 10
+# Seconds before the first replacement of a tile of a server that does not answer, and before each at most: together
+# eight minutes, in which it may come back.
+_FIRST, _LONGEST = 1.0, 120.0
 
 
 @checked()
@@ -57,6 +62,7 @@ class FaultTolerant(Dataset[Any]):
 
         Where tiles of another size or type meet, the samples have memory of their own.
         """
+        self.dataset.expect([query if isinstance(query, int) else query.row for query in queries])
         if (slots := self.slots) is not None:
             slots.begin()
             try:
@@ -83,6 +89,9 @@ class FaultTolerant(Dataset[Any]):
                 sample = read(tile)
             except DamagedTileError as error:
                 fault = fault or error
+                cause = error.__cause__
+                if attempt < ATTEMPTS and isinstance(cause, RemoteError) and not isinstance(cause, OF_THE_FILE):
+                    time.sleep(min(_FIRST * 2**attempt, _LONGEST))  # another tile of a server that is away, is, too
                 key = [self.sampler.seed, 3, query.epoch, query.position + 1, query.row, attempt]
                 row = self.sampler.random_row(np.random.default_rng(key))
                 tile = self.dataset.tile_slice(row, query.position, query.epoch)

@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +18,14 @@ from terrafm_tg.datasets.tiles.table import resolve_offsets
 from terrafm_tg.errors import DamagedTileError
 from terrafm_tg.modalities import Modality
 from terrafm_tg.radiometry import remove_offset
-from terrafm_tg.utils.arguments import checked
+from terrafm_tg.utils.arguments import POSITIVE, checked
 
+from .ahead import DiskCache, ahead_of
 from .folder import PLACES, read_store_index
 from .shards import checksum, decode, most_bytes, read_bytes
 
 
-@checked()
+@checked(disk_cache_gb=POSITIVE)
 class PackedTiles(TileDataset):
     """The tiles of a store that ``terrafm pack`` made: the same samples as from their source, many times faster.
 
@@ -36,8 +39,8 @@ class PackedTiles(TileDataset):
     they are not looked for again.
 
     Args:
-        root: Folder of the store, or its URL (``https://``, ``s3://``, what fsspec opens): then a tile takes one
-            range request per modality.
+        root: Folder of the store, or its URL (``s3://``, ``gs://``, ``https://``): then a tile takes one range request
+            per modality, and those of a batch are asked for together.
         modalities: ``"s1rtc"``, ``"s2l1c"``, ``"s2l2a"``, any of them; those that the store has where None.
         native: Return the stored pixels instead of float32 at 10 m.
         index: A tile index of the store with a part of its rows, or the path of one, instead of all.
@@ -45,6 +48,9 @@ class PackedTiles(TileDataset):
         ambiguous_offset: Decides where a product's name does not tell it (``N9999``): ``"error"``, ``"present"``,
             ``"absent"`` or ``"drop"``; see :class:`~terrafm_tg.datasets.MajorTOM`.
         transforms: Applied to each sample.
+        disk_cache: Folder on a local disk that keeps what was read of a store elsewhere
+            (:class:`~terrafm_tg.datasets.store.ahead.DiskCache`).
+        disk_cache_gb: Most that it keeps.
 
     Raises:
         TerraFMError: If there is no store at the root, its index is damaged, an offset is ambiguous, or a setting is
@@ -52,6 +58,7 @@ class PackedTiles(TileDataset):
     """
 
     filename_glob = NAME
+    root: str
 
     def __init__(
         self,
@@ -62,6 +69,8 @@ class PackedTiles(TileDataset):
         harmonize: bool = True,
         ambiguous_offset: str = "error",
         transforms: Callable[[Sample], Sample] | None = None,
+        disk_cache: str | os.PathLike[str] | None = None,
+        disk_cache_gb: float = 100.0,
     ) -> None:
         self.root = self.paths = os.fspath(root).rstrip("/")
         self.harmonize = harmonize
@@ -71,6 +80,7 @@ class PackedTiles(TileDataset):
         if harmonize:
             table = resolve_offsets(table, modalities, ambiguous_offset)
         super().__init__(table, modalities, native, made_for["tile_size"], transforms)
+        self._kept = None if disk_cache is None else DiskCache(Path(disk_cache).absolute(), 1e9 * disk_cache_gb)
 
     def _read(self, row: int, modality: Modality, out: dict[int, np.ndarray] | None = None) -> dict[int, np.ndarray]:
         """Reads and decodes a record, into given arrays or new ones.
@@ -78,18 +88,8 @@ class PackedTiles(TileDataset):
         Raises:
             DamagedTileError: If its bytes cannot be read or have changed.
         """
-        name, columns = f"{self.name(row)} {modality.name}", ("shard", "start", "bytes", "layout", "xxh3")
-        shard, start, size, layout, digest = (self._arrays[f"{c}_{modality.name}"][row] for c in columns)
-        try:
-            if not 0 <= size <= most_bytes(modality, layout):
-                raise ValueError(f"{size:,} bytes are more than pixels of {layout} take")
-            data = read_bytes(f"{self.root}/{shard}", int(start), int(size))
-        except (OSError, ValueError) as error:
-            raise DamagedTileError(name, f"its record in {shard} cannot be read ({error})") from error
-        cell, quadrant = self._arrays["cell"][row], int(self._arrays["quadrant"][row])
-        if checksum(data, cell, quadrant, modality, layout) != digest:
-            where = f"bytes {start:,} to {start + size:,} of {shard}"
-            raise DamagedTileError(name, f"{where} are not those that were packed: their checksum is another")
+        name, layout = f"{self.name(row)} {modality.name}", self._arrays[f"layout_{modality.name}"][row]
+        shard, data = self._arrays[f"shard_{modality.name}"][row], self._record(row, modality)
         try:
             groups = decode(data, modality, layout, out)
         except ValueError as error:
@@ -101,6 +101,60 @@ class PackedTiles(TileDataset):
             else:  # some pixels are missing or dark
                 band[:] = remove_offset(band, offset)
         return at_own_resolution(groups) if modality.name in self._uneven and out is None else groups
+
+    def expect(self, rows: Sequence[int]) -> None:
+        """Begins to fetch the records of tiles that are read next, in this order, where the store is on a server."""
+        spans = []
+        for row, modality in product(rows, self.modalities) if "://" in self.root else ():
+            if self._arrays[f"has_{modality.name}"][row]:
+                with suppress(ValueError):  # which reading says
+                    shard, start, size = self._span(row, modality)
+                    if self._kept is None or not self._kept.has(shard, start, size):
+                        spans.append((f"{self.root}/{shard}", start, start + size))
+        if spans:
+            ahead_of(self.root).expect(spans)
+
+    def _span(self, row: int, modality: Modality) -> tuple[str, int, int]:
+        """Returns a record's shard, its first byte and its length.
+
+        Raises:
+            ValueError: If no record is so long.
+        """
+        columns = ("shard", "start", "bytes", "layout")
+        shard, start, size, layout = (self._arrays[f"{c}_{modality.name}"][row] for c in columns)
+        if not 0 <= size <= most_bytes(modality, layout):
+            raise ValueError(f"{size:,} bytes are more than pixels of {layout} take")
+        return shard, int(start), int(size)
+
+    def _record(self, row: int, modality: Modality) -> bytes:
+        """Returns a record whose checksum holds: from the disk cache, as it was expected, or from the store.
+
+        Raises:
+            DamagedTileError: If its bytes cannot be read or have changed.
+        """
+        name, shard = f"{self.name(row)} {modality.name}", self._arrays[f"shard_{modality.name}"][row]
+        layout, digest = (self._arrays[f"{column}_{modality.name}"][row] for column in ("layout", "xxh3"))
+        cell, quadrant = self._arrays["cell"][row], int(self._arrays["quadrant"][row])
+
+        def is_right(data: bytes) -> bool:
+            return checksum(data, cell, quadrant, modality, layout) == digest
+
+        try:
+            _, start, size = self._span(row, modality)
+            if self._kept is not None and (data := self._kept.read(shard, start, size)) is not None and is_right(data):
+                return data
+            path = f"{self.root}/{shard}"
+            data = ahead_of(self.root).take((path, start, start + size)) if "://" in self.root else None
+            if data is None or not is_right(data):
+                data = read_bytes(path, start, size)
+        except (OSError, ValueError) as error:
+            raise DamagedTileError(name, f"its record in {shard} cannot be read ({error})") from error
+        if not is_right(data):
+            where = f"bytes {start:,} to {start + size:,} of {shard}"
+            raise DamagedTileError(name, f"{where} are not those that were packed: their checksum is another")
+        if self._kept is not None:
+            self._kept.keep(shard, start, data)
+        return data
 
     @cached_property
     def _uneven(self) -> set[str]:

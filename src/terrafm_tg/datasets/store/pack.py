@@ -7,7 +7,9 @@ store comes last.
 
 import logging
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +29,7 @@ from terrafm_tg.utils.files import remove_leftovers, write_text
 from terrafm_tg.utils.parallel import run_units
 from terrafm_tg.utils.trust import remove_below
 
+from .bucket import Bucket, upload_planned
 from .folder import FORMAT, alone_in, append_log, clear_log, read_log, read_store_index, write_store_index
 from .plan import ShardPlan, plan_shards, select_tiles, source_files, source_names, tiles_per_shard, write_planned
 from .table import PLACES, entry_table, join_tables, take_over
@@ -34,7 +37,7 @@ from .table import PLACES, entry_table, join_tables, take_over
 _log = logging.getLogger(__name__)
 
 #: Numbers of each modality: tiles packed now, in the store before from the same source files, and damaged; bytes of
-#: the shards.
+#: the shards, in an object store of their records.
 COUNTS = ("tiles", "before", "damaged", "bytes")
 #: The list, below a store.
 DAMAGED = "damaged.csv"
@@ -52,7 +55,7 @@ class PackReport:
     cells: int = 0  # of which they are
     merged: bool = True  # and in its index
 
-    def in_words(self, out: Path) -> str:
+    def in_words(self, out: str | os.PathLike[str]) -> str:
         """Returns a line per modality, and the sums."""
         lines = [
             f"{get_modality(name).title}: {row.tiles:,} tiles packed ({decimal(row.bytes)}), {row.before:,} before, "
@@ -60,7 +63,7 @@ class PackReport:
             for name, row in self.counts.iterrows()
         ]
         if self.counts["damaged"].any():
-            lines.append(f"The damaged ones are listed in {out / DAMAGED}")
+            lines.append(f"The damaged ones are listed in {os.fspath(out).rstrip('/')}/{DAMAGED}")
         where = out if self.merged else f"the log of {out}: pack the last part with --merge true"
         return "\n".join([*lines, f"{self.tiles:,} tiles of {self.cells:,} cells in {where}"])
 
@@ -156,7 +159,8 @@ def pack(
     Args:
         tiles: The tiles to pack, in their modalities; pixels are stored as they lie at the source, with the offset of
             the processing baseline. A cell's four tiles are decoded together.
-        out: Folder of the store: absent, empty, or a store that was made with the same settings.
+        out: Folder of the store, or its place in an object store (``s3://bucket/prefix``, ``gs://...``): absent, empty,
+            or a store that was made with the same settings.
         quantize_radar: Store radar as int16 hundredths of a decibel, 0.005 dB from the truth at most, in half the
             bytes before compression; False keeps float32 linear power, exactly.
         shard_mb: Largest shard, in megabytes of pixels before compression.
@@ -175,16 +179,22 @@ def pack(
         TerraFMError: If ``out`` is something else, in the source or around it, a setting is wrong or not the
             store's, too many tiles are damaged, or the store cannot be written.
     """
-    out, root = Path(out).absolute(), Path(tiles.root).absolute()
-    _check_apart(root, out)
+    root, url = Path(tiles.root).absolute(), os.fspath(out) if "://" in os.fspath(out) else None
     settings: dict[str, Any] = {
         "format": FORMAT,
         "tile_size": tiles.tile_size,
         "quantise_radar": quantize_radar,  # as format 1 spells it
     }
     try:
-        with alone_in(out, settings):
-            packing = _Packing(tiles, root, out, quantize_radar, max_damaged_share, merge)
+        with ExitStack() as stack:
+            if url is None:
+                folder, bucket = Path(out).absolute(), None
+                _check_apart(root, folder)
+            else:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="terrafm-pack-")))
+                bucket = Bucket(url, folder, [DAMAGED])
+            stack.enter_context(alone_in(folder, settings))
+            packing = _Packing(tiles, root, folder, quantize_radar, max_damaged_share, merge, bucket)
             packing.plan(shard_mb * 1e6)
             packing.run(workers, scheduler, progress)
             return packing.merge(settings) if merge else packing.log(settings)
@@ -200,8 +210,16 @@ class _Packing:
     """The state of one run; see :func:`pack`."""
 
     def __init__(
-        self, tiles: TileDataset, root: Path, out: Path, quantize: bool, max_damaged_share: float, merge: bool
+        self,
+        tiles: TileDataset,
+        root: Path,
+        out: Path,
+        quantize: bool,
+        max_damaged_share: float,
+        merge: bool,
+        bucket: Bucket | None,
     ) -> None:
+        self.bucket = bucket
         self.tiles = select_tiles(tiles, with_categories(tiles.table))
         self.root, self.out, self.quantize = root, out, quantize
         self.damage = DamageList(out / DAMAGED, max_damaged_share)
@@ -224,7 +242,7 @@ class _Packing:
             salt = "steps" * steps + "clouds" * getattr(self.tiles, "mask_clouds", False)
             sources = self.sources[name] = source_names(table, self.root, modality, salt)
             todo = (sources > 0) & ~np.isin(sources, self.damage.known(name))
-            self.before, found = take_over(self.before, name, sources, self.out)
+            self.before, found = take_over(self.before, name, sources, self._holds)
             todo[found.index] = False
             self.places[name] = [found]
             self.report.counts.at[name, "before"] = len(found)
@@ -236,6 +254,9 @@ class _Packing:
         """Writes the shards."""
         planned = sum(len(unit.rows) for unit in self.units)
         work = partial(write_planned, out=self.out, quantized=self.quantize)
+        if self.bucket is not None:
+            self.bucket.begin()
+            work = partial(upload_planned, url=self.bucket.url, quantized=self.quantize)
         results = run_units(work, self, workers=workers, scheduler=scheduler, title="Packing", progress=progress)
         for number, shard in results:
             unit, name = self.units[number], self.units[number].modality.name
@@ -243,7 +264,7 @@ class _Packing:
             places = shard.assign(shard=unit.path, source=sources)[list(PLACES)].set_axis(unit.rows)
             stored = places["bytes"] > 0
             self.places[name].append(places[stored].add_suffix(f"_{name}"))
-            size = (self.out / unit.path).stat().st_size
+            size = (self.out / unit.path).stat().st_size if self.bucket is None else places["bytes"].sum()
             self.report.counts.loc[name, ["tiles", "damaged", "bytes"]] += [stored.sum(), (~stored).sum(), size]
             for row, fault in zip(unit.rows[~stored], shard["fault"][~stored.to_numpy()], strict=True):
                 tile = self.tiles.table.iloc[row]
@@ -252,6 +273,9 @@ class _Packing:
                     str(tile.get(f"group_{name}", "")),
                 )
                 self.damage.add(self.tiles.name(row), name, place, fault, int(self.sources[name][row]), planned)
+
+    def _holds(self, shard: str) -> bool:
+        return (self.out / shard).is_file() if self.bucket is None else shard in self.bucket.held
 
     def __len__(self) -> int:
         return len(self.units)
@@ -266,6 +290,8 @@ class _Packing:
         table = self._entry()
         append_log(table, self.out, settings)
         self.damage.write(self.root, self.sources)
+        if self.bucket is not None:
+            self.bucket.publish()
         return self._report(table[table.filter(regex="^has_").any(axis=1)], merged=False)
 
     def merge(self, settings: dict[str, Any]) -> PackReport:
@@ -277,8 +303,10 @@ class _Packing:
         table = join_tables(tables, self.tiles.tile_size)
         write_store_index(table, self.out, settings)
         self.damage.write(self.root, self.sources)
+        if self.bucket is not None:
+            self.bucket.publish()
         for shard in self.named - _shards(table):
-            remove_below(self.out, shard)
+            remove_below(self.out, shard) if self.bucket is None else self.bucket.remove(shard)
         remove_leftovers(self.out)
         clear_log(self.out)
         return self._report(table, merged=True)

@@ -1,8 +1,7 @@
 """The tile table of a packed store: the source's, with the places of records, joined with the tiles packed before."""
 
 import itertools
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -148,7 +147,7 @@ PLACES = {
 
 
 def take_over(
-    before: pd.DataFrame | None, modality: str, sources: np.ndarray, out: Path
+    before: pd.DataFrame | None, modality: str, sources: np.ndarray, holds: Callable[[str], bool]
 ) -> tuple[pd.DataFrame | None, pd.DataFrame]:
     """Finds the tiles that a store holds already from the same source files.
 
@@ -156,7 +155,7 @@ def take_over(
         before: The store's table; None where it has none yet.
         modality: The name of the modality to look for.
         sources: uint64 (n,), where each tile of the source comes from; 0 where it lacks the modality.
-        out: Folder of the store.
+        holds: Tells whether the store has a shard.
 
     Returns:
         ``before``, where ``has_<modality>`` is true only for what is still there; and the columns :data:`PLACES` of
@@ -165,7 +164,7 @@ def take_over(
     if before is None or f"has_{modality}" not in before:
         return before, pd.DataFrame({f"{c}_{modality}": pd.Series(dtype=kind) for c, kind in PLACES.items()})
     shards = pd.Categorical(before[f"shard_{modality}"])
-    there = np.array([(out / shard).is_file() for shard in shards.categories] + [False])
+    there = np.array([holds(shard) for shard in shards.categories] + [False])
     has = before[f"has_{modality}"].to_numpy(bool) & there[shards.codes]
     known = before.loc[has, [f"{column}_{modality}" for column in PLACES]].drop_duplicates(f"source_{modality}")
     rows = np.flatnonzero(np.isin(sources, known[f"source_{modality}"]))

@@ -147,6 +147,9 @@ class TileDataset(GeoDataset, abc.ABC):
         """Returns the result of `_read` by row: of this tile and, where that costs little more, of others."""
         return {row: self._read(row, modality)}
 
+    def expect(self, rows: Sequence[int]) -> None:
+        """Takes note of the tiles that are read next, in this order: one whose files are far away begins to fetch."""
+
     def _transform(self, row: int) -> Affine:
         """Returns the transform from 10 m pixels to coordinates in the tile's own CRS."""
         x, y = self._footprints.origin(row)
