@@ -11,7 +11,14 @@ from terrafm_tg.datamodules import TileDataModule
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.places.report import differences, places_table, write_places
 from terrafm_tg.evaluation.places.scores import score_places
-from terrafm_tg.evaluation.places.windows import Picture, describe_windows, find_labels, open_places, read_pictures
+from terrafm_tg.evaluation.places.windows import (
+    Picture,
+    cut_windows,
+    describe_windows,
+    find_labels,
+    open_places,
+    read_pictures,
+)
 from terrafm_tg.utils.progress import with_bar
 
 from .held_out import HeldOutReport
@@ -65,12 +72,12 @@ class PlacesReport(HeldOutReport):
         dataset, places, optical = open_places(data)
         for encoder in self._encoders.values():
             encoder.to(device).eval()
-        kept = dict[tuple[str, int], Picture]()
+        kept = dict[str, Picture]()
 
         def pictures() -> Iterator[Picture]:
             for picture in with_bar(read_pictures(dataset, places), "Images of places", total=len(dataset)):
-                if picture.place in held_out:
-                    kept[picture.place, picture.date] = picture
+                if picture.place in held_out and not picture.date and cut_windows(picture.images)[1].size:
+                    kept.setdefault(picture.place, picture)
                 yield picture
 
         with torch.autocast(device.type, torch.bfloat16, enabled="bf16" in trainer.precision):

@@ -10,9 +10,10 @@ import pandas as pd
 from rich.console import Console
 
 from terrafm_tg import datamodules
-from terrafm_tg.datasets import PackedTiles, SentinelFolder
+from terrafm_tg.datasets import MajorTOM, PackedTiles, SentinelFolder
 from terrafm_tg.datasets.source import find_kind
 from terrafm_tg.datasets.store.folder import MARKER
+from terrafm_tg.datasets.tiles.index_file import NAME, read_made_for
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.evaluation.places.report import differences, places_table
 from terrafm_tg.evaluation.places.windows import open_places
@@ -55,6 +56,8 @@ def real(
     kind = PackedTiles if (root / MARKER).is_file() else find_kind(root)
     name = next(n for n in datamodules.__all__ if getattr(getattr(datamodules, n), "kind", None) is kind)
     sized = {"tile_size": TILE} if kind is SentinelFolder else {}
+    if kind is MajorTOM:
+        sized = {"tile_size": read_made_for(root / NAME).get("tile_size") or MajorTOM.find_tile_size(root)}
     places = sorted({*open_places(getattr(datamodules, name)(root=root, **sized))[1].tolist()})
     parts, console = held_out_parts(places, root, train, folds, seed), Console()
     options = [f"--config={stack}" for stack in config or ["pretrain", "size/nano", "hardware/cpu", "real"]]

@@ -18,6 +18,7 @@ from terrafm_tg.cli.main import main
 from terrafm_tg.cli.real import held_out_parts
 from terrafm_tg.datamodules import SentinelFolderDataModule
 from terrafm_tg.datamodules.loading.split import place_names, split_places
+from terrafm_tg.datasets.majortom import grid
 from terrafm_tg.evaluation.places import canonical, windows
 from terrafm_tg.evaluation.places.canonical import fit_canonical, probe
 from terrafm_tg.evaluation.places.scores import CANONICAL, CHANGE, OVERALL, SHARE, WITHIN, nearer_shares, score_places
@@ -84,6 +85,17 @@ def test_places_are_scenes_that_share_ground():
     assert names[:5].tolist() == names[5:].tolist() == ["1", "1", "2", "sub", "sub"]
     cells = pd.DataFrame({"cell": ["502U_105R", "502U_106R", "300U_100R"]})
     assert len({*place_names(cells)}) == 2, "blocks of cells"
+
+
+def test_an_archive_of_cells_has_blocks_for_places_with_a_gap_between():
+    lat, lon = (part.ravel() for part in np.mgrid[0.05:1.05:12j, 0.05:1.05:12j])
+    rows, cols = grid.cells_at(lat, lon)
+    table = pd.DataFrame({"cell": grid.names(rows, cols)})
+    names = place_names(table)
+    train, queries = split_places(table, [names[70]])
+    assert len(train) + len(queries) < len(table), "cells between them are on neither side"
+    apart = [np.maximum(abs(rows[train] - rows[at]), abs(cols[train] - cols[at])).min() for at in queries]
+    assert min(apart) == 2
 
 
 def test_rank_by_hand():

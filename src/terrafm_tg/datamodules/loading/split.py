@@ -55,12 +55,8 @@ def split_blocks(
     everything = np.arange(len(index))
     if val_share == 0:
         return everything, everything[:0]
-    codes, names = pd.factorize(index["cell"])
+    codes, rows, center, width = _cells(index)
     tiles = np.bincount(codes)
-    rows, cols = grid.parse(names)
-    width = 360 / grid.cells_per_row(rows)
-    center = (cols + 0.5) * width
-
     blocks = _blocks(rows, center, block)
     order = np.random.default_rng([seed, 4]).permutation(blocks.max() + 1)
     sizes = np.bincount(blocks, tiles)[order]
@@ -71,7 +67,7 @@ def split_blocks(
     train = ~held_out & ~_near(rows, center, width, held_out, gap)
     if not train.any():
         raise TerraFMError(
-            f"Holding out {val_share:.0%} of {len(names)} cells in blocks of {block} x {block} with a gap "
+            f"Holding out {val_share:.0%} of {len(rows)} cells in blocks of {block} x {block} with a gap "
             f"of {gap} leaves none to train on: lower `val_block` or `val_share`, set `val_share=0`, or "
             "give more cells."
         )
@@ -89,21 +85,35 @@ def place_names(table: pd.DataFrame) -> np.ndarray:
     Returns:
         (n,) texts; all tiles of a place have the same.
     """
+    if (names := _scene_places(table)) is not None:
+        return names
+    codes, rows, center, _ = _cells(table)
+    return np.array([f"block {n}" for n in _blocks(rows, center, _BLOCK)])[codes]
+
+
+def _scene_places(table: pd.DataFrame) -> np.ndarray | None:
+    """Names the place of every tile by its scene; None where tiles are of no scenes, or all of these hang together."""
     paths = pd.Series(None, table.index, dtype=object)
     for name in ANCHORS:  # as tiles take their grid
         if f"path_{name}" in table:
             paths = paths.fillna(table[f"path_{name}"].astype(object))
-    if paths.notna().all():
-        how = dict(zip(BOX, ("min", "min", "max", "max"), strict=True))
-        scenes = table.groupby(paths, sort=True)[list(BOX)].agg(how)
-        numbers = _together(scenes.to_numpy())
-        if numbers.max():
-            names = _folder_names([[*scenes.index[numbers == n]] for n in range(numbers.max() + 1)])
-            return paths.map(dict(zip(scenes.index, np.array(names, object)[numbers], strict=True))).to_numpy(str)
-    codes, cells = pd.factorize(table["cell"])
-    rows, cols = grid.parse(cells)
-    blocks = _blocks(rows, (cols + 0.5) * 360 / grid.cells_per_row(rows), _BLOCK)
-    return np.array([f"block {n}" for n in blocks])[codes]
+    if paths.isna().any():
+        return None
+    how = dict(zip(BOX, ("min", "min", "max", "max"), strict=True))
+    scenes = table.groupby(paths, sort=True)[list(BOX)].agg(how)
+    numbers = _together(scenes.to_numpy())
+    if not numbers.max():
+        return None
+    names = _folder_names([[*scenes.index[numbers == n]] for n in range(numbers.max() + 1)])
+    return paths.map(dict(zip(scenes.index, np.array(names, object)[numbers], strict=True))).to_numpy(str)
+
+
+def _cells(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The number of each tile's cell; and of each cell the row of the grid, the longitude of its center, its width."""
+    codes, names = pd.factorize(table["cell"])
+    rows, cols = grid.parse(names)
+    width = 360 / grid.cells_per_row(rows)
+    return codes, rows, (cols + 0.5) * width, width
 
 
 def _together(boxes: np.ndarray) -> np.ndarray:
@@ -130,6 +140,8 @@ def _folder_names(groups: Sequence[Sequence[str]]) -> list[str]:
 def split_places(table: pd.DataFrame, held_out: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Splits tiles into those of named places, held out, and all others, which share no ground with them.
 
+    Where places are blocks of cells, whose pictures overlap, the cells beside held-out ones are on neither side.
+
     Args:
         table: Tile table.
         held_out: Names of places (:func:`place_names`).
@@ -150,9 +162,16 @@ def split_places(table: pd.DataFrame, held_out: Sequence[str]) -> tuple[np.ndarr
                 f"{', '.join(known[:20])}{' ...' * (len(known) > 20)}."
             )
     held = np.isin(names, list(held_out))
-    if held.all():
-        raise TerraFMError(f"Holding out all {len(known)} places leaves none to train on: name fewer in `val_places`.")
-    return np.flatnonzero(~held), np.flatnonzero(held)
+    train = ~held
+    if _scene_places(table) is None:
+        codes, *cells = _cells(table)
+        train &= ~_near(*cells, np.bincount(codes, held) > 0, 1)[codes]
+    if not train.any():
+        count = len({*held_out})
+        raise TerraFMError(
+            f"Holding out {count} of {len(known)} places leaves none to train on: name fewer in `val_places`."
+        )
+    return np.flatnonzero(train), np.flatnonzero(held)
 
 
 def _blocks(rows: np.ndarray, center: np.ndarray, block: int) -> np.ndarray:

@@ -123,13 +123,13 @@ def differences(frame: pd.DataFrame) -> list[str]:
 
 
 def query_figure(
-    windows: Windows, pictures: Mapping[tuple[str, int], Picture], optical: str, count: int = 5, seed: int = 0
+    windows: Windows, pictures: Mapping[str, Picture], optical: str, count: int = 5, seed: int = 0
 ) -> "Figure":
     """Draws radar windows, one a place by lot, and the optical windows nearest to each before and after training.
 
     Args:
         windows: Of all places.
-        pictures: Held-out place and date -> picture.
+        pictures: One of each held-out place, of its first date.
         optical: Modality of the optical images.
         count: Queries at most.
         seed: Of the lot.
@@ -137,15 +137,15 @@ def query_figure(
     from matplotlib.figure import Figure
 
     rng, where = np.random.default_rng(seed), windows.where
-    test = where["place"].isin({place for place, _ in pictures}).to_numpy()
-    places = sorted({place for place, date in pictures if date == 0})[:count]
+    test = where["place"].isin([*pictures]).to_numpy()
+    places = sorted(pictures)[:count]
     shown = 4
     fig = Figure(figsize=(11.5, 1.17 * len(places) + 0.6), layout="constrained")
     axes = fig.subplots(len(places), 2 + 2 * shown, squeeze=False)
     for line, place in zip(axes, places, strict=True):
-        at = np.flatnonzero((where["place"] == place) & (where["date"] == 0))
+        at = _windows_of(where, pictures[place])
         query = int(rng.choice(at))
-        colors = {name: _colors(x, name) for name, x in pictures[place, 0].images.items()}
+        colors = {name: _colors(x, name) for name, x in pictures[place].images.items()}
         line[0].imshow(_crop(colors[S1RTC.name], where, query))
         line[1].imshow(_crop(colors[optical], where, query))
         line[0].set_ylabel(place, fontsize=9)
@@ -176,6 +176,12 @@ def _colors(image: NDArray, name: str) -> NDArray:
     return ((shown - low) / np.maximum(high - low, 1e-6)).clip(0, 1)
 
 
+def _windows_of(where: pd.DataFrame, picture: Picture) -> NDArray[np.int64]:
+    """Finds the windows of a picture."""
+    same = (where["place"] == picture.place) & (where["date"] == picture.date)
+    return np.flatnonzero(same & (where["grid"] == str(picture.grid)))
+
+
 def _crop(picture: NDArray, where: pd.DataFrame, index: int) -> NDArray:
     row, column = (int(where[side].iat[index]) * WINDOW for side in ("row", "column"))
     return picture[row : row + WINDOW, column : column + WINDOW]
@@ -186,7 +192,7 @@ def token_figure(windows: Windows, picture: Picture) -> "Figure":
     from matplotlib.figure import Figure
 
     where = windows.where
-    at = np.flatnonzero((where["place"] == picture.place) & (where["date"] == picture.date))
+    at = _windows_of(where, picture)
     rows, columns = (where[side].to_numpy()[at] for side in ("row", "column"))
     high, wide = ((int(side.max()) + 1) for side in (rows, columns))
     names = list(picture.images)
@@ -215,7 +221,7 @@ def token_figure(windows: Windows, picture: Picture) -> "Figure":
 
 
 def write_places(
-    frame: pd.DataFrame, windows: Windows, pictures: Mapping[tuple[str, int], Picture], optical: str, folder: Path
+    frame: pd.DataFrame, windows: Windows, pictures: Mapping[str, Picture], optical: str, folder: Path
 ) -> list[Path]:
     """Writes ``places.csv`` and two pictures, ``queries.jpg`` and ``tokens.jpg`` (of the largest held-out place).
 
@@ -225,7 +231,7 @@ def write_places(
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in ("places.csv", "queries.jpg", "tokens.jpg")]
     frame.to_csv(paths[0], index=False, float_format="%.6g")
-    largest = max(pictures, key=lambda key: (int((windows.where["place"] == key[0]).sum()), -key[1]))
+    largest = max(pictures, key=lambda place: len(_windows_of(windows.where, pictures[place])))
     for path, figure in zip(
         paths[1:], (query_figure(windows, pictures, optical), token_figure(windows, pictures[largest])), strict=True
     ):

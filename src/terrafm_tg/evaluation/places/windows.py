@@ -278,7 +278,10 @@ def _changed(picture: Picture, label: Path | None, places: NDArray[np.int64]) ->
         return result
     with Image.open(label) as file:
         mask = np.asarray(file.convert("L")) > 1
-    padded = np.full(next(iter(picture.images.values())).shape[1:], np.nan, np.float32)
+    shape = next(iter(picture.images.values())).shape[1:]
+    if any(side > own + WINDOW for side, own in zip(mask.shape, shape, strict=True)):
+        return result  # the picture is a part of a larger one
+    padded = np.full(shape, np.nan, np.float32)
     high, wide = (min(sides) for sides in zip(mask.shape, padded.shape, strict=True))
     padded[:high, :wide] = mask[:high, :wide]
     cut = [padded[row : row + WINDOW, column : column + WINDOW] for row, column in (places * WINDOW).tolist()]
