@@ -60,7 +60,9 @@ def real(
         sized = {"tile_size": read_made_for(root / NAME).get("tile_size") or MajorTOM.find_tile_size(root)}
     places = sorted({*open_places(getattr(datamodules, name)(root=root, **sized))[1].tolist()})
     parts, console = held_out_parts(places, root, train, folds, seed), Console()
-    options = [f"--config={stack}" for stack in config or ["pretrain", "size/nano", "hardware/cpu", "real"]]
+    options = [
+        f"--config={stack}" for stack in config or ["pretrain", "size/nano", "hardware/cpu", "small_scale", "real"]
+    ]
     options += [f"--data={name}", f"--data.root={root}", *(f"--data.{n}={x}" for n, x in sized.items())]
     options += [f"--seed_everything={seed}", f"--model.seed={seed}", f"--data.seed={seed}"]
     options, frames = prepare(options), []
@@ -127,4 +129,4 @@ def run(command: str, words: Sequence[str]) -> None:
 
 
 _CONFIGS = (list[str] | None, None, "Configurations of a run, each stacked on those before it, instead of [pretrain, "
-            "size/nano, hardware/cpu, real].")  # fmt: skip
+            "size/nano, hardware/cpu, small_scale, real].")  # fmt: skip

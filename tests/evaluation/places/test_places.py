@@ -200,7 +200,7 @@ def test_one_command_pretrains_and_reports(root: Path, tmp_path: Path, capsys: p
         "model": {"init_args": {"depth": 1, "schedule": {"warmup_epochs": 0}, "head": {"prototypes": 64}}},
         "data": {"init_args": {"batch_size": 8, "num_workers": 0, "cache": False}},
     }))  # fmt: skip
-    stack = f"[pretrain, size/nano, hardware/cpu, real, {small}]"
+    stack = f"[pretrain, size/nano, hardware/cpu, small_scale, real, {small}]"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         main(["real", str(root), "--folds=2", f"--out={tmp_path / 'out'}", f"--configs={stack}"])
