@@ -164,8 +164,8 @@ def split_places(table: pd.DataFrame, held_out: Sequence[str]) -> tuple[np.ndarr
     held = np.isin(names, list(held_out))
     train = ~held
     if _scene_places(table) is None:
-        codes, *cells = _cells(table)
-        train &= ~_near(*cells, np.bincount(codes, held) > 0, 1)[codes]
+        codes, rows, center, width = _cells(table)
+        train &= ~_near(rows, center, width, np.bincount(codes, held) > 0, 1)[codes]
     if not train.any():
         count = len({*held_out})
         raise TerraFMError(
