@@ -177,10 +177,7 @@ RangeServer.handler = _Handler
 
 
 class ObjectServer(RangeServer):
-    """Speaks as much of Amazon's protocol as reading, writing and listing objects takes; a bucket is a folder.
-
-    A real server (moto, MinIO) that ``AWS_ENDPOINT_URL`` names takes its place in the tests that only need a store.
-    """
+    """Speaks as much of Amazon's protocol as reading, writing and listing objects takes; a bucket is a folder."""
 
 
 class _ObjectHandler(_Handler):

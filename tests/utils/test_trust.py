@@ -283,6 +283,7 @@ REMOVES = {"utils/files.py", "utils/trust.py", "datasets/store/pack.py"}
 REMOVES |= {"datasets/majortom/gridding.py", "datasets/majortom/download/product.py"}
 REMOVES |= {"datasets/majortom/download/run.py", "evaluation/bench/work.py", "datasets/index/build.py"}
 REMOVES |= {"simulation/dataset.py", "datasets/index/statistics.py"}
+REMOVES |= {"utils/shared.py", "datasets/store/folder.py"}  # its own cache; a store's log once it is merged
 # Unfinished work, and drafts of their own.
 REMOVES |= {"inference/embed.py", "inference/map/run.py"}
 REMOVES |= {"inference/products/layers.py", "inference/products/polygons.py"}
