@@ -65,6 +65,7 @@ class Fork:
         self.process.terminate()
 
 
+@pytest.mark.soak
 def test_the_command_trains_each_row_once_and_goes_on(small_world, tmp_path, monkeypatch, capfd) -> None:
     monkeypatch.setattr(ablate, "_start", Fork)
     monkeypatch.setattr(ablate, "_POLL", 0.05)

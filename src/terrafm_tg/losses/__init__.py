@@ -1,7 +1,7 @@
 """DINO's loss, TerraFM's dual centering, and what keeps dimensions in short runs of small batches."""
 
-from .contrast import PlaceContrast, participation_ratio
+from .contrast import PlaceContrast
 from .dino import DINOLoss, teacher_entropy
 from .dual_center import DualCenter
 
-__all__ = ["DINOLoss", "DualCenter", "PlaceContrast", "participation_ratio", "teacher_entropy"]
+__all__ = ["DINOLoss", "DualCenter", "PlaceContrast", "teacher_entropy"]

@@ -20,6 +20,9 @@ _RESET = re.compile(r"\bt=(\d+)")
 class RemoteError(TerraFMError, OSError):
     """A file on a server cannot be read."""
 
+    # That of ValueError, which comes first, does not fit, and unpickling in Dask calls it.
+    __new__ = OSError.__new__  # type: ignore[assignment]
+
 
 class NotThereError(RemoteError):
     """The server has no such file."""

@@ -68,6 +68,11 @@ class Bucket:
         for name in sorted(self._copied - names):  # of the log the oldest first
             remove(f"{self.url}/{name}")
 
+    def clear_log(self) -> None:
+        """Removes the log, the oldest part first."""
+        for name in sorted(name for name in list_objects(self.url) if name.startswith(f"{LOG}/") and is_safe(name)):
+            remove(f"{self.url}/{name}")
+
     def _sums(self) -> str:
         return (self.folder / SUM).read_text() if (self.folder / SUM).is_file() else ""
 

@@ -308,6 +308,8 @@ class _Packing:
         for shard in self.named - _shards(table):
             remove_below(self.out, shard) if self.bucket is None else self.bucket.remove(shard)
         remove_leftovers(self.out)
+        if self.bucket is not None:
+            self.bucket.clear_log()
         clear_log(self.out)
         return self._report(table, merged=True)
 

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from terrafm_tg.losses import participation_ratio, teacher_entropy
+from terrafm_tg.losses import teacher_entropy
+from terrafm_tg.losses.contrast import participation_ratio as participation_ratio
 from terrafm_tg.losses.dual_center import CLASSES
 
 
@@ -14,7 +15,7 @@ def embedding_statistics(x: Tensor, groups: Tensor | None = None) -> tuple[Tenso
 
     Args:
         x: The embeddings.
-        groups: Each one's set of sensors, as :func:`~terrafm_tg.losses.participation_ratio` takes them.
+        groups: Each one's set of sensors, as :func:`~terrafm_tg.losses.contrast.participation_ratio` takes them.
 
     Returns:
         The root of the total variance of the normalized embeddings, 0 where all are one point, 1 where they cancel

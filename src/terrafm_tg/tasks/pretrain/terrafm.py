@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from terrafm_tg.errors import TerraFMError
-from terrafm_tg.losses import DINOLoss, DualCenter, PlaceContrast, participation_ratio, teacher_entropy
+from terrafm_tg.losses import DINOLoss, DualCenter, PlaceContrast, teacher_entropy
 from terrafm_tg.losses.dual_center import frequent_by_name, frequent_by_share
 from terrafm_tg.modalities import get_modalities
 from terrafm_tg.models import build_encoder
@@ -43,7 +43,7 @@ from .settings import (
     plain_settings,
 )
 from .sharding import check_strategy, number_parameters, shard
-from .statistics import embedding_statistics
+from .statistics import embedding_statistics, participation_ratio
 
 #: Warnings of Lightning's at what is meant here: the task plans views although there is a datamodule, and the teacher
 #: is in evaluation mode.
