@@ -4,6 +4,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Matrix products of small models gain nothing from more threads than cores; tests run one process per core instead.
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+# One more than cores: a fifth of the suite's time is waiting, for servers, locks and processes that are killed.
+TESTERS := $(shell echo $$(( $(CORES) + 1 )))
 
 .PHONY: help env pretrain pretrain-long real test soak lint types contracts docs floors bench bench-gpu benchmarks clean
 
@@ -38,7 +40,7 @@ real: $(READY)  ## pretrain on real places in DATA (folder of scenes of both sen
 	$(BIN)/terrafm real $(DATA) $(if $(FOLDS),--folds $(FOLDS))
 
 test: lint types contracts  ## format, lint, types, import contracts and the test suite (offline, CPU)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not soak" -n $(CORES) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not soak" -n $(TESTERS) --dist worksteal
 
 soak: $(READY)  ## the long versions of the tests
 	$(BIN)/python -m pytest -q -m soak

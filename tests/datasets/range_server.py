@@ -190,7 +190,7 @@ class _ObjectHandler(_Handler):
         self.wfile.write(body.encode())
 
     def _fails(self) -> bool:
-        """Whether the server is to fail, as it then has."""
+        """Tells whether the server is to fail, as it then has."""
         if fault := self.server.fault(self.path, 0):
             time.sleep(fault.stall)
             if fault.status is not None:

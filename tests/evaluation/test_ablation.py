@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,11 +66,29 @@ class Fork:
         self.process.terminate()
 
 
-@pytest.mark.soak
-def test_the_command_trains_each_row_once_and_goes_on(small_world, tmp_path, monkeypatch, capfd) -> None:
-    monkeypatch.setattr(ablate, "_start", Fork)
+class Replay(Fork):
+    """Trains the first run; each further one gets a copy of what that has written."""
+
+    written: Path | None = None
+
+    def __init__(self, options: list[str], lock, log, errors) -> None:
+        named = [word.partition("=")[2] for word in options if word.startswith("--trainer.default_root_dir=")]
+        if not named or self.written is None:
+            super().__init__(options, lock, log, errors)
+            Replay.written = Path(named[0]) if named else None
+            return
+        self.started.append(options)
+        if self.written != Path(named[0]):
+            shutil.copytree(self.written, named[0], dirs_exist_ok=True, ignore=shutil.ignore_patterns("result.json"))
+        self.process = multiprocessing.get_context("fork").Process(target=int)
+        self.process.start()
+
+
+@pytest.mark.parametrize("start", [Replay, pytest.param(Fork, marks=pytest.mark.soak)])
+def test_the_command_trains_each_row_once_and_goes_on(small_world, tmp_path, monkeypatch, capfd, start) -> None:
+    monkeypatch.setattr(ablate, "_start", start)
     monkeypatch.setattr(ablate, "_POLL", 0.05)
-    Fork.started = []
+    Fork.started, Replay.written = [], None
     main(words(small_world, tmp_path, seeds=1))
     assert [command[0] for command in Fork.started] == ["profile", "fit", "fit", "fit", "fit"]
     folders = [tmp_path / row / "seed_0" for row in ROWS]
@@ -80,7 +99,8 @@ def test_the_command_trains_each_row_once_and_goes_on(small_world, tmp_path, mon
         assert by_row(runs, "knn/accuracy/s2l2a")[row].tolist() == pytest.approx(own.score[:1].tolist(), abs=1e-5)
         losses = pd.read_csv(next(folder.rglob("metrics.csv")))["train/loss"].dropna()
         assert np.isfinite(losses).all()
-    assert set(report["query"]) == {"s1rtc", "s2l1c", "s2l2a", "fused"}
+    if start is Fork:  # else it is the first row's
+        assert set(report["query"]) == {"s1rtc", "s2l1c", "s2l2a", "fused"}
     assert {"val/entropy/tree_cover", "val/spread/tree_cover"} < set(runs.name[runs.row == max(ROWS)])
     printed = capfd.readouterr()
     assert "4 runs (4 rows, 1 seeds) of 6 batches, 0 done" in printed.err

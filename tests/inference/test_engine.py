@@ -85,6 +85,19 @@ def test_equals_plain_inference_of_the_whole_image(tmp_path, scene):
     np.testing.assert_allclose(result[some], x[some], atol=1e-5)
 
 
+def test_bfloat16_gives_nearly_the_same_vectors(tmp_path, scene, monkeypatch):
+    """Where the processor has units for it; here they are emulated where it has none."""
+    image, *_ = scene
+    exact = whole(run(tmp_path / "exact", image, small_encoder(), WindowSettings(window=96))[0])
+    monkeypatch.setattr("terrafm_tg.inference.predictor.has_bf16_units", lambda device=None: True)
+    low = whole(run(tmp_path / "low", image, small_encoder(), WindowSettings(window=96))[0])
+    shown = np.isfinite(exact).all(-1)
+    assert (np.isfinite(low).all(-1) == shown).all()
+    a, b = (x[shown] / np.linalg.norm(x[shown], axis=1, keepdims=True) for x in (exact, low))
+    assert (a * b).sum(1).min() > 0.999
+    assert (a * b).sum(1).min() < 0.999999  # in bfloat16 indeed
+
+
 def _batch(*pairs):
     from terrafm_tg.transforms import SensorBatch
 

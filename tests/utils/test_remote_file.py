@@ -1,6 +1,7 @@
 """Rasters on a server: the right pixels, each byte once, and what goes wrong is said."""
 
 import math
+import pickle
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
@@ -154,3 +155,14 @@ def test_what_is_no_raster_opens_nothing(body: bytes, tmp_path: Path) -> None:
     failures = (rasterio.errors.RasterioError, RemoteError)
     with RangeServer(tmp_path) as server, pytest.raises(failures), ExitStack() as stack:
         stack.enter_context(RemoteFile(RemoteReader(retries=1), f"{server.url}/x.tif").opened())
+
+
+@pytest.mark.parametrize("kind", [RemoteError, *RemoteError.__subclasses__()])
+def test_errors_of_servers_come_back_from_other_processes(kind):
+    """As they are, with pickle and as tblib makes them, which Dask uses: by `__new__` alone, and then the arguments."""
+    error = kind("x.tif cannot be read.")
+    assert str(pickle.loads(pickle.dumps(error))) == "x.tif cannot be read."
+    made = kind.__new__(kind)
+    made.args = error.args
+    assert isinstance(made, kind)
+    assert str(made) == "x.tif cannot be read."

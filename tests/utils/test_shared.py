@@ -46,7 +46,7 @@ def path(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    """Where tables are shared, however small."""
+    """The folder of shared tables, which all are here, however small."""
     monkeypatch.setenv("TERRAFM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(shared, "LARGE", 1)
     return tmp_path / "cache" / "index"
@@ -58,7 +58,7 @@ def open_tiles(path: Path) -> IndexOnly:
 
 
 def facts(samples: FaultTolerant) -> dict[str, object]:
-    """What a worker asks of its dataset and sampler."""
+    """Asks what a worker asks of its dataset and sampler."""
     tiles, sampler, rng = samples.dataset, samples.sampler, np.random.default_rng(3)
     rows = [sampler.random_row(rng) for _ in range(50)]
     return {
@@ -132,7 +132,7 @@ def test_a_run_has_the_same_tiles_and_makes_nothing_twice(path, folder, monkeypa
 
 
 def test_an_index_that_is_refused_or_replaced(path, folder, tmp_path):
-    """What is wrong with a stranger's file is said each time, and nothing of it is kept; a new file is read anew."""
+    """A fault of a stranger's file is said each time, and nothing of it is kept; a new file is read anew."""
     own, table = tmp_path / "index.parquet", read_index(path)[0]
     write_index(table.assign(land_cover=np.int8(-5)), own, {"tile_size": 534})
     for _ in range(2):

@@ -37,6 +37,8 @@ _SAME_PLACE = ("★", "#d55e00", "the very same place")
 _SAME_COVER = ("✓", "#0072b2", "another place of the same land cover")
 _OTHER = ("✗", "#aab1b8", "another land cover")
 _WHITE = 3500  # digital number that is shown as white
+_MIXED = 20  # tiles of the most mixed land cover, of which one's maps are drawn
+_BRIGHT, _CLOUD = 0.95, 0.02  # as bright as a cloud; share of such pixels from which on a tile is cloudy
 
 
 class _Search(NamedTuple):
@@ -102,7 +104,7 @@ def draw_picture(
     upper, middle, lower = cast("list[SubFigure]", figure.subfigures(3, 1, height_ratios=heights))
     _draw_search(upper, drawn, queries, sides[TRAINED][searched], searches, tiles, (asked, searched))
     _explain(middle, queries, sides[TRAINED][searched], searches, (asked, searched), seed)
-    row = _most_mixed(tiles, sides[TRAINED], sensors)
+    row = _choose_mixed(tiles, sides[TRAINED], sensors)
     if row is not None:
         _draw_maps(lower, encoders, tiles, row, sensors, size, statistics)
     return figure
@@ -204,17 +206,22 @@ def _kind(sensor: str) -> str:
     return "radar" if modality.unit == "dB" else f"optical {modality.title.removeprefix('Sentinel-2 ')}"
 
 
-def _most_mixed(tiles: TileDataset, side: Mapping[str, TileFeatures], sensors: Sequence[str]) -> int | None:
-    """Returns the row of the tile, seen by all sensors, in which land cover is most mixed; None where there is none."""
+def _choose_mixed(tiles: TileDataset, side: Mapping[str, TileFeatures], sensors: Sequence[str]) -> int | None:
+    """Returns the row of the tile whose maps are drawn: of mixed land cover, and of contrast in the last sensor.
+
+    It is one that all sensors saw; None where there is none.
+    """
     rows = side[sensors[0]].row
     for name in sensors[1:]:
         rows = rows[torch.isin(rows, side[name].row)]
     if not len(rows):
         return None
-    if "land_cover_share" not in tiles.table:
-        return int(rows[0])
-    shares = np.stack(tiles.table["land_cover_share"].iloc[rows.numpy()].to_list())
-    return int(rows[int(np.square(shares).sum(axis=1).argmin())])
+    if "land_cover_share" in tiles.table:
+        shares = np.stack(tiles.table["land_cover_share"].iloc[rows.numpy()].to_list())
+        rows = rows[np.square(shares).sum(axis=1).argsort(kind="stable")[:_MIXED].copy()]
+    pictures = _pictures(tiles, rows[:_MIXED].tolist(), sensors[-1])
+    contrast = [x.std() if (x > _BRIGHT).mean() < _CLOUD else 0.0 for x in pictures]
+    return int(rows[int(np.argmax(contrast))])
 
 
 def _draw_maps(
@@ -243,8 +250,8 @@ def _draw_maps(
         panels[number * count + count // 2].set_title(title, fontsize=9.5)
     part.supxlabel(
         "Colors: the three main components of the patch tokens, of all sensors together, each sensor's mean and spread "
-        "taken off. Where two maps\nshare a color, the encoder sees the same. The place: of those held out, the one "
-        "whose land cover is most mixed.",
+        "taken off. Where two maps\nshare a color, the encoder sees the same. The place: of the "
+        f"{_MIXED} held-out ones whose land cover is most mixed, the one of most contrast without clouds.",
         fontsize=9,
     )
 
@@ -292,9 +299,9 @@ def token_maps(
 
 
 def token_colors(maps: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-    """Returns main components as colors (h, w, 3) in [0, 1], of all maps (h, w, D) together.
+    """Returns main components as colors (h, w, 3) in [0, 1], of all maps (h, w, D) or lists of patches together.
 
-    Each map's own mean and total deviation are taken off first: what is constant to a sensor tells no place.
+    Each map's own mean and total standard deviation are taken off first: what is constant to a sensor tells no place.
     """
     apart = [x.reshape(-1, x.shape[-1]) - x.mean(axis=(0, 1)) for x in maps]
     tokens = torch.from_numpy(np.concatenate([x / max(np.linalg.norm(x), 1e-12) for x in apart]))
@@ -307,7 +314,7 @@ def token_colors(maps: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32
 
 
 def _pictures(tiles: TileDataset, rows: Sequence[int], sensor: str) -> list[NDArray[np.float32]]:
-    """Returns tiles as RGB (h, w, 3) in one stretch of brightness: that of all of them, and a fixed one for optics."""
+    """Returns tiles as RGB (h, w, 3) in one stretch of brightness: that of all, and for optical imagery a fixed one."""
     modality = get_modality(sensor)
     images = [tile_image(tiles[tiles.tile_slice(row)], modality) for row in rows]
     whole = np.concatenate([image for image in images if image is not None], axis=2)

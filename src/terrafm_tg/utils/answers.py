@@ -4,7 +4,7 @@ import errno
 import re
 import time
 from email.utils import mktime_tz, parsedate_tz
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 from aiohttp import ClientResponse, ClientResponseError
@@ -20,8 +20,9 @@ _RESET = re.compile(r"\bt=(\d+)")
 class RemoteError(TerraFMError, OSError):
     """A file on a server cannot be read."""
 
-    # That of ValueError, which comes first, does not fit, and unpickling in Dask calls it.
-    __new__ = OSError.__new__  # type: ignore[assignment]
+    def __new__(cls, *args: object) -> Self:
+        """Makes one; ValueError's way, which comes first, does not fit, and unpickling with a traceback calls it."""
+        return OSError.__new__(cls, *args)
 
 
 class NotThereError(RemoteError):

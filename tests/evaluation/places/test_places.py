@@ -131,7 +131,7 @@ def test_the_probe_is_ridge_regression():
     np.testing.assert_allclose(probe(x, label, query), other.predict((query - x.mean(0)) / x.std(0)), rtol=1e-6)
 
 
-def test_windows_and_their_statistics(root: Path, data: SentinelFolderDataModule):
+def test_windows_and_their_statistics(root: Path, data: SentinelFolderDataModule, tmp_path: Path, caplog):
     dataset, places, optical = open_places(data)
     assert (optical, sorted({*places}), len(dataset)) == ("s2l1c", sorted(CITIES[:3]), 6)
     pictures = list(read(dataset, places))
@@ -151,6 +151,13 @@ def test_windows_and_their_statistics(root: Path, data: SentinelFolderDataModule
     # The square from (32, 48) to (96, 112) covers these patches of window (0, 0), and no others.
     assert found.changed[0].reshape(4, 4).tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 1]]
     assert np.isnan(found.changed[27:]).all(), "the second date has no label of its own"
+    for damage in (b"", b"II*\0 no image"):
+        (tmp_path / "pisa-cm.tif").write_bytes(damage)
+        again = describe_windows(pictures, {}, labels=find_labels(root) | find_labels(tmp_path))
+        assert np.isnan(again.changed[again.where.place == "pisa"]).all()
+        assert "changes of pisa are not scored" in caplog.text
+        assert (again.changed == found.changed)[(again.where.place != "pisa") & (again.where.date == 0)].all()
+        caplog.clear()
 
 
 def test_scores_of_places(root: Path, data: SentinelFolderDataModule):

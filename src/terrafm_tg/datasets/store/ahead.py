@@ -75,11 +75,10 @@ class Ahead:
         """Returns the bytes of a span, when they have come; None where it is not expected, or could not be read."""
         if (request := self._requests.get(span)) is None:
             return None
-        if request.body is None:
-            self._submit(request)
+        coming = request.body or self._submit(request)
         request.uses -= 1
         try:
-            body = request.body.result()  # type: ignore[union-attr]
+            body = coming.result()
         except (OSError, TerraFMError):
             return None
         finally:
@@ -95,9 +94,10 @@ class Ahead:
             if (request := self._waiting.popleft()).body is None:
                 self._submit(request)
 
-    def _submit(self, request: _Request) -> None:
+    def _submit(self, request: _Request) -> Future[bytes]:
         self._count, self._size = self._count + 1, self._size + request.stop - request.start
         request.body = self._pool.submit(self._read, request.path, request.start, request.stop)
+        return request.body
 
 
 def ahead_of(root: str) -> Ahead:

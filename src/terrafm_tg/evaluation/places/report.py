@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from terrafm_tg.datasets.tiles.plot import tile_picture
+from terrafm_tg.evaluation.held_out_picture import token_colors
 from terrafm_tg.evaluation.held_out_report import SHORT_TITLES, TRAINED, UNTRAINED
 from terrafm_tg.evaluation.scores import Estimate, estimate
 from terrafm_tg.modalities import S1RTC, get_modality
@@ -69,9 +70,9 @@ def places_table(frame: pd.DataFrame, title: str) -> Table:
         f"Means over {len(places)} places that training never saw, ± half of their 95 % interval (Student's, over "
         f"places); {int(windows.drop_duplicates('fold').n.sum()):,} windows of {WINDOW} px. Embeddings as they are, "
         "with each sensor's mean over the training places taken off; CC: after canonical correlation on the training "
-        "places. Statistics: mean, deviation and texture of each band; with layout: also the brightness of each patch. "
-        "Same place, radar to optical: recall, and rank share, the share of the other windows that are nearer (lower "
-        "is better). Precision is the average one."
+        "places. Statistics: mean, standard deviation and texture of each band; with layout: also the brightness of "
+        "each patch. Same place, radar to optical: recall, and rank share, the share of other windows that are nearer "
+        "(lower is better). Precision is the average one."
     )
     result = Table(title=title, caption=caption, box=box.HORIZONTALS, padding=(0, 1, 0, 0), pad_edge=False)
     result.title_justify = result.caption_justify = "left"
@@ -203,13 +204,8 @@ def token_figure(windows: Windows, picture: Picture) -> "Figure":
         line[0].imshow(image[: high * WINDOW, : wide * WINDOW])
         line[0].set_title(get_modality(name).title.removesuffix(" RTC"), fontsize=9)
     for column, encoder in enumerate((UNTRAINED, TRAINED), start=1):
-        tokens = [windows.tokens[encoder][name][at] for name in names]
-        centered = np.stack([x - x.mean(axis=(0, 1)) for x in tokens])  # (sensors, n, patches, D)
-        flat = centered.reshape(-1, centered.shape[-1])
-        axes3 = np.linalg.svd(flat - flat.mean(axis=0), full_matrices=False)[2][:3]
-        colors = centered @ axes3.T
-        low, high_end = np.percentile(colors.reshape(-1, 3), (2, 98), axis=0)
-        for ax, part in zip(axes[:, column], ((colors - low) / (high_end - low)).clip(0, 1), strict=True):
+        colors = token_colors([windows.tokens[encoder][name][at] for name in names])
+        for ax, part in zip(axes[:, column], colors, strict=True):
             shown = np.ones((high, PATCHES, wide, PATCHES, 3))
             shown[rows, :, columns] = part.reshape(-1, PATCHES, PATCHES, 3)
             ax.imshow(shown.reshape(high * PATCHES, wide * PATCHES, 3), interpolation="nearest")

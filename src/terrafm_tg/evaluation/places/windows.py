@@ -1,11 +1,12 @@
 """Places as radar and optical imagery show them, cut into windows, and what encoders and statistics say of these."""
 
 import copy
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,8 @@ from terrafm_tg.errors import DamagedTileError, TerraFMError
 from terrafm_tg.modalities import MODALITIES, S1RTC
 from terrafm_tg.models.inputs import PATCH_SIZE
 from terrafm_tg.transforms import Normalize
+
+_log = logging.getLogger(__name__)
 
 #: Names of hand-made statistics among the encoders: of the bands, and with where a window is bright.
 STATISTICS, LAYOUT = "statistics", "with layout"
@@ -202,7 +205,7 @@ def _joined(parts: Mapping[tuple[str, str], list[NDArray]]) -> dict[str, dict[st
 @torch.inference_mode()
 def embed_windows(encoder: nn.Module, images: Tensor, modality: str) -> NDArray[Any]:
     """Returns class and patch tokens (n, 1 + patches, D) of normalized images (n, C, H, W)."""
-    parts = [encoder.forward_features(x, modality=modality) for x in images.split(_BATCH)]  # type: ignore[operator]
+    parts = [cast(Any, encoder).forward_features(x, modality=modality) for x in images.split(_BATCH)]
     return torch.cat(parts).float().cpu().numpy()
 
 
@@ -226,7 +229,7 @@ def cut_windows(images: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[A
 def _plain(x: NDArray[Any], name: str) -> NDArray[Any]:
     """Prepares windows (n, C, H, W) for statistics: optical numbers as logarithms, missing pixels as their band's mean.
 
-    The deviations of optical numbers grow with their means. A band that is absent becomes 0.
+    The standard deviations of optical numbers grow with their means. A band that is absent becomes 0.
     """
     x = x if MODALITIES[name].unit == "dB" else np.log10(np.maximum(x, 1))  # NaN stays
     there = np.isfinite(x)
@@ -276,8 +279,12 @@ def _changed(picture: Picture, label: Path | None, places: NDArray[np.int64]) ->
     result = np.full((len(places), PATCHES**2), np.nan, np.float32)
     if label is None or picture.date:
         return result
-    with Image.open(label) as file:
-        mask = np.asarray(file.convert("L")) > 1
+    try:
+        with Image.open(label, formats=("TIFF", "PNG")) as file:
+            mask = np.asarray(file.convert("L")) > 1
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        _log.warning("%s cannot be read (%s): changes of %s are not scored.", label, error, picture.place)
+        return result
     shape = next(iter(picture.images.values())).shape[1:]
     if any(side > own + WINDOW for side, own in zip(mask.shape, shape, strict=True)):
         return result  # the picture is a part of a larger one

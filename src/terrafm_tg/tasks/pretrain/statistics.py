@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from terrafm_tg.losses import teacher_entropy
-from terrafm_tg.losses.contrast import participation_ratio as participation_ratio
+from terrafm_tg.losses.contrast import participation_ratio
 from terrafm_tg.losses.dual_center import CLASSES
 
 

@@ -17,6 +17,7 @@ from torch.optim import AdamW, Optimizer
 
 from terrafm_tg.errors import TerraFMError
 from terrafm_tg.losses import DINOLoss, DualCenter, PlaceContrast, teacher_entropy
+from terrafm_tg.losses.contrast import participation_ratio
 from terrafm_tg.losses.dual_center import frequent_by_name, frequent_by_share
 from terrafm_tg.modalities import get_modalities
 from terrafm_tg.models import build_encoder
@@ -43,7 +44,7 @@ from .settings import (
     plain_settings,
 )
 from .sharding import check_strategy, number_parameters, shard
-from .statistics import embedding_statistics, participation_ratio
+from .statistics import embedding_statistics
 
 #: Warnings of Lightning's at what is meant here: the task plans views although there is a datamodule, and the teacher
 #: is in evaluation mode.
@@ -97,7 +98,7 @@ class TerraFM(TeacherEmbedding):
     """
 
     _saved_schedules: dict[str, Any] | None = None
-    _sharded = False
+    _sharded = _looked_at_size = False
 
     def __init__(
         self,
@@ -151,7 +152,6 @@ class TerraFM(TeacherEmbedding):
             teacher.requires_grad_(False).eval()
         self.stems = CenteredStems(self.student)
         self.student.set_grad_checkpointing(h["grad_checkpointing"])
-        self._looked_at_size = False
         augment, draws = Augment(**h["augmentation"]), ("modality_probability", "fuse", "seed", "statistics")
         shown = {name: h[name] for name in draws}
         self.multicrop = MultiCrop(self.sensors, **h["crops"], augment=augment, **shown)
